@@ -1,0 +1,58 @@
+# `make` or `make help` lists the targets. The first call sets up .venv; later calls find it ready.
+#   make train WORKDIR=runs/mine CONFIG=configs/base.py:tiny ARGS='--config.seed=1'
+#   make test ARGS='tests/test_optim.py -k lamb'
+
+PYTHON ?= python3
+CONFIG ?= configs/base.py
+WORKDIR ?= runs/base
+ARGS ?=
+# Extra words for pip. On Linux the usual index gives PyTorch with CUDA (tests only); to save the download:
+#   make test PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON=$(PYTHON) CONFIG=$(CONFIG) WORKDIR=$(WORKDIR) ARGS= PIP_ARGS="
+
+train: $(VENV)/.installed  ## install, then train on the shapes world: CONFIG, WORKDIR, ARGS
+	$(PY) -m miro_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-lint  ## check format and style, changing nothing
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+clean:  ## remove the environment, caches and builds; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each thing installed: newer than what it was installed from means nothing to do.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "miro_jax needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	         "Install one and call: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/.created
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: setup.py constraints.txt tests/requirements-oracle.txt | $(VENV)/.created
+	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps --requirement tests/requirements-oracle.txt
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-lint: constraints.txt | $(VENV)/.created
+	$(PIP) ruff
+	@touch $@

@@ -1,0 +1,57 @@
+"""Packaging of miro_jax: what it needs, and the extras. Exact versions stand in constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def read_version() -> str:
+    """Return `__version__` of the package without importing it (its requirements may be missing)."""
+    text = (ROOT / "miro_jax" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+RUNTIME = [
+    "absl-py",
+    "array_record",
+    "clu",
+    "etils",
+    "flax",
+    "grain",
+    "jax",
+    "matplotlib",
+    "ml_collections",
+    "ml_dtypes",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "pillow",
+    "safetensors",
+    "scipy",
+    "simplejpeg",
+    "tensorboardX",
+    "tqdm",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    # torch and einops carry the authors' package, the oracle of the parity tests (tests/requirements-oracle.txt).
+    "test": ["einops", "pytest", "torch==2.13.0"],
+    "dev": ["ruff"],
+    "demo": ["gradio"],
+}
+
+setup(
+    name="miro_jax",
+    version=read_version(),
+    description="MIRO, multi-reward conditioned text-to-image pretraining, in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["miro_jax", "miro_jax.*"]),
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+)
