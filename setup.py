@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 
 
 def read_version() -> str:
-    """Return `__version__` of the package without importing it (its requirements may be missing)."""
+    """Return the package's `__version__` without importing it: jax may not be there yet."""
     text = (ROOT / "miro_jax" / "__init__.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
 
@@ -39,7 +39,7 @@ RUNTIME = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    # torch and einops carry the authors' package, the oracle of the parity tests (tests/requirements-oracle.txt).
+    # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
     "test": ["einops", "pytest", "torch==2.13.0"],
     "dev": ["ruff"],
     "demo": ["gradio"],

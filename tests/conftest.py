@@ -1,7 +1,7 @@
 """What every test stands on: eight fake CPU devices, no network, strict shapes, one compile cache.
 
-The environment is set before jax is imported, and through variables rather than `jax.config`, so that the
-processes that tests start inherit it.
+The environment is set before jax is imported, and through variables rather than `jax.config`, so
+that the processes that tests start inherit it.
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Compiled programs are kept between runs of the suite, by version of jax: tracing is paid again, XLA is not.
+# Compiled programs are kept between runs of the suite, by version of jax.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / importlib.metadata.version("jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
