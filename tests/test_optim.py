@@ -1,0 +1,189 @@
+"""LAMB, AdamW, clipping and the schedule agree with the authors' classes and PyTorch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx, traverse_util
+
+from miro_jax import optim
+from tests.oracles import optim as oracle
+
+SHAPES = {
+    "patch/kernel": (4, 6),
+    "patch/bias": (6,),
+    "norm/scale": (6,),
+    "norm/bias": (6,),
+    "positions/table": (5, 6),
+    "attention_scale/layer_scale": (6,),
+    "zero/kernel": (6, 3),
+    "still/kernel": (3, 2),
+    "logvar/kernel": (8, 1),
+    "logvar/bias": (1,),
+}
+PLAIN = {"patch/bias", "norm/scale", "norm/bias"}
+ADAPTED = set(SHAPES) - PLAIN
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random parameters; `zero` starts at zero and `still` is zero and gets no gradient."""
+    rng = np.random.default_rng(0)
+    made = {k: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()}
+    return made | {k: np.zeros(SHAPES[k], np.float32) for k in ("zero/kernel", "still/kernel")}
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """Twenty gradients over four orders of magnitude."""
+    rng = np.random.default_rng(1)
+    steps = []
+    for _ in range(20):
+        size = 10.0 ** rng.uniform(-3, 1)
+        step = {k: (size * rng.normal(size=s)).astype(np.float32) for k, s in SHAPES.items()}
+        steps.append(step | {"still/kernel": np.zeros(SHAPES["still/kernel"], np.float32)})
+    return steps
+
+
+def nest(flat):
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def flatten(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def run(optimizer, params, gradients):
+    """Apply the optimizer to a tree under jit, once for each gradient; return the final tree."""
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+    return params
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_twenty_updates_equal_the_torch_optimizer(name, params, gradients):
+    found = flatten(
+        run(optim.OPTIMIZERS[name](3e-3, weight_decay=0.1), nest(params), map(nest, gradients))
+    )
+    torch_run = {"lamb": oracle.run_lamb, "adamw": oracle.run_adamw}[name]
+    expected = torch_run(params, gradients, ADAPTED, lr=3e-3, weight_decay=0.1)
+    for key in SHAPES:
+        np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=1e-6, err_msg=key)
+        moved = np.abs(expected[key] - params[key]).max()
+        assert (moved > 1e-3) == (key != "still/kernel"), key
+
+
+def test_nnx_state_is_updated_like_a_dict(params, gradients):
+    optimizer = optim.lamb(3e-3, weight_decay=0.1)
+    state = nnx.State(jax.tree.map(lambda x: nnx.Param(jnp.asarray(x)), nest(params)))
+    steps = [
+        nnx.State(jax.tree.map(lambda x: nnx.Param(jnp.asarray(x)), nest(g))) for g in gradients[:3]
+    ]
+    found = flatten(nnx.to_pure_dict(run(optimizer, state, steps)))
+    expected = flatten(run(optimizer, nest(params), map(nest, gradients[:3])))
+    for key in SHAPES:
+        np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+
+
+def test_norms_and_biases_are_not_adapted_unless_below_logvar(params):
+    flat = flatten(optim.adapted(nest(params)))
+    assert {key for key, value in flat.items() if value} == ADAPTED
+    nested = {"head": {"logvar": {"out": {"bias": 0}}}, "bias_table": {"table": 0}}
+    assert all(jax.tree.leaves(optim.adapted(nested)))
+
+
+def test_moments_have_the_shapes_of_the_parameters(params):
+    state = optim.make_optimizer("lamb", learning_rate=1e-3, warmup_steps=1, total_steps=10).init(
+        nest(params)
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for key, shape in SHAPES.items():
+        moments = [
+            leaf
+            for path, leaf in leaves
+            if jax.tree_util.keystr(path, simple=True, separator="/").endswith(f"/{key}")
+        ]
+        assert [m.shape for m in moments] == [shape, shape], key
+        assert all(m.dtype == jnp.float32 for m in moments)
+
+
+@pytest.mark.parametrize("warmup_steps, rate", [(5000, 0.8), (1, 1.0), (0, 0.8), (300_000, 0.0)])
+def test_schedule_at_count_n_is_the_authors_rate_at_global_step_n(warmup_steps, rate):
+    total = 500_000
+    edges = [0, 1, warmup_steps // 2, warmup_steps, warmup_steps + 1, total - 1, total]
+    steps = sorted({*edges, *np.linspace(2, total, 43).astype(int).tolist()})
+    schedule = jax.jit(optim.warmup_cosine(1e-3, warmup_steps, total, rate))
+    found = [schedule(jnp.int32(step)) for step in steps]
+    expected = oracle.rates(1e-3, warmup_steps, total, rate, steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-10)
+
+
+def test_schedule_stays_at_its_end():
+    schedule = optim.warmup_cosine(1e-3, 10, 100, 0.8)
+    assert schedule(1000) == schedule(100) > 0
+
+
+def test_update_number_k_uses_the_rate_of_count_k_minus_1(params, gradients):
+    """AdamW without decay moves a leaf by the rate when its gradient is always the same."""
+    constant = [nest({k: np.ones(s, np.float32) for k, s in SHAPES.items()})]
+    optimizer = optim.make_optimizer(
+        "adamw", learning_rate=1e-2, warmup_steps=3, total_steps=10, weight_decay=0.0
+    )
+    schedule = optim.warmup_cosine(1e-2, 3, 10, 0.8)
+    start = jax.tree.map(jnp.zeros_like, nest(params))
+    for updates in range(1, 6):
+        moved = -run(optimizer, start, constant * updates)["patch"]["bias"][0]
+        expected = sum(schedule(count) for count in range(updates))
+        np.testing.assert_allclose(moved, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-3, 10.0])
+def test_clip_equals_torch(size, gradients):
+    gradient = {k: np.float32(size) * v for k, v in gradients[0].items()}
+    norm = np.sqrt(sum((v.astype(np.float64) ** 2).sum() for v in gradient.values()))
+    assert (norm > 2.0) == (size > 1.0)
+    found, _ = optax.clip_by_global_norm(2.0).update(nest(gradient), optax.EmptyState())
+    expected = oracle.clip(gradient, 2.0)
+    # PyTorch divides by norm + 1e-6: at most 5e-7 of a gradient that is clipped to 2.
+    for key, value in flatten(found).items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-6, atol=0, err_msg=key)
+
+
+def test_make_optimizer_clips_before_it_updates(params, gradients):
+    """LAMB forgets the size of the first gradient but not of the second relative to it."""
+    big = [nest(gradients[0]), nest({k: 1e4 * v for k, v in gradients[1].items()})]
+    norm = optax.tree.norm(big[1])
+    clipped = [big[0], jax.tree.map(lambda g: g * (2.0 / norm), big[1])]
+    settings = dict(learning_rate=1e-2, warmup_steps=0, total_steps=10)
+    assert optax.tree.norm(big[0]) < 2.0
+    with_clip = run(optim.make_optimizer("lamb", **settings), nest(params), big)
+    by_hand = run(
+        optim.make_optimizer("lamb", **settings, clip_norm=float("inf")), nest(params), clipped
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), with_clip, by_hand)
+
+
+def test_unknown_optimizer_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"\['adamw', 'lamb'\]; got 'sgd'"):
+        optim.make_optimizer("sgd", learning_rate=1e-3, warmup_steps=1, total_steps=10)
+
+
+@pytest.mark.parametrize("warmup_steps", [-1, 10, 11])
+def test_warmup_as_long_as_the_run_is_refused(warmup_steps):
+    with pytest.raises(ValueError, match="warmup_steps must be"):
+        optim.make_optimizer("lamb", learning_rate=1e-3, warmup_steps=warmup_steps, total_steps=10)
+
+
+def test_clip_norm_of_zero_is_refused():
+    with pytest.raises(ValueError, match="clip_norm must be above 0"):
+        optim.make_optimizer(
+            "lamb", learning_rate=1e-3, warmup_steps=1, total_steps=10, clip_norm=0.0
+        )
