@@ -1,0 +1,230 @@
+"""Bins: from raw reward scores to levels.
+
+A score is mapped to one of K bins by K - 1 edges, bin = number of edges <= score, and the network
+sees the level k / (K - 1) in [0, 1], 1 is best (paper section 3.1). Edges are quantiles, so bins
+fill nearly equally.
+
+Equal scores share one bin, however many bins their mass spans: the bottom bin if they are the
+minimum, the top bin if they are the maximum, else the middle of the span. A constant reward gets
+the top bin: sampling asks for level 1 unless told otherwise, so 1 must be a level that training has
+seen. `fit_edges` builds this into the edges (an edge on a tied score is moved just above it where
+the score belongs lower), hence looking a score up stays a plain search.
+
+Letters: N scores, R rewards, K bins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from miro_jax import records
+
+STRATEGIES = ("quantile", "official")
+BINS_NAME = "bins.json"
+_PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+
+
+def fit_edges(scores: np.ndarray, num_bins: int, strategy: str = "quantile") -> np.ndarray:
+    """Fit the edges between the bins of one reward.
+
+    Args:
+        scores: [N] float, NaN is ignored.
+        num_bins: K, at least 2.
+        strategy: "quantile", quantiles of all scores; or "official", quantiles of the *distinct*
+            scores as the authors' code has it (bins are then not equally filled; kept for
+            comparison).
+
+    Returns:
+        [K - 1] float64, ascending.
+
+    Raises:
+        ValueError: unknown strategy, fewer than 2 bins, no score at all, or an infinite one.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {STRATEGIES}; got {strategy!r}.")
+    if num_bins < 2:
+        raise ValueError(f"num_bins must be at least 2; got {num_bins}.")
+    scores = np.asarray(scores, np.float64)
+    scores = scores[~np.isnan(scores)]
+    if not scores.size:
+        raise ValueError("scores must hold at least one number; got none that is not NaN.")
+    if np.isinf(scores).any():
+        raise ValueError(f"scores must be finite; got {np.isinf(scores).sum()} infinite ones.")
+    fractions = np.arange(1, num_bins) / num_bins
+    if strategy == "official":
+        return np.quantile(np.unique(scores), fractions)
+    edges = np.quantile(scores, fractions)
+    # Rounding while interpolating can break the order of nearly equal quantiles by one unit.
+    edges = np.maximum.accumulate(edges)
+    lowest, highest = scores.min(), scores.max()
+    for score in np.unique(edges):
+        if score == highest:  # also a constant reward
+            continue
+        first = np.searchsorted(edges, score, "left")
+        last = np.searchsorted(edges, score, "right")
+        chosen = 0 if score == lowest else (first + last + 1) // 2
+        edges[chosen:last] = np.nextafter(score, np.inf)
+    return edges
+
+
+@dataclasses.dataclass(frozen=True)
+class Bins:
+    """Edges of all rewards.
+
+    names: [R] reward identities, in order. edges: [R, K - 1] float64. num_bins: K.
+    strategy: how the edges were fitted. counts: [R], on how many scores. manifest_digest: of which
+    records.
+    """
+
+    names: tuple[str, ...]
+    edges: np.ndarray
+    num_bins: int
+    strategy: str
+    counts: tuple[int, ...]
+    manifest_digest: str
+
+    def __post_init__(self):
+        if self.edges.shape != (len(self.names), self.num_bins - 1):
+            raise ValueError(
+                f"edges must be [{len(self.names)} rewards, {self.num_bins} - 1]; "
+                f"got {self.edges.shape}."
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write bins.json, exactly (floats come back bit by bit)."""
+        values = {**dataclasses.asdict(self), "edges": self.edges.tolist()}
+        records.write_atomic(path, records.to_json(values))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Bins:
+        """Read bins.json, given the file or the folder of records that holds it.
+
+        Raises:
+            FileNotFoundError: there is none; the annotate stage writes it.
+        """
+        path = Path(path)
+        path = path / BINS_NAME if path.is_dir() else path
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; the annotate stage writes it.")
+        values = json.loads(path.read_bytes())
+        values["edges"] = np.asarray(values["edges"], np.float64)
+        values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
+        return cls(**values)
+
+
+def fit_bins(
+    scores: np.ndarray,
+    names: Sequence[str],
+    num_bins: int,
+    strategy: str = "quantile",
+    manifest_digest: str = "",
+) -> Bins:
+    """Fit the edges of every reward.
+
+    Args:
+        scores: [..., R] float, NaN is ignored; all leading axes are pooled.
+        names: [R] reward identities.
+        num_bins: K.
+        strategy: see `fit_edges`.
+        manifest_digest: digest of the manifest of the records that the scores come from.
+
+    Raises:
+        ValueError: as `fit_edges`, with the reward's name.
+    """
+    scores = np.reshape(scores, (-1, len(names)))
+    edges = []
+    for index, name in enumerate(names):
+        try:
+            edges.append(fit_edges(scores[:, index], num_bins, strategy))
+        except ValueError as error:
+            raise ValueError(f"Reward {name!r}: {error}") from error
+    counts = tuple(int(n) for n in (~np.isnan(scores)).sum(axis=0))
+    return Bins(tuple(names), np.stack(edges), num_bins, strategy, counts, manifest_digest)
+
+
+def levels(bins: Bins, scores: np.ndarray) -> np.ndarray:
+    """Map scores to levels.
+
+    Args:
+        scores: [..., R] float; a score beyond the edges gets the outermost bin.
+
+    Returns:
+        [..., R] float32 in [0, 1], k / (K - 1); NaN stays NaN (missing).
+
+    Raises:
+        ValueError: the last axis does not match the rewards of `bins`.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.shape[-1:] != (len(bins.names),):
+        raise ValueError(
+            f"scores must have {len(bins.names)} rewards on the last axis; "
+            f"got shape {scores.shape}."
+        )
+    out = np.empty(scores.shape, np.float32)
+    for index, edges in enumerate(bins.edges):
+        column = scores[..., index]
+        bin_index = np.searchsorted(edges, column, side="right")
+        out[..., index] = np.where(np.isnan(column), np.nan, bin_index / (bins.num_bins - 1))
+    return out
+
+
+def summarize(scores: np.ndarray, names: Sequence[str], num_buckets: int = 50) -> dict:
+    """Describe score distributions for stats.json.
+
+    Args:
+        scores: [N, R] float, NaN is missing.
+        names: [R].
+        num_buckets: of the histogram, equally wide from minimum to maximum.
+
+    Returns:
+        JSON values: per reward count, missing, mean, std, percentiles, histogram; and the matrices
+        `pearson` and `spearman` [R][R] over the examples that have both scores (None where
+        undefined).
+    """
+    scores = np.asarray(scores, np.float64).reshape(-1, len(names))
+    rewards = {}
+    for index, name in enumerate(names):
+        column = scores[:, index]
+        column = column[~np.isnan(column)]
+        rewards[name] = {"count": len(column), "missing": len(scores) - len(column)}
+        if len(column):
+            counts, edges = np.histogram(column, bins=num_buckets)
+            rewards[name] |= {
+                "mean": float(column.mean()),
+                "std": float(column.std()),
+                "percentiles": {str(p): float(np.percentile(column, p)) for p in _PERCENTILES},
+                "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+            }
+    return {
+        "rewards": rewards,
+        "pearson": _correlations(scores, ranked=False),
+        "spearman": _correlations(scores, ranked=True),
+    }
+
+
+def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
+    """Correlate every pair of columns; None where one is constant or fewer than two have both."""
+    num_rewards = scores.shape[1]
+    table: list[list[float | None]] = [[None] * num_rewards for _ in range(num_rewards)]
+    for i in range(num_rewards):
+        for j in range(i, num_rewards):
+            pair = scores[:, [i, j]]
+            pair = pair[~np.isnan(pair).any(axis=1)]
+            if ranked:
+                pair = np.stack([_ranks(pair[:, 0]), _ranks(pair[:, 1])], axis=1)
+            if len(pair) >= 2 and (np.ptp(pair, axis=0) > 0).all():
+                table[i][j] = table[j][i] = float(np.corrcoef(pair.T)[0, 1])
+    return table
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Rank from 0; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + last - 1) / 2)[inverse]

@@ -1,0 +1,262 @@
+"""Training data: a folder of annotated records -> an endless, resumable iterator of batches.
+
+Every epoch is a permutation of all records, a new one each time. Which record stands at position i
+of the stream, and which of its captions is used, depend on (seed, i) only: not on threads,
+processes or on how often the run was resumed. A process reads the rows process_index::process_count
+of each global batch.
+
+A record that does not read back becomes an example of weight 0 and is counted: the stream never
+shifts.
+
+Letters: B batch (rows of this process), h w c image latents, L caption tokens, D caption width, R
+rewards.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from miro_jax import bins as bins_lib
+from miro_jax import records
+
+
+class _Source:
+    """All records of the shards as (index, bytes); bytes are empty where the record is damaged.
+
+    Total on purpose: an exception inside a Grain pipeline leaves its iterator at a wrong position.
+    """
+
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
+        # The counts spare opening every shard once more to count its records.
+        spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
+        self._records = grain.sources.ArrayRecordDataSource(spans)
+        self._lock = threading.Lock()
+        self.damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[int, bytes]:
+        index = int(index)
+        try:
+            return index, self._records[index]
+        except RuntimeError as error:  # ArrayRecord found that its hash does not match
+            self.report(index, error)
+            return index, b""
+
+    def report(self, index: int, error: Exception) -> None:
+        """Count a damaged record and say so once."""
+        with self._lock:
+            if index in self.damaged:
+                return
+            self.damaged.add(index)
+        logging.warning("Record %d is damaged and gets weight 0: %s", index, error)
+
+    def __repr__(self) -> str:
+        return f"_Source({len(self)} records)"
+
+
+class _MakeExample(grain.transforms.RandomMap):
+    """(index, bytes) -> example of fixed shapes; draws which caption is used."""
+
+    def __init__(self, source, manifest, max_tokens, synthetic_caption_prob):
+        self._source = source
+        self._latent_shape = manifest.latent_shape
+        self._width = manifest.caption_width
+        self._num_rewards = len(manifest.rewards)
+        self._max_tokens = max_tokens
+        self._synthetic_caption_prob = synthetic_caption_prob
+
+    def random_map(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
+        index, data = element
+        use_synthetic = rng.random() < self._synthetic_caption_prob
+        if data:
+            try:
+                return self._example(index, records.decode_record(data), use_synthetic)
+            except ValueError as error:
+                self._source.report(index, error)
+        return self._empty(index)
+
+    def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
+        tokens, scores = record.caption_tokens, record.scores
+        if use_synthetic and record.synthetic_caption is not None:
+            # Caption and scores change together: the levels must be those of the caption in use.
+            tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
+        example = self._empty(index)
+        for name, array, shape in (
+            ("image latents", record.image_mean, self._latent_shape),
+            ("scores", scores, (self._num_rewards,)),
+            ("caption tokens", tokens, (len(tokens), self._width)),
+        ):
+            if array.shape != shape:
+                raise ValueError(f"{name} must be {shape} as in the manifest; got {array.shape}.")
+        tokens = tokens[: self._max_tokens]
+        example["caption_tokens"][: len(tokens)] = tokens
+        example["caption_mask"][: len(tokens)] = True
+        return example | {
+            "image_mean": record.image_mean,
+            "image_std": record.image_std,
+            "scores": scores,
+            "weight": np.float32(1),
+        }
+
+    def _empty(self, index: int) -> dict:
+        return {
+            "image_mean": np.zeros(self._latent_shape, np.float16),
+            "image_std": np.zeros(self._latent_shape, np.float16),
+            "caption_tokens": np.zeros((self._max_tokens, self._width), np.float16),
+            "caption_mask": np.zeros(self._max_tokens, bool),
+            "scores": np.full(self._num_rewards, np.nan, np.float32),
+            "weight": np.float32(0),
+            "index": np.int64(index),
+        }
+
+
+class DataIterator:
+    """Endless iterator of batches; make it with `make_iterator`.
+
+    `next(it)` gives a dict of contiguous numpy arrays, the rows of this process:
+        image_mean, image_std: [B, h, w, c] float16.
+        caption_tokens: [B, L, D] float16, zero past the caption.
+        caption_mask: [B, L] bool, True on tokens.
+        levels: [B, R] float32 in [0, 1], NaN is missing.
+        weight: [B] float32, 0 for a damaged record, else 1.
+        index: [B] int64, which record of the set; `key(index)` names it.
+    """
+
+    def __init__(self, iterator, source: _Source, bins: bins_lib.Bins, identity: dict):
+        self._iterator = iterator
+        self._source = source
+        self._bins = bins
+        self._identity = identity
+
+    def __iter__(self) -> DataIterator:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._iterator)
+        batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
+        return {name: np.ascontiguousarray(array) for name, array in batch.items()}
+
+    def next(self) -> dict[str, np.ndarray]:
+        """Return the next batch."""
+        return self.__next__()
+
+    @property
+    def num_records(self) -> int:
+        """Records in one epoch."""
+        return len(self._source)
+
+    @property
+    def num_damaged(self) -> int:
+        """Damaged records met so far by this process, read-ahead included."""
+        return len(self._source.damaged)
+
+    def key(self, index: int) -> str:
+        """Name the record with this index, or say that it is damaged."""
+        _, data = self._source[index]
+        return records.decode_record(data).key if data else f"(damaged record {index})"
+
+    def get_state(self) -> dict:
+        """Return the position of the next batch as JSON values, equal on all processes."""
+        return {**self._identity, **self._iterator.get_state()}
+
+    def set_state(self, state: dict) -> None:
+        """Continue from a state of `get_state`, also with other batch sizes or process counts.
+
+        Raises:
+            ValueError: the state belongs to another data set, seed or caption probability.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"The data state must have {name} = {value!r}; got {state.get(name)!r}. "
+                    "Resume with the records and data settings that the run was started with, "
+                    "or start a new run."
+                )
+        position = {k: v for k, v in state.items() if k not in self._identity}
+        self._iterator.set_state(position)
+
+    def close(self) -> None:
+        """Stop the reading threads."""
+        self._iterator.close()
+
+
+def make_iterator(
+    records_dir: str | os.PathLike,
+    bins: bins_lib.Bins,
+    batch_size: int,
+    seed: int,
+    synthetic_caption_prob: float,
+    max_tokens: int,
+    identities: Sequence[str],
+    num_threads: int = 2,
+    prefetch_batches: int = 4,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> DataIterator:
+    """Check a folder of records and open it for training.
+
+    Args:
+        records_dir: folder that the annotate stage completed.
+        bins: edges of the same rewards.
+        batch_size: global; each process gets batch_size / process_count rows.
+        seed: of the order and of the choice of captions.
+        synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
+        max_tokens: L; longer captions are cut.
+        identities: the rewards that the run is configured for, in order.
+        num_threads: that read and decode. prefetch_batches: that are kept ready.
+        process_index, process_count: default to those of JAX.
+
+    Raises:
+        FileNotFoundError: the set is not complete, or a shard is missing.
+        ValueError: a shard is damaged; the rewards differ; a number is out of range.
+    """
+    process_index = jax.process_index() if process_index is None else process_index
+    process_count = jax.process_count() if process_count is None else process_count
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size must be a positive multiple of the {process_count} processes; "
+            f"got {batch_size}."
+        )
+    if not 0 <= synthetic_caption_prob <= 1:
+        raise ValueError(
+            f"synthetic_caption_prob must lie in [0, 1]; got {synthetic_caption_prob}."
+        )
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
+    manifest = records.Manifest.load(records_dir)
+    records.require_rewards(manifest, identities)
+    if bins.names != manifest.rewards:
+        raise ValueError(
+            f"The bins must be of the rewards {list(manifest.rewards)}; got {list(bins.names)}. "
+            f"Use the {bins_lib.BINS_NAME} of {records_dir}."
+        )
+    paths = records.verify_shards(records_dir)
+    if not manifest.num_records:
+        raise ValueError(f"{records_dir} must hold at least one record; got none.")
+    source = _Source(paths, [manifest.shards[path.name] for path in paths])
+    make_example = _MakeExample(source, manifest, max_tokens, synthetic_caption_prob)
+    # `ds.seed(s).shuffle()` and not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed
+    # 1.
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    elastic = grain.experimental.ElasticIterator(
+        dataset.random_map(make_example),
+        batch_size,
+        grain.sharding.ShardOptions(process_index, process_count),
+        read_options=grain.ReadOptions(num_threads, prefetch_batches),
+    )
+    identity = {
+        "manifest_digest": manifest.digest,
+        "seed": seed,
+        "synthetic_caption_prob": synthetic_caption_prob,
+    }
+    return DataIterator(iter(elastic), source, bins, identity)
