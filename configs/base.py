@@ -1,0 +1,189 @@
+"""Every setting of a run, with its unit or meaning; the defaults train a small MIRO on the shapes world.
+
+    python -m miro_jax.main --config=configs/base.py --workdir=runs/base
+    python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.train.num_steps=40
+
+Variants (the word after the colon) only override values that stand here.
+"""
+
+from ml_collections import ConfigDict
+
+REWARDS = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position")
+
+
+def base() -> ConfigDict:
+    """Two CPU cores, minutes: the shapes world at 32 x 32."""
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, data order, training noise
+
+    # What the pictures are. "shapes" makes its own tar shards; "tar:PATTERN" reads yours.
+    c.source = ConfigDict()
+    c.source.spec = "shapes"
+    c.source.shapes = ConfigDict()
+    c.source.shapes.num_images = 12_000
+    c.source.shapes.images_per_shard = 1_500
+    c.source.shapes.size = 32  # pixels, side of the square picture
+    c.source.shapes.categories = (  # (GenEval category, weight)
+        ("single_object", 1.0),
+        ("colors", 3.0),
+        ("two_object", 0.0),
+        ("counting", 0.0),
+        ("position", 0.0),
+        ("color_attr", 0.0),
+    )
+    c.source.shapes.wrong_caption_fraction = 0.3  # mean over pictures; rises with beauty
+    c.source.shapes.seed = 0
+
+    # How a picture and a caption become numbers.
+    c.encoder = ConfigDict()
+    c.encoder.image = ConfigDict()
+    c.encoder.image.name = "pixels"
+    c.encoder.image.size = 32  # pixels; pictures are cropped square and resized to it
+    c.encoder.caption = ConfigDict()
+    c.encoder.caption.name = "words"
+    c.encoder.caption.width = 64
+    c.encoder.caption.max_tokens = 24
+
+    # Rewards the model is told, in the order of the record's score vector. Records hold all of them.
+    c.rewards = REWARDS
+    c.annotate = ConfigDict()
+    c.annotate.batch_size = 256
+    c.annotate.max_failure_rate = 0.01
+    c.annotate.num_bins = 64
+    c.annotate.bins_strategy = "quantile"  # or "official": over unique values
+
+    c.data = ConfigDict()
+    c.data.records = ""  # folder of an annotated set; empty = WORKDIR/records
+    c.data.synthetic_caption_prob = (
+        0.5  # share of steps that use the synthetic caption, with its scores
+    )
+    c.data.train_rewards = REWARDS  # what the network is told; a subset of rewards, () = baseline
+    c.data.read_threads = 2
+    c.data.prefetch_batches = 8
+
+    c.model = ConfigDict()
+    c.model.dtype = "float32"  # of matrix products
+    c.model.rin = ConfigDict()
+    c.model.rin.patch_size = 4
+    c.model.rin.token_width = 96
+    c.model.rin.latent_width = 128
+    c.model.rin.num_latent_tokens = 16
+    c.model.rin.num_blocks = 3
+    c.model.rin.layers_per_block = 1
+    c.model.rin.read_write_heads = 4
+    c.model.rin.process_heads = 4
+    c.model.rin.condition_heads = 4
+    c.model.rin.condition_layers = 2
+    c.model.rin.num_registers = 4
+    c.model.rin.mlp_multiplier = 2
+    c.model.rin.mlp_multiple = 32
+    c.model.rin.sigma = 0.5  # deviation of the data that preconditioning assumes
+    c.model.rin.log_variance_features = 32
+    c.model.rin.remat = False  # recompute blocks in the backward pass
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # devices along the batch; -1 = all that are left
+    c.mesh.model = 1  # devices along heads and MLP width
+
+    c.optim = ConfigDict()
+    c.optim.name = "lamb"  # or "adamw"
+    c.optim.learning_rate = 6e-3
+    c.optim.warmup_steps = 100
+    c.optim.rate = 0.8  # how much of the cosine's half period is walked: 1 ends at 0
+    c.optim.betas = (0.9, 0.999)
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 2.0  # global gradient norm
+
+    c.train = ConfigDict()
+    c.train.num_steps = 1_000
+    c.train.batch_size = 64  # global
+    c.train.ema_decay = 0.995
+    c.train.time_mean = 0.0  # logit-normal times
+    c.train.time_std = 1.0
+    c.train.self_condition_rate = 0.9  # share of samples that see their own latent tokens
+    c.train.reward_dropout = 0.0  # share of levels made missing
+    c.train.caption_dropout = 0.0  # share of captions made empty
+    c.train.log_every_steps = 10
+    c.train.sample_every_steps = 250  # labelled grid and rewards of it; 0 = never
+    c.train.checkpoint_every_steps = 250
+    c.train.keep_checkpoints = 2
+    c.train.report = True  # write report.html at the end of training
+
+    c.sample = ConfigDict()
+    c.sample.solver = "euler"  # or "heun"
+    c.sample.num_steps = 20
+    c.sample.guidance_scale = 2.0  # 0 = none
+    c.sample.negative = "empty"  # or "same", or a text: the prompt of the negative branch
+    c.sample.targets = ""  # "beauty=0.6,colors=1"; rewards not named get 1; "none" = not asked
+    c.sample.negative_targets = ""  # the same; rewards not named get 0
+    c.sample.prompts = ("a red circle", "a blue square", "a green triangle", "a yellow circle")
+    c.sample.images_per_prompt = 4
+    c.sample.batch_size = 64
+    c.sample.seed = 0
+
+    c.evaluate = ConfigDict()
+    c.evaluate.checkpoint_step = -1  # -1 = the latest
+    c.evaluate.levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # asked levels of a dial
+    c.evaluate.images_per_level = 32
+    c.evaluate.prompts_per_category = 16
+    c.evaluate.images_per_prompt = 4
+    c.evaluate.categories = ("single_object", "colors")
+    return c
+
+
+def tiny(c: ConfigDict) -> None:
+    """Every stage in about a minute on a CPU; learns nothing. Used by the tests."""
+    c.source.shapes.num_images = 192
+    c.source.shapes.images_per_shard = 64
+    c.source.shapes.size = 16
+    c.encoder.image.size = 16
+    c.annotate.batch_size = 32
+    c.model.rin.token_width = 16
+    c.model.rin.latent_width = 32
+    c.model.rin.num_latent_tokens = 4
+    c.model.rin.num_blocks = 1
+    c.model.rin.read_write_heads = 2
+    c.model.rin.process_heads = 2
+    c.model.rin.condition_heads = 2
+    c.model.rin.condition_layers = 1
+    c.optim.warmup_steps = 5
+    c.train.num_steps = 20
+    c.train.batch_size = 16
+    c.train.log_every_steps = 1
+    c.train.sample_every_steps = 10
+    c.train.checkpoint_every_steps = 10
+    c.sample.num_steps = 2
+    c.sample.batch_size = 16
+    c.sample.images_per_prompt = 1
+    c.evaluate.images_per_level = 4
+    c.evaluate.prompts_per_category = 2
+    c.evaluate.images_per_prompt = 1
+
+
+def baseline(c: ConfigDict) -> None:
+    """No rewards: the paper's baseline. Guidance then works against the empty prompt alone."""
+    c.data.train_rewards = ()
+    c.train.caption_dropout = 0.1
+
+
+VARIANTS = {"tiny": tiny, "baseline": baseline}
+VARIANTS |= {f"only_{name}": None for name in REWARDS}
+VARIANTS |= {f"no_{name}": None for name in REWARDS}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant; ValueError lists the known ones."""
+    config = base()
+    if variant and variant not in VARIANTS:
+        raise ValueError(
+            f"Unknown variant {variant!r} of configs/base.py; known: {sorted(VARIANTS)}."
+        )
+    verb, _, name = variant.partition("_")
+    if verb == "only":
+        config.data.train_rewards = (name,)
+    elif verb == "no":
+        config.data.train_rewards = tuple(r for r in REWARDS if r != name)
+    elif variant:
+        VARIANTS[variant](config)
+    return config.lock()

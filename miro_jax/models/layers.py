@@ -1,0 +1,274 @@
+"""Layers of the velocity network: linear maps, norms, attention, feed-forward, scalar embedding.
+
+Every parameter is float32 and names its logical axes (see `miro_jax.sharding`); matrix products run in
+`dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep the pack
+and the heads as axes of their own (`[D, 3, A, H]`), so a mesh can split heads without cutting a pack.
+
+Sizes follow the released network (Dufour et al. 2025, arXiv 2510.25897, appendix; official 0.1.4).
+
+Letters: B batch, N query tokens, S source tokens, D width, A heads, H head width, F MLP width.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+EPSILON = 1e-6  # of every norm in the release
+
+
+class Buffer(nnx.Variable):
+    """A fixed array that belongs to the checkpoint but is never trained (Fourier frequencies)."""
+
+
+def xavier_uniform(rngs: nnx.Rngs, shape: Sequence[int], num_in: int) -> Array:
+    """Draw a kernel `shape` whose first `num_in` axes are inputs, with Xavier's bound on the whole pack."""
+    fan_in, fan_out = math.prod(shape[:num_in]), math.prod(shape[num_in:])
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+
+
+def normal_table(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str]) -> nnx.Param:
+    """Make a learned table of rows: normal with deviation 0.02 cut at two deviations."""
+    table = 0.02 * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
+    return nnx.Param(table, out_sharding=axes)
+
+
+class Linear(nnx.Module):
+    """`y = x W + b` over the last `num_in` axes of x; the kernel may have several input or output axes."""
+
+    def __init__(self, shape, axes, *, rngs, num_in=1, use_bias=True, dtype=jnp.float32):
+        self.kernel = nnx.Param(xavier_uniform(rngs, shape, num_in), out_sharding=tuple(axes))
+        bias = jnp.zeros(shape[num_in:], jnp.float32)
+        self.bias = nnx.Param(bias, out_sharding=tuple(axes[num_in:])) if use_bias else None
+        self.num_in, self.dtype = num_in, dtype
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[..., *inputs]` to `[..., *outputs]` in `dtype`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jnp.tensordot(x.astype(self.dtype), kernel, axes=self.num_in)
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(self.dtype)
+        return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis, statistics in float32, learned scale."""
+
+    def __init__(self, width: int, axis: str | None = "embed"):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32), out_sharding=(axis,))
+
+    def __call__(self, x: Array) -> Array:
+        """Normalise `[..., D]`; the result has the dtype of x."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+        return y.astype(x.dtype) * _over_last(self.scale[...], x)
+
+
+class LayerNorm(nnx.Module):
+    """Mean-and-variance norm over the last axis, statistics in float32, learned scale and bias."""
+
+    def __init__(self, width: int, axis: str | None = "embed", initial_scale: float = 1.0):
+        scale = jnp.full((width,), initial_scale, jnp.float32)
+        self.scale = nnx.Param(scale, out_sharding=(axis,))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32), out_sharding=(axis,))
+
+    def __call__(self, x: Array) -> Array:
+        """Normalise `[..., D]`; the result has the dtype of x."""
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+        y = y * _over_last(self.scale[...], y) + _over_last(self.bias[...], y)
+        return y.astype(x.dtype)
+
+
+def _over_last(vector: Array, x: Array) -> Array:
+    """Give a vector the rank of x (rank promotion is an error in the tests) and its dtype."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+class FourierFeatures(nnx.Module):
+    """cos(2 pi f x + phase) sqrt(2), f ~ N(0, 1) and phase ~ U(0, 2 pi) fixed at initialisation."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        # The released buffers already hold 2 pi f; ours do too.
+        self.frequencies = Buffer(2 * math.pi * jax.random.normal(rngs.params(), (width,)))
+        self.phases = Buffer(2 * math.pi * jax.random.uniform(rngs.params(), (width,)))
+
+    def __call__(self, x: Array) -> Array:
+        """Embed `[B]` float32 as `[B, width]` float32."""
+        angle = (
+            x.astype(jnp.float32)[:, None] * self.frequencies[...][None] + self.phases[...][None]
+        )
+        return jnp.cos(angle) * math.sqrt(2.0)
+
+
+class ScalarEmbedding(nnx.Module):
+    """Embed one number in [0, 1] (time or a reward level): Fourier features, standardise, two linears."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.fourier = FourierFeatures(width // 4, rngs=rngs)
+        self.hidden = Linear((width // 4, width), ("fourier", "mlp"), rngs=rngs, dtype=dtype)
+        self.out = Linear((width, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Embed `[B]` float32 as `[B, D]`."""
+        y = self.fourier(x)
+        mean = jnp.mean(y, axis=-1, keepdims=True)
+        # Unbiased deviation and no epsilon, as the release computes it.
+        std = jnp.std(y, axis=-1, keepdims=True, ddof=1)
+        return self.out(nnx.silu(self.hidden((y - mean) / std)))
+
+
+class SwiGLU(nnx.Module):
+    """Gated feed-forward `W2 (a * silu(b))`, hidden width 2/3 of `multiplier * D` rounded up to `multiple`."""
+
+    def __init__(self, width, multiplier, multiple, *, rngs, dtype=jnp.float32):
+        hidden = -(-int(multiplier * width * 2 / 3) // multiple) * multiple
+        self.packed = Linear((width, 2, hidden), ("embed", "pack", "mlp"), rngs=rngs, dtype=dtype)
+        self.out = Linear((hidden, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, N, D]` to `[B, N, D]`; the value half comes first in the pack."""
+        y = self.packed(x)  # [B, N, 2, F]
+        return self.out(y[..., 0, :] * nnx.silu(y[..., 1, :]))
+
+
+class GeluMLP(nnx.Module):
+    """Feed-forward with exact (erf) GELU, hidden width `multiplier * D`."""
+
+    def __init__(self, width, multiplier, *, rngs, dtype=jnp.float32):
+        hidden = multiplier * width
+        self.hidden = Linear((width, hidden), ("embed", "mlp"), rngs=rngs, dtype=dtype)
+        self.out = Linear((hidden, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, N, D]` to `[B, N, D]`."""
+        return self.out(jax.nn.gelu(self.hidden(x), approximate=False))
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """Softmax attention with logits in float32.
+
+    Args:
+      q: [B, N, A, H]. k, v: [B, S, A, H].
+      mask: [B, S] bool, False hides a source token; None shows all.
+
+    Returns:
+      [B, N, A, H] in the dtype of q.
+    """
+    if mask is not None:
+        mask = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+class SelfAttentionBlock(nnx.Module):
+    """Pre-norm residual self-attention and feed-forward.
+
+    `style="process"` is RIN's processing layer (RMSNorm, normed q and k, SwiGLU, no qkv bias);
+    `style="condition"` is the condition encoder's (LayerNorm, qkv bias, GELU, layer scale 0.1).
+    """
+
+    def __init__(self, width, heads, multiplier, multiple, style, *, rngs, dtype=jnp.float32):
+        process = style == "process"
+        head_width = _head_width(width, heads)
+        norm = RMSNorm if process else LayerNorm
+        self.norm = norm(width)
+        self.qkv = Linear(
+            (width, 3, heads, head_width),
+            ("embed", "pack", "heads", "head_dim"),
+            rngs=rngs,
+            use_bias=not process,
+            dtype=dtype,
+        )
+        self.q_norm = LayerNorm(head_width, "head_dim") if process else None
+        self.k_norm = LayerNorm(head_width, "head_dim") if process else None
+        self.out = Linear(
+            (heads, head_width, width),
+            ("heads", "head_dim", "embed"),
+            rngs=rngs,
+            num_in=2,
+            dtype=dtype,
+        )
+        self.mlp_norm = norm(width)
+        if process:
+            self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
+        else:
+            self.mlp = GeluMLP(width, multiplier, rngs=rngs, dtype=dtype)
+        self.attention_scale = None if process else LayerScale(width)
+        self.mlp_scale = None if process else LayerScale(width)
+
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """Map tokens `[B, N, D]`; `mask` [B, N] bool hides tokens as sources."""
+        q, k, v = jnp.moveaxis(self.qkv(self.norm(x)), 2, 0)  # each [B, N, A, H]
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        y = self.out(attend(q, k, v, mask))
+        x = x + (y if self.attention_scale is None else self.attention_scale(y))
+        y = self.mlp(self.mlp_norm(x))
+        return x + (y if self.mlp_scale is None else self.mlp_scale(y))
+
+
+class LayerScale(nnx.Module):
+    """Learned gain of a residual branch, one number per channel, starting at 0.1."""
+
+    def __init__(self, width: int):
+        self.layer_scale = nnx.Param(jnp.full((width,), 0.1, jnp.float32), out_sharding=("embed",))
+
+    def __call__(self, x: Array) -> Array:
+        """Scale `[..., D]`."""
+        return x * _over_last(self.layer_scale[...], x)
+
+
+class CrossAttentionBlock(nnx.Module):
+    """Pre-norm residual cross-attention (queries normed, sources not) and SwiGLU.
+
+    The attention width is the smaller of the two token widths, as in the release.
+    """
+
+    def __init__(
+        self, width, source_width, heads, multiplier, multiple, *, rngs, dtype=jnp.float32
+    ):
+        head_width = _head_width(min(width, source_width), heads)
+        axes = ("embed", "pack", "heads", "head_dim")
+        self.norm = RMSNorm(width)
+        self.q = Linear(
+            (width, heads, head_width),
+            (axes[0], *axes[2:]),
+            rngs=rngs,
+            use_bias=False,
+            dtype=dtype,
+        )
+        self.kv = Linear(
+            (source_width, 2, heads, head_width), axes, rngs=rngs, use_bias=False, dtype=dtype
+        )
+        self.q_norm = LayerNorm(head_width, "head_dim")
+        self.k_norm = LayerNorm(head_width, "head_dim")
+        self.out = Linear(
+            (heads, head_width, width),
+            ("heads", "head_dim", "embed"),
+            rngs=rngs,
+            num_in=2,
+            dtype=dtype,
+        )
+        self.mlp_norm = RMSNorm(width)
+        self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
+        """Update tokens `[B, N, D]` from `source` [B, S, E]; `mask` [B, S] bool hides sources."""
+        q = self.q_norm(self.q(self.norm(x)))  # [B, N, A, H]
+        k, v = jnp.moveaxis(self.kv(source), 2, 0)  # each [B, S, A, H]
+        x = x + self.out(attend(q, self.k_norm(k), v, mask))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+def _head_width(width: int, heads: int) -> int:
+    if width % heads:
+        raise ValueError(
+            f"An attention width must be a multiple of its heads; got {width} / {heads}."
+        )
+    return width // heads

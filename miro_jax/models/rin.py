@@ -1,0 +1,266 @@
+"""The velocity network: a Recurrent Interface Network with reward tokens (`CADRINTextCond` of the release).
+
+One evaluation, from a noisy picture to a velocity:
+
+    x tokens  = RMSNorm(Linear(patches of c_in x_t)) + positions
+    condition = [time ; encoder([rewards + reward positions ; registers ; caption tokens])]
+    z         = latent table + time + LN2(p + MLP(LN1(p)))          p = latent tokens of the last evaluation
+    each block: z <- condition, z <- x tokens, z <- z (several times), x tokens <- z
+    velocity  = c_out Linear(RMSNorm(x tokens))
+
+with sigma = 0.5, gamma = 1 - t (the release's time, 1 is data),
+    c_in = 1 / sqrt((gamma sigma)^2 + (1 - gamma)^2),   c_out = sqrt(1 + sigma^2).
+
+Source: MIRO (arXiv 2510.25897) section 3 and the authors' release; RIN (arXiv 2212.11972).
+The layers are a Python loop, not a scan over stacked parameters: LAMB's trust ratio is one number per
+layer's matrix, and a stacked parameter would share it.
+
+Letters: B batch, H W C picture, P patch side, N image tokens, M latent tokens, L caption tokens,
+R rewards, G registers, D latent width.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from miro_jax.models.layers import (
+    CrossAttentionBlock,
+    FourierFeatures,
+    GeluMLP,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    ScalarEmbedding,
+    SelfAttentionBlock,
+    normal_table,
+)
+from miro_jax.sharding import constrain
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RINConfig:
+    """Sizes of the network; `configs/miro.py` holds the released ones."""
+
+    latent_shape: tuple[int, int, int]  # H, W, C of the picture the network sees
+    caption_width: int  # of one caption token
+    num_rewards: int  # 0 makes the baseline without rewards
+    patch_size: int
+    token_width: int
+    latent_width: int
+    num_latent_tokens: int
+    num_blocks: int
+    layers_per_block: int
+    read_write_heads: int
+    process_heads: int
+    condition_heads: int
+    condition_layers: int
+    num_registers: int
+    mlp_multiplier: int
+    mlp_multiple: int  # SwiGLU hidden widths are rounded up to a multiple of it
+    sigma: float  # deviation of the data that preconditioning assumes
+    log_variance_features: int
+    remat: bool  # recompute each block in the backward pass: less memory, a third more work
+
+    def __post_init__(self):
+        height, width, _ = self.latent_shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"latent_shape must be a multiple of patch_size {self.patch_size}; got {height} x "
+                f"{width}. Change config.model.rin.patch_size or the picture size."
+            )
+
+
+class RINBlock(nnx.Module):
+    """Read the condition, read the picture, think, write the picture."""
+
+    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype):
+        c = config
+        mlp = (c.mlp_multiplier, c.mlp_multiple)
+        cross = {"rngs": rngs, "dtype": dtype}
+        self.read_condition = CrossAttentionBlock(
+            c.latent_width, c.latent_width, c.read_write_heads, *mlp, **cross
+        )
+        self.read = CrossAttentionBlock(
+            c.latent_width, c.token_width, c.read_write_heads, *mlp, **cross
+        )
+        self.process = nnx.List(
+            SelfAttentionBlock(c.latent_width, c.process_heads, *mlp, "process", **cross)
+            for _ in range(c.layers_per_block)
+        )
+        self.write = CrossAttentionBlock(
+            c.token_width, c.latent_width, c.read_write_heads, *mlp, **cross
+        )
+
+    def __call__(self, x, z, condition, mask):
+        """Update image tokens x [B, N, E] and latent tokens z [B, M, D]."""
+        z = self.read_condition(z, condition, mask)
+        z = self.read(z, x)
+        for layer in self.process:
+            z = layer(z)
+        return self.write(x, z), z
+
+
+class RIN(nnx.Module):
+    """The velocity network with its preconditioning and log-variance head."""
+
+    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config = c = config
+        height, width, channels = c.latent_shape
+        patch = c.patch_size * c.patch_size * channels
+        num_tokens = (height // c.patch_size) * (width // c.patch_size)
+        options = {"rngs": rngs, "dtype": dtype}
+
+        self.patch_in = Linear((patch, c.token_width), ("patch", "embed"), **options)
+        self.patch_norm = RMSNorm(c.token_width)
+        self.token_positions = Table(num_tokens, c.token_width, "tokens", rngs=rngs)
+        self.latent_tokens = Table(c.num_latent_tokens, c.latent_width, "latent_tokens", rngs=rngs)
+        self.time = ScalarEmbedding(c.latent_width, **options)
+
+        self.rewards = nnx.List(
+            ScalarEmbedding(c.latent_width, **options) for _ in range(c.num_rewards)
+        )
+        self.reward_positions = (
+            Table(c.num_rewards, c.latent_width, "reward", rngs=rngs) if c.num_rewards else None
+        )
+        self.registers = Table(c.num_registers, c.latent_width, "registers", rngs=rngs)
+        self.caption_in = Linear((c.caption_width, c.latent_width), ("caption", "embed"), **options)
+        self.condition_encoder = nnx.List(
+            SelfAttentionBlock(
+                c.latent_width,
+                c.condition_heads,
+                c.mlp_multiplier,
+                c.mlp_multiple,
+                "condition",
+                **options,
+            )
+            for _ in range(c.condition_layers)
+        )
+
+        self.previous_norm = LayerNorm(c.latent_width)
+        self.previous_mlp = GeluMLP(c.latent_width, c.mlp_multiplier, **options)
+        # Starts at zero, so that self-conditioning grows during training.
+        self.previous_gate = LayerNorm(c.latent_width, initial_scale=0.0)
+
+        self.blocks = nnx.List(RINBlock(c, **options) for _ in range(c.num_blocks))
+        self.patch_out_norm = RMSNorm(c.token_width)
+        self.patch_out = Linear((c.token_width, patch), ("embed", "patch"), **options)
+        self.logvar = LogVariance(c.log_variance_features, rngs=rngs)
+
+    def encode_condition(self, caption_tokens, caption_mask, levels):
+        """Encode what the picture should be: rewards and caption. Does not depend on x_t or t.
+
+        Args:
+          caption_tokens: [B, L, caption_width] float.
+          caption_mask: [B, L] bool, False for padding.
+          levels: [B, R] float32 in [0, 1], NaN for a missing reward (a zero vector).
+
+        Returns:
+          condition [B, R + G + L, D] and its mask [B, R + G + L] bool.
+        """
+        batch = caption_tokens.shape[0]
+        parts = []
+        if self.reward_positions is not None:
+            self._check_levels(levels, batch)
+            missing = jnp.isnan(levels)
+            known = jnp.where(missing, 0.0, levels)
+            rows = [embed(known[:, r]) for r, embed in enumerate(self.rewards)]
+            rewards = jnp.where(missing[..., None], 0.0, jnp.stack(rows, axis=1))
+            parts.append(rewards + self.reward_positions.table[...][None])
+        registers = self.registers.table[...]
+        parts.append(jnp.broadcast_to(registers[None], (batch, *registers.shape)))
+        parts.append(self.caption_in(caption_tokens))
+        tokens = jnp.concatenate([p.astype(jnp.float32) for p in parts], axis=1)
+        always = jnp.ones((batch, tokens.shape[1] - caption_mask.shape[1]), bool)
+        mask = jnp.concatenate([always, caption_mask], axis=1)
+        for layer in self.condition_encoder:
+            tokens = constrain(layer(tokens, mask), "batch", None, None)
+        return tokens, mask
+
+    def __call__(self, x_t, t, condition, mask, prev_latent_tokens=None):
+        """Predict the velocity.
+
+        Args:
+          x_t: [B, H, W, C] float32, the noisy picture.
+          t: [B] float32 in [0, 1], 1 is noise.
+          condition, mask: from `encode_condition`.
+          prev_latent_tokens: [B, M, D] of the last evaluation; None for the first (zeros).
+
+        Returns:
+          velocity [B, H, W, C] float32, latent tokens [B, M, D] float32.
+        """
+        c = self.config
+        if x_t.shape[1:] != tuple(c.latent_shape):
+            raise ValueError(f"x_t must be [B, *{c.latent_shape}]; got {x_t.shape}.")
+        batch = x_t.shape[0]
+        c_in, c_out = precondition(t, c.sigma)
+        x = patchify(x_t * c_in[:, None, None, None], c.patch_size)  # [B, N, P P C]
+        x = self.patch_norm(self.patch_in(x)) + self.token_positions.table[...][None]
+        time = self.time(1.0 - t).astype(jnp.float32)[:, None]  # [B, 1, D]
+        condition = jnp.concatenate([time, condition], axis=1)
+        mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
+
+        z = self.latent_tokens.table[...][None] + time
+        if prev_latent_tokens is None:
+            prev_latent_tokens = jnp.zeros((batch, c.num_latent_tokens, c.latent_width))
+        previous = prev_latent_tokens + self.previous_mlp(self.previous_norm(prev_latent_tokens))
+        z = z + self.previous_gate(previous)
+
+        x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
+        for block in self.blocks:
+            run = nnx.remat(RINBlock.__call__) if c.remat else RINBlock.__call__
+            x, z = run(block, x, z, condition, mask)
+            x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
+        patches = self.patch_out(self.patch_out_norm(x)).astype(jnp.float32)
+        velocity = unpatchify(patches, c.latent_shape, c.patch_size) * c_out
+        return velocity, z.astype(jnp.float32)
+
+    def _check_levels(self, levels, batch):
+        want = (batch, self.config.num_rewards)
+        if levels is None or levels.shape != want:
+            got = None if levels is None else levels.shape
+            raise ValueError(f"levels must be [B, R] = {want}; got {got}.")
+
+
+class Table(nnx.Module):
+    """A learned table of rows, added to or used as tokens."""
+
+    def __init__(self, rows: int, width: int, axis: str, *, rngs: nnx.Rngs):
+        self.table = normal_table(rngs, (rows, width), (axis, "embed"))
+
+
+class LogVariance(nnx.Module):
+    """u(t): the learned log-variance of the loss at a time; used in training only."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.fourier = FourierFeatures(features, rngs=rngs)
+        self.out = Linear((features, 1), ("fourier", "one"), rngs=rngs)
+
+    def __call__(self, t: Array) -> Array:
+        """Return u `[B]` float32 for times `[B]`."""
+        return self.out(self.fourier(1.0 - t))[:, 0]
+
+
+def precondition(t: Array, sigma: float) -> tuple[Array, float]:
+    """Return c_in `[B]` and c_out for times `[B]`, 1 is noise."""
+    gamma = 1.0 - t
+    c_in = jax.lax.rsqrt(jnp.square(gamma * sigma) + jnp.square(1.0 - gamma))
+    return c_in, math.sqrt(1.0 + sigma**2)
+
+
+def patchify(x: Array, patch: int) -> Array:
+    """Cut `[B, H, W, C]` into `[B, N, P P C]`, patches row by row, values (row, column, channel)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(patches: Array, shape: tuple[int, int, int], patch: int) -> Array:
+    """Undo `patchify`: `[B, N, P P C]` to `[B, H, W, C]`."""
+    h, w, c = shape
+    x = patches.reshape(-1, h // patch, w // patch, patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)

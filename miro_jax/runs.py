@@ -1,0 +1,210 @@
+"""What a run is made of, built from its config; and the folder that a run keeps.
+
+Training, sampling and evaluation all start here, so that a network is put together in one place.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from flax import nnx
+
+from miro_jax import models, sharding
+from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.optim import make_optimizer, warmup_cosine
+from miro_jax.rewards import REWARDS, load_reward
+from miro_jax.solvers import get_solver
+from miro_jax.state import abstract_state, graph_of, make_init
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Check what can be checked without data or devices; ValueError names the key and the remedy."""
+    for key in ("rewards", "data.train_rewards"):
+        _check_names(config, key)
+    unknown = [n for n in config.data.train_rewards if n not in config.rewards]
+    if unknown:
+        raise ValueError(
+            f"config.data.train_rewards must be taken from config.rewards {tuple(config.rewards)}; "
+            f"got also {unknown}."
+        )
+    get_solver(config.sample.solver)
+    for key in ("train.num_steps", "train.batch_size", "sample.num_steps", "sample.batch_size"):
+        _check_positive(config, key)
+    for key in ("train.reward_dropout", "train.caption_dropout", "data.synthetic_caption_prob"):
+        _check_share(config, key)
+
+
+def _lookup(config, key):
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def _check_names(config, key):
+    names = _lookup(config, key)
+    if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            f"config.{key} must be a tuple of names; got {names!r}. Write "
+            f"--config.{key}=\"('a','b')\" with the quotes."
+        )
+    unknown = [n for n in names if n not in REWARDS]
+    if unknown:
+        raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {sorted(REWARDS)}.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"config.{key} must name each reward once; got {tuple(names)}.")
+
+
+def _check_positive(config, key):
+    if _lookup(config, key) < 1:
+        raise ValueError(f"config.{key} must be at least 1; got {_lookup(config, key)}.")
+
+
+def _check_share(config, key):
+    if not 0 <= _lookup(config, key) <= 1:
+        raise ValueError(f"config.{key} must be in [0, 1]; got {_lookup(config, key)}.")
+
+
+def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a global batch that does not divide over the mesh."""
+    size = mesh.shape["data"]
+    if batch_size % size:
+        raise ValueError(
+            f"config.{key} must be a multiple of the {size} devices on mesh axis 'data'; "
+            f"got {batch_size}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A run's objects. None of them holds parameters of the network.
+
+    Attributes:
+      image_encoder, caption_encoder: see `miro_jax.encoders`.
+      reward_names: what the network is told, in the order of its reward tokens.
+      mesh: device mesh; enter it with `sharding.use_mesh`.
+      graphdef: static structure of the network.
+      optimizer: optax transformation. schedule: step -> learning rate.
+      init: key -> TrainState. abstract, shardings: of that state on the mesh.
+    """
+
+    image_encoder: Any
+    caption_encoder: Any
+    reward_names: tuple[str, ...]
+    mesh: jax.sharding.Mesh
+    graphdef: nnx.GraphDef
+    optimizer: Any
+    schedule: Any
+    init: Any
+    abstract: Any
+    shardings: Any
+
+
+def build_parts(config: ml_collections.ConfigDict) -> Parts:
+    """Build everything of a run except its data and its parameters."""
+    image_encoder = build_image_encoder(**config.encoder.image)
+    caption_encoder = build_caption_encoder(**config.encoder.caption)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    check_batch(config.train.batch_size, "train.batch_size", mesh)
+    check_batch(config.sample.batch_size, "sample.batch_size", mesh)
+    build_model = functools.partial(
+        _build_model,
+        config.model,
+        image_encoder.latent_shape,
+        caption_encoder.width,
+        len(config.data.train_rewards),
+    )
+    with sharding.use_mesh(mesh):
+        optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
+        schedule = warmup_cosine(
+            config.optim.learning_rate,
+            config.optim.warmup_steps,
+            config.train.num_steps,
+            config.optim.rate,
+        )
+        init = make_init(build_model, optimizer)
+        abstract, shardings = abstract_state(init, mesh)
+        graphdef = graph_of(build_model)
+    return Parts(
+        image_encoder,
+        caption_encoder,
+        tuple(config.data.train_rewards),
+        mesh,
+        graphdef,
+        optimizer,
+        schedule,
+        init,
+        abstract,
+        shardings,
+    )
+
+
+def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
+    return models.build(model, latent_shape, caption_width, num_rewards, rngs=rngs)
+
+
+def load_rewards(config: ml_collections.ConfigDict) -> list:
+    """Load every reward of `config.rewards`, in order."""
+    return [load_reward(name) for name in config.rewards]
+
+
+def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
+    """Folder of the annotated records of a run."""
+    return Path(config.data.records) if config.data.records else Path(workdir) / "records"
+
+
+def open_folder(config: ml_collections.ConfigDict, workdir: Path, stage: str) -> None:
+    """Make the run's folder, start its log and write `config.json` and `run.json`.
+
+    Raises:
+      PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(workdir / "log.txt")
+    except OSError as error:
+        raise PermissionError(
+            f"--workdir must be a folder that can be written; got {workdir} ({error.strerror}). "
+            "Give another one."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("miro_jax")
+    logger.setLevel(logging.INFO)
+    for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        (workdir / "run.json").write_text(json.dumps(describe(stage), indent=2) + "\n")
+
+
+def describe(stage: str) -> dict[str, Any]:
+    """Say what ran: git revision, package versions, devices."""
+    return {
+        "stage": stage,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [str(d) for d in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def _git_revision() -> str:
+    """The commit of the source tree, with a mark when it has uncommitted changes."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown: git is not installed"
+    return done.stdout.strip() or f"unknown: {done.stderr.strip()}"

@@ -1,0 +1,114 @@
+"""Sampling: noise, guided velocity, solver and decoder in one jitted call.
+
+The condition of each branch is encoded once per picture: it depends on neither x_t nor t. Each branch
+carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets, scales, seeds
+and prompts are traced: only shapes, the number of steps, the solver and `guided` compile anew.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from miro_jax.guidance import guide
+from miro_jax.sharding import constrain
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """What one branch of guidance asks for.
+
+    Attributes:
+      tokens: [B, L, E] caption tokens. mask: [B, L] bool.
+      levels: [B, R] float32 in [0, 1], NaN = not asked.
+    """
+
+    tokens: Array
+    mask: Array
+    levels: Array
+
+
+def sample_keys(seed: int, prompt_index, sample_index) -> Array:
+    """Return the PRNG keys `[B]` of pictures; a picture depends on these three numbers only.
+
+    Args:
+      seed: of the whole request.
+      prompt_index, sample_index: [B] ints, which prompt and which of its pictures.
+    """
+    root = jax.random.key(seed)
+
+    def one(prompt, sample):
+        return jax.random.fold_in(jax.random.fold_in(root, prompt), sample)
+
+    return jax.vmap(one)(jnp.asarray(prompt_index), jnp.asarray(sample_index))
+
+
+def draw_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Draw `[B, *shape]` float32 standard normal noise, one key a picture."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def make_velocity(model: nnx.Module, positive: Branch, negative: Branch | None, scale):
+    """Return `velocity(x, t, carry)` for a solver, and its first carry.
+
+    Args:
+      model: the network (`encode_condition` and `__call__` of `models.rin.RIN`).
+      positive, negative: branches; without a negative one there is no guidance.
+      scale: [B] guidance scale, unused without a negative branch.
+    """
+    branches = [positive] if negative is None else [positive, negative]
+    stacked = jax.tree.map(lambda *x: constrain(jnp.concatenate(x), "batch"), *branches)
+    condition, mask = model.encode_condition(stacked.tokens, stacked.mask, stacked.levels)
+    rows = condition.shape[0]
+    config = model.config
+    first = jnp.zeros((rows, config.num_latent_tokens, config.latent_width), jnp.float32)
+
+    def velocity(x, t, carry):
+        both = jnp.concatenate([x] * len(branches))
+        v, carry = model(both, jnp.full((rows,), t), condition, mask, carry)
+        if negative is None:
+            return v, carry
+        v_pos, v_neg = jnp.split(v, 2)
+        return guide(v_pos, v_neg, scale), carry
+
+    return velocity, first
+
+
+def make_sampler(
+    graphdef: nnx.GraphDef,
+    solver: Callable[..., Array],
+    num_steps: int,
+    latent_shape: tuple[int, int, int],
+    decode: Callable[[Array], Array],
+) -> Callable[..., Array]:
+    """Return the jitted `sample(params, buffers, keys, positive, negative, scale, guided)`.
+
+    Args:
+      graphdef: structure of the network.
+      solver: from `solvers.get_solver`.
+      num_steps: solver steps.
+      latent_shape: (H, W, C) of what the network makes.
+      decode: image latents [B, H, W, C] float32 -> pictures [B, h, w, 3] uint8.
+
+    Returns:
+      A function giving [B, h, w, 3] uint8. Its arguments: params and buffers (nnx.State), keys [B],
+      two `Branch`es, scale [B] float32, and the static `guided`: False leaves the negative branch out,
+      which is what scale 0 means, at half the cost.
+    """
+
+    @partial(jax.jit, static_argnames="guided")
+    def sample(params: Any, buffers: Any, keys, positive, negative, scale, *, guided: bool):
+        model = nnx.merge(graphdef, params, buffers)
+        negative = negative if guided else None
+        velocity, carry = make_velocity(model, positive, negative, scale)
+        noise = constrain(draw_noise(keys, latent_shape), "batch")
+        return decode(solver(velocity, noise, carry, num_steps))
+
+    return sample

@@ -1,0 +1,106 @@
+"""Meshes, the table logical axis -> mesh axis, and shardings of a whole state.
+
+Two mesh axes: `data` (batch; parameters are split over it too, FSDP style) and `model` (heads and MLP
+width). Code names logical axes; `RULES` is the only place that knows mesh axes.
+"""
+
+import contextlib
+import math
+
+import jax
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+# Every logical axis stands here, None included: flax takes a missing name for a mesh axis.
+RULES = (
+    ("batch", "data"),
+    ("embed", "data"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("head_dim", None),
+    ("pack", None),  # q k v, or the two halves of SwiGLU
+    ("patch", None),
+    ("caption", None),
+    ("fourier", None),
+    ("tokens", None),
+    ("latent_tokens", None),
+    ("registers", None),
+    ("reward", None),
+    ("bins", None),
+    ("one", None),
+)
+
+
+def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
+    """Lay all devices out as `data` x `model`.
+
+    Args:
+      data: devices along `data`; -1 takes all that `model` leaves.
+      model: devices along `model`.
+
+    Raises:
+      ValueError: the product is not the number of devices.
+    """
+    count = jax.device_count()
+    if model < 1 or (data < 1 and data != -1):
+        raise ValueError(f"mesh sizes must be positive (data may be -1); got {data} x {model}.")
+    if data == -1:
+        data = count // model
+    if data * model != count:
+        raise ValueError(
+            f"config.mesh.data x config.mesh.model must be the {count} devices; got {data} x {model}."
+        )
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: jax.sharding.Mesh):
+    """Enter a mesh and the axis rules together; annotated modules cannot be built outside."""
+    with jax.set_mesh(mesh), nnx.logical_axis_rules(RULES):
+        yield mesh
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pin an activation's layout to logical axes; a no-op outside `use_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    rules = dict(RULES)
+    spec = PartitionSpec(*[None if a is None else rules[a] for a in axes])
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Sharding of batches: the leading axis over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(abstract_state, mesh: jax.sharding.Mesh):
+    """Shardings of a whole state from `jax.eval_shape` of its init, in the same tree.
+
+    Parameters carry their logical axes; optimizer moments and EMA inherit them. An axis whose length
+    the mesh axis does not divide stays whole on every device, as do leaves without names.
+    """
+    rules = dict(RULES)
+
+    def of(leaf):
+        if not isinstance(leaf, nnx.Variable):
+            return replicated(mesh)
+        names = leaf.get_metadata().get("out_sharding") or ()
+        value = leaf.get_raw_value()
+        spec = [
+            rules[name] if name is not None and _divides(mesh, rules[name], size) else None
+            for name, size in zip(names, value.shape, strict=False)
+        ]
+        return leaf.replace(NamedSharding(mesh, PartitionSpec(*spec)))
+
+    return jax.tree.map(of, abstract_state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _divides(mesh, axis, size) -> bool:
+    return axis is None or math.gcd(mesh.shape[axis], size) == mesh.shape[axis]

@@ -1,0 +1,65 @@
+"""Solvers of dx/dt = v(x, t) from t = 1 (noise) to t = 0 (data), with a carried network memory.
+
+    euler: x' = x + (t' - t) v(x, t)                                 first order, 1 evaluation a step
+    heun:  x' = x + (t' - t) (v(x, t) + v(x_euler, t')) / 2          second order, 2 evaluations a step
+
+`velocity(x, t, carry) -> (v, carry)`: the carry holds the latent tokens of the last evaluation
+(self-conditioning). State is float32. Heun's last step is an Euler step, as is usual, because the
+velocity at exactly t = 0 is outside the range of training times.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Velocity = Callable[[Array, Array, Any], tuple[Array, Any]]
+
+
+def time_grid(num_steps: int) -> Array:
+    """Return `[num_steps + 1]` float32 times from 1 to 0, evenly spaced."""
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
+    return 1.0 - jnp.arange(num_steps + 1, dtype=jnp.float32) / num_steps
+
+
+def euler(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
+    """Integrate x `[B, ...]` from noise to data with `num_steps` Euler steps."""
+    times = time_grid(num_steps)
+
+    def step(state, interval):
+        x, carry = state
+        t, t_next = interval
+        v, carry = velocity(x, t, carry)
+        return (x + (t_next - t) * v, carry), None
+
+    (x, _), _ = jax.lax.scan(step, (x, carry), (times[:-1], times[1:]))
+    return x
+
+
+def heun(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
+    """Integrate x `[B, ...]` with `num_steps` Heun steps, the last one Euler's."""
+    times = time_grid(num_steps)
+
+    def step(state, interval):
+        x, carry = state
+        t, t_next = interval
+        v, carry = velocity(x, t, carry)
+        v_next, carry = velocity(x + (t_next - t) * v, t_next, carry)
+        return (x + (t_next - t) * 0.5 * (v + v_next), carry), None
+
+    (x, carry), _ = jax.lax.scan(step, (x, carry), (times[:-2], times[1:-1]))
+    v, _ = velocity(x, times[-2], carry)
+    return x + (times[-1] - times[-2]) * v
+
+
+SOLVERS = {"euler": euler, "heun": heun}
+
+
+def get_solver(name: str) -> Callable[..., Array]:
+    """Return a solver by name; ValueError lists the known ones."""
+    if name not in SOLVERS:
+        raise ValueError(f"config.sample.solver must be one of {sorted(SOLVERS)}; got {name!r}.")
+    return SOLVERS[name]

@@ -1,0 +1,81 @@
+"""The training state: what a checkpoint holds, how it is made and laid out over a mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from miro_jax import sharding
+from miro_jax.models.layers import Buffer
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that changes in training, and the fixed Fourier buffers that belong to the weights.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: nnx.State of nnx.Param, float32.
+      ema_params: the same tree, exponential moving average; used for sampling.
+      buffers: nnx.State of Buffer, float32, never trained.
+      opt_state: optax state.
+    """
+
+    step: Array
+    params: Any
+    ema_params: Any
+    buffers: Any
+    opt_state: Any
+
+
+def make_init(
+    build_model: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation
+) -> Callable[[Array], TrainState]:
+    """Return `init(key) -> TrainState`, a pure function for `jax.jit` and `jax.eval_shape`."""
+
+    def init(key: Array) -> TrainState:
+        _, params, buffers = nnx.split(build_model(nnx.Rngs(params=key)), nnx.Param, Buffer)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema_params=jax.tree.map(jnp.copy, params),
+            buffers=buffers,
+            opt_state=optimizer.init(params),
+        )
+
+    return init
+
+
+def graph_of(build_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+    """Return the static structure of the model, without making a single array."""
+
+    def split(key):
+        graphdef, *_ = nnx.split(build_model(nnx.Rngs(params=key)), nnx.Param, Buffer)
+        found.append(graphdef)
+        return 0
+
+    found: list[nnx.GraphDef] = []
+    jax.eval_shape(split, jax.random.key(0))
+    return found[0]
+
+
+def abstract_state(init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh):
+    """Return the state's shapes with their shardings on `mesh`, and the shardings alone."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.state_shardings(shapes, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    return abstract, shardings
+
+
+def update_ema(ema_params, params, decay: Array):
+    """Return `decay * ema + (1 - decay) * params`, leaf by leaf."""
+    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema_params, params)
