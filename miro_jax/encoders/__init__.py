@@ -1,0 +1,32 @@
+"""Encoders by name: of images into image latents, of captions into tokens."""
+
+from collections.abc import Callable
+
+from miro_jax.encoders import pixels, words
+
+IMAGE_ENCODERS: dict[str, Callable] = {"pixels": pixels.PixelsEncoder}
+CAPTION_ENCODERS: dict[str, Callable] = {"words": words.WordsEncoder}
+
+
+def build_image_encoder(name: str, **arguments):
+    """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
+
+
+def build_caption_encoder(name: str, **arguments):
+    """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
+
+
+def _build(table: dict[str, Callable], kind: str, name: str, arguments: dict):
+    if name not in table:
+        raise ValueError(f"{kind} must be one of {', '.join(table)}; got {name!r}.")
+    return table[name](**arguments)

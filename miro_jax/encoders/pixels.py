@@ -1,0 +1,80 @@
+"""Image encoder of the shapes world: the pixels themselves, in place of a VAE.
+
+It has the interface of a VAE's encoder: mean and standard deviation of the image latents, which are
+stored in records, and `normalize`, which brings them to the scale that the model works on. Here
+both are trivial.
+"""
+
+import numpy as np
+
+_HALF_RANGE = 127.5
+
+
+class PixelsEncoder:
+    """Use pixels as image latents.
+
+    Args:
+        size: side of the pictures.
+
+    Raises:
+        ValueError: size is below 1.
+    """
+
+    def __init__(self, size: int = 32):
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel; got {size}.")
+        self.size = size
+
+    @property
+    def identity(self) -> str:
+        """Name, version and everything that changes the image latents."""
+        return f"pixels@1-size{self.size}"
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the image latents."""
+        return (self.size, self.size, 3)
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Encode pictures.
+
+        Args:
+            images: [B, size, size, 3] uint8.
+
+        Returns:
+            (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], the deviation is
+            0.
+
+        Raises:
+            TypeError: images is not an array of uint8.
+            ValueError: images has another shape.
+        """
+        if getattr(images, "dtype", None) != np.uint8:
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise TypeError(f"images must be an array of uint8 in [0, 255]; got {kind}.")
+        if images.ndim != 4 or images.shape[1:] != self.latent_shape:
+            raise ValueError(
+                f"images must have the shape [B, {self.size}, {self.size}, 3]; got {images.shape}. "
+                "Crop and resize them first."
+            )
+        mean = (images.astype(np.float32) / _HALF_RANGE - 1).astype(np.float16)
+        return mean, np.zeros_like(mean)
+
+    def normalize(self, latents):
+        """Return image latents on the model's scale, as they are; numpy or jax arrays."""
+        return latents
+
+    def denormalize(self, latents):
+        """Undo `normalize`."""
+        return latents
+
+    def decode(self, latents):
+        """Return the pictures of image latents, on numpy or jax arrays, inside jit or not.
+
+        Args:
+            latents: [B, size, size, 3] float in [-1, 1]; values outside are clipped.
+
+        Returns:
+            [B, size, size, 3] uint8.
+        """
+        return ((latents.clip(-1, 1) + 1) * _HALF_RANGE).round().astype(np.uint8)

@@ -1,0 +1,190 @@
+"""The rewards of the shapes world: functions of what the detector reads from a picture.
+
+Three judge the picture alone, four how it agrees with its caption. All are in [0, 1], 1 is best,
+and graded: a right caption's score still tells a clear and vivid picture from a poor one. A caption
+that asks for nothing of this world gets 0 from the four, as no picture shows it.
+
+F is the number of objects found in a picture.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from miro_jax.rewards import base
+from miro_jax.shapes import captions as texts
+from miro_jax.shapes import detect
+from miro_jax.shapes import scene as scenes
+
+VERSION = "shapes1"
+
+
+class ShapesReward:
+    """A reward that applies one function to a detector's reading and a parsed caption."""
+
+    version = VERSION
+    tower = "shapes-detector"
+
+    def __init__(
+        self,
+        name: str,
+        judgement: Callable[[detect.Reading, texts.Request], float],
+        needs_caption: bool,
+        synthetic_form: str,
+    ):
+        self.name = name
+        self.needs_caption = needs_caption
+        self.synthetic_form = synthetic_form
+        self._judgement = judgement
+
+    @property
+    def identity(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+    def read(self, images: np.ndarray) -> list[detect.Reading]:
+        """Read pictures, [B, H, W, 3] uint8; see detect.read."""
+        base.check_images(images)
+        return detect.read(images)
+
+    def judge(self, features: list[detect.Reading], captions: Sequence[str]) -> np.ndarray:
+        """Return the scores [B] float32 in [0, 1] of B readings, each with its caption."""
+        base.check_captions(captions, len(features))
+        requests = [
+            texts.parse(text) if self.needs_caption else texts.Request() for text in captions
+        ]
+        scores = [self._judgement(r, q) for r, q in zip(features, requests, strict=True)]
+        return np.array(scores, np.float32)
+
+    def score(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """Return the scores [B] float32 in [0, 1] of pictures [B, H, W, 3] uint8 with their
+        captions."""
+        base.check_images(images)
+        base.check_captions(captions, len(images))
+        return self.judge(self.read(images), captions)
+
+    def stored(self, score: np.ndarray) -> np.ndarray:
+        """Return the score as it is: records keep these rewards on their own scale."""
+        return score
+
+
+def objects_score(reading: detect.Reading, request: texts.Request) -> float:
+    """Judge whether every shape asked for is there, whatever its colour, number and place."""
+    if not request.objects:
+        return 0.0
+    return float(np.mean([_presence(reading, phrase) for phrase in _by_rank(request)]))
+
+
+def colors_score(reading: detect.Reading, request: texts.Request) -> float:
+    """Judge whether the objects asked for have their colours; phrases without a colour: their
+    presence."""
+    if not request.objects:
+        return 0.0
+    named = [phrase for phrase in request.objects if phrase.color is not None]
+    if not named:
+        return objects_score(reading, request)
+    return float(np.mean([_colored(reading, phrase) for phrase in named]))
+
+
+def count_score(reading: detect.Reading, request: texts.Request) -> float:
+    """Judge the number of objects, of each shape asked for and in all."""
+    if not request.objects:
+        return 0.0
+    asked = np.zeros(len(scenes.SHAPES))
+    for phrase in request.objects:
+        asked[scenes.SHAPES.index(phrase.shape)] += phrase.count
+    belief = np.array([f.shape_odds for f in reading.found]).reshape(-1, len(scenes.SHAPES))
+    clear = np.array([f.shape_fit for f in reading.found])
+    off = np.abs(belief.sum(axis=0) - asked)[asked > 0].mean()
+    off_in_all = abs(len(reading.found) - asked.sum())
+    clearness = clear.mean() if len(clear) else 0.0
+    return float(np.exp(-(off + off_in_all) / 2) * (0.5 + 0.5 * clearness))
+
+
+def position_score(reading: detect.Reading, request: texts.Request) -> float:
+    """Judge the stated relations of the objects; without one, the objects' presence."""
+    if not request.objects:
+        return 0.0
+    if not request.relations:
+        return objects_score(reading, request)
+    return float(np.mean([_related(reading, request, *relation) for relation in request.relations]))
+
+
+def _affinity(found: detect.Found, shape: str) -> float:
+    """Say how much a found object is of the shape, in [0, 1]: a good fit and no better rival."""
+    index = scenes.SHAPES.index(shape)
+    return found.shape_fits[index] * found.shape_odds[index]
+
+
+def _by_rank(request: texts.Request) -> list[tuple[str, int]]:
+    """Return (shape, rank) of each object asked for: the second circle needs a second circle."""
+    asked = dict.fromkeys(scenes.SHAPES, 0)
+    ranks = []
+    for phrase in request.objects:
+        ranks.append((phrase.shape, asked[phrase.shape]))
+        asked[phrase.shape] += 1
+    return ranks
+
+
+def _presence(reading: detect.Reading, wanted: tuple[str, int]) -> float:
+    shape, rank = wanted
+    fits = sorted((_affinity(f, shape) for f in reading.found), reverse=True)
+    return fits[rank] if rank < len(fits) else 0.0
+
+
+def _colored(reading: detect.Reading, phrase: texts.Phrase) -> float:
+    """Judge the phrase's colour on the objects that look most like what it names."""
+    index = list(scenes.COLORS).index(phrase.color)
+    fits = sorted(
+        (f.color_fits[index] * (0.3 + 0.7 * _affinity(f, phrase.shape)) for f in reading.found),
+        reverse=True,
+    )[: phrase.count]
+    return float(np.mean(fits)) if fits else 0.0
+
+
+def _related(reading: detect.Reading, request: texts.Request, i: int, name: str, j: int) -> float:
+    """Judge one relation on the pair of objects that fulfils it best."""
+    first, second = request.objects[i], request.objects[j]
+    best = 0.0
+    for a in reading.found:
+        for b in reading.found:
+            if a is not b:
+                both = np.sqrt(_affinity(a, first.shape) * _affinity(b, second.shape))
+                way = scenes.relation_component(name, b.x - a.x, b.y - a.y)
+                best = max(best, float(both) * (1 + way) / 2)
+    return best
+
+
+def sharpness() -> ShapesReward:
+    """Reward sharp edges."""
+    return ShapesReward("sharpness", lambda reading, _: reading.sharpness, False, "long")
+
+
+def cleanliness() -> ShapesReward:
+    """Reward the absence of noise."""
+    return ShapesReward("cleanliness", lambda reading, _: reading.cleanliness, False, "long")
+
+
+def beauty() -> ShapesReward:
+    """Reward a background that glows from above."""
+    return ShapesReward("beauty", lambda reading, _: reading.beauty, False, "long")
+
+
+def objects() -> ShapesReward:
+    """Reward the presence of the shapes asked for."""
+    return ShapesReward("objects", objects_score, True, "short")
+
+
+def colors() -> ShapesReward:
+    """Reward the colours asked for, on the shapes they are asked for."""
+    return ShapesReward("colors", colors_score, True, "long")
+
+
+def count() -> ShapesReward:
+    """Reward the number of objects asked for."""
+    return ShapesReward("count", count_score, True, "short")
+
+
+def position() -> ShapesReward:
+    """Reward the relation asked for between two objects."""
+    return ShapesReward("position", position_score, True, "long")

@@ -1,0 +1,83 @@
+"""Render a scene of the shapes world: grey background with its glow, objects, blur, then noise.
+
+The steps are those of a camera: the lens blurs what is there, the sensor adds its noise afterwards.
+Edges are antialiased by their distance to the pixel's centre.
+"""
+
+import colorsys
+
+import numpy as np
+
+from miro_jax.shapes import scene as scenes
+
+GLOW_RANGE = 0.5  # brightness of the top row minus that of the bottom row at glow 1
+SQUARE_SIDE = 0.9  # half side of a square of radius 1: about the area of the circle
+
+
+def render(scene: scenes.Scene, rng: np.random.Generator) -> np.ndarray:
+    """Draw a scene.
+
+    Args:
+        scene: what to draw; scene.size is the side H = W in pixels.
+        rng: source of the noise.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    size = scene.size
+    unit = size / scenes.SIDE
+    places = (np.arange(size, dtype=np.float32) + 0.5) / unit  # pixel centres in units
+    ramp = scene.grey + GLOW_RANGE * scene.glow * (0.5 - places / np.float32(scenes.SIDE))
+    image = np.empty((size, size, 3), np.float32)
+    image[:] = ramp[:, None, None]
+    for thing in scene.objects:
+        inside = distance(
+            thing.shape, places[None, :] - thing.x, places[:, None] - thing.y, thing.radius
+        )
+        cover = np.clip(0.5 - inside * unit, 0, 1)[:, :, None]
+        image += cover * (np.asarray(object_color(thing, scene.vividness), np.float32) - image)
+    if scene.blur > 0:
+        lens = _blur_matrix(size, scene.blur * unit)
+        image = np.einsum(
+            "hi,iwc->hwc", lens, np.einsum("wj,hjc->hwc", lens, image), optimize=False
+        )
+    if scene.noise > 0:
+        image += np.float32(scene.noise) * rng.standard_normal(image.shape, np.float32)
+    return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
+
+
+def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
+    """Return the signed distance to the border of a shape: negative inside, exact away from
+    corners.
+
+    Args:
+        shape: one of scene.SHAPES.
+        dx: x minus the centre of the shape's box.
+        dy: y minus the centre of the shape's box; broadcasts with dx.
+        radius: half side of the box, in the unit of dx.
+    """
+    if shape == "circle":
+        return np.sqrt(dx * dx + dy * dy) - radius
+    if shape == "square":
+        return np.maximum(np.abs(dx), np.abs(dy)) - SQUARE_SIDE * radius
+    # Upright triangle: apex at the top of the box, base at its bottom. The sides have slope 2.
+    sides = (2 * np.abs(dx) - dy - radius) / np.float32(np.sqrt(5))
+    return np.maximum(sides, dy - radius)
+
+
+def object_color(thing: scenes.Object, vividness: float) -> tuple[float, float, float]:
+    """Return the RGB colour of an object in [0, 1]."""
+    hue = list(scenes.COLORS).index(thing.color) / 6 + thing.hue_shift / 360
+    return colorsys.hsv_to_rgb(hue % 1.0, vividness, thing.value)
+
+
+def _blur_matrix(size: int, sigma: float) -> np.ndarray:
+    """Return the [size, size] matrix of a Gaussian blur that repeats the border pixels outside."""
+    reach = int(np.ceil(3 * sigma))
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2).astype(np.float32)
+    kernel /= kernel.sum()
+    matrix = np.zeros((size, size), np.float32)
+    rows = np.repeat(np.arange(size), len(offsets)).reshape(size, -1)
+    np.add.at(matrix, (rows, np.clip(rows + offsets, 0, size - 1)), kernel)
+    return matrix

@@ -1,0 +1,293 @@
+"""The shapes world as a data set: tar shards as a crawl would leave them, prompts and verdicts for
+evaluation.
+
+A share of the crawl captions is wrong, and the more so the more a picture glows: whoever chases
+beauty alone learns from worse captions. This is the built-in conflict between rewards. Sample i
+depends on (seed, i) only.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import tarfile
+import uuid
+
+import numpy as np
+from PIL import Image
+
+from miro_jax.shapes import captions, detect
+from miro_jax.shapes import render as renders
+from miro_jax.shapes import scene as scenes
+
+VERSION = "shapes1"  # changes whenever the same arguments give other bytes
+IMAGE_FORMATS = ("png", "jpg")
+_WRONG_SYNTHETIC = 0.05  # captioning models err too, if less than crawls
+_CONFLICT = (0.3, 1.7)  # share of wrong captions at glow 0 and 1, relative to the mean; averages 1
+_SURE = 0.2  # fits below are no evidence of an object or a colour
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One example before it is encoded.
+
+    Attributes:
+        image: [size, size, 3] uint8.
+        caption: the crawl-like caption.
+        synthetic_caption: the long synthetic caption.
+        synthetic_caption_short: the short one.
+        scene: what the picture truly shows.
+        caption_is_wrong: the crawl caption is not true of the scene.
+        synthetic_is_wrong: the synthetic captions describe another scene.
+    """
+
+    image: np.ndarray
+    caption: str
+    synthetic_caption: str
+    synthetic_caption_short: str
+    scene: scenes.Scene
+    caption_is_wrong: bool
+    synthetic_is_wrong: bool
+
+
+def make_sample(
+    seed: int,
+    index: int,
+    size: int = 32,
+    categories: dict[str, float] | None = None,
+    wrong_caption_fraction: float = 0.3,
+) -> Sample:
+    """Make sample `index` of the data set `seed`.
+
+    Args:
+        seed: names the data set; not negative.
+        index: number of the sample; not negative.
+        size: side of the picture in pixels.
+        categories: weight of each category; None for equal weights.
+        wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
+
+    Raises:
+        ValueError: an argument is out of its range, or a category is unknown.
+    """
+    names, shares = _category_shares(categories)
+    _check(size, wrong_caption_fraction)
+    return _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
+
+
+def write_shards(
+    folder: str | os.PathLike,
+    num_images: int,
+    size: int = 32,
+    images_per_shard: int = 1000,
+    categories: dict[str, float] | None = None,
+    wrong_caption_fraction: float = 0.3,
+    seed: int = 0,
+    image_format: str = "png",
+) -> list[pathlib.Path]:
+    """Write a data set as tar shards `shapes-00000.tar`, ... with key.png|jpg, key.txt and
+    key.json.
+
+    Same arguments give the same bytes. A shard appears whole or not at all; shards that are there
+    already are kept, so an interrupted call is continued by calling again. `world.json` beside the
+    shards holds the arguments.
+
+    Args:
+        folder: where to write; made if missing.
+        num_images: number of samples.
+        size: side of the pictures in pixels.
+        images_per_shard: samples in each shard but the last.
+        categories: weight of each category; None for equal weights.
+        wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
+        seed: names the data set; not negative.
+        image_format: "png" keeps the pixels, "jpg" nearly does.
+
+    Returns:
+        The paths of all shards, in order.
+
+    Raises:
+        ValueError: an argument is out of its range, or the folder holds shards made with other
+            arguments.
+    """
+    names, shares = _category_shares(categories)
+    _check(size, wrong_caption_fraction)
+    if num_images < 1 or images_per_shard < 1:
+        raise ValueError(
+            "num_images and images_per_shard must be at least 1; "
+            f"got {num_images} and {images_per_shard}."
+        )
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(
+            f"image_format must be one of {', '.join(IMAGE_FORMATS)}; got {image_format!r}."
+        )
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = {
+        "version": VERSION,
+        "num_images": int(num_images),
+        "size": int(size),
+        "images_per_shard": int(images_per_shard),
+        "categories": dict(zip(names, shares.tolist(), strict=True)),
+        "wrong_caption_fraction": float(wrong_caption_fraction),
+        "seed": int(seed),
+        "image_format": image_format,
+    }
+    _claim(folder, arguments)
+    paths = []
+    for number, start in enumerate(range(0, num_images, images_per_shard)):
+        path = folder / f"shapes-{number:05d}.tar"
+        paths.append(path)
+        if path.exists():
+            continue
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for index in range(start, min(start + images_per_shard, num_images)):
+                sample = _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
+                for ending, payload in _files(sample, image_format).items():
+                    member = tarfile.TarInfo(f"{index:08d}.{ending}")  # times and owners are zero
+                    member.size = len(payload)
+                    tar.addfile(member, io.BytesIO(payload))
+        _publish(path, archive.getvalue())
+    return paths
+
+
+def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Request]]:
+    """Return n prompts of a category with what they ask for; prompts repeat where a category has
+    fewer.
+
+    Args:
+        category: one of scene.CATEGORIES.
+        n: number of prompts.
+        seed: names the list; a longer list begins with the shorter one.
+
+    Raises:
+        ValueError: the category is unknown.
+    """
+    scenes.check_category(category)
+    number = scenes.CATEGORIES.index(category)
+    result = []
+    for index in range(n):
+        rng = np.random.default_rng((seed, number, index))
+        text = captions.short_caption(scenes.sample_scene(rng, category=category))
+        result.append((text, captions.parse(text)))
+    return result
+
+
+def check(image: np.ndarray, caption: str) -> bool:
+    """Tell whether the detector finds in the picture what the caption asks for, by GenEval's rules.
+
+    Args:
+        image: [H, W, 3] uint8, any picture.
+        caption: any string; one that asks for nothing is never fulfilled.
+    """
+    sure = [f for f in detect.detect(image) if f.shape_fit >= _SURE and f.color_fit >= _SURE]
+    return captions.holds(captions.parse(caption), sure)
+
+
+def _make_sample(
+    seed: int, index: int, size: int, names: tuple[str, ...], shares: np.ndarray, wrong: float
+) -> Sample:
+    rng = np.random.default_rng((seed, index))
+    category = names[int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))]
+    scene = scenes.sample_scene(rng, size, category)
+    image = renders.render(scene, rng)
+    low, high = _CONFLICT
+    is_wrong = bool(rng.random() < wrong * (low + (high - low) * scene.glow))
+    text = captions.wrong_caption(scene, rng) if is_wrong else captions.caption(scene, rng)
+    synthetic_is_wrong = bool(rng.random() < _WRONG_SYNTHETIC)
+    seen = scene
+    if synthetic_is_wrong:
+        seen = captions.wrong_scene(scene, rng)
+    return Sample(
+        image,
+        text,
+        captions.long_caption(seen),
+        captions.short_caption(seen),
+        scene,
+        is_wrong,
+        synthetic_is_wrong,
+    )
+
+
+def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
+    """Return the members of a sample, by ending."""
+    picture = io.BytesIO()
+    image = Image.fromarray(sample.image)
+    if image_format == "png":
+        image.save(picture, "PNG", compress_level=1)
+    else:
+        image.save(picture, "JPEG", quality=95, subsampling=0)
+    height, width = sample.image.shape[:2]
+    facts = {
+        "width": width,
+        "height": height,
+        "synthetic_caption": sample.synthetic_caption,
+        "synthetic_caption_short": sample.synthetic_caption_short,
+        "caption_is_wrong": sample.caption_is_wrong,
+        "synthetic_is_wrong": sample.synthetic_is_wrong,
+        "scene": dataclasses.asdict(sample.scene),
+    }
+    return {
+        image_format: picture.getvalue(),
+        "txt": sample.caption.encode(),
+        "json": json.dumps(facts, sort_keys=True).encode(),
+    }
+
+
+def _claim(folder: pathlib.Path, arguments: dict) -> None:
+    """Write the arguments beside the shards, or compare them with those that are there."""
+    path = folder / "world.json"
+    if path.exists():
+        present = json.loads(path.read_text())
+        if present != arguments:
+            differing = sorted(
+                k
+                for k in {*present, *arguments}
+                if present.get(k, _claim) != arguments.get(k, _claim)
+            )
+            raise ValueError(
+                f"{folder} must hold shards made with the arguments given, but {path} has other "
+                f"values of {', '.join(differing)}. Delete the folder or name another."
+            )
+    elif any(folder.glob("shapes-*.tar")):
+        raise ValueError(
+            f"{folder} holds shards but no world.json that says how they were made. "
+            "Delete the folder or name another."
+        )
+    else:
+        _publish(path, json.dumps(arguments, indent=1, sort_keys=True).encode())
+
+
+def _publish(path: pathlib.Path, payload: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    partial.write_bytes(payload)
+    os.replace(partial, path)
+
+
+def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the categories of positive weight in their fixed order, and their shares, which sum to
+    1."""
+    weights = dict.fromkeys(scenes.CATEGORIES, 1.0) if categories is None else dict(categories)
+    for name, weight in weights.items():
+        scenes.check_category(name)
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(
+                f"The weight of category {name} must be finite and not negative; got {weight}."
+            )
+    names = tuple(name for name in scenes.CATEGORIES if weights.get(name, 0) > 0)
+    if not names:
+        raise ValueError("categories must give at least one category a positive weight; got none.")
+    shares = np.array([float(weights[name]) for name in names])
+    return names, shares / shares.sum()
+
+
+def _check(size: int, wrong_caption_fraction: float) -> None:
+    if size < 16:
+        raise ValueError(
+            f"size must be at least 16 pixels for shapes to be told apart; got {size}."
+        )
+    if not 0 <= wrong_caption_fraction <= 0.5:
+        raise ValueError(
+            f"wrong_caption_fraction must be in [0, 0.5]; got {wrong_caption_fraction}."
+        )
