@@ -1,0 +1,226 @@
+"""Images: good files of every format decode right, bad ones give `BadImage` with a cause."""
+
+import io
+import random
+import struct
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miro_jax.images import BadImage, center_crop_resize, load_rgb
+
+
+def smooth(height=40, width=48):
+    """A picture that survives lossy coding: [H, W, 3] uint8."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.stack([255 * x, 255 * y, 127 * (x + y)], axis=-1).astype(np.uint8)
+
+
+def encode(picture, name, **options):
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def png_with_header(width, height):
+    """A PNG of a few bytes that claims to be width x height."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_with_header(width, height):
+    """A JPEG whose frame header claims width x height."""
+    data = bytearray(encode(smooth(), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
+
+
+@pytest.mark.parametrize("name", [*LOSSLESS, "JPEG", "WEBP", "AVIF", "GIF", "JPEG2000"])
+def test_formats_decode(name):
+    got = load_rgb(encode(smooth(), name))
+    assert got.dtype == np.uint8 and got.shape == (40, 48, 3) and got.flags.c_contiguous
+    difference = np.abs(got.astype(int) - smooth())
+    assert difference.max() == 0 if name in LOSSLESS else difference.mean() < 6
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"progressive": True}, {"subsampling": 0}])
+def test_fast_jpeg_path_equals_pillow(options):
+    data = encode(smooth(), "JPEG", **options)
+    np.testing.assert_array_equal(load_rgb(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_grey_palette_and_cmyk_become_rgb():
+    grey = smooth()[..., 0]
+    want = np.repeat(grey[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(load_rgb(encode(grey, "PNG")), want)
+    assert np.abs(load_rgb(encode(grey, "JPEG")).astype(int) - want).mean() < 3
+    palette = Image.fromarray(smooth()).quantize(64)
+    np.testing.assert_array_equal(
+        load_rgb(encode(palette, "PNG")), np.asarray(palette.convert("RGB"))
+    )
+    cmyk = load_rgb(encode(Image.fromarray(smooth()).convert("CMYK"), "JPEG"))
+    assert np.abs(cmyk.astype(int) - smooth()).mean() < 8
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    grey = (np.arange(32 * 32).reshape(32, 32) * 64).astype(np.uint16)
+    got = load_rgb(encode(Image.fromarray(grey), "PNG"))
+    np.testing.assert_array_equal(got[..., 0], np.round(grey / 257))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "palette"])
+def test_transparency_is_laid_over_white(mode):
+    alpha = np.zeros((32, 32), np.uint8)
+    alpha[:, 16:] = 255
+    if mode == "palette":
+        picture = Image.new("P", (32, 32), 0)
+        picture.putpalette([10, 20, 30, 40, 50, 60])
+        picture.paste(1, (16, 0, 32, 32))
+        data, opaque = encode(picture, "PNG", transparency=0), (40, 50, 60)
+    else:
+        picture = Image.new("RGB" if mode == "RGBA" else "L", (32, 32), 0)
+        picture.putalpha(Image.fromarray(alpha))
+        data, opaque = encode(picture, "PNG"), (0, 0, 0)
+    got = load_rgb(data)
+    assert (got[:, :16] == 255).all() and (got[:, 16:] == opaque).all()
+
+
+def test_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to view
+    got = load_rgb(encode(smooth(), "JPEG", exif=exif, quality=95))
+    want = np.rot90(smooth(), -1)
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).mean() < 3
+
+
+def bad_images():
+    """Name -> (bytes, cause)."""
+    rng = random.Random(0)
+    jpeg, png, webp = (encode(smooth(), name) for name in ("JPEG", "PNG", "WEBP"))
+    gif, tiff, bmp = (encode(smooth(), name) for name in ("GIF", "TIFF", "BMP"))
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 255
+    damaged = "damaged image"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    scan = bytearray(encode(noise, "JPEG"))
+    scan[len(scan) // 2 : len(scan) // 2 + 40] = b"\xff\x01" * 20
+    return {
+        "empty": (b"", "empty file"),
+        "one byte": (b"\xff", "not an image"),
+        "html": (b"<!DOCTYPE html><html><body>404</body></html>" * 9, "not an image"),
+        "json": (b'{"error": "not found"}', "not an image"),
+        "random": (rng.randbytes(5000), "not an image"),
+        "zeros": (bytes(5000), "not an image"),
+        "svg": (
+            b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>',
+            "not an image",
+        ),
+        "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "not an image"),
+        "jpeg start only": (jpeg[:3], damaged),
+        "jpeg cut in the header": (jpeg[:100], damaged),
+        "jpeg cut in the scan": (jpeg[: len(jpeg) * 2 // 3], damaged),
+        "jpeg without its last bytes": (jpeg[:-40], damaged),
+        "jpeg with a damaged scan": (bytes(scan), damaged),
+        "jpeg of 1 x 1": (encode(smooth(1, 1), "JPEG"), "too small"),
+        "jpeg that claims 60000 x 60000": (jpeg_with_header(60000, 60000), "too large"),
+        "png start only": (png[:8], "not an image"),
+        "png cut": (png[: len(png) // 2], damaged),
+        "png with a flipped byte": (bytes(flipped), damaged),
+        "png of 15 x 100": (encode(smooth(100, 15), "PNG"), "too small"),
+        "png of 0 x 0": (png_with_header(0, 0), "not an image"),
+        "png bomb of 100 megapixels": (png_with_header(10000, 10000), "too large"),
+        "png bomb of 900 megapixels": (png_with_header(30000, 30000), "too large"),
+        "png with too few pixels": (png_with_header(300, 300), damaged),
+        "webp cut": (webp[: len(webp) // 2], damaged),
+        "gif cut": (gif[: len(gif) * 2 // 3], damaged),
+        "tiff cut": (tiff[: len(tiff) // 2], damaged),
+        "bmp cut": (bmp[: len(bmp) // 2], damaged),
+    }
+
+
+@pytest.mark.parametrize("name", bad_images())
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bad_image_is_refused_fast_with_its_cause(name):
+    data, cause = bad_images()[name]
+    start = time.perf_counter()
+    with pytest.raises(BadImage) as caught:
+        load_rgb(data)
+    assert time.perf_counter() - start < 1
+    assert caught.value.cause == cause
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_files_decode_or_raise_bad_image():
+    formats = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000")
+    good = [encode(smooth(), name) for name in formats]
+
+    def attempt(seed):
+        rng = random.Random(seed)
+        data = bytearray(rng.choice(good))
+        for _ in range(rng.randrange(1, 20)):
+            data[rng.randrange(min(len(data), 400))] = rng.randrange(256)
+        try:
+            image = load_rgb(bytes(data[: rng.randrange(1, 2 * len(data))]))
+        except BadImage as error:
+            return error.cause
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        return "good"
+
+    with ThreadPoolExecutor(2) as pool:
+        causes = set(pool.map(attempt, range(1500)))
+    assert causes >= {"good", "damaged image", "not an image"}
+
+
+def test_threads_give_the_pixels_of_one_thread():
+    files = [
+        encode(np.roll(smooth(), i, axis=1), name) for i in range(20) for name in ("JPEG", "PNG")
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        for got, data in zip(pool.map(load_rgb, files), files, strict=True):
+            np.testing.assert_array_equal(got, load_rgb(data))
+
+
+def test_limits_can_be_chosen():
+    data = encode(smooth(20, 30), "PNG")
+    assert load_rgb(data, max_pixels=600, min_side=20).shape == (20, 30, 3)
+    with pytest.raises(BadImage, match="600|599"):
+        load_rgb(data, max_pixels=599)
+    with pytest.raises(BadImage, match="at least 21"):
+        load_rgb(data, min_side=21)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 40), (41, 64), (40, 40)])
+def test_crop_takes_the_central_square(height, width):
+    image = smooth(height, width)
+    top, left = round((height - min(height, width)) / 2), round((width - min(height, width)) / 2)
+    side = min(height, width)
+    got = center_crop_resize(image, side)
+    np.testing.assert_array_equal(got, image[top : top + side, left : left + side])
+    assert got.flags.c_contiguous
+
+
+@pytest.mark.parametrize("size", [16, 40, 100])
+def test_resize_is_pillow_bicubic_of_the_square(size):
+    image = smooth(60, 100)
+    want = Image.fromarray(image[:, 20:80]).resize((size, size), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(center_crop_resize(image, size), np.asarray(want))
