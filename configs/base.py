@@ -1,7 +1,8 @@
-"""Every setting of a run, with its unit or meaning; the defaults train a small MIRO on the shapes world.
+"""Every setting of a run, with its unit or meaning; the defaults train a small MIRO on the shapes
+world.
 
     python -m miro_jax.main --config=configs/base.py --workdir=runs/base
-    python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.train.num_steps=40
+    python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.seed=1
 
 Variants (the word after the colon) only override values that stand here.
 """
@@ -44,7 +45,7 @@ def base() -> ConfigDict:
     c.encoder.caption.width = 64
     c.encoder.caption.max_tokens = 24
 
-    # Rewards the model is told, in the order of the record's score vector. Records hold all of them.
+    # Rewards that annotation scores, in the order of the record's score vector.
     c.rewards = REWARDS
     c.annotate = ConfigDict()
     c.annotate.batch_size = 256

@@ -63,8 +63,8 @@ class MiroPipeline:
         Args:
           prompts: one text or several.
           num_images: pictures of each prompt.
-          targets: levels asked for: {name: level in [0, 1] or None = not asked}, one mapping for each
-            picture, or [P * num_images, R] float with NaN = not asked. Names left out get 1.
+          targets: levels asked for: {name: level in [0, 1] or None = not asked}, one mapping for
+            each picture, or [P * num_images, R] float with NaN = not asked. Names left out get 1.
           negative_targets: the same for the negative branch; names left out get 0.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
           guidance_scale: 0 means no guidance.
@@ -135,7 +135,8 @@ class MiroPipeline:
     def _index(self, name: str) -> int:
         if name not in self.reward_names:
             raise ValueError(
-                f"Unknown reward {name!r}; this model knows: {', '.join(self.reward_names) or 'none'}."
+                f"Unknown reward {name!r}; this model knows: "
+                f"{', '.join(self.reward_names) or 'none'}."
             )
         return self.reward_names.index(name)
 
@@ -171,7 +172,7 @@ def _number(name: str, level) -> float:
 
 
 def parse_targets(text: str) -> dict[str, float | None]:
-    """Read "beauty=0.6,colors=1,count=none" into {name: level or None}; ValueError on anything else."""
+    """Read "beauty=0.6,count=none" into {name: level or None}; ValueError on other forms."""
     out: dict[str, float | None] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, level = (w.strip() for w in part.partition("="))

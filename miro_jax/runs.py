@@ -28,7 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "arra
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Check what can be checked without data or devices; ValueError names the key and the remedy."""
+    """Check all that needs no data and no device; ValueError names the key and the remedy."""
     for key in ("rewards", "data.train_rewards"):
         _check_names(config, key)
     unknown = [n for n in config.data.train_rewards if n not in config.rewards]

@@ -1,8 +1,9 @@
 """Sampling: noise, guided velocity, solver and decoder in one jitted call.
 
-The condition of each branch is encoded once per picture: it depends on neither x_t nor t. Each branch
-carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets, scales, seeds
-and prompts are traced: only shapes, the number of steps, the solver and `guided` compile anew.
+The condition of each branch is encoded once per picture: it depends on neither x_t nor t. Each
+branch carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets,
+scales, seeds and prompts are traced: only shapes, the number of steps, the solver and `guided`
+compile anew.
 """
 
 import dataclasses
@@ -99,8 +100,8 @@ def make_sampler(
 
     Returns:
       A function giving [B, h, w, 3] uint8. Its arguments: params and buffers (nnx.State), keys [B],
-      two `Branch`es, scale [B] float32, and the static `guided`: False leaves the negative branch out,
-      which is what scale 0 means, at half the cost.
+      two `Branch`es, scale [B] float32, and the static `guided`: False leaves the negative branch
+      out, which is what scale 0 means, at half the cost.
     """
 
     @partial(jax.jit, static_argnames="guided")

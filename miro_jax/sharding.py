@@ -1,7 +1,7 @@
 """Meshes, the table logical axis -> mesh axis, and shardings of a whole state.
 
-Two mesh axes: `data` (batch; parameters are split over it too, FSDP style) and `model` (heads and MLP
-width). Code names logical axes; `RULES` is the only place that knows mesh axes.
+Two mesh axes: `data` (batch; parameters are split over it too, FSDP style) and `model` (heads and
+MLP width). Code names logical axes; `RULES` is the only place that knows mesh axes.
 """
 
 import contextlib
@@ -48,7 +48,8 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
         data = count // model
     if data * model != count:
         raise ValueError(
-            f"config.mesh.data x config.mesh.model must be the {count} devices; got {data} x {model}."
+            f"config.mesh.data x config.mesh.model must be the {count} devices; "
+            f"got {data} x {model}."
         )
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
@@ -83,8 +84,8 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def state_shardings(abstract_state, mesh: jax.sharding.Mesh):
     """Shardings of a whole state from `jax.eval_shape` of its init, in the same tree.
 
-    Parameters carry their logical axes; optimizer moments and EMA inherit them. An axis whose length
-    the mesh axis does not divide stays whole on every device, as do leaves without names.
+    Parameters carry their logical axes; optimizer moments and EMA inherit them. An axis whose
+    length the mesh axis does not divide stays whole on every device, as do leaves without names.
     """
     rules = dict(RULES)
 

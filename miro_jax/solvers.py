@@ -1,7 +1,7 @@
 """Solvers of dx/dt = v(x, t) from t = 1 (noise) to t = 0 (data), with a carried network memory.
 
-    euler: x' = x + (t' - t) v(x, t)                                 first order, 1 evaluation a step
-    heun:  x' = x + (t' - t) (v(x, t) + v(x_euler, t')) / 2          second order, 2 evaluations a step
+    euler: x' = x + (t' - t) v(x, t)                          first order, 1 evaluation
+    heun:  x' = x + (t' - t) (v(x, t) + v(x_euler, t')) / 2   second order, 2 evaluations
 
 `velocity(x, t, carry) -> (v, carry)`: the carry holds the latent tokens of the last evaluation
 (self-conditioning). State is float32. Heun's last step is an Euler step, as is usual, because the

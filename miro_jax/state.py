@@ -18,7 +18,8 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that changes in training, and the fixed Fourier buffers that belong to the weights.
+    """Everything that changes in training, and the fixed Fourier buffers that belong to the
+    weights.
 
     Attributes:
       step: int32 scalar, updates done.

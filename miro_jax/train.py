@@ -1,11 +1,12 @@
 """The training stage: one step of flow matching under reward levels, and the loop around it.
 
-The step (reference section 4): draw t and noise, run the network once without gradient for its latent
-tokens, run it again with them (zeroed for some samples), weigh the squared error of the velocity by the
-learned log-variance, clip, LAMB, EMA. The condition is encoded once for both runs: it depends on
-neither.
+The step (reference section 4): draw t and noise, run the network once without gradient for its
+latent tokens, run it again with them (zeroed for some samples), weigh the squared error of the
+velocity by the learned log-variance, clip, LAMB, EMA. The condition is encoded once for both runs:
+it depends on neither.
 
-The loop: sample a preview if due, save if due, next batch, step, read the metrics of the step before.
+The loop: sample a preview if due, save if due, next batch, step, read the metrics of the step
+before.
 """
 
 import dataclasses
@@ -30,7 +31,6 @@ from miro_jax.checkpoint import Checkpoints
 from miro_jax.data import make_iterator
 from miro_jax.evals.preview import Preview
 from miro_jax.metrics import MetricsWriter
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.state import TrainState, update_ema
 
 Array = jax.Array
@@ -112,8 +112,8 @@ def _drop_captions(key, batch, empty_tokens, share):
 def make_train_step(loss, optimizer, schedule, recipe: Recipe, seed: int):
     """Return the pure `train_step(state, batch) -> (state, metrics)`.
 
-    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted one
-    would. Metrics are float32 scalars of the batch that the step consumed.
+    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
+    one would. Metrics are float32 scalars of the batch that the step consumed.
     """
 
     def train_step(state: TrainState, batch: dict[str, Array]):
@@ -286,8 +286,8 @@ class Loop:
         if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
             keys = [self.data.key(int(i)) for i in index[:8]]
             raise FloatingPointError(
-                f"The loss must be finite; step {step} gave loss {values['loss']} and gradient norm "
-                f"{values['grad_norm']} on the batch of {keys} (first 8 of {len(index)}). The last "
+                f"The loss must be finite; step {step} gave loss {values['loss']} and "
+                f"gradient norm {values['grad_norm']} on the batch of {keys} (first 8 of {len(index)}). The last "
                 "checkpoint is finite: lower config.optim.learning_rate and run again."
             )
         if step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps:

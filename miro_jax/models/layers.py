@@ -1,8 +1,9 @@
 """Layers of the velocity network: linear maps, norms, attention, feed-forward, scalar embedding.
 
-Every parameter is float32 and names its logical axes (see `miro_jax.sharding`); matrix products run in
-`dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep the pack
-and the heads as axes of their own (`[D, 3, A, H]`), so a mesh can split heads without cutting a pack.
+Every parameter is float32 and names its logical axes (see `miro_jax.sharding`); matrix products run
+in `dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep
+the pack and the heads as axes of their own (`[D, 3, A, H]`), so a mesh can split heads without
+cutting a pack.
 
 Sizes follow the released network (Dufour et al. 2025, arXiv 2510.25897, appendix; official 0.1.4).
 
@@ -25,7 +26,7 @@ class Buffer(nnx.Variable):
 
 
 def xavier_uniform(rngs: nnx.Rngs, shape: Sequence[int], num_in: int) -> Array:
-    """Draw a kernel `shape` whose first `num_in` axes are inputs, with Xavier's bound on the whole pack."""
+    """Draw a kernel whose first `num_in` axes are inputs; Xavier's bound of the whole pack."""
     fan_in, fan_out = math.prod(shape[:num_in]), math.prod(shape[num_in:])
     bound = math.sqrt(6.0 / (fan_in + fan_out))
     return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
@@ -38,7 +39,7 @@ def normal_table(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str]) 
 
 
 class Linear(nnx.Module):
-    """`y = x W + b` over the last `num_in` axes of x; the kernel may have several input or output axes."""
+    """`y = x W + b` over the last `num_in` axes of x; inputs and outputs may be several axes."""
 
     def __init__(self, shape, axes, *, rngs, num_in=1, use_bias=True, dtype=jnp.float32):
         self.kernel = nnx.Param(xavier_uniform(rngs, shape, num_in), out_sharding=tuple(axes))
@@ -108,7 +109,7 @@ class FourierFeatures(nnx.Module):
 
 
 class ScalarEmbedding(nnx.Module):
-    """Embed one number in [0, 1] (time or a reward level): Fourier features, standardise, two linears."""
+    """Embed a number in [0, 1] (time, a level): Fourier features, standardise, two linears."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
         self.fourier = FourierFeatures(width // 4, rngs=rngs)
@@ -125,7 +126,7 @@ class ScalarEmbedding(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """Gated feed-forward `W2 (a * silu(b))`, hidden width 2/3 of `multiplier * D` rounded up to `multiple`."""
+    """Gated feed-forward `W2 (a * silu(b))`; hidden width 2/3 `multiplier` D, rounded up."""
 
     def __init__(self, width, multiplier, multiple, *, rngs, dtype=jnp.float32):
         hidden = -(-int(multiplier * width * 2 / 3) // multiple) * multiple

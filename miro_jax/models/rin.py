@@ -1,10 +1,11 @@
-"""The velocity network: a Recurrent Interface Network with reward tokens (`CADRINTextCond` of the release).
+"""The velocity network: a Recurrent Interface Network with reward tokens (`CADRINTextCond` of the
+release).
 
 One evaluation, from a noisy picture to a velocity:
 
     x tokens  = RMSNorm(Linear(patches of c_in x_t)) + positions
     condition = [time ; encoder([rewards + reward positions ; registers ; caption tokens])]
-    z         = latent table + time + LN2(p + MLP(LN1(p)))          p = latent tokens of the last evaluation
+    z         = latent table + time + LN2(p + MLP(LN1(p)))     p = last latent tokens
     each block: z <- condition, z <- x tokens, z <- z (several times), x tokens <- z
     velocity  = c_out Linear(RMSNorm(x tokens))
 
@@ -12,8 +13,8 @@ with sigma = 0.5, gamma = 1 - t (the release's time, 1 is data),
     c_in = 1 / sqrt((gamma sigma)^2 + (1 - gamma)^2),   c_out = sqrt(1 + sigma^2).
 
 Source: MIRO (arXiv 2510.25897) section 3 and the authors' release; RIN (arXiv 2212.11972).
-The layers are a Python loop, not a scan over stacked parameters: LAMB's trust ratio is one number per
-layer's matrix, and a stacked parameter would share it.
+The layers are a Python loop, not a scan over stacked parameters: LAMB's trust ratio is one number
+per layer's matrix, and a stacked parameter would share it.
 
 Letters: B batch, H W C picture, P patch side, N image tokens, M latent tokens, L caption tokens,
 R rewards, G registers, D latent width.
@@ -253,7 +254,7 @@ def precondition(t: Array, sigma: float) -> tuple[Array, float]:
 
 
 def patchify(x: Array, patch: int) -> Array:
-    """Cut `[B, H, W, C]` into `[B, N, P P C]`, patches row by row, values (row, column, channel)."""
+    """Cut `[B, H, W, C]` into `[B, N, P P C]`, row by row; values (row, column, channel)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
