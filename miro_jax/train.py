@@ -66,20 +66,12 @@ def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
         x = normalize(mean + std * jax.random.normal(keys["latents"], mean.shape))
         t = flow.sample_time(keys["time"], x.shape[0], recipe.time_mean, recipe.time_std)
         noise = jax.random.normal(keys["noise"], x.shape)
-        x_t = flow.interpolate(x, noise, t)
+        keep = jax.random.bernoulli(keys["self"], recipe.self_condition_rate, t.shape)
 
         tokens, mask = _drop_captions(keys["captions"], batch, empty_tokens, recipe.caption_dropout)
         drop = jax.random.bernoulli(keys["rewards"], recipe.reward_dropout, batch["levels"].shape)
         levels = jnp.where(drop, jnp.nan, batch["levels"])
-        condition, mask = model.encode_condition(tokens, mask, levels)
-
-        _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
-        keep = jax.random.bernoulli(keys["self"], recipe.self_condition_rate, (x.shape[0], 1, 1))
-        z = jax.lax.stop_gradient(z * keep)
-        velocity_pred, _ = model(x_t, t, condition, mask, z)
-
-        error = flow.squared_error(velocity_pred, flow.velocity_target(x, noise))  # [B]
-        log_variance = model.logvar(t)
+        error, log_variance = velocity_error(model, x, noise, t, keep, tokens, mask, levels)
         weight = batch["weight"]
         total = jnp.maximum(jnp.sum(weight), 1.0)
         value = jnp.sum(weight * flow.weigh_by_log_variance(error, log_variance)) / total
@@ -91,6 +83,26 @@ def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
         }
 
     return loss
+
+
+def velocity_error(model, x, noise, t, keep, caption_tokens, caption_mask, levels):
+    """Run the network twice at x_t and compare its velocity with the target; nothing is drawn here.
+
+    Args:
+      model: the network.
+      x, noise: [B, H, W, C] float32. t: [B] float32 in [0, 1].
+      keep: [B] bool, which samples see their own latent tokens of the first run (zeros otherwise).
+      caption_tokens, caption_mask, levels: see `RIN.encode_condition`.
+
+    Returns:
+      error [B] float32, mean squared error of the velocity; log_variance [B] float32.
+    """
+    x_t = flow.interpolate(x, noise, t)
+    condition, mask = model.encode_condition(caption_tokens, caption_mask, levels)
+    _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
+    z = jax.lax.stop_gradient(z * keep[:, None, None])
+    velocity_pred, _ = model(x_t, t, condition, mask, z)
+    return flow.squared_error(velocity_pred, flow.velocity_target(x, noise)), model.logvar(t)
 
 
 KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
