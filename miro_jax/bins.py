@@ -23,11 +23,19 @@ from pathlib import Path
 
 import numpy as np
 
-from miro_jax import records
+from miro_jax import shards
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"
 _PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+
+
+def check(num_bins: int, strategy: str) -> None:
+    """Raise ValueError for an unknown strategy or fewer than 2 bins."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {STRATEGIES}; got {strategy!r}.")
+    if num_bins < 2:
+        raise ValueError(f"num_bins must be at least 2; got {num_bins}.")
 
 
 def fit_edges(scores: np.ndarray, num_bins: int, strategy: str = "quantile") -> np.ndarray:
@@ -46,10 +54,7 @@ def fit_edges(scores: np.ndarray, num_bins: int, strategy: str = "quantile") -> 
     Raises:
         ValueError: unknown strategy, fewer than 2 bins, no score at all, or an infinite one.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {STRATEGIES}; got {strategy!r}.")
-    if num_bins < 2:
-        raise ValueError(f"num_bins must be at least 2; got {num_bins}.")
+    check(num_bins, strategy)
     scores = np.asarray(scores, np.float64)
     scores = scores[~np.isnan(scores)]
     if not scores.size:
@@ -99,7 +104,7 @@ class Bins:
     def save(self, path: str | os.PathLike) -> None:
         """Write bins.json, exactly (floats come back bit by bit)."""
         values = {**dataclasses.asdict(self), "edges": self.edges.tolist()}
-        records.write_atomic(path, records.to_json(values))
+        shards.write_atomic(path, shards.to_json(values))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Bins:
@@ -125,7 +130,7 @@ def fit_bins(
     strategy: str = "quantile",
     manifest_digest: str = "",
 ) -> Bins:
-    """Fit the edges of every reward.
+    """Fit the edges of every reward; one without any score gets zeros and the count 0.
 
     Args:
         scores: [..., R] float, NaN is ignored; all leading axes are pooled.
@@ -137,11 +142,16 @@ def fit_bins(
     Raises:
         ValueError: as `fit_edges`, with the reward's name.
     """
+    check(num_bins, strategy)
     scores = np.reshape(scores, (-1, len(names)))
     edges = []
     for index, name in enumerate(names):
+        column = scores[:, index]
+        if np.isnan(column).all():  # every level is NaN, whatever the edges
+            edges.append(np.zeros(num_bins - 1))
+            continue
         try:
-            edges.append(fit_edges(scores[:, index], num_bins, strategy))
+            edges.append(fit_edges(column, num_bins, strategy))
         except ValueError as error:
             raise ValueError(f"Reward {name!r}: {error}") from error
     counts = tuple(int(n) for n in (~np.isnan(scores)).sum(axis=0))

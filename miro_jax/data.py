@@ -25,7 +25,9 @@ import jax
 import numpy as np
 
 from miro_jax import bins as bins_lib
-from miro_jax import records
+from miro_jax import records, shards
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class _Source:
@@ -58,7 +60,7 @@ class _Source:
             if index in self.damaged:
                 return
             self.damaged.add(index)
-        logging.warning("Record %d is damaged and gets weight 0: %s", index, error)
+        _LOGGER.warning("Record %d is damaged and gets weight 0: %s", index, error)
 
     def __repr__(self) -> str:
         return f"_Source({len(self)} records)"
@@ -233,14 +235,14 @@ def make_iterator(
         )
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
-    manifest = records.Manifest.load(records_dir)
-    records.require_rewards(manifest, identities)
+    manifest = shards.Manifest.load(records_dir)
+    shards.require_rewards(manifest, identities)
     if bins.names != manifest.rewards:
         raise ValueError(
             f"The bins must be of the rewards {list(manifest.rewards)}; got {list(bins.names)}. "
             f"Use the {bins_lib.BINS_NAME} of {records_dir}."
         )
-    paths = records.verify_shards(records_dir)
+    paths = shards.verify_shards(records_dir)
     if not manifest.num_records:
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
     source = _Source(paths, [manifest.shards[path.name] for path in paths])

@@ -10,7 +10,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from miro_jax import bins as bins_lib
-from miro_jax import data, records
+from miro_jax import data, records, shards
 
 WIDTH, LATENT_SHAPE = 6, (4, 4, 3)
 NAMES = ("a@1", "b@1")
@@ -38,17 +38,17 @@ def make_record(i, num_tokens=None, synthetic=True):
 
 def write_set(folder, shard_sizes, synthetic=lambda i: True):
     folder.mkdir(exist_ok=True)
-    shards, start = {}, 0
+    counts, start = {}, 0
     for number, size in enumerate(shard_sizes):
         name = f"shard-{number:05d}.array_record"
         some = [make_record(i, synthetic=synthetic(i)) for i in range(start, start + size)]
         entries = [(r.key, records.encode_record(r)) for r in some]
-        shards[name] = records.write_shard(folder / name, entries)["count"]
+        counts[name] = shards.write_shard(folder / name, entries)["count"]
         start += size
     configuration = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
-    manifest = records.Manifest(configuration, shards, start, 0, {})
+    manifest = shards.Manifest(configuration, counts, start, 0, {})
     manifest.save(folder)
-    scores = records.read_scores(folder)
+    scores = shards.read_scores(folder)
     bins_lib.fit_bins(scores, NAMES, 8, "quantile", manifest.digest).save(folder / "bins.json")
     return folder
 
@@ -174,7 +174,7 @@ def test_processes_share_out_the_global_batch(folder):
 
 
 def test_synthetic_captions_come_at_their_rate_with_their_own_scores(folder):
-    bins, scores = bins_lib.Bins.load(folder), records.read_scores(folder)
+    bins, scores = bins_lib.Bins.load(folder), shards.read_scores(folder)
     for probability in (0.0, 0.3, 1.0):
         used = []
         for batch in take(open_data(folder, synthetic_caption_prob=probability), 60):

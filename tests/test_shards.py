@@ -1,0 +1,189 @@
+"""Shards: atomic publication, and detection of every damage."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from miro_jax import records, shards
+
+WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
+
+
+def make_record(seed, synthetic=None):
+    rng = np.random.default_rng(seed)
+    synthetic = bool(rng.integers(2)) if synthetic is None else synthetic
+    scores = rng.normal(size=(2, REWARDS)).astype(np.float32)
+    tokens = rng.normal(size=(4, WIDTH)).astype(np.float16)
+    return records.Record(
+        key=f"sample-{seed:05d}",
+        caption="a red circle",
+        synthetic_caption="long" if synthetic else None,
+        width=32,
+        height=32,
+        image_mean=rng.normal(size=LATENT_SHAPE).astype(np.float16),
+        image_std=rng.uniform(size=LATENT_SHAPE).astype(np.float16),
+        caption_tokens=tokens,
+        synthetic_caption_tokens=tokens[1:] if synthetic else None,
+        scores=scores[0],
+        synthetic_scores=scores[1] if synthetic else None,
+    )
+
+
+def assert_same(data, record):
+    assert data == records.encode_record(record)
+
+
+def make_manifest(counts, rewards=("a@1", "b@1", "c@1")):
+    return shards.Manifest(
+        configuration={
+            "rewards": list(rewards),
+            "latent_shape": list(LATENT_SHAPE),
+            "caption_width": WIDTH,
+        },
+        shards=counts,
+        num_samples=sum(counts.values()),
+        num_failures=0,
+        versions={},
+    )
+
+
+def write_folder(folder, shard_sizes, seed=0):
+    """Write shards of made records; return them in order."""
+    made, counts = [], {}
+    for number, size in enumerate(shard_sizes):
+        some = [make_record(1000 * seed + len(made) + i) for i in range(size)]
+        name = f"shard-{number:05d}.array_record"
+        entries = [(r.key, records.encode_record(r)) for r in some]
+        counts[name] = shards.write_shard(folder / name, entries)["count"]
+        made += some
+    make_manifest(counts).save(folder)
+    return made
+
+
+def test_shard_reads_back_in_order_with_sidecar_and_scores(tmp_path):
+    made = write_folder(tmp_path, [7, 0, 5])
+    paths = shards.verify_shards(tmp_path, full=True)
+    read = [r for p in paths for r in ArrayRecordReader(str(p)).read_all()]
+    for data, record in zip(read, made, strict=True):
+        assert_same(data, record)
+    sidecar = shards.read_sidecar(paths[0])
+    assert sidecar["count"] == 7
+    assert (sidecar["first_key"], sidecar["last_key"]) == (made[0].key, made[6].key)
+    scores = shards.read_scores(tmp_path)
+    assert scores.shape == (12, 2, REWARDS) and scores.dtype == np.float32
+    for row, record in zip(scores, made, strict=True):
+        np.testing.assert_array_equal(row[0], record.scores)
+        if record.synthetic_scores is None:
+            assert np.isnan(row[1]).all()
+        else:
+            np.testing.assert_array_equal(row[1], record.synthetic_scores)
+
+
+def test_writing_again_gives_equal_bytes(tmp_path):
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        folder.mkdir()
+        write_folder(folder, [20, 3])
+    first, second = ({p.name: p.read_bytes() for p in f.iterdir()} for f in folders)
+    assert first == second
+
+
+def test_failed_write_leaves_no_shard_and_the_next_one_cleans_up(tmp_path):
+    path = tmp_path / "shard-00000.array_record"
+    entry = ("a", records.encode_record(make_record(0)))
+
+    def entries():
+        yield entry
+        raise KeyError("source broke")
+
+    with pytest.raises(KeyError):
+        shards.write_shard(path, entries())
+    assert not path.exists() and len(list(tmp_path.glob("*.tmp-*"))) == 1
+    with pytest.raises(FileNotFoundError, match="annotate"):
+        shards.verify_shards(tmp_path)
+    shards.write_shard(path, [entry])
+    assert not list(tmp_path.glob("*.tmp-*"))
+    assert shards.verify_shards(tmp_path) == [path]
+
+
+def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
+    path = tmp_path / "shard-00000.array_record"
+    made = [make_record(i, synthetic=True) for i in range(40)]
+    shards.write_shard(path, [(r.key, records.encode_record(r)) for r in made])
+    good = path.read_bytes()
+    used = max(
+        i for i, byte in enumerate(good[:65536]) if byte
+    )  # padding follows to the block's end
+    rng = random.Random(1)
+    lost = 0
+    for _ in range(60):
+        position, bit = rng.randrange(100, used), rng.randrange(8)
+        bad = bytearray(good)
+        bad[position] ^= 1 << bit
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="sha256"):
+            shards.verify_shards(tmp_path, full=True)
+        reader = ArrayRecordReader(str(path))
+        for index in range(reader.num_records()):
+            try:
+                data = reader.read([index])[0]
+            except RuntimeError:
+                lost += 1
+                continue
+            assert_same(data, made[index])
+        reader.close()
+    assert lost >= 50
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "unclosed", "no sidecar", "gone"])
+def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
+    write_folder(tmp_path, [5, 6])
+    bad = tmp_path / "shard-00001.array_record"
+    if kind == "truncated":
+        bad.write_bytes(bad.read_bytes()[:-1000])
+    elif kind == "empty":
+        bad.write_bytes(b"")
+    elif kind == "unclosed":
+        writer = ArrayRecordWriter(str(tmp_path / "other"), "group_size:1")
+        writer.write(b"x" * 100)
+        bad.write_bytes((tmp_path / "other").read_bytes())
+        del writer
+    elif kind == "no sidecar":
+        shards.sidecar_path(bad).unlink()
+    else:
+        bad.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match="shard-00001") as caught:
+        shards.verify_shards(tmp_path)
+    assert "annotate" in str(caught.value)
+
+
+def test_shard_that_contradicts_the_manifest_is_refused(tmp_path):
+    write_folder(tmp_path, [5])
+    make_manifest({"shard-00000.array_record": 6}).save(tmp_path)
+    with pytest.raises(ValueError, match="6 records of the manifest"):
+        shards.verify_shards(tmp_path)
+
+
+def test_manifest_reads_back_and_names_missing_completion(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        shards.Manifest.load(tmp_path)
+    manifest = make_manifest({"shard-00000.array_record": 3})
+    manifest.save(tmp_path)
+    assert shards.Manifest.load(tmp_path) == manifest
+    assert shards.Manifest.load(tmp_path).digest == manifest.digest
+    values = json.loads((tmp_path / "manifest.json").read_bytes()) | {"schema_version": 99}
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="99"):
+        shards.Manifest.load(tmp_path)
+
+
+def test_rewards_of_the_config_must_be_those_of_the_records():
+    manifest = make_manifest({})
+    shards.require_rewards(manifest, ["a@1", "b@1", "c@1"])
+    for wrong in (["a@1", "b@1"], ["b@1", "a@1", "c@1"], ["a@1", "b@1", "c@2"]):
+        with pytest.raises(ValueError) as caught:
+            shards.require_rewards(manifest, wrong)
+        assert str(wrong) in str(caught.value) and "['a@1', 'b@1', 'c@1']" in str(caught.value)
