@@ -69,20 +69,26 @@ class ShapesReward:
 
 
 def objects_score(reading: detect.Reading, request: texts.Request) -> float:
-    """Judge whether every shape asked for is there, whatever its colour, number and place."""
+    """Judge whether every shape asked for is there, and how large."""
     if not request.objects:
         return 0.0
-    return float(np.mean([_presence(reading, phrase) for phrase in _by_rank(request)]))
+    # Half of the objects in scenes of that many are larger.
+    usual = max(7 - 0.5 * sum(p.count for p in request.objects), 5.5)
+    fits = [
+        [_affinity(f, shape) * (0.6 + 0.4 / (1 + np.exp(usual - f.radius))) for f in reading.found]
+        for shape in scenes.SHAPES
+    ]
+    return _mean_of_best(fits, request)
 
 
 def colors_score(reading: detect.Reading, request: texts.Request) -> float:
-    """Judge whether the objects asked for have their colours; phrases without a colour: their
-    presence."""
+    """Judge whether the objects asked for have their colours, and how vivid.
+
+    Where the text names no colour any will do, so that the score keeps its scale.
+    """
     if not request.objects:
         return 0.0
-    named = [phrase for phrase in request.objects if phrase.color is not None]
-    if not named:
-        return objects_score(reading, request)
+    named = [p for p in request.objects if p.color is not None] or request.objects
     return float(np.mean([_colored(reading, phrase) for phrase in named]))
 
 
@@ -106,7 +112,8 @@ def position_score(reading: detect.Reading, request: texts.Request) -> float:
     if not request.objects:
         return 0.0
     if not request.relations:
-        return objects_score(reading, request)
+        fits = [[_affinity(f, shape) for f in reading.found] for shape in scenes.SHAPES]
+        return _mean_of_best(fits, request)
     return float(np.mean([_related(reading, request, *relation) for relation in request.relations]))
 
 
@@ -116,30 +123,29 @@ def _affinity(found: detect.Found, shape: str) -> float:
     return found.shape_fits[index] * found.shape_odds[index]
 
 
-def _by_rank(request: texts.Request) -> list[tuple[str, int]]:
-    """Return (shape, rank) of each object asked for: the second circle needs a second circle."""
-    asked = dict.fromkeys(scenes.SHAPES, 0)
-    ranks = []
-    for phrase in request.objects:
-        ranks.append((phrase.shape, asked[phrase.shape]))
-        asked[phrase.shape] += 1
-    return ranks
+def _mean_of_best(fits: list[list[float]], request: texts.Request) -> float:
+    """Average over the phrases the fit of the best object left; a second circle needs another one.
 
-
-def _presence(reading: detect.Reading, wanted: tuple[str, int]) -> float:
-    shape, rank = wanted
-    fits = sorted((_affinity(f, shape) for f in reading.found), reverse=True)
-    return fits[rank] if rank < len(fits) else 0.0
+    Args:
+        fits: for each of scene.SHAPES the fits of the F objects.
+        request: what is asked for, not empty.
+    """
+    left = {s: sorted(row) for s, row in zip(scenes.SHAPES, fits, strict=True)}  # best last
+    best = [left[p.shape].pop() if left[p.shape] else 0.0 for p in request.objects]
+    return float(np.mean(best))
 
 
 def _colored(reading: detect.Reading, phrase: texts.Phrase) -> float:
     """Judge the phrase's colour on the objects that look most like what it names."""
-    index = list(scenes.COLORS).index(phrase.color)
-    fits = sorted(
-        (f.color_fits[index] * (0.3 + 0.7 * _affinity(f, phrase.shape)) for f in reading.found),
-        reverse=True,
-    )[: phrase.count]
-    return float(np.mean(fits)) if fits else 0.0
+    fits = []
+    for found in reading.found:
+        if phrase.color is None:
+            color = found.color_fit
+        else:
+            color = found.color_fits[list(scenes.COLORS).index(phrase.color)]
+        fits.append(color * (0.3 + 0.7 * _affinity(found, phrase.shape)))
+    fits.sort(reverse=True)
+    return float(np.mean(fits[: phrase.count])) if fits else 0.0
 
 
 def _related(reading: detect.Reading, request: texts.Request, i: int, name: str, j: int) -> float:

@@ -28,8 +28,8 @@ CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "
 RELATIONS = ("left of", "right of", "above", "below")
 
 SIDE = 32.0  # units per picture side
-MAX_BLUR = 1.5  # standard deviation in units; a triangle of the smallest radius is still readable
-MAX_NOISE = 0.12  # standard deviation per channel, as a share of the full range
+MAX_BLUR = 1.4  # standard deviation in units; a triangle of the smallest radius is still readable
+MAX_NOISE = 0.1  # standard deviation per channel, as a share of the full range
 MIN_VIVIDNESS = 0.5
 MIN_COUNT, MAX_COUNT = 2, 4  # objects in a picture of the category "counting"
 _MARGIN = 1.0  # units between an object and the border
@@ -143,23 +143,30 @@ def relation_component(relation: str, dx: float, dy: float) -> float:
 
 
 def _place(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[float, float, float]]:
-    """Draw (x, y, radius) of objects whose boxes keep their distances; aligned: one axis
-    dominates."""
-    if count > 2:  # one object in each quarter: rejection would take long
-        half = SIDE / 2
+    """Draw (x, y, radius) of objects whose boxes keep apart; aligned: one axis dominates."""
+    if count == 1:
+        radius = rng.uniform(5.5, 7.5)
+        return [(*rng.uniform(_MARGIN + radius, SIDE - _MARGIN - radius, 2), radius)]
+    if count > 2:  # one object in each quarter
         places = []
         for quarter in rng.permutation(4)[:count]:
-            radius = rng.uniform(4.8, 5.6)
-            x, y = rng.uniform(_MARGIN + radius, half - _GAP / 2 - radius, 2)
+            radius = rng.uniform(5.2, 5.8)
+            x, y = rng.uniform(_MARGIN + radius, SIDE / 2 - _GAP / 2 - radius, 2)
             places.append((x if quarter % 2 else SIDE - x, y if quarter < 2 else SIDE - y, radius))
         return places
-    while True:
-        radii = rng.uniform(5.5, 7.5, count)
-        xs, ys = (rng.uniform(_MARGIN + radii, SIDE - _MARGIN - radii) for _ in range(2))
-        if count == 1:
-            break
-        dx, dy = abs(xs[0] - xs[1]), abs(ys[0] - ys[1])
-        apart = max(dx, dy) >= radii.sum() + _GAP
-        if apart and (not aligned or min(dx, dy) <= 0.5 * max(dx, dy)):
-            break
-    return list(zip(xs, ys, radii, strict=True))
+    first, second = rng.uniform(5.4, 6.6, 2)
+    slack = SIDE - 2 * _MARGIN - _GAP - 2 * (first + second)
+    before = rng.uniform(0, slack)
+    between = rng.uniform(0, slack - before)
+    along = [_MARGIN + before + first]
+    along.append(along[0] + first + _GAP + between + second)
+    across = [rng.uniform(_MARGIN + first, SIDE - _MARGIN - first)]
+    reach = (along[1] - along[0]) / 2 if aligned else SIDE
+    across.append(
+        rng.uniform(
+            max(_MARGIN + second, across[0] - reach),
+            min(SIDE - _MARGIN - second, across[0] + reach),
+        )
+    )
+    axes = (along, across) if rng.random() < 0.5 else (across, along)
+    return list(zip(*axes, (first, second), strict=True))
