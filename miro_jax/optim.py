@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from miro_jax.trees import leaf_name
+
 PLAIN_LEAVES = ("scale", "bias")  # a norm's weight and bias, and the bias of everything else
 PLAIN_EXCEPT_BELOW = "logvar"  # the authors give this head decay and trust ratio throughout
 
@@ -69,17 +71,10 @@ def adapted(params: Any) -> Any:
     """
 
     def is_adapted(path, _) -> bool:
-        names = _names(path)
+        names = leaf_name(path).split("/")
         return names[-1] not in PLAIN_LEAVES or PLAIN_EXCEPT_BELOW in names
 
     return jax.tree_util.tree_map_with_path(is_adapted, params)
-
-
-def _names(path) -> list[str]:
-    """The keys that lead to a leaf. An nnx.Variable adds the attribute `value`: no name."""
-    if isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def lamb(

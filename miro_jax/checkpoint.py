@@ -1,0 +1,299 @@
+"""Checkpoints: the training state and the position in the data, whole or not at all.
+
+A checkpoint is a folder `<folder>/<step>` of Orbax items: one for each top-level part of the
+state (`params`, `ema_params`, `opt_state`, ...), so that sampling reads the EMA alone, and `host`,
+a JSON with the data iterator's state. An item is a flat dict from a leaf's name
+(`params/blocks/0/kernel`) to its array: no class of NNX or optax is in the files.
+
+Three things guard against damage. A checkpoint counts only once its commit file is there, which
+is written last. `host` keeps a digest of every array, since Orbax would restore flipped bits
+without an error, and a checksum of itself. And when the newest checkpoint cannot be used, the one
+before it is.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from miro_jax.digest import examine, layout
+from miro_jax.trees import leaf_name
+
+HOST = "host"
+
+
+class LayoutMismatch(ValueError):
+    """A checkpoint is whole but holds other names, shapes or dtypes than asked for."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use it as a context manager, or call `close`.
+
+    In a run of several processes each of them makes the same calls with the same arguments.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        every_steps: int = 1,
+        keep: int = 2,
+        *,
+        read_only: bool = False,
+    ):
+        """Open the folder, and make it when missing.
+
+        Args:
+          folder: where the checkpoints of this run are.
+          every_steps: `save` without `force` saves the multiples of this step count.
+          keep: the newest so many are kept; 2 or more leave something to fall back on.
+          read_only: nothing is made, saved, renamed or removed: for sampling and evaluation.
+
+        Raises:
+          ValueError: every_steps or keep below 1.
+          FileNotFoundError: read_only, and no such folder.
+          OSError: the folder cannot be made or written.
+        """
+        if every_steps < 1 or keep < 1:
+            raise ValueError(
+                f"every_steps and keep must be at least 1; got {every_steps} and {keep}."
+            )
+        self.folder = epath.Path(folder).resolve()
+        self._every_steps = every_steps
+        self._read_only = read_only
+        self._done: int | None = None  # the step saved or restored last
+        if read_only and not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
+        if not read_only:
+            _check_writable(self.folder)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=None if read_only else checkpoint_managers.LatestN(keep),
+                atomicity_options=ocp.options.AtomicityOptions(
+                    mode=ocp.options.AtomicityMode.COMMIT_FILE
+                ),
+                cleanup_tmp_directories=not read_only,
+                create=False,
+                save_interval_steps=0,  # `save` alone decides
+                read_only=read_only,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Return the steps of the committed checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, state: Any, data_state: Mapping[str, Any], force: bool = False
+    ) -> bool:
+        """Save the state if it is due. Cheap to call at every step.
+
+        Copies the arrays off the devices and returns; files are written meanwhile, see `wait`. The
+        state may be donated right after.
+
+        Args:
+          step: updates done.
+          state: tree of jax arrays with names at its top level, a dict or a registered dataclass.
+          data_state: the data iterator's state, plain JSON.
+          force: save at any step, as before leaving on a signal.
+
+        Returns:
+          Whether it was saved. Not, when it is not due or was saved or restored last.
+
+        Raises:
+          FloatingPointError: a float leaf holds NaN or infinity; nothing is saved.
+          ValueError: a checkpoint of this or a later step is there already.
+        """
+        due = force or (step > 0 and step % self._every_steps == 0)
+        if not due or step == self._done:
+            return False
+        latest = self._manager.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"checkpoints must be saved in ascending steps; got {step} where {self.folder} "
+                f"holds {latest}. Restore it first, or give the run a new folder."
+            )
+        arrays, _ = _flatten(state)
+        examined = examine(arrays)
+        bad = [name for name, (_, finite) in examined.items() if not finite]
+        if bad:
+            raise FloatingPointError(
+                f"a checkpoint must be finite; at step {step} {len(bad)} of {len(arrays)} leaves "
+                f"are not: {', '.join(bad[:5])}. Nothing was saved; go back to step {latest}."
+            )
+        leaves = {
+            name: {"layout": layout(arrays[name]), "digest": digest}
+            for name, (digest, _) in examined.items()
+        }
+        host = {"step": step, "data_state": dict(data_state), "leaves": leaves}
+        items = {part: ocp.args.StandardSave(tree) for part, tree in _by_part(arrays).items()}
+        items[HOST] = ocp.args.JsonSave(host | {"checksum": _checksum(host)})
+        if not self._manager.save(step, args=ocp.args.Composite(**items), force=True):
+            raise RuntimeError(f"Orbax refused to save step {step} into {self.folder}.")
+        self._done = step
+        return True
+
+    def restore_latest(
+        self, abstract_state: Any, step: int | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Restore the newest checkpoint that can be used, or the one of `step`.
+
+        What stands after it is renamed to `unusable-<step>`, and one line in the log says why.
+
+        Args:
+          abstract_state: the tree to fill, of jax.ShapeDtypeStruct with the shardings to restore
+            to, on any mesh. A dict with some of the state's parts reads only those.
+          step: of the only checkpoint to try; None for the newest.
+
+        Returns:
+          (step, state, data_state), or None where there is no checkpoint yet.
+
+        Raises:
+          LayoutMismatch: the state asked for is not the one that was saved.
+          FileNotFoundError: no checkpoint of `step`.
+          ValueError: there are checkpoints, and none can be used.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise FileNotFoundError(f"{self.folder} must hold step {step}; it holds {steps}.")
+        wanted, structure = _flatten(abstract_state)
+        for name, leaf in wanted.items():
+            if leaf.sharding is None:
+                raise ValueError(f"{name} must carry the sharding to restore to; got none.")
+        causes: dict[int, str] = {}
+        for tried in reversed(steps) if step is None else [step]:
+            try:
+                arrays, data_state = self._read(tried, wanted)
+            except LayoutMismatch:
+                raise
+            except Exception as error:  # damage shows in many ways; each is reported below
+                text = " ".join(str(error).split())[:200]
+                causes[tried] = f"step {tried}: {type(error).__name__}: {text}"
+                continue
+            if causes:
+                self._set_aside(causes, tried)
+            self._done = tried
+            leaves = [arrays[name] for name in wanted]
+            return tried, jax.tree.unflatten(structure, leaves), data_state
+        if causes:
+            raise ValueError(
+                f"no checkpoint in {self.folder} can be used. {'; '.join(causes.values())}. "
+                "Move the folder away to begin anew."
+            )
+        return None
+
+    def restore_item(self, part: str, abstract: Any) -> tuple[int, Any] | None:
+        """Restore one part of the newest usable state, as "ema_params": (step, part) or None."""
+        found = self.restore_latest({part: abstract})
+        return None if found is None else (found[0], found[1][part])
+
+    def wait(self) -> None:
+        """Return when what was saved is committed; raise what went wrong meanwhile."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and give up the folder."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _read(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]):
+        """Read the wanted leaves and the data state of one step; raise at any sign of damage."""
+        host = self._manager.restore(
+            step, args=ocp.args.Composite(**{HOST: ocp.args.JsonRestore()})
+        )
+        host = dict(host[HOST])
+        checksum = host.pop("checksum")
+        if checksum != _checksum(host) or host["step"] != step:
+            raise ValueError(f"item {HOST!r} does not match its checksum")
+        parts = _by_part(wanted)
+        saved = {k: v for k, v in host["leaves"].items() if k.split("/")[0] in parts}
+        _check_layout(step, saved, wanted)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{part: ocp.args.StandardRestore(tree) for part, tree in parts.items()}
+            ),
+        )
+        arrays = {name: array for part in parts for name, array in restored[part].items()}
+        found = examine(arrays)
+        damaged = [name for name in saved if found[name][0] != saved[name]["digest"]]
+        if damaged:
+            raise ValueError(f"{len(damaged)} arrays do not match their digest, as {damaged[0]}")
+        return arrays, host["data_state"]
+
+    def _set_aside(self, causes: Mapping[int, str], step: int) -> None:
+        """Say why the steps after `step` cannot be used, and take them out of the way."""
+        fate = "they stay" if self._read_only else "they are renamed to unusable-*"
+        logging.warning(
+            "Checkpoints in %s cannot be used, going on from step %d; %s. %s",
+            *(self.folder, step, fate, "; ".join(causes.values())),
+        )
+        if self._read_only:
+            return
+        if jax.process_index() == 0:
+            for unusable in causes:
+                aside = self.folder / f"unusable-{unusable}"
+                if aside.exists():
+                    aside.rmtree()
+                (self.folder / str(unusable)).rename(aside)
+        self._manager.reload()
+
+
+def _check_writable(folder: epath.Path) -> None:
+    probe = folder / f"probe-{jax.process_index()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"the checkpoint folder {folder} must be writable: {error}. Give another work folder."
+        ) from error
+
+
+def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
+    """A tree as a dict from names to leaves, and what puts it together again."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = {leaf_name(path): leaf for path, leaf in pairs}
+    if len(leaves) != len(pairs) or "" in leaves:
+        raise ValueError("each leaf of a state must have a name of its own, below a named part.")
+    return leaves, structure
+
+
+def _by_part(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group leaves by the first key of their name, in the order of the leaves."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, leaf in leaves.items():
+        parts.setdefault(name.split("/")[0], {})[name] = leaf
+    return parts
+
+
+def _check_layout(step: int, saved: Mapping[str, dict], wanted: Mapping[str, Any]) -> None:
+    asked = {name: layout(leaf) for name, leaf in wanted.items()}
+    differing = [
+        f"{name}: {saved[name]['layout'] if name in saved else 'nothing'} saved, "
+        f"{asked.get(name, 'nothing')} asked for"
+        for name in sorted(saved.keys() | asked.keys())
+        if name not in saved or saved[name]["layout"] != asked.get(name)
+    ]
+    if differing:
+        raise LayoutMismatch(
+            f"checkpoint {step} must hold the state of this config; {len(differing)} leaves "
+            f"differ: {'; '.join(differing[:5])}. Use the config of that run, or a new work folder."
+        )
+
+
+def _checksum(host: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(host, sort_keys=True).encode())
