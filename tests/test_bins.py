@@ -132,8 +132,18 @@ def test_file_gives_back_the_same_bins_exactly(tmp_path):
 def test_bad_arguments_are_named(scores, num_bins, strategy, text):
     with pytest.raises(ValueError, match=text):
         bins.fit_edges(np.array(scores), num_bins, strategy)
-    with pytest.raises(ValueError, match="'b@1'"):
-        bins.fit_bins(np.array(scores)[:, None], ["b@1"], num_bins, strategy)
+
+
+def test_a_reward_that_cannot_be_fitted_is_named():
+    with pytest.raises(ValueError, match="'b@1'.*infinite"):
+        bins.fit_bins(np.array([[1.0, np.inf], [2.0, 0.0]]), ["a@1", "b@1"], K)
+
+
+def test_a_reward_without_any_score_has_no_levels():
+    scores = np.stack([np.arange(9.0), np.full(9, np.nan)], axis=1)
+    fitted = bins.fit_bins(scores, ["a@1", "b@1"], K)
+    assert fitted.counts == (9, 0)
+    assert np.isnan(bins.levels(fitted, scores)[:, 1]).all()
 
 
 def test_levels_refuse_another_number_of_rewards():
