@@ -10,6 +10,7 @@ F is the number of objects found in a picture.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import special
 
 from miro_jax.rewards import base
 from miro_jax.shapes import captions as texts
@@ -99,11 +100,12 @@ def count_score(reading: detect.Reading, request: texts.Request) -> float:
     asked = np.zeros(len(scenes.SHAPES))
     for phrase in request.objects:
         asked[scenes.SHAPES.index(phrase.shape)] += phrase.count
-    belief = np.array([f.shape_odds for f in reading.found]).reshape(-1, len(scenes.SHAPES))
-    clear = np.array([f.shape_fit for f in reading.found])
-    off = np.abs(belief.sum(axis=0) - asked)[asked > 0].mean()
-    off_in_all = abs(len(reading.found) - asked.sum())
-    clearness = clear.mean() if len(clear) else 0.0
+    fits = np.array([f.shape_fit for f in reading.found])
+    certain = special.expit((fits - 0.3) / 0.05)  # what hardly looks like a shape hardly counts
+    odds = np.array([f.shape_odds for f in reading.found]).reshape(-1, len(scenes.SHAPES))
+    off = np.abs(certain @ odds - asked)[asked > 0].mean()
+    off_in_all = abs(certain.sum() - asked.sum())
+    clearness = fits.mean() if len(fits) else 0.0
     return float(np.exp(-(off + off_in_all) / 2) * (0.5 + 0.5 * clearness))
 
 

@@ -1,14 +1,14 @@
 """Read any picture back into objects and quality, by looking at its pixels only.
 
-Objects are regions of one hue on a neutral background (see regions). Circle, square and triangle,
-drawn as
+Objects are regions of one hue on a neutral background (see regions). To each region circle, square
+and triangle are fitted by least squares, drawn as
 
-    Phi(-distance to the border / sigma),   Phi the normal distribution function,
+    logistic(-1.702 distance to the border / sigma),
 
-which is a straight edge blurred by sigma, are fitted to each region by least squares; the fitted
-sigma tells the blur and the misfit tells the shape. The noise level is that of second differences
-on the background, the glow is the slope of the background's brightness. All steps are on arrays
-over many pictures at once: B pictures, K regions among them, windows of P pixels.
+which is within 0.01 a straight edge blurred by a Gaussian of deviation sigma. The fitted sigma
+tells the blur, the misfit tells the shape. The noise level is that of second differences on the
+background, the glow is the slope of the background's brightness. All steps are on arrays over many
+pictures at once: B pictures, K regions among them, windows of P pixels.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from miro_jax.shapes import scene as scenes
 
 _HUE_WIDTH = 25.0  # degrees at which the fit of a colour falls to 1 / e
 _PIXELS_AT_ONCE = 2**18  # bounds the memory
+_MIN_UNIT = 0.25  # pixels; no shape can be told in a picture of fewer than 8
 _ROUNDS = 3  # Gauss-Newton steps; triangles need the third
+_LOGISTIC = 1.702  # the logistic function of this times z is nearest to the normal one of z
 _PIXEL_VARIANCE = 1 / 12  # of a pixel's own width, in square pixels
 
 
@@ -207,21 +209,23 @@ def _noise(images: np.ndarray, background: np.ndarray) -> np.ndarray:
 def _glow(images: np.ndarray, background: np.ndarray) -> np.ndarray:
     """Return [B]: slope of the background's brightness from bottom to top, 1 for a glow of 1."""
     height = images.shape[1]
-    up = (0.5 - (np.arange(height, dtype=np.float32) + 0.5) / height)[None, :]  # [1, H]
-    weight = background.sum(axis=2, dtype=np.float32)  # [B, H]
-    light = (images.mean(axis=3) * background).sum(axis=2)  # [B, H]
+    up = (0.5 - (np.arange(height) + 0.5) / height)[None, :]  # [1, H]
+    weight = background.sum(axis=2, dtype=np.float64)  # [B, H]
+    # In float64: the order of the sum depends on the size of the batch, the result must not.
+    light = (images.mean(axis=3, dtype=np.float64) * background).sum(axis=2)  # [B, H]
     total = weight.sum(axis=1)
     up_mean = (weight * up).sum(axis=1) / total
     spread = (weight * up * up).sum(axis=1) - total * up_mean**2
     cross = (light * up).sum(axis=1) - up_mean * light.sum(axis=1)
-    return cross / np.maximum(spread, 1e-3 * total) / render.GLOW_RANGE
+    slope = cross / np.maximum(spread, 1e-3 * total)
+    return (slope / render.GLOW_RANGE).astype(np.float32)
 
 
 def _explain(
     plane: np.ndarray, regions: find.Regions, noise: np.ndarray, unit: float
 ) -> list[tuple[int, Found, float]]:
     """Return (picture, Found, blur in units) of each region, in the regions' order."""
-    if not len(regions.picture):
+    if not len(regions.picture) or unit < _MIN_UNIT:
         return []
     windows = find.cut_windows(plane, regions, unit)
     fitted = [_fit(shape, windows, unit) for shape in scenes.SHAPES]
@@ -230,7 +234,7 @@ def _explain(
     area = np.array([render.AREA[s] for s in scenes.SHAPES]) * radius**2  # [K, shapes]
     excess = (misfit - (variance * windows.mask.sum(axis=1))[:, None]) / area
     # The share of the area that the shape does not explain; noise alone gives 0 on average.
-    fits = special.expit((0.25 - excess) / 0.08)
+    fits = special.expit((0.25 - excess) / 0.08) * _plausible(radius / unit)
     odds = special.softmax(-misfit / (2 * (variance + 0.03))[:, None], axis=1)
     blur = np.sqrt(np.maximum(sigma**2 - _PIXEL_VARIANCE, 0)) / unit
     colors = _color_fits(regions)
@@ -275,11 +279,10 @@ def _fit(
         away = render.distance(shape, windows.dx, windows.dy + drop * r, r)
         grown = r * (1 + step)
         gain = away - render.distance(shape, windows.dx, windows.dy + drop * grown, grown)
-        z = away / s
-        slopes[:, 0] = special.ndtr(-z)
-        density = np.exp(-0.5 * z * z) / (s * np.float32(np.sqrt(2 * np.pi)))
+        slopes[:, 0] = 0.5 - 0.5 * np.tanh(away * (np.float32(_LOGISTIC / 2) / s))
+        density = slopes[:, 0] * (1 - slopes[:, 0]) * (np.float32(_LOGISTIC) / s)
         slopes[:, 1] = density * gain / (r * step)
-        slopes[:, 2] = density * z
+        slopes[:, 2] = density * (away / s)
         slopes *= windows.mask[:, None]
         gram = slopes @ slopes.transpose(0, 2, 1)  # [K, 3, 3]
         gram[:, range(3), range(3)] += 1e-3 * (1 + gram[:, range(3), range(3)])  # never singular
@@ -291,6 +294,11 @@ def _fit(
         sigma = np.clip(sigma, np.float32(0.2 * unit), np.float32(4 * unit))
     rest = windows.cover - (change.transpose(0, 2, 1) @ slopes)[:, 0]
     return (rest * rest).sum(axis=1), radius, sigma
+
+
+def _plausible(radius: np.ndarray) -> np.ndarray:
+    """Return in [0, 1] whether a radius in units can be an object's: specks and backdrops are none."""
+    return special.expit((radius - 3) / 0.3) * special.expit((10 - radius) / 0.5)
 
 
 def _color_fits(regions: find.Regions) -> np.ndarray:

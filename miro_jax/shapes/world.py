@@ -259,10 +259,12 @@ def _claim(folder: pathlib.Path, arguments: dict) -> None:
 
 
 def _publish(path: pathlib.Path, payload: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
+    """Write a file so that it appears whole or not at all; remove what killed writers left of it."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     partial.write_bytes(payload)
     os.replace(partial, path)
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
