@@ -157,7 +157,7 @@ def plan(
     _check_folder(out)
     configuration = {
         "source": source or {"kind": "tar"},
-        "pieces": {_piece_name(path, pieces): os.path.getsize(path) for path in pieces},
+        "pieces": {_piece_name(p, pieces): sources.fingerprint(p) for p in pieces},
         "rewards": [reward.identity for reward in rewards],
         "image_encoder": image_encoder.identity,
         "caption_encoder": caption_encoder.identity,

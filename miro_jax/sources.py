@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 
 KINDS = ("tar",)
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 _END_MARKER_BYTES = 1024
+_FINGERPRINT_BYTES = 1 << 16
 
 
 class DamagedTar(OSError):
@@ -73,6 +76,21 @@ def list_pieces(spec: str) -> list[str]:
     if not paths:
         raise FileNotFoundError(f"{pattern!r} must match at least one file; it matches none.")
     return paths
+
+
+def fingerprint(path: str) -> str:
+    """Return a short digest of a file's size, beginning and end: cheap, to notice a changed file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
+            file.seek(offset)
+            digest.update(file.read(_FINGERPRINT_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def tar_samples(path: str) -> Iterator[Sample]:

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from miro_jax.sources import DamagedTar, list_pieces, tar_samples
+from miro_jax.sources import DamagedTar, fingerprint, list_pieces, tar_samples
 
 
 def write_tar(path, members):
@@ -214,3 +214,18 @@ def test_unknown_kind_of_source_is_named_with_the_known_ones(spec):
 def test_pattern_without_files_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.tar"):
         list_pieces(f"tar:{tmp_path}/none.tar")
+
+
+def test_fingerprint_notices_changes_at_both_ends_and_of_size(tmp_path):
+    path = tmp_path / "a.tar"
+    content = bytearray(300_000)
+    found = set()
+    for position, value in ((0, 0), (0, 1), (299_999, 1)):
+        content[position] = value
+        path.write_bytes(content)
+        found.add(fingerprint(str(path)))
+    path.write_bytes(content[:-1] + b"\1\1")
+    found.add(fingerprint(str(path)))
+    assert len(found) == 4
+    path.write_bytes(content)
+    assert fingerprint(str(path)) in found
