@@ -125,8 +125,10 @@ def base() -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.checkpoint_step = -1  # -1 = the latest
+    c.evaluate.evaluators = ("gallery", "geneval", "reward_scores", "dials", "conflict")
     c.evaluate.levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # asked levels of a dial
-    c.evaluate.images_per_level = 32
+    c.evaluate.images_per_level = 64  # cheapest at multiples of sample.batch_size
+    c.evaluate.conflict_reward = "beauty"  # what is chased at the cost of agreement with the prompt
     c.evaluate.prompts_per_category = 16
     c.evaluate.images_per_prompt = 4
     c.evaluate.categories = ("single_object", "colors")
