@@ -1,0 +1,199 @@
+"""The shape of the repository: layers, imports, sizes and names of files.
+
+Layers (lower may not import higher) are those of the design; a new file in miro_jax is given its
+layer here, in the same commit.
+"""
+
+import ast
+import graphlib
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = (
+    "records bins flow solvers guidance sharding images shapes trees digest shards",
+    "networks models weights optim checkpoint metrics sources",
+    "encoders rewards",
+    "state data sampler evals report pipeline runs piece trained",
+    "annotate train sample evaluate score",
+    "main __init__",
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+STAGES = LAYERS[4].split()
+
+PACKAGE = sorted((ROOT / "miro_jax").rglob("*.py"))
+FOLDERS = ("miro_jax", "configs", "tests", "benchmarks")
+EVERYTHING = [ROOT / "setup.py", *(p for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py")))]
+TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in EVERYTHING}
+
+
+def place(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path):
+    """miro_jax/models/rin.py -> miro_jax.models.rin, and its __init__.py -> miro_jax.models."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree):
+    """Each import of a tree as (full name, line); `from a import b` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            prefix = "." * node.level + (node.module or "")
+            yield from ((f"{prefix}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def unit(module):
+    """The name that has a layer: miro_jax.models.rin -> models, miro_jax -> __init__."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def own_imports(path):
+    """What a file imports of miro_jax, as modules, with lines."""
+    modules = {module_of(p) for p in PACKAGE}
+    for name, line in imports(TREES[path]):
+        if name.split(".")[0] == "miro_jax" and name != "miro_jax.__version__":
+            while name not in modules and "." in name:  # a function or class of a module
+                name = name.rpartition(".")[0]
+            yield name, line
+
+
+def test_every_module_has_a_layer():
+    unknown = [place(p) for p in PACKAGE if unit(module_of(p)) not in LAYER]
+    assert not unknown, f"give these a layer in LAYERS of tests/test_layout.py: {unknown}"
+
+
+def test_no_module_imports_a_higher_layer():
+    wrong = [
+        f"{place(path)}:{line} in layer {lower} imports {name} of layer {higher}"
+        for path in PACKAGE
+        for name, line in own_imports(path)
+        for lower, higher in [(LAYER.get(unit(module_of(path))), LAYER.get(unit(name)))]
+        if lower is not None and higher is not None and lower < higher
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_stages_do_not_import_each_other():
+    wrong = [
+        f"{place(path)}:{line} imports {name}"
+        for path in PACKAGE
+        for name, line in own_imports(path)
+        if unit(module_of(path)) in STAGES
+        and unit(name) in STAGES
+        and unit(name) != unit(module_of(path))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_have_no_cycles():
+    graph = {module_of(p): {n for n, _ in own_imports(p)} - {module_of(p)} for p in PACKAGE}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the cycle
+
+
+def test_package_imports_stand_at_the_top_and_are_absolute():
+    wrong = [
+        f"{place(path)}:{line} imports {name} relatively"
+        for path in PACKAGE
+        for name, line in imports(TREES[path])
+        if name.startswith(".")
+    ]
+    for path in PACKAGE:
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                wrong += [
+                    f"{place(path)}:{line} imports {name} inside {node.name}"
+                    for name, line in imports(node)
+                ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_are_not_imported_by_string():
+    wrong = [
+        f"{place(path)}:{node.lineno}"
+        for path in PACKAGE
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Name | ast.Attribute)
+        and (node.id if isinstance(node, ast.Name) else node.attr)
+        in ("import_module", "__import__")
+    ]
+    assert not wrong, wrong
+
+
+def test_torch_is_imported_by_oracles_and_benchmarks_only_and_tensorflow_nowhere():
+    wrong = [
+        f"{place(path)}:{line} imports {name}"
+        for path in EVERYTHING
+        for name, line in imports(TREES[path])
+        for top in [name.split(".")[0]]
+        if top == "tensorflow"
+        or (
+            top in ("torch", "miro")
+            and not place(path).startswith(("tests/oracles/", "benchmarks/"))
+        )
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_configs_import_ml_collections_only():
+    wrong = [
+        f"{place(path)}:{line} imports {name}"
+        for path in EVERYTHING
+        for name, line in imports(TREES[path])
+        if place(path).startswith("configs/")
+        and name.split(".")[0] not in ("ml_collections", "configs")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+IMPORT_ALL = """
+import importlib, sys, warnings
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "tensorflow"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+warnings.filterwarnings("error", module="miro_jax")
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_imports_without_device_torch_or_tensorflow_and_writes_nothing(tmp_path):
+    """In a fresh interpreter where neither is installed and jax has no platform to start."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "none",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *(module_of(p) for p in PACKAGE)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_short():
+    lengths = {place(p): len(p.read_text("utf-8").splitlines()) for p in EVERYTHING}
+    ceilings = {"miro_jax/main.py": 80}
+    wrong = {p: n for p, n in lengths.items() if n > ceilings.get(p, 400)}
+    assert not wrong, f"split by concept: {wrong}"
+
+
+def test_files_are_named_after_what_they_hold():
+    vague = ("utils", "util", "helpers", "misc", "common")
+    assert [place(p) for p in EVERYTHING if p.stem in vague] == []
