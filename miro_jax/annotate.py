@@ -31,7 +31,7 @@ from typing import Any
 import ml_collections
 from tqdm import tqdm
 
-from miro_jax import __version__, bins, runs, shards, sources
+from miro_jax import bins, runs, shards, sources
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.piece import Tools, annotate_piece
 from miro_jax.rewards import REWARDS, load_reward
@@ -296,7 +296,7 @@ def _finish(todo: Plan, sidecars: dict[str, dict]) -> shards.Manifest:
         shards={name: sidecar["count"] for name, sidecar in sidecars.items()},
         num_samples=sum(sidecar["num_samples"] for sidecar in sidecars.values()),
         num_failures=len(failures),
-        versions={"miro_jax": __version__, **{p: metadata.version(p) for p in _PACKAGES}},
+        versions={name: metadata.version(name) for name in _PACKAGES},
     )
     _write_bins(todo, manifest)
     manifest.save(todo.out)

@@ -1,0 +1,128 @@
+"""A small source of pictures, a reward that is easy to foresee, a call of the annotate stage."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from PIL import Image
+
+from miro_jax import annotate, records, shards
+from miro_jax.encoders import build_caption_encoder, build_image_encoder
+
+SIZE = 16
+
+
+class Brightness:
+    """Mean of the picture, or of the picture and the caption's length; counts its readings."""
+
+    version = "test1"
+    synthetic_form = "long"
+
+    def __init__(self, name="brightness", needs_caption=False, tower="mean", bad=None, form="long"):
+        self.name, self.needs_caption, self.tower = name, needs_caption, tower
+        self.synthetic_form = form
+        self.bad = bad or {}
+        self.num_read = 0
+
+    @property
+    def identity(self):
+        return f"{self.name}@{self.version}"
+
+    def read(self, images):
+        assert images.dtype == np.uint8 and images.shape[1:] == (SIZE, SIZE, 3)
+        self.num_read += len(images)
+        return images.mean(axis=(1, 2, 3)) / 255
+
+    def judge(self, features, captions):
+        assert len(features) == len(captions)
+        words = [len(text) if self.needs_caption else 0 for text in captions]
+        score = np.float32(features) + np.float32(words)
+        return np.array(
+            [self.bad.get(text, s) for text, s in zip(captions, score, strict=True)], np.float32
+        )
+
+    def score(self, images, captions):
+        return self.judge(self.read(images), captions)
+
+    def stored(self, score):
+        return score / 100
+
+
+def rewards():
+    return [
+        Brightness(),
+        Brightness("length", True, "other"),
+        Brightness("short", True, form="short"),
+    ]
+
+
+def png(shade):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((20, 24, 3), shade, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(i, caption=None, image=None, key=None, **meta):
+    """Members of a sample; None leaves a part at its default, b"" or "" leaves it out."""
+    key = key or f"key{i:04d}"
+    image = png(i % 256) if image is None else image
+    caption = f"picture {i}" if caption is None else caption
+    members = [(f"{key}.png", image)] if image else []
+    members += [(f"{key}.txt", caption.encode())] if caption else []
+    return members + ([(f"{key}.json", json.dumps(meta).encode())] if meta else [])
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def make_pieces(folder, num_pieces=3, num_samples=10):
+    """Every second sample has a synthetic caption, every fourth also a short one."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for piece in range(num_pieces):
+        members = []
+        for i in range(piece * num_samples, (piece + 1) * num_samples):
+            meta = {"seen": 1}
+            meta |= {"synthetic_caption": f"a long text about {i}"} if i % 2 == 0 else {}
+            meta |= {"synthetic_caption_short": f"brief {i}"} if i % 4 == 0 else {}
+            members += sample(i, **meta)
+        paths.append(write_tar(folder / f"p{piece}.tar", members))
+    return paths
+
+
+def call(pieces, out, reward_list=None, **changes):
+    arguments = {
+        "pieces": pieces,
+        "out": out,
+        "rewards": reward_list or rewards(),
+        "image_encoder": build_image_encoder("pixels", size=SIZE),
+        "caption_encoder": build_caption_encoder("words", width=16, max_tokens=8),
+        "image_size": SIZE,
+        "num_bins": 4,
+        "batch_size": 4,
+    }
+    return annotate.annotate(**(arguments | changes))
+
+
+def read_records(out):
+    """All records of a folder, by key."""
+    data = [
+        d for path in shards.verify_shards(out) for d in ArrayRecordReader(str(path)).read_all()
+    ]
+    return {record.key: record for record in map(records.decode_record, data)}
+
+
+def read_failures(out):
+    return [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
