@@ -9,6 +9,7 @@ words.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -98,8 +99,7 @@ def wrong_scene(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Scene:
 
 
 def parse(text: str) -> Request:
-    """Read what a text asks for. Any string is allowed: words that are not of this world are
-    ignored.
+    """Read what a text asks for, ignoring the words that are not of this world.
 
     Args:
         text: a caption of this world, or anything else.
@@ -116,7 +116,7 @@ def parse(text: str) -> Request:
     relations: list[tuple[int, str, int]] = []
     count, color, relation = 1, None, None
     words = re.findall(r"[a-z0-9]+", text.lower())
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         if word in _NUMBERS:
             count, color = _NUMBERS[word], None
         elif word in scenes.COLORS:

@@ -297,7 +297,7 @@ def _fit(
 
 
 def _plausible(radius: np.ndarray) -> np.ndarray:
-    """Return in [0, 1] whether a radius in units can be an object's: specks and backdrops are none."""
+    """Return in [0, 1] whether a radius in units is an object's, not a speck's or backdrop's."""
     return special.expit((radius - 3) / 0.3) * special.expit((10 - radius) / 0.5)
 
 

@@ -12,11 +12,12 @@ import json
 import os
 import pathlib
 import tarfile
-import uuid
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
+from miro_jax import shards
 from miro_jax.shapes import captions, detect
 from miro_jax.shapes import render as renders
 from miro_jax.shapes import scene as scenes
@@ -71,7 +72,7 @@ def make_sample(
         ValueError: an argument is out of its range, or a category is unknown.
     """
     names, shares = _category_shares(categories)
-    _check(size, wrong_caption_fraction)
+    _check(size, wrong_caption_fraction, seed)
     return _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
 
 
@@ -110,7 +111,7 @@ def write_shards(
             arguments.
     """
     names, shares = _category_shares(categories)
-    _check(size, wrong_caption_fraction)
+    _check(size, wrong_caption_fraction, seed)
     if num_images < 1 or images_per_shard < 1:
         raise ValueError(
             "num_images and images_per_shard must be at least 1; "
@@ -139,21 +140,19 @@ def write_shards(
         paths.append(path)
         if path.exists():
             continue
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in range(start, min(start + images_per_shard, num_images)):
-                sample = _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
-                for ending, payload in _files(sample, image_format).items():
-                    member = tarfile.TarInfo(f"{index:08d}.{ending}")  # times and owners are zero
-                    member.size = len(payload)
-                    tar.addfile(member, io.BytesIO(payload))
-        _publish(path, archive.getvalue())
+        indices = range(start, min(start + images_per_shard, num_images))
+        samples = (
+            _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
+            for index in indices
+        )
+        shards.write_atomic(path, _archive(indices, samples, image_format))
     return paths
 
 
 def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Request]]:
-    """Return n prompts of a category with what they ask for; prompts repeat where a category has
-    fewer.
+    """Return n prompts of a category, each with what it asks for.
+
+    Prompts repeat: there are three of a single object and eighteen of a coloured one.
 
     Args:
         category: one of scene.CATEGORIES.
@@ -161,9 +160,11 @@ def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Re
         seed: names the list; a longer list begins with the shorter one.
 
     Raises:
-        ValueError: the category is unknown.
+        ValueError: the category is unknown, or n or seed is negative.
     """
     scenes.check_category(category)
+    if n < 0 or seed < 0:
+        raise ValueError(f"n and seed must not be negative; got {n} and {seed}.")
     number = scenes.CATEGORIES.index(category)
     result = []
     for index in range(n):
@@ -207,6 +208,18 @@ def _make_sample(
         is_wrong,
         synthetic_is_wrong,
     )
+
+
+def _archive(indices: Iterable[int], samples: Iterable[Sample], image_format: str) -> bytes:
+    """Return a tar archive of the samples; times and owners of its members are zero."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index, sample in zip(indices, samples, strict=True):
+            for ending, payload in _files(sample, image_format).items():
+                member = tarfile.TarInfo(f"{index:08d}.{ending}")
+                member.size = len(payload)
+                tar.addfile(member, io.BytesIO(payload))
+    return archive.getvalue()
 
 
 def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
@@ -255,16 +268,7 @@ def _claim(folder: pathlib.Path, arguments: dict) -> None:
             "Delete the folder or name another."
         )
     else:
-        _publish(path, json.dumps(arguments, indent=1, sort_keys=True).encode())
-
-
-def _publish(path: pathlib.Path, payload: bytes) -> None:
-    """Write a file so that it appears whole or not at all; remove what killed writers left of it."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    partial.write_bytes(payload)
-    os.replace(partial, path)
-    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+        shards.write_atomic(path, shards.to_json(arguments))
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -284,7 +288,9 @@ def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ..
     return names, shares / shares.sum()
 
 
-def _check(size: int, wrong_caption_fraction: float) -> None:
+def _check(size: int, wrong_caption_fraction: float, seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed must not be negative; got {seed}.")
     if size < 16:
         raise ValueError(
             f"size must be at least 16 pixels for shapes to be told apart; got {size}."
