@@ -22,6 +22,7 @@ from miro_jax.shapes import scene as scenes
 
 _HUE_WIDTH = 25.0  # degrees at which the fit of a colour falls to 1 / e
 _PIXELS_AT_ONCE = 2**18  # bounds the memory
+_MAX_VARIANCE = 0.12  # the palest object in the strongest noise has 0.09
 _MIN_UNIT = 0.25  # pixels; no shape can be told in a picture of fewer than 8
 _ROUNDS = 3  # Gauss-Newton steps; triangles need the third
 _LOGISTIC = 1.702  # the logistic function of this times z is nearest to the normal one of z
@@ -230,7 +231,8 @@ def _explain(
     windows = find.cut_windows(plane, regions, unit)
     fitted = [_fit(shape, windows, unit) for shape in scenes.SHAPES]
     misfit, radius, sigma = (np.stack(numbers, axis=1) for numbers in zip(*fitted, strict=True))
-    variance = 1.5 * noise[regions.picture] ** 2 / regions.peak**2  # [K], of a pixel's cover
+    # Of a pixel's cover, [K]. Bounded, or noise would explain any misfit in a picture of noise.
+    variance = np.minimum(1.5 * noise[regions.picture] ** 2 / regions.peak**2, _MAX_VARIANCE)
     area = np.array([render.AREA[s] for s in scenes.SHAPES]) * radius**2  # [K, shapes]
     excess = (misfit - (variance * windows.mask.sum(axis=1))[:, None]) / area
     # The share of the area that the shape does not explain; noise alone gives 0 on average.

@@ -169,4 +169,5 @@ def _place(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[fl
         )
     )
     axes = (along, across) if rng.random() < 0.5 else (across, along)
-    return list(zip(*axes, (first, second), strict=True))
+    places = list(zip(*axes, (first, second), strict=True))
+    return places if rng.random() < 0.5 else places[::-1]
