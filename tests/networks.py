@@ -1,0 +1,128 @@
+"""Small networks, batches and meshes for the tests, and how close two arrays must be."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType
+
+from miro_jax import sharding
+from miro_jax.models.layers import Buffer
+from miro_jax.models.rin import RIN, RINConfig
+
+# Quick to compile; every axis has a length of its own where the network allows it.
+TINY = RINConfig(
+    latent_shape=(8, 12, 3),
+    caption_width=10,
+    num_rewards=3,
+    patch_size=4,
+    token_width=16,
+    latent_width=32,
+    num_latent_tokens=5,
+    num_blocks=1,
+    layers_per_block=1,
+    read_write_heads=2,
+    process_heads=4,
+    condition_heads=8,
+    condition_layers=1,
+    num_registers=4,
+    mlp_multiplier=2,
+    mlp_multiple=32,
+    sigma=0.5,
+    log_variance_features=8,
+    remat=False,
+)
+
+
+def small_mesh(data: int = 1, model: int = 1) -> jax.sharding.Mesh:
+    """A mesh over the first `data * model` devices (`sharding.make_mesh` takes all there are)."""
+    devices = jax.devices()[: data * model]
+    return jax.make_mesh(
+        (data, model), ("data", "model"), devices=devices, axis_types=(AxisType.Auto,) * 2
+    )
+
+
+def abstract_network(config: RINConfig, dtype=jnp.float32):
+    """Return graphdef, params and buffers of a network, shapes only."""
+
+    def make(key):
+        graphdef, *states = nnx.split(
+            RIN(config, rngs=nnx.Rngs(params=key), dtype=dtype), nnx.Param, Buffer
+        )
+        found.append(graphdef)
+        return tuple(states)
+
+    found = []
+    with sharding.use_mesh(small_mesh()):
+        params, buffers = jax.eval_shape(make, jax.random.key(0))
+    return found[0], params, buffers
+
+
+def paths(state) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return path -> value of a state, paths as `blocks/0/read/kv/kernel`."""
+    return {
+        "/".join(map(str, path)): leaf.get_raw_value() for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+def fill(abstract, arrays: dict[str, np.ndarray]):
+    """Return the state `abstract` with the values of `arrays` (path -> array)."""
+    flat = [
+        (path, leaf.replace(jnp.asarray(arrays["/".join(map(str, path))])))
+        for path, leaf in nnx.to_flat_state(abstract)
+    ]
+    return nnx.from_flat_state(flat)
+
+
+def random_network(config: RINConfig, seed: int, dtype=jnp.float32):
+    """Return graphdef, params and buffers; every parameter is random, none at its start value."""
+    graphdef, params, buffers = abstract_network(config, dtype)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        name = path.rsplit("/", 1)[-1]
+        center = 1.0 if name == "scale" else 0.0
+        inputs = (
+            shape[0] * shape[1] if path.endswith("/out/kernel") and len(shape) == 3 else shape[0]
+        )
+        deviation = inputs**-0.5 if name == "kernel" else 3.0 if "fourier" in path else 0.3
+        return rng.normal(center, deviation, shape).astype(np.float32)
+
+    states = [
+        fill(state, {path: draw(path, leaf.shape) for path, leaf in paths(state).items()})
+        for state in (params, buffers)
+    ]
+    return graphdef, *states
+
+
+def make_batch(config: RINConfig, rows: int, length: int, seed: int) -> dict[str, np.ndarray]:
+    """Draw inputs of a network: pictures, times, noise, captions, levels; nothing missing."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return {
+        "x": normal(rows, *config.latent_shape),
+        "noise": normal(rows, *config.latent_shape),
+        "x_t": normal(rows, *config.latent_shape),
+        "t": rng.uniform(0.02, 0.98, rows).astype(np.float32),
+        "caption_tokens": normal(rows, length, config.caption_width),
+        "caption_mask": np.ones((rows, length), bool),
+        "levels": rng.uniform(size=(rows, config.num_rewards)).astype(np.float32),
+    }
+
+
+def resize(config: RINConfig, **changes) -> RINConfig:
+    """Return the config with other sizes."""
+    return dataclasses.replace(config, **changes)
+
+
+def difference(found, expected) -> float:
+    """Largest difference relative to the largest absolute value expected."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape:
+        raise AssertionError(f"shapes differ: {found.shape} and {expected.shape}")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
