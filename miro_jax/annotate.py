@@ -154,7 +154,6 @@ def plan(
         raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
     bins.check(num_bins, bins_strategy)
     out = Path(out)
-    _check_folder(out)
     configuration = {
         "source": source or {"kind": "tar"},
         "pieces": {_piece_name(p, pieces): sources.fingerprint(p) for p in pieces},
@@ -167,6 +166,8 @@ def plan(
     }
     configuration = json.loads(shards.to_json(configuration))  # as it will be read back
     _check_configuration(out, configuration)
+    if not _is_complete(out):  # a complete set may well be shared and read-only
+        _check_folder(out)
     return Plan(
         tuple(pieces),
         out,
@@ -229,16 +230,25 @@ def _brief(value: object, limit: int = 200) -> str:
 
 def execute(todo: Plan) -> shards.Manifest:
     """Do what is not done yet of a plan; see `annotate`."""
-    if (todo.out / shards.MANIFEST_NAME).exists():
+    if _is_complete(todo.out):
         manifest = shards.Manifest.load(todo.out)
         _write_bins(todo, manifest)
     else:
         shards.write_atomic(todo.out / PARTIAL_NAME, shards.to_json(todo.configuration))
+        (todo.out / shards.MANIFEST_NAME).unlink(missing_ok=True)  # it named shards that are gone
         sidecars = _annotate_pieces(todo)
         _check_failures(todo, sidecars.values(), min_samples=0)
         manifest = _finish(todo, sidecars)
-    (todo.out / PARTIAL_NAME).unlink(missing_ok=True)
+    if (todo.out / PARTIAL_NAME).exists():
+        (todo.out / PARTIAL_NAME).unlink()
     return manifest
+
+
+def _is_complete(out: Path) -> bool:
+    """Tell whether there is a manifest, and every shard that it names."""
+    if not (out / shards.MANIFEST_NAME).exists():
+        return False
+    return all((out / name).exists() for name in shards.Manifest.load(out).shards)
 
 
 def _annotate_pieces(todo: Plan) -> dict[str, dict]:

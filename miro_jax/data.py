@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,10 @@ from miro_jax import bins as bins_lib
 from miro_jax import records, shards
 
 _LOGGER = logging.getLogger(__name__)
+# More damage than this is no accident of single records, and the run should not go on.
+_MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
+# Files that a process has open besides its shards: libraries, sockets, logs.
+_OTHER_OPEN_FILES = 256
 
 
 class _Source:
@@ -145,6 +150,12 @@ class DataIterator:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._iterator)
+        if self.num_damaged > max(_MAX_DAMAGED, _MAX_DAMAGED_RATE * self.num_records):
+            raise OSError(
+                f"At most {_MAX_DAMAGED_RATE:.0%} of the {self.num_records} records may be "
+                f"damaged; {self.num_damaged} did not read. See the warnings above; "
+                "shards.verify_shards with full=True finds damaged files."
+            )
         batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
@@ -220,6 +231,7 @@ def make_iterator(
 
     Raises:
         FileNotFoundError: the set is not complete, or a shard is missing.
+        OSError: the system does not allow as many open files as there are shards.
         ValueError: a shard is damaged; the rewards differ; a number is out of range.
     """
     process_index = jax.process_index() if process_index is None else process_index
@@ -245,6 +257,7 @@ def make_iterator(
     paths = shards.verify_shards(records_dir)
     if not manifest.num_records:
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
+    _allow_open_files(len(paths))
     source = _Source(paths, [manifest.shards[path.name] for path in paths])
     make_example = _MakeExample(source, manifest, max_tokens, synthetic_caption_prob)
     # `ds.seed(s).shuffle()` and not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed
@@ -262,3 +275,17 @@ def make_iterator(
         "synthetic_caption_prob": synthetic_caption_prob,
     }
     return DataIterator(iter(elastic), source, bins, identity)
+
+
+def _allow_open_files(num_shards: int) -> None:
+    """Raise this process's own limit of open files where needed: every shard read stays open."""
+    needed = num_shards + _OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OSError(
+            f"{needed} files must be allowed to be open for {num_shards} shards; the limit is "
+            f"{hard}. Run `ulimit -Hn {needed}` as administrator, or annotate larger pieces."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

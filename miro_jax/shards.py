@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,29 +94,20 @@ def write_shard(
 
     Raises:
         ValueError: the name does not end in `.array_record`, or an entry is not a record.
-        OSError: the file that was written does not read back.
+        OSError: the file cannot be written, or does not read back.
     """
     path = str(path)
     if not path.endswith(SHARD_SUFFIX):
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {path}.")
     temporary = _fresh_temporary(path)
-    writer = ArrayRecordWriter(temporary, _WRITER_OPTIONS)
-    keys, scores = [], []
     try:
-        for key, data in entries:
-            record = decode_record(data)
-            missing = np.full_like(record.scores, np.nan)
-            synthetic = missing if record.synthetic_scores is None else record.synthetic_scores
-            writer.write(data)
-            keys.append(key)
-            scores.append(np.stack([record.scores, synthetic]))
-    finally:
-        writer.close()  # the only call that writes the index; an unclosed file is unreadable
-    count = _count_records(temporary)
-    if count != len(keys):
-        raise OSError(f"{temporary} must hold {len(keys)} records; reads back {count}.")
+        keys, scores = _write_records(temporary, entries)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)  # perhaps the disk is full
+        raise
     sidecar = {
-        "count": count,
+        "count": len(keys),
         "bytes": os.path.getsize(temporary),
         "sha256": _digest_file(temporary),
         "first_key": keys[0] if keys else None,
@@ -128,6 +119,34 @@ def write_shard(
     write_atomic(sidecar_path(path), to_json(sidecar))
     _publish(temporary, path)
     return sidecar
+
+
+def _write_records(
+    path: str, entries: Iterable[tuple[str, bytes]]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Write an ArrayRecord file and read its index back; return keys and scores [2, R] of all."""
+    keys, scores = [], []
+    writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
+    for key, data in entries:
+        record = decode_record(data)
+        missing = np.full_like(record.scores, np.nan)
+        synthetic = missing if record.synthetic_scores is None else record.synthetic_scores
+        _or_os_error(path, writer.write, data)
+        keys.append(key)
+        scores.append(np.stack([record.scores, synthetic]))
+    _or_os_error(path, writer.close)  # the only call that writes the index
+    count = _count_records(path)
+    if count != len(keys):
+        raise OSError(f"{path} must hold {len(keys)} records; reads back {count}.")
+    return keys, scores
+
+
+def _or_os_error(path: str, action: Callable, *arguments: object) -> None:
+    """Call a writer's method; it raises RuntimeError where the system refuses to write."""
+    try:
+        action(*arguments)
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _npy_bytes(array: np.ndarray) -> bytes:
@@ -164,7 +183,7 @@ def read_sidecar(shard: str | os.PathLike) -> dict:
 
 
 def _remedy(shard: str | os.PathLike) -> str:
-    return f"Delete {shard} and {MANIFEST_NAME} beside it and run the annotate stage again."
+    return f"Delete {shard} and run the annotate stage again: it makes what is missing."
 
 
 def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
@@ -188,7 +207,9 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
         expected = Manifest.load(folder).shards
         for name in expected:
             if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder / name} is missing. {_remedy(folder / name)}")
+                raise FileNotFoundError(
+                    f"{folder / name} is missing. Run the annotate stage again: it makes it."
+                )
         shards = [folder / name for name in sorted(expected)]
     if not shards:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")

@@ -7,7 +7,7 @@ import random
 import re
 import subprocess
 import sys
-import time
+import tempfile
 
 import numpy as np
 import pytest
@@ -138,6 +138,29 @@ def test_source_may_be_moved(tmp_path):
     assert call(moved, out) == first
 
 
+def test_deleted_shard_is_made_again(tmp_path):
+    pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
+    call(pieces, out)
+    before = contents(out)
+    (out / "shard-00001.array_record").unlink()
+    chosen = rewards()
+    call(pieces, out, chosen)
+    assert chosen[0].num_read == 10
+    assert contents(out) == before
+
+
+def test_complete_set_need_not_be_writable(tmp_path, monkeypatch):
+    pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
+    first = call(pieces, out)
+
+    def refuse(*arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    for module, name in ((tempfile, "TemporaryFile"), (os, "replace"), (os, "unlink")):
+        monkeypatch.setattr(module, name, refuse)
+    assert call(pieces, out) == first
+
+
 def test_shards_of_unknown_origin_are_refused(tmp_path):
     pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
     call(pieces, out)
@@ -191,42 +214,60 @@ def test_an_error_in_a_reward_is_not_swallowed_and_the_run_resumes(tmp_path):
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-# Imports once, then forks: each child annotates and is killed after the delay it was given.
+# Imports once, then forks. Each child counts what it does to the disk and the records it makes, and
+# kills itself before the event whose number it was given; 0 is never.
 KILLED = """
-import os, signal, sys, time
+import os, signal, sys
+from miro_jax import records
 from tests.annotating import call
-pieces, out = sys.argv[1].split(","), sys.argv[2]
-for delay in sys.argv[3:]:
+
+pieces, out, moments = sys.argv[1].split(","), sys.argv[2], map(int, sys.argv[3:])
+events = 0
+
+def watched(action, moment):
+    def watching(*arguments, **keywords):
+        global events
+        events += 1
+        if events == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return action(*arguments, **keywords)
+    return watching
+
+for moment in moments:
     child = os.fork()
     if not child:
+        for name in ("replace", "fsync", "unlink"):
+            setattr(os, name, watched(getattr(os, name), moment))
+        records.encode_record = watched(records.encode_record, moment)
         call(pieces, out, max_failure_rate=0.5)
+        print("finished", events, flush=True)
         os._exit(0)
-    time.sleep(float(delay))
-    os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    print("finished" if os.WIFEXITED(status) else "killed", flush=True)
+    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        print("killed", moment, flush=True)
 """
 
 
-def run_killed(pieces, out, delays):
-    command = [sys.executable, "-c", KILLED, ",".join(pieces), str(out), *map(str, delays)]
+def run_killed(pieces, out, moments):
+    """Run a process for each moment; return how each ended and after how many events."""
+    command = [sys.executable, "-c", KILLED, ",".join(pieces), str(out), *map(str, moments)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
     )
-    return done.stdout.split()
+    return [line.split() for line in done.stdout.splitlines()]
 
 
 def test_killed_at_random_moments_the_folder_ends_byte_identical(tmp_path):
-    pieces = make_pieces(tmp_path / "source", num_pieces=12, num_samples=40)
-    start = time.perf_counter()
-    call(pieces, tmp_path / "whole", max_failure_rate=0.5)
-    seconds = time.perf_counter() - start
+    pieces = make_pieces(tmp_path / "source", num_pieces=4)
+    ((end, count),) = run_killed(pieces, tmp_path / "whole", [0])
+    assert end == "finished" and int(count) > 80
     rng = random.Random(0)
-    delays = [rng.uniform(0.03, 0.5) * seconds for _ in range(6)]
-    ends = run_killed(pieces, tmp_path / "out", delays)
-    assert ends.count("killed") >= 3
-    call(pieces, tmp_path / "out", max_failure_rate=0.5)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    ends = []
+    for trial in range(2):  # each on to the end: some kills fall into the last files
+        out = tmp_path / f"out{trial}"
+        ends += run_killed(pieces, out, [rng.randrange(1, 40) for _ in range(7)] + [0])
+        assert ends[-1][0] == "finished"
+        assert contents(out) == contents(tmp_path / "whole")
+    assert sum(end == "killed" for end, _ in ends) >= 8
 
 
 def test_shapes_are_annotated_from_a_config(tmp_path):

@@ -1,6 +1,7 @@
 """The training iterator: order, captions, resume, processes, damage."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -239,6 +240,29 @@ def test_damaged_record_gets_weight_zero_and_nothing_shifts(tmp_path):
         assert_same([{k: v[~bad] for k, v in a.items()}], [{k: v[~bad] for k, v in b.items()}])
     assert rows == 2 and iterator.num_damaged == 1
     assert iterator.key(3) == "key-00003" and "damaged" in iterator.key(lost)
+
+
+def test_more_damage_than_single_records_stops_the_run(tmp_path, monkeypatch):
+    folder = write_set(tmp_path / "set", [32])
+    iterator = open_data(folder)
+
+    def fail(source, index):
+        raise RuntimeError("too many open files")
+
+    monkeypatch.setattr(type(iterator._source._records), "__getitem__", fail)
+    with pytest.raises(OSError, match="At most 1% of the 32 records"):
+        take(iterator, 1)
+
+
+def test_limit_of_open_files_is_raised_or_named(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 4096))
+    open_data(folder)
+    assert asked == [(4 + 256, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 100))
+    with pytest.raises(OSError, match="the limit is 100"):
+        open_data(folder)
 
 
 def test_record_of_another_shape_gets_weight_zero(tmp_path):

@@ -1,7 +1,11 @@
 """Shards: atomic publication, and detection of every damage."""
 
+import dataclasses
 import json
+import pathlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax import records, shards
 
+ROOT = pathlib.Path(__file__).parent.parent
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
 
 
@@ -101,12 +106,46 @@ def test_failed_write_leaves_no_shard_and_the_next_one_cleans_up(tmp_path):
 
     with pytest.raises(KeyError):
         shards.write_shard(path, entries())
-    assert not path.exists() and len(list(tmp_path.glob("*.tmp-*"))) == 1
+    assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="annotate"):
         shards.verify_shards(tmp_path)
+    (tmp_path / "shard-00000.array_record.tmp-77").write_bytes(b"of a writer that was killed")
+    (tmp_path / "shard-00000.array_record.json.tmp-77").write_bytes(b"likewise")
     shards.write_shard(path, [entry])
     assert not list(tmp_path.glob("*.tmp-*"))
     assert shards.verify_shards(tmp_path) == [path]
+
+
+# The limit on the size of a file stands in for a full disk: the system refuses the write.
+FULL = """
+import resource, signal, sys
+from miro_jax import shards
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+data = open(sys.argv[1], "rb").read()
+try:
+    shards.write_shard(sys.argv[2], [("a", data)] * int(sys.argv[3]))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
+    rng = np.random.default_rng(0)
+    record = dataclasses.replace(
+        make_record(0),
+        image_mean=rng.normal(size=(50, 50, 20)).astype(np.float16),
+        image_std=rng.normal(size=(50, 50, 20)).astype(np.float16),
+    )
+    (tmp_path / "record").write_bytes(records.encode_record(record))
+    (tmp_path / "out").mkdir()
+    for count in (3, 400):  # the second overflows the writer's buffer before it is closed
+        target = tmp_path / "out" / "shard-00000.array_record"
+        command = [sys.executable, "-c", FULL, tmp_path / "record", target, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert "shard-00000.array_record" in done.stdout and "cannot be written" in done.stdout
+        assert "too large" in done.stdout
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
