@@ -74,6 +74,15 @@ def test_a_set_without_any_record_is_refused(tmp_path):
         call([path], tmp_path / "out", max_failure_rate=1.0)
 
 
+def test_manifest_is_published_last(tmp_path, monkeypatch):
+    published = []
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (published.append(str(b)), rename(a, b)))
+    call(make_pieces(tmp_path / "source"), tmp_path / "out")
+    assert len(published) == 3 * 3 + 5
+    assert published[-1].endswith("/manifest.json")
+
+
 def test_complete_set_is_returned_at_once(tmp_path):
     pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
     first = call(pieces, out)
@@ -244,6 +253,8 @@ for moment in moments:
         os._exit(0)
     if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
         print("killed", moment, flush=True)
+    if "manifest.json" in os.listdir(out):
+        assert {"bins.json", "stats.json", "failures.jsonl"} <= set(os.listdir(out))
 """
 
 

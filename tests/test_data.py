@@ -122,6 +122,14 @@ def test_seeds_give_unrelated_orders(folder):
     assert len({tuple(epoch) for order in orders for epoch in order}) == 12
 
 
+def test_seeds_choose_captions_independently(folder):
+    used = []
+    for seed in range(2):
+        batches = take(open_data(folder, seed=seed), 12)
+        used.append(np.concatenate([batch["caption_tokens"][:, 0, 0] < 0 for batch in batches]))
+    assert 0.3 < np.mean(used[0] != used[1]) < 0.7
+
+
 def test_order_and_captions_depend_on_the_seed_only(folder):
     want = take(open_data(folder), 6)
     for threads, prefetch in ((1, 1), (8, 2), (0, 4)):

@@ -177,7 +177,9 @@ def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
     assert lost >= 50
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "unclosed", "no sidecar", "gone"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty", "unclosed", "other size", "no sidecar", "gone"]
+)
 def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
     write_folder(tmp_path, [5, 6])
     bad = tmp_path / "shard-00001.array_record"
@@ -190,6 +192,11 @@ def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
         writer.write(b"x" * 100)
         bad.write_bytes((tmp_path / "other").read_bytes())
         del writer
+    elif kind == "other size":
+        sidecar = shards.read_sidecar(bad)
+        shards.write_atomic(
+            shards.sidecar_path(bad), shards.to_json(sidecar | {"bytes": sidecar["bytes"] - 1})
+        )
     elif kind == "no sidecar":
         shards.sidecar_path(bad).unlink()
     else:
