@@ -1,6 +1,7 @@
 """A checkpoint comes back bit for bit, on any mesh, or is not taken for one."""
 
 import dataclasses
+import gc
 import logging
 import multiprocessing
 import shutil
@@ -202,10 +203,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, bad):
 
 
 # Orbax leaves coroutines behind when a read fails; their end is a warning of its own.
-LEFT_COROUTINES = "ignore::pytest.PytestUnraisableExceptionWarning"
-
-
-@pytest.mark.filterwarnings(LEFT_COROUTINES)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit_is_found_and_the_step_before_is_used(two_steps, tmp_path, caplog):
     """Any file, any bit: the state of step 6 (the bit did not matter) or of 4, never another."""
     rng = np.random.default_rng(0)
@@ -214,10 +212,9 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(two_steps, tmp_path,
         for p in (two_steps / "6").rglob("*")
         if p.stat().st_size and p.is_file()
     )
-    outcomes = {4: 0, 6: 0}
-    for trial in range(20):
+    for trial, name in enumerate(rng.permutation(files)[:20]):
         run = shutil.copytree(two_steps, tmp_path / str(trial))
-        path = run / files[trial % len(files)]
+        path = run / name
         data = bytearray(path.read_bytes())
         data[rng.integers(len(data))] ^= 1 << rng.integers(8)
         path.write_bytes(data)
@@ -227,27 +224,34 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(two_steps, tmp_path,
         assert data_state == DATA | {"position": step}
         lines = [r for r in caplog.records if "cannot be used" in r.message]
         assert len(lines) == (step == 4)
-        outcomes[step] += 1
-    assert outcomes[4] >= 5, outcomes
+    gc.collect()  # those coroutines end here, not in another test
 
 
-@pytest.mark.filterwarnings(LEFT_COROUTINES)
-@pytest.mark.parametrize("flip", ["value", "digest", "data_state"])
-def test_a_changed_byte_of_each_kind_is_found(damaged, flip, caplog):
+def test_a_flipped_bit_of_a_value_is_found_by_its_digest(tmp_path, caplog):
+    """Orbax itself restores it without an error."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make(step, size=4096), DATA)
+    path = max((tmp_path / "2" / "params").rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        step, state, _ = checkpoints.restore_latest(abstract(make(0, size=4096)))
+    assert step == 1
+    assert_same(state, make(1, size=4096))
+    assert "1 arrays do not match their digest, as params/blocks/0/kernel" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "old, new", [('"position": 6', '"position": 5'), ('"step": 6', '"step": 7')]
+)
+def test_a_changed_data_state_is_found_by_its_checksum(damaged, caplog, old, new):
     host = damaged / "6" / "host" / "metadata"
-    if flip == "value":
-        for path in (damaged / "6" / "params").glob("**/d/*"):
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 1
-            path.write_bytes(data)
-    elif flip == "digest":
-        text = host.read_text()
-        at = text.index('"digest": "') + len('"digest": "')
-        host.write_text(text[:at] + ("1" if text[at] == "0" else "0") + text[at + 1 :])
-    else:
-        host.write_text(host.read_text().replace('"position": 6', '"position": 5'))
+    assert old in host.read_text()
+    host.write_text(host.read_text().replace(old, new))
     assert restore(damaged)[0] == 4
-    assert "going on from step 4" in caplog.text
+    assert "does not match its checksum" in caplog.text
 
 
 def test_an_unusable_step_is_set_aside_and_saved_again(damaged, caplog):
@@ -370,9 +374,9 @@ def test_a_killed_run_goes_on_from_a_whole_checkpoint(tmp_path):
     for _ in range(3):
         child = context.Process(target=save_until_killed, args=(tmp_path,))
         child.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (tmp_path / str(reached + 1) / "commit_success.txt").exists():
-            assert child.is_alive() and time.monotonic() < deadline, "no checkpoint in 60 seconds"
+            assert child.is_alive() and time.monotonic() < deadline, "no checkpoint in 180 seconds"
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3))
         child.kill()
