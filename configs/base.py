@@ -85,6 +85,7 @@ def base() -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1 = all that are left
     c.mesh.model = 1  # devices along heads and MLP width
+    c.mesh.distributed = False  # several processes: each calls jax.distributed.initialize first
 
     c.optim = ConfigDict()
     c.optim.name = "lamb"  # or "adamw"

@@ -18,7 +18,7 @@ LAYERS = (
     "encoders rewards",
     "state data sampler evals report pipeline runs piece trained",
     "annotate train sample evaluate score",
-    "main __init__",
+    "main command __init__",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 STAGES = LAYERS[4].split()

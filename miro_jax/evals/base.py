@@ -1,0 +1,100 @@
+"""What every evaluator shares: how it samples, how it scores, how its failure is told.
+
+An evaluator is built from plain arguments and has `run(pipeline) -> dict` of JSON values. Letters:
+N pictures, R rewards.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from miro_jax.pipeline import Targets
+from miro_jax.rewards.base import Reward, score_all
+from miro_jax.shapes import world
+
+
+class Evaluator(Protocol):
+    """A measurement of a trained network."""
+
+    def run(self, pipeline) -> dict[str, Any]:
+        """Sample from a `MiroPipeline`, measure, and return JSON values."""
+        ...
+
+
+class EvaluatorFailed(RuntimeError):
+    """An evaluator raised; the text names it and the step, the cause is chained."""
+
+
+@contextlib.contextmanager
+def named_failure(name: str, step: int) -> Iterator[None]:
+    """Raise whatever fails inside as `EvaluatorFailed` that names the evaluator and the step."""
+    try:
+        yield
+    except Exception as error:
+        raise EvaluatorFailed(
+            f"Evaluator {name!r} failed on the network of step {step}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How an evaluator samples; the arguments of `MiroPipeline.__call__` of the same names.
+
+    One seed for all: pictures that differ in their targets or guidance alone start from the same
+    noise, so what differs between them is what was asked for.
+    """
+
+    guidance_scale: float
+    num_steps: int
+    solver: str
+    negative_prompt: str
+    seed: int
+
+    def sample(
+        self,
+        pipeline,
+        prompts: Sequence[str],
+        num_images: int = 1,
+        targets: Targets = None,
+        negative_targets: Targets = None,
+        guidance_scale: float | None = None,
+    ) -> np.ndarray:
+        """Return [len(prompts) * num_images, H, W, 3] uint8; None takes the default."""
+        settings = dataclasses.asdict(self)
+        if guidance_scale is not None:
+            settings["guidance_scale"] = guidance_scale
+        return pipeline(
+            prompts, num_images, targets=targets, negative_targets=negative_targets, **settings
+        )
+
+
+def make_sampling(config) -> Sampling:
+    """Build the sampling settings of `config.sample`."""
+    c = config.sample
+    return Sampling(c.guidance_scale, c.num_steps, c.solver, c.negative, c.seed)
+
+
+def guidance_scales(default: float) -> list[float]:
+    """Return the scales that tables compare: none, and the default where it differs."""
+    return list(dict.fromkeys((0.0, float(default))))
+
+
+def world_prompts(categories: Sequence[str], count: int, seed: int) -> list[str]:
+    """Return `count` prompts of the shapes world, category by category in turn."""
+    each = -(-count // len(categories))
+    columns = [[text for text, _ in world.prompts(name, each, seed)] for name in categories]
+    return [text for row in zip(*columns, strict=True) for text in row][:count]
+
+
+def score(rewards: Sequence[Reward], images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """Return the scores [N, R] float64 of pictures [N, H, W, 3] uint8, each with its prompt."""
+    return score_all(rewards, images, [{"caption": list(prompts)}])[0].astype(np.float64)
+
+
+def all_targets(pipeline, level: float) -> dict[str, float]:
+    """Ask every reward that the network knows for the same level."""
+    return dict.fromkeys(pipeline.reward_names, float(level))

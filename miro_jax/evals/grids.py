@@ -1,0 +1,117 @@
+"""Labelled grids of pictures, drawn with Pillow: what a glance at a folder should explain."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
+_FONT_SIZE = 13  # pixels
+_GAP, _MARGIN = 10, 14  # pixels between cells, around all
+_LABEL_WIDTH = 132  # pixels for the labels of rows
+_SMALLEST_SIDE = 64  # pixels; smaller pictures are shown enlarged by a whole factor
+
+
+def labelled_grid(
+    cells: np.ndarray,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    per_line: int | None = None,
+) -> np.ndarray:
+    """Draw a grid of cells, each with one or more pictures.
+
+    Args:
+      cells: [rows, columns, n, H, W, 3] uint8.
+      row_labels, column_labels: one text each; long ones are wrapped.
+      title: stands above all.
+      per_line: pictures side by side in a cell; None for a nearly square cell.
+
+    Returns:
+      [height, width, 3] uint8. Small pictures are enlarged without smoothing.
+
+    Raises:
+      ValueError: cells are of another rank, or the labels of another number.
+    """
+    cells = np.asarray(cells)
+    if cells.ndim != 6 or cells.shape[:2] != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            f"cells must be [{len(row_labels)} rows, {len(column_labels)} columns, n, H, W, 3]; "
+            f"got {cells.shape}."
+        )
+    blocks = [[tile(_enlarged(cell), per_line, gap=2) for cell in row] for row in cells]
+    block_height, block_width = blocks[0][0].shape[:2]
+    font = ImageFont.load_default(_FONT_SIZE)
+    line = _FONT_SIZE + 4
+    heads = [_wrap(text, block_width, font) for text in column_labels]
+    sides = [_wrap(text, _LABEL_WIDTH, font) for text in row_labels]
+    row_height = max(block_height, *(line * len(side) for side in sides))
+    left = _MARGIN + _LABEL_WIDTH + _GAP
+    width = max(
+        left + len(column_labels) * (block_width + _GAP) - _GAP + _MARGIN,
+        2 * _MARGIN + int(font.getlength(title)) + 1,
+    )
+    top = _MARGIN + line + _GAP + line * max(len(head) for head in heads) + 4
+    height = top + len(row_labels) * (row_height + _GAP) - _GAP + _MARGIN
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), title, _INK, font)
+    for column, head in enumerate(heads):
+        at = (left + column * (block_width + _GAP), _MARGIN + line + _GAP)
+        draw.multiline_text(at, "\n".join(head), _QUIET, font, spacing=4)
+    for row, side in enumerate(sides):
+        y = top + row * (row_height + _GAP)
+        draw.multiline_text((_MARGIN, y), "\n".join(side), _INK, font, spacing=4)
+        for column in range(len(column_labels)):
+            at = (left + column * (block_width + _GAP), y)
+            block = Image.fromarray(blocks[row][column])
+            canvas.paste(block, at, block)
+    return np.asarray(canvas)
+
+
+def tile(pictures: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.ndarray:
+    """Lay out pictures in lines.
+
+    Args:
+      pictures: [n, H, W, 3] uint8.
+      per_line: pictures in a line; None for a nearly square block.
+      gap: pixels between them.
+
+    Returns:
+      [height, width, 4] uint8, transparent where there is no picture.
+    """
+    count, height, width = pictures.shape[:3]
+    per_line = min(per_line or int(np.ceil(np.sqrt(count))), count)
+    lines = -(-count // per_line)
+    out = np.zeros((lines * (height + gap) - gap, per_line * (width + gap) - gap, 4), np.uint8)
+    for index, picture in enumerate(pictures):
+        y, x = (index // per_line) * (height + gap), (index % per_line) * (width + gap)
+        out[y : y + height, x : x + width, :3] = picture
+        out[y : y + height, x : x + width, 3] = 255
+    return out
+
+
+def _enlarged(pictures: np.ndarray) -> np.ndarray:
+    """Repeat the pixels of [n, H, W, 3] until a side has _SMALLEST_SIDE of them."""
+    factor = max(1, -(-_SMALLEST_SIDE // max(pictures.shape[1:3])))
+    return pictures.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Break a text into lines of at most `width` pixels, at spaces where there are any."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        while font.getlength(word) > width and len(word) > 1:
+            fits = max(
+                n for n in range(1, len(word)) if n == 1 or font.getlength(word[:n]) <= width
+            )
+            lines[-1], word = word[:fits], word[fits:]
+            lines.append("")
+        lines[-1] = word
+    return lines

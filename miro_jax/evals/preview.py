@@ -1,0 +1,82 @@
+"""A glance at a network in training: a labelled grid and the rewards of what it shows."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from miro_jax.evals import base, gallery, grids
+from miro_jax.pipeline import MiroPipeline
+
+LEVELS = (0.0, 0.5, 1.0)  # asked of all rewards; columns of the grid
+
+
+class Preview:
+    """Samples `config.sample.prompts` at three levels of all rewards, always with the same noise.
+
+    Args:
+      config: of the run.
+      parts: `runs.Parts`. rewards: all rewards of the config, loaded.
+      workdir: `samples/step-XXXXXX.png` is written there.
+    """
+
+    def __init__(self, config, parts, rewards, workdir):
+        c = config.sample
+        self.rewards, self.prompts = rewards, list(c.prompts)
+        self.num_images, self.sampling = c.images_per_prompt, base.make_sampling(config)
+        self.levels = LEVELS if parts.reward_names else LEVELS[-1:]
+        self.folder = Path(workdir) / "samples"
+        # No more than is asked for at once, in whole rows of the mesh: a preview should be cheap.
+        rows = parts.mesh.shape["data"]
+        needed = -(-len(self.prompts) * self.num_images // rows) * rows
+        self.pipeline = MiroPipeline(
+            parts.graphdef,
+            None,
+            None,
+            parts.image_encoder,
+            parts.caption_encoder,
+            parts.reward_names,
+            parts.mesh,
+            min(c.batch_size, needed),
+        )
+
+    def __call__(self, params: Any, buffers: Any, step: int) -> tuple[dict[str, float], np.ndarray]:
+        """Sample with these parameters.
+
+        Args:
+          params, buffers: nnx.State, as in `TrainState`; the EMA is meant.
+          step: updates done.
+
+        Returns:
+          ({"reward/<name>": mean score of the pictures asked for at level 1}, the grid
+          [H, W, 3] uint8).
+        """
+        self.pipeline.params, self.pipeline.buffers = params, buffers
+        try:
+            with base.named_failure("preview", step):
+                return self._sample(step)
+        finally:
+            self.pipeline.params = self.pipeline.buffers = None  # the step donates them
+
+    def _sample(self, step):
+        pictures = gallery.sample_levels(
+            self.pipeline, self.sampling, self.prompts, self.num_images, self.levels
+        )
+        best = pictures[-1].reshape(-1, *pictures.shape[3:])
+        texts = [p for p in self.prompts for _ in range(self.num_images)]
+        means = base.score(self.rewards, best, texts).mean(axis=0)
+        grid = grids.labelled_grid(
+            pictures.swapaxes(0, 1),
+            self.prompts,
+            [f"all rewards at {level:g}" for level in self.levels]
+            if self.pipeline.reward_names
+            else ["no rewards"],
+            f"step {step}, guidance {self.sampling.guidance_scale:g}",
+        )
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grid).save(self.folder / f"step-{step:06d}.png")
+        names = [f"reward/{r.name}" for r in self.rewards]
+        return dict(zip(names, map(float, means), strict=True)), grid

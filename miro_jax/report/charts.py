@@ -1,0 +1,220 @@
+"""Line and point charts as inline SVG: no script, no font, no colour of their own.
+
+Colours, strokes and text sizes are classes of the page's style sheet (`style.py`), so that charts
+turn dark with the page. A chart is a plot area with axes; data are drawn on it in data units.
+"""
+
+import dataclasses
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 36  # room around the plot area, in SVG units
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis: its range in data units, where its ticks are, and what it shows.
+
+    Attributes:
+      low, high: ends, low < high; both above 0 if `log`.
+      ticks: data values. label: quantity, with its unit if it has one. log: logarithmic.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    label: str
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Return where a value stands: 0 at the low end, 1 at the high end."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return (value - low) / (high - low)
+
+
+def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool = False) -> Axis:
+    """Return an axis with round ticks that holds all finite values.
+
+    Args:
+      values: data; on a logarithmic axis those above 0 count.
+      label: see `Axis`.
+      log: logarithmic.
+      zero: the axis starts at 0, if no value is below.
+    """
+    found = [float(v) for v in values if math.isfinite(v) and (v > 0 or not log)]
+    low, high = (min(found), max(found)) if found else (1.0, 10.0) if log else (0.0, 1.0)
+    if log:
+        low, high = low / 1.1, high * 1.1
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = (1, 2, 5) if len(decades) < 5 else (1,)
+        every = [m * 10.0**d for d in decades for m in steps]
+        return Axis(low, high, tuple(t for t in every if low <= t <= high), label, True)
+    if zero and low >= 0:
+        low = 0.0
+    if high - low < 1e-9 * max(abs(high), 1e-3):
+        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    step = _round_step((high - low) / 4)
+    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    ticks = tuple(low + step * i for i in range(round((high - low) / step) + 1))
+    return Axis(low, high, ticks, label)
+
+
+def unit_axis(label: str) -> Axis:
+    """Return an axis from 0 to 1 with some room at its ends, for points that stand there."""
+    return Axis(-0.04, 1.04, (0.0, 0.25, 0.5, 0.75, 1.0), label)
+
+
+def _round_step(raw: float) -> float:
+    """Return 1, 2 or 5 times a power of ten, at least `raw`."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+
+
+def format_number(value: float) -> str:
+    """Write a number as short as a tick or a table allows: 0.25, 12, 1.5k, 2M, 3e-5."""
+    size = abs(value)
+    if size < 1e-12:
+        return "0"
+    if size < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-").replace("-", "\N{MINUS SIGN}")
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}".replace(
+                "-", "\N{MINUS SIGN}"
+            )
+    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+class Chart:
+    """A plot area with axes, and what is drawn on it.
+
+    Args:
+      x, y: axes. width, height: of the whole picture in SVG units; it scales with the page.
+    """
+
+    def __init__(self, x: Axis, y: Axis, width: int = 420, height: int = 250):
+        self.x, self.y, self.width, self.height = x, y, width, height
+        self._marks: list[str] = []
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        """Return SVG coordinates of a point in data units."""
+        across = self.width - _LEFT - _RIGHT
+        up = self.height - _TOP - _BOTTOM
+        return _LEFT + across * self.x.place(x), _TOP + up * (1 - self.y.place(y))
+
+    def _inside(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+        pairs = zip(xs, ys, strict=True)
+        good = [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
+        return [self._at(x, y) for x, y in good]
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], kind: str) -> None:
+        """Draw a line through points; those that the axis cannot show are left out.
+
+        Args:
+          kind: class of the style sheet, as "raw", "series a", "ideal".
+        """
+        points = " ".join(f"{px:.1f},{py:.1f}" for px, py in self._inside(xs, ys))
+        if points:
+            self._marks.append(f'<polyline class="{kind}" points="{points}"/>')
+
+    def level(self, y: float, kind: str, text: str = "") -> None:
+        """Draw a horizontal line over the whole width, with a text at its right end."""
+        if not self.y.low <= y <= self.y.high:
+            return
+        self.line([self.x.low, self.x.high], [y, y], kind)
+        if text:
+            px, py = self._at(self.x.high, y)
+            self._marks.append(
+                f'<text class="note" x="{px:.1f}" y="{py - 4:.1f}" text-anchor="end">'
+                f"{html.escape(text)}</text>"
+            )
+
+    def points(
+        self,
+        xs: Sequence[float],
+        values: Sequence[dict[str, float]],
+        kind: str,
+        titles: Sequence[str],
+        shift: float = 0.0,
+        marker: str = "disc",
+    ) -> None:
+        """Draw points with interval bars.
+
+        Args:
+          xs: places.
+          values: for each mean (or accuracy), low, high.
+          kind: class of the style sheet.
+          titles: what a pointer resting on a point is told.
+          shift: SVG units to the right, so that two series do not hide each other.
+          marker: "disc" or "box".
+        """
+        for x, value, title in zip(xs, values, titles, strict=True):
+            px, py = self._at(x, value.get("mean", value.get("accuracy")))
+            (_, low), (_, high) = self._at(x, value["low"]), self._at(x, value["high"])
+            px += shift
+            shape = (
+                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
+                if marker == "disc"
+                else f'<rect x="{px - 4:.1f}" y="{py - 4:.1f}" width="8" height="8"/>'
+            )
+            self._marks.append(
+                f'<g class="point {kind}"><title>{html.escape(title)}</title>'
+                f'<line x1="{px:.1f}" y1="{low:.1f}" x2="{px:.1f}" y2="{high:.1f}"/>{shape}</g>'
+            )
+
+    def svg(self, alt: str) -> str:
+        """Return the whole chart as an SVG element.
+
+        Args:
+          alt: what the chart shows, in words, for those who cannot see it.
+        """
+        left, right = _LEFT, self.width - _RIGHT
+        bottom = self.height - _BOTTOM
+        parts = []
+        for tick in self.y.ticks:
+            _, py = self._at(self.x.low, tick)
+            parts.append(
+                f'<line class="grid" x1="{left}" y1="{py:.1f}" x2="{right}" y2="{py:.1f}"/>'
+            )
+            parts.append(
+                f'<text x="{left - 7}" y="{py + 4:.1f}" text-anchor="end">'
+                f"{format_number(tick)}</text>"
+            )
+        for tick in self.x.ticks:
+            px, _ = self._at(tick, self.y.low)
+            parts.append(
+                f'<line class="tick" x1="{px:.1f}" y1="{bottom}" x2="{px:.1f}" y2="{bottom + 4}"/>'
+                f'<text x="{px:.1f}" y="{bottom + 17}" text-anchor="middle">'
+                f"{format_number(tick)}</text>"
+            )
+        parts.append(f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
+        parts.append(f'<text class="label" x="{2}" y="13">{html.escape(self.y.label)}</text>')
+        parts.append(
+            f'<text class="label" x="{right}" y="{self.height - 3}" text-anchor="end">'
+            f"{html.escape(self.x.label)}</text>"
+        )
+        return (
+            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-label="{html.escape(alt)}">{"".join(parts)}{"".join(self._marks)}</svg>'
+        )
+
+
+def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+    """Return at most `most` points: means of neighbours, so that a long run stays a small page."""
+    size = -(-len(xs) // most)
+    groups = [slice(i, i + size) for i in range(0, len(xs), size)]
+    return [_mean(xs[g]) for g in groups], [_mean(ys[g]) for g in groups]
+
+
+def smooth(ys: Sequence[float], width: int) -> list[float]:
+    """Return the mean over `width` neighbours around each value (fewer at the ends)."""
+    half = width // 2
+    return [_mean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
