@@ -78,6 +78,9 @@ def base() -> ConfigDict:
     c.model.rin.num_registers = 4
     c.model.rin.mlp_multiplier = 2
     c.model.rin.mlp_multiple = 32
+    # The release starts its tables at 0.02, where positions and latent tokens hardly differ; they
+    # grow over 100,000 steps. A run of a thousand steps needs them told apart from the start.
+    c.model.rin.table_std = 1.0
     c.model.rin.sigma = 0.5  # deviation of the data that preconditioning assumes
     c.model.rin.log_variance_features = 32
     c.model.rin.remat = False  # recompute blocks in the backward pass

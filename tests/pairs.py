@@ -32,6 +32,7 @@ TINY = RINConfig(
     mlp_multiplier=4,
     mlp_multiple=256,
     sigma=0.5,
+    table_std=0.02,
     log_variance_features=8,
     remat=False,
 )
@@ -52,6 +53,7 @@ ODD = resize(
     process_heads=8,
     num_registers=5,
     sigma=0.7,
+    table_std=0.02,
     log_variance_features=20,
 )
 RELEASED = resize(
@@ -67,6 +69,7 @@ RELEASED = resize(
     read_write_heads=16,
     process_heads=32,
     num_registers=16,
+    table_std=0.02,
     log_variance_features=128,
 )
 REWARDS = (

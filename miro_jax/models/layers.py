@@ -32,9 +32,11 @@ def xavier_uniform(rngs: nnx.Rngs, shape: Sequence[int], num_in: int) -> Array:
     return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
 
 
-def normal_table(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str]) -> nnx.Param:
-    """Make a learned table of rows: normal with deviation 0.02 cut at two deviations."""
-    table = 0.02 * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
+def normal_table(
+    rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], std: float
+) -> nnx.Param:
+    """Make a learned table of rows: normal with deviation `std`, cut at two deviations."""
+    table = std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
     return nnx.Param(table, out_sharding=axes)
 
 

@@ -21,6 +21,7 @@ R rewards, G registers, D latent width.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -63,6 +64,7 @@ class RINConfig:
     num_registers: int
     mlp_multiplier: int
     mlp_multiple: int  # SwiGLU hidden widths are rounded up to a multiple of it
+    table_std: float  # deviation of learned tables at the start; 0.02 in the release
     sigma: float  # deviation of the data that preconditioning assumes
     log_variance_features: int
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
@@ -118,17 +120,18 @@ class RIN(nnx.Module):
 
         self.patch_in = Linear((patch, c.token_width), ("patch", "embed"), **options)
         self.patch_norm = RMSNorm(c.token_width)
-        self.token_positions = Table(num_tokens, c.token_width, "tokens", rngs=rngs)
-        self.latent_tokens = Table(c.num_latent_tokens, c.latent_width, "latent_tokens", rngs=rngs)
+        table = functools.partial(Table, std=c.table_std, rngs=rngs)
+        self.token_positions = table(num_tokens, c.token_width, "tokens")
+        self.latent_tokens = table(c.num_latent_tokens, c.latent_width, "latent_tokens")
         self.time = ScalarEmbedding(c.latent_width, **options)
 
         self.rewards = nnx.List(
             ScalarEmbedding(c.latent_width, **options) for _ in range(c.num_rewards)
         )
         self.reward_positions = (
-            Table(c.num_rewards, c.latent_width, "reward", rngs=rngs) if c.num_rewards else None
+            table(c.num_rewards, c.latent_width, "reward") if c.num_rewards else None
         )
-        self.registers = Table(c.num_registers, c.latent_width, "registers", rngs=rngs)
+        self.registers = table(c.num_registers, c.latent_width, "registers")
         self.caption_in = Linear((c.caption_width, c.latent_width), ("caption", "embed"), **options)
         self.condition_encoder = nnx.List(
             SelfAttentionBlock(
@@ -230,8 +233,8 @@ class RIN(nnx.Module):
 class Table(nnx.Module):
     """A learned table of rows, added to or used as tokens."""
 
-    def __init__(self, rows: int, width: int, axis: str, *, rngs: nnx.Rngs):
-        self.table = normal_table(rngs, (rows, width), (axis, "embed"))
+    def __init__(self, rows: int, width: int, axis: str, *, std: float, rngs: nnx.Rngs):
+        self.table = normal_table(rngs, (rows, width), (axis, "embed"), std)
 
 
 class LogVariance(nnx.Module):
