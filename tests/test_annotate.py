@@ -31,6 +31,12 @@ from tests.annotating import (
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def test_folder_holds_bins_and_stats_of_both_captions(tmp_path):
     out = tmp_path / "out"
     manifest = call(make_pieces(tmp_path / "source"), out)
@@ -245,6 +251,7 @@ def watched(action, moment):
 for moment in moments:
     child = os.fork()
     if not child:
+        os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "fsync", "unlink"):
             setattr(os, name, watched(getattr(os, name), moment))
         records.encode_record = watched(records.encode_record, moment)
@@ -275,10 +282,10 @@ def test_killed_at_random_moments_the_folder_ends_byte_identical(tmp_path):
     ends = []
     for trial in range(2):  # each on to the end: some kills fall into the last files
         out = tmp_path / f"out{trial}"
-        ends += run_killed(pieces, out, [rng.randrange(1, 40) for _ in range(7)] + [0])
+        ends += run_killed(pieces, out, [rng.randrange(1, 40) for _ in range(5)] + [0])
         assert ends[-1][0] == "finished"
         assert contents(out) == contents(tmp_path / "whole")
-    assert sum(end == "killed" for end, _ in ends) >= 8
+    assert sum(end == "killed" for end, _ in ends) >= 6
 
 
 def test_shapes_are_annotated_from_a_config(tmp_path):
@@ -313,7 +320,7 @@ def command(*arguments):
         [sys.executable, "-m", "miro_jax.annotate", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=ROOT,
     )
 

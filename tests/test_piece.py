@@ -1,5 +1,6 @@
 """From a piece to its records: what becomes of every sample."""
 
+import os
 import tarfile
 
 import numpy as np
@@ -19,6 +20,12 @@ from tests.annotating import (
     sample,
     write_tar,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def test_every_sample_becomes_the_right_record(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -85,6 +86,27 @@ def test_shard_reads_back_in_order_with_sidecar_and_scores(tmp_path):
             assert np.isnan(row[1]).all()
         else:
             np.testing.assert_array_equal(row[1], record.synthetic_scores)
+
+
+def test_every_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    calls = []
+    flush, rename = os.fsync, os.replace
+
+    def watched_flush(descriptor):
+        calls.append(("flush", os.readlink(f"/proc/self/fd/{descriptor}")))
+        flush(descriptor)
+
+    def watched_rename(source, target):
+        calls.append(("rename", str(source)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_flush)
+    monkeypatch.setattr(os, "replace", watched_rename)
+    write_folder(tmp_path, [2])
+    assert len(calls) == 4 * 3
+    for before, at, after in zip(calls[::3], calls[1::3], calls[2::3], strict=True):
+        assert before == ("flush", at[1]) and at[0] == "rename"
+        assert after == ("flush", str(tmp_path))
 
 
 def test_writing_again_gives_equal_bytes(tmp_path):
