@@ -110,14 +110,19 @@ def _explain(error: Exception, arguments: Sequence[str], path: str | None) -> st
             if key not in known:
                 return _unknown_key(key, known)
         if found := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
-            present = config_flags.config_path.get_value(found[1], values.config)
-            return (
-                f"config.{found[1]} must be of the type of {present!r}, "
-                f"{type(present).__name__}; got {found[2]!r}."
-            )
+            return _wrong_type(found[1], values.config, found[2])
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"unknown argument --{error.flagname}. See --help."
     return " ".join(str(error).split())
+
+
+def _wrong_type(key: str, config: ml_collections.ConfigDict, given: str) -> str:
+    present = config_flags.config_path.get_value(key, config)
+    if isinstance(present, ml_collections.ConfigDict):
+        inside = ", ".join(f"{key}.{name}" for name in present)
+        return f"config.{key} must be set key by key ({inside}); got {given!r}."
+    kind = type(present).__name__
+    return f"config.{key} must be of type {kind}, as {present!r}; got {given!r}."
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:

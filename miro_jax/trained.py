@@ -21,13 +21,13 @@ def load_pipeline(config, workdir) -> tuple[MiroPipeline, int]:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
     """
     folder = Path(workdir) / "checkpoints"
-    parts = runs.build_parts(config)
-    wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
-    with sharding.use_mesh(parts.mesh), Checkpoints(folder, read_only=True) as checkpoints:
-        found = checkpoints.restore_latest(wanted)
-    if found is None:
-        raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
-    step, weights, _ = found
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        if not checkpoints.steps():
+            raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
+        parts = runs.build_parts(config)
+        wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
+        with sharding.use_mesh(parts.mesh):
+            step, weights, _ = checkpoints.restore_latest(wanted)
     pipeline = MiroPipeline(
         parts.graphdef,
         weights["ema_params"],

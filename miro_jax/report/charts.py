@@ -47,11 +47,12 @@ def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool 
     found = [float(v) for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(found), max(found)) if found else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
-        low, high = low / 1.1, high * 1.1
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if len(decades) < 5 else (1,)
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
+        steps = (1, 2, 5) if len(decades) < 6 else (1,)
         every = [m * 10.0**d for d in decades for m in steps]
-        return Axis(low, high, tuple(t for t in every if low <= t <= high), label, True)
+        start = max(t for t in every if t <= low)
+        end = min(t for t in every if t >= high and t > start)
+        return Axis(start, end, tuple(t for t in every if start <= t <= end), label, True)
     if zero and low >= 0:
         low = 0.0
     if high - low < 1e-9 * max(abs(high), 1e-3):

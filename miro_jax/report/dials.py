@@ -5,7 +5,7 @@ from typing import Any
 
 from miro_jax.report.charts import Chart, fit_axis, unit_axis
 from miro_jax.report.facts import Facts
-from miro_jax.report.page import Section, figure, missing, percent
+from miro_jax.report.page import Section, figure, missing, percent, pictures
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -26,7 +26,7 @@ def dials(facts: Facts) -> Section:
         _dial(name, found["dials"][name], found["asked_levels"]) for name in found["cross"]["asked"]
     ]
     caption = (
-        f"Mean achieved level of {found['images_per_level']} pictures a point, same prompts and "
+        f"Mean achieved level of {pictures(found['images_per_level'])} a point, same prompts and "
         "noise at each; bars are 95 % bootstrap intervals. The achieved level is the share of the "
         "training data that the picture's score passes. \N{GREEK SMALL LETTER RHO} is Spearman's "
         "rank correlation of asked level and score: of the means, and in brackets of the single "
@@ -188,10 +188,10 @@ def conflict(facts: Facts) -> Section:
 
 
 def _conflict_caption(key: str, found: dict[str, Any]) -> str:
-    count = found["images_per_level"]
+    count = pictures(found["images_per_level"])
     if key == "agreement":
         return (
-            f"Mean of {', '.join(found['agreement_of'])}; {count} pictures a point, bars are 95 % "
+            f"Mean of {', '.join(found['agreement_of'])}; {count} a point, bars are 95 % "
             "bootstrap intervals."
         )
     return (

@@ -37,6 +37,11 @@ def missing(evaluator: str) -> str:
     )
 
 
+def pictures(count: int) -> str:
+    """Write a number of pictures."""
+    return f"{count:,} picture{'s' * (count != 1)}"
+
+
 def percent(value: float) -> str:
     """Write a share as a whole percentage."""
     return f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
@@ -44,7 +49,8 @@ def percent(value: float) -> str:
 
 def render(facts: Facts, sections: list[Section]) -> str:
     """Return the whole page."""
-    nav = "".join(f'<a href="#{s.name}">{html.escape(s.title)}</a>' for s in sections)
+    places = [*((s.name, s.title) for s in sections), ("run", "The run")]
+    nav = "".join(f'<a href="#{name}">{html.escape(title)}</a>' for name, title in places)
     body = "".join(
         f'<section id="{s.name}" aria-labelledby="{s.name}-title">'
         f'<h2 id="{s.name}-title">{html.escape(s.title)}</h2>'
@@ -145,7 +151,7 @@ def _facts(facts: Facts) -> dict[str, str]:
         "Parameters": f"{evaluation['num_parameters']:,}" if evaluation else "",
         "Training time": _duration(seconds) if seconds else "",
         "Throughput": f"{sorted(speeds)[len(speeds) // 2]:,.0f} pictures/s" if speeds else "",
-        "Training set": f"{records:,} pictures" if records else "",
+        "Training set": pictures(records) if records else "",
         "Sampling": f"{sample['num_steps']} {sample['solver']} steps, guidance "
         f"{sample['guidance_scale']:g}, negative prompt {sample['negative']!r}",
         "Command": run.get("command", ""),

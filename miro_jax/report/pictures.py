@@ -3,7 +3,7 @@
 import html
 
 from miro_jax.report.facts import Facts
-from miro_jax.report.page import Section, figure, missing
+from miro_jax.report.page import Section, figure, missing, pictures
 
 
 def gallery(facts: Facts) -> Section:
@@ -26,7 +26,7 @@ def gallery(facts: Facts) -> Section:
         cells = []
         for column, file in enumerate(files):
             asked = f", all rewards asked at {levels[column]:g}" if levels else ""
-            alt = f"{found['num_images']} pictures of {prompt!r}{asked}"
+            alt = f"{pictures(found['num_images'])} of {prompt!r}{asked}"
             cells.append(f'<img src="{facts.picture(file)}" alt="{html.escape(alt)}">')
         rows.append(f'<div class="prompt">{html.escape(prompt)}</div>{"".join(cells)}')
     body = (
@@ -36,7 +36,7 @@ def gallery(facts: Facts) -> Section:
         + "</div>"
     )
     caption = (
-        f"{found['num_images']} pictures a cell, guidance {found['guidance_scale']:g}, step "
+        f"{pictures(found['num_images'])} a cell, guidance {found['guidance_scale']:g}, step "
         f"{facts.step:,}. Negative branch: all rewards at 0 and the configured negative prompt."
     )
     return Section("pictures", "Pictures", lead, figure(body, caption))

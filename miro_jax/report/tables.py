@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from miro_jax.report.facts import Facts
-from miro_jax.report.page import Section, figure, missing, percent
+from miro_jax.report.page import Section, figure, missing, percent, pictures
 
 _STRIP = 3.0  # standard deviations to either side that a strip shows
 
@@ -105,7 +105,7 @@ def reward_means(facts: Facts) -> Section:
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
     caption = (
-        f"{found['num_images']} pictures a column; small print: 95 % bootstrap intervals, for the "
+        f"{pictures(found['num_images'])} a column; small print: 95 % bootstrap intervals, for the "
         "training data the standard deviation. In the strips the centre line is the mean of the "
         "training data, the shaded band one standard deviation to either side, the ends three."
     )

@@ -1,0 +1,105 @@
+"""Stand-ins for a trained network, for the tests of evaluators: pictures that obey in a known way.
+
+`Meter` pictures carry the achieved level of each reward in a row of pixels, and `Gauge` rewards
+read it off. A `Painter` draws shapes that a prompt asks for.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from miro_jax.bins import fit_bins
+from miro_jax.evals.base import Sampling
+from miro_jax.pipeline import MiroPipeline
+from miro_jax.shapes import captions, render, scene
+
+SAMPLING = Sampling(
+    guidance_scale=2.0, num_steps=3, solver="euler", negative_prompt="empty", seed=7
+)
+
+
+class Gauge:
+    """A reward that reads row `index` of a Meter's picture."""
+
+    version, tower, synthetic_form = "1", "gauge", "long"
+
+    def __init__(self, name, index, needs_caption=False):
+        self.name, self.index, self.needs_caption = name, index, needs_caption
+        self.identity = f"{name}@1"
+
+    def read(self, images):
+        return images
+
+    def judge(self, features, captions):
+        return (features[:, self.index, 0, 0] / 255).astype(np.float32)
+
+    def score(self, images, captions):
+        return self.judge(self.read(images), captions)
+
+    def stored(self, score):
+        return score
+
+
+class Meter:
+    """A pipeline whose pictures have the levels that `behave` makes of the levels asked for.
+
+    behave: (asked [n, R], refused [n, R], guidance scale) -> achieved [n, R]; NaN = not asked.
+    `calls` keeps the arguments of each call.
+    """
+
+    batch_size = 8
+
+    def __init__(self, names, behave=lambda asked, refused, scale: asked):
+        self.reward_names, self.behave, self.calls = tuple(names), behave, []
+
+    def __call__(self, prompts, num_images=1, targets=None, negative_targets=None, **settings):
+        self.calls.append(
+            dict(
+                prompts=list(prompts),
+                targets=targets,
+                negative_targets=negative_targets,
+                **settings,
+            )
+        )
+        count = len(prompts) * num_images
+        asked = MiroPipeline.levels(self, targets, count, 1.0)
+        refused = MiroPipeline.levels(self, negative_targets, count, 0.0)
+        achieved = self.behave(asked, refused, settings["guidance_scale"])
+        rows = np.round(255 * np.nan_to_num(achieved, nan=0.5)).astype(np.uint8)
+        return np.broadcast_to(rows[:, :, None, None], (*rows.shape, 8, 3)).copy()
+
+    def _index(self, name):
+        return MiroPipeline._index(self, name)
+
+
+def gauges(names, captioned=()):
+    """One Gauge for each name, and bins under which the level is nearly the score."""
+    rewards = [Gauge(name, i, name in captioned) for i, name in enumerate(names)]
+    scores = np.repeat(np.linspace(0, 1, 6401)[:, None], len(names), axis=1)
+    return rewards, fit_bins(scores, [r.identity for r in rewards], 64)
+
+
+def paint(prompt, index=0, size=32, **changes):
+    """A clean picture [size, size, 3] uint8 of the first object that a prompt asks for."""
+    rng = np.random.default_rng((3, index))
+    wanted = captions.parse(prompt).objects[0]
+    drawn = scene.sample_scene(rng, size, "colors")
+    thing = dataclasses.replace(
+        drawn.objects[0], **{"shape": wanted.shape, "color": wanted.color or "red"} | changes
+    )
+    clean = dataclasses.replace(drawn, objects=(thing,), blur=0.2, noise=0.0, vividness=1.0)
+    return render.render(clean, rng)
+
+
+class Painter:
+    """A pipeline that paints what it is asked for, with `changes(guidance scale)` to the object."""
+
+    batch_size = 8
+
+    def __init__(self, names=(), changes=lambda scale: {}):
+        self.reward_names, self.changes = tuple(names), changes
+
+    def __call__(self, prompts, num_images=1, guidance_scale=0.0, **settings):
+        texts = [p for p in prompts for _ in range(num_images)]
+        changes = self.changes(guidance_scale)
+        return np.stack([paint(text, i, **changes) for i, text in enumerate(texts)])

@@ -1,0 +1,84 @@
+"""Labelled grids: pictures unchanged in their places, labels beside and above them."""
+
+import numpy as np
+import pytest
+
+from miro_jax.evals import grids
+
+
+def cells(rows=2, columns=3, n=1, side=64):
+    """Cells of one strong colour each, so that they are found again."""
+    out = np.zeros((rows, columns, n, side, side, 3), np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            out[row, column] = (255, 40 * row, 40 * column)
+    return out
+
+
+def where(grid, color):
+    """Rows and columns (first, last) of the pixels of a colour."""
+    ys, xs = np.nonzero((grid == color).all(axis=-1))
+    return (ys.min(), ys.max()), (xs.min(), xs.max())
+
+
+def ink(grid):
+    return (grid < 160).all(axis=-1)
+
+
+def test_pictures_keep_their_pixels_and_stand_in_rows_and_columns():
+    grid = grids.labelled_grid(cells(), ["a", "b"], ["x", "y", "z"], "title")
+    assert grid.dtype == np.uint8 and grid.shape[2] == 3
+    places = {(r, c): where(grid, (255, 40 * r, 40 * c)) for r in range(2) for c in range(3)}
+    for (r, c), ((top, bottom), (left, right)) in places.items():
+        assert bottom - top == right - left == 63
+        assert top == places[r, 0][0][0] and left == places[0, c][1][0]
+    assert places[1, 0][0][0] > places[0, 0][0][1] and places[0, 1][1][0] > places[0, 0][1][1]
+
+
+def test_labels_are_drawn_beside_rows_above_columns_and_on_top():
+    grid = grids.labelled_grid(cells(), ["first row", "second row"], ["x", "y", "z"], "title")
+    left = where(grid, (255, 0, 0))[1][0]
+    for row in range(2):
+        top, bottom = where(grid, (255, 40 * row, 0))[0]
+        assert ink(grid[top : bottom + 1, :left]).any(), "no label beside the row"
+    top = where(grid, (255, 0, 0))[0][0]
+    for column in range(3):
+        first, last = where(grid, (255, 0, 40 * column))[1]
+        assert ink(grid[40:top, first : last + 1]).any(), "no label above the column"
+    assert ink(grid[:30]).any(), "no title"
+
+
+def test_without_texts_there_is_no_ink():
+    grid = grids.labelled_grid(cells(), ["", ""], ["", "", ""], "")
+    assert not ink(grid).any()
+
+
+def test_small_pictures_are_enlarged_by_a_whole_factor():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(1, 250, (1, 1, 1, 16, 16, 3), dtype=np.uint8)
+    grid = grids.labelled_grid(picture, [""], [""], "")
+    height, width = np.nonzero((grid != 255).any(axis=-1))
+    block = grid[height.min() : height.max() + 1, width.min() : width.max() + 1]
+    assert block.shape == (64, 64, 3)
+    np.testing.assert_array_equal(block[::4, ::4], picture[0, 0, 0])
+
+
+def test_long_labels_are_wrapped_and_make_room():
+    texts = ["a very long prompt about " + "many things " * 12, "x" * 90]
+    grid = grids.labelled_grid(cells(2, 1), texts, ["l"], "t")
+    first, second = where(grid, (255, 0, 0)), where(grid, (255, 40, 0))
+    assert second[0][0] - first[0][0] > 100  # the row grew with its label
+    left = first[1][0]
+    assert not ink(grid[:, left - 8 : left]).any(), "a label runs into the pictures"
+
+
+def test_cells_of_another_number_than_labels_are_refused():
+    with pytest.raises(ValueError, match="2 rows, 1 columns"):
+        grids.labelled_grid(cells(2, 3), ["a", "b"], ["x"], "t")
+
+
+def test_tile_leaves_missing_places_transparent():
+    tiled = grids.tile(np.full((3, 2, 2, 3), 9, np.uint8), gap=1)
+    assert tiled.shape == (5, 5, 4)
+    assert (tiled[:2, :2] == (9, 9, 9, 255)).all()
+    assert (tiled[3:, 3:, 3] == 0).all() and (tiled[2, :, 3] == 0).all()

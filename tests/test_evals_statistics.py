@@ -1,0 +1,91 @@
+"""Intervals and rank correlations against textbook values."""
+
+import numpy as np
+import pytest
+
+from miro_jax.evals import statistics
+
+
+@pytest.mark.parametrize(
+    "correct, total, low, high",
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_newcombes_published_intervals(correct, total, low, high):
+    found = statistics.wilson(correct, total)
+    assert found["accuracy"] == correct / total
+    assert (round(found["low"], 4), round(found["high"], 4)) == (low, high)
+
+
+def test_wilson_of_all_right_ends_at_one_and_mirrors_all_wrong():
+    right, wrong = statistics.wilson(20, 20), statistics.wilson(0, 20)
+    assert right["high"] == 1.0 and wrong["low"] == 0.0
+    assert right["low"] == pytest.approx(1 - wrong["high"])
+
+
+@pytest.mark.parametrize("correct, total", [(3, 2), (-1, 2), (0, 0)])
+def test_wilson_refuses_impossible_counts(correct, total):
+    with pytest.raises(ValueError, match=f"got {correct} of {total}"):
+        statistics.wilson(correct, total)
+
+
+def test_mean_of_one_share_is_that_share():
+    share = statistics.wilson(7, 10)
+    found = statistics.mean_of_shares([share])
+    assert found == pytest.approx({k: share[k] for k in ("accuracy", "low", "high")})
+
+
+def test_mean_of_shares_is_unweighted_and_narrower_by_the_root_of_their_number():
+    shares = [statistics.wilson(5, 10), statistics.wilson(5, 10)]
+    found = statistics.mean_of_shares(shares)
+    assert found["accuracy"] == 0.5
+    assert found["high"] - 0.5 == pytest.approx((shares[0]["high"] - 0.5) / np.sqrt(2))
+    uneven = statistics.mean_of_shares([statistics.wilson(10, 10), statistics.wilson(0, 1000)])
+    assert uneven["accuracy"] == 0.5
+
+
+def test_bootstrap_of_a_constant_has_no_width():
+    assert statistics.bootstrap_mean(np.full(9, 0.3)) == pytest.approx(
+        {"mean": 0.3, "low": 0.3, "high": 0.3}
+    )
+
+
+def test_bootstrap_of_many_samples_is_near_the_normal_interval():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    found = statistics.bootstrap_mean(values)
+    half = 1.96 * values.std() / 20
+    assert found["mean"] == pytest.approx(values.mean())
+    assert found["low"] == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found["high"] == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_bootstrap_gives_the_same_interval_again():
+    values = np.random.default_rng(2).random(50)
+    assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values)
+
+
+def test_bootstrap_refuses_no_values():
+    with pytest.raises(ValueError, match="N >= 1"):
+        statistics.bootstrap_mean(np.zeros(0))
+
+
+@pytest.mark.parametrize(
+    "x, y, rho",
+    [
+        ([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], 1 - 6 * 4 / (5 * 24)),  # the textbook's formula
+        ([1, 2, 3], [9, 8, 1], -1.0),
+        ([0, 0, 1, 1], [1, 2, 3, 4], 4 / np.sqrt(20)),  # ties share their mean rank
+    ],
+)
+def test_rank_correlation_matches_closed_forms(x, y, rho):
+    assert statistics.rank_correlation(x, y) == pytest.approx(rho)
+
+
+def test_rank_correlation_of_a_constant_is_undefined():
+    assert statistics.rank_correlation([1, 2, 3], [4, 4, 4]) is None
+    assert statistics.rank_correlation([1], [2]) is None

@@ -1,0 +1,140 @@
+"""The entry point: exit statuses, one line for errors, the order of stages."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from miro_jax import main as entry
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
+
+
+def run(capsys, *arguments):
+    status = entry.main(list(arguments))
+    caught = capsys.readouterr()
+    return status, caught.out, caught.err
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("--config.train.num_step=5", "train.num_steps"),
+        ("--config.rewards=('beuty',)", "beauty"),
+        ("--config.rewards=a,b", "config.rewards"),
+        ("--config.evaluate.evaluators=('dails',)", "dials"),
+        ("--config.sample.targets=beuty=1", "config.sample.targets"),
+        ("--config.sample.solver=rk4", "heun"),
+        ("--config.train.batch_size=0", "config.train.batch_size"),
+        ("--stage=fit", "evaluate"),
+    ],
+)
+def test_a_bad_argument_gives_status_2_one_line_and_no_folder(capsys, tmp_path, argument, said):
+    folder = tmp_path / "run"
+    status, out, err = run(capsys, TINY, f"--workdir={folder}", argument)
+    assert status == 2 and out == ""
+    assert err.startswith("miro_jax: error: ") and err.count("\n") == 1 and said in err
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_made_gives_status_2(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert status == 2 and err.count("\n") == 1 and "--workdir" in err
+
+
+def test_help_goes_to_stdout_with_status_0(capsys):
+    status, out, err = run(capsys, "--help")
+    assert status == 0 and err == ""
+    for word in (*entry.STAGES, "tiny", "only_REWARD", "--workdir", "--config=configs/base.py"):
+        assert word in out
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
+def test_an_expected_failure_of_a_stage_gives_status_1_and_its_traceback_to_the_log(
+    capsys, tmp_path, monkeypatch, kind
+):
+    def fail(config, workdir):
+        raise kind("two\nlines")
+
+    monkeypatch.setitem(entry.STAGES, "sample", fail)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    assert status == 1
+    assert err == f"miro_jax: error: two lines (traceback: {tmp_path / 'log.txt'})\n"
+    log = (tmp_path / "log.txt").read_text()
+    assert "Traceback" in log and kind.__name__ in log
+
+
+def test_an_unexpected_failure_is_logged_and_raised(tmp_path, monkeypatch):
+    def fail(config, workdir):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(entry.STAGES, "sample", fail)
+    with pytest.raises(ZeroDivisionError):
+        entry.main([TINY, f"--workdir={tmp_path}", "--stage=sample"])
+    assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_stage_gets_the_locked_config_and_leaves_status_0(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setitem(entry.STAGES, "annotate", lambda *given: seen.append(given))
+    assert entry.main([TINY, f"--workdir={tmp_path}", "--stage=annotate", "--config.seed=3"]) == 0
+    ((config, workdir),) = seen
+    assert config.is_locked and config.seed == 3 and workdir == tmp_path
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
+    assert json.loads((tmp_path / "run.json").read_text())["stage"] == "annotate"
+
+
+@pytest.fixture
+def order(monkeypatch):
+    seen = []
+    for name in ("annotate", "train", "evaluate"):
+        module = getattr(entry, name)
+        monkeypatch.setattr(module, "run", lambda *_, name=name: seen.append(name))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ([], ["annotate", "train", "evaluate"]),
+        (["--noconfig.train.report"], ["annotate", "train"]),
+        (["--config.source.spec=tar:/data/*.tar"], ["train", "evaluate"]),
+    ],
+)
+def test_training_makes_missing_records_first_and_the_report_last(
+    order, tmp_path, changes, expected
+):
+    assert entry.main([TINY, f"--workdir={tmp_path}", *changes]) == 0
+    assert order == expected
+
+
+def test_records_named_in_the_config_are_made_only_where_they_are_missing(order, tmp_path):
+    records = tmp_path / "shared"
+    arguments = [TINY, f"--workdir={tmp_path / 'run'}", f"--config.data.records={records}"]
+    entry.main(arguments)
+    assert order == ["annotate", "train", "evaluate"]
+    records.mkdir()
+    (records / "manifest.json").write_text("{}")
+    order.clear()
+    entry.main(arguments)
+    assert order == ["train", "evaluate"]
+
+
+def test_as_a_program_a_bad_reward_touches_no_device(tmp_path):
+    """jax has no platform to start here: a device would give another error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "miro_jax.main", TINY, "--workdir=run", "--config.rewards=('x',)"],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "none", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "config.rewards" in done.stderr
+    assert list(tmp_path.iterdir()) == []

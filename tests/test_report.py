@@ -1,0 +1,212 @@
+"""The report: complete, self-contained, well formed, and true to what the folder holds."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from configs import base as configs
+from miro_jax import evals, report
+from miro_jax.rewards import load_reward
+from tests.painting import Painter, gauges
+
+SECTIONS = ("pictures", "geneval", "rewards", "dials", "cross", "conflict", "training", "run")
+VOID = {"meta", "img", "br", "hr", "input", "rect", "circle", "line", "polyline"}
+
+
+class Page(html.parser.HTMLParser):
+    """A parsed page; tags that do not close in order are an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def small_config(**changes):
+    config = configs.get_config("tiny")
+    config.sample.prompts = ("a <b>red</b> circle & more", "a blue square")
+    config.evaluate.images_per_level = 4
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+def write_run(folder, config, evaluated=True):
+    """A run's folder as the stages leave it, of a network that paints what it is asked for."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json_best_effort())
+    (folder / "run.json").write_text(
+        json.dumps({"git_revision": "abc123", "devices": ["cpu:0"], "packages": {"jax": "9.9"}})
+    )
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1, 21):
+            row = {"step": step, "loss": 2.0 - step / 10, "mse": 1 / step, "grad_norm": 1.0}
+            row |= {"images_per_second": 100.0}
+            if step % 10 == 0:
+                row |= {f"reward/{name}": 0.5 + step / 100 for name in config.rewards}
+            file.write(json.dumps(row) + "\n")
+    if not evaluated:
+        return
+    rewards = [load_reward(name) for name in config.rewards]
+    _, bins = gauges(config.rewards)
+    training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
+    built = evals.build_evaluators(
+        config,
+        rewards=rewards,
+        bins=bins,
+        training=training,
+        folder=folder / "evaluation" / "step-000020",
+    )
+    entry = {
+        "step": 20,
+        "settings": {},
+        "rewards": [r.identity for r in rewards],
+        "training": {"num_records": 1234, "rewards": training},
+        "num_parameters": 56789,
+        "seconds": 1.0,
+        "results": evals.run_evaluators(built, Painter(config.data.train_rewards), 20),
+    }
+    (folder / "evaluation.json").write_text(json.dumps([{"step": 10}, entry]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "my run"
+    write_run(folder, small_config())
+    path = report.write(folder)
+    return path, Page(path.read_text("utf-8"))
+
+
+def test_every_section_is_there_with_a_heading_and_a_link(run):
+    _, page = run
+    ids = [s["id"] for s in page.all("section")]
+    assert tuple(ids) == SECTIONS
+    assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in SECTIONS]
+    assert len(page.all("h2")) == len(SECTIONS)
+    assert "Not measured" not in page.text
+
+
+def test_nothing_is_fetched_from_outside(run):
+    path, page = run
+    text = path.read_text("utf-8")
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "use")
+        for name in ("src", "srcset", "data", "action", "poster", "background", "xlink:href"):
+            assert attributes.get(name, "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#")
+    for word in ("http:", "https:", "url(", "@import", "@font-face", "src: "):
+        assert word not in text
+
+
+def test_every_figure_has_a_caption_and_every_picture_a_description(run):
+    _, page = run
+    assert len(page.all("figure")) == len(page.all("figcaption")) >= 10
+    charts = [svg for svg in page.all("svg")]
+    assert len(charts) == 4 + 7 + 7 + 7 + 2  # curves, previews, dials, strips, conflict
+    assert all(svg["role"] == "img" and len(svg["aria-label"]) > 10 for svg in charts)
+    assert all(len(image["alt"]) > 10 for image in page.all("img"))
+
+
+def test_the_gallery_holds_a_picture_for_each_prompt_and_level(run):
+    _, page = run
+    images = page.all("img")
+    assert len(images) == 2 * 5
+    assert all(i["src"].startswith("data:image/png;base64,") for i in images)
+    assert "all rewards asked at 0.25" in images[1]["alt"]
+
+
+def test_prompts_are_escaped(run):
+    path, page = run
+    assert "<b>red</b>" not in path.read_text("utf-8")
+    assert "a <b>red</b> circle & more" in page.text
+
+
+def test_run_facts_stand_on_the_page(run):
+    _, page = run
+    for fact in ("my run", "20 of batch 16", "56,789", "abc123", "jax 9.9", "sharpness@shapes1"):
+        assert fact in page.text
+    assert "1,234 pictures" in page.text
+    assert "3 s in steps" in page.text  # 20 steps of 16 pictures at 100 a second
+
+
+def test_the_table_says_what_the_evaluator_found(run):
+    path, page = run
+    found = json.loads((path.parent / "evaluation.json").read_text())[-1]["results"]["geneval"]
+    row = found["rows"][1]
+    share = row["categories"]["colors"]
+    assert f"{100 * share['low']:.0f}\N{EN DASH}{100 * share['high']:.0f}" in page.text
+    assert "guidance 2" in page.text and "no guidance" in page.text
+
+
+def test_rank_correlations_are_printed_and_undefined_ones_say_so(run):
+    _, page = run
+    assert page.text.count("\N{GREEK SMALL LETTER RHO} undefined (") == 7  # it ignores targets
+
+
+def test_a_working_dial_is_told_from_a_flat_one():
+    cross = {"asked": ["a", "b"], "measured": ["a", "b"], "low": [[0.1, 0], [0, -0.1]]}
+    found = {"cross": cross, "dials": {n: {"rank_of_means": 1.0} for n in "ab"}}
+    assert report.page.works(found, "a") and not report.page.works(found, "b")
+
+
+def test_evaluators_that_did_not_run_are_named_and_the_rest_is_shown(tmp_path):
+    config = small_config(**{"evaluate.evaluators": ("geneval",)})
+    write_run(tmp_path / "r", config)
+    page = Page(report.write(tmp_path / "r").read_text("utf-8"))
+    assert tuple(s["id"] for s in page.all("section")) == SECTIONS
+    assert page.text.count("Not measured") == 5
+    for name in ("gallery", "reward_scores", "dials", "conflict"):
+        assert f"Not measured: {name} was not among" in page.text
+    assert "single object" in page.text
+
+
+def test_a_run_that_was_not_evaluated_has_curves_and_facts(tmp_path):
+    write_run(tmp_path / "r", small_config(), evaluated=False)
+    page = Page(report.write(tmp_path / "r").read_text("utf-8"))
+    assert len(page.all("svg")) == 4 + 7 and "20 of batch 16" in page.text
+
+
+def test_a_network_without_rewards_is_called_the_baseline(tmp_path):
+    write_run(tmp_path / "r", small_config(**{"data.train_rewards": ()}))
+    page = Page(report.write(tmp_path / "r").read_text("utf-8"))
+    assert "the baseline" in page.text and "it has no dials" in page.text
+    assert "is not told the reward 'beauty'" in page.text
+    assert len(page.all("img")) == 2
+
+
+def test_a_metric_that_is_not_finite_does_not_break_the_page(tmp_path):
+    write_run(tmp_path / "r", small_config(), evaluated=False)
+    with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 21, "loss": np.nan, "mse": np.inf}) + "\n")
+    page = Page(report.write(tmp_path / "r").read_text("utf-8"))
+    drawn = " ".join(p["points"] for p in page.all("polyline"))
+    assert "nan" not in drawn and "inf" not in drawn
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        report.write(tmp_path)
