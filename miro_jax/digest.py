@@ -16,7 +16,7 @@ def layout(array: Any) -> str:
 
 
 def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
-    """Digest named arrays and look for NaN and infinity: a small program a shape, one wait for all.
+    """Digest named arrays and look for NaN and infinity: a small program a shape.
 
     Args:
       arrays: of numbers or bools of at most 32 bits, laid out in any way.
@@ -27,7 +27,9 @@ def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
     for name, array in arrays.items():
         if array.dtype != jnp.bool_ and array.dtype.itemsize not in WORDS:
             raise TypeError(f"{name} must be an array of at most 32 bits; got {array.dtype}.")
-    found = jax.device_get({name: _digest(array) for name, array in arrays.items()})
+    # One at a time: on CPU, programs with collectives that run side by side can wait for each
+    # other's threads forever.
+    found = {name: jax.device_get(_digest(array)) for name, array in arrays.items()}
     return {
         name: (f"{total:08x}{mixed:08x}", bool(finite))
         for name, (total, mixed, finite) in found.items()
