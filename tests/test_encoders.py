@@ -30,6 +30,16 @@ def test_a_caption_has_one_token_a_word_and_an_end(words):
         np.testing.assert_array_equal(code[-1, :word], codes[0][0, :word])
 
 
+def test_padding_keeps_the_codes_and_marks_them(words):
+    texts = ["", "a red circle", "circle " * 500]
+    tokens, mask = words.encode_padded(texts)
+    assert tokens.shape == (3, 16, WIDTH) and tokens.dtype == np.float16
+    assert mask.dtype == bool and mask.sum(axis=1).tolist() == [1, 4, 16]
+    for row, code in enumerate(words.encode(texts)):
+        np.testing.assert_array_equal(tokens[row][mask[row]], code)
+    assert not tokens[~mask].any()
+
+
 def test_long_captions_are_cut_and_keep_their_end(words):
     (code,) = words.encode(["circle " * 500])
     assert code.shape == (16, WIDTH)

@@ -62,6 +62,21 @@ class WordsEncoder:
             raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
         return [self._encode(text) for text in captions]
 
+    def encode_padded(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode captions as one array of fixed length, as sampling needs them.
+
+        Args:
+            captions: see `encode`.
+
+        Returns:
+            tokens [B, max_tokens, D] float16, zero where there is none; mask [B, max_tokens] bool.
+        """
+        tokens = np.zeros((len(captions), self.max_tokens, self.width), np.float16)
+        mask = np.zeros(tokens.shape[:2], bool)
+        for row, code in enumerate(self.encode(captions)):
+            tokens[row, : len(code)], mask[row, : len(code)] = code, True
+        return tokens, mask
+
     def _encode(self, text: str) -> np.ndarray:
         if not isinstance(text, str):
             raise TypeError(f"captions must hold str; got {type(text).__name__}.")
