@@ -51,12 +51,20 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Map `[..., *inputs]` to `[..., *outputs]` in `dtype`."""
-        kernel = self.kernel[...].astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), kernel, axes=self.num_in)
-        if self.bias is None:
-            return y
-        bias = self.bias[...].astype(self.dtype)
-        return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        return self._map(x, self.kernel[...], None if self.bias is None else self.bias[...])
+
+    def unpack(self, x: Array) -> list[Array]:
+        """Map x by each part of a packed kernel `[D, pack, ...]`; a list of `[..., *outputs]`.
+
+        Cutting the kernel is cheaper than cutting the activation, which is larger, in both passes.
+        """
+        kernel = self.kernel[...]
+        biases = [None] * kernel.shape[1] if self.bias is None else list(self.bias[...])
+        return [self._map(x, kernel[:, i], bias) for i, bias in enumerate(biases)]
+
+    def _map(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=self.num_in)
+        return y if bias is None else y + _over_last(bias, y)
 
 
 class RMSNorm(nnx.Module):
@@ -90,8 +98,8 @@ class LayerNorm(nnx.Module):
 
 
 def _over_last(vector: Array, x: Array) -> Array:
-    """Give a vector the rank of x (rank promotion is an error in the tests) and its dtype."""
-    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
+    """Give a vector (or bias of several axes) the rank of x and its dtype: no silent promotion."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
 class FourierFeatures(nnx.Module):
@@ -137,8 +145,8 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, N, D]` to `[B, N, D]`; the value half comes first in the pack."""
-        y = self.packed(x)  # [B, N, 2, F]
-        return self.out(y[..., 0, :] * nnx.silu(y[..., 1, :]))
+        value, gate = self.packed.unpack(x)  # each [B, N, F]
+        return self.out(value * nnx.silu(gate))
 
 
 class GeluMLP(nnx.Module):
@@ -207,7 +215,7 @@ class SelfAttentionBlock(nnx.Module):
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Map tokens `[B, N, D]`; `mask` [B, N] bool hides tokens as sources."""
-        q, k, v = jnp.moveaxis(self.qkv(self.norm(x)), 2, 0)  # each [B, N, A, H]
+        q, k, v = self.qkv.unpack(self.norm(x))  # each [B, N, A, H]
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         y = self.out(attend(q, k, v, mask))
@@ -264,7 +272,7 @@ class CrossAttentionBlock(nnx.Module):
     def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
         """Update tokens `[B, N, D]` from `source` [B, S, E]; `mask` [B, S] bool hides sources."""
         q = self.q_norm(self.q(self.norm(x)))  # [B, N, A, H]
-        k, v = jnp.moveaxis(self.kv(source), 2, 0)  # each [B, S, A, H]
+        k, v = self.kv.unpack(source)  # each [B, S, A, H]
         x = x + self.out(attend(q, self.k_norm(k), v, mask))
         return x + self.mlp(self.mlp_norm(x))
 
