@@ -168,13 +168,55 @@ def tiny(c: ConfigDict) -> None:
     c.evaluate.images_per_prompt = 1
 
 
+def full(c: ConfigDict) -> None:
+    """All six categories of the shapes world at 64 pixels: for an accelerator."""
+    c.source.shapes.num_images = 200_000
+    c.source.shapes.images_per_shard = 5_000
+    c.source.shapes.size = 64
+    c.source.shapes.categories = tuple((name, 1.0) for name, _ in c.source.shapes.categories)
+    c.encoder.image.size = 64
+    c.encoder.caption.max_tokens = 32
+    c.model.dtype = "bfloat16"
+    c.model.rin.token_width = 256
+    c.model.rin.latent_width = 512
+    c.model.rin.num_latent_tokens = 64
+    c.model.rin.num_blocks = 4
+    c.model.rin.layers_per_block = 2
+    c.model.rin.read_write_heads = 8
+    c.model.rin.process_heads = 8
+    c.model.rin.condition_heads = 8
+    c.model.rin.num_registers = 8
+    c.model.rin.mlp_multiplier = 4
+    c.optim.learning_rate = 1e-3
+    c.optim.warmup_steps = 1_000
+    c.train.num_steps = 40_000
+    c.train.batch_size = 256
+    c.train.ema_decay = 0.999
+    c.train.log_every_steps = 100
+    c.train.sample_every_steps = 2_000
+    c.train.checkpoint_every_steps = 2_000
+    c.sample.num_steps = 50
+    c.sample.batch_size = 256
+    c.sample.prompts = (
+        "a red circle",
+        "a square",
+        "a circle and a triangle",
+        "three squares",
+        "a circle left of a triangle",
+        "a blue circle and a yellow square",
+    )
+    c.evaluate.images_per_level = 256
+    c.evaluate.prompts_per_category = 64
+    c.evaluate.categories = tuple(name for name, _ in c.source.shapes.categories)
+
+
 def baseline(c: ConfigDict) -> None:
     """No rewards: the paper's baseline. Guidance then works against the empty prompt alone."""
     c.data.train_rewards = ()
     c.train.caption_dropout = 0.1
 
 
-VARIANTS = {"tiny": tiny, "baseline": baseline}
+VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline}
 VARIANTS |= {f"only_{name}": None for name in REWARDS}
 VARIANTS |= {f"no_{name}": None for name in REWARDS}
 
