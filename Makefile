@@ -6,8 +6,8 @@ PYTHON ?= python3
 CONFIG ?= configs/base.py
 WORKDIR ?= runs/base
 ARGS ?=
-# Extra words for pip. On Linux the usual index gives PyTorch with CUDA (tests only); to save the download:
-#   make test PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+# Extra words for pip, such as an index of CPU builds: on Linux the usual one gives PyTorch (tests only)
+# with CUDA.
 PIP_ARGS ?=
 
 VENV := .venv

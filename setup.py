@@ -22,14 +22,12 @@ RUNTIME = [
     "flax",
     "grain",
     "jax",
-    "matplotlib",
     "ml_collections",
     "ml_dtypes",
     "numpy",
     "optax",
     "orbax-checkpoint",
     "pillow",
-    "safetensors",
     "scipy",
     "simplejpeg",
     "tensorboardX",
@@ -40,7 +38,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    "test": ["einops", "pytest", "torch==2.13.0"],
+    "test": ["einops", "pytest", "safetensors", "torch==2.13.0"],
     "dev": ["ruff"],
     "demo": ["gradio"],
 }

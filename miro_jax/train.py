@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from clu import parameter_overview
 from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
@@ -191,6 +192,8 @@ def run(config, workdir) -> None:
             out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
         )
         first = int(state.step)
+        sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
+        log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
         metrics = MetricsWriter(workdir, first)
         preview = Preview(config, parts, rewards, workdir)
         loop = Loop(config, parts, data, checkpoints, metrics, preview)
@@ -299,8 +302,9 @@ class Loop:
             keys = [self.data.key(int(i)) for i in index[:8]]
             raise FloatingPointError(
                 f"The loss must be finite; step {step} gave loss {values['loss']} and "
-                f"gradient norm {values['grad_norm']} on the batch of {keys} (first 8 of {len(index)}). The last "
-                "checkpoint is finite: lower config.optim.learning_rate and run again."
+                f"gradient norm {values['grad_norm']} on the batch of {keys} (first 8 of "
+                f"{len(index)}). The last checkpoint is finite: lower "
+                "config.optim.learning_rate and run again."
             )
         if step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps:
             now = time.perf_counter()
