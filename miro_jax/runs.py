@@ -25,6 +25,22 @@ from miro_jax.solvers import get_solver
 from miro_jax.state import abstract_state, graph_of, make_init
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
+POSITIVE = (
+    "train.num_steps",
+    "train.batch_size",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "sample.num_steps",
+    "sample.batch_size",
+)
+SHARES = (
+    "train.self_condition_rate",
+    "train.reward_dropout",
+    "train.caption_dropout",
+    "train.ema_decay",
+    "data.synthetic_caption_prob",
+)
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -38,10 +54,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"got also {unknown}."
         )
     get_solver(config.sample.solver)
-    for key in ("train.num_steps", "train.batch_size", "sample.num_steps", "sample.batch_size"):
+    for key in POSITIVE:
         _check_positive(config, key)
-    for key in ("train.reward_dropout", "train.caption_dropout", "data.synthetic_caption_prob"):
+    if config.train.sample_every_steps < 0:
+        raise ValueError(
+            "config.train.sample_every_steps must be at least 0, which is never; "
+            f"got {config.train.sample_every_steps}."
+        )
+    for key in SHARES:
         _check_share(config, key)
+    try:
+        make_optimizer(total_steps=config.train.num_steps, **config.optim)
+    except ValueError as error:
+        raise ValueError(f"config.optim with config.train.num_steps: {error}") from error
 
 
 def _lookup(config, key):
@@ -50,7 +75,8 @@ def _lookup(config, key):
 
 def _check_names(config, key):
     names = _lookup(config, key)
-    if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+    # The command line makes one name of a,b without quotes.
+    if isinstance(names, str) or not all(isinstance(n, str) and "," not in n for n in names):
         raise ValueError(
             f"config.{key} must be a tuple of names; got {names!r}. Write "
             f"--config.{key}=\"('a','b')\" with the quotes."
@@ -58,6 +84,8 @@ def _check_names(config, key):
     unknown = [n for n in names if n not in REWARDS]
     if unknown:
         raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {sorted(REWARDS)}.")
+    if key == "rewards" and not names:
+        raise ValueError(f"config.{key} must name at least one reward of {sorted(REWARDS)}.")
     if len(set(names)) != len(names):
         raise ValueError(f"config.{key} must name each reward once; got {tuple(names)}.")
 

@@ -1,0 +1,120 @@
+"""Checks before a run starts, what it is built from, and its folder."""
+
+import json
+import logging
+
+import jax
+import pytest
+
+from configs import base as configs
+from miro_jax import runs
+
+
+def changed(**values):
+    config = configs.get_config("tiny")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return config
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("rewards", ("beauty,count",), "config.rewards must be a tuple of names.*with the quotes"),
+        ("data__train_rewards", ("beauty,count",), "config.data.train_rewards must be a tuple of"),
+        ("data__train_rewards", (3,), "config.data.train_rewards must be a tuple of names; got"),
+        ("rewards", ("beuty",), "config.rewards: unknown rewards .'beuty'.; known: .*'beauty'"),
+        ("rewards", ("beauty", "beauty"), "config.rewards must name each reward once"),
+        ("rewards", (), "config.rewards must name at least one reward of .*'beauty'"),
+        ("rewards", ("beauty",), "taken from config.rewards .'beauty',.; got also .'sharpness'"),
+        ("sample__solver", "rk4", "config.sample.solver must be one of .*'heun'.*; got 'rk4'"),
+        ("train__num_steps", -5, "config.train.num_steps must be at least 1; got -5"),
+        ("train__batch_size", 0, "config.train.batch_size must be at least 1; got 0"),
+        ("train__log_every_steps", 0, "config.train.log_every_steps must be at least 1"),
+        ("train__checkpoint_every_steps", 0, "config.train.checkpoint_every_steps must be"),
+        ("train__keep_checkpoints", 0, "config.train.keep_checkpoints must be at least 1"),
+        ("train__sample_every_steps", -1, "config.train.sample_every_steps .*never; got -1"),
+        ("sample__num_steps", 0, "config.sample.num_steps must be at least 1; got 0"),
+        ("train__reward_dropout", 1.5, r"config.train.reward_dropout must be in \[0, 1\]; got 1.5"),
+        ("train__caption_dropout", -0.1, "config.train.caption_dropout must be in"),
+        ("train__self_condition_rate", 2.0, "config.train.self_condition_rate must be in"),
+        ("train__ema_decay", 1.01, "config.train.ema_decay must be in"),
+        ("data__synthetic_caption_prob", 2.0, "config.data.synthetic_caption_prob must be in"),
+        ("train__num_steps", 5, "config.optim with config.train.num_steps: .*got 5 and 5. Shorten"),
+        ("optim__name", "sgd", "config.optim .*one of .*'lamb'.*; got 'sgd'"),
+        ("optim__clip_norm", 0.0, "config.optim .*clip_norm must be above 0"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_key(key, value, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        runs.validate(changed(**{key: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_string_in_place_of_a_tuple_is_refused():
+    with pytest.raises(TypeError, match="rewards"):
+        changed(rewards="beauty,count")
+    plain = changed().copy_and_resolve_references()
+    with plain.unlocked(), plain.ignore_type():
+        plain.rewards = "beauty"
+    with pytest.raises(ValueError, match="config.rewards must be a tuple of names; got 'beauty'"):
+        runs.validate(plain)
+
+
+@pytest.mark.parametrize("key", ["train.batch_size", "sample.batch_size"])
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(key):
+    config = changed(**{key.replace(".", "__"): 12})
+    said = f"config.{key} must be a multiple of the 8 devices on mesh axis 'data'; got 12."
+    with pytest.raises(ValueError, match=said):
+        runs.build_parts(config)
+
+
+def test_a_batch_needs_to_divide_over_the_data_axis_alone():
+    runs.check_batch(12, "train.batch_size", jax.make_mesh((4, 2), ("data", "model")))
+
+
+def test_the_network_is_told_the_train_rewards_in_their_order():
+    parts = runs.build_parts(changed(data__train_rewards=("count", "beauty")))
+    assert parts.reward_names == ("count", "beauty")
+    assert parts.abstract.params["reward_positions"]["table"].shape[0] == 2
+
+
+def test_records_are_in_the_folder_of_the_run_or_where_the_config_says(tmp_path):
+    assert runs.records_folder(changed(), tmp_path) == tmp_path / "records"
+    elsewhere = changed(data__records=str(tmp_path / "shared"))
+    assert runs.records_folder(elsewhere, tmp_path / "run") == tmp_path / "shared"
+
+
+def test_the_folder_gets_the_config_and_what_ran(tmp_path):
+    config = changed(seed=3)
+    runs.open_folder(config, tmp_path / "a" / "run", "train")
+    found = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
+    assert found == json.loads(config.to_json_best_effort()) and found["seed"] == 3
+    described = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
+    assert described["stage"] == "train" and len(described["devices"]) == 8
+    assert described["packages"]["jax"] == jax.__version__
+    assert described["git_revision"]
+
+
+def test_the_log_goes_on_in_its_own_folder_only(tmp_path):
+    log = logging.getLogger("miro_jax.test")
+    for name in ("first", "second", "first"):
+        runs.open_folder(changed(), tmp_path / name, "train")
+        log.info("in %s", name)
+    assert (tmp_path / "first" / "log.txt").read_text().count("in first") == 2
+    assert (tmp_path / "second" / "log.txt").read_text().count("in ") == 1
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a file above", "a log that cannot be written"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, obstacle):
+    workdir = tmp_path / "run"
+    if obstacle == "a log that cannot be written":
+        (workdir / "log.txt").mkdir(parents=True)
+    elif obstacle == "a file":
+        workdir.write_text("mine")
+    else:
+        workdir.write_text("mine")
+        workdir = workdir / "below"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PermissionError, match="--workdir .*run.*Give another one"):
+        runs.open_folder(changed(), workdir, "train")
+    assert sorted(tmp_path.rglob("*")) == before
