@@ -1,0 +1,103 @@
+"""Every config file and variant: builds, is valid, and describes a network that can be built."""
+
+import importlib
+import pathlib
+
+import jax
+import pytest
+from flax import nnx
+
+from configs import base as configs
+from miro_jax import evaluate, runs, sample
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+FILES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
+MODULES = {name: importlib.import_module(f"configs.{name}") for name in FILES}
+ALL = [(name, v) for name, module in MODULES.items() for v in ("", *module.VARIANTS)]
+
+
+def structure(config) -> tuple:
+    """All that the network's and the state's shapes depend on, so that each is traced once."""
+    parts = (config.encoder, config.model, config.optim, config.mesh)
+    numbers = (config.train.num_steps, config.train.batch_size, config.sample.batch_size)
+    return (*(part.to_json() for part in parts), len(config.data.train_rewards), numbers)
+
+
+STRUCTURES = {structure(MODULES[f].get_config(v)): (f, v) for f, v in reversed(ALL)}
+
+
+@pytest.mark.parametrize("file, variant", ALL)
+def test_variant_is_valid_and_locked(file, variant):
+    config = MODULES[file].get_config(variant)
+    for check in (runs.validate, sample.validate, evaluate.validate):
+        check(config)
+    assert config.is_locked
+    with pytest.raises(AttributeError):
+        config.train.batchsize = 3
+    with pytest.raises(TypeError):
+        config.train.batch_size = "many"
+
+
+@pytest.mark.parametrize("file, variant", STRUCTURES.values())
+def test_variant_passes_the_shapes_of_its_state(file, variant):
+    config = MODULES[file].get_config(variant)
+    parts = runs.build_parts(config)
+    rewards = nnx.to_pure_dict(parts.abstract.params)["rewards"] if parts.reward_names else {}
+    assert len(rewards) == len(config.data.train_rewards) == len(parts.reward_names)
+    leaves = jax.tree.leaves(parts.abstract)
+    assert len(leaves) > 100 and all(leaf.sharding is not None for leaf in leaves)
+
+
+def test_structures_are_few_and_differ():
+    """Guards the shortcut above: the 7 + 7 variants of single rewards have two structures."""
+    assert len(STRUCTURES) < len(ALL)
+    assert {v for _, v in STRUCTURES.values()} >= {"", "tiny", "full", "baseline"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_unknown_variant_lists_the_known_ones(file):
+    with pytest.raises(ValueError, match="Unknown variant 'tinny'") as caught:
+        MODULES[file].get_config("tinny")
+    for name in MODULES[file].VARIANTS:
+        assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("variant", ["only_", "no_", "only_beuty", "no_tiny"])
+def test_variant_of_an_unknown_reward_is_refused(variant):
+    with pytest.raises(ValueError, match="'only_beauty'"):
+        configs.get_config(variant)
+
+
+@pytest.mark.parametrize("name", configs.REWARDS)
+def test_variants_of_one_reward_tell_the_network_what_they_say(name):
+    assert configs.get_config(f"only_{name}").data.train_rewards == (name,)
+    rest = configs.get_config(f"no_{name}").data.train_rewards
+    assert rest == tuple(r for r in configs.REWARDS if r != name)
+
+
+def test_baseline_is_told_nothing_and_records_hold_all_rewards_in_every_variant():
+    assert configs.get_config("baseline").data.train_rewards == ()
+    assert {configs.get_config(v).rewards for v in ("", *configs.VARIANTS)} == {configs.REWARDS}
+
+
+def test_variants_change_values_and_neither_keys_nor_types():
+    plain = flatten(configs.get_config(""))
+    for variant in configs.VARIANTS:
+        changed = flatten(configs.get_config(variant))
+        assert {k: type(v) for k, v in changed.items()} == {k: type(v) for k, v in plain.items()}
+        assert changed != plain, variant
+
+
+def flatten(config, prefix=""):
+    found = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def test_two_calls_share_nothing():
+    configs.get_config("tiny").train.num_steps = 77
+    assert configs.get_config("tiny").train.num_steps != 77
