@@ -32,7 +32,7 @@ stages
   evaluate    numbers of the last checkpoint into DIR/evaluation.json and DIR/report.html
 
 variants of configs/base.py
-  tiny, baseline (no rewards), only_REWARD, no_REWARD
+  tiny (a minute), full (an accelerator), baseline (no rewards), only_REWARD, no_REWARD
   with REWARD one of {rewards}
 
 example

@@ -35,7 +35,7 @@ def validate(config) -> None:
             f"config.evaluate.categories must be a tuple of names from "
             f"{', '.join(scene.CATEGORIES)}; got {c.categories!r}."
         )
-    for key in ("images_per_level", "prompts_per_category", "images_per_prompt"):
+    for key in ("batch_size", "images_per_level", "prompts_per_category", "images_per_prompt"):
         if c[key] < 1:
             raise ValueError(f"config.evaluate.{key} must be at least 1; got {c[key]}.")
     if c.conflict_reward not in config.rewards:
@@ -61,7 +61,7 @@ def run(config, workdir) -> None:
     require_rewards(manifest, identities)
     bins = Bins.load(records)
     training = training_scores(records, rewards, config.data.synthetic_caption_prob)
-    pipeline, step = load_pipeline(config, workdir)
+    pipeline, step = load_pipeline(config, workdir, "evaluate.batch_size")
     begin = time.perf_counter()
     evaluators = evals.build_evaluators(
         config,

@@ -50,7 +50,7 @@ def run(config, workdir) -> None:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
     """
     validate(config)
-    pipeline, step = load_pipeline(config, workdir)
+    pipeline, step = load_pipeline(config, workdir, "sample.batch_size")
     c = config.sample
     write_images(
         pipeline,

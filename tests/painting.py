@@ -62,14 +62,13 @@ class Meter:
             )
         )
         count = len(prompts) * num_images
-        asked = MiroPipeline.levels(self, targets, count, 1.0)
-        refused = MiroPipeline.levels(self, negative_targets, count, 0.0)
+        asked = self.levels(targets, count, 1.0)
+        refused = self.levels(negative_targets, count, 0.0)
         achieved = self.behave(asked, refused, settings["guidance_scale"])
         rows = np.round(255 * np.nan_to_num(achieved, nan=0.5)).astype(np.uint8)
         return np.broadcast_to(rows[:, :, None, None], (*rows.shape, 8, 3)).copy()
 
-    def _index(self, name):
-        return MiroPipeline._index(self, name)
+    levels, _index = MiroPipeline.levels, MiroPipeline._index
 
 
 def gauges(names, captioned=()):
@@ -95,6 +94,8 @@ class Painter:
     """A pipeline that paints what it is asked for, with `changes(guidance scale)` to the object."""
 
     batch_size = 8
+
+    levels, _index = MiroPipeline.levels, MiroPipeline._index
 
     def __init__(self, names=(), changes=lambda scale: {}):
         self.reward_names, self.changes = tuple(names), changes

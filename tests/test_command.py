@@ -54,11 +54,11 @@ def test_two_calls_do_not_share_anything():
         (["--noconfig.train.reprt"], "no key 'train.reprt'; did you mean train.report"),
         (
             ["--config.train.num_steps=many"],
-            "config.train.num_steps must be of type int, as 1000; got 'many'",
+            "config.train.num_steps must be of type int, as .*; got 'many'",
         ),
         (
             ["--config.train.num_steps=1.5"],
-            "config.train.num_steps must be of type int, as 1000; got '1.5'",
+            "config.train.num_steps must be of type int, as .*; got '1.5'",
         ),
         (["--config.train.report=3"], "config.train.report must be of type bool, as True; got '3'"),
         (
@@ -104,8 +104,9 @@ def test_help_names_variants_that_exist_and_every_reward():
     text = command.HELP.format(stages="s", rewards=", ".join(REWARDS))
     listed = re.search(r"variants of configs/base.py\n\s+(.*)\n", text)[1]
     names = [word.split()[0] for word in listed.split(", ")]
-    assert names == ["tiny", "baseline", "only_REWARD", "no_REWARD"]
-    expected = {"tiny", "baseline"} | {f"{v}_{r}" for v in ("only", "no") for r in REWARDS}
+    expected = set()
+    for name in names:
+        expected |= {name.replace("REWARD", reward) for reward in REWARDS}
     assert expected == set(configs.VARIANTS)
 
 

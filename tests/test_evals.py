@@ -1,12 +1,13 @@
 """The table of evaluators, and what they share."""
 
+import numpy as np
 import pytest
 
 from configs import base as configs
 from miro_jax import evals
 from miro_jax.evals import base
 from miro_jax.shapes import captions, scene
-from tests.painting import Meter, gauges
+from tests.painting import SAMPLING, Meter, gauges
 
 
 def test_every_evaluator_of_the_table_is_built_from_the_base_config(tmp_path):
@@ -34,15 +35,16 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_results_stand_under_their_names_and_a_failure_names_evaluator_and_step():
     class Fine:
         def run(self, pipeline):
-            return {"seen": pipeline}
+            return {"seen": pipeline.reward_names}
 
     class Broken:
         def run(self, pipeline):
             raise KeyError("missing")
 
-    assert evals.run_evaluators({"fine": Fine()}, "p", 5) == {"fine": {"seen": "p"}}
+    pipeline = Meter(("a", "b"))
+    assert evals.run_evaluators({"fine": Fine()}, pipeline, 5) == {"fine": {"seen": ("a", "b")}}
     with pytest.raises(base.EvaluatorFailed, match="'broken' failed .* step 7: KeyError") as caught:
-        evals.run_evaluators({"fine": Fine(), "broken": Broken()}, "p", 7)
+        evals.run_evaluators({"fine": Fine(), "broken": Broken()}, pipeline, 7)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -52,6 +54,53 @@ def test_world_prompts_take_the_categories_in_turn():
     named = [captions.parse(p).objects[0].color is not None for p in prompts]
     assert named == [False, True, False, True, False]
     assert all(captions.parse(p).objects[0].shape in scene.SHAPES for p in prompts)
+
+
+def test_pictures_that_were_made_are_not_made_again():
+    pipeline = Meter(("a", "b"))
+    memory = base.Remembering(pipeline)
+    first = SAMPLING.sample(memory, ["x", "y"], 2, targets={"a": 0.5})
+    for again in ({"a": 0.5}, {"b": 1.0, "a": 0.5}, [{"a": 0.5}] * 4):
+        assert SAMPLING.sample(memory, ["x", "y"], 2, targets=again) is first
+    SAMPLING.sample(memory, ["x", "y"], 2, targets={"a": 0.5}, negative_targets={"b": 0.0})
+    assert len(pipeline.calls) == 1
+    np.testing.assert_array_equal(first, SAMPLING.sample(pipeline, ["x", "y"], 2, {"a": 0.5}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompts": ["x", "z"]},
+        {"num_images": 1},
+        {"targets": {"a": 0.25}},
+        {"targets": {"a": 0.5, "b": None}},
+        {"negative_targets": {"b": 0.5}},
+        {"guidance_scale": 0.0},
+    ],
+)
+def test_pictures_that_differ_in_anything_are_made(change):
+    pipeline = Meter(("a", "b"))
+    memory = base.Remembering(pipeline)
+    asked = {"prompts": ["x", "y"], "num_images": 2, "targets": {"a": 0.5}}
+    SAMPLING.sample(memory, **asked)
+    SAMPLING.sample(memory, **asked | change)
+    assert len(pipeline.calls) == 2
+
+
+def test_evaluators_of_the_base_config_share_pictures(tmp_path):
+    config = configs.get_config("tiny")
+    rewards, bins = gauges(config.rewards, captioned=config.rewards)
+    training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
+    built = evals.build_evaluators(
+        config, rewards=rewards, bins=bins, training=training, folder=tmp_path
+    )
+    pipeline = Meter(config.rewards)
+    evals.run_evaluators(built, pipeline, 1)
+    levels = len(config.evaluate.levels)
+    gallery = lone_beauty = levels
+    dials = len(config.rewards) * (levels - 1) + 1  # all dials at 1 is one and the same
+    both_guidances = 2
+    assert len(pipeline.calls) == gallery + lone_beauty + dials + both_guidances
 
 
 def test_sampling_settings_reach_the_pipeline():

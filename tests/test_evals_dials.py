@@ -78,11 +78,6 @@ def test_levels_use_the_same_seed_and_guidance_and_others_stay_at_one():
     assert all(len(c["targets"]) == 1 for c in pipeline.calls)
 
 
-def test_all_dials_at_one_is_sampled_once():
-    _, pipeline = run(lambda asked, *_: asked)
-    assert len(pipeline.calls) == len(NAMES) * (len(LEVELS) - 1) + 1
-
-
 def test_rewards_that_the_network_does_not_know_are_measured_but_not_asked():
     found, _ = run(lambda asked, *_: np.pad(asked, ((0, 0), (1, 1))), names=("second",))
     assert list(found["dials"]) == found["cross"]["asked"] == ["second"]

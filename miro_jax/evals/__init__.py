@@ -51,6 +51,7 @@ def run_evaluators(evaluators: dict[str, base.Evaluator], pipeline, step: int) -
       EvaluatorFailed: one of them raised; names it and the step.
     """
     results = {}
+    pipeline = base.Remembering(pipeline)
     bar = tqdm(evaluators.items(), desc="evaluate", unit="evaluator")
     for name, evaluator in bar:
         bar.set_postfix_str(name)

@@ -72,6 +72,40 @@ class Sampling:
         )
 
 
+class Remembering:
+    """A pipeline that makes each picture once: evaluators ask for the same ones again and again.
+
+    What is asked for decides, not how it is said: {"beauty": 1.0} and nothing are the same to a
+    network whose default is 1. Pictures are kept on the host as long as this object is.
+    """
+
+    def __init__(self, pipeline):
+        self._pipeline, self._made = pipeline, {}
+        self.reward_names = pipeline.reward_names
+
+    def __call__(
+        self, prompts, num_images=1, targets=None, negative_targets=None, **settings
+    ) -> np.ndarray:
+        """As `MiroPipeline.__call__`."""
+        count = len(prompts) * num_images
+        asked = self._pipeline.levels(targets, count, default=1.0)
+        refused = self._pipeline.levels(negative_targets, count, default=0.0)
+        if settings["guidance_scale"] == 0:
+            refused = np.zeros_like(refused)  # there is no negative branch
+        key = (
+            tuple(prompts),
+            num_images,
+            asked.tobytes(),
+            refused.tobytes(),
+            tuple(sorted(settings.items())),
+        )
+        if key not in self._made:
+            self._made[key] = self._pipeline(
+                prompts, num_images, targets=asked, negative_targets=refused, **settings
+            )
+        return self._made[key]
+
+
 def make_sampling(config) -> Sampling:
     """Build the sampling settings of `config.sample`."""
     c = config.sample
@@ -88,6 +122,15 @@ def world_prompts(categories: Sequence[str], count: int, seed: int) -> list[str]
     each = -(-count // len(categories))
     columns = [[text for text, _ in world.prompts(name, each, seed)] for name in categories]
     return [text for row in zip(*columns, strict=True) for text in row][:count]
+
+
+def category_prompts(config) -> dict[str, list[str]]:
+    """Return the prompts of each of `config.evaluate.categories`."""
+    c, seed = config.evaluate, config.sample.seed
+    return {
+        name: [text for text, _ in world.prompts(name, c.prompts_per_category, seed)]
+        for name in c.categories
+    }
 
 
 def score(rewards: Sequence[Reward], images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:

@@ -72,18 +72,12 @@ class Evaluator:
         }
 
     def _score_all(self, pipeline) -> dict[tuple[str, float], np.ndarray]:
-        """Return {(asked reward, level): scores [N, R]}; all dials at 1 is one and the same."""
+        """Return {(asked reward, level): scores [N, R]}."""
         found: dict[tuple[str, float], np.ndarray] = {}
-        all_at_one = None
         asked = [(name, level) for name in pipeline.reward_names for level in self.asked_levels]
         for name, level in tqdm(asked, desc="dials", unit="level", leave=False):
-            if level == 1.0 and all_at_one is not None:
-                found[name, level] = all_at_one
-                continue
             images = self.sampling.sample(pipeline, self.prompts, targets={name: level})
             found[name, level] = base.score(self.rewards, images, self.prompts)
-            if level == 1.0:
-                all_at_one = found[name, level]
         return found
 
     def _dial(self, scores: np.ndarray, column: int) -> dict[str, Any]:

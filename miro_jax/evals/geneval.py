@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from miro_jax.evals import base
 from miro_jax.evals.statistics import mean_of_shares, wilson
@@ -48,15 +47,16 @@ class Evaluator:
         }
 
     def _row(self, pipeline, scale: float) -> dict[str, Any]:
+        # All categories in one call: it fills batches, and other evaluators ask for the same.
+        every = [prompt for prompts in self.prompts.values() for prompt in prompts]
+        images = self.sampling.sample(pipeline, every, self.num_images, guidance_scale=scale)
         categories, named_color = {}, None
-        for name, prompts in tqdm(
-            self.prompts.items(), desc=f"geneval, guidance {scale:g}", leave=False
-        ):
-            images = self.sampling.sample(pipeline, prompts, self.num_images, guidance_scale=scale)
+        for name, prompts in self.prompts.items():
             texts = [p for p in prompts for _ in range(self.num_images)]
-            categories[name] = _share(world.check, images, texts)
+            own, images = images[: len(texts)], images[len(texts) :]
+            categories[name] = _share(world.check, own, texts)
             if name == "colors":
-                named_color = _share(has_named_color, images, texts)
+                named_color = _share(has_named_color, own, texts)
         return {
             "guidance_scale": scale,
             "categories": categories,
@@ -79,9 +79,5 @@ def _share(check, images: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:
 
 def make_evaluator(config, **_) -> Evaluator:
     """Build it from `config.evaluate` and `config.sample`."""
-    c, seed = config.evaluate, config.sample.seed
-    prompts = {
-        name: [text for text, _ in world.prompts(name, c.prompts_per_category, seed)]
-        for name in c.categories
-    }
-    return Evaluator(base.make_sampling(config), prompts, c.images_per_prompt)
+    prompts = base.category_prompts(config)
+    return Evaluator(base.make_sampling(config), prompts, config.evaluate.images_per_prompt)

@@ -69,9 +69,6 @@ class Evaluator:
 
 def make_evaluator(config, rewards, bins: Bins, training, **_) -> Evaluator:
     """Build it from `config.evaluate` and `config.sample`."""
-    c = config.evaluate
-    count = c.prompts_per_category * len(c.categories)
-    prompts = base.world_prompts(c.categories, count, config.sample.seed)
-    return Evaluator(
-        rewards, bins, base.make_sampling(config), prompts, c.images_per_prompt, training
-    )
+    prompts = [text for texts in base.category_prompts(config).values() for text in texts]
+    num_images = config.evaluate.images_per_prompt
+    return Evaluator(rewards, bins, base.make_sampling(config), prompts, num_images, training)
