@@ -94,7 +94,7 @@ def base() -> ConfigDict:
     c.optim.name = "adamw"  # or "lamb", the paper's; slower than AdamW over a thousand steps
     c.optim.learning_rate = 2.5e-3
     c.optim.warmup_steps = 50
-    c.optim.rate = 0.8  # how much of the cosine's half period is walked: 1 ends at 0
+    c.optim.rate = 0.95  # how much of the cosine's half period is walked: 1 ends at 0
     c.optim.betas = (
         0.9,
         0.99,
@@ -104,17 +104,17 @@ def base() -> ConfigDict:
     c.optim.clip_norm = 2.0  # global gradient norm
 
     c.train = ConfigDict()
-    c.train.num_steps = 1_600
+    c.train.num_steps = 1_800
     c.train.batch_size = 32  # global
-    c.train.ema_decay = 0.99
+    c.train.ema_decay = 0.995
     c.train.time_mean = 0.0  # logit-normal times
     c.train.time_std = 1.0
     c.train.self_condition_rate = 0.9  # share of samples that see their own latent tokens
     c.train.reward_dropout = 0.0  # share of levels made missing
     c.train.caption_dropout = 0.0  # share of captions made empty
     c.train.log_every_steps = 10
-    c.train.sample_every_steps = 400  # labelled grid and rewards of it; 0 = never
-    c.train.checkpoint_every_steps = 400
+    c.train.sample_every_steps = 450  # labelled grid and rewards of it; 0 = never
+    c.train.checkpoint_every_steps = 450
     c.train.keep_checkpoints = 2
     c.train.report = True  # write report.html at the end of training
 
