@@ -55,9 +55,8 @@ def base() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.records = ""  # folder of an annotated set; empty = WORKDIR/records
-    c.data.synthetic_caption_prob = (
-        0.5  # share of steps that use the synthetic caption, with its scores
-    )
+    # Share of steps that use the synthetic caption, with its scores.
+    c.data.synthetic_caption_prob = 0.5
     c.data.train_rewards = REWARDS  # what the network is told; a subset of rewards, () = baseline
     c.data.read_threads = 2
     c.data.prefetch_batches = 8
@@ -95,10 +94,8 @@ def base() -> ConfigDict:
     c.optim.learning_rate = 2.5e-3
     c.optim.warmup_steps = 50
     c.optim.rate = 0.95  # how much of the cosine's half period is walked: 1 ends at 0
-    c.optim.betas = (
-        0.9,
-        0.99,
-    )  # the paper has 0.999, which looks back further than this run is long
+    # The paper has 0.999, which looks back further than this run is long.
+    c.optim.betas = (0.9, 0.99)
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.01
     c.optim.clip_norm = 2.0  # global gradient norm
@@ -131,7 +128,6 @@ def base() -> ConfigDict:
     c.sample.seed = 0
 
     c.evaluate = ConfigDict()
-    c.evaluate.checkpoint_step = -1  # -1 = the latest
     c.evaluate.evaluators = ("gallery", "geneval", "reward_scores", "dials", "conflict")
     c.evaluate.levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # asked levels of a dial
     c.evaluate.batch_size = 32
