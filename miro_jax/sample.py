@@ -129,11 +129,21 @@ def _clear(folder: Path) -> None:
 def _grid(pictures: np.ndarray, prompts: list[str], entry: dict) -> np.ndarray:
     """Draw one row a prompt, with the settings that all pictures share above."""
     cells = pictures.reshape(len(prompts), 1, -1, *pictures.shape[1:])
-    asked = ", ".join(
+    title = (
+        f"step {entry['checkpoint_step']}, guidance {entry['guidance_scale']:g}, "
+        f"{_describe(entry['targets'])}"
+    )
+    return grids.labelled_grid(cells, prompts, [""], title, min(cells.shape[2], 8))
+
+
+def _describe(targets: dict[str, float | None]) -> str:
+    """Name the targets that are not 1, the others together."""
+    if not targets:
+        return "no rewards"
+    named = [
         f"{name} {'not asked' if level is None else format(level, 'g')}"
-        for name, level in entry["targets"].items()
-    )
-    title = f"step {entry['checkpoint_step']}, guidance {entry['guidance_scale']:g}"
-    return grids.labelled_grid(
-        cells, prompts, [asked or "no rewards"], title, min(cells.shape[2], 8)
-    )
+        for name, level in targets.items()
+        if level != 1
+    ]
+    rest = len(targets) > len(named)
+    return ", ".join([*named, *(["all others 1" if named else "all rewards 1"] if rest else [])])

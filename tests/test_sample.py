@@ -63,6 +63,19 @@ def test_the_grid_shows_all_pictures(tmp_path):
     assert grid.ndim == 3 and (grid < 160).all(axis=-1).any()
 
 
+@pytest.mark.parametrize(
+    "targets, text",
+    [
+        ({"a": 1.0, "b": 1.0}, "all rewards 1"),
+        ({"a": 0.6, "b": None, "c": 1.0}, "a 0.6, b not asked, all others 1"),
+        ({"a": 0.0}, "a 0"),
+        ({}, "no rewards"),
+    ],
+)
+def test_the_grid_names_the_targets_that_are_not_one(targets, text):
+    assert sample._describe(targets) == text
+
+
 def test_a_second_call_removes_what_the_first_one_listed_and_nothing_else(tmp_path):
     write(tmp_path, prompts=("first", "second"))
     (tmp_path / "mine.png").write_bytes(b"kept")
