@@ -159,7 +159,7 @@ def test_the_table_says_what_the_evaluator_found(run):
     row = found["rows"][1]
     share = row["categories"]["colors"]
     assert f"{100 * share['low']:.0f}\N{EN DASH}{100 * share['high']:.0f}" in page.text
-    assert "guidance 2" in page.text and "no guidance" in page.text
+    assert f"guidance {row['guidance_scale']:g}" in page.text and "no guidance" in page.text
 
 
 def test_rank_correlations_are_printed_and_undefined_ones_say_so(run):
