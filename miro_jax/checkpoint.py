@@ -12,6 +12,7 @@ before it is.
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Mapping
@@ -19,7 +20,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -27,6 +27,7 @@ from miro_jax.digest import examine, layout
 from miro_jax.trees import leaf_name
 
 HOST = "host"
+log = logging.getLogger(__name__)
 
 
 class LayoutMismatch(ValueError):
@@ -236,7 +237,7 @@ class Checkpoints:
     def _set_aside(self, causes: Mapping[int, str], step: int) -> None:
         """Say why the steps after `step` cannot be used, and take them out of the way."""
         fate = "they stay" if self._read_only else "they are renamed to unusable-*"
-        logging.warning(
+        log.warning(
             "Checkpoints in %s cannot be used, going on from step %d; %s. %s",
             *(self.folder, step, fate, "; ".join(causes.values())),
         )

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check(command.config)
         if command.config.mesh.distributed:
             jax.distributed.initialize()
-        runs.open_folder(command.config, command.workdir, command.stage)
+        runs.open_folder(command.config, command.workdir, command.stage, arguments)
     except (UsageError, ValueError, TypeError, OSError) as error:
         return _fail(error, 2)
     return _run(command)

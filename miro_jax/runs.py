@@ -8,7 +8,9 @@ import functools
 import json
 import logging
 import platform
+import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,9 @@ def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     return Path(config.data.records) if config.data.records else Path(workdir) / "records"
 
 
-def open_folder(config: ml_collections.ConfigDict, workdir: Path, stage: str) -> None:
+def open_folder(
+    config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
+) -> None:
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
     Raises:
@@ -212,12 +216,13 @@ def open_folder(config: ml_collections.ConfigDict, workdir: Path, stage: str) ->
     logger.addHandler(handler)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        (workdir / "run.json").write_text(json.dumps(describe(stage), indent=2) + "\n")
+        (workdir / "run.json").write_text(json.dumps(describe(stage, arguments), indent=2) + "\n")
 
 
-def describe(stage: str) -> dict[str, Any]:
-    """Say what ran: git revision, package versions, devices."""
+def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Say what ran: command line, git revision, package versions, devices."""
     return {
+        "command": shlex.join(["python", "-m", "miro_jax.main", *arguments]),
         "stage": stage,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
