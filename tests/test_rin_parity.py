@@ -16,7 +16,15 @@ from miro_jax import flow, optim
 from miro_jax.sampler import Branch, draw_noise, make_sampler, sample_keys
 from miro_jax.solvers import euler
 from miro_jax.train import velocity_error
-from tests.networks import abstract_network, difference, make_batch, paths
+from tests.networks import (
+    abstract_network,
+    assert_leaves_agree,
+    difference,
+    make_batch,
+    paths,
+    quick_compilation,
+    without_effect,
+)
 from tests.pairs import ODD, RELEASED, TINY, Pair, with_gaps
 
 TOLERANCE = 1e-5
@@ -35,6 +43,12 @@ STAGES = (
     "velocity",
     "latent tokens",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -140,30 +154,6 @@ def loss_and_gradients(tiny):
     return jax.jit(jax.value_and_grad(partial(total_loss, tiny.graphdef), has_aux=True))
 
 
-def without_effect(path, value):
-    """Zero what softmax makes meaningless: a number added to all keys alike has no gradient.
-
-    That is the bias of the keys' norm, and the keys' third of the condition encoder's qkv bias.
-    Only rounding (1e-9) is left there, which LAMB blows up to full steps in random directions.
-    """
-    value = np.array(value)
-    if path.endswith("k_norm/bias"):
-        value[:] = 0
-    if path.endswith("qkv/bias"):
-        value[1] = 0
-    return value
-
-
-def compare(found, expected, tolerance):
-    """Every leaf agrees, apart from what has no effect."""
-    found, expected = paths(found), paths(expected)
-    for path in expected:
-        ours, theirs = (without_effect(path, leaf) for leaf in (found[path], expected[path]))
-        # By norms: a single number whose gradients are rounding alone moves as it likes under LAMB.
-        error, size = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
-        assert error <= tolerance * size, f"{path}: {error} of {size}"
-
-
 def test_loss_and_gradients_equal_the_authors(tiny, loss_and_gradients):
     """With given t and noise, through the self-conditioning pass, part of the samples kept."""
     oracle = tiny.oracle.copy()
@@ -175,7 +165,7 @@ def test_loss_and_gradients_equal_the_authors(tiny, loss_and_gradients):
     expected.backward()
     assert difference(loss, expected.detach()) <= TOLERANCE
     assert difference(error, expected_error) <= TOLERANCE
-    compare(grads, tiny.convert_parameters(oracle.gradients()), TOLERANCE)
+    assert_leaves_agree(grads, tiny.convert_parameters(oracle.gradients()), TOLERANCE)
     for path, leaf in paths(grads).items():
         meaningless = np.asarray(leaf) - without_effect(path, leaf)
         assert np.abs(meaningless).max() < 1e-7, path
@@ -207,7 +197,7 @@ def test_twenty_lamb_updates_equal_the_authors(tiny, loss_and_gradients):
         losses.append((loss, expected.item()))
     assert losses[-1][1] < 0.7 * losses[0][1]
     assert difference(*np.array(losses).T) <= TOLERANCE
-    compare(params, tiny.convert_parameters(oracle.parameters()), TOLERANCE)
+    assert_leaves_agree(params, tiny.convert_parameters(oracle.parameters()), TOLERANCE)
 
 
 def test_ten_guided_euler_steps_equal_the_authors(tiny):
