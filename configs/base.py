@@ -13,7 +13,7 @@ REWARDS = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "
 
 
 def base() -> ConfigDict:
-    """Two CPU cores, minutes: the shapes world at 32 x 32."""
+    """Two CPU cores, minutes: the shapes world at 24 x 24."""
     c = ConfigDict()
     c.seed = 0  # of initialisation, data order, training noise
 
@@ -23,7 +23,7 @@ def base() -> ConfigDict:
     c.source.shapes = ConfigDict()
     c.source.shapes.num_images = 8_000
     c.source.shapes.images_per_shard = 1_000
-    c.source.shapes.size = 32  # pixels, side of the square picture
+    c.source.shapes.size = 24  # pixels, side of the square picture
     c.source.shapes.categories = (  # (GenEval category, weight)
         ("single_object", 1.0),
         ("colors", 3.0),
@@ -39,7 +39,7 @@ def base() -> ConfigDict:
     c.encoder = ConfigDict()
     c.encoder.image = ConfigDict()
     c.encoder.image.name = "pixels"
-    c.encoder.image.size = 32  # pixels; pictures are cropped square and resized to it
+    c.encoder.image.size = 24  # pixels; pictures are cropped square and resized to it
     c.encoder.caption = ConfigDict()
     c.encoder.caption.name = "words"
     c.encoder.caption.width = 64
@@ -64,8 +64,8 @@ def base() -> ConfigDict:
     c.model = ConfigDict()
     c.model.dtype = "float32"  # of matrix products
     c.model.rin = ConfigDict()
-    c.model.rin.patch_size = 4
-    c.model.rin.token_width = 96
+    c.model.rin.patch_size = 3
+    c.model.rin.token_width = 64
     c.model.rin.latent_width = 128
     c.model.rin.num_latent_tokens = 16
     c.model.rin.num_blocks = 3
@@ -101,17 +101,17 @@ def base() -> ConfigDict:
     c.optim.clip_norm = 2.0  # global gradient norm
 
     c.train = ConfigDict()
-    c.train.num_steps = 1_800
+    c.train.num_steps = 1_500
     c.train.batch_size = 32  # global
-    c.train.ema_decay = 0.995
+    c.train.ema_decay = 0.99
     c.train.time_mean = 0.0  # logit-normal times
     c.train.time_std = 1.0
     c.train.self_condition_rate = 0.9  # share of samples that see their own latent tokens
     c.train.reward_dropout = 0.0  # share of levels made missing
     c.train.caption_dropout = 0.0  # share of captions made empty
     c.train.log_every_steps = 10
-    c.train.sample_every_steps = 450  # labelled grid and rewards of it; 0 = never
-    c.train.checkpoint_every_steps = 450
+    c.train.sample_every_steps = 500  # labelled grid and rewards of it; 0 = never
+    c.train.checkpoint_every_steps = 500
     c.train.keep_checkpoints = 2
     c.train.report = True  # write report.html at the end of training
 
@@ -146,6 +146,7 @@ def tiny(c: ConfigDict) -> None:
     c.source.shapes.size = 16
     c.encoder.image.size = 16
     c.annotate.batch_size = 32
+    c.model.rin.patch_size = 4
     c.model.rin.token_width = 16
     c.model.rin.latent_width = 32
     c.model.rin.num_latent_tokens = 4
@@ -178,6 +179,7 @@ def full(c: ConfigDict) -> None:
     c.encoder.image.size = 64
     c.encoder.caption.max_tokens = 32
     c.model.dtype = "bfloat16"
+    c.model.rin.patch_size = 4
     c.model.rin.token_width = 256
     c.model.rin.latent_width = 512
     c.model.rin.num_latent_tokens = 64
