@@ -17,7 +17,13 @@ from miro_jax import sharding
 from miro_jax.sampler import Branch, make_sampler, sample_keys
 from miro_jax.solvers import get_solver
 
-Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | np.ndarray | None
+Targets = (
+    Mapping[str, float | None]
+    | Sequence[Mapping[str, float | None]]
+    | np.ndarray
+    | jax.Array
+    | None
+)
 
 
 class MiroPipeline:
@@ -25,7 +31,7 @@ class MiroPipeline:
 
     Attributes:
       reward_names: the rewards this network knows, in order.
-      default_targets: {name: level} asked for where a call names none.
+      default_targets: {name: level or None} asked for where a call does not say; 1 throughout.
     """
 
     def __init__(
@@ -64,7 +70,8 @@ class MiroPipeline:
           prompts: one text or several.
           num_images: pictures of each prompt.
           targets: levels asked for: {name: level in [0, 1] or None = not asked}, one mapping for
-            each picture, or [P * num_images, R] float with NaN = not asked. Names left out get 1.
+            each picture, or [P * num_images, R] float with NaN = not asked. Names left out get
+            `default_targets`.
           negative_targets: the same for the negative branch; names left out get 0.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
           guidance_scale: 0 means no guidance.
@@ -77,6 +84,7 @@ class MiroPipeline:
 
         Raises:
           ValueError: an unknown reward or solver, a level that is no number, a wrong shape.
+          TypeError: targets of another kind.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or num_images < 1:
@@ -86,8 +94,9 @@ class MiroPipeline:
             )
         texts = [p for p in prompts for _ in range(num_images)]
         count = len(texts)
-        asked = self.levels(targets, count, default=1.0)
-        refused = self.levels(negative_targets, count, default=0.0)
+        defaults = [self.default_targets[name] for name in self.reward_names]
+        asked = self.levels(targets, count, defaults)
+        refused = self.levels(negative_targets, count, 0.0)
         negatives = {"empty": [""] * count, "same": texts}.get(
             negative_prompt, [negative_prompt] * count
         )
@@ -113,15 +122,28 @@ class MiroPipeline:
             pictures.append(np.asarray(out)[: count - start])
         return np.concatenate(pictures)
 
-    def levels(self, targets: Targets, count: int, default: float) -> np.ndarray:
-        """Turn targets into `[count, R]` float32 levels, NaN = not asked; see `__call__`."""
+    def levels(
+        self, targets: Targets, count: int, default: float | Sequence[float | None]
+    ) -> np.ndarray:
+        """Turn targets into `[count, R]` float32 levels, NaN = not asked; see `__call__`.
+
+        default: of the names that are left out, one level or one for each reward.
+        """
         width = len(self.reward_names)
-        if isinstance(targets, np.ndarray):
+        if isinstance(targets, np.ndarray | jax.Array):
             if targets.shape != (count, width):
                 raise ValueError(f"targets must be [{count}, {width}]; got {targets.shape}.")
-            return targets.astype(np.float32)
+            levels = np.asarray(targets, np.float32)
+            if np.isinf(levels).any():
+                raise ValueError("targets must be finite, or NaN for not asked; got infinity.")
+            return levels
         if targets is None or isinstance(targets, Mapping):
             targets = [targets or {}] * count
+        if not isinstance(targets, Sequence) or not all(isinstance(m, Mapping) for m in targets):
+            raise TypeError(
+                "targets must be {name: level}, a list of such, one for each picture, or an array "
+                f"[{count}, {width}]; got {targets!r}."
+            )
         if len(targets) != count:
             raise ValueError(
                 f"one mapping of targets a picture is needed: {count}; got {len(targets)}."

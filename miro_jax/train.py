@@ -9,6 +9,7 @@ The loop: sample a preview if due, save if due, next batch, step, read the metri
 before.
 """
 
+import contextlib
 import dataclasses
 import logging
 import signal
@@ -135,9 +136,9 @@ def make_train_step(loss, optimizer, schedule, recipe: Recipe, seed: int):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(
@@ -183,8 +184,11 @@ def run(config, workdir) -> None:
         parts.caption_encoder.encode([""])[0],
     )
     train_step = make_train_step(loss, parts.optimizer, parts.schedule, recipe, config.seed)
-    checkpoints = Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
-    with sharding.use_mesh(parts.mesh):
+    with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
+        stack.callback(data.close)
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
+        )
         state = _start(parts, checkpoints, data, config.seed)
         step_fn = jax.jit(
             train_step,
@@ -194,15 +198,10 @@ def run(config, workdir) -> None:
         first = int(state.step)
         sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
-        metrics = MetricsWriter(workdir, first)
+        metrics = stack.enter_context(MetricsWriter(workdir, first))
+        log.info("Training from step %d to step %d", first, c.num_steps)
         preview = Preview(config, parts, rewards, workdir)
-        loop = Loop(config, parts, data, checkpoints, metrics, preview)
-        try:
-            state = loop.run(step_fn, state, first)
-        finally:
-            metrics.close()
-            checkpoints.close()
-            data.close()
+        Loop(config, parts, data, checkpoints, metrics, preview).run(step_fn, state, first)
 
 
 def _start(parts, checkpoints, data, seed) -> TrainState:
@@ -210,9 +209,8 @@ def _start(parts, checkpoints, data, seed) -> TrainState:
     restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(seed))
-    step, state, data_state = restored
+    _, state, data_state = restored
     data.set_state(data_state)
-    log.info("Continuing from step %d", step)
     return state
 
 
@@ -257,20 +255,26 @@ class Loop:
                 self._sample(step, state)
             if step % c.checkpoint_every_steps == 0:
                 self._save(step, state)
-        if self._asked_to_stop(step):
+        if self._asked_to_stop():
             if step != first and step % c.checkpoint_every_steps:
                 self._save(step, state, force=True)
-            self.checkpoints.wait()
-            log.info("Stopped by a signal after step %d; the state is saved", step)
-            raise SystemExit(128 + signal.SIGTERM)
+            self._leave(step)
 
     def _finish(self, step, state, first):
-        self._read_pending()
+        """Do what is due at the last step, in the loop's order: what is saved was shown before."""
         if step > first:
-            self._save(step, state, force=True)
+            self._read_pending()
             if self.config.train.sample_every_steps:
                 self._sample(step, state)
+            self._save(step, state, force=True)
         self.checkpoints.wait()
+        if self._asked_to_stop():  # the next stage must not begin
+            self._leave(step)
+
+    def _leave(self, step):
+        self.checkpoints.wait()
+        log.info("Stopped by a signal after step %d; the state is saved", step)
+        raise SystemExit(128 + signal.SIGTERM)
 
     def _sample(self, step, state):
         scalars, grid = self.preview(state.ema_params, state.buffers, step)
@@ -320,7 +324,7 @@ class Loop:
     def _on_signal(self, number, _frame):
         self.stop_signal = number
 
-    def _asked_to_stop(self, step) -> bool:
+    def _asked_to_stop(self) -> bool:
         if jax.process_count() == 1:
             return self.stop_signal is not None
         from_any = multihost_utils.process_allgather(np.array(self.stop_signal is not None))

@@ -1,0 +1,144 @@
+"""Runs of the smallest size over a small set of records, for the tests of the training loop.
+
+Runs that are to be killed are forked by a process that has everything imported already: at this
+size imports take longer than the run. `Launcher` talks to it; this file, called as a script, is it.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from configs import base as configs
+from miro_jax import annotate, runs, sharding
+from miro_jax.checkpoint import Checkpoints
+from miro_jax.metrics import read_metrics
+from miro_jax.trees import leaf_name
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
+PATIENCE = 600  # seconds until something counts as hanging, on the busiest machine
+
+
+def tiny(**changes):
+    """The config `tiny` with some values changed: train__num_steps=4 is train.num_steps = 4."""
+    config = configs.get_config("tiny")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def make_records(tmp_path_factory) -> pathlib.Path:
+    """Folder of 64 annotated pictures in two shards, made once for all test files of a session."""
+    folder = tmp_path_factory.getbasetemp() / "records-of-tiny"
+    small = tiny(source__shapes__num_images=64, source__shapes__images_per_shard=32)
+    annotate.run(small, folder)  # returns at once where that is done
+    return folder / "records"
+
+
+def newest(workdir: pathlib.Path, parts: runs.Parts) -> tuple[int, dict[str, np.ndarray], dict]:
+    """Step, all arrays by name, and data state of the newest checkpoint; nothing is changed."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    with sharding.use_mesh(parts.mesh), Checkpoints(folder, read_only=True) as checkpoints:
+        last = checkpoints.steps()[-1]
+        step, state, data_state = checkpoints.restore_latest(parts.abstract, step=last)
+    pairs, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
+    return step, {leaf_name(path): leaf for path, leaf in pairs}, data_state
+
+
+def assert_same_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Assert that two sets of named arrays are equal bit for bit."""
+    assert found.keys() == expected.keys() and len(found) > 100
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def without_times(workdir: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl, each as it stands, without what depends on the clock."""
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    """The newest step of a run's metrics, 0 where there is none."""
+    if not (pathlib.Path(workdir) / "metrics.jsonl").exists():
+        return 0
+    return max((line["step"] for line in read_metrics(workdir)), default=0)
+
+
+class Launcher:
+    """Starts runs of `miro_jax.main` on one device, each a process of its own."""
+
+    def __init__(self):
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, *arguments: str) -> int:
+        """Start a run; returns its process id. `wait` must follow before the next start."""
+        self._server.stdin.write(json.dumps([str(a) for a in arguments]) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def wait(self) -> int:
+        """Return the exit status of the run; -n where signal n ended it."""
+        return int(self._server.stdout.readline())
+
+    def __call__(self, *arguments: str) -> int:
+        """Run to the end; returns the exit status."""
+        self.start(*arguments)
+        return self.wait()
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait(PATIENCE)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, pid: int) -> bool:
+    """Wait for a condition or the end of a process; returns whether the process still runs."""
+    deadline = time.monotonic() + PATIENCE
+    while is_running(pid):
+        if condition():
+            return True
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} did nothing for {PATIENCE} seconds")
+        time.sleep(0.005)
+    return False
+
+
+def _serve() -> None:
+    """Fork a run for each line of arguments; answer with its process id, then its exit status."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(2, 1)  # nothing of a run may mix with the answers
+            sys.exit(entry.main(json.loads(line)))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    # tensorboardX imports torch where it is installed, which takes seconds.
+    sys.modules["torch"] = None
+    from miro_jax import main as entry
+
+    _serve()
