@@ -53,6 +53,17 @@ def test_linear_contracts_all_its_input_axes():
     np.testing.assert_allclose(call(linear, x), expected.reshape(6, 7, 4, 5), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_unpacked_parts_are_the_slices_of_the_whole(use_bias):
+    axes = ("embed", "pack", "heads", "head_dim")
+    linear = make(layers.Linear, (6, 3, 2, 4), axes, use_bias=use_bias)
+    graphdef, state = nnx.split(linear)
+    parts = jax.jit(lambda state, x: nnx.merge(graphdef, state).unpack(x))(state, normal(5, 7, 6))
+    whole = np.moveaxis(np.asarray(call(linear, normal(5, 7, 6))), 2, 0)
+    assert len(parts) == 3
+    np.testing.assert_allclose(np.stack(parts), whole, rtol=1e-5, atol=1e-6)
+
+
 def test_linear_without_bias_has_a_kernel_only():
     assert list(shapes(layers.Linear, (2, 3), ("embed", "mlp"), use_bias=False)) == ["kernel"]
 
