@@ -60,6 +60,9 @@ class Trial:
         config = training.tiny(
             data__records=str(self.records),
             optim__warmup_steps=2,
+            # A bias of normed keys moves no softmax: its gradient is rounding alone, which Adam
+            # blows up to a full step unless eps stands above it.
+            optim__eps=1e-3,
             **{f"train__{k}": v for k, v in settings.items()},
             **changes,
         )
@@ -144,7 +147,6 @@ def test_a_run_continues_on_another_mesh(records, whole, tmp_path, parts):
     _, expected, expected_data_state = training.newest(whole.workdir, parts)
     assert data_state == expected_data_state
     for name, array in expected.items():
-        # By norms: Adam blows the rounding of a gradient that is zero up to a full step.
         error = np.linalg.norm(arrays[name].astype(float) - array)
         assert error <= 1e-5 * max(np.linalg.norm(array), 1e-2), name
     for ours, theirs in zip(
