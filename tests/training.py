@@ -22,6 +22,13 @@ from miro_jax.trees import leaf_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
+# A network with fewer parts than that of `tiny`: tracing it is what short runs spend their time on.
+SMALL = {
+    "data.train_rewards": ("count", "beauty"),
+    "model.rin.condition_layers": 0,
+    "model.rin.num_registers": 1,
+}
+COMMAND = (TINY, *(f"--config.{key}={value!r}" for key, value in SMALL.items()))
 PATIENCE = 600  # seconds until something counts as hanging, on the busiest machine
 
 
@@ -29,6 +36,14 @@ def tiny(**changes):
     """The config `tiny` with some values changed: train__num_steps=4 is train.num_steps = 4."""
     config = configs.get_config("tiny")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def small(**changes):
+    """The config of COMMAND with some values changed: train__num_steps=4 is train.num_steps = 4."""
+    config = configs.get_config("tiny")
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict(SMALL | changes)
     return config
 
 

@@ -1,0 +1,167 @@
+"""What stops a run of training or never lets it begin, and how it leaves the folder."""
+
+import contextlib
+import io
+import pathlib
+
+import numpy as np
+import pytest
+
+from miro_jax import main as entry
+from miro_jax import runs, train
+from miro_jax.checkpoint import LayoutMismatch
+from tests import training
+from tests.networks import quick_compilation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return runs.build_parts(training.small())
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return training.make_records(tmp_path_factory)
+
+
+def settings(records, **changes):
+    defaults = {
+        "data__records": str(records),
+        "optim__warmup_steps": 2,
+        "train__num_steps": 4,
+        "train__checkpoint_every_steps": 2,
+        "train__sample_every_steps": 0,
+    }
+    return training.small(**(defaults | changes))
+
+
+class Poisoned:
+    """A data iterator whose third batch has a NaN in one picture; keeps that batch's records."""
+
+    def __init__(self, inner):
+        self.inner, self.taken = inner, 0
+        Poisoned.last = self
+
+    def __next__(self):
+        batch = next(self.inner)
+        self.taken += 1
+        if self.taken == 3:
+            batch["image_mean"][7, 3, 3, 0] = np.nan
+            self.keys = [self.inner.key(int(i)) for i in batch["index"]]
+        return batch
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class Poisoning:
+    """A run through `main` that met the poisoned batch."""
+
+    def __init__(self, records, workdir):
+        self.workdir, original = workdir, train.make_iterator
+        arguments = [
+            *training.COMMAND,
+            f"--workdir={workdir}",
+            f"--config.data.records={records}",
+            "--config.optim.warmup_steps=2",
+            "--config.train.num_steps=4",
+            "--config.train.checkpoint_every_steps=2",
+            "--config.train.sample_every_steps=0",
+            "--noconfig.train.report",
+        ]
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+            patch.setattr(train, "make_iterator", lambda *a: Poisoned(original(*a)))
+            self.status = entry.main(arguments)
+        self.said = said.getvalue()
+        self.keys = Poisoned.last.keys
+
+
+@pytest.fixture(scope="module")
+def poisoned(records, tmp_path_factory):
+    return Poisoning(records, tmp_path_factory.mktemp("poisoned"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_records(poisoned):
+    assert poisoned.status == 1
+    bar, line, end = poisoned.said.rsplit("\n", 2)  # the progress bar stays above
+    assert end == "" and "error" not in bar and line.startswith("miro_jax: error: ")
+    assert "loss must be finite; step 3 gave loss nan" in line
+    assert all(key in line for key in poisoned.keys[:8])
+    assert "config.optim.learning_rate" in line
+    assert "FloatingPointError" in (poisoned.workdir / "log.txt").read_text()
+
+
+def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
+    step, arrays, _ = training.newest(poisoned.workdir, parts)
+    assert step == 2
+    for name, array in arrays.items():
+        assert np.isfinite(array).all(), name
+    assert [line["step"] for line in training.without_times(poisoned.workdir)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "changes, error, said",
+    [
+        ({"model__rin__latent_width": 64}, LayoutMismatch, "asked for.*Use the config of that run"),
+        ({"data__train_rewards": ("beauty",)}, LayoutMismatch, "asked for.*Use the config of that"),
+        ({"optim__name": "lamb"}, LayoutMismatch, "opt_state"),
+        ({"seed": 1}, ValueError, "The data state must have seed = 1; got 0. Resume with"),
+        ({"data__synthetic_caption_prob": 0.1}, ValueError, "synthetic_caption_prob = 0.1; got 0"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(poisoned, records, changes, error, said):
+    before = contents(poisoned.workdir)
+    with pytest.raises(error, match=said):
+        train.run(settings(records, **changes), poisoned.workdir)
+    assert contents(poisoned.workdir) == before
+
+
+def contents(folder):
+    files = (p for p in pathlib.Path(folder).rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def truncate(folder):
+    shard = sorted(folder.glob("*.array_record"))[1]
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    return shard.name
+
+
+@pytest.mark.parametrize(
+    "case", ["a truncated shard", "rewards of another set", "no records", "a batch of 12"]
+)
+def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case):
+    folder, workdir = tmp_path / "records", tmp_path / "run"
+    folder.mkdir()
+    for name, content in contents(records).items():
+        (folder / name).write_bytes(content)
+    changes, error, said = {}, ValueError, ""
+    if case == "a truncated shard":
+        said = truncate(folder)
+    elif case == "rewards of another set":
+        changes = {"rewards": ("beauty", "count"), "data__train_rewards": ("beauty",)}
+        said = "sharpness.*beauty"
+    elif case == "no records":
+        folder, error = tmp_path / "nothing", FileNotFoundError
+        said = "nothing is missing; the annotate stage writes it"
+    else:
+        changes, said = {"train__batch_size": 12}, "multiple of the 8 devices .*; got 12"
+    with pytest.raises(error, match=said) as caught:
+        train.run(settings(folder, **changes), workdir)
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists()
+
+
+def test_missing_records_of_a_tar_source_end_with_status_1_and_the_remedy(tmp_path, capsys):
+    call = [*training.COMMAND, f"--workdir={tmp_path}", "--config.source.spec=tar:/nowhere/*.tar"]
+    assert entry.main(call) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "annotate stage writes it" in said
+    assert not (tmp_path / "checkpoints").exists()
