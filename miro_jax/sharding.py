@@ -20,6 +20,7 @@ RULES = (
     ("head_dim", None),
     ("pack", None),  # q k v, or the two halves of SwiGLU
     ("patch", None),
+    ("vocab", None),
     ("caption", None),
     ("fourier", None),
     ("tokens", None),
@@ -52,6 +53,13 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
             f"got {data} x {model}."
         )
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def one_device_mesh() -> jax.sharding.Mesh:
+    """Make the mesh of the first local device alone, for networks that are not sharded."""
+    return jax.make_mesh(
+        (1, 1), ("data", "model"), devices=jax.local_devices()[:1], axis_types=(AxisType.Auto,) * 2
+    )
 
 
 @contextlib.contextmanager

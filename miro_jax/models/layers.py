@@ -70,21 +70,29 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis, statistics in float32, learned scale."""
 
-    def __init__(self, width: int, axis: str | None = "embed"):
+    def __init__(self, width: int, axis: str | None = "embed", epsilon: float = EPSILON):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32), out_sharding=(axis,))
+        self.epsilon = epsilon
 
     def __call__(self, x: Array) -> Array:
         """Normalise `[..., D]`; the result has the dtype of x."""
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         return y.astype(x.dtype) * _over_last(self.scale[...], x)
 
 
 class LayerNorm(nnx.Module):
     """Mean-and-variance norm over the last axis, statistics in float32, learned scale and bias."""
 
-    def __init__(self, width: int, axis: str | None = "embed", initial_scale: float = 1.0):
+    def __init__(
+        self,
+        width: int,
+        axis: str | None = "embed",
+        initial_scale: float = 1.0,
+        epsilon: float = EPSILON,
+    ):
         scale = jnp.full((width,), initial_scale, jnp.float32)
+        self.epsilon = epsilon
         self.scale = nnx.Param(scale, out_sharding=(axis,))
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32), out_sharding=(axis,))
 
@@ -92,7 +100,7 @@ class LayerNorm(nnx.Module):
         """Normalise `[..., D]`; the result has the dtype of x."""
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         y = y * _over_last(self.scale[...], y) + _over_last(self.bias[...], y)
         return y.astype(x.dtype)
 

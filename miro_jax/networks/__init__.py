@@ -1,0 +1,1 @@
+"""Pretrained networks as pure modules, each with the table of its published keys."""

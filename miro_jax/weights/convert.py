@@ -1,0 +1,203 @@
+"""The one strict loader: tensors of a published file into the parameters of one of our networks.
+
+A network's file holds a table of rows (source key, our path, transform). `*` in a key stands for
+one part between dots and is put at the `*`s of the path, in order. One source key may stand in
+several rows: a packed tensor is cut into several parameters. Everything must fit: each tensor
+that is not ignored on purpose finds a place, each parameter is filled once, each shape agrees; what
+does not is reported all together.
+
+Tensors are read, converted and put on their devices one by one, so the host holds no more than the
+parameters that live on it and one tensor.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from miro_jax import sharding
+from miro_jax.weights.tensors import Tensor
+
+# A transform takes a tensor and the shape of the parameter; None says that they do not fit.
+Transform = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]
+Row = tuple[str, str, Transform]
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+REPORTED = 30  # errors shown of one file
+
+
+def same(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Take an array as it is, apart from axes of length 1."""
+    return value.reshape(shape) if _squeezed(value.shape) == _squeezed(shape) else None
+
+
+def split(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Cut a vector `[out]` into packs and heads."""
+    return value.reshape(shape) if value.shape == (math.prod(shape),) else None
+
+
+def transpose(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Turn a kernel `[out, in]` into `[*inputs, *outputs]`."""
+    cuts = [(math.prod(shape[k:]), math.prod(shape[:k])) for k in range(1, len(shape))]
+    return value.T.reshape(shape) if value.shape in cuts else None
+
+
+def straight(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Cut a kernel stored `[in, out]` into `[*inputs, *outputs]`."""
+    cuts = [(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(1, len(shape))]
+    return value.reshape(shape) if value.shape in cuts else None
+
+
+def conv(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Turn the kernel of a convolution `[out, in, h, w]` into `[h, w, in, out]`."""
+    turned = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    return turned if turned.shape == shape else None
+
+
+def part(index: int, count: int, then: Transform) -> Transform:
+    """Make a transform that takes one of `count` equal parts of the first axis, then `then`."""
+
+    def cut(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if value.ndim == 0 or value.shape[0] % count:
+            return None
+        return then(np.split(value, count)[index], shape)
+
+    return cut
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
+def below(key: str, path: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Put rows below a source key and below one of our paths; either may be empty."""
+    return tuple(
+        (f"{key}.{k}".strip("."), f"{path}/{p}".strip("/"), transform) for k, p, transform in rows
+    )
+
+
+LINEAR = (("weight", "kernel", transpose), ("bias", "bias", split))
+CONV = (("weight", "kernel", conv), ("bias", "bias", same))
+NORM = (("weight", "scale", same), ("bias", "bias", same))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with its weights, functional: `nnx.merge(graphdef, state)` is the module.
+
+    Attributes:
+      graphdef: static structure. state: parameters and buffers on their devices.
+      mesh: where they are.
+    """
+
+    graphdef: nnx.GraphDef
+    state: nnx.State
+    mesh: jax.sharding.Mesh
+
+
+def load(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    tensors: Mapping[str, Tensor],
+    table: Iterable[Row],
+    *,
+    ignored: str = "",
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Build a network and fill all of its parameters and buffers.
+
+    Args:
+      build: makes the module; called under `jax.eval_shape`, so nothing is initialised.
+      tensors: what the file holds.
+      table: rows (source key, our path, transform).
+      ignored: regular expression of source keys that are left out on purpose.
+      dtype: of the parameters, "float32" or "bfloat16"; integers keep theirs.
+      mesh: where the parameters go, laid out by their logical axes; None is the first device.
+
+    Raises:
+      ValueError: all at once: tensors without a place, two for one place, places left empty, wrong
+        shapes; or an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    mesh = sharding.one_device_mesh() if mesh is None else mesh
+    with sharding.use_mesh(mesh):
+        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(params=0)))
+        graphdef, abstract = nnx.split(abstract)
+        places = sharding.state_shardings(abstract, mesh)
+    leaves = {_path(path): leaf for path, leaf in nnx.to_flat_state(abstract)}
+    homes = {_path(path): leaf for path, leaf in nnx.to_flat_state(places)}
+    shapes = {path: tuple(leaf.get_raw_value().shape) for path, leaf in leaves.items()}
+    arrays = {}
+    for path, array in converted(tensors, table, shapes, ignored):
+        kind = array.dtype if np.issubdtype(array.dtype, np.integer) else DTYPES[dtype]
+        arrays[path] = jax.device_put(array.astype(kind), homes[path].get_raw_value())
+    flat = [(path, leaf.replace(arrays[_path(path)])) for path, leaf in nnx.to_flat_state(abstract)]
+    return Network(graphdef, nnx.from_flat_state(flat), mesh)
+
+
+def converted(
+    tensors: Mapping[str, Tensor],
+    table: Iterable[Row],
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored: str = "",
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Read tensor by tensor and give (our path, array); names are checked before the first read.
+
+    Raises:
+      ValueError: see `load`. Wrong shapes are found while reading and reported at the end.
+    """
+    rows = [(_pattern(key), path, transform) for key, path, transform in table]
+    plan: dict[str, list[tuple[str, Transform]]] = {}
+    filled: dict[str, str] = {}
+    errors = []
+    for key in tensors:
+        if ignored and re.fullmatch(ignored, key):
+            continue
+        plan[key] = [(p, t) for p, t in _places(key, rows) if p in shapes]
+        if not plan[key]:
+            errors.append(f"{key} {tensors[key].shape} has no place in the network")
+        for path, _ in plan[key]:
+            if path in filled:
+                errors.append(f"{path} is given twice, by {filled[path]} and by {key}")
+            filled[path] = key
+    errors += [f"{path} {shapes[path]} is not given" for path in shapes if path not in filled]
+    _report(errors)
+    for key, targets in plan.items():
+        value = tensors[key].read()
+        for path, transform in targets:
+            array = transform(value, shapes[path])
+            if array is None or array.shape != shapes[path]:
+                errors.append(f"{key} {value.shape} does not fit {path} {shapes[path]}")
+            elif not errors:
+                yield path, array
+    _report(errors)
+
+
+def _pattern(key: str) -> re.Pattern:
+    return re.compile(re.escape(key).replace(r"\*", r"([^.]+)"))
+
+
+def _places(key: str, rows: list) -> Iterator[tuple[str, Transform]]:
+    for pattern, path, transform in rows:
+        if match := pattern.fullmatch(key):
+            for found in match.groups():
+                path = path.replace("*", found, 1)
+            yield path, transform
+
+
+def _report(errors: list[str]) -> None:
+    if errors:
+        more = f"\n... and {len(errors) - REPORTED} more" if len(errors) > REPORTED else ""
+        raise ValueError(
+            "The weights do not fit the network:\n" + "\n".join(errors[:REPORTED]) + more
+        )
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))

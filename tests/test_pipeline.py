@@ -1,0 +1,290 @@
+"""The pipeline: a picture depends on what was asked for alone, targets in all forms, guidance."""
+
+import jax
+import numpy as np
+import pytest
+
+from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pipeline import MiroPipeline, parse_targets
+from tests.networks import TINY, quick_compilation, random_network, resize, small_mesh
+
+NAMES = ("sharpness", "beauty", "count")
+CONFIG = resize(TINY, latent_shape=(8, 8, 3), caption_width=16)
+NETWORK = []
+PROMPTS = ["a red circle", "two blue squares", "", "a green triangle", "a cyan square"]
+
+
+def network():
+    """Graphdef, params and buffers of one random network with three rewards, made once."""
+    if not NETWORK:
+        NETWORK.append(random_network(CONFIG, seed=3))
+    return NETWORK[0]
+
+
+def make_pipeline(batch_size=4, names=NAMES, weights=None):
+    graphdef, params, buffers = weights or network()
+    return MiroPipeline(
+        graphdef,
+        params,
+        buffers,
+        build_image_encoder("pixels", size=8),
+        build_caption_encoder("words", width=16, max_tokens=8),
+        names,
+        small_mesh(),
+        batch_size,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """One pipeline for all tests, so that little is compiled."""
+    return make_pipeline()
+
+
+def sample(pipe, prompts=PROMPTS[0], num_images=1, **changes):
+    settings = {"num_steps": 3, "guidance_scale": 2.0, "seed": 5} | changes
+    return pipe(prompts, num_images, **settings)
+
+
+def distance(a, b):
+    """Largest difference in grey levels; the pictures are no plain grey, so it can be large."""
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    return np.abs(a.astype(int) - b.astype(int)).max()
+
+
+def test_pictures_are_uint8_and_stand_side_by_side(pipe):
+    pictures = sample(pipe, PROMPTS[:2], 3)
+    assert pictures.shape == (6, 8, 8, 3) and pictures.dtype == np.uint8
+    assert len({picture.tobytes() for picture in pictures}) == 6
+    assert 0 < (pictures == 0).mean() < 0.5 and pictures.std() > 20
+
+
+def test_one_prompt_may_be_given_as_a_text(pipe):
+    np.testing.assert_array_equal(sample(pipe, PROMPTS[0]), sample(pipe, PROMPTS[:1]))
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(pipe):
+    """All calls run batches of four: the same program row by row, hence the same bits."""
+    many = sample(pipe, PROMPTS)
+    assert len(many) == 5  # two batches, the second padded
+    np.testing.assert_array_equal(sample(pipe, PROMPTS[:3]), many[:3])
+    np.testing.assert_array_equal(sample(pipe, PROMPTS[0]), many[:1])
+    other = sample(pipe, [PROMPTS[0], "three circles", "a square"])
+    np.testing.assert_array_equal(other[0], many[0])
+    assert distance(other[1], many[1]) > 10
+
+
+def test_a_picture_does_not_depend_on_how_many_are_made_of_a_prompt(pipe):
+    few, many = sample(pipe, PROMPTS[:2], 2), sample(pipe, PROMPTS[:2], 3)
+    np.testing.assert_array_equal(few, many[[0, 1, 3, 4]])
+
+
+def test_a_picture_does_not_depend_on_the_batch_size(pipe):
+    """Another size is another program, which may sum in another order: rounding, then a level."""
+    assert distance(sample(make_pipeline(batch_size=3), PROMPTS), sample(pipe, PROMPTS)) <= 1
+
+
+def test_the_seed_fixes_the_pictures(pipe):
+    np.testing.assert_array_equal(sample(pipe), sample(pipe))
+    assert distance(sample(pipe, seed=6), sample(pipe)) > 10
+
+
+def test_only_steps_solver_and_guidance_or_none_compile_anew(pipe):
+    compiled = []
+
+    def listen(name, *_, **details):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    sample(pipe, PROMPTS, 1)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        sample(pipe, PROMPTS[::-1], 1, seed=77)
+        sample(pipe, "another prompt entirely", guidance_scale=7.5)
+        sample(pipe, "x", targets={"beauty": 0.3, "count": None}, negative_targets={"beauty": 1})
+        sample(pipe, "x", targets=np.full((1, 3), 0.5), negative_prompt="same")
+        sample(pipe, PROMPTS, 2, targets=[{"count": i / 10} for i in range(10)])
+        assert compiled == []
+        sampler = pipe._sampler("euler", 3)
+        assert sampler._cache_size() == 1
+        sample(pipe, guidance_scale=0.0)
+        assert sampler._cache_size() == 2 and compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+# Targets.
+
+
+def levels(pipe, targets, count=2, default=1.0):
+    return pipe.levels(targets, count, default)
+
+
+def test_names_left_out_get_the_default(pipe):
+    np.testing.assert_array_equal(levels(pipe, None), np.ones((2, 3)))
+    np.testing.assert_array_equal(levels(pipe, {}, default=0.0), np.zeros((2, 3)))
+    np.testing.assert_array_equal(
+        levels(pipe, {"count": 0.25}), np.array([[1, 1, 0.25]] * 2, np.float32)
+    )
+
+
+def test_none_is_not_asked(pipe):
+    np.testing.assert_array_equal(levels(pipe, {"beauty": None}), [[1, np.nan, 1]] * 2)
+
+
+def test_all_forms_of_targets_give_the_same_picture(pipe):
+    mapping = {"sharpness": 0.5, "beauty": None, "count": 0.0}
+    array = np.array([[0.5, np.nan, 0.0]], np.float32)
+    expected = sample(pipe, targets=mapping)
+    for targets in ([mapping], array, array.astype(np.float64), jax.numpy.asarray(array)):
+        np.testing.assert_array_equal(sample(pipe, targets=targets), expected)
+    assert distance(sample(pipe), expected) > 2
+
+
+def test_each_picture_has_its_own_targets(pipe):
+    several = [{"beauty": 0.0}, {"beauty": 1.0, "count": None}]
+    pictures = sample(pipe, PROMPTS[:2], targets=several)
+    for i, targets in enumerate(several):
+        alone = sample(pipe, PROMPTS[:2], targets=targets)
+        np.testing.assert_array_equal(pictures[i], alone[i])
+        assert distance(pictures[1 - i], alone[1 - i]) > 2
+
+
+def test_default_targets_are_asked_for_where_a_call_does_not_say():
+    pipe = make_pipeline()
+    expected = sample(pipe, targets={"sharpness": 0.25, "beauty": None})
+    pipe.default_targets = {"sharpness": 0.25, "beauty": None, "count": 1.0}
+    np.testing.assert_array_equal(sample(pipe), expected)
+    over = sample(pipe, targets={"sharpness": 1, "beauty": 1})
+    np.testing.assert_array_equal(over, sample(make_pipeline()))
+
+
+@pytest.mark.parametrize(
+    "targets, error, said",
+    [
+        ({"beuty": 1}, ValueError, "Unknown reward 'beuty'; this model knows: sharpness, beauty"),
+        ({"beauty": "high"}, ValueError, "level of 'beauty' must be a number .*; got 'high'"),
+        ({"beauty": float("nan")}, ValueError, "level of 'beauty' must be finite; got nan"),
+        ([{}], ValueError, "one mapping of targets a picture is needed: 2; got 1"),
+        (np.ones((2, 2)), ValueError, r"targets must be \[2, 3\]; got \(2, 2\)"),
+        (np.full((2, 3), np.inf), ValueError, "targets must be finite, or NaN for not asked"),
+        (0.5, TypeError, "targets must be {name: level}, a list .*; got 0.5"),
+        ([0.5, 0.5], TypeError, "targets must be {name: level}, a list"),
+        ("beauty=1", TypeError, "targets must be {name: level}, a list"),
+    ],
+)
+def test_bad_targets_are_named(pipe, targets, error, said):
+    for key in ("targets", "negative_targets"):
+        with pytest.raises(error, match=said) as caught:
+            sample(pipe, PROMPTS[:2], **{key: targets})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"solver": "rk4"}, "one of .*'euler'.*'heun'.*; got 'rk4'"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        ({"prompts": []}, "at least one prompt and one image are needed; got 0 prompts"),
+        ({"num_images": 0}, "at least one prompt .*num_images=0"),
+    ],
+)
+def test_other_bad_arguments_are_named(pipe, changes, said):
+    with pytest.raises(ValueError, match=said):
+        sample(pipe, **changes)
+
+
+# Guidance.
+
+
+class Recorder(MiroPipeline):
+    """A pipeline that keeps what goes into its sampler, and samples nothing."""
+
+    def _sampler(self, solver, num_steps):
+        def sampler(params, buffers, keys, positive, negative, scale, *, guided):
+            self.seen = jax.device_get((positive, negative, scale)), guided
+            return np.zeros((len(scale), 8, 8, 3), np.uint8)
+
+        return sampler
+
+
+@pytest.fixture
+def recorder():
+    pipe = make_pipeline()
+    pipe.__class__ = Recorder
+    return pipe
+
+
+@pytest.mark.parametrize(
+    "negative_prompt, texts",
+    [("empty", ["", ""]), ("same", PROMPTS[:2]), ("a grey blur", ["a grey blur"] * 2)],
+)
+def test_the_negative_branch_has_its_prompt_and_its_targets(recorder, negative_prompt, texts):
+    sample(recorder, PROMPTS[:2], negative_prompt=negative_prompt, negative_targets={"count": None})
+    (positive, negative, scale), guided = recorder.seen
+    encode = recorder.caption_encoder.encode_padded
+    for branch, wanted in ((positive, PROMPTS[:2]), (negative, texts)):
+        tokens, mask = encode(wanted)
+        np.testing.assert_array_equal(branch.tokens[:2], tokens)
+        np.testing.assert_array_equal(branch.mask[:2], mask)
+    np.testing.assert_array_equal(positive.levels, np.ones((4, 3)))
+    np.testing.assert_array_equal(negative.levels[:2], [[0, 0, np.nan]] * 2)
+    np.testing.assert_array_equal(scale, [2.0] * 4)
+    assert guided is True
+
+
+def test_guidance_of_zero_has_no_negative_branch_and_equals_the_formula(pipe):
+    """v+ + 0 (v+ - v-) is v+; the larger batch of two branches may round otherwise."""
+    without = sample(pipe, PROMPTS, guidance_scale=0.0)
+    formula = sample(pipe, PROMPTS, guidance_scale=1e-30)  # guided, with a scale that adds nothing
+    assert distance(without, formula) <= 1
+    assert distance(without, sample(pipe, PROMPTS)) > 2
+
+
+def test_negative_targets_and_prompt_do_not_matter_without_guidance(pipe):
+    asked = {"negative_targets": {"beauty": 1.0}, "negative_prompt": "a grey blur"}
+    without = sample(pipe, guidance_scale=0.0)
+    np.testing.assert_array_equal(sample(pipe, guidance_scale=0.0, **asked), without)
+    assert distance(sample(pipe, **asked), sample(pipe)) > 2
+
+
+def test_equal_branches_are_not_guided(pipe):
+    equal = {"targets": {"beauty": 0.5}, "negative_targets": {n: 1.0 for n in NAMES}}
+    equal["negative_targets"]["beauty"] = 0.5
+    guided = sample(pipe, negative_prompt="same", guidance_scale=9.0, **equal)
+    assert distance(guided, sample(pipe, guidance_scale=0.0, targets={"beauty": 0.5})) <= 1
+
+
+def test_a_network_without_rewards_is_guided_by_its_prompt():
+    weights = random_network(resize(CONFIG, num_rewards=0), seed=3)
+    pipe = make_pipeline(names=(), weights=weights)
+    assert distance(sample(pipe), sample(pipe, negative_prompt="same")) > 2
+    with pytest.raises(ValueError, match="Unknown reward 'beauty'; this model knows: none"):
+        sample(pipe, targets={"beauty": 1})
+
+
+# The command line's form.
+
+
+def test_targets_are_read_from_text():
+    assert parse_targets("") == {}
+    assert parse_targets(" beauty = 0.6, count=none ,sharpness=1,") == {
+        "beauty": 0.6,
+        "count": None,
+        "sharpness": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [("beauty", "NAME=LEVEL,NAME=LEVEL; got 'beauty'"), ("beauty=hi", "number .*; got 'hi'")],
+)
+def test_text_of_another_form_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_targets(text)
