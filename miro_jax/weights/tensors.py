@@ -80,9 +80,13 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
             return {
                 key: _entry(path, key, entry, 8 + length, size) for key, entry in header.items()
             }
-        except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: the header is damaged. Fetch the file again.") from error
-        except json.JSONDecodeError as error:
+        except (
+            UnicodeDecodeError,
+            json.JSONDecodeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise ValueError(f"{path}: the header is damaged. Fetch the file again.") from error
 
 
@@ -105,19 +109,24 @@ def _entry(path: Path, key: str, entry: dict, base: int, size: int) -> Tensor:
     return Tensor(shape, dtype, read)
 
 
-def open_indexed(index: Path | str, file_of: Callable[[str], Path]) -> dict[str, Tensor]:
+def open_indexed(
+    index: Path | str,
+    file_of: Callable[[str], Path],
+    open_file: Callable[[Path], dict[str, Tensor]] = open_safetensors,
+) -> dict[str, Tensor]:
     """List the tensors of a checkpoint in several files, by its `*.index.json`.
 
     Args:
       index: the index file, {"weight_map": {key: file name}}.
       file_of: finds or fetches one of the files by name.
+      open_file: lists the tensors of one of them.
     """
     names = json.loads(Path(index).read_text("utf-8"))["weight_map"]
     found: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise ValueError(f"{index} names a file outside of its folder: {name!r}.")
-        found |= open_safetensors(file_of(name))
+        found |= open_file(file_of(name))
     if missing := sorted(set(names) - set(found)):
         raise ValueError(f"{index} lists tensors that its files do not hold: {missing[:5]}.")
     return found
