@@ -110,6 +110,18 @@ class Repository:
         stat = path.stat()
         return _digest(path, stat.st_size, stat.st_mtime_ns)
 
+    def digest(self, stem: str = "model", *names: str) -> str:
+        """Return one digest of the weights `stem` names, in one file or several, and of `names`.
+
+        Files of a local folder are read whole for it, once.
+        """
+        path = self.weights(stem)
+        files = [path.name]
+        if path.name.endswith(".index.json"):
+            files = sorted(set(self.json(path.name)["weight_map"].values()))
+        parts = [self.sha256(name) for name in (*files, *names)]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
     def __str__(self) -> str:
         where = f"{self.source}@{self.revision}" if self.revision else self.source
         return f"{where}/{self.subfolder}" if self.subfolder else where
