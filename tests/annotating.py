@@ -10,15 +10,17 @@ from PIL import Image
 
 from miro_jax import annotate, records, shards
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.rewards import base
 
 SIZE = 16
 
 
-class Brightness:
+class Brightness(base.Judge):
     """Mean of the picture, or of the picture and the caption's length; counts its readings."""
 
     version = "test1"
     synthetic_form = "long"
+    preprocessing = "none"
 
     def __init__(self, name="brightness", needs_caption=False, tower="mean", bad=None, form="long"):
         self.name, self.needs_caption, self.tower = name, needs_caption, tower
@@ -26,11 +28,10 @@ class Brightness:
         self.bad = bad or {}
         self.num_read = 0
 
-    @property
-    def identity(self):
-        return f"{self.name}@{self.version}"
+    def prepare(self, image):
+        return image
 
-    def read(self, images):
+    def encode(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (SIZE, SIZE, 3)
         self.num_read += len(images)
         return images.mean(axis=(1, 2, 3)) / 255
@@ -42,9 +43,6 @@ class Brightness:
         return np.array(
             [self.bad.get(text, s) for text, s in zip(captions, score, strict=True)], np.float32
         )
-
-    def score(self, images, captions):
-        return self.judge(self.read(images), captions)
 
     def stored(self, score):
         return score / 100

@@ -11,6 +11,7 @@ import numpy as np
 from miro_jax.bins import fit_bins
 from miro_jax.evals.base import Sampling
 from miro_jax.pipeline import MiroPipeline
+from miro_jax.rewards import base
 from miro_jax.shapes import captions, render, scene
 
 SAMPLING = Sampling(
@@ -18,26 +19,22 @@ SAMPLING = Sampling(
 )
 
 
-class Gauge:
+class Gauge(base.Judge):
     """A reward that reads row `index` of a Meter's picture."""
 
-    version, tower, synthetic_form = "1", "gauge", "long"
+    version, tower, preprocessing, synthetic_form = "1", "gauge", "none", "long"
 
     def __init__(self, name, index, needs_caption=False):
         self.name, self.index, self.needs_caption = name, index, needs_caption
-        self.identity = f"{name}@1"
 
-    def read(self, images):
+    def prepare(self, image):
+        return image
+
+    def encode(self, images):
         return images
 
     def judge(self, features, captions):
         return (features[:, self.index, 0, 0] / 255).astype(np.float32)
-
-    def score(self, images, captions):
-        return self.judge(self.read(images), captions)
-
-    def stored(self, score):
-        return score
 
 
 class Meter:

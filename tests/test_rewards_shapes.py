@@ -180,19 +180,24 @@ def test_any_picture_with_any_caption_has_a_score(name):
     assert BUILT[name].score(images[:0], []).shape == (0,)
 
 
-class Counting:
+class Counting(base.Judge):
     """A reward that counts how often it reads and judges."""
 
     version = "1"
     synthetic_form = "short"
+    preprocessing = "none"
 
     def __init__(self, name, tower, needs_caption):
         self.name, self.tower, self.needs_caption = name, tower, needs_caption
-        self.reads, self.judged = 0, []
+        self.reads, self.prepared, self.judged = 0, 0, []
 
-    def read(self, images):
+    def prepare(self, image):
+        self.prepared += 1
+        return image
+
+    def encode(self, prepared):
         self.reads += 1
-        return images.mean(axis=(1, 2, 3))
+        return prepared.mean(axis=(1, 2, 3))
 
     def judge(self, features, captions):
         self.judged.append(list(captions))
@@ -215,6 +220,51 @@ def test_score_all_reads_once_per_tower_and_judges_the_form_asked_for():
     assert plain.dtype == np.float32
     np.testing.assert_allclose(plain * 100, [[11, 10, 11], [22, 20, 22]], rtol=1e-6)
     np.testing.assert_allclose(synthetic * 100, [[10, 10, 14], [21, 20, 25]], rtol=1e-6)
+
+
+def test_score_all_prepares_once_per_preprocessing_and_encodes_equal_pictures_once_per_tower():
+    """Two croppings that differ for pictures of odd size share the encoding of all others."""
+    rewards = [Counting(name, "one", False) for name in ("a", "b", "c")]
+    rewards[2].preprocessing = "crop"
+    rewards[2].prepare = lambda image: image[:3, :3]
+    for size, reads in ((3, 0), (4, 1)):
+        images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+        (scores,) = base.score_all(rewards, images, [{"caption": ["", ""]}])
+        assert rewards[2].reads == reads and rewards[1].reads == 0 == rewards[1].prepared
+        for column, kept in zip(scores.T, (images, images, images[:, :3, :3]), strict=True):
+            np.testing.assert_allclose(column * 100, kept.mean(axis=(1, 2, 3)), rtol=1e-6)
+    assert (rewards[0].reads, rewards[0].prepared) == (2, 4)
+
+
+def test_batches_of_score_all_give_the_scores_of_one_batch():
+    images = list(np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8))
+    reward, texts = Counting("a", "one", True), ["x" * n for n in range(7)]
+    sets = [{"caption": texts}, {"short": texts[::-1]}]
+    whole = base.score_all([reward], images, sets)
+    cut = base.score_all([reward], images, sets, batch_size=3)
+    assert reward.reads == 4
+    np.testing.assert_array_equal(whole, cut)
+    assert base.score_all([reward], [], [{"caption": []}])[0].shape == (0, 1)
+
+
+def test_pictures_that_rewards_cannot_take_are_refused_by_name():
+    reward, good = Counting("a", "one", True), np.zeros((4, 4, 3), np.uint8)
+    for bad, error, text in (
+        (np.zeros((4, 4), np.uint8), ValueError, r"\[H, W, 3\].*got \(4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"got \(0, 4, 3\)"),
+        (good.astype(np.float32), TypeError, "got float32"),
+        (None, TypeError, "got NoneType"),
+    ):
+        with pytest.raises(error, match=text):
+            reward.read([good, bad])
+        with pytest.raises(error, match=text):
+            base.prepare_image([reward], bad)
+    with pytest.raises(TypeError, match="list of them; got str"):
+        reward.read("picture.png")
+    with pytest.raises(ValueError, match=r"one shape; got \(4, 4, 3\) and \(5, 4, 3\)"):
+        reward.read([good, np.zeros((5, 4, 3), np.uint8)])
+    with pytest.raises(ValueError, match="got none"):
+        reward.read([])
 
 
 def test_score_all_equals_each_reward_alone(pictures):

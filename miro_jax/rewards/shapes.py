@@ -20,11 +20,12 @@ from miro_jax.shapes import scene as scenes
 VERSION = "shapes1"
 
 
-class ShapesReward:
+class ShapesReward(base.Judge):
     """A reward that applies one function to a detector's reading and a parsed caption."""
 
     version = VERSION
     tower = "shapes-detector"
+    preprocessing = "none"
 
     def __init__(
         self,
@@ -38,15 +39,14 @@ class ShapesReward:
         self.synthetic_form = synthetic_form
         self._judgement = judgement
 
-    @property
-    def identity(self) -> str:
-        """`name@version`."""
-        return f"{self.name}@{self.version}"
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return a picture [H, W, 3] uint8 as it is; those of a batch must have one size."""
+        base.check_image(image)
+        return image
 
-    def read(self, images: np.ndarray) -> list[detect.Reading]:
+    def encode(self, prepared: np.ndarray) -> list[detect.Reading]:
         """Read pictures, [B, H, W, 3] uint8; see detect.read."""
-        base.check_images(images)
-        return detect.read(images)
+        return detect.read(prepared)
 
     def judge(self, features: list[detect.Reading], captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 in [0, 1] of B readings, each with its caption."""
@@ -56,17 +56,6 @@ class ShapesReward:
         ]
         scores = [self._judgement(r, q) for r, q in zip(features, requests, strict=True)]
         return np.array(scores, np.float32)
-
-    def score(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-        """Return the scores [B] float32 in [0, 1] of pictures [B, H, W, 3] uint8 with their
-        captions."""
-        base.check_images(images)
-        base.check_captions(captions, len(images))
-        return self.judge(self.read(images), captions)
-
-    def stored(self, score: np.ndarray) -> np.ndarray:
-        """Return the score as it is: records keep these rewards on their own scale."""
-        return score
 
 
 def objects_score(reading: detect.Reading, request: texts.Request) -> float:
