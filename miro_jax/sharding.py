@@ -28,7 +28,9 @@ RULES = (
     ("registers", None),
     ("reward", None),
     ("bins", None),
+    ("buckets", None),  # of distances between tokens
     ("one", None),
+    ("channels", None),  # of pictures; towers that have them are whole on every device
 )
 
 

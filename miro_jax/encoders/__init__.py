@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
-from miro_jax.encoders import pixels, words
+from miro_jax.encoders import flan_t5, pixels, words
 
 IMAGE_ENCODERS: dict[str, Callable] = {"pixels": pixels.PixelsEncoder}
-CAPTION_ENCODERS: dict[str, Callable] = {"words": words.WordsEncoder}
+CAPTION_ENCODERS: dict[str, Callable] = {
+    "words": words.WordsEncoder,
+    "flan_t5": flan_t5.FlanT5Encoder,
+}
 
 
 def build_image_encoder(name: str, **arguments):

@@ -1,0 +1,141 @@
+"""Caption encoder of the paper: the encoder of FLAN-T5-XL, one vector per token.
+
+Captions keep their case; the tokenizer adds the end token. Tokens are given without padding, the
+end token included. Captions are encoded in groups of similar length, each padded to one of a few
+lengths, so that programs are few; what a caption gives depends neither on that length nor on the
+captions beside it, apart from rounding.
+
+Source: Dufour et al. 2025 (arXiv 2510.25897); the weights are google/flan-t5-xl (Apache-2.0). The
+released pipeline cuts prompts at 77 tokens, training at 256, annotation at 2048.
+
+Letters: B captions, L tokens, D width.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from miro_jax.networks import t5
+from miro_jax.networks.tower import Tower
+from miro_jax.weights import convert, hub
+from miro_jax.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
+
+WEIGHTS = "google/flan-t5-xl"
+SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two
+ROWS = 64  # captions in one run, per device of the mesh axis `data`
+PADDING = 0
+
+
+class FlanT5Encoder:
+    """Encode captions by the encoder of a T5 1.1 or FLAN-T5.
+
+    Args:
+        weights: hub id, or a folder in the same layout (config.json, tokenizer.json, model*.
+            safetensors); only the encoder's tensors are read.
+        dtype: of parameters and matrix products, "float32" or "bfloat16".
+        mesh: devices that share the parameters and the captions; None is the first device.
+        max_tokens: longest L, the end token included; longer captions are cut.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: max_tokens is below 1, dtype is unknown, or the weights are no T5 1.1.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        dtype: str = "float32",
+        mesh: jax.sharding.Mesh | None = None,
+        max_tokens: int = 77,
+    ):
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
+        self.repository = hub.open(WEIGHTS if weights is None else weights)
+        config = t5.parse_config(self.repository.json("config.json"))
+        self.width, self.max_tokens, self.dtype = config.width, max_tokens, dtype
+        self.tokenizer = load_tokenizer(self.repository)
+        network = convert.load(
+            lambda rngs: t5.T5Encoder(config, rngs=rngs, dtype=jnp.dtype(dtype)),
+            t5.merge_aliases(self.repository.tensors()),
+            t5.ENCODER_TABLE,
+            ignored=t5.ENCODER_IGNORED,
+            dtype=dtype,
+            keep_float32=t5.SMALL,
+            mesh=mesh,
+        )
+        self.tower = Tower(network)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Name, version and everything that changes the tokens."""
+        digest = self.repository.digest("model", "tokenizer.json")
+        return f"flan_t5@1-{digest[:12]}-{self.dtype}-max{self.max_tokens}"
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Return the tokens of each caption before it is cut, the end token included."""
+        return [len(ids) for ids in encode_texts(self.tokenizer, captions)]
+
+    def encode(self, captions: Sequence[str], dtype=np.float16) -> list[np.ndarray]:
+        """Encode captions; one that is given several times is encoded once.
+
+        Args:
+            captions: any strings. dtype: of the result, np.float16 or np.float32.
+
+        Returns:
+            For each caption [L, D], 1 <= L <= max_tokens. The last token is always the end token.
+
+        Raises:
+            TypeError: captions is one string, or holds something else than strings.
+        """
+        distinct = list(dict.fromkeys(captions)) if not isinstance(captions, str) else captions
+        rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, distinct)]
+        groups: dict[int, list[int]] = {}
+        for index, ids in enumerate(rows):
+            groups.setdefault(padded_length(len(ids), self.max_tokens), []).append(index)
+        function = _FUNCTIONS[np.dtype(dtype).name]
+        size = ROWS * self.tower.mesh.shape["data"]
+        found: dict[str, np.ndarray] = {}
+        for length, group in groups.items():
+            for start in range(0, len(group), size):
+                members = group[start : start + size]
+                ids, mask = pad_ids([rows[index] for index in members], length, PADDING)
+                encoded = self.tower.run(function, ids, mask)  # [B, L, D]
+                for index, tokens in zip(members, encoded, strict=True):
+                    found[distinct[index]] = tokens[: len(rows[index])].copy()
+        return [found[caption] for caption in captions]
+
+    def encode_padded(
+        self, captions: Sequence[str], dtype=np.float16
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode captions as one array of fixed length, as sampling needs them.
+
+        Args:
+            captions, dtype: see `encode`.
+
+        Returns:
+            tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
+        """
+        tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
+        mask = np.zeros(tokens.shape[:2], bool)
+        for row, code in enumerate(self.encode(captions, dtype)):
+            tokens[row, : len(code)], mask[row, : len(code)] = code, True
+        return tokens, mask
+
+
+def padded_length(length: int, longest: int) -> int:
+    """Return the length that a caption is padded to: a power of two, or the longest allowed."""
+    return min(max(SHORTEST, 1 << (length - 1).bit_length()), longest)
+
+
+def _encode_half(network: t5.T5Encoder, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    return network(ids, mask).astype(jnp.float16)
+
+
+def _encode_single(network: t5.T5Encoder, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    return network(ids, mask)
+
+
+_FUNCTIONS = {"float16": _encode_half, "float32": _encode_single}
