@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from miro_jax.weights import tensors
+from miro_jax.weights import pickles, tensors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
@@ -200,7 +200,7 @@ def open_file(path: Path) -> dict[str, tensors.Tensor]:
     """List the tensors of one file by its ending: safetensors, or a pickle of PyTorch."""
     if path.suffix == ".safetensors":
         return tensors.open_safetensors(path)
-    raise ValueError(f"{path} must be a .safetensors file.")
+    return pickles.open_pickle(path)
 
 
 def is_offline() -> bool:
