@@ -17,9 +17,10 @@ import numpy as np
 from miro_jax import evals, report, runs
 from miro_jax.bins import Bins
 from miro_jax.evals import dials
+from miro_jax.pipeline import MiroPipeline
 from miro_jax.shapes import scene
 from miro_jax.shards import Manifest, require_rewards, to_json, write_atomic
-from miro_jax.trained import load_pipeline
+from miro_jax.trained import restore
 
 FILE = "evaluation.json"
 
@@ -61,7 +62,8 @@ def run(config, workdir) -> None:
     require_rewards(manifest, identities)
     bins = Bins.load(records)
     training = training_scores(records, rewards, config.data.synthetic_caption_prob)
-    pipeline, step = load_pipeline(config, workdir, "evaluate.batch_size")
+    trained = restore(config, workdir)
+    pipeline, step = MiroPipeline(trained, config.evaluate.batch_size), trained.step
     begin = time.perf_counter()
     evaluators = evals.build_evaluators(
         config,
@@ -79,7 +81,7 @@ def run(config, workdir) -> None:
         },
         "rewards": identities,
         "training": {"num_records": manifest.num_records, "rewards": training},
-        "num_parameters": sum(x.size for x in jax.tree.leaves(pipeline.params)),
+        "num_parameters": sum(x.size for x in jax.tree.leaves(pipeline.weights[0])),
         "seconds": time.perf_counter() - begin,
         "results": results,
     }

@@ -1,29 +1,37 @@
 """MiroPipeline: prompts and reward targets in, pictures out. What a notebook user touches.
 
-    pipe("a red circle", num_images=4, targets={"beauty": 0.6}, guidance_scale=2.0, seed=0)
+    pipe = MiroPipeline.from_pretrained("nicolas-dufour/miro")
+    pipe("a red fox in snow", num_images=4, targets={"aesthetic": 0.6}, seed=0)
 
 Every call pads its work to one batch size, so nothing but a new number of steps, solver or prompt
 length compiles, and a picture does not depend on the batch that it was made in.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+from PIL import Image
 
 from miro_jax import sharding
-from miro_jax.sampler import Branch, make_sampler, sample_keys
-from miro_jax.solvers import get_solver
-
-Targets = (
-    Mapping[str, float | None]
-    | Sequence[Mapping[str, float | None]]
-    | np.ndarray
-    | jax.Array
-    | None
+from miro_jax.sampler import (
+    Branch,
+    Guidance,
+    draw_noise,
+    make_evaluation,
+    make_sampler,
+    sample_keys,
 )
+from miro_jax.solvers import get_solver
+from miro_jax.targets import Targets, to_levels
+from miro_jax.trained import Trained, load
+
+OUTPUT_TYPES = ("pil", "numpy", "latent")
 
 
 class MiroPipeline:
@@ -32,42 +40,90 @@ class MiroPipeline:
     Attributes:
       reward_names: the rewards this network knows, in order.
       default_targets: {name: level or None} asked for where a call does not say; 1 throughout.
+      batch_size: rows of every compiled call; fewer pictures are padded, more are made in turns.
+      weights: states of the network, parameters first.
     """
 
-    def __init__(
-        self,
-        graphdef,
-        params: Any,
-        buffers: Any,
-        image_encoder,
-        caption_encoder,
-        reward_names: Sequence[str],
-        mesh: jax.sharding.Mesh,
-        batch_size: int,
-    ):
-        self.graphdef, self.params, self.buffers = graphdef, params, buffers
-        self.image_encoder, self.caption_encoder = image_encoder, caption_encoder
-        self.reward_names = tuple(reward_names)
+    def __init__(self, trained: Trained, batch_size: int):
+        """Put calls around a trained network; see `from_pretrained` for the usual way."""
+        devices = trained.mesh.shape["data"]
+        if batch_size < 1 or batch_size % devices:
+            raise ValueError(
+                f"batch_size must be a positive multiple of the {devices} devices on mesh axis "
+                f"'data'; got {batch_size}."
+            )
+        self.trained, self.weights, self.batch_size = trained, trained.weights, batch_size
+        self.image_encoder = trained.image_encoder
+        self.reward_names, self.mesh = trained.reward_names, trained.mesh
         self.default_targets = dict.fromkeys(self.reward_names, 1.0)
-        self.mesh, self.batch_size = mesh, batch_size
         self._samplers: dict[tuple[str, int], Any] = {}
+        self._evaluate = make_evaluation(trained.graphdef)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        variant: str | None = None,
+        *,
+        dtype: str | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        batch_size: int | None = None,
+        text_encoder: str | None = None,
+        vae: str | None = None,
+        revision: str | None = None,
+    ) -> "MiroPipeline":
+        """Load a released checkpoint, or a run of this package.
+
+        Args:
+          source: "nicolas-dufour/miro" or another hub id, a folder in the same layout, or a run's
+            folder.
+          variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
+          dtype: of parameters and matrix products, "float32" or "bfloat16"; None is bfloat16 on
+            accelerators and float32 on a CPU. Pictures are decoded in float32.
+          mesh: where the weights go; None is the first device.
+          batch_size: rows of every compiled call; None is 1 a device on a CPU, else 8 a device.
+          text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, which are loaded
+            when they are first needed.
+          revision: branch, tag or commit on the hub.
+
+        Raises:
+          FileNotFoundError: a file is missing and cannot be fetched; the text says which and how.
+          ValueError: the files do not fit our network.
+        """
+        on_cpu = jax.default_backend() == "cpu"
+        trained = load(
+            source,
+            variant,
+            dtype=dtype or ("float32" if on_cpu else "bfloat16"),
+            mesh=mesh,
+            text_encoder=text_encoder,
+            vae=vae,
+            revision=revision,
+        )
+        each = 1 if on_cpu else 8
+        return cls(trained, batch_size or each * trained.mesh.shape["data"])
 
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
         num_images: int = 1,
         targets: Targets = None,
         negative_targets: Targets = None,
         negative_prompt: str = "empty",
         guidance_scale: float = 7.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_steps: int = 50,
         solver: str = "euler",
         seed: int = 0,
-    ) -> np.ndarray:
+        output_type: str = "pil",
+        prompt_embeds: np.ndarray | None = None,
+        prompt_mask: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
+    ) -> list[Image.Image] | np.ndarray:
         """Make `num_images` pictures of each prompt.
 
         Args:
-          prompts: one text or several.
+          prompts: one text or several; None where `prompt_embeds` are given.
           num_images: pictures of each prompt.
           targets: levels asked for: {name: level in [0, 1] or None = not asked}, one mapping for
             each picture, or [P * num_images, R] float with NaN = not asked. Names left out get
@@ -75,130 +131,194 @@ class MiroPipeline:
           negative_targets: the same for the negative branch; names left out get 0.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
           guidance_scale: 0 means no guidance.
+          guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
           num_steps: solver steps.
-          solver: "euler" or "heun".
+          solver: "euler", "heun" or "dpmpp_2m".
           seed: of the noise; picture (p, i) depends on (seed, p, i) only.
+          output_type: "pil", "numpy" (uint8) or "latent" (what the network made, not decoded).
+          prompt_embeds, prompt_mask: [P, L, E] float and [P, L] bool in place of encoded prompts.
+          noise: [P * num_images, H, W, C] float32 in place of drawn noise.
 
         Returns:
-          [P * num_images, H, W, 3] uint8, the pictures of a prompt side by side.
+          P * num_images pictures, those of a prompt side by side: a list of PIL images, or
+          [P * num_images, H, W, 3] uint8, or [P * num_images, h, w, C] float32 latents on the
+          network's scale.
 
         Raises:
-          ValueError: an unknown reward or solver, a level that is no number, a wrong shape.
-          TypeError: targets of another kind.
+          ValueError: an unknown reward, solver or output type, a level that is no number, a wrong
+            shape. TypeError: targets of another kind.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or num_images < 1:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {OUTPUT_TYPES}; got {output_type!r}.")
+        given = self._prompts(prompts, prompt_embeds, prompt_mask)
+        count = len(given.mask) * num_images
+        if not count:
             raise ValueError(
-                f"at least one prompt and one image are needed; got {len(prompts)} prompts and "
+                f"at least one prompt and one image are needed; got {len(given.mask)} prompts and "
                 f"num_images={num_images}."
             )
-        texts = [p for p in prompts for _ in range(num_images)]
-        count = len(texts)
         defaults = [self.default_targets[name] for name in self.reward_names]
         asked = self.levels(targets, count, defaults)
         refused = self.levels(negative_targets, count, 0.0)
-        negatives = {"empty": [""] * count, "same": texts}.get(
-            negative_prompt, [negative_prompt] * count
-        )
-        prompt_index, sample_index = np.divmod(np.arange(count), num_images)
+        interval = _interval(guidance_interval)
+        shape = self.trained.config.latent_shape
+        if noise is not None and np.shape(noise) != (count, *shape):
+            raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(noise))}.")
+        guided = bool(guidance_scale != 0)
+        # Without guidance nothing looks at the negative branch: no text is encoded for it.
+        negative = self._negative(negative_prompt if guided else "same", given)
         sample = self._sampler(solver, num_steps)
-        pictures = []
+        prompt_index, sample_index = np.divmod(np.arange(count), num_images)
+        latents = []
         for start in range(0, count, self.batch_size):
             rows = np.minimum(np.arange(start, start + self.batch_size), count - 1)  # pad
-            positive = self._branch([texts[i] for i in rows], asked[rows])
-            negative = self._branch([negatives[i] for i in rows], refused[rows])
+            of_prompt = prompt_index[rows]
             with sharding.use_mesh(self.mesh):
-                keys = sample_keys(seed, prompt_index[rows], sample_index[rows])
-                scale = jnp.full((len(rows),), guidance_scale, jnp.float32)
-                out = sample(
-                    self.params,
-                    self.buffers,
-                    jax.device_put(keys, sharding.batch_sharding(self.mesh)),
-                    positive,
-                    negative,
-                    jax.device_put(scale, sharding.batch_sharding(self.mesh)),
-                    guided=bool(guidance_scale != 0),
+                if noise is None:
+                    keys = sample_keys(seed, of_prompt, sample_index[rows])
+                    x = draw_noise(self._place(keys), shape)
+                else:
+                    x = self._place(np.asarray(noise, np.float32)[rows])
+                scale = np.full(len(rows), guidance_scale, np.float32)
+                guidance = Guidance(self._place(scale), jnp.asarray(interval))
+                z = sample(
+                    self.weights,
+                    x,
+                    self._place(given.branch(of_prompt, asked[rows])),
+                    self._place(negative.branch(of_prompt, refused[rows])),
+                    guidance,
+                    guided=guided,
                 )
-            pictures.append(np.asarray(out)[: count - start])
-        return np.concatenate(pictures)
+            latents.append((z, min(len(rows), count - start)))
+        if output_type == "latent":
+            return np.concatenate([np.asarray(z)[:kept] for z, kept in latents])
+        images = np.concatenate([self.decode(z)[:kept] for z, kept in latents])
+        return [Image.fromarray(image) for image in images] if output_type == "pil" else images
+
+    def decode(self, latents) -> np.ndarray:
+        """Turn latents on the network's scale, [B, h, w, C] float32, into [B, H, W, 3] uint8."""
+        return np.asarray(self.image_encoder.decode(self.image_encoder.denormalize(latents)))
+
+    def velocity(
+        self,
+        x_t: np.ndarray,
+        t: np.ndarray | float,
+        prompts: str | Sequence[str] | None = None,
+        targets: Targets = None,
+        previous: np.ndarray | None = None,
+        *,
+        prompt_embeds: np.ndarray | None = None,
+        prompt_mask: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluate the network once, without guidance.
+
+        Args:
+          x_t: [B, h, w, C] float32. t: one time or [B] times, 1 is noise.
+          prompts: one text for all rows, or B texts; None where `prompt_embeds` are given.
+          targets: see `__call__`.
+          previous: latent tokens of the evaluation before, [B, M, D]; None for a first one.
+          prompt_embeds, prompt_mask: [B, L, E] and [B, L].
+
+        Returns:
+          (velocity [B, h, w, C], latent tokens [B, M, D]), float32.
+        """
+        rows, config = len(x_t), self.trained.config
+        texts = [prompts] * rows if isinstance(prompts, str) else prompts
+        given = self._prompts(texts, prompt_embeds, prompt_mask)
+        if len(given.mask) != rows:
+            raise ValueError(f"one prompt a row is needed: {rows}; got {len(given.mask)}.")
+        defaults = [self.default_targets[name] for name in self.reward_names]
+        branch = given.branch(np.arange(rows), self.levels(targets, rows, defaults))
+        if previous is None:
+            previous = np.zeros((rows, config.num_latent_tokens, config.latent_width), np.float32)
+        times = np.broadcast_to(np.asarray(t, np.float32), (rows,))
+        with sharding.use_mesh(self.mesh):
+            inputs = [jnp.asarray(x, jnp.float32) for x in (x_t, times)]
+            out = self._evaluate(self.weights, *inputs, jax.tree.map(jnp.asarray, branch), previous)
+        return tuple(np.asarray(x) for x in out)
 
     def levels(
         self, targets: Targets, count: int, default: float | Sequence[float | None]
     ) -> np.ndarray:
-        """Turn targets into `[count, R]` float32 levels, NaN = not asked; see `__call__`.
+        """Turn targets into `[count, R]` float32 levels; see `targets.to_levels`."""
+        return to_levels(targets, count, self.reward_names, default)
 
-        default: of the names that are left out, one level or one for each reward.
-        """
-        width = len(self.reward_names)
-        if isinstance(targets, np.ndarray | jax.Array):
-            if targets.shape != (count, width):
-                raise ValueError(f"targets must be [{count}, {width}]; got {targets.shape}.")
-            levels = np.asarray(targets, np.float32)
-            if np.isinf(levels).any():
-                raise ValueError("targets must be finite, or NaN for not asked; got infinity.")
-            return levels
-        if targets is None or isinstance(targets, Mapping):
-            targets = [targets or {}] * count
-        if not isinstance(targets, Sequence) or not all(isinstance(m, Mapping) for m in targets):
-            raise TypeError(
-                "targets must be {name: level}, a list of such, one for each picture, or an array "
-                f"[{count}, {width}]; got {targets!r}."
-            )
-        if len(targets) != count:
+    def _prompts(self, prompts, embeds, mask) -> "Prompts":
+        """Encode texts, or check what is given in their place."""
+        if (prompts is None) == (embeds is None):
+            raise ValueError("either prompts or prompt_embeds must be given, and not both.")
+        if embeds is None:
+            texts = [prompts] if isinstance(prompts, str) else list(prompts)
+            return self._encode(texts) if texts else Prompts(None, np.zeros((0, 1), bool))
+        embeds = np.asarray(embeds)
+        mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        width = self.trained.config.caption_width
+        if embeds.ndim != 3 or embeds.shape[2] != width or mask.shape != embeds.shape[:2]:
             raise ValueError(
-                f"one mapping of targets a picture is needed: {count}; got {len(targets)}."
+                f"prompt_embeds must be [P, L, {width}] and prompt_mask [P, L]; got "
+                f"{list(embeds.shape)} and {list(mask.shape)}."
             )
-        out = np.full((count, width), default, np.float32)
-        for row, mapping in zip(out, targets, strict=True):
-            for name, level in mapping.items():
-                row[self._index(name)] = np.nan if level is None else _number(name, level)
-        return out
+        return Prompts(embeds, mask)
 
-    def _index(self, name: str) -> int:
-        if name not in self.reward_names:
-            raise ValueError(
-                f"Unknown reward {name!r}; this model knows: "
-                f"{', '.join(self.reward_names) or 'none'}."
-            )
-        return self.reward_names.index(name)
+    def _encode(self, texts: list[str]) -> "Prompts":
+        encoder = self.trained.caption_encoder
+        limit = encoder.max_tokens
+        for text, length in zip(texts, encoder.count_tokens(texts), strict=True):
+            if length > limit:
+                warnings.warn(
+                    f"A prompt has {length} tokens and the network sees {limit}; its end is cut: "
+                    f"{text[:60]!r}...",
+                    stacklevel=4,
+                )
+        return Prompts(*encoder.encode_padded(texts, np.float32))
 
-    def _branch(self, texts: Sequence[str], levels: np.ndarray) -> Branch:
-        tokens, mask = self.caption_encoder.encode_padded(texts)
-        place = sharding.batch_sharding(self.mesh)
-        return jax.device_put(Branch(tokens, mask, levels), place)
+    def _negative(self, negative_prompt: str, given: "Prompts") -> "Prompts":
+        """The prompts of the negative branch, one for each prompt, of the same length in tokens."""
+        if negative_prompt == "same":
+            return given
+        if negative_prompt == "empty" and self.trained.empty_tokens is not None:
+            tokens = self.trained.empty_tokens[None]
+            other = Prompts(tokens, np.ones(tokens.shape[:2], bool))
+        else:
+            other = self._encode(["" if negative_prompt == "empty" else negative_prompt])
+        return other.like(given)
+
+    def _place(self, tree):
+        return jax.device_put(tree, sharding.batch_sharding(self.mesh))
 
     def _sampler(self, solver: str, num_steps: int):
         """One compiled function for each solver and step count."""
         if (solver, num_steps) not in self._samplers:
-            encoder = self.image_encoder
-            self._samplers[solver, num_steps] = make_sampler(
-                self.graphdef,
-                get_solver(solver),
-                num_steps,
-                encoder.latent_shape,
-                lambda z: encoder.decode(encoder.denormalize(z)),
-            )
+            made = make_sampler(self.trained.graphdef, get_solver(solver), num_steps)
+            self._samplers[solver, num_steps] = made
         return self._samplers[solver, num_steps]
 
 
-def _number(name: str, level) -> float:
-    try:
-        value = float(level)
-    except (TypeError, ValueError):
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Encoded prompts: tokens [P, L, E], mask [P, L] bool."""
+
+    tokens: np.ndarray | None
+    mask: np.ndarray
+
+    def branch(self, rows: np.ndarray, levels: np.ndarray) -> Branch:
+        """Pick the prompts of rows, with the levels [B, R] of these rows."""
+        return Branch(self.tokens[rows], self.mask[rows], levels)
+
+    def like(self, other: "Prompts") -> "Prompts":
+        """Repeat one prompt as often as `other` has prompts, cut or padded to its length."""
+        count, length = other.mask.shape
+        tokens = np.zeros((length, self.tokens.shape[-1]), other.tokens.dtype)
+        mask = np.zeros(length, bool)
+        kept = min(length, self.mask.shape[1])
+        tokens[:kept], mask[:kept] = self.tokens[0, :kept], self.mask[0, :kept]
+        return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
+
+
+def _interval(interval) -> np.ndarray:
+    low, high = map(float, interval)
+    if not 0 <= low <= high <= 1:
         raise ValueError(
-            f"The level of {name!r} must be a number in [0, 1]; got {level!r}."
-        ) from None
-    if not np.isfinite(value):
-        raise ValueError(f"The level of {name!r} must be finite; got {level!r}.")
-    return value
-
-
-def parse_targets(text: str) -> dict[str, float | None]:
-    """Read "beauty=0.6,count=none" into {name: level or None}; ValueError on other forms."""
-    out: dict[str, float | None] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        name, equals, level = (w.strip() for w in part.partition("="))
-        if not equals:
-            raise ValueError(f"targets must read NAME=LEVEL,NAME=LEVEL; got {part!r}.")
-        out[name] = None if level.lower() == "none" else _number(name, level)
-    return out
+            f"guidance_interval must be (low, high) with 0 <= low <= high <= 1; got {interval}."
+        )
+    return np.array([low, high], np.float32)

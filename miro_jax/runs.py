@@ -120,7 +120,7 @@ class Parts:
       image_encoder, caption_encoder: see `miro_jax.encoders`.
       reward_names: what the network is told, in the order of its reward tokens.
       mesh: device mesh; enter it with `sharding.use_mesh`.
-      graphdef: static structure of the network.
+      graphdef: static structure of the network. network_config: its sizes.
       optimizer: optax transformation. schedule: step -> learning rate.
       init: key -> TrainState. abstract, shardings: of that state on the mesh.
     """
@@ -130,6 +130,7 @@ class Parts:
     reward_names: tuple[str, ...]
     mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef
+    network_config: models.RINConfig
     optimizer: Any
     schedule: Any
     init: Any
@@ -144,13 +145,13 @@ def build_parts(config: ml_collections.ConfigDict) -> Parts:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     check_batch(config.train.batch_size, "train.batch_size", mesh)
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
-    build_model = functools.partial(
-        _build_model,
+    sizes = (
         config.model,
         image_encoder.latent_shape,
         caption_encoder.width,
         len(config.data.train_rewards),
     )
+    build_model = functools.partial(_build_model, *sizes)
     with sharding.use_mesh(mesh):
         optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
         schedule = warmup_cosine(
@@ -168,6 +169,7 @@ def build_parts(config: ml_collections.ConfigDict) -> Parts:
         tuple(config.data.train_rewards),
         mesh,
         graphdef,
+        models.rin_config(*sizes),
         optimizer,
         schedule,
         init,

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from miro_jax import pipeline as pipelines
 from miro_jax.evals import base, grids
+from miro_jax.pipeline import MiroPipeline
 from miro_jax.shards import to_json, write_atomic
-from miro_jax.trained import load_pipeline
+from miro_jax.targets import parse_targets
+from miro_jax.trained import restore
 
 MANIFEST = "manifest.json"
 GRID = "grid.png"
@@ -25,7 +26,7 @@ def validate(config) -> None:
     """Check the targets of `config.sample`; ValueError names the key."""
     for key in ("targets", "negative_targets"):
         try:
-            asked = pipelines.parse_targets(config.sample[key])
+            asked = parse_targets(config.sample[key])
         except ValueError as error:
             raise ValueError(f"config.sample.{key}: {error}") from error
         unknown = [name for name in asked if name not in config.data.train_rewards]
@@ -50,17 +51,18 @@ def run(config, workdir) -> None:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
     """
     validate(config)
-    pipeline, step = load_pipeline(config, workdir, "sample.batch_size")
+    trained = restore(config, workdir)
+    pipeline = MiroPipeline(trained, config.sample.batch_size)
     c = config.sample
     write_images(
         pipeline,
         Path(workdir) / "images",
         list(c.prompts),
         c.images_per_prompt,
-        pipelines.parse_targets(c.targets),
-        pipelines.parse_targets(c.negative_targets),
+        parse_targets(c.targets),
+        parse_targets(c.negative_targets),
         base.make_sampling(config),
-        step,
+        trained.step,
     )
 
 

@@ -1,15 +1,14 @@
-"""Sampling: noise, guided velocity, solver and decoder in one jitted call.
+"""Sampling: guided velocity and solver in one jitted call, from noise to image latents.
 
 The condition of each branch is encoded once per picture: it depends on neither x_t nor t. Each
 branch carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets,
-scales, seeds and prompts are traced: only shapes, the number of steps, the solver and `guided`
-compile anew.
+scales, the guidance interval, noise and prompts are traced: only shapes, the number of steps, the
+solver and `guided` compile anew.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,18 +50,33 @@ def sample_keys(seed: int, prompt_index, sample_index) -> Array:
     return jax.vmap(one)(jnp.asarray(prompt_index), jnp.asarray(sample_index))
 
 
+@partial(jax.jit, static_argnames="shape")
 def draw_noise(keys: Array, shape: tuple[int, ...]) -> Array:
     """Draw `[B, *shape]` float32 standard normal noise, one key a picture."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
-def make_velocity(model: nnx.Module, positive: Branch, negative: Branch | None, scale):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """How much of guidance, and when.
+
+    Attributes:
+      scale: [B] float32, 0 is none.
+      interval: [2] float32, guidance acts at times between the two (1 is noise, 0 is data).
+    """
+
+    scale: Array
+    interval: Array
+
+
+def make_velocity(model: nnx.Module, positive: Branch, negative: Branch | None, guidance: Guidance):
     """Return `velocity(x, t, carry)` for a solver, and its first carry.
 
     Args:
       model: the network (`encode_condition` and `__call__` of `models.rin.RIN`).
       positive, negative: branches; without a negative one there is no guidance.
-      scale: [B] guidance scale, unused without a negative branch.
+      guidance: unused without a negative branch.
     """
     branches = [positive] if negative is None else [positive, negative]
     stacked = jax.tree.map(lambda *x: constrain(jnp.concatenate(x), "batch"), *branches)
@@ -77,39 +91,50 @@ def make_velocity(model: nnx.Module, positive: Branch, negative: Branch | None, 
         if negative is None:
             return v, carry
         v_pos, v_neg = jnp.split(v, 2)
-        return guide(v_pos, v_neg, scale), carry
+        acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
+        return guide(v_pos, v_neg, jnp.where(acts, guidance.scale, 0.0)), carry
 
     return velocity, first
 
 
 def make_sampler(
-    graphdef: nnx.GraphDef,
-    solver: Callable[..., Array],
-    num_steps: int,
-    latent_shape: tuple[int, int, int],
-    decode: Callable[[Array], Array],
+    graphdef: nnx.GraphDef, solver: Callable[..., Array], num_steps: int
 ) -> Callable[..., Array]:
-    """Return the jitted `sample(params, buffers, keys, positive, negative, scale, guided)`.
+    """Return the jitted `sample(weights, noise, positive, negative, guidance, *, guided)`.
 
     Args:
       graphdef: structure of the network.
       solver: from `solvers.get_solver`.
       num_steps: solver steps.
-      latent_shape: (H, W, C) of what the network makes.
-      decode: image latents [B, H, W, C] float32 -> pictures [B, h, w, 3] uint8.
 
     Returns:
-      A function giving [B, h, w, 3] uint8. Its arguments: params and buffers (nnx.State), keys [B],
-      two `Branch`es, scale [B] float32, and the static `guided`: False leaves the negative branch
-      out, which is what scale 0 means, at half the cost.
+      A function giving image latents [B, H, W, C] float32 on the network's scale. Its arguments:
+      weights (tuple of nnx.State), noise [B, H, W, C] float32, two `Branch`es, `Guidance`, and the
+      static `guided`: False leaves the negative branch out, which is what scale 0 means, at half
+      the cost.
     """
 
     @partial(jax.jit, static_argnames="guided")
-    def sample(params: Any, buffers: Any, keys, positive, negative, scale, *, guided: bool):
-        model = nnx.merge(graphdef, params, buffers)
+    def sample(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
+        model = nnx.merge(graphdef, *weights)
         negative = negative if guided else None
-        velocity, carry = make_velocity(model, positive, negative, scale)
-        noise = constrain(draw_noise(keys, latent_shape), "batch")
-        return decode(solver(velocity, noise, carry, num_steps))
+        velocity, carry = make_velocity(model, positive, negative, guidance)
+        return solver(velocity, constrain(noise, "batch"), carry, num_steps)
 
     return sample
+
+
+def make_evaluation(graphdef: nnx.GraphDef) -> Callable[..., tuple[Array, Array]]:
+    """Return the jitted `evaluate(weights, x_t, t, branch, previous)` of one branch.
+
+    Its arguments: weights, x_t [B, H, W, C], t [B], a `Branch`, previous latent tokens [B, M, D]
+    (zeros for a first evaluation). It returns (velocity [B, H, W, C], latent tokens [B, M, D]).
+    """
+
+    @jax.jit
+    def evaluate(weights: tuple, x_t, t, branch, previous):
+        model = nnx.merge(graphdef, *weights)
+        condition, mask = model.encode_condition(branch.tokens, branch.mask, branch.levels)
+        return model(x_t, t, condition, mask, previous)
+
+    return evaluate

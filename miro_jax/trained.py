@@ -1,23 +1,69 @@
-"""From a run's folder to a pipeline: what sampling and evaluation start with."""
+"""A trained network with its encoders, from a run's folder or from a folder in the released layout.
 
+What sampling and evaluation start with; `MiroPipeline` puts the calls around it.
+"""
+
+import dataclasses
 import functools
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
 
 from miro_jax import runs, sharding
 from miro_jax.checkpoint import Checkpoints
-from miro_jax.pipeline import MiroPipeline
+from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.models.rin import RINConfig
+from miro_jax.weights import hub, official
+
+# The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
+HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
 
-def load_pipeline(config, workdir, batch_key: str) -> tuple[MiroPipeline, int]:
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Everything that sampling needs.
+
+    Attributes:
+      graphdef: structure of the network. weights: its states, parameters first.
+      config: sizes of the network.
+      image_encoder: see `miro_jax.encoders`.
+      make_caption_encoder: makes the other one, which may hold billions of parameters.
+      reward_names: what the network is told, in the order of its reward tokens.
+      mesh: where the weights are.
+      empty_tokens: [N, E] float32 of the empty prompt; None where the caption encoder makes them.
+      name: which weights these are, for manifests.
+      step: updates done, None where it is not known.
+    """
+
+    graphdef: nnx.GraphDef
+    weights: tuple[nnx.State, ...]
+    config: RINConfig
+    image_encoder: Any
+    make_caption_encoder: Callable[[], Any]
+    reward_names: tuple[str, ...]
+    mesh: jax.sharding.Mesh
+    empty_tokens: np.ndarray | None = None
+    name: str = ""
+    step: int | None = None
+
+    @functools.cached_property
+    def caption_encoder(self) -> Any:
+        """The encoder of captions, made when it is first asked for."""
+        return self.make_caption_encoder()
+
+
+def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
     """Restore the averaged weights of a run; nothing in its folder is changed.
 
     Args:
       config: of the run, as it was trained.
       workdir: the run's folder.
-      batch_key: the config's key of the pipeline's batch size, as "sample.batch_size".
-
-    Returns:
-      (pipeline, step of the checkpoint).
 
     Raises:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
@@ -27,19 +73,151 @@ def load_pipeline(config, workdir, batch_key: str) -> tuple[MiroPipeline, int]:
         if not checkpoints.steps():
             raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
         parts = runs.build_parts(config)
-        batch_size = functools.reduce(getattr, batch_key.split("."), config)
-        runs.check_batch(batch_size, batch_key, parts.mesh)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
             step, weights, _ = checkpoints.restore_latest(wanted)
-    pipeline = MiroPipeline(
+    return of_parts(parts, (weights["ema_params"], weights["buffers"]), Path(workdir).name, step)
+
+
+def of_parts(parts: runs.Parts, weights: tuple, name: str = "", step: int | None = None) -> Trained:
+    """Join the parts of a run with weights, which may be put in later."""
+    return Trained(
         parts.graphdef,
-        weights["ema_params"],
-        weights["buffers"],
+        weights,
+        parts.network_config,
         parts.image_encoder,
-        parts.caption_encoder,
+        lambda: parts.caption_encoder,
         parts.reward_names,
         parts.mesh,
-        batch_size,
+        name=name,
+        step=step,
     )
-    return pipeline, step
+
+
+def load(
+    source: str | Path,
+    variant: str | None = None,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    text_encoder: str | None = None,
+    vae: str | None = None,
+    revision: str | None = None,
+) -> Trained:
+    """Load a run's folder, a folder in the released layout, or a hub id of one.
+
+    Args:
+      source: folder or hub id.
+      variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
+      dtype: of parameters and matrix products, "float32" or "bfloat16".
+      mesh: where the weights go; None is the first device. A run brings its own mesh.
+      text_encoder, vae: folder or hub id of their weights; None is what the release uses.
+      revision: branch, tag or commit on the hub.
+
+    Raises:
+      FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
+        not fit our network.
+    """
+    folder = Path(source)
+    if folder.is_dir() and (folder / "checkpoints").is_dir():
+        settings = json.loads((folder / "config.json").read_text("utf-8"))
+        return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder)
+    repository = hub.open(source, _subfolder(folder, variant), revision)
+    release = official.read(repository, dtype, mesh)
+    images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
+    _check_image_encoder(release, images, repository)
+    return Trained(
+        release.network.graphdef,
+        (release.network.state,),
+        release.config,
+        images,
+        make_captions,
+        release.reward_names,
+        release.network.mesh,
+        release.empty_tokens,
+        f"{repository} sha256:{release.sha256}",
+    )
+
+
+def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | None = None) -> Path:
+    """Write a trained network in the released layout; see `official.write`.
+
+    Args:
+      trained: the network, averaged weights.
+      folder: made where it is missing.
+      encoders: {"image": arguments, "caption": arguments} that rebuild its encoders, where they are
+        not the release's.
+    """
+    width = trained.config.caption_width
+    if trained.empty_tokens is not None:
+        empty = trained.empty_tokens
+    else:
+        (empty,) = trained.caption_encoder.encode([""])
+    channels = trained.config.latent_shape[-1]
+    zero, one = (np.full((1, 1, 1, channels), x, np.float32) for x in (0, 1))
+    bias = np.asarray(trained.image_encoder.normalize(zero))
+    scale = np.asarray(trained.image_encoder.normalize(one)) - bias
+    state = nnx.merge_state(*trained.weights)
+    return official.write(
+        folder,
+        trained.config,
+        state,
+        trained.reward_names,
+        np.asarray(empty, np.float32).reshape(-1, width),
+        trained.caption_encoder.max_tokens,
+        (scale.reshape(-1), bias.reshape(-1)),
+        {"encoders": dict(encoders)} if encoders else None,
+    )
+
+
+def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:
+    """Free a run's config of the machine that it was trained on."""
+    config.model.dtype = dtype
+    config.mesh.data, config.mesh.model = -1, 1
+    config.train.batch_size = config.sample.batch_size = jax.device_count()
+    return config
+
+
+def _subfolder(folder: Path, variant: str | None) -> str:
+    if variant is None or (folder / variant).is_dir() or variant.startswith("miro-"):
+        return variant or ""
+    for ours, theirs in HUB_WORDS.items():
+        variant = variant.replace(ours, theirs)
+    return "miro-" + variant.replace("_", "-")
+
+
+def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:
+    """Build the encoders that a release names, or the published ones; captions' when asked for."""
+    named = release.settings.get(official.OURS, {}).get("encoders")
+    if named:
+        make_captions = functools.partial(build_caption_encoder, **named["caption"])
+        return build_image_encoder(**named["image"]), make_captions
+    images = build_image_encoder(
+        "sdxl_vae", weights=vae, size=8 * release.config.latent_shape[0], mesh=mesh
+    )
+    make_captions = functools.partial(
+        build_caption_encoder,
+        "flan_t5",
+        weights=text_encoder,
+        max_tokens=release.max_tokens,
+        dtype=dtype,
+        mesh=mesh,
+    )
+    return images, make_captions
+
+
+def _check_image_encoder(release, images, repository) -> None:
+    shape = release.config.latent_shape
+    if tuple(images.latent_shape) != shape:
+        raise ValueError(
+            f"{repository} makes image latents {shape}, and the image encoder "
+            f"{images.identity} {images.latent_shape}."
+        )
+    if release.normalization is not None:
+        scale, bias = release.normalization
+        z = np.ones((1, 1, 1, shape[-1]), np.float32)
+        if not np.allclose(np.asarray(images.normalize(z)).reshape(-1), scale + bias, atol=1e-4):
+            raise ValueError(
+                f"{repository} normalises image latents with scale {scale} and bias {bias}, which "
+                f"the image encoder {images.identity} does not."
+            )

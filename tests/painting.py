@@ -65,7 +65,7 @@ class Meter:
         rows = np.round(255 * np.nan_to_num(achieved, nan=0.5)).astype(np.uint8)
         return np.broadcast_to(rows[:, :, None, None], (*rows.shape, 8, 3)).copy()
 
-    levels, _index = MiroPipeline.levels, MiroPipeline._index
+    levels = MiroPipeline.levels
 
 
 def gauges(names, captioned=()):
@@ -92,7 +92,7 @@ class Painter:
 
     batch_size = 8
 
-    levels, _index = MiroPipeline.levels, MiroPipeline._index
+    levels = MiroPipeline.levels
 
     def __init__(self, names=(), changes=lambda scale: {}):
         self.reward_names, self.changes = tuple(names), changes

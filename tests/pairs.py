@@ -10,9 +10,11 @@ from flax import nnx
 
 from miro_jax.models import rin
 from miro_jax.models.rin import RINConfig
+from miro_jax.weights.convert import converted
+from miro_jax.weights.official_keys import IGNORED, key_table
+from miro_jax.weights.tensors import from_arrays
 from tests.networks import abstract_network, fill, paths, resize
 from tests.oracles.rin import Oracle
-from tests.oracles.rin_keys import convert
 
 TINY = RINConfig(
     latent_shape=(8, 8, 4),
@@ -101,13 +103,16 @@ class Pair:
 
     def convert(self, tensors):
         """Return our params and buffers of the authors' tensors."""
-        arrays = convert(tensors, self.shapes(), self.rewards)
+        arrays = self._converted(tensors, self.shapes())
         return fill(self.abstract_params, arrays), fill(self.abstract_buffers, arrays)
 
     def convert_parameters(self, tensors):
         """Return the authors' parameters, or their gradients, in the tree of our params."""
         shapes = {path: leaf.shape for path, leaf in paths(self.abstract_params).items()}
-        return fill(self.abstract_params, convert(tensors, shapes, self.rewards))
+        return fill(self.abstract_params, self._converted(tensors, shapes))
+
+    def _converted(self, tensors, shapes):
+        return dict(converted(from_arrays(tensors), key_table(self.rewards), shapes, IGNORED))
 
     def stages(self, batch, previous):
         """Evaluate our network once; return what stands at each stage."""

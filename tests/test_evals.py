@@ -115,6 +115,7 @@ def test_sampling_settings_reach_the_pipeline():
         "num_steps": config.sample.num_steps,
         "solver": "euler",
         "negative_prompt": "empty",
+        "output_type": "numpy",
         "seed": 0,
     }
 

@@ -19,13 +19,13 @@ class Spy(Meter):
 
     built = []
 
-    def __init__(self, graphdef, params, buffers, image, caption, names, mesh, batch_size):
-        super().__init__(names)
-        self.size, self.params = batch_size, params
+    def __init__(self, trained, batch_size):
+        super().__init__(trained.reward_names)
+        self.size, self.weights = batch_size, trained.weights
         Spy.built.append(self)
 
     def __call__(self, *arguments, **settings):
-        assert self.params == "ema" and self.buffers == "fixed"
+        assert self.weights == ("ema", "fixed")
         return super().__call__(*arguments, **settings)
 
 
@@ -38,6 +38,7 @@ def make(monkeypatch, tmp_path):
         config.sample.prompts, config.sample.images_per_prompt = ("a circle", "a square"), 3
         parts = types.SimpleNamespace(
             graphdef=None,
+            network_config=None,
             image_encoder=None,
             caption_encoder=None,
             reward_names=names,
@@ -79,7 +80,7 @@ def test_the_batch_is_no_larger_than_needed_and_divides_over_the_mesh(make):
 def test_parameters_are_not_kept_between_calls(make):
     look = make()
     look("ema", "fixed", 1)
-    assert look.pipeline.params is None and look.pipeline.buffers is None
+    assert look.pipeline.weights == ()
 
 
 def test_a_failure_names_the_preview_and_the_step(make):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
-from miro_jax.pipeline import MiroPipeline, parse_targets
+from miro_jax.pipeline import MiroPipeline
+from miro_jax.targets import parse_targets
+from miro_jax.trained import Trained
 from tests.networks import TINY, quick_compilation, random_network, resize, small_mesh
 
 NAMES = ("sharpness", "beauty", "count")
@@ -22,17 +24,17 @@ def network():
 
 
 def make_pipeline(batch_size=4, names=NAMES, weights=None):
-    graphdef, params, buffers = weights or network()
-    return MiroPipeline(
+    graphdef, *states = weights or network()
+    trained = Trained(
         graphdef,
-        params,
-        buffers,
+        tuple(states),
+        resize(CONFIG, num_rewards=len(names)),
         build_image_encoder("pixels", size=8),
-        build_caption_encoder("words", width=16, max_tokens=8),
+        lambda: build_caption_encoder("words", width=16, max_tokens=8),
         names,
         small_mesh(),
-        batch_size,
     )
+    return MiroPipeline(trained, batch_size)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +50,7 @@ def pipe():
 
 
 def sample(pipe, prompts=PROMPTS[0], num_images=1, **changes):
-    settings = {"num_steps": 3, "guidance_scale": 2.0, "seed": 5} | changes
+    settings = {"num_steps": 3, "guidance_scale": 2.0, "seed": 5, "output_type": "numpy"} | changes
     return pipe(prompts, num_images, **settings)
 
 
@@ -189,7 +191,7 @@ def test_bad_targets_are_named(pipe, targets, error, said):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"solver": "rk4"}, "one of .*'euler'.*'heun'.*; got 'rk4'"),
+        ({"solver": "rk4"}, "one of euler, heun, dpmpp_2m; got 'rk4'"),
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"prompts": []}, "at least one prompt and one image are needed; got 0 prompts"),
         ({"num_images": 0}, "at least one prompt .*num_images=0"),
@@ -207,9 +209,9 @@ class Recorder(MiroPipeline):
     """A pipeline that keeps what goes into its sampler, and samples nothing."""
 
     def _sampler(self, solver, num_steps):
-        def sampler(params, buffers, keys, positive, negative, scale, *, guided):
-            self.seen = jax.device_get((positive, negative, scale)), guided
-            return np.zeros((len(scale), 8, 8, 3), np.uint8)
+        def sampler(weights, noise, positive, negative, guidance, *, guided):
+            self.seen = jax.device_get((positive, negative, guidance.scale)), guided
+            return np.zeros_like(noise)
 
         return sampler
 
@@ -228,7 +230,7 @@ def recorder():
 def test_the_negative_branch_has_its_prompt_and_its_targets(recorder, negative_prompt, texts):
     sample(recorder, PROMPTS[:2], negative_prompt=negative_prompt, negative_targets={"count": None})
     (positive, negative, scale), guided = recorder.seen
-    encode = recorder.caption_encoder.encode_padded
+    encode = recorder.trained.caption_encoder.encode_padded
     for branch, wanted in ((positive, PROMPTS[:2]), (negative, texts)):
         tokens, mask = encode(wanted)
         np.testing.assert_array_equal(branch.tokens[:2], tokens)

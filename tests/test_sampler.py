@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from miro_jax import solvers
-from miro_jax.sampler import Branch, draw_noise, make_sampler, sample_keys
+from miro_jax.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from tests.networks import TINY, difference, make_batch, quick_compilation, random_network
 
 STEPS = 3
@@ -19,19 +19,25 @@ class Setup:
 
     def __init__(self):
         self.network = random_network(TINY, seed=0)
-        graphdef, *self.states = self.network
-        self.sample = make_sampler(graphdef, solvers.euler, STEPS, TINY.latent_shape, lambda x: x)
+        graphdef, *states = self.network
+        self.weights = tuple(states)
+        self.sample = make_sampler(graphdef, solvers.euler, STEPS)
         self.keys = sample_keys(0, np.arange(ROWS), np.zeros(ROWS, int))
         self.positive, self.negative = make_branch(1, 1.0), make_branch(2, 0.0)
 
-    def __call__(self, keys=None, positive=None, negative=None, scale=2.0, guided=True):
+    def __call__(
+        self, keys=None, positive=None, negative=None, scale=2.0, guided=True, interval=(0, 1)
+    ):
+        guidance = Guidance(
+            np.broadcast_to(np.float32(scale), (ROWS,)), np.array(interval, np.float32)
+        )
         return np.asarray(
             self.sample(
-                *self.states,
-                self.keys if keys is None else keys,
+                self.weights,
+                draw_noise(self.keys if keys is None else keys, TINY.latent_shape),
                 positive or self.positive,
                 negative or self.negative,
-                np.broadcast_to(np.float32(scale), (ROWS,)),
+                guidance,
                 guided=guided,
             )
         )
@@ -121,22 +127,17 @@ def test_only_the_guided_flag_compiles_anew(setup):
     setup(guided=False)
     size = setup.sample._cache_size()
     setup(sample_keys(5, [1, 2, 3], [4, 5, 6]), setup.negative, setup.positive, scale=9.0)
+    setup(interval=(0.2, 0.7))
     assert setup.sample._cache_size() == size == 2
 
 
-def test_decoder_turns_the_end_of_the_path_into_the_pictures(setup):
-    graphdef, params, buffers = setup.network
-
-    def decode(x):
-        assert x.dtype == jnp.float32
-        return jnp.round(10 * x).astype(jnp.int8)
-
-    sample = make_sampler(graphdef, lambda velocity, x, *_: x, 1, TINY.latent_shape, decode)
-    branches = (setup.positive, setup.negative)
-    found = sample(params, buffers, setup.keys, *branches, jnp.ones(ROWS), guided=False)
-    noise = np.asarray(draw_noise(setup.keys, TINY.latent_shape))
-    assert found.dtype == jnp.int8
-    np.testing.assert_array_equal(found, np.round(10 * noise))
+def test_guidance_acts_inside_its_interval_only(setup):
+    """Times of the three steps are 1, 2/3 and 1/3."""
+    guided, plain = setup(), setup(scale=0.0)
+    np.testing.assert_array_equal(setup(interval=(0.3, 1.0)), guided)
+    np.testing.assert_array_equal(setup(interval=(0.0, 0.3)), plain)
+    partly = setup(interval=(0.5, 0.8))
+    assert difference(partly, guided) > 1e-3 and difference(partly, plain) > 1e-3
 
 
 def data(keys):

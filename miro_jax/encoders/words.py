@@ -62,20 +62,26 @@ class WordsEncoder:
             raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
         return [self._encode(text) for text in captions]
 
-    def encode_padded(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_padded(
+        self, captions: Sequence[str], dtype=np.float16
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Encode captions as one array of fixed length, as sampling needs them.
 
         Args:
-            captions: see `encode`.
+            captions: see `encode`. dtype: of the tokens; codes are rounded to float16 anyway.
 
         Returns:
-            tokens [B, max_tokens, D] float16, zero where there is none; mask [B, max_tokens] bool.
+            tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
         """
-        tokens = np.zeros((len(captions), self.max_tokens, self.width), np.float16)
+        tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
         mask = np.zeros(tokens.shape[:2], bool)
         for row, code in enumerate(self.encode(captions)):
             tokens[row, : len(code)], mask[row, : len(code)] = code, True
         return tokens, mask
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each caption, the end token included, before any cut."""
+        return [len(_TOKEN.findall(text.lower())) + 1 for text in captions]
 
     def _encode(self, text: str) -> np.ndarray:
         if not isinstance(text, str):

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from miro_jax.pipeline import Targets
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.shapes import world
+from miro_jax.targets import Targets
 
 
 class Evaluator(Protocol):
@@ -68,7 +68,12 @@ class Sampling:
         if guidance_scale is not None:
             settings["guidance_scale"] = guidance_scale
         return pipeline(
-            prompts, num_images, targets=targets, negative_targets=negative_targets, **settings
+            prompts,
+            num_images,
+            targets=targets,
+            negative_targets=negative_targets,
+            output_type="numpy",
+            **settings,
         )
 
 

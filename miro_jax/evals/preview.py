@@ -9,6 +9,7 @@ from PIL import Image
 
 from miro_jax.evals import base, gallery, grids
 from miro_jax.pipeline import MiroPipeline
+from miro_jax.trained import of_parts
 
 LEVELS = (0.0, 0.5, 1.0)  # asked of all rewards; columns of the grid
 
@@ -31,16 +32,7 @@ class Preview:
         # No more than is asked for at once, in whole rows of the mesh: a preview should be cheap.
         rows = parts.mesh.shape["data"]
         needed = -(-len(self.prompts) * self.num_images // rows) * rows
-        self.pipeline = MiroPipeline(
-            parts.graphdef,
-            None,
-            None,
-            parts.image_encoder,
-            parts.caption_encoder,
-            parts.reward_names,
-            parts.mesh,
-            min(c.batch_size, needed),
-        )
+        self.pipeline = MiroPipeline(of_parts(parts, ()), min(c.batch_size, needed))
 
     def __call__(self, params: Any, buffers: Any, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Sample with these parameters.
@@ -53,12 +45,12 @@ class Preview:
           ({"reward/<name>": mean score of the pictures asked for at level 1}, the grid
           [H, W, 3] uint8).
         """
-        self.pipeline.params, self.pipeline.buffers = params, buffers
+        self.pipeline.weights = (params, buffers)
         try:
             with base.named_failure("preview", step):
                 return self._sample(step)
         finally:
-            self.pipeline.params = self.pipeline.buffers = None  # the step donates them
+            self.pipeline.weights = ()  # the step donates them
 
     def _sample(self, step):
         pictures = gallery.sample_levels(

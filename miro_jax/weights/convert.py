@@ -107,6 +107,7 @@ def load(
     *,
     ignored: str = "",
     dtype: str = "float32",
+    keep_float32: str = "",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Network:
     """Build a network and fill all of its parameters and buffers.
@@ -117,6 +118,7 @@ def load(
       table: rows (source key, our path, transform).
       ignored: regular expression of source keys that are left out on purpose.
       dtype: of the parameters, "float32" or "bfloat16"; integers keep theirs.
+      keep_float32: regular expression of our paths that stay float32 whatever `dtype` is.
       mesh: where the parameters go, laid out by their logical axes; None is the first device.
 
     Raises:
@@ -135,7 +137,8 @@ def load(
     shapes = {path: tuple(leaf.get_raw_value().shape) for path, leaf in leaves.items()}
     arrays = {}
     for path, array in converted(tensors, table, shapes, ignored):
-        kind = array.dtype if np.issubdtype(array.dtype, np.integer) else DTYPES[dtype]
+        kind = jnp.float32 if keep_float32 and re.fullmatch(keep_float32, path) else DTYPES[dtype]
+        kind = array.dtype if np.issubdtype(array.dtype, np.integer) else kind
         arrays[path] = jax.device_put(array.astype(kind), homes[path].get_raw_value())
     flat = [(path, leaf.replace(arrays[_path(path)])) for path, leaf in nnx.to_flat_state(abstract)]
     return Network(graphdef, nnx.from_flat_state(flat), mesh)

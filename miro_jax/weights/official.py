@@ -1,0 +1,317 @@
+"""The released layout of MIRO: `config.json`, `model.safetensors`, `uncond_embedding.npy`.
+
+`read` loads such a folder (the main model, or one trained on any subset of the rewards) into our
+network; `write` makes one of our averaged parameters, which the authors' package loads. Both walk
+the same table of keys (`official_keys`), so a round trip is exact.
+
+Facts: release 0.1.4 and hub `nicolas-dufour/miro` (arXiv 2510.25897).
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from miro_jax import sharding
+from miro_jax.models.layers import Linear
+from miro_jax.models.rin import RIN, RINConfig
+from miro_jax.weights import convert
+from miro_jax.weights.hub import Repository
+from miro_jax.weights.official_keys import IGNORED, RELEASE_NAMES, key_table
+from miro_jax.weights.tensors import write_safetensors
+
+# Where config.json does not list them: those of the main model, in the order of its reward tokens.
+ALL_REWARDS = tuple(RELEASE_NAMES)
+CONFIG, WEIGHTS, EMPTY = "config.json", "model.safetensors", "uncond_embedding.npy"
+MAX_TOKENS = 77  # where config.json has no max_text_len
+OURS = "miro_jax"  # section of config.json that only this package reads and writes
+
+# What the release fixes in code: it has no entry in config.json.
+FIXED = {"condition_heads": 16, "condition_layers": 2, "mlp_multiplier": 4, "mlp_multiple": 256}
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """A folder in the released layout, read.
+
+    Attributes:
+      config: sizes of the network. reward_names: ours, in the order of the reward tokens.
+      network: its parameters and buffers on their devices.
+      empty_tokens: [N, E] float32, caption tokens of the empty prompt.
+      max_tokens: length that prompts are padded or cut to.
+      settings: the whole of config.json. sha256: of model.safetensors.
+      normalization: (scale, bias), each [C] float32, that take image latents of the VAE to the
+        network's; None where the file does not hold them.
+    """
+
+    config: RINConfig
+    reward_names: tuple[str, ...]
+    network: convert.Network
+    empty_tokens: np.ndarray
+    max_tokens: int
+    settings: Mapping[str, Any]
+    sha256: str
+    normalization: tuple[np.ndarray, np.ndarray] | None
+
+
+def read(
+    repository: Repository,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Release:
+    """Load a released checkpoint.
+
+    Args:
+      repository: from `hub.open`.
+      dtype: of parameters and matrix products, "float32" or "bfloat16".
+      mesh: where the parameters go; None is the first device.
+
+    Raises:
+      FileNotFoundError: a file is missing. ValueError: settings that our network does not have, or
+        tensors that do not fit it.
+    """
+    settings = repository.json(CONFIG)
+    try:
+        config, names = rin_config(settings), reward_names(settings)
+    except KeyError as error:
+        raise ValueError(f"{repository}/{CONFIG} has no entry {error}.") from error
+    tensors = repository.tensors()
+    network = convert.load(
+        lambda rngs: RIN(config, rngs=rngs, dtype=jnp.dtype(dtype)),
+        tensors,
+        key_table(names),
+        ignored=IGNORED,
+        dtype=dtype,
+        mesh=mesh,
+        keep_float32=r"(.*/)?fourier/.*",  # frequencies times 2 pi x: rounding them turns phases
+    )
+    empty = np.load(repository.path(EMPTY), allow_pickle=False).astype(np.float32)
+    empty = empty.reshape(-1, empty.shape[-1])
+    if empty.shape[-1] != config.caption_width:
+        raise ValueError(
+            f"{repository}/{EMPTY} must have the width {config.caption_width}; got {empty.shape}."
+        )
+    return Release(
+        config,
+        names,
+        network,
+        empty,
+        int(settings.get("max_text_len", MAX_TOKENS)),
+        settings,
+        repository.sha256(repository.weights().name),
+        _normalization(tensors),
+    )
+
+
+def _normalization(tensors) -> tuple[np.ndarray, np.ndarray] | None:
+    keys = [f"postprocessing.{name}" for name in ("scale", "bias")]
+    if not all(key in tensors for key in keys):
+        return None
+    scale, bias = (tensors[key].read().reshape(-1).astype(np.float32) for key in keys)
+    return scale, bias
+
+
+def reward_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return our names of a checkpoint's rewards."""
+    ours = {theirs: name for name, theirs in RELEASE_NAMES.items()}
+    keys = settings.get("coherence_keys") or settings["network"].get("coherence_keys")
+    return tuple(ours.get(key, key) for key in keys) if keys else ALL_REWARDS
+
+
+def rin_config(settings: Mapping[str, Any]) -> RINConfig:
+    """Turn the release's config into the sizes of our network.
+
+    Raises:
+      ValueError: it asks for a part that our network does not have. KeyError: an entry is missing.
+    """
+    c, pre = settings["network"], settings["preconditioning"]
+    wanted = {
+        "network.use_cond_rin_block": (c.get("use_cond_rin_block", False), True),
+        "network.concat_cond_token_to_latents": (
+            c.get("concat_cond_token_to_latents", True),
+            False,
+        ),
+        "network.use_self_conditioning": (c.get("use_self_conditioning", False), True),
+        "network.latent_mlp_multiplier": (c.get("latent_mlp_multiplier", 4), 4),
+        "network.data_mlp_multiplier": (c.get("data_mlp_multiplier", 4), 4),
+        "preconditioning.do_normalization": (
+            pre.get("do_normalization", "noise_driven") in ("noise_driven", True),
+            True,
+        ),
+        "preconditioning.logvar_mlp_layers": (pre.get("logvar_mlp_layers", 0), 0),
+    }
+    wrong = [
+        f"{key} must be {want}; got {got}" for key, (got, want) in wanted.items() if got != want
+    ]
+    if wrong:
+        raise ValueError(f"{CONFIG} asks for what this network has not: {'; '.join(wrong)}.")
+    return RINConfig(
+        latent_shape=(c["data_size"], c["data_size"], c["num_input_channels"]),
+        caption_width=c["label_dim"],
+        num_rewards=len(reward_names(settings)),
+        patch_size=c["patch_size"],
+        token_width=c["data_dim"],
+        latent_width=c["latents_dim"],
+        num_latent_tokens=c["num_latents"],
+        num_blocks=c["num_blocks"],
+        layers_per_block=c["num_processing_layers"],
+        read_write_heads=c.get("read_write_heads", 16),
+        process_heads=c.get("compute_heads", 16),
+        num_registers=c.get("num_text_registers", 16),
+        table_std=0.02,
+        sigma=float(pre.get("sigma_data", 0.5)),
+        log_variance_features=pre.get("logvar_channels", 128),
+        remat=False,
+        **FIXED,
+    )
+
+
+def write(
+    folder: Path | str,
+    config: RINConfig,
+    state: nnx.State,
+    reward_names: Sequence[str],
+    empty_tokens: np.ndarray,
+    max_tokens: int,
+    normalization: tuple[np.ndarray, np.ndarray] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write averaged parameters and buffers as a folder that the authors' package loads.
+
+    Args:
+      folder: made where it is missing; files of the same names are replaced, weights first.
+      config: sizes of the network.
+      state: all parameters and buffers; written as float32.
+      reward_names: ours, in the order of the reward tokens.
+      empty_tokens: [N, E], caption tokens of the empty prompt.
+      max_tokens: length that prompts are padded or cut to.
+      normalization: see `Release`.
+      extra: what our own loader needs besides (encoders); the authors' code does not read it.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: the network has sizes or parts that the release's has not.
+    """
+    height, width, channels = config.latent_shape
+    wrong = [
+        f"{key} must be {want}; got {getattr(config, key)}"
+        for key, want in FIXED.items()
+        if getattr(config, key) != want
+    ]
+    wrong += [f"latent_shape must be square; got {config.latent_shape}"] * (height != width)
+    wrong += ["at least one reward is needed; got none"] * (not reward_names)
+    if wrong:
+        raise ValueError(f"The released layout cannot hold this network: {'; '.join(wrong)}.")
+    keys = [RELEASE_NAMES.get(name, name) for name in reward_names]
+    settings = {
+        "network": {
+            "data_size": height,
+            "data_dim": config.token_width,
+            "num_input_channels": channels,
+            "num_latents": config.num_latent_tokens,
+            "latents_dim": config.latent_width,
+            "label_dim": config.caption_width,
+            "num_processing_layers": config.layers_per_block,
+            "num_blocks": config.num_blocks,
+            "patch_size": config.patch_size,
+            "num_cond_tokens": 1,
+            "read_write_heads": config.read_write_heads,
+            "compute_heads": config.process_heads,
+            "use_cond_rin_block": True,
+            "concat_cond_token_to_latents": False,
+            "use_self_conditioning": True,
+            "num_text_registers": config.num_registers,
+            "coherence_keys": keys,
+        },
+        "preconditioning": {
+            "num_latents": config.num_latent_tokens,
+            "latents_dim": config.latent_width,
+            "do_normalization": "noise_driven",
+            "sigma_data": config.sigma,
+            "logvar_channels": config.log_variance_features,
+        },
+        "data_preprocessing": {"channel_wise_normalisation": True, "vae_sample": True},
+        "postprocessing": {"channel_wise_normalisation": True},
+        "scheduler": {"start": 1, "end": 0, "clip_min": 1e-9},
+        "coherence_keys": keys,
+        "data_resolution": height,
+        "max_text_len": max_tokens,
+        **({OURS: dict(extra)} if extra else {}),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = released_tensors(config, state, reward_names)
+    if normalization is not None:
+        for section in ("data_preprocessing", "postprocessing"):
+            for name, value in zip(("scale", "bias"), normalization, strict=True):
+                tensors[f"{section}.{name}"] = np.asarray(value, np.float32).reshape(1, -1, 1, 1)
+    write_safetensors(folder / WEIGHTS, tensors)
+    np.save(folder / EMPTY, np.asarray(empty_tokens, np.float32))
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    return folder
+
+
+def released_tensors(
+    config: RINConfig, state: nnx.State, reward_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the tensors of `model.safetensors`: {key: array}, the constant booleans included."""
+    ours = {"/".join(map(str, p)): leaf.get_raw_value() for p, leaf in nnx.to_flat_state(state)}
+    inputs = _num_inputs(config)
+    rows = [
+        (re.compile(re.escape(path).replace(r"\*", r"(\w+)")), key)
+        for key, path, _ in key_table(reward_names)
+    ]
+    tensors = {}
+    for path, value in ours.items():
+        key = _their_key(path, rows)
+        array = np.asarray(value, np.float32)
+        parent, _, leaf = path.rpartition("/")
+        if leaf == "kernel":
+            array = array.reshape(int(np.prod(array.shape[: inputs[parent]])), -1).T
+        elif leaf == "bias":
+            array = array.reshape(-1)
+        tensors[key] = np.ascontiguousarray(array)
+    return tensors | _constants(config)
+
+
+def _their_key(path: str, rows: list) -> str:
+    for pattern, key in rows:
+        if match := pattern.fullmatch(path):
+            for found in match.groups():
+                key = key.replace("*", found, 1)
+            return key
+    raise ValueError(f"{path} has no place in the released layout.")
+
+
+def _num_inputs(config: RINConfig) -> dict[str, int]:
+    """Return path of a linear map -> number of its input axes."""
+    with sharding.use_mesh(sharding.one_device_mesh()):
+        model = nnx.eval_shape(lambda: RIN(config, rngs=nnx.Rngs(params=0)))
+    return {
+        "/".join(map(str, path)): module.num_in
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear)
+    }
+
+
+def _constants(config: RINConfig) -> dict[str, np.ndarray]:
+    """Masks that are always true, and the channel statistics: the authors' loader asks for them."""
+    blocks = [f"transformers_blocks.{i}" for i in range(config.condition_layers)]
+    for i in range(config.num_blocks):
+        blocks += [f"rin_blocks.{i}.{n}" for n in ("retriever_ca", "writer_ca", "retrieve_cond")]
+        blocks += [f"rin_blocks.{i}.processer_sa.{j}" for j in range(config.layers_per_block)]
+    tokens = config.num_registers + config.num_rewards
+    masks = {f"network.{block}.attention_mask_dummy": np.ones((1, 1), bool) for block in blocks}
+    return masks | {
+        "network.registers_coherence_mask": np.ones(tokens, bool),
+        "network.cond_mask": np.ones(tokens + 1, bool),
+    }
