@@ -20,7 +20,9 @@ RUNTIME = [
     "clu",
     "etils",
     "flax",
+    "ftfy",
     "grain",
+    "huggingface_hub",
     "jax",
     "ml_collections",
     "ml_dtypes",
@@ -31,6 +33,7 @@ RUNTIME = [
     "scipy",
     "simplejpeg",
     "tensorboardX",
+    "tokenizers",
     "tqdm",
 ]
 
@@ -38,7 +41,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    "test": ["einops", "pytest", "safetensors", "torch==2.13.0"],
+    "test": ["einops", "pytest", "safetensors", "torch==2.13.0", "transformers"],
     "dev": ["ruff"],
     "demo": ["gradio"],
 }
