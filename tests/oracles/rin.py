@@ -36,7 +36,7 @@ class Oracle:
                 "The release fixes condition_heads, condition_layers, mlp_multiplier and "
                 f"mlp_multiple at (16, 2, 4, 256); got {fixed}."
             )
-        self.rewards = rewards
+        self.config, self.rewards = config, rewards
         torch.manual_seed(seed)
         self.network = CADRINTextCond(
             data_size=c.latent_shape[0],

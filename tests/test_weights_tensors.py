@@ -1,0 +1,143 @@
+"""Safetensors files: read and written as the safetensors package does, damage refused."""
+
+import json
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from miro_jax.weights import tensors
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    kinds = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int32, np.int16]
+    kinds += [np.int8, np.uint8, np.uint16, np.uint32, np.uint64, np.bool_]
+    found = {f"a.{np.dtype(k).name}": (rng.normal(size=(3, 5)) * 50).astype(k) for k in kinds}
+    return found | {
+        "scalar": np.float32(3.5).reshape(()),
+        "empty": np.zeros((0, 4), np.float32),
+        "turned": rng.normal(size=(4, 6)).astype(np.float32).T,
+    }
+
+
+def equal(found, expected):
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    np.testing.assert_array_equal(found.astype(np.float64), expected.astype(np.float64))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path, expected = tmp_path / "a.safetensors", arrays()
+    tensors.write_safetensors(path, expected)
+    found = tensors.open_safetensors(path)
+    assert list(found) == list(expected)
+    for key, tensor in found.items():
+        assert (tensor.shape, tensor.dtype) == (expected[key].shape, expected[key].dtype)
+        equal(tensor.read(), expected[key])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_safetensors_package_reads_what_is_written(tmp_path):
+    expected = arrays()
+    tensors.write_safetensors(tmp_path / "a.safetensors", expected)
+    with safetensors.safe_open(tmp_path / "a.safetensors", "numpy") as file:
+        assert set(file.keys()) == set(expected)
+        for key in expected:
+            equal(file.get_tensor(key), expected[key])
+
+
+def test_what_the_safetensors_package_writes_is_read(tmp_path):
+    expected = {key: np.ascontiguousarray(value) for key, value in arrays().items()}
+    safetensors.numpy.save_file(expected, tmp_path / "a.safetensors", {"format": "np"})
+    found = tensors.open_safetensors(tmp_path / "a.safetensors")
+    assert set(found) == set(expected)
+    for key, tensor in found.items():
+        equal(tensor.read(), expected[key])
+
+
+def test_reading_gives_a_fresh_array_each_time(tmp_path):
+    tensors.write_safetensors(tmp_path / "a.safetensors", {"x": np.zeros(3, np.float32)})
+    found = tensors.open_safetensors(tmp_path / "a.safetensors")["x"]
+    found.read()[:] = 7
+    np.testing.assert_array_equal(found.read(), np.zeros(3))
+
+
+def entry(**changes):
+    return {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | changes
+
+
+def save(path, header, size=24):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    return path
+
+
+@pytest.mark.parametrize(
+    "header, size, said",
+    [
+        ({"x": entry()}, 20, "cut short inside x"),
+        ({"x": entry(dtype="F3")}, 24, "x has the unknown dtype 'F3'"),
+        ({"x": entry(shape=[2, 4])}, 24, "x has wrong offsets"),
+        ({"x": entry(data_offsets=[-4, 20])}, 24, "x has wrong offsets"),
+        ({"x": entry(shape=[-2, -3])}, 24, "x has wrong offsets"),
+        ({"x": {"dtype": "F32"}}, 24, "header is damaged"),
+        ({"x": 3}, 24, "header is damaged"),
+        (b"[1, 2]", 24, "header is damaged"),
+        (b"{]", 24, "header is damaged"),
+        (b"\xff\xfe\xff", 24, "header is damaged"),
+    ],
+)
+def test_damage_is_named(tmp_path, header, size, said):
+    path = save(tmp_path / "bad.safetensors", header, size)
+    with pytest.raises(ValueError, match=said) as caught:
+        tensors.open_safetensors(path)
+    assert "bad.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(8), b"\xff" * 100])
+def test_another_file_is_refused(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="is no safetensors file or is cut short"):
+        tensors.open_safetensors(tmp_path / "x.safetensors")
+
+
+def test_any_mutation_is_read_or_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors.write_safetensors(path, {"x": np.ones((2, 3), np.float32), "y": np.ones(4, np.int8)})
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 3):
+            data[place] = rng.integers(256)
+        path.write_bytes(data[: rng.integers(len(data) // 2, len(data) + 1)])
+        try:
+            for tensor in tensors.open_safetensors(path).values():
+                tensor.read()
+        except ValueError:
+            refused += 1
+    assert refused > 250
+
+
+def test_a_checkpoint_in_several_files_is_one(tmp_path):
+    parts = {"a": np.arange(3.0), "b": np.arange(4.0), "c": np.arange(5.0)}
+    files = {"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"}
+    for name in set(files.values()):
+        tensors.write_safetensors(
+            tmp_path / name, {k: v for k, v in parts.items() if files[k] == name}
+        )
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    found = tensors.open_indexed(index, lambda name: tmp_path / name)
+    assert {k: v.read().tolist() for k, v in found.items()} == {
+        k: v.tolist() for k, v in parts.items()
+    }
+    index.write_text(json.dumps({"weight_map": files | {"d": "2.safetensors"}}))
+    with pytest.raises(ValueError, match=r"lists tensors that its files do not hold: \['d'\]"):
+        tensors.open_indexed(index, lambda name: tmp_path / name)
+    index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
+    with pytest.raises(ValueError, match="names a file outside of its folder"):
+        tensors.open_indexed(index, lambda name: tmp_path / name)
