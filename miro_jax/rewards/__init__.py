@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from miro_jax.rewards import base, shapes
+from miro_jax.rewards import base, image_reward, shapes
 
 SHAPES_REWARDS = (
     "sharpness",
@@ -22,6 +22,7 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "colors": shapes.colors,
     "count": shapes.count,
     "position": shapes.position,
+    "image_reward": image_reward.ImageReward,
 }
 
 

@@ -1,0 +1,179 @@
+"""BLIP: a ViT reads a picture into tokens, a BERT reads a text and looks at them in every layer.
+
+    vision    x = [class ; patches W + b] + positions, pre-norm blocks, LN(x) of every token
+    text      x = LN(embedding[ids] + positions), blocks, all post-norm
+    block     x = LN(x + attention(x));  x = LN(x + attention(x, picture))
+              x = LN(x + W2 gelu(W1 x))
+
+Text tokens see each other in both directions, padding is hidden; every text token sees every token
+of the picture. The streams between blocks are float32, as under PyTorch's autocast; matrix products
+run in `dtype`.
+
+Source: Li et al. 2022 (arXiv 2201.12086); ImageReward (Xu et al. 2023, arXiv 2304.05977) names the
+weights as BLIP's own code does, see `miro_jax.networks.blip_files`.
+
+Letters: B batch, H W picture, N image tokens with the class token first, L text tokens, D width,
+S width of the image tokens, A heads.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.networks.clip import ACTIVATIONS, Block, StackConfig
+from miro_jax.sharding import constrain
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(StackConfig):
+    """Sizes of the tower that reads pictures; `image_size` and `patch_size` in pixels."""
+
+    image_size: int
+    patch_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the class token included."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(StackConfig):
+    """Sizes of the tower that reads text.
+
+    Attributes:
+      vocabulary: rows of the embedding. max_tokens: the longest L. source_width: S.
+    """
+
+    vocabulary: int
+    max_tokens: int
+    source_width: int
+
+
+class VisionTower(nnx.Module):
+    """Pictures into tokens."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config = c = config
+        self.dtype = dtype
+        options = {"rngs": rngs, "dtype": dtype}
+        sides = (c.patch_size, c.patch_size, 3)
+        axes = ("patch", "patch", "patch", "embed")
+        self.patch_in = Linear((*sides, c.width), axes, num_in=3, **options)
+        self.class_token = nnx.Param(jnp.zeros((c.width,)), out_sharding=("embed",))
+        self.positions = nnx.Param(
+            jnp.zeros((c.num_tokens, c.width)), out_sharding=("tokens", "embed")
+        )
+        self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
+        self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
+
+    def embed(self, images: Array) -> Array:
+        """Make the tokens before the first block of normalised pictures; see `__call__`."""
+        c = self.config
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(
+                f"images must be [B, {c.image_size}, {c.image_size}, 3]; got {images.shape}."
+            )
+        side, grid = c.patch_size, c.image_size // c.patch_size
+        x = images[:, : grid * side, : grid * side]
+        x = x.reshape(-1, grid, side, grid, side, 3).swapaxes(2, 3)
+        x = self.patch_in(x.reshape(-1, grid * grid, side, side, 3)).astype(jnp.float32)
+        first = self.class_token[...].astype(jnp.float32)[None, None]
+        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
+        return x + self.positions[...].astype(jnp.float32)[None]
+
+    def __call__(self, images: Array, num_blocks: int | None = None) -> Array:
+        """Read pictures into tokens.
+
+        Args:
+          images: [B, H, W, 3] float32, normalised (see `clip.normalize`).
+          num_blocks: how many blocks to run, without the last norm; None runs all and the norm.
+
+        Returns:
+          [B, N, S], the class token first; in `dtype` after the last norm, else float32.
+        """
+        x = self.embed(images)
+        for block in self.blocks[:num_blocks]:
+            x = block(x, causal=False)
+        return self.out_norm(x).astype(self.dtype) if num_blocks is None else x
+
+
+class Attention(nnx.Module):
+    """Attention of tokens to a source, themselves or others; added to them and normed."""
+
+    def __init__(self, config: TextConfig, source_width: int, *, rngs: nnx.Rngs, dtype):
+        c, options = config, {"rngs": rngs, "dtype": dtype}
+        heads = (c.heads, c.width // c.heads)
+        axes = ("heads", "head_dim")
+        self.q = Linear((c.width, *heads), ("embed", *axes), **options)
+        self.k = Linear((source_width, *heads), ("embed", *axes), **options)
+        self.v = Linear((source_width, *heads), ("embed", *axes), **options)
+        self.out = Linear((*heads, c.width), (*axes, "embed"), num_in=2, **options)
+        self.norm = LayerNorm(c.width, epsilon=c.epsilon)
+
+    def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
+        """Map tokens `[B, L, D]` float32; `mask` hides source tokens where False."""
+        y = attend(self.q(x), self.k(source), self.v(source), mask)
+        return self.norm(x + self.out(y).astype(x.dtype))
+
+
+class TextBlock(nnx.Module):
+    """Post-norm attention, cross-attention and feed-forward."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        c, options = config, {"rngs": rngs, "dtype": dtype}
+        self.attention = Attention(c, c.width, **options)
+        self.cross = Attention(c, c.source_width, **options)
+        self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
+        self.out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
+        self.norm = LayerNorm(c.width, epsilon=c.epsilon)
+        self.activation = c.activation
+
+    def __call__(self, x: Array, mask: Array, source: Array) -> Array:
+        """Map text tokens `[B, L, D]` float32 with image tokens `[B, N, S]`."""
+        x = self.cross(self.attention(x, x, mask), source)
+        y = ACTIVATIONS[self.activation](self.hidden(x))
+        x = self.norm(x + self.out(y).astype(x.dtype))
+        return constrain(x, "batch", None, None)
+
+
+class TextTower(nnx.Module):
+    """Text that looks at a picture, into tokens."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config = c = config
+        self.embedding = nnx.Param(
+            jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
+        )
+        self.positions = nnx.Param(
+            jnp.zeros((c.max_tokens, c.width)), out_sharding=("tokens", "embed")
+        )
+        self.norm = LayerNorm(c.width, epsilon=c.epsilon)
+        self.blocks = nnx.List(TextBlock(c, rngs=rngs, dtype=dtype) for _ in range(c.layers))
+
+    def __call__(
+        self, ids: Array, mask: Array, source: Array, num_blocks: int | None = None
+    ) -> Array:
+        """Read text.
+
+        Args:
+          ids: [B, L] int32. mask: [B, L] bool, False hides padding.
+          source: [B, N, S] image tokens.
+          num_blocks: how many blocks to run; None runs all.
+
+        Returns:
+          [B, L, D] float32; the first token stands for the pair of text and picture.
+        """
+        length = ids.shape[1]
+        if length > self.config.max_tokens:
+            raise ValueError(f"ids must be [B, at most {self.config.max_tokens}]; got {ids.shape}.")
+        x = self.embedding[...][ids].astype(jnp.float32)
+        x = self.norm(x + self.positions[...][None, :length].astype(jnp.float32))
+        for block in self.blocks[:num_blocks]:
+            x = block(x, mask, source)
+        return x

@@ -1,0 +1,181 @@
+"""Weights of BLIP in the layout of its own code, as ImageReward publishes them.
+
+The sizes of the text tower stand in `med_config.json`; those of the vision tower are seen from the
+weights, apart from two numbers that all published ones share. What the scorer does not use is
+ignored: the projections of BLIP's contrastive loss.
+
+Source: names of BLIP's `VisionTransformer` and `BertModel`.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from miro_jax.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.weights.convert import (
+    CONV,
+    LINEAR,
+    NORM,
+    Network,
+    below,
+    load,
+    part,
+    same,
+    split,
+    transpose,
+)
+from miro_jax.weights.tensors import Tensor
+
+HEAD_WIDTH = 64  # of every published vision tower; weights do not show it
+VISION_EPSILON = 1e-6
+# What a `med_config.json` leaves out has the value of BERT-base.
+TEXT_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+}
+SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost little
+
+VISION_BLOCK = (
+    *below("norm1", "norm", NORM),
+    *((("attn.qkv.weight", f"{n}/kernel", part(i, 3, transpose))) for i, n in enumerate("qkv")),
+    *((("attn.qkv.bias", f"{n}/bias", part(i, 3, split))) for i, n in enumerate("qkv")),
+    *below("attn.proj", "out", LINEAR),
+    *below("norm2", "mlp_norm", NORM),
+    *below("mlp.fc1", "hidden", LINEAR),
+    *below("mlp.fc2", "mlp_out", LINEAR),
+)
+VISION = (
+    ("cls_token", "class_token", same),
+    ("pos_embed", "positions", same),
+    *below("patch_embed.proj", "patch_in", CONV),
+    *below("blocks.*", "blocks/*", VISION_BLOCK),
+    *below("norm", "out_norm", NORM),
+)
+ATTENTION = (
+    *below("self.query", "q", LINEAR),
+    *below("self.key", "k", LINEAR),
+    *below("self.value", "v", LINEAR),
+    *below("output.dense", "out", LINEAR),
+    *below("output.LayerNorm", "norm", NORM),
+)
+TEXT_BLOCK = (
+    *below("attention", "attention", ATTENTION),
+    *below("crossattention", "cross", ATTENTION),
+    *below("intermediate.dense", "hidden", LINEAR),
+    *below("output.dense", "out", LINEAR),
+    *below("output.LayerNorm", "norm", NORM),
+)
+TEXT = (
+    ("embeddings.word_embeddings.weight", "embedding", same),
+    ("embeddings.position_embeddings.weight", "positions", same),
+    *below("embeddings.LayerNorm", "norm", NORM),
+    *below("encoder.layer.*", "blocks/*", TEXT_BLOCK),
+)
+
+
+def vision_config(tensors: Mapping[str, Tensor], prefix: str) -> VisionConfig:
+    """Deduce the sizes of the vision tower, which no file states, from its weights below `prefix`.
+
+    Raises:
+      ValueError: a weight that shows a size is missing.
+    """
+    width, _, patch, _ = _shape(tensors, f"{prefix}.patch_embed.proj.weight", 4)
+    *_, num_tokens, _ = _shape(tensors, f"{prefix}.pos_embed", 3)
+    grid = round((num_tokens - 1) ** 0.5)
+    blocks = {
+        k.removeprefix(f"{prefix}.blocks.").split(".")[0]
+        for k in tensors
+        if k.startswith(f"{prefix}.blocks.")
+    }
+    return VisionConfig(
+        width=width,
+        layers=len(blocks),
+        heads=max(width // HEAD_WIDTH, 1),
+        mlp_width=_shape(tensors, f"{prefix}.blocks.0.mlp.fc1.bias", 1)[0],
+        activation="gelu",
+        epsilon=VISION_EPSILON,
+        image_size=grid * patch,
+        patch_size=patch,
+    )
+
+
+def text_config(config: Mapping[str, Any], source_width: int) -> TextConfig:
+    """Read the sizes of the text tower from a `med_config.json`.
+
+    Args:
+      config: of the file; its `encoder_width` is not that of the weights.
+      source_width: S, of the vision tower.
+    """
+    own = TEXT_DEFAULTS | dict(config)
+    return TextConfig(
+        width=own["hidden_size"],
+        layers=own["num_hidden_layers"],
+        heads=own["num_attention_heads"],
+        mlp_width=own["intermediate_size"],
+        activation=own["hidden_act"],
+        epsilon=own["layer_norm_eps"],
+        vocabulary=own["vocab_size"],
+        max_tokens=own["max_position_embeddings"],
+        source_width=source_width,
+    )
+
+
+def load_towers(
+    tensors: Mapping[str, Tensor],
+    vision: VisionConfig,
+    text: TextConfig,
+    *,
+    prefix: str = "blip.",
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Network, Network]:
+    """Load the vision and the text tower of a file in the layout of BLIP's own code.
+
+    Args:
+      tensors: of the file; all below `prefix` belong to the towers or to heads that are not used.
+      prefix: before `visual_encoder` and `text_encoder`.
+
+    Raises:
+      ValueError: the weights do not fit, see `weights.convert.load`.
+    """
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    unused = r"vision_proj\..*|text_proj\..*|.*\.position_ids"
+    options = {"dtype": dtype, "keep_float32": SMALL, "mesh": mesh}
+    return (
+        load(
+            partial(_build, VisionTower, vision, dtype),
+            own,
+            below("visual_encoder", "", VISION),
+            ignored=rf"text_encoder\..*|{unused}",
+            **options,
+        ),
+        load(
+            partial(_build, TextTower, text, dtype),
+            own,
+            below("text_encoder", "", TEXT),
+            ignored=rf"visual_encoder\..*|{unused}",
+            **options,
+        ),
+    )
+
+
+def _build(
+    kind: type[nnx.Module], config: VisionConfig | TextConfig, dtype: str, rngs: nnx.Rngs
+) -> nnx.Module:
+    return kind(config, rngs=rngs, dtype=jnp.dtype(dtype))
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:
+    if key not in tensors or len(tensors[key].shape) != rank:
+        raise ValueError(f"The weights must hold {key} with {rank} axes. Is this ImageReward?")
+    return tensors[key].shape
