@@ -1,0 +1,254 @@
+"""SDXL's autoencoder (diffusers `AutoencoderKL`): pictures to image latents and back.
+
+    resnet:     x <- skip(x) + conv(silu(norm(conv(silu(norm x)))))      skip: identity or 1x1
+    attention:  x <- x + O softmax(Q(norm x) K(norm x)^T / sqrt C) V(norm x)     one head
+    encoder:    conv, levels of resnets (each but the last ends by halving the sides), resnet,
+                attention, resnet, norm, silu, conv, 1x1 conv  ->  moments = (mean, log variance)
+    decoder:    1x1 conv, conv, resnet, attention, resnet, levels of one resnet more (each but the
+                last ends by doubling the sides), norm, silu, conv
+
+Convolutions are 3x3; norms are group norms with statistics in float32. Halving pads one row of
+zeros below and one column on the right, and nothing else. The moments are those of the raw
+posterior: the published scaling factor is no part of the network.
+
+Sources: Podell et al. 2023 (arXiv 2307.01952), Rombach et al. 2022 (arXiv 2112.10752); diffusers,
+`models/autoencoders`. Weights: `diffusion_pytorch_model.safetensors` of stabilityai/sdxl-vae.
+
+Letters: B batch, H W picture, h w image latents, C channels, N = h w pixels as tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from miro_jax.models.layers import Linear, attend
+from miro_jax.networks.convolution import Conv, GroupNorm
+from miro_jax.sharding import constrain
+
+Array = jax.Array
+LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the autoencoder; `parse_config` takes them from a published `config.json`.
+
+    Attributes:
+      in_channels, out_channels: of pictures. latent_channels: of image latents.
+      block_out_channels: C of each level, from the pictures' side on.
+      layers_per_block: resnets of a level of the encoder; the decoder has one more.
+      norm_num_groups: of all norms.
+    """
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    norm_num_groups: int
+
+    @property
+    def factor(self) -> int:
+        """Pixels along a side for one pixel of image latents."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+def parse_config(config: Mapping[str, Any]) -> VAEConfig:
+    """Take the sizes from a `config.json` of diffusers.
+
+    Raises:
+      ValueError: another class, an option that these modules do not offer, or a missing size.
+    """
+    names = [field.name for field in dataclasses.fields(VAEConfig)]
+    if missing := [name for name in names if name not in config]:
+        raise ValueError(f"config.json of the autoencoder must give {', '.join(missing)}.")
+    levels = len(config["block_out_channels"])
+    wanted = {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "mid_block_add_attention": True,
+    }
+    for key, value in wanted.items():
+        if (found := config.get(key, value)) != value:
+            raise ValueError(
+                f"config.json of the autoencoder must have {key} = {value!r}, as SDXL's has; got "
+                f"{found!r}. Give the weights of an SDXL autoencoder."
+            )
+    sizes = {name: config[name] for name in names}
+    sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
+    return VAEConfig(**sizes)
+
+
+class Resnet(nnx.Module):
+    """Two convolutions on a residual branch; a 1x1 convolution on the other where C changes."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, *, rngs, dtype=jnp.float32):
+        self.norm1 = GroupNorm(inputs, groups)
+        self.conv1 = Conv(inputs, outputs, rngs=rngs, dtype=dtype)
+        self.norm2 = GroupNorm(outputs, groups)
+        self.conv2 = Conv(outputs, outputs, rngs=rngs, dtype=dtype)
+        self.shortcut = (
+            _pointwise(inputs, outputs, rngs=rngs, dtype=dtype) if inputs != outputs else None
+        )
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, inputs]` to `[B, H, W, outputs]`."""
+        y = self.conv1(nnx.silu(self.norm1(x)))
+        y = self.conv2(nnx.silu(self.norm2(y)))
+        x = x if self.shortcut is None else self.shortcut(x)
+        return constrain(x + y, "batch", None, None, None)
+
+
+class Attention(nnx.Module):
+    """Attention of all pixels to all pixels, one head, on a residual branch."""
+
+    def __init__(self, channels: int, groups: int, *, rngs, dtype=jnp.float32):
+        self.norm = GroupNorm(channels, groups)
+        self.q = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
+        self.k = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
+        self.v = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
+        self.out = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, C]` to `[B, H, W, C]`."""
+        rows, height, width, channels = x.shape
+        tokens = self.norm(x).reshape(rows, height * width, 1, channels)  # [B, N, 1, C]
+        y = attend(self.q(tokens), self.k(tokens), self.v(tokens), None)
+        return x + self.out(y).reshape(x.shape)
+
+
+class Middle(nnx.Module):
+    """Resnet, attention, resnet at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int, *, rngs, dtype=jnp.float32):
+        self.resnet1 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
+        self.attention = Attention(channels, groups, rngs=rngs, dtype=dtype)
+        self.resnet2 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, h, w, C]` to `[B, h, w, C]`."""
+        return self.resnet2(self.attention(self.resnet1(x)))
+
+
+class Level(nnx.Module):
+    """Resnets at one resolution, then a convolution to the next one, but at the last level."""
+
+    def __init__(self, inputs, outputs, count, groups, scaling, *, rngs, dtype=jnp.float32):
+        self.resnets = nnx.List(
+            Resnet(inputs if i == 0 else outputs, outputs, groups, rngs=rngs, dtype=dtype)
+            for i in range(count)
+        )
+        self.scaling = Conv(outputs, outputs, scaling, rngs=rngs, dtype=dtype) if scaling else None
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, inputs]` to `[B, H', W', outputs]`; sides as they are, halved, doubled."""
+        for resnet in self.resnets:
+            x = resnet(x)
+        if self.scaling is not None:
+            x = constrain(self.scaling(x), "batch", None, None, None)
+        return x
+
+
+class Encoder(nnx.Module):
+    """Pictures to moments of the posterior."""
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        sizes, groups = config.block_out_channels, config.norm_num_groups
+        moments = 2 * config.latent_channels
+        self.config, self.dtype = config, dtype
+        self.conv_in = Conv(config.in_channels, sizes[0], rngs=rngs, dtype=dtype)
+        self.levels = nnx.List(
+            Level(
+                sizes[max(i - 1, 0)],
+                sizes[i],
+                config.layers_per_block,
+                groups,
+                "halve" if i < len(sizes) - 1 else None,
+                rngs=rngs,
+                dtype=dtype,
+            )
+            for i in range(len(sizes))
+        )
+        self.middle = Middle(sizes[-1], groups, rngs=rngs, dtype=dtype)
+        self.norm_out = GroupNorm(sizes[-1], groups)
+        self.conv_out = Conv(sizes[-1], moments, rngs=rngs, dtype=dtype)
+        self.moments = _pointwise(moments, moments, rngs=rngs)
+
+    def __call__(self, images: Array) -> tuple[Array, Array]:
+        """Encode pictures.
+
+        Args:
+          images: [B, H, W, 3] float32 in [-1, 1]; sides that `factor` does not divide lose pixels
+            on the right and below, as in the published network.
+
+        Returns:
+          (mean, log variance) of the posterior, each [B, H // factor, W // factor, latent_channels]
+          float32; the log variance is clamped to [-30, 20].
+        """
+        x = self.conv_in(images.astype(self.dtype))
+        for level in self.levels:
+            x = level(x)
+        x = self.conv_out(nnx.silu(self.norm_out(self.middle(x))))
+        mean, log_variance = jnp.split(self.moments(x.astype(jnp.float32)), 2, axis=-1)
+        return mean, log_variance.clip(LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE)
+
+
+class Decoder(nnx.Module):
+    """Image latents to pictures."""
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.config, self.dtype = config, dtype
+        self.latents = _pointwise(config.latent_channels, config.latent_channels, rngs=rngs)
+        self.conv_in = Conv(config.latent_channels, sizes[0], rngs=rngs, dtype=dtype)
+        self.middle = Middle(sizes[0], groups, rngs=rngs, dtype=dtype)
+        self.levels = nnx.List(
+            Level(
+                sizes[max(i - 1, 0)],
+                sizes[i],
+                config.layers_per_block + 1,
+                groups,
+                "double" if i < len(sizes) - 1 else None,
+                rngs=rngs,
+                dtype=dtype,
+            )
+            for i in range(len(sizes))
+        )
+        self.norm_out = GroupNorm(sizes[-1], groups)
+        self.conv_out = Conv(sizes[-1], config.out_channels, rngs=rngs, dtype=dtype)
+
+    def __call__(self, latents: Array) -> Array:
+        """Decode image latents.
+
+        Args:
+          latents: [B, h, w, latent_channels] float32, a sample of the raw posterior.
+
+        Returns:
+          [B, h * factor, w * factor, 3] float32, about [-1, 1] and not clamped.
+        """
+        x = self.conv_in(self.latents(latents.astype(jnp.float32)).astype(self.dtype))
+        x = self.middle(x)
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(nnx.silu(self.norm_out(x))).astype(jnp.float32)
+
+
+class Autoencoder(nnx.Module):
+    """Encoder and decoder together."""
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.encoder = Encoder(config, rngs=rngs, dtype=dtype)
+        self.decoder = Decoder(config, rngs=rngs, dtype=dtype)
+
+
+def _pointwise(inputs: int, outputs: int, *, rngs, dtype=jnp.float32) -> Linear:
+    """A 1x1 convolution."""
+    return Linear((inputs, outputs), ("channels", "channels"), rngs=rngs, dtype=dtype)

@@ -1,0 +1,119 @@
+"""Published weights of SDXL's autoencoder: the diffusers file, read whole or by half.
+
+The attention's tensors have had two sets of names, and with the older one they may be stored as 1x1
+convolutions, `[C, C, 1, 1]`. Both are read.
+
+Source: names of `diffusers.AutoencoderKL`, `diffusion_pytorch_model.safetensors`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from miro_jax.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig, parse_config
+from miro_jax.weights.convert import CONV, NORM, Network, Row, below, load, same, transpose
+from miro_jax.weights.hub import Repository
+
+STEM = "diffusion_pytorch_model"
+# Norms, and the 1x1 convolutions at the image latents, which are too few to be worth rounding.
+KEEP_FLOAT32 = r".*norm[^/]*/[^/]*|(.*/)?(moments|latents)/[^/]*"
+
+
+def pointwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Turn the kernel of a 1x1 convolution `[out, in, 1, 1]` or `[out, in]` into `[in, out]`."""
+    if value.shape[2:] not in ((), (1, 1)):
+        return None
+    return transpose(value.reshape(value.shape[:2]), shape)
+
+
+POINTWISE = (("weight", "kernel", pointwise), ("bias", "bias", same))
+RESNET = (
+    *below("norm1", "norm1", NORM),
+    *below("conv1", "conv1", CONV),
+    *below("norm2", "norm2", NORM),
+    *below("conv2", "conv2", CONV),
+    *below("conv_shortcut", "shortcut", POINTWISE),
+)
+ATTENTION = (
+    *below("group_norm", "norm", NORM),
+    *below("to_q", "q", POINTWISE),
+    *below("to_k", "k", POINTWISE),
+    *below("to_v", "v", POINTWISE),
+    *below("to_out.0", "out", POINTWISE),
+    *below("query", "q", POINTWISE),
+    *below("key", "k", POINTWISE),
+    *below("value", "v", POINTWISE),
+    *below("proj_attn", "out", POINTWISE),
+)
+ENDS = (  # of either half
+    *below("conv_in", "conv_in", CONV),
+    *below("mid_block.resnets.0", "middle/resnet1", RESNET),
+    *below("mid_block.attentions.0", "middle/attention", ATTENTION),
+    *below("mid_block.resnets.1", "middle/resnet2", RESNET),
+    *below("conv_norm_out", "norm_out", NORM),
+    *below("conv_out", "conv_out", CONV),
+)
+ENCODER: tuple[Row, ...] = (
+    *below("encoder", "", ENDS),
+    *below("encoder.down_blocks.*.resnets.*", "levels/*/resnets/*", RESNET),
+    *below("encoder.down_blocks.*.downsamplers.0.conv", "levels/*/scaling", CONV),
+    *below("quant_conv", "moments", POINTWISE),
+)
+DECODER: tuple[Row, ...] = (
+    *below("post_quant_conv", "latents", POINTWISE),
+    *below("decoder", "", ENDS),
+    *below("decoder.up_blocks.*.resnets.*", "levels/*/resnets/*", RESNET),
+    *below("decoder.up_blocks.*.upsamplers.0.conv", "levels/*/scaling", CONV),
+)
+# For each half: how it is made, where its tensors go, what belongs to the other half.
+PARTS: dict[str, tuple[Callable[..., nnx.Module], tuple[Row, ...], str]] = {
+    "encoder": (Encoder, ENCODER, r"(decoder|post_quant_conv)\..*"),
+    "decoder": (Decoder, DECODER, r"(encoder|quant_conv)\..*"),
+    "both": (
+        Autoencoder,
+        (*below("", "encoder", ENCODER), *below("", "decoder", DECODER)),
+        "",
+    ),
+}
+
+
+def load_vae(
+    repository: Repository,
+    part: str = "both",
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Load the autoencoder or one half of it; the other half is not read.
+
+    Args:
+      repository: holds `config.json` and `diffusion_pytorch_model.safetensors`.
+      part: "encoder", "decoder" or "both"; the network is an `Encoder`, `Decoder` or `Autoencoder`.
+      dtype: of parameters and convolutions, "float32" or "bfloat16"; norms stay float32.
+      mesh: devices; each holds the parameters whole. None is the first device.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: an unknown part or dtype, or weights that do not fit, see `weights.convert.load`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
+    make, table, ignored = PARTS[part]
+    config = load_config(repository)
+    return load(
+        lambda rngs: make(config, rngs=rngs, dtype=jnp.dtype(dtype)),
+        repository.tensors(STEM),
+        table,
+        ignored=ignored,
+        dtype=dtype,
+        keep_float32=KEEP_FLOAT32,
+        mesh=mesh,
+    )
+
+
+def load_config(repository: Repository) -> VAEConfig:
+    """Read the sizes of a repository's autoencoder; see `networks.vae.parse_config`."""
+    return parse_config(repository.json("config.json"))
