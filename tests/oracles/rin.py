@@ -207,8 +207,18 @@ class Oracle:
         )
 
     @torch.no_grad()
-    def sample(self, batch: Arrays, empty_token: np.ndarray, scale: float, num_steps: int):
-        """The authors' guided Euler sampler: all levels 1 against the empty caption and 0."""
+    def sample(
+        self,
+        batch: Arrays,
+        empty_token: np.ndarray,
+        scale: float,
+        num_steps: int,
+        dtype: str = "float32",
+    ):
+        """The authors' guided Euler sampler: all levels 1 against the empty caption and 0.
+
+        dtype: of matrix products on a GPU; the rest and everything on a CPU is float32.
+        """
         self.network.eval()
         rows = len(batch["noise"])
         names = [f"{name}_coherence" for name in self.rewards]
@@ -228,9 +238,9 @@ class Oracle:
             coherence_keys=names,
             coherence_values=dict.fromkeys(names, 1.0),
             uncoherence_values=dict.fromkeys(names, 0.0),
-            sampling_dtype=torch.float32,
+            sampling_dtype=getattr(torch, dtype),
         )
-        return images.permute(0, 2, 3, 1).numpy()
+        return images.permute(0, 2, 3, 1).cpu().numpy()
 
     def copy(self) -> "Oracle":
         """An independent copy, to be trained."""
