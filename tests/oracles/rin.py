@@ -274,7 +274,7 @@ def _keep_inputs(seen):
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array))
+    return torch.tensor(np.array(array))  # on the device of `torch.device`, if one is entered
 
 
 def _nchw(array: np.ndarray) -> torch.Tensor:
