@@ -35,7 +35,7 @@ from miro_jax.weights.tokenizer import (
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-STEP = 16  # lengths are multiples of it, so that a handful of programs is compiled
+LENGTHS = (16, 32)  # that batches are padded to, or to the longest: few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,13 @@ class CaptionTokenizer:
             longest: tokens of which no caption keeps more.
 
         Returns:
-            [B, L] int32, with L as short as the captions allow, but a multiple of 16 or `longest`.
+            [B, L] int32, with L the shortest of 16, 32 and `longest` that holds all captions.
         """
         texts = [repair(text) for text in captions] if self.repairs else captions
         rows = [cut_ids(ids, longest) for ids in encode_texts(self.tokenizer, texts)]
-        length = max((len(ids) for ids in rows), default=1)
-        return pad_ids(rows, min(longest, -(-length // STEP) * STEP), self.padding)[0]
+        needed = max(map(len, rows), default=0)
+        length = min((n for n in LENGTHS if needed <= n < longest), default=longest)
+        return pad_ids(rows, length, self.padding)[0]
 
 
 def hugging_face_tokenizer(repository: hub.Repository) -> CaptionTokenizer:

@@ -1,8 +1,21 @@
 """Rewards by name. A new reward is one file, one entry here, one test."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from miro_jax.rewards import base, image_reward, shapes
+import jax
+
+from miro_jax.rewards import (
+    aesthetic,
+    base,
+    hpsv2,
+    image_reward,
+    openai_clip,
+    pick_score,
+    sci_score,
+    shapes,
+    vqa,
+)
+from miro_jax.rewards.clip_score import SharedTowers
 
 SHAPES_REWARDS = (
     "sharpness",
@@ -14,6 +27,9 @@ SHAPES_REWARDS = (
     "position",
 )
 
+# They take `towers`, and share those of equal weights.
+CLIP_REWARDS = ("aesthetic", "pick_score", "hpsv2", "sci_score", "openai_clip")
+
 REWARDS: dict[str, Callable[..., base.Reward]] = {
     "sharpness": shapes.sharpness,
     "cleanliness": shapes.cleanliness,
@@ -22,7 +38,13 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "colors": shapes.colors,
     "count": shapes.count,
     "position": shapes.position,
+    "aesthetic": aesthetic.Aesthetic,
     "image_reward": image_reward.ImageReward,
+    "pick_score": pick_score.load,
+    "hpsv2": hpsv2.load,
+    "vqa": vqa.VQAScore,
+    "sci_score": sci_score.load,
+    "openai_clip": openai_clip.load,
 }
 
 
@@ -38,6 +60,42 @@ def load_reward(name: str, **arguments) -> base.Reward:
     """
     check_names([name])
     return REWARDS[name](**arguments)
+
+
+def load_rewards(
+    names: Sequence[str],
+    *,
+    weights: Mapping[str, str] | None = None,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> list[base.Reward]:
+    """Build several rewards; towers of equal weights are loaded once for all.
+
+    Args:
+        names: keys of REWARDS.
+        weights: for some of them, hub id or folder of the weights.
+        dtype, mesh: of all that have a network, see there.
+
+    Raises:
+        ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
+            not.
+    """
+    check_names(names)
+    weights = {} if weights is None else weights
+    if unknown := [name for name in weights if name not in names or name in SHAPES_REWARDS]:
+        raise ValueError(
+            f"weights must be given for published rewards of {', '.join(names)}; "
+            f"got {', '.join(map(repr, unknown))}."
+        )
+    towers, rewards = SharedTowers(), []
+    for name in names:
+        arguments = {}
+        if name not in SHAPES_REWARDS:
+            arguments = {"weights": weights.get(name), "dtype": dtype, "mesh": mesh}
+        if name in CLIP_REWARDS:
+            arguments["towers"] = towers
+        rewards.append(load_reward(name, **arguments))
+    return rewards
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ synthetic caption is the one that MIRO judges.
 Letters: B pictures, N image tokens, S their width, D width of the text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -21,8 +21,8 @@ from miro_jax.networks import blip, blip_files, clip
 from miro_jax.networks.tower import Tower
 from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
+from miro_jax.rewards.linear_head import fold
 from miro_jax.weights import hub
-from miro_jax.weights.tensors import Tensor
 from miro_jax.weights.tokenizer import cut_ids, encode_texts, pad_ids, special_id
 from miro_jax.weights.wordpiece import load_wordpiece
 
@@ -94,31 +94,6 @@ class ImageReward(base.Judge):
     def stored(self, score: np.ndarray) -> np.ndarray:
         """Return (reward + 2) / 4."""
         return (score + 2) / 4
-
-
-def fold(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray, float]:
-    """Fold linear maps that follow each other into one of a single output.
-
-    Args:
-        tensors: weights [out, in] and biases [out] at `prefix`.<number>, in the order of numbers.
-
-    Returns:
-        weight [D] float64 and bias: y = x @ weight + bias.
-
-    Raises:
-        ValueError: the maps do not fit each other, or there are none.
-    """
-    places = [k.removesuffix(".weight") for k in tensors if k.startswith(f"{prefix}.")]
-    places = {p for p in places if f"{p}.weight" in tensors}
-    weight, bias = np.ones((1, 1)), np.zeros(1)
-    for place in sorted(places, key=lambda p: int(p.rsplit(".", 1)[1]), reverse=True):
-        w, b = (tensors[f"{place}.{part}"].read().astype(np.float64) for part in ("weight", "bias"))
-        if w.ndim != 2 or weight.shape[1] != len(w) or b.shape != (len(w),):
-            raise ValueError(f"{place} must have {weight.shape[1]} outputs; got {w.shape}.")
-        weight, bias = weight @ w, weight @ b + bias
-    if not places:
-        raise ValueError(f"The weights must hold linear maps at {prefix}.*; got none.")
-    return weight[0], float(bias[0])
 
 
 def _see(module: blip.VisionTower, images: jax.Array) -> jax.Array:
