@@ -41,7 +41,17 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    "test": ["einops", "pytest", "safetensors", "torch==2.13.0", "transformers"],
+    # diffusers and transformers are oracles too; ipykernel and nbclient run the notebooks.
+    "test": [
+        "diffusers",
+        "einops",
+        "ipykernel",
+        "nbclient",
+        "pytest",
+        "safetensors",
+        "torch==2.13.0",
+        "transformers",
+    ],
     "dev": ["ruff"],
     "demo": ["gradio"],
 }
