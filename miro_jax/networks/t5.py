@@ -25,6 +25,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.layers import Linear, RMSNorm, normal_table
+from miro_jax.sharding import constrain
 from miro_jax.weights.convert import Row, below, same, transpose
 from miro_jax.weights.tensors import Tensor
 
@@ -174,7 +175,8 @@ class Block(nnx.Module):
         x = x + self.attention(y, y, bias, mask).astype(x.dtype)
         if self.cross is not None:
             x = x + self.cross(self.cross_norm(x), source, None, source_mask).astype(x.dtype)
-        return x + self.mlp(self.mlp_norm(x)).astype(x.dtype)
+        x = x + self.mlp(self.mlp_norm(x)).astype(x.dtype)
+        return constrain(x, "batch", None, None)
 
 
 class Stack(nnx.Module):

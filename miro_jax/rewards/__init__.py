@@ -13,6 +13,7 @@ from miro_jax.rewards import (
     pick_score,
     sci_score,
     shapes,
+    vqa,
 )
 from miro_jax.rewards.clip_score import SharedTowers
 
@@ -41,6 +42,7 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "image_reward": image_reward.ImageReward,
     "pick_score": pick_score.load,
     "hpsv2": hpsv2.load,
+    "vqa": vqa.VQAScore,
     "sci_score": sci_score.load,
     "openai_clip": openai_clip.load,
 }

@@ -27,7 +27,12 @@ class Oracle:
 
     def __init__(self, sizes: dict[str, int], seed: int, std: float = 0.2):
         torch.manual_seed(seed)
-        config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **sizes)
+        config = T5Config(
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+            **sizes,
+        )
         self.sizes = sizes
         self.model = T5ForConditionalGeneration(config).eval()
         # transformers 5 ties the head to the embedding whatever the config says.

@@ -1,0 +1,228 @@
+"""VQAScore: how surely CLIP-FlanT5 answers Yes when asked whether a picture shows its caption.
+
+    score = exp(mean_k log P(label_k | picture, question, label_<k)),   labels = ("Yes", end)
+          = sqrt(P(Yes) P(end | Yes))
+
+The score is that of the package t2v-metrics, as MIRO's annotation calls it: not P(Yes) alone. The
+picture is padded to a square with CLIP's mean colour and resized; the text before and the text
+after the picture are two texts to the tokenizer, each with an end token of its own. MIRO cleans
+captions (see `clean_caption`) and passes pictures through a JPEG file of quality 75, which
+`jpeg_quality=75` does too; it is off by default, as it degrades the picture.
+
+Source: Lin et al. 2024 (arXiv 2404.01291); t2v-metrics 3.0; MIRO 547003a0, `utils/rewards`.
+
+Letters: B pictures, H W picture, S its side as the network sees it, N image tokens, W their width.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from PIL import Image
+
+from miro_jax.networks import clip, clip_flant5
+from miro_jax.networks.tower import Tower
+from miro_jax.rewards import base
+from miro_jax.weights import hub
+from miro_jax.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
+
+VARIANTS = {"xl": 2048, "xxl": 4096}  # width of the T5
+WEIGHTS = "zhiqiulin/clip-flant5-{}"
+TOKENIZER = "google/flan-t5-{}"
+VISION = "openai/clip-vit-large-patch14-336"  # where the weights do not name it
+
+BEFORE = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. USER: "
+)
+AFTER = '\nDoes this figure show "{}"? Please answer yes or no. ASSISTANT: '
+ANSWER = "Yes"
+MAX_TOKENS = 2048  # of the whole prompt, the picture counted as one
+STEP = 64  # tokens; what follows the picture is padded to a multiple of it
+ROWS = 16  # pairs in one run, per device of the mesh axis `data`
+PADDING = 0
+
+COLOR = tuple(int(255 * mean) for mean in clip.MEAN)
+BAND = 1024  # rows; the padded picture need not fit into memory as a whole
+LONGEST_SIDE = 16384  # pixels; the time grows with its square
+
+
+class VQAScore(base.Judge):
+    """Judge pictures by CLIP-FlanT5.
+
+    Args:
+        variant: "xl" or "xxl"; MIRO used xxl.
+        weights: hub id, or a folder in the same layout: config.json, weights in safetensors or
+            pickles, in one file or several; None takes that of the variant's authors.
+        tokenizer: hub id or folder of the T5's tokenizer.json; None takes `weights` where it has
+            one, else google/flan-t5-*.
+        vision: hub id or folder of the CLIP model whose config.json has the sizes of the vision
+            tower; None takes the one that the weights' config.json names.
+        dtype: of parameters and matrix products, "float32" or "bfloat16", which the weights are
+            published in.
+        mesh: devices that share the parameters and the pairs; None is the first device.
+        jpeg_quality: pass pictures through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: an argument is unknown, or the weights do not fit it.
+    """
+
+    name = "vqa"
+    needs_caption = True
+    synthetic_form = "long"
+
+    def __init__(
+        self,
+        variant: str = "xxl",
+        weights: str | None = None,
+        tokenizer: str | None = None,
+        vision: str | None = None,
+        dtype: str = "bfloat16",
+        mesh: jax.sharding.Mesh | None = None,
+        jpeg_quality: int | None = None,
+    ):
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+        if jpeg_quality is not None and not 1 <= jpeg_quality <= 95:
+            raise ValueError(f"jpeg_quality must be in [1, 95] or None; got {jpeg_quality}.")
+        repository = hub.open(WEIGHTS.format(variant) if weights is None else weights)
+        raw = repository.json("config.json")
+        others = {width: name for name, width in VARIANTS.items() if name != variant}
+        if (found := raw.get("d_model")) in others:
+            raise ValueError(
+                f"variant must be {others[found]!r} for {repository}; got {variant!r}."
+            )
+        if tokenizer is None:
+            own = repository.is_local and repository.has("tokenizer.json")
+            tokenizer = repository.source if own else TOKENIZER.format(variant)
+        self._tokenizer = load_tokenizer(hub.open(tokenizer))
+        self._before, self._labels = encode_texts(self._tokenizer, [BEFORE, ANSWER])
+        vision = raw.get("mm_vision_tower", VISION) if vision is None else vision
+        config = clip_flant5.parse_config(
+            raw, hub.open(vision).json("config.json"), self._tokenizer.get_vocab_size()
+        )
+        network = clip_flant5.load(repository.tensors(), config, dtype=dtype, mesh=mesh)
+        self._network = Tower(network)
+        self._size, self._jpeg_quality = config.vision.image_size, jpeg_quality
+        jpeg = "" if jpeg_quality is None else f"-jpeg{jpeg_quality}"
+        self.version = f"clip-flant5-{variant}{jpeg}"
+        self.preprocessing = f"padded-bicubic{self._size}{jpeg}"
+        self.tower = f"{self.version}-{dtype}-{repository}"  # shared with no other reward
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Pad a picture [H, W, 3] uint8 to a square and resize it to [S, S, 3] uint8."""
+        base.check_image(image)
+        if self._jpeg_quality is not None:
+            image = through_jpeg(image, self._jpeg_quality)
+        return pad_and_resize(image, self._size)
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        """Read pictures [B, S, S, 3] uint8 into vision tokens [B, N, W]."""
+        parts = [self._network.run(_read, x) for x in self._split(prepared)]
+        return np.concatenate(parts)
+
+    def judge(self, features: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """Return the scores [B] float32 in [0, 1] of vision tokens, each with its caption."""
+        base.check_captions(captions, len(features))
+        questions = [AFTER.format(clean_caption(caption)) for caption in captions]
+        longest = MAX_TOKENS - 1 - len(self._before)
+        # A prompt that is too long loses its end, the end token included.
+        rows = [ids[:longest] for ids in encode_texts(self._tokenizer, questions)]
+        groups: dict[int, list[int]] = {}
+        for index, ids in enumerate(rows):
+            groups.setdefault(-(-len(ids) // STEP) * STEP, []).append(index)
+        scores = np.zeros(len(rows), np.float32)
+        for length, group in groups.items():
+            for members in self._split(np.array(group)):
+                after, mask = pad_ids([rows[index] for index in members], length, PADDING)
+                before, labels = (
+                    np.tile(np.array(row, np.int32), (len(members), 1))
+                    for row in (self._before, self._labels)
+                )
+                # T5 hides its padding wherever it stands, in a caption too.
+                mask &= after != PADDING
+                likely = self._network.run(_answer, features[members], before, after, mask, labels)
+                scores[members] = np.exp(likely.mean(axis=1))
+        return scores
+
+    def _split(self, array: np.ndarray) -> list[np.ndarray]:
+        """Cut rows into runs."""
+        size = ROWS * self._network.mesh.shape["data"]
+        return [array[start : start + size] for start in range(0, len(array), size)]
+
+
+def clean_caption(caption: str) -> str:
+    """Delete code, tags and backticks from a caption as MIRO does before it asks.
+
+    Text between fences of three backticks goes, an open fence takes the rest with it; a tag
+    `<...>` becomes a space; two or more blanks become one.
+    """
+    caption = re.sub(r"```.*?(```|\Z)", "", caption, flags=re.DOTALL)
+    caption = re.sub(r"<[^>]+>", " ", caption).replace("`", "")
+    return re.sub(r"\s{2,}", " ", caption).strip()
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Encode a picture [H, W, 3] uint8 as JPEG with 4:2:0 chroma and decode it again (Pillow)."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def pad_and_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Pad a picture to a square of CLIP's mean colour, itself in the middle, and resize that.
+
+    Bicubic with antialiasing (Pillow), which works along rows first and then along columns, bytes
+    in between; so do we, a band of rows at a time.
+
+    Args:
+        image: [H, W, 3] uint8. size: S, in pixels.
+
+    Returns:
+        [S, S, 3] uint8.
+
+    Raises:
+        ValueError: a side is longer than 16384 pixels.
+    """
+    height, width, _ = image.shape
+    side = max(height, width)
+    if side > LONGEST_SIDE:
+        raise ValueError(
+            f"a picture must be at most {LONGEST_SIDE} pixels long; got {width} x {height}. "
+            "Crop it or leave it out."
+        )
+    bands = (image[start : start + BAND] for start in range(0, height, BAND))
+    x = np.concatenate([_resize(_pad(band, side, axis=1), size, axis=1) for band in bands])
+    return _resize(_pad(x, side, axis=0), size, axis=0)
+
+
+def _pad(image: np.ndarray, side: int, axis: int) -> np.ndarray:
+    """Put an image in the middle of `side` pixels along an axis, rounding towards the start."""
+    length = image.shape[axis]
+    if length == side:
+        return image
+    shape = [*image.shape]
+    shape[axis] = side
+    padded = np.empty(shape, np.uint8)
+    padded[:] = COLOR
+    start = (side - length) // 2
+    np.moveaxis(padded, axis, 0)[start : start + length] = np.moveaxis(image, axis, 0)
+    return padded
+
+
+def _resize(image: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Resize along one axis alone."""
+    sides = [image.shape[1], image.shape[0]]  # Pillow's order
+    sides[1 - axis] = size
+    return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BICUBIC))
+
+
+def _read(network: clip_flant5.ClipFlanT5, images):
+    return network.read(images)
+
+
+def _answer(network: clip_flant5.ClipFlanT5, *arrays):
+    return network.answer(*arrays)
