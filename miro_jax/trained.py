@@ -139,6 +139,37 @@ def load(
     )
 
 
+def peek(
+    source: str | Path, variant: str | None = None, revision: str | None = None
+) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    """Look at what a checkpoint is, reading its `config.json` alone.
+
+    Args:
+      source, variant, revision: see `load`.
+
+    Returns:
+      (names of its rewards, in order; `config.sample` where it is a run, None for a release).
+
+    Raises:
+      FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
+    """
+    folder = Path(source)
+    if folder.is_dir() and (folder / "checkpoints").is_dir():
+        if variant is not None:
+            raise ValueError(f"only releases have variants; {folder} is a run, got {variant!r}.")
+        settings = hub.open(folder).json(official.CONFIG)
+        if "data" in settings and "sample" in settings:
+            return tuple(settings["data"]["train_rewards"]), settings["sample"]
+    else:
+        settings = hub.open(source, _subfolder(folder, variant), revision).json(official.CONFIG)
+        if "network" in settings:
+            return official.reward_names(settings), None
+    raise ValueError(
+        f"{source} must be a run with checkpoints or a folder in the released layout; its "
+        f"{official.CONFIG} is of neither."
+    )
+
+
 def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | None = None) -> Path:
     """Write a trained network in the released layout; see `official.write`.
 
@@ -211,7 +242,7 @@ def _check_image_encoder(release, images, repository) -> None:
     if tuple(images.latent_shape) != shape:
         raise ValueError(
             f"{repository} makes image latents {shape}, and the image encoder "
-            f"{images.identity} {images.latent_shape}."
+            f"{type(images).__name__} {images.latent_shape}."
         )
     if release.normalization is not None:
         scale, bias = release.normalization
@@ -219,5 +250,5 @@ def _check_image_encoder(release, images, repository) -> None:
         if not np.allclose(np.asarray(images.normalize(z)).reshape(-1), scale + bias, atol=1e-4):
             raise ValueError(
                 f"{repository} normalises image latents with scale {scale} and bias {bias}, which "
-                f"the image encoder {images.identity} does not."
+                f"{type(images).__name__} does not."
             )
