@@ -91,22 +91,29 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
-def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Cut the largest central square and resize it to size x size.
+def center_crop_resize(image: np.ndarray, size: int, filter: str = "bicubic") -> np.ndarray:
+    """Cut the largest central square and resize it to size x size, antialiased (Pillow).
 
-    Bicubic with antialiasing (Pillow). A square of the right size comes back unchanged.
+    A square of the right size comes back unchanged.
 
     Args:
         image: [H, W, 3] uint8.
         size: pixels, at least 1.
+        filter: "bicubic" or "bilinear".
 
     Returns:
         [size, size, 3] uint8.
+
+    Raises:
+        ValueError: the filter is unknown.
     """
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    if filter not in filters:
+        raise ValueError(f"filter must be one of {', '.join(filters)}; got {filter!r}.")
     height, width, _ = image.shape
     side = min(height, width)
-    top, left = round((height - side) / 2), round((width - side) / 2)
+    top, left = round((height - side) / 2), round((width - side) / 2)  # ties to even: torchvision
     square = image[top : top + side, left : left + side]
     if side == size:
         return np.ascontiguousarray(square)
-    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(square).resize((size, size), filters[filter]))

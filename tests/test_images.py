@@ -219,8 +219,19 @@ def test_crop_takes_the_central_square(height, width):
     assert got.flags.c_contiguous
 
 
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [16, 40, 100])
-def test_resize_is_pillow_bicubic_of_the_square(size):
+def test_resize_is_that_of_pillow_on_the_square(size, filter):
     image = smooth(60, 100)
-    want = Image.fromarray(image[:, 20:80]).resize((size, size), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(center_crop_resize(image, size), np.asarray(want))
+    pillow = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[filter]
+    want = Image.fromarray(image[:, 20:80]).resize((size, size), pillow)
+    np.testing.assert_array_equal(center_crop_resize(image, size, filter), np.asarray(want))
+
+
+def test_bicubic_is_what_nothing_said_means_and_other_filters_are_refused():
+    image = smooth(60, 100)
+    np.testing.assert_array_equal(
+        center_crop_resize(image, 16), center_crop_resize(image, 16, "bicubic")
+    )
+    with pytest.raises(ValueError, match="bicubic, bilinear; got 'nearest'"):
+        center_crop_resize(image, 16, "nearest")

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
-from miro_jax.encoders import flan_t5, pixels, words
+from miro_jax.encoders import flan_t5, pixels, sdxl_vae, words
 
-IMAGE_ENCODERS: dict[str, Callable] = {"pixels": pixels.PixelsEncoder}
+IMAGE_ENCODERS: dict[str, Callable] = {
+    "pixels": pixels.PixelsEncoder,
+    "sdxl_vae": sdxl_vae.SdxlVaeEncoder,
+}
 CAPTION_ENCODERS: dict[str, Callable] = {
     "words": words.WordsEncoder,
     "flan_t5": flan_t5.FlanT5Encoder,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 # Two threads on two busy cores wait for each other.
 torch.set_num_threads(1)
@@ -69,6 +70,21 @@ def decode(network: AutoencoderKL, latents: np.ndarray) -> dict[str, np.ndarray]
     with torch.no_grad(), _watched(places) as stages:
         pictures = network.decode(_to_torch(latents)).sample
     return {name: _to_numpy(value) for name, value in {**stages, "pictures": pictures}.items()}
+
+
+def prepare(image: np.ndarray, size: int) -> np.ndarray:
+    """Crop and resize [H, W, 3] uint8 as torchvision's CenterCrop and Resize do on Pillow images.
+
+    Returns:
+        [size, size, 3] float32 in [-1, 1].
+    """
+    picture = Image.fromarray(image)
+    side = min(picture.size)
+    top = int(round((picture.height - side) / 2.0))
+    left = int(round((picture.width - side) / 2.0))
+    picture = picture.crop((left, top, left + side, top + side))
+    picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return (torch.from_numpy(np.array(picture)).float().div(255) * 2 - 1).numpy()
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:

@@ -1,0 +1,245 @@
+"""Image encoder of the paper: the autoencoder of SDXL, 8 pixels a side for one of image latents.
+
+Records keep the mean and deviation of the raw posterior; the network works on latents z that each
+channel's own scale and shift bring to mean 0 and deviation 0.5,
+
+    z = 0.5 / sigma (latent - mu).
+
+The factor 0.13025 of SDXL is used nowhere.
+
+Sources: Dufour et al. 2025 (arXiv 2510.25897); mu and sigma are the released configuration's. The
+weights are stabilityai/sdxl-vae (MIT). The release turns decoded pictures into bytes by truncation,
+half a grey level darker; here they are rounded, unless `truncate` is asked for.
+
+Letters: B pictures, H W picture, h w image latents.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from miro_jax.images import center_crop_resize
+from miro_jax.networks import vae, vae_files
+from miro_jax.networks.tower import Tower
+from miro_jax.weights import hub
+from miro_jax.weights.convert import DTYPES, Network
+
+WEIGHTS = "stabilityai/sdxl-vae"
+FACTOR, CHANNELS = 8, 4  # the statistics below are those of such image latents
+MEANS = (-0.3480, 0.3754, 0.0419, 2.4331)  # mu
+DEVIATIONS = (7.8518, 5.8465, 6.8716, 5.3140)  # sigma
+TARGET_DEVIATION = 0.5
+
+
+class SdxlVaeEncoder:
+    """Encode pictures by the encoder of SDXL's autoencoder; its decoder makes them again.
+
+    Nothing is read before it is needed: encoding loads the encoder, decoding the decoder.
+
+    Args:
+        weights: hub id, or a folder in the same layout (config.json,
+            diffusion_pytorch_model.safetensors); None is stabilityai/sdxl-vae.
+        size: side of the pictures in pixels, a multiple of 8.
+        dtype: of the encoder's parameters and convolutions, "float32" or "bfloat16".
+        decoder_dtype: of the decoder's. float16 would overflow and is not offered.
+        mesh: devices that share the pictures; each holds the parameters. None is the first device.
+        batch_size: pictures that run through a network at a time, per device of the mesh axis
+            `data`.
+
+    Raises:
+        ValueError: size is no positive multiple of 8, batch_size is below 1, or a dtype is unknown.
+        FileNotFoundError: weights is neither a folder nor a hub id.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        size: int = 256,
+        dtype: str = "float32",
+        decoder_dtype: str = "float32",
+        mesh: jax.sharding.Mesh | None = None,
+        batch_size: int = 8,
+    ):
+        if size < FACTOR or size % FACTOR:
+            raise ValueError(f"size must be a positive multiple of {FACTOR} pixels; got {size}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 picture; got {batch_size}.")
+        for name in (dtype, decoder_dtype):
+            if name not in DTYPES:
+                raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
+        self.repository = hub.open(WEIGHTS if weights is None else weights)
+        self.size, self.mesh, self.batch_size = size, mesh, batch_size
+        self.dtype, self.decoder_dtype = dtype, decoder_dtype
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Name, version and everything that changes the image latents; reads the weights."""
+        digest = self.repository.digest(vae_files.STEM)
+        return f"sdxl_vae@1-{digest[:12]}-size{self.size}-{self.dtype}"
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the image latents."""
+        return (self.size // FACTOR, self.size // FACTOR, CHANNELS)
+
+    @functools.cached_property
+    def encoder(self) -> Network:
+        """The `networks.vae.Encoder`, loaded.
+
+        Raises:
+            FileNotFoundError, ValueError: see `networks.vae_files.load_vae`.
+        """
+        return self._load("encoder", self.dtype)
+
+    @functools.cached_property
+    def decoder(self) -> Network:
+        """The `networks.vae.Decoder`, loaded; errors as of `encoder`. See `decode_with`."""
+        return self._load("decoder", self.decoder_dtype)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Cut the largest central square and resize it as the release does, by Pillow's bilinear.
+
+        Args:
+            image: [H, W, 3] uint8.
+
+        Returns:
+            [size, size, 3] uint8.
+        """
+        return center_crop_resize(image, self.size, "bilinear")
+
+    def encode(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode pictures.
+
+        Args:
+            images: [B, size, size, 3] uint8; or a list of [H, W, 3] uint8 of any sizes, which are
+                prepared first.
+
+        Returns:
+            (mean, std) of the raw posterior, each [B, h, w, 4] float16.
+
+        Raises:
+            TypeError: images hold something else than uint8.
+            ValueError: images has another shape, or none are given.
+        """
+        if isinstance(images, Sequence) and images:
+            images = np.stack([self.prepare(_checked(image, 3)) for image in images])
+        images = _checked(images, 4)
+        if images.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+                f"images must have the shape [B, {self.size}, {self.size}, 3]; got {images.shape}. "
+                "Give a list, and each is cropped and resized."
+            )
+        parts = [self._encoding.run(_moments, images[rows]) for rows in self._slices(images)]
+        mean, std = zip(*parts, strict=True)
+        return np.concatenate(mean), np.concatenate(std)
+
+    def normalize(self, latents):
+        """Bring image latents [..., 4] to the model's scale, float32; numpy or jax arrays."""
+        shift, scale = _statistics(latents)
+        return (latents - shift) * (1 / scale)
+
+    def denormalize(self, latents):
+        """Undo `normalize`."""
+        shift, scale = _statistics(latents)
+        return latents * scale + shift
+
+    def decode(self, latents, truncate: bool = False) -> np.ndarray:
+        """Return the pictures of raw image latents.
+
+        Args:
+            latents: [B, h, w, 4] float, not normalised; any sides.
+            truncate: round down, as the release does.
+
+        Returns:
+            [B, 8 h, 8 w, 3] uint8.
+
+        Raises:
+            TypeError: called inside jit, where the decoder would become a constant of the program.
+            ValueError: latents has another shape.
+        """
+        if isinstance(latents, jax.core.Tracer):
+            raise TypeError(
+                "decode must be called outside jit. Inside, pass `encoder.decoder.state` in and "
+                "call `sdxl_vae.decode_with` on the module merged of it."
+            )
+        if latents.ndim != 4 or latents.shape[-1] != CHANNELS or len(latents) == 0:
+            raise ValueError(
+                f"latents must have the shape [B, h, w, {CHANNELS}], B at least 1; got "
+                f"{latents.shape}."
+            )
+        function = _truncated if truncate else decode_with
+        latents = np.asarray(latents, np.float32)
+        parts = [self._decoding.run(function, latents[rows]) for rows in self._slices(latents)]
+        return np.concatenate(parts)
+
+    def _slices(self, rows) -> list[slice]:
+        data = 1 if self.mesh is None else self.mesh.shape["data"]
+        step = self.batch_size * data
+        return [slice(i, i + step) for i in range(0, len(rows), step)]
+
+    @functools.cached_property
+    def _encoding(self) -> Tower:
+        return Tower(self.encoder)
+
+    @functools.cached_property
+    def _decoding(self) -> Tower:
+        return Tower(self.decoder)
+
+    def _load(self, part: str, dtype: str) -> Network:
+        config = vae_files.load_config(self.repository)
+        if (config.factor, config.latent_channels) != (FACTOR, CHANNELS):
+            raise ValueError(
+                f"the autoencoder of {self.repository} must have {FACTOR} pixels a side for one of "
+                f"image latents and {CHANNELS} channels; got {config.factor} and "
+                f"{config.latent_channels}. Give the weights of an SDXL autoencoder."
+            )
+        return vae_files.load_vae(self.repository, part, dtype=dtype, mesh=self.mesh)
+
+
+def decode_with(decoder: vae.Decoder, latents: jax.Array, truncate: bool = False) -> jax.Array:
+    """Decode raw image latents to bytes; a pure function of the module, to be used inside jit.
+
+    Args:
+        decoder: `nnx.merge(graphdef, state)` of `SdxlVaeEncoder.decoder`, its state an argument of
+            the jitted function.
+        latents: [B, h, w, 4] float, not normalised.
+        truncate: round down, as the release does.
+
+    Returns:
+        [B, 8 h, 8 w, 3] uint8.
+    """
+    x = (decoder(latents) / 2 + 0.5).clip(0, 1) * 255
+    return (x if truncate else jnp.round(x)).astype(jnp.uint8)
+
+
+def _truncated(decoder, latents):
+    return decode_with(decoder, latents, truncate=True)
+
+
+def _moments(encoder, images):
+    """Encode [B, H, W, 3] uint8 to mean and deviation, float16 as in records."""
+    mean, log_variance = encoder(images.astype(jnp.float32) / 255 * 2 - 1)
+    return mean.astype(jnp.float16), jnp.exp(log_variance / 2).astype(jnp.float16)
+
+
+def _statistics(latents) -> tuple[np.ndarray, np.ndarray]:
+    """Return mu and sigma / 0.5, of the rank of the latents."""
+    shape = (1,) * (latents.ndim - 1) + (CHANNELS,)
+    if latents.shape[-1] != CHANNELS:
+        raise ValueError(f"image latents must have {CHANNELS} channels; got {latents.shape}.")
+    shift, scale = np.float32(MEANS), np.float32(DEVIATIONS) / np.float32(TARGET_DEVIATION)
+    return shift.reshape(shape), scale.reshape(shape)
+
+
+def _checked(images: np.ndarray, rank: int) -> np.ndarray:
+    """Refuse what is no array of uint8 with `rank` axes and a last one of 3."""
+    if getattr(images, "dtype", None) != np.uint8:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images must be arrays of uint8 in [0, 255]; got {kind}.")
+    if images.ndim != rank or images.shape[-1] != 3 or len(images) == 0:
+        form = "[B, H, W, 3], B at least 1" if rank == 4 else "[H, W, 3]"
+        raise ValueError(f"images must have the shape {form}; got {images.shape}.")
+    return images
