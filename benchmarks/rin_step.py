@@ -23,7 +23,8 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--rows", type=int, default=4, help="pictures, before guidance doubles them")
 parser.add_argument("--tokens", type=int, default=77, help="caption tokens")
-parser.add_argument("--repeats", type=int, default=3, help="timed steps of each side")
+parser.add_argument("--steps", type=int, default=1, help="Euler steps of each timed run")
+parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side")
 parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
 parser.add_argument("--tiny", action="store_true", help="a small network, to try the script")
 args = parser.parse_args()
@@ -76,7 +77,7 @@ def main() -> None:
             guidance,
         )
     )
-    sample = make_sampler(pair.graphdef, euler, 1)
+    sample = make_sampler(pair.graphdef, euler, args.steps)
     compiled = sample.lower(*inputs, guided=True).compile()
 
     def ours():
@@ -84,7 +85,7 @@ def main() -> None:
 
     def theirs():
         with torch.inference_mode():
-            return pair.oracle.sample(batch, empty, scale=7.0, num_steps=1)
+            return pair.oracle.sample(batch, empty, scale=7.0, num_steps=args.steps)
 
     error = difference(ours(), theirs())
     seconds = {"ours": [], "theirs": []}
@@ -94,11 +95,12 @@ def main() -> None:
             call()
             seconds[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    rate = 2 * rows * GFLOP_PER_ROW / medians["ours"]
+    rate = 2 * rows * args.steps * GFLOP_PER_ROW / medians["ours"]
     ceiling = matmul_rate()
     result = {
         "rows": rows,
         "tokens": args.tokens,
+        "steps": args.steps,
         "threads": args.threads,
         "ours_seconds": seconds["ours"],
         "theirs_seconds": seconds["theirs"],
@@ -111,7 +113,7 @@ def main() -> None:
     }
     print(json.dumps(result))
     print(
-        f"guided step of {rows}: ours {medians['ours']:.2f} s, theirs {medians['theirs']:.2f} s, "
+        f"{args.steps} guided step(s) of {rows}: ours {medians['ours']:.2f} s, theirs {medians['theirs']:.2f} s, "
         f"ratio {result['ratio']:.2f}, difference {error:.1e}, "
         f"{rate / ceiling:.0%} of a large matrix product's rate",
         file=sys.stderr,
