@@ -1,15 +1,19 @@
 """A release as a user meets it: folders in, labelled pictures out, and errors that help."""
 
 import warnings
+from unittest import mock
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import errors
 from PIL import Image
 
 from miro_jax import MiroPipeline, trained
 from miro_jax.networks import t5
+from miro_jax.weights import hub
 from tests import releases
-from tests.networks import quick_compilation
+from tests.networks import difference, paths, quick_compilation, small_mesh
 
 PROMPTS = ["a red fox in snow", "a robot"]
 SETTINGS = {"num_steps": 2, "seed": 3}
@@ -128,3 +132,42 @@ def test_an_exported_release_is_loaded_again_with_its_own_encoders(files, pipe, 
         again(PROMPTS, output_type="numpy", **SETTINGS),
         pipe(PROMPTS, output_type="numpy", **SETTINGS),
     )
+
+
+def test_pictures_over_a_mesh_equal_those_of_one_device(files, pipe):
+    split = load(files, mesh=small_mesh(2, 2), batch_size=2)
+    kernel = paths(split.weights[0])["blocks/0/read/kv/kernel"]
+    assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4  # along both axes
+    ours, theirs = (p(PROMPTS, output_type="latent", **SETTINGS) for p in (split, pipe))
+    assert difference(ours, theirs) <= 1e-5
+    with pytest.raises(ValueError, match="batch_size must be a positive multiple of the 2 devices"):
+        load(files, mesh=small_mesh(2, 2), batch_size=3)
+
+
+def test_only_the_files_that_are_needed_are_fetched_one_by_one(files, monkeypatch):
+    fetched = []
+
+    def fetch(repository, name, revision=None):
+        folder = {"owner/miro": files.miro, "owner/vae": files.vae}[repository]
+        fetched.append((repository, name, revision))
+        if not (folder / name.removeprefix("miro-no-clip/")).is_file():
+            raise errors.RemoteEntryNotFoundError(name, response=mock.Mock())
+        return str(folder / name.removeprefix("miro-no-clip/"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "is_offline", lambda: False)
+    monkeypatch.setattr(hub, "_connect", lambda: None)
+    pipe = MiroPipeline.from_pretrained("owner/miro", "no_clip", vae="owner/vae", revision="v1")
+    assert pipe.trained.name.startswith("owner/miro@v1/miro-no-clip sha256:")
+    folder = "miro-no-clip/"
+    assert list(dict.fromkeys(fetched)) == [
+        ("owner/miro", folder + name, "v1")
+        for name in ("config.json", "model.safetensors", "uncond_embedding.npy")
+    ]
+    width = pipe.trained.config.caption_width
+    pipe(prompt_embeds=np.zeros((1, 3, width)), num_steps=1)
+    assert {name for repository, name, _ in fetched if repository == "owner/vae"} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    }
