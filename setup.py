@@ -30,6 +30,7 @@ RUNTIME = [
     "optax",
     "orbax-checkpoint",
     "pillow",
+    "pyarrow",
     "scipy",
     "simplejpeg",
     "tensorboardX",

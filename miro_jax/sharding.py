@@ -64,6 +64,26 @@ def one_device_mesh() -> jax.sharding.Mesh:
     )
 
 
+def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
+    """Lay devices of this process out as `data` x `model`; None takes all that `model` leaves.
+
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    devices = jax.local_devices()
+    data = len(devices) // model if data is None else data
+    if min(data, model) < 1 or data * model > len(devices):
+        raise ValueError(
+            f"a mesh must fit the {len(devices)} devices of this process; got {data} x {model}."
+        )
+    return jax.make_mesh(
+        (data, model),
+        ("data", "model"),
+        devices=devices[: data * model],
+        axis_types=(AxisType.Auto,) * 2,
+    )
+
+
 @contextlib.contextmanager
 def use_mesh(mesh: jax.sharding.Mesh):
     """Enter a mesh and the axis rules together; annotated modules cannot be built outside."""

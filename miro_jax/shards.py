@@ -11,13 +11,14 @@ Letters: N records, R rewards.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     with open(temporary, "wb") as file:
         file.write(data)
     _publish(temporary, path)
+
+
+@contextlib.contextmanager
+def published(path: str | os.PathLike) -> Iterator[str]:
+    """Give a temporary name to write to; what is there at the end becomes `path`, all of it."""
+    temporary = _fresh_temporary(str(path))
+    yield temporary
+    _publish(temporary, str(path))
 
 
 def to_json(value: object) -> bytes:

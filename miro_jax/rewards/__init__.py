@@ -47,34 +47,42 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "openai_clip": openai_clip.load,
 }
 
+# Rewards of which there are several, by identity: what the builder is told.
+VERSIONS: dict[str, dict[str, str]] = {
+    "hpsv2@2.1": {"version": "2.1"},
+    "hpsv2@2.0": {"version": "2.0"},
+    "vqa@clip-flant5-xxl": {"variant": "xxl"},
+    "vqa@clip-flant5-xl": {"variant": "xl"},
+}
+
 
 def load_reward(name: str, **arguments) -> base.Reward:
     """Build a reward.
 
     Args:
-        name: a key of REWARDS.
+        name: a key of REWARDS or VERSIONS.
         **arguments: what that reward's builder takes.
 
     Raises:
         ValueError: the name is unknown.
     """
     check_names([name])
-    return REWARDS[name](**arguments)
+    return REWARDS[name.partition("@")[0]](**VERSIONS.get(name, {}), **arguments)
 
 
 def load_rewards(
     names: Sequence[str],
     *,
     weights: Mapping[str, str] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     mesh: jax.sharding.Mesh | None = None,
 ) -> list[base.Reward]:
     """Build several rewards; towers of equal weights are loaded once for all.
 
     Args:
-        names: keys of REWARDS.
+        names: keys of REWARDS or VERSIONS.
         weights: for some of them, hub id or folder of the weights.
-        dtype, mesh: of all that have a network, see there.
+        dtype, mesh: of all that have a network, see there; dtype None leaves each its own default.
 
     Raises:
         ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
@@ -91,8 +99,9 @@ def load_rewards(
     for name in names:
         arguments = {}
         if name not in SHAPES_REWARDS:
-            arguments = {"weights": weights.get(name), "dtype": dtype, "mesh": mesh}
-        if name in CLIP_REWARDS:
+            arguments = {"weights": weights.get(name), "mesh": mesh}
+            arguments |= {} if dtype is None else {"dtype": dtype}
+        if name.partition("@")[0] in CLIP_REWARDS:
             arguments["towers"] = towers
         rewards.append(load_reward(name, **arguments))
     return rewards
@@ -108,7 +117,8 @@ def check_names(names: Sequence[str]) -> None:
     if isinstance(names, str):
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")
     for name in names:
-        if name not in REWARDS:
-            raise ValueError(f"reward must be one of {', '.join(REWARDS)}; got {name!r}.")
+        if name not in REWARDS and name not in VERSIONS:
+            known = ", ".join([*REWARDS, *VERSIONS])
+            raise ValueError(f"reward must be one of {known}; got {name!r}.")
     if len(set(names)) != len(names):
         raise ValueError(f"rewards must differ from each other; got {', '.join(names)}.")

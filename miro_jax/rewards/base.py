@@ -126,6 +126,7 @@ def score_prepared(
     rewards: Sequence[Reward],
     prepared: Mapping[str, np.ndarray],
     captions: Sequence[Mapping[str, Sequence[str]]],
+    stored: bool = True,
 ) -> list[np.ndarray]:
     """Score prepared pictures with several rewards, each picture encoded once per tower.
 
@@ -133,6 +134,7 @@ def score_prepared(
         rewards: the R rewards, in the order of the columns.
         prepared: preprocessing -> [B, ...], see `stack_images`.
         captions: sets of captions, see `score_all`.
+        stored: scores are on the scale that records keep; else on the model's own.
 
     Returns:
         See `score_all`.
@@ -146,10 +148,10 @@ def score_prepared(
         blind = None
         for result, texts in zip(results, captions, strict=True):
             if reward.needs_caption:
-                result[:, column] = _judged(reward, features, _form(reward, texts))
+                result[:, column] = _judged(reward, features, _form(reward, texts), stored)
                 continue
             if blind is None:
-                blind = _judged(reward, features, [""] * count)
+                blind = _judged(reward, features, [""] * count, stored)
             result[:, column] = blind
     return results
 
@@ -293,5 +295,6 @@ def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
     )
 
 
-def _judged(reward: Reward, features: Any, texts: Sequence[str]) -> np.ndarray:
-    return reward.stored(reward.judge(features, texts))
+def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -> np.ndarray:
+    scores = reward.judge(features, texts)
+    return reward.stored(scores) if stored else scores
