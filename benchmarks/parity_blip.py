@@ -17,7 +17,8 @@ import numpy as np
 
 from miro_jax.networks import blip_files
 from miro_jax.networks.tower import Tower
-from miro_jax.rewards.image_reward import MEAN, STD, fold
+from miro_jax.rewards.image_reward import MEAN, STD
+from miro_jax.rewards.linear_head import fold
 from miro_jax.weights.pickles import open_pickle
 from tests.oracles.blip import Oracle
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from miro_jax import rewards
 from miro_jax.networks.clip import MEAN, STD
-from miro_jax.rewards import base, image_reward
+from miro_jax.rewards import base, image_reward, linear_head
 from miro_jax.weights import hub
 from miro_jax.weights.pickles import convert_to_safetensors, open_pickle
 from miro_jax.weights.tensors import from_arrays
@@ -207,15 +207,15 @@ def test_the_head_is_folded_in_the_order_of_its_numbers(folder):
     for place, (w, b) in zip((11, 2, 9, 10, 100), layers, strict=True):
         arrays |= {f"head.{place}.weight": w, f"head.{place}.bias": b}
     with pytest.raises(ValueError, match="head.* outputs"):
-        image_reward.fold(from_arrays(arrays), "head")  # 2 stands before 11
+        linear_head.fold(from_arrays(arrays), "head")  # 2 stands before 11
     arrays = {}
     for place, (w, b) in zip((2, 9, 10, 11, 100), layers, strict=True):
         arrays |= {f"head.{place}.weight": w, f"head.{place}.bias": b}
-    weight, bias = image_reward.fold(from_arrays(dict(reversed(arrays.items()))), "head")
+    weight, bias = linear_head.fold(from_arrays(dict(reversed(arrays.items()))), "head")
     np.testing.assert_allclose(x @ weight + bias, y[:, 0], rtol=1e-12)
-    assert len(image_reward.fold(open_pickle(folder / "ImageReward.pt"), "mlp.layers")[0]) == 48
+    assert len(linear_head.fold(open_pickle(folder / "ImageReward.pt"), "mlp.layers")[0]) == 48
     with pytest.raises(ValueError, match="got none"):
-        image_reward.fold({}, "head")
+        linear_head.fold({}, "head")
 
 
 def test_other_weights_are_refused(folder, tmp_path):

@@ -75,7 +75,8 @@ class ImageReward(base.Judge):
         self.tower = f"blip-{repository.digest(FILE)[:12]}-{dtype}"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Resize and crop a picture [H, W, 3] uint8."""
+        """Resize and crop a picture [H, W, 3] uint8 to [size, size, 3]."""
+        base.check_image(image)
         return self._crop(image)
 
     def encode(self, prepared: np.ndarray) -> np.ndarray:

@@ -1,0 +1,220 @@
+"""XLM-RoBERTa with rotary positions: text into one vector.
+
+    x = LN(word[ids] + type[0]), blocks, mean over the tokens that are no padding
+    block   x = LN(x + attention(x) Wo);   x = LN(x + W2 gelu(W1 x))
+    rotary  (a, b) -> (a cos - b sin, b cos + a sin) of channels (a, b) half a head apart, of q and
+            k;  angle = place * base^(-2 j / H), j = 0..H/2-1, place = 0..L-1
+
+Tokens see each other in both directions, padding is hidden. The stream x is float32; matrix
+products run in `dtype`.
+
+Source: Conneau et al. 2020 (arXiv 1911.02116) as changed by jina-embeddings-v3 (Sturua et al. 2024,
+arXiv 2409.10173), which names the weights.
+
+Letters: B batch, L tokens, D width, A heads, H head width.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.networks.clip import gelu
+from miro_jax.sharding import constrain
+from miro_jax.weights.convert import (
+    LINEAR,
+    NORM,
+    Network,
+    below,
+    load,
+    part,
+    same,
+    split,
+    transpose,
+)
+from miro_jax.weights.tensors import Tensor
+
+Array = jax.Array
+SMALL = r".*(scale|bias)"  # stay float32: they cost little
+# A `text_config` names another repository, jinaai/jina-embeddings-v3, for its sizes; these are
+# they. What stands in `hf_model_config_kwargs` goes first, as it does there. The rotary base is
+# the one number that could not be read at its source: it is that of the Hugging Face port.
+DEFAULTS = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "vocab_size": 250002,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "rotary_emb_base": 20000.0,
+}
+REQUIRED = {"position_embedding_type": "rotary", "hidden_act": "gelu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes.
+
+    Attributes:
+      width: D. heads: A. vocabulary, types: rows of the two tables. padding: id of no token.
+      rotary_base: of the angles. epsilon: of every norm.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    vocabulary: int
+    types: int
+    padding: int
+    rotary_base: float
+    epsilon: float
+
+    def __post_init__(self):
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                "width must be heads times a multiple of 2; "
+                f"got {self.width} for {self.heads} heads."
+            )
+
+
+def parse_config(config: Mapping[str, Any]) -> Config:
+    """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS.
+
+    Raises:
+      ValueError: it asks for a variant that is not here.
+    """
+    given = dict(config.get("hf_model_config_kwargs", {}))
+    for name, value in (REQUIRED | {"pooler_type": "mean_pooler"}).items():
+        if (found := given.get(name, config.get(name, value))) != value:
+            raise ValueError(f"text_config.{name} must be {value}; got {found}.")
+    own = DEFAULTS | given
+    return Config(
+        width=own["hidden_size"],
+        layers=own["num_hidden_layers"],
+        heads=own["num_attention_heads"],
+        mlp_width=own["intermediate_size"],
+        vocabulary=own["vocab_size"],
+        types=own["type_vocab_size"],
+        padding=own["pad_token_id"],
+        rotary_base=own["rotary_emb_base"],
+        epsilon=own["layer_norm_eps"],
+    )
+
+
+def rotary_table(config: Config, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute cosine and sine of each place's angles, each [L, H / 2] float32."""
+    half = config.width // config.heads // 2
+    frequencies = config.rotary_base ** (-np.arange(half) / half)
+    angles = np.arange(length)[:, None] * frequencies[None]
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate the halves of each head of `[B, L, A, H]` by angles `[L, H / 2]`, in float32."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[None, :, None], sin[None, :, None]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Post-norm attention and feed-forward."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        c, options = config, {"rngs": rngs, "dtype": dtype}
+        heads = (c.heads, c.width // c.heads)
+        axes = ("heads", "head_dim")
+        self.q = Linear((c.width, *heads), ("embed", *axes), **options)
+        self.k = Linear((c.width, *heads), ("embed", *axes), **options)
+        self.v = Linear((c.width, *heads), ("embed", *axes), **options)
+        self.out = Linear((*heads, c.width), (*axes, "embed"), num_in=2, **options)
+        self.norm = LayerNorm(c.width, epsilon=c.epsilon)
+        self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
+        self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
+        self.mlp_norm = LayerNorm(c.width, epsilon=c.epsilon)
+
+    def __call__(self, x: Array, mask: Array, cos: Array, sin: Array) -> Array:
+        """Map tokens `[B, L, D]` float32; `mask` [B, L] bool hides padding."""
+        y = attend(rotate(self.q(x), cos, sin), rotate(self.k(x), cos, sin), self.v(x), mask)
+        x = self.norm(x + self.out(y).astype(x.dtype))
+        x = self.mlp_norm(x + self.mlp_out(gelu(self.hidden(x))).astype(x.dtype))
+        return constrain(x, "batch", None, None)
+
+
+class TextTower(nnx.Module):
+    """Text into features."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config = c = config
+        self.embedding = nnx.Param(
+            jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
+        )
+        self.types = nnx.Param(jnp.zeros((c.types, c.width)), out_sharding=(None, "embed"))
+        self.norm = LayerNorm(c.width, epsilon=c.epsilon)
+        self.blocks = nnx.List(Block(c, rngs=rngs, dtype=dtype) for _ in range(c.layers))
+
+    def tokens(self, ids: Array, num_blocks: int | None = None) -> Array:
+        """Read text `[B, L]` int32 into tokens `[B, L, D]` float32.
+
+        Args:
+          num_blocks: how many blocks to run; None runs all.
+        """
+        mask = ids != self.config.padding
+        x = self.embedding[...][ids].astype(jnp.float32)
+        x = self.norm(x + self.types[...][0].astype(jnp.float32)[None, None])
+        cos, sin = map(jnp.asarray, rotary_table(self.config, ids.shape[1]))
+        for block in self.blocks[:num_blocks]:
+            x = block(x, mask, cos, sin)
+        return x
+
+    def __call__(self, ids: Array) -> Array:
+        """Read text `[B, L]` int32, padded, into features `[B, D]` float32, any length."""
+        mask = (ids != self.config.padding).astype(jnp.float32)
+        total = jnp.einsum("bld,bl->bd", self.tokens(ids), mask, precision="highest")
+        return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+
+
+BLOCK = (
+    *((("mixer.Wqkv.weight", f"{n}/kernel", part(i, 3, transpose))) for i, n in enumerate("qkv")),
+    *((("mixer.Wqkv.bias", f"{n}/bias", part(i, 3, split))) for i, n in enumerate("qkv")),
+    *below("mixer.out_proj", "out", LINEAR),
+    *below("norm1", "norm", NORM),
+    *below("mlp.fc1", "hidden", LINEAR),
+    *below("mlp.fc2", "mlp_out", LINEAR),
+    *below("norm2", "mlp_norm", NORM),
+)
+TABLE = (
+    ("embeddings.word_embeddings.weight", "embedding", same),
+    ("embeddings.token_type_embeddings.weight", "types", same),
+    *below("emb_ln", "norm", NORM),
+    *below("encoder.layers.*", "blocks/*", BLOCK),
+)
+UNUSED = r"pooler\..*|(.*\.)?inv_freq"
+
+
+def load_tower(
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Load the tower from tensors named without a prefix, LoRA merged (see `weights.lora`).
+
+    Raises:
+      ValueError: the weights do not fit, see `weights.convert.load`.
+    """
+    build = partial(_build, config, dtype)
+    return load(build, tensors, TABLE, ignored=UNUSED, dtype=dtype, keep_float32=SMALL, mesh=mesh)
+
+
+def _build(config: Config, dtype: str, rngs: nnx.Rngs) -> TextTower:
+    return TextTower(config, rngs=rngs, dtype=jnp.dtype(dtype))
