@@ -7,6 +7,7 @@ import jax
 from miro_jax.rewards import (
     aesthetic,
     base,
+    clip,
     hpsv2,
     image_reward,
     openai_clip,
@@ -38,6 +39,7 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "colors": shapes.colors,
     "count": shapes.count,
     "position": shapes.position,
+    "clip": clip.JinaClip,
     "aesthetic": aesthetic.Aesthetic,
     "image_reward": image_reward.ImageReward,
     "pick_score": pick_score.load,

@@ -1,0 +1,197 @@
+"""The CLIP score from files in jina-clip-v2's layout, against PyTorch and SentencePiece."""
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from miro_jax import rewards
+from miro_jax.networks.clip import MEAN, STD
+from miro_jax.rewards import base, clip
+from miro_jax.weights import hub
+from miro_jax.weights.pickles import convert_to_safetensors
+from miro_jax.weights.tensors import from_arrays
+from tests.networks import quick_compilation
+from tests.oracles import jina, jina_tokenizer
+
+WORDS = (
+    "fox snow red The a Café in löwe 狗 naïve running with three , . ! 7 blue's under ﬁre".split()
+)
+CORPUS = [" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(200)]
+PIECES = 60
+KWARGS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": PIECES + 10,
+    "rotary_emb_base": 500.0,
+    "lora_adaptations": ["text-matching", "retrieval.query"],
+    "lora_alpha": jina.ALPHA,
+    "lora_rank": jina.RANK,
+}
+CONFIG = {
+    "add_projections": False,
+    "logit_scale_init_value": 2.6592,
+    "text_config": {
+        "default_lora_task": "retrieval.query",
+        "hf_model_config_kwargs": KWARGS,
+        "hf_model_name_or_path": "jinaai/jina-embeddings-v3",
+        "pooler_type": "mean_pooler",
+    },
+    "vision_config": {
+        "width": 32,
+        "layers": 2,
+        "head_width": 8,
+        "image_size": 30,
+        "patch_size": 7,
+        "mlp_ratio": 2.6667,
+        "pt_hw_seq_len": 3,
+        "intp_freq": True,
+    },
+}
+LONG = "a red fox in the snow, " * 300
+CAPTIONS = ["A red fox, in snow!", "", "Café 狗 naïve \U0001f98a", LONG, "A red fox, in snow!"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def precise():
+    with quick_compilation(), jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return jina.Oracle(CONFIG, seed=6)
+
+
+@pytest.fixture(scope="module")
+def folder(oracle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jina-clip-v2")
+    oracle.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return jina_tokenizer.train(folder, CORPUS, PIECES)
+
+
+@pytest.fixture(scope="module")
+def reward(folder, processor):
+    return rewards.load_reward("clip", weights=str(folder))
+
+
+def pictures():
+    rng = np.random.default_rng(8)
+    sizes = [(50, 41), (30, 30), (31, 90), (11, 60), (85, 30)]
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def prepared_by_hand(image):
+    """Shortest edge 30 by Pillow, centre crop, statistics of CLIP; written out for this test."""
+    height, width, _ = image.shape
+    size = (30, int(30 * height / width)) if width <= height else (int(30 * width / height), 30)
+    big = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    left, top = (round((side - 30) / 2) for side in size)
+    pixels = np.asarray(big.crop((left, top, left + 30, top + 30)), np.float32) / 255
+    return ((pixels - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+
+
+def expected_ids(processor):
+    rows = jina_tokenizer.original_ids(processor, CAPTIONS)
+    return [np.array(ids if len(ids) <= 1024 else [*ids[:1023], 2], np.int32) for ids in rows]
+
+
+def test_scores_equal_those_of_the_published_scorer(oracle, processor, reward):
+    images = np.stack([prepared_by_hand(image) for image in pictures()])
+    texts = expected_ids(processor)
+    assert len(texts[1]) == 2 and len(texts[3]) == 1024
+    expected = oracle.scores(images, texts)
+    found = reward.score(pictures(), CAPTIONS)
+    assert found.dtype == np.float32 and np.ptp(found) > 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(reward.stored(found), expected / 100, atol=1e-6)
+
+
+def test_ids_equal_those_of_sentencepiece(processor, reward):
+    rng = np.random.default_rng(9)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(300)]
+    texts += [t.upper() for t in texts[:50]] + ["  two   spaces\tand\nlines ", "ﬁ ½ Ⅳ e\u0301"]
+    expected = jina_tokenizer.original_ids(processor, texts)
+    found = [encoding.ids for encoding in reward._tokenizer.encode_batch(texts)]
+    assert found == expected
+
+
+def test_a_caption_that_spells_padding_is_masked_there_as_by_the_model(oracle, reward):
+    """The model hides every token of id 1, whoever wrote it."""
+    ids = np.array(reward._tokenizer.encode("a <pad> fox").ids, np.int32)
+    assert 1 in ids[1:-1]
+    images = np.stack([prepared_by_hand(image) for image in pictures()[:1]])
+    found = reward.score(pictures()[:1], ["a <pad> fox"])
+    np.testing.assert_allclose(found, oracle.scores(images, [ids]), atol=1e-4)
+
+
+def test_a_score_depends_neither_on_its_neighbours_nor_on_padding(reward):
+    together = reward.score(pictures(), CAPTIONS)
+    alone = [reward.score([x], [y])[0] for x, y in zip(pictures(), CAPTIONS, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+
+
+def test_protocol_and_identity(reward, folder):
+    assert reward.identity == "clip@jina-clip-v2" and reward.needs_caption
+    assert reward.synthetic_form == "long" and reward.preprocessing == "bicubic30-round"
+    digest = hub.open(folder).sha256("pytorch_model.bin")
+    assert reward.tower == f"jina-clip-{digest[:12]}-float32"
+    captions = [{"caption": CAPTIONS}, {"long": CAPTIONS, "short": ["?"] * 5}]
+    both = base.score_all([reward], pictures(), captions)
+    np.testing.assert_array_equal(*both)
+
+
+def test_features_have_length_one(reward):
+    for features in (reward.read(pictures()), reward.encode_captions(CAPTIONS)):
+        np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+
+
+def test_safetensors_give_the_same_scores(reward, folder, tmp_path):
+    convert_to_safetensors(folder / "pytorch_model.bin", tmp_path / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    other = clip.JinaClip(str(tmp_path))
+    images, captions = pictures()[:2], CAPTIONS[:2]
+    np.testing.assert_array_equal(other.score(images, captions), reward.score(images, captions))
+
+
+def test_half_precision_stays_close(reward, folder):
+    half = clip.JinaClip(str(folder), dtype="bfloat16")
+    images, captions = pictures()[:3], CAPTIONS[:3]
+    difference = half.score(images, captions) - reward.score(images, captions)
+    assert 0 < np.abs(difference).max() < 1
+
+
+def test_every_tensor_belongs_to_a_tower():
+    one = np.zeros(1)
+    with pytest.raises(ValueError, match="visual_projection.weight belongs to neither"):
+        clip.split_towers(from_arrays({"logit_scale": one, "visual_projection.weight": one}))
+    with pytest.raises(ValueError, match="must hold logit_scale"):
+        clip.split_towers(from_arrays({"vision_model.cls_token": one}))
+
+
+def test_the_adapter_is_found_by_its_name():
+    assert clip.adapter({}) == (1.0, 0)
+    assert clip.adapter(CONFIG["text_config"]) == (2.0, 1)
+    with pytest.raises(ValueError, match="must be one of text-matching, retrieval.query"):
+        clip.adapter(CONFIG["text_config"] | {"default_lora_task": "separation"})
+
+
+def test_a_tokenizer_with_too_many_tokens_is_refused(folder, processor, tmp_path):
+    for name in ("pytorch_model.bin", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    config = copy.deepcopy(CONFIG)
+    config["text_config"]["hf_model_config_kwargs"]["vocab_size"] = 20
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="embedding|at most the 20 tokens"):
+        clip.JinaClip(str(tmp_path))
