@@ -1,6 +1,8 @@
-"""The sampling stage: files, manifest and grid, without a network."""
+"""The sampling stage and the folder it fills: files, manifest, grid, and going on after a stop."""
 
+import fcntl
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,35 +10,60 @@ from PIL import Image
 
 from configs import base as configs
 from miro_jax import sample
-from tests.painting import SAMPLING, Meter
+from miro_jax.sample import asked, folder, images, make, sheets
+from tests.sampling import NAMES, Dial, contents
 
-NAMES = ("beauty", "count")
+SETTINGS = {"guidance_scale": 2.0, "num_steps": 3}
 
 
-def write(folder, prompts=("A red circle!", "b"), targets=None, negative=None, names=NAMES):
-    pipeline = Meter(names)
-    paths = sample.write_images(
-        pipeline, folder, list(prompts), 2, targets or {}, negative or {}, SAMPLING, 40
-    )
-    return pipeline, paths, json.loads((folder / "manifest.json").read_text())["images"]
+def ask(prompts=("A red circle!", "b"), num_images=2, names=NAMES, **changes):
+    return sample.ask(names, list(prompts), num_images, 7, **(SETTINGS | changes))
+
+
+def write(path, pipe=None, **changes):
+    """Write as the stage does, in place of what was there."""
+    pipe = pipe or Dial()
+    paths = sample.write_images(pipe, path, ask(names=pipe.reward_names, **changes))
+    return paths, json.loads((path / "manifest.json").read_text())
+
+
+def fill(path, pipe=None, request=None, **changes):
+    """Write as the command does: go on, or refuse."""
+    pipe = pipe or Dial()
+    asked = ask(names=pipe.reward_names, **changes)
+    sheet = images.sheet(asked)
+    found = make.describe("images", asked, sheet.pictures) | make.describe_pipeline(pipe)
+    files = [picture.file for picture in sheet.pictures]
+    with folder.open_folder(path, found, files) as opened:
+        make.fill(opened, pipe, sheet, asked.settings)
+    return pipe
 
 
 def test_each_picture_is_a_file_named_after_its_prompt(tmp_path):
-    _, paths, _ = write(tmp_path / "images", targets={"beauty": 0.6})
+    paths, _ = write(tmp_path / "images", targets={"beauty": 0.6})
     assert [p.name for p in paths] == [
         "0000-a-red-circle-0.png",
         "0000-a-red-circle-1.png",
         "0001-b-0.png",
         "0001-b-1.png",
     ]
-    picture = np.asarray(Image.open(paths[0]))
-    assert picture.shape == (2, 8, 3) and set(picture[0].ravel()) == {153}  # 0.6 * 255
+    positive, negative, scale = Dial().shown(Image.open(paths[0]))
+    np.testing.assert_allclose(positive, [0.6, 1, 1])
+    np.testing.assert_allclose(negative, [0, 0, 0])
+    assert scale == 2
+
+
+def test_many_pictures_are_numbered_with_as_many_digits_as_it_takes(tmp_path):
+    paths, _ = write(tmp_path, prompts=["a"], num_images=11)
+    assert [p.name for p in paths][:2] == ["0000-a-00.png", "0000-a-01.png"]
+    assert [p.name for p in paths] == sorted(p.name for p in paths)
 
 
 def test_the_manifest_says_how_to_make_each_picture_again(tmp_path):
-    pipeline, paths, entries = write(
-        tmp_path, targets={"beauty": 0.6}, negative={"count": None, "beauty": 0.1}
-    )
+    pipe = Dial()
+    asked = {"targets": {"beauty": 0.6}, "negative_targets": {"count": None, "beauty": 0.1}}
+    paths, manifest = write(tmp_path, pipe, guidance_interval=(0.1, 0.9), **asked)
+    entries = manifest["images"]
     assert [e["file"] for e in entries] == [p.name for p in paths]
     assert entries[3] == {
         "file": "0001-b-1.png",
@@ -44,23 +71,45 @@ def test_the_manifest_says_how_to_make_each_picture_again(tmp_path):
         "prompt_index": 1,
         "sample_index": 1,
         "seed": 7,
-        "targets": {"beauty": 0.6, "count": 1.0},
-        "negative_targets": {"beauty": 0.1, "count": None},
+        "targets": {"beauty": 0.6, "count": 1.0, "colors": 1.0},
+        "negative_targets": {"beauty": 0.1, "count": None, "colors": 0.0},
         "negative_prompt": "empty",
         "guidance_scale": 2.0,
+        "guidance_interval": [0.1, 0.9],
         "solver": "euler",
         "num_steps": 3,
+        "checkpoint": "dial sha256:d1a1",
         "checkpoint_step": 40,
     }
-    (call,) = pipeline.calls
-    assert call["targets"] == {"beauty": 0.6}
-    assert call["negative_targets"] == {"count": None, "beauty": 0.1}
+    for entry, path in zip(entries, paths, strict=True):
+        np.testing.assert_array_equal(sample.remake(Dial(), entry), np.asarray(Image.open(path)))
+    (call,) = pipe.calls
+    assert call["guidance_interval"] == (0.1, 0.9) and call["num_steps"] == 3
+
+
+def test_pictures_differ_in_their_noise_alone_and_have_their_own_seeds(tmp_path):
+    prompts = [sample.Prompt("a"), sample.Prompt("a", seed=8), sample.Prompt("a", {"beauty": 0.5})]
+    write(tmp_path, prompts=prompts, num_images=2)
+    found = [np.asarray(Image.open(p)) for p in sorted(tmp_path.glob("0*.png"))]
+    assert len({picture.tobytes() for picture in found}) == 6
+    assert [Dial().shown(p)[0][0] for p in found[::2]] == [1.0, 1.0, pytest.approx(0.5, abs=0.01)]
+    entries = json.loads((tmp_path / "manifest.json").read_text())["images"]
+    assert [e["seed"] for e in entries] == [7, 7, 8, 8, 7, 7]
 
 
 def test_the_grid_shows_all_pictures(tmp_path):
     write(tmp_path)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.ndim == 3 and (grid < 160).all(axis=-1).any()
+
+
+def test_a_grid_of_very_many_pictures_shows_the_first_and_says_so():
+    found = images.sheet(ask(prompts=["x"] * 500, num_images=4))
+    assert len(found.pictures) == 2000 and len(found.on_grid) == sheets.MOST_PICTURES
+    drawn = found.grid(np.zeros((len(found.on_grid), 8, 8, 3), np.uint8))
+    assert drawn.shape[0] < 64 * 74 * 2
+    one = images.sheet(ask(prompts=["x"], num_images=300))
+    assert len(one.on_grid) == 300
 
 
 @pytest.mark.parametrize(
@@ -73,34 +122,42 @@ def test_the_grid_shows_all_pictures(tmp_path):
     ],
 )
 def test_the_grid_names_the_targets_that_are_not_one(targets, text):
-    assert sample._describe(targets) == text
+    assert sheets.describe_levels(targets) == text
 
 
-def test_a_second_call_removes_what_the_first_one_listed_and_nothing_else(tmp_path):
+def test_the_stage_removes_what_an_earlier_request_listed_and_nothing_else(tmp_path):
     write(tmp_path, prompts=("first", "second"))
     (tmp_path / "mine.png").write_bytes(b"kept")
-    _, paths, _ = write(tmp_path, prompts=("third",))
+    paths, _ = write(tmp_path, prompts=("third",))
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == sorted([*(p.name for p in paths), "grid.png", "manifest.json", "mine.png"])
+
+
+def test_the_stage_removes_what_a_killed_earlier_request_left(tmp_path, monkeypatch):
+    kill_at(monkeypatch, 4)
+    with pytest.raises(Killed):
+        write(tmp_path, prompts=("first", "second"))
+    monkeypatch.undo()
+    assert any(tmp_path.glob("0000-first-*.png"))
+    paths, _ = write(tmp_path, prompts=("third",))
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted([*(p.name for p in paths), "grid.png", "manifest.json"])
 
 
 def test_a_manifest_cannot_make_it_remove_files_elsewhere(tmp_path):
     outside = tmp_path / "outside.png"
     outside.write_bytes(b"kept")
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"images": [{"file": "../outside.png"}]}))
-    write(folder)
+    inside = tmp_path / "images"
+    inside.mkdir()
+    listed = [{"file": "../outside.png"}, {"file": str(outside)}]
+    (inside / "manifest.json").write_text(json.dumps({"images": listed}))
+    write(inside)
     assert outside.exists()
 
 
 def test_a_network_without_rewards_can_be_sampled(tmp_path):
-    def plain(prompts, num_images, **_):
-        return np.zeros((len(prompts) * num_images, 8, 8, 3), np.uint8)
-
-    plain.reward_names = ()
-    sample.write_images(plain, tmp_path, ["a"], 1, {}, {}, SAMPLING, 1)
-    assert json.loads((tmp_path / "manifest.json").read_text())["images"][0]["targets"] == {}
+    _, manifest = write(tmp_path, Dial(()))
+    assert manifest["images"][0]["targets"] == {}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +165,149 @@ def test_a_network_without_rewards_can_be_sampled(tmp_path):
     [("A  red, circle", "a-red-circle"), ("", "empty"), ("../../etc", "etc"), ("x" * 90, "x" * 40)],
 )
 def test_slugs_are_safe_file_names(prompt, name):
-    assert sample.slug(prompt) == name
+    assert asked.slug(prompt) == name
+
+
+# Going on.
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+def kill_at(monkeypatch, count, half=False):
+    """Make the write number `count` the last: it does not happen, or leaves half of a file."""
+    write_atomic, done = folder.write_atomic, []
+
+    def write(path, data):
+        done.append(path)
+        if len(done) >= count:
+            if half and len(done) == count:
+                with open(f"{path}.tmp-1", "wb") as file:
+                    file.write(data[: len(data) // 2])
+            raise Killed
+        write_atomic(path, data)
+
+    monkeypatch.setattr(folder, "write_atomic", write)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_work_that_is_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path, monkeypatch, half):
+    fill(tmp_path / "whole", num_images=3)
+    expected = contents(tmp_path / "whole")
+    assert len(expected) == 8  # six pictures, grid, manifest
+    writes = 9  # and the request
+    for count in range(1, writes + 1):
+        path = tmp_path / f"{count}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, count, half)
+            with pytest.raises(Killed):
+                fill(path, num_images=3)
+        before = contents(path)
+        assert "manifest.json" not in before
+        fill(path, num_images=3)
+        after = contents(path)
+        assert after == expected
+        assert all(after[name] == data for name, data in before.items() if name.endswith(".png"))
+
+
+def test_only_batches_with_missing_pictures_are_drawn_and_none_when_all_is_done(tmp_path):
+    whole = fill(tmp_path, num_images=6)
+    assert len(whole.calls) == 3  # twelve pictures in batches of four
+    expected = contents(tmp_path)
+    assert fill(tmp_path, num_images=6).calls == []
+    (tmp_path / "0000-a-red-circle-5.png").unlink()
+    untouched = (tmp_path / "0001-b-0.png").stat().st_mtime_ns
+    again = fill(tmp_path, num_images=6)
+    assert [call["prompts"] for call in again.calls] == [["A red circle!"] * 2 + ["b"] * 2]
+    assert contents(tmp_path) == expected
+    assert (tmp_path / "0001-b-0.png").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"prompts": ("A red circle!", "c")}, 'prompts there .*"b".*, asked .*"c"'),
+        ({"num_images": 3}, "images_per_prompt there 2, asked 3"),
+        ({"targets": {"beauty": 0.5}}, 'targets there {}, asked {"beauty": 0.5}'),
+        ({"num_steps": 4}, "num_steps there 3, asked 4"),
+        ({"negative_prompt": "same"}, 'negative_prompt there "empty", asked "same"'),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_another_request_is_refused_in_one_line(tmp_path, monkeypatch, changes, said, complete):
+    if complete:
+        fill(tmp_path)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, 3)
+            fill(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=said) as caught:
+        fill(tmp_path, **changes)
+    assert "\n" not in str(caught.value) and "Name another folder" in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+def test_another_checkpoint_is_refused(tmp_path):
+    fill(tmp_path)
+    other = Dial()
+    other.trained.name = "dial sha256:0000"
+    with pytest.raises(ValueError, match='checkpoint there "dial sha256:d1a1", asked "dial sha256'):
+        fill(tmp_path, other)
+
+
+def test_pictures_of_the_same_name_that_nothing_explains_are_not_taken_for_ours(tmp_path):
+    (tmp_path / "0001-b-0.png").write_bytes(b"whose?")
+    with pytest.raises(ValueError, match="holds 0001-b-0.png, and nothing there says how"):
+        fill(tmp_path)
+    assert contents(tmp_path) == {"0001-b-0.png": b"whose?"}
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"shards": {}}')
+    with pytest.raises(ValueError, match="holds manifest.json, and nothing there says how"):
+        fill(tmp_path)
+
+
+def test_a_folder_that_another_process_fills_is_refused(tmp_path):
+    tmp_path.mkdir(exist_ok=True)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(BlockingIOError, match="is being filled by another process"):
+            fill(tmp_path)
+    finally:
+        os.close(descriptor)
+    fill(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/here must be a folder that can be written"):
+        fill(tmp_path / "file" / "here")
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"solver": "rk4"}, "one of euler, heun, dpmpp_2m; got 'rk4'"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval must be"),
+        ({"prompts": []}, "at least one prompt .* got 0 prompts"),
+        ({"num_images": 0}, "at least one prompt .* 0 images"),
+        ({"targets": {"beuty": 1}}, "Unknown reward 'beuty'; this model knows: beauty, count"),
+        ({"negative_targets": {"count": "x"}}, "level of 'count' must be a number"),
+        ({"prompts": [sample.Prompt("a", {"beuty": 1})]}, "Unknown reward 'beuty'"),
+        ({"prompts": [sample.Prompt("a", seed=-1)]}, "a seed must be in 0..4294967295; got -1"),
+    ],
+)
+def test_bad_requests_are_named(changes, said):
+    with pytest.raises(ValueError, match=said):
+        ask(**changes)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +327,10 @@ def test_bad_settings_name_their_key(key, value, said):
         sample.validate(config)
 
 
-def test_the_base_config_is_valid():
-    sample.validate(configs.get_config(""))
+def test_the_base_config_is_valid_and_reaches_the_request():
+    config = configs.get_config("")
+    sample.validate(config)
+    found = sample.stage.read_config(config)
+    assert found.settings.num_steps == config.sample.num_steps
+    assert found.settings.guidance_scale == config.sample.guidance_scale
+    assert [p.text for p in found.prompts] == list(config.sample.prompts)

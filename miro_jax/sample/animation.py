@@ -1,0 +1,116 @@
+"""Frames of an animation: pictures side by side, below them a bar for each reward's level."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from miro_jax.shards import write_atomic
+
+FORMATS = {"webp": "WEBP", "gif": "GIF", "apng": "PNG"}  # ending -> Pillow's name
+_INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
+_TRACK, _BAR = (226, 230, 235), (29, 99, 183)
+_FONT_SIZE = 14  # pixels
+_LINE = 20  # pixels of a line of text, or of a bar
+_MARGIN, _GAP = 14, 10  # pixels around all, between pictures
+_SMALLEST_SIDE = 192  # pixels; smaller pictures are shown enlarged by a whole factor
+_SHORTEST_BAR = 90  # pixels
+_PER_LINE = 4  # pictures side by side
+
+
+def draw_frame(
+    cells: np.ndarray, prompts: Sequence[str], levels: Mapping[str, float], title: str
+) -> np.ndarray:
+    """Draw one frame.
+
+    Args:
+      cells: [P, n, H, W, 3] uint8, n pictures of each prompt.
+      prompts: P texts, written below the first picture of each.
+      levels: reward -> level in [0, 1], a bar each.
+      title: at the bottom.
+
+    Returns:
+      [height, width, 3] uint8; the same size for the same number of everything.
+    """
+    count, each = cells.shape[:2]
+    factor = max(1, -(-_SMALLEST_SIDE // max(cells.shape[2:4])))
+    pictures = cells.repeat(factor, axis=2).repeat(factor, axis=3)
+    pictures = pictures.reshape(count * each, *pictures.shape[2:])
+    texts = [text for prompt in prompts for text in (prompt, *[""] * (each - 1))]
+    height, width = pictures.shape[1:3]
+    font = ImageFont.load_default(_FONT_SIZE)
+    per_line = min(_PER_LINE, len(pictures))
+    lines = -(-len(pictures) // per_line)
+    row = height + _LINE + _GAP
+    names = max((int(font.getlength(name)) + 1 for name in levels), default=0)
+    value = int(font.getlength("0.00")) + 1
+    inner = max(per_line * (width + _GAP) - _GAP, names + _SHORTEST_BAR + value + 2 * _GAP)
+    inner = max(inner, int(font.getlength(title)) + 1)
+    total = 2 * _MARGIN + lines * row + (len(levels) + 1) * _LINE + _GAP
+    canvas = Image.new("RGB", (inner + 2 * _MARGIN, total), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        x = _MARGIN + (index % per_line) * (width + _GAP)
+        y = _MARGIN + (index // per_line) * row
+        canvas.paste(Image.fromarray(picture), (x, y))
+        pen.text((x, y + height + 3), _cut(text, width, font), _INK, font)
+    y = _MARGIN + lines * row
+    left, right = _MARGIN + names + _GAP, _MARGIN + inner - value - _GAP
+    for name, level in levels.items():
+        middle = y + _LINE // 2
+        pen.text((_MARGIN, middle), name, _INK, font, anchor="lm")
+        pen.rectangle((left, middle - 4, right, middle + 4), _TRACK)
+        if level > 0:
+            share = min(max(level, 0.0), 1.0)
+            pen.rectangle((left, middle - 4, left + share * (right - left), middle + 4), _BAR)
+        pen.text((_MARGIN + inner, middle), f"{level:.2f}", _QUIET, font, anchor="rm")
+        y += _LINE
+    pen.text((_MARGIN, y + _GAP // 2), title, _QUIET, font)
+    return np.asarray(canvas)
+
+
+def save_animation(
+    frames: Sequence[np.ndarray], path: Path | str, frames_per_second: float = 12.0
+) -> Path:
+    """Write frames as an endless animation.
+
+    Args:
+      frames: each [height, width, 3] uint8, of one size.
+      path: ends in .webp (smallest), .gif (256 colours, plays everywhere) or .apng.
+      frames_per_second: above 0; GIF keeps hundredths of a second.
+
+    Raises:
+      ValueError: another ending, or no frames.
+    """
+    path = Path(path)
+    kind = FORMATS.get(path.suffix.removeprefix("."))
+    if kind is None or not len(frames):
+        raise ValueError(
+            f"an animation needs frames and a name that ends in {', '.join(FORMATS)}; got "
+            f"{len(frames)} frames and {path.name}."
+        )
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    data = io.BytesIO()
+    more = {"quality": 90, "method": 4} if kind == "WEBP" else {}
+    first.save(
+        data,
+        kind,
+        save_all=True,
+        append_images=rest,
+        duration=round(1000 / frames_per_second),
+        loop=0,
+        **more,
+    )
+    write_atomic(path, data.getvalue())
+    return path
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Shorten a text to a width in pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

@@ -1,0 +1,130 @@
+"""For the tests of sampling: a stand-in for a trained network, a tiny real one, runs to be killed.
+
+Runs that are to be killed are forked by a process that has everything imported already; this file,
+called as a script, is that process.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pipeline import MiroPipeline
+from miro_jax.sample import command
+from miro_jax.trained import Trained, export
+from miro_jax.weights.official import FIXED
+from tests.networks import TINY, random_network, resize, small_mesh
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = ("beauty", "count", "colors")
+ENCODERS = {
+    "image": {"name": "pixels", "size": 8},
+    "caption": {"name": "words", "width": 16, "max_tokens": 8},
+}
+
+
+class Dial:
+    """A pipeline whose pictures show what was asked for, and the noise, in rows of pixels.
+
+    Rows: the levels asked for, those of the negative branch, the guidance scale / 10, noise.
+    `calls` keeps the settings of each call.
+    """
+
+    batch_size = 4
+    levels = MiroPipeline.levels
+
+    def __init__(self, names=NAMES):
+        self.reward_names, self.calls = tuple(names), []
+        self.trained = SimpleNamespace(
+            config=SimpleNamespace(latent_shape=(2, 2, 1)),
+            name="dial sha256:d1a1",
+            step=40,
+            caption_encoder=None,
+        )
+
+    def __call__(self, prompts, num_images, targets, negative_targets, noise, **settings):
+        self.calls.append({"prompts": list(prompts), **settings})
+        if len(prompts) > self.batch_size or num_images != 1:
+            raise AssertionError("batches must fit")
+        asked = self.levels(targets, len(prompts), 0.25)
+        refused = self.levels(negative_targets, len(prompts), 0.25)
+        scale = np.full((len(prompts), 1), settings["guidance_scale"] / 10)
+        below = np.clip(noise.reshape(len(prompts), -1) / 8 + 0.5, 0, 1)
+        rows = np.concatenate([asked, refused, scale, below], axis=1)
+        rows = np.round(255 * np.nan_to_num(rows, nan=0.5)).astype(np.uint8)
+        return np.broadcast_to(rows[:, :, None, None], (*rows.shape, 8, 3)).copy()
+
+    def shown(self, image):
+        """Levels asked for, of the negative branch, scale, read off a picture."""
+        values = np.asarray(image)[:, 0, 0] / 255
+        count = len(self.reward_names)
+        return values[:count], values[count : 2 * count], 10 * values[2 * count]
+
+
+def save_tiny(folder: pathlib.Path) -> pathlib.Path:
+    """Write a random network with three rewards in the released layout, as `export` does."""
+    config = resize(TINY, latent_shape=(8, 8, 3), caption_width=16, num_rewards=3, **FIXED)
+    graphdef, *states = random_network(config, seed=3)
+    trained = Trained(
+        graphdef,
+        tuple(states),
+        config,
+        build_image_encoder(**ENCODERS["image"]),
+        lambda: build_caption_encoder(**ENCODERS["caption"]),
+        NAMES,
+        small_mesh(),
+    )
+    return export(trained, folder, ENCODERS)
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """All files of a folder, by path inside."""
+    found = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+class Launcher:
+    """Starts commands of sampling on one device, each a process of its own."""
+
+    def __init__(self):
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, *arguments: str) -> int:
+        """Start a command; returns its process id. `wait` must follow before the next start."""
+        self._server.stdin.write(json.dumps([str(a) for a in arguments]) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def wait(self) -> int:
+        """Return the exit status of the command; -n where signal n ended it."""
+        return int(self._server.stdout.readline())
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait(600)
+
+
+def _serve() -> None:
+    """Fork a command for each line of arguments; answer its process id, then its exit status."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(2, 1)  # nothing of a command may mix with the answers
+            sys.exit(command.main(json.loads(line)))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
