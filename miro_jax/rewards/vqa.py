@@ -62,7 +62,9 @@ class VQAScore(base.Judge):
             tower; None takes the one that the weights' config.json names.
         dtype: of parameters and matrix products, "float32" or "bfloat16". The weights are
             published in bfloat16: xxl takes 23 GB, xl 6.3, and twice as much in float32.
-        mesh: devices that share the parameters and the pairs; None is the first device.
+        mesh: devices that share the parameters and the pairs; None is the first device. The axis
+            `model` splits every block, which needs the least memory for xxl; `data` gathers each
+            block's parameters when it is their turn.
         jpeg_quality: pass pictures through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
 
     Raises:
