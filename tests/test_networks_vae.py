@@ -143,6 +143,26 @@ def test_convolutions_with_fewer_products_equal_the_direct_sum(shape):
             assert difference(function(x, kernel), expected) < TOLERANCE, function.__name__
 
 
+@pytest.mark.parametrize("scaling", [None, "double"])
+def test_only_wide_float32_convolutions_on_cpus_take_other_roads(scaling):
+    def convolutions(platform, channels, dtype):
+        def convolve(x):
+            return convolution.Conv(
+                channels, channels, scaling, rngs=nnx.Rngs(params=0), dtype=dtype
+            )(x)
+
+        with sharding.use_mesh(small_mesh()):
+            traced = jax.jit(convolve).trace(jnp.zeros((1, 8, 8, channels)))
+            return traced.lower(lowering_platforms=(platform,)).as_text().count("convolution(")
+
+    few, wide = convolution.FEWEST_CHANNELS - 1, convolution.FEWEST_CHANNELS
+    assert convolutions("cpu", wide, jnp.float32) == (0 if scaling else 6)
+    assert convolutions("cpu", few, jnp.float32) == 1
+    assert convolutions("cpu", wide, jnp.bfloat16) == 1
+    assert convolutions("cuda", wide, jnp.float32) == 1
+    assert convolutions("tpu", wide, jnp.float32) == 1
+
+
 def test_the_matrices_of_tiles_are_exact():
     """y = A^T ((G g) (B^T d)) is the convolution for all d and g, so for all pairs of units."""
     matrices = (convolution.FROM_PRODUCTS, convolution.OF_KERNEL, convolution.OF_ROWS)
