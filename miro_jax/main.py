@@ -10,7 +10,7 @@ import jax
 from miro_jax import annotate, evaluate, runs, sample, train
 from miro_jax.command import HELP, Command, UsageError, asks_for_help, parse
 from miro_jax.evals.base import EvaluatorFailed
-from miro_jax.rewards import REWARDS
+from miro_jax.rewards import SHAPES_REWARDS
 from miro_jax.shards import MANIFEST_NAME
 
 EXPECTED = (ValueError, OSError, FloatingPointError, EvaluatorFailed)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status: 0 done, 1 the stage failed, 2 a bad argument."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
-        print(HELP.format(stages=" | ".join(STAGES), rewards=", ".join(REWARDS)), end="")
+        print(HELP.format(stages=" | ".join(STAGES), rewards=", ".join(SHAPES_REWARDS)), end="")
         return 0
     try:
         command = parse(arguments, tuple(STAGES))

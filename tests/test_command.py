@@ -7,7 +7,7 @@ import pytest
 
 from configs import base as configs
 from miro_jax import command
-from miro_jax.rewards import REWARDS
+from miro_jax.rewards import SHAPES_REWARDS
 
 BASE = str(pathlib.Path(__file__).parent.parent / "configs" / "base.py")
 STAGES = ("annotate", "train", "sample", "evaluate")
@@ -101,12 +101,12 @@ def test_overrides_before_the_file_are_refused():
 
 
 def test_help_names_variants_that_exist_and_every_reward():
-    text = command.HELP.format(stages="s", rewards=", ".join(REWARDS))
+    text = command.HELP.format(stages="s", rewards=", ".join(SHAPES_REWARDS))
     listed = re.search(r"variants of configs/base.py\n\s+(.*)\n", text)[1]
     names = [word.split()[0] for word in listed.split(", ")]
     expected = set()
     for name in names:
-        expected |= {name.replace("REWARD", reward) for reward in REWARDS}
+        expected |= {name.replace("REWARD", reward) for reward in SHAPES_REWARDS}
     assert expected == set(configs.VARIANTS)
 
 
