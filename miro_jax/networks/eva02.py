@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.networks.attention import attend
 from miro_jax.sharding import constrain
 from miro_jax.weights.convert import (
     CONV,
@@ -169,7 +170,7 @@ class Block(nnx.Module):
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         """Map tokens `[B, N, D]` float32."""
         y = self.norm(x)
-        y = attend(rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y), None)
+        y = attend(rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y))
         joined = self.inner_norm(y.reshape(x.shape))
         x = x + self.out(joined.reshape(y.shape)).astype(x.dtype)
         y = self.mlp_norm(x)
