@@ -14,7 +14,7 @@ from miro_jax.rewards import base, clip
 from miro_jax.weights import hub
 from miro_jax.weights.pickles import convert_to_safetensors
 from miro_jax.weights.tensors import from_arrays
-from tests.networks import quick_compilation
+from tests.networks import quick_compilation, small_mesh
 from tests.oracles import jina, jina_tokenizer
 
 WORDS = (
@@ -170,6 +170,13 @@ def test_half_precision_stays_close(reward, folder):
     images, captions = pictures()[:3], CAPTIONS[:3]
     difference = half.score(images, captions) - reward.score(images, captions)
     assert 0 < np.abs(difference).max() < 1
+
+
+def test_a_mesh_gives_the_same_scores(reward, folder):
+    split = clip.JinaClip(str(folder), mesh=small_mesh(4, 2))
+    images, captions = pictures()[:3], CAPTIONS[:3]
+    found, expected = (x.score(images, captions) for x in (split, reward))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_every_tensor_belongs_to_a_tower():

@@ -15,7 +15,7 @@ from miro_jax.weights.pickles import convert_to_safetensors, open_pickle
 from miro_jax.weights.tensors import from_arrays
 from miro_jax.weights.tokenizer import cut_ids, encode_texts, pad_ids
 from miro_jax.weights.wordpiece import load_wordpiece
-from tests.networks import quick_compilation
+from tests.networks import quick_compilation, small_mesh
 from tests.oracles.blip import Oracle, wordpiece_ids
 
 VISION = {
@@ -184,6 +184,13 @@ def test_safetensors_give_the_same_scores(reward, folder, tmp_path):
         other.score(pictures(), CAPTIONS), reward.score(pictures(), CAPTIONS)
     )
     assert other.tower != reward.tower
+
+
+def test_a_mesh_gives_the_same_scores(reward, folder):
+    options = {"tokenizer": str(folder), "mesh": small_mesh(4, 2)}
+    split = image_reward.ImageReward(str(folder), **options)
+    found, expected = (x.score(pictures(), CAPTIONS) for x in (split, reward))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_half_precision_stays_close(reward, folder):
