@@ -17,8 +17,8 @@ LAYERS = (
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",
     "state data sampler evals report pipeline runs piece trained",
-    "annotate train sample evaluate score",
-    "main command __init__",
+    "annotate train sample evaluate score export",
+    "main command cli __init__",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 STAGES = LAYERS[4].split()

@@ -1,0 +1,62 @@
+"""The console script: `miro-jax VERB ...` is `python -m miro_jax.VERB ...`."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from miro_jax import annotate, export, sample
+from miro_jax import main as run
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+      main: (arguments without the verb) -> exit status.
+      summary: a line for `--help`.
+    """
+
+    main: Callable[[Sequence[str]], int]
+    summary: str
+
+
+VERBS = {
+    "annotate": Verb(annotate.main, "score and encode pictures with captions into records"),
+    "train": Verb(run.main, "one stage of a configured run, training by default (= main)"),
+    "sample": Verb(sample.main, "draw pictures, grids, strips, best-of-N, loops from a checkpoint"),
+    "export": Verb(export.main, "write a run's weights in the released layout"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Hand over to a verb; returns its exit status, 2 for an unknown one."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in VERBS:
+        verb, *rest = arguments
+        return VERBS[verb].main(rest)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help(), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    near = get_close_matches(arguments[0], VERBS, 2, 0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    print(
+        f"miro-jax: error: the verb must be one of {', '.join(VERBS)}; got {arguments[0]!r}{hint}",
+        file=sys.stderr,
+    )
+    return 2
+
+
+def _help() -> str:
+    listed = "".join(f"  {name:10}{verb.summary}\n" for name, verb in VERBS.items())
+    return (
+        "MIRO in JAX: text-to-image flow models trained on captions and reward levels together.\n\n"
+        f"usage: miro-jax VERB ...        the same as python -m miro_jax.VERB ...\n\n{listed}\n"
+        "miro-jax VERB --help explains one verb.\n\n"
+        "example:\n  miro-jax sample --checkpoint=runs/base --prompt='a red circle' --images=4\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Stage: a run of this package -> a folder in the released layout, which other programs load.
+
+    python -m miro_jax.export --workdir=runs/mine --out=exported
+
+The averaged weights of the newest checkpoint become `model.safetensors`; `config.json` also names
+the encoders, so that `MiroPipeline.from_pretrained` of the folder needs nothing else.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from miro_jax import trained
+from miro_jax.weights import hub
+from miro_jax.weights.official import CONFIG, FIXED
+
+EXPECTED = (ValueError, TypeError, KeyError, OSError)
+
+
+def export(workdir: Path | str, out: Path | str) -> Path:
+    """Write the averaged weights of a run in the released layout.
+
+    Args:
+      workdir: the run's folder. out: made where it is missing.
+
+    Returns:
+      The folder written.
+
+    Raises:
+      FileNotFoundError: there is no run, or no checkpoint. ValueError: the released layout cannot
+        hold this network, with the sizes that it fixes.
+    """
+    trained.peek(workdir)
+    settings = ml_collections.ConfigDict(hub.open(workdir).json(CONFIG))
+    sizes = settings.model.rin
+    wrong = [
+        f"config.model.rin.{key} must be {want}; got {sizes[key]}"
+        for key, want in FIXED.items()
+        if sizes[key] != want
+    ]
+    if wrong:
+        raise ValueError(
+            f"The released layout cannot hold the network of {workdir}: {'; '.join(wrong)}. Train "
+            "one with these sizes."
+        )
+    encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
+    return trained.export(trained.load(workdir), out, encoders)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 2 it cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m miro_jax.export",
+        description="Write a run's averaged weights in the released layout: config.json, "
+        "model.safetensors, uncond_embedding.npy.",
+        epilog="example: python -m miro_jax.export --workdir=runs/mine --out=exported",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
+    flags = parser.parse_args(arguments)
+    try:
+        if not (Path(flags.workdir) / "checkpoints").is_dir():
+            raise FileNotFoundError(
+                f"--workdir must be a run's folder with checkpoints; got {flags.workdir}."
+            )
+        written = export(flags.workdir, flags.out)
+    except EXPECTED as error:
+        print("miro_jax.export: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

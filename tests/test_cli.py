@@ -1,0 +1,46 @@
+"""The console script: a table of verbs."""
+
+import pytest
+
+from miro_jax import cli
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_help_lists_every_verb_with_a_line(capsys, words):
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name, verb in cli.VERBS.items():
+        assert f"\n  {name} " in out and verb.summary in out
+
+
+def test_without_a_verb_the_help_goes_to_stderr_with_status_2(capsys):
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "usage: miro-jax VERB" in err
+
+
+@pytest.mark.parametrize(
+    "verb, near", [("smaple", "did you mean sample"), ("anotate", "annotate?")]
+)
+def test_an_unknown_verb_names_near_ones_in_one_line(capsys, verb, near):
+    assert cli.main([verb, "--x"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and near in err and "export" in err
+
+
+def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
+    seen = []
+    verb = cli.Verb(lambda arguments: seen.append(arguments) or 7, "")
+    monkeypatch.setitem(cli.VERBS, "sample", verb)
+    assert cli.main(["sample", "tradeoff", "--out=sample"]) == 7
+    assert seen == [["tradeoff", "--out=sample"]]
+
+
+@pytest.mark.parametrize("verb", ["annotate", "train", "sample", "export"])
+def test_each_verb_explains_itself(capsys, verb):
+    try:
+        status = cli.main([verb, "--help"])
+    except SystemExit as done:
+        status = done.code
+    assert status == 0 and "example" in capsys.readouterr().out

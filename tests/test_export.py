@@ -1,0 +1,82 @@
+"""Export: a run becomes a folder that `MiroPipeline.from_pretrained` loads with its encoders."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import base as configs
+from miro_jax import export, runs, sharding, trained
+from miro_jax.checkpoint import Checkpoints
+from miro_jax.weights.official import FIXED
+from tests.networks import paths
+
+
+def make_config(**changes):
+    config = configs.get_config("tiny").copy_and_resolve_references()
+    with config.unlocked():
+        config.model.rin.update(changes)
+        config.data.train_rewards = ("beauty", "count")
+    return config
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run's folder with one checkpoint of random weights."""
+    config = make_config(**FIXED)
+    parts = runs.build_parts(config)
+    monkeypatch.setattr(runs, "build_parts", lambda _: parts)  # building takes seconds
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        values = np.asarray(rng.random(leaf.shape)).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding)
+
+    folder = tmp_path / "run"
+    with sharding.use_mesh(parts.mesh), Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(20, jax.tree.map(fill, parts.abstract), {})
+    (folder / "config.json").write_text(config.to_json())
+    return folder
+
+
+def test_an_exported_run_loads_with_the_same_weights_and_encoders(run, tmp_path, capsys):
+    assert export.main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["config.json", "model.safetensors", "uncond_embedding.npy"]
+    before, after = (trained.load(folder) for folder in (run, tmp_path / "out"))
+    expected, found = (paths(nnx.merge_state(*side.weights)) for side in (before, after))
+    assert found.keys() == expected.keys() and len(found) > 50
+    for path, values in expected.items():
+        np.testing.assert_array_equal(found[path], values, err_msg=path)
+    assert after.reward_names == before.reward_names == ("beauty", "count")
+    for kind in ("image_encoder", "caption_encoder"):
+        assert getattr(after, kind).identity == getattr(before, kind).identity
+    np.testing.assert_array_equal(after.empty_tokens, before.caption_encoder.encode([""])[0])
+    assert after.config == dataclasses.replace(
+        before.config, table_std=after.config.table_std, remat=False
+    )
+
+
+def test_a_network_that_the_layout_cannot_hold_is_refused_unread(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(make_config().to_json())
+    assert export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "config.model.rin.condition_heads must be 16; got 2" in err
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys, there):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"network": {}}))
+    assert export.main([f"--workdir={folder}", "--out=out"]) == 2
+    assert f"--workdir must be a run's folder with checkpoints; got {folder}" in (
+        capsys.readouterr().err
+    )
