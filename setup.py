@@ -42,7 +42,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    # diffusers and transformers are oracles too; ipykernel and nbclient run the notebooks.
+    # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the notebooks.
     "test": [
         "diffusers",
         "einops",
@@ -50,6 +50,7 @@ EXTRAS = {
         "nbclient",
         "pytest",
         "safetensors",
+        "sentencepiece",
         "torch==2.13.0",
         "transformers",
     ],
