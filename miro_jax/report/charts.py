@@ -166,6 +166,19 @@ class Chart:
                 f'<line x1="{px:.1f}" y1="{low:.1f}" x2="{px:.1f}" y2="{high:.1f}"/>{shape}</g>'
             )
 
+    def bars(self, edges: Sequence[float], heights: Sequence[float]) -> None:
+        """Draw a bar from 0 between each two edges that follow each other."""
+        for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True):
+            (left, bottom), (right, top) = self._at(low, self.y.low), self._at(high, height)
+            self._marks.append(
+                f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" '
+                f'width="{max(right - left - 0.5, 0.5):.1f}" height="{bottom - top:.1f}"/>'
+            )
+
+    def mark(self, x: float, kind: str) -> None:
+        """Draw a vertical line over the whole height."""
+        self.line([x, x], [self.y.low, self.y.high], kind)
+
     def svg(self, alt: str) -> str:
         """Return the whole chart as an SVG element.
 

@@ -4,7 +4,7 @@ Two series colours, blue and orange, are told apart in all common kinds of colou
 their markers (disc and box) without any colour.
 """
 
-STYLE = """
+PALETTE = """
 :root {
   color-scheme: light dark;
   --paper: #ffffff; --raised: #f5f6f8; --line: #dfe3e8; --ink: #171a20; --quiet: #5a6270;
@@ -16,7 +16,11 @@ STYLE = """
     --a: #74b1f7; --b: #f2a35e; --up: 75 149 235; --down: 219 122 44;
   }
 }
-* { box-sizing: border-box; }
+"""
+
+STYLE = (
+    PALETTE
+    + """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--paper); color: var(--ink);
@@ -138,3 +142,4 @@ main { padding-bottom: 80px; }
 }
 @media print { nav { display: none; } section { break-inside: avoid; } }
 """
+)

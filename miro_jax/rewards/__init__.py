@@ -90,13 +90,9 @@ def load_rewards(
         ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
             not.
     """
-    check_names(names)
     weights = {} if weights is None else weights
-    if unknown := [name for name in weights if name not in names or name in SHAPES_REWARDS]:
-        raise ValueError(
-            f"weights must be given for published rewards of {', '.join(names)}; "
-            f"got {', '.join(map(repr, unknown))}."
-        )
+    check_names(names)
+    check_weights(names, weights)
     towers, rewards = SharedTowers(), []
     for name in names:
         arguments = {}
@@ -107,6 +103,15 @@ def load_rewards(
             arguments["towers"] = towers
         rewards.append(load_reward(name, **arguments))
     return rewards
+
+
+def check_weights(names: Sequence[str], weights: Mapping[str, str]) -> None:
+    """Raise ValueError unless weights are given for some of the names that have weights."""
+    if unknown := [name for name in weights if name not in names or name in SHAPES_REWARDS]:
+        raise ValueError(
+            f"weights must be given for published rewards of {', '.join(names)}; "
+            f"got {', '.join(map(repr, unknown))}."
+        )
 
 
 def check_names(names: Sequence[str]) -> None:
