@@ -42,7 +42,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the notebooks.
+    # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the
+    # notebooks.
     "test": [
         "diffusers",
         "einops",
