@@ -25,6 +25,11 @@ def bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
+def turned() -> torch.Tensor:
+    """Make a tensor [3, 2] that is stored as its transpose: 0 3 / 1 4 / 2 5."""
+    return torch.arange(6.0).reshape(2, 3).T
+
+
 def all_dtypes() -> dict[str, torch.Tensor]:
     """Make one tensor [3, 4] of each dtype."""
     numbers = torch.linspace(0, 5, 12).reshape(3, 4)
