@@ -20,6 +20,7 @@ from miro_jax.report.charts import Axis, Chart, fit_axis
 _MOST_LINES = 40  # thin lines of single prompts
 _POINTS = 12  # marked, where there are more candidates
 _FEWEST = 8  # prompts for which an interval means something
+_APART = 1.25  # least ratio of ticks
 # A file of its own is seen on any ground: colours stand here, and paper is white.
 _STYLE = """
 text { font: 12px system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #5a6270; }
@@ -44,10 +45,10 @@ def expected_best(scores: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: there is no candidate, or a score is not finite.
     """
-    scores = np.sort(np.asarray(scores, np.float64), axis=-1)
+    scores = np.asarray(scores, np.float64)
     if scores.ndim < 1 or not scores.shape[-1] or not np.isfinite(scores).all():
         raise ValueError(f"scores must be [..., N] with N >= 1, all finite; got {scores.shape}.")
-    return np.einsum("...k,nk->...n", scores, _weights(scores.shape[-1]))
+    return np.einsum("...k,nk->...n", np.sort(scores, axis=-1), _weights(scores.shape[-1]))
 
 
 def draw_curve(scores: np.ndarray, reward: str) -> str:
@@ -107,7 +108,9 @@ def _number_axis(count: int) -> Axis:
     label = "candidates n"
     if count == 1:
         return Axis(0, 2, (1,), label)
-    ticks = tuple(2**k for k in range(count.bit_length()) if 2**k <= count)
+    # The last power of two gives way where its number would touch that of the end.
+    powers = (2**k for k in range(count.bit_length()))
+    ticks = (*(power for power in powers if power * _APART <= count), count)
     return Axis(1, count, ticks, f"{label}, log scale", log=True)
 
 

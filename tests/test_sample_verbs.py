@@ -1,0 +1,134 @@
+"""Grids and strips: what each picture of isolate, tradeoff and sweep is asked for."""
+
+import numpy as np
+import pytest
+
+from miro_jax import sample
+from miro_jax.sample import isolate, sweep, tradeoff
+from tests.sampling import NAMES, Dial
+
+
+def ask(**changes):
+    return sample.ask(NAMES, ["a red circle", "b"], **changes)
+
+
+def table(sheet):
+    """Column label -> (levels asked for, levels of the negative branch, guidance scale)."""
+    first = sheet.pictures[: len(sheet.columns) * sheet.num_images : sheet.num_images]
+    return {
+        label: (list(p.targets.values()), list(p.negative_targets.values()), p.guidance_scale)
+        for label, p in zip(sheet.columns, first, strict=True)
+    }
+
+
+def test_isolation_changes_one_level_of_the_negative_branch_at_a_time():
+    assert table(isolate.sheet(ask())) == {
+        "no guidance": ([1, 1, 1], [0, 0, 0], 0.0),
+        "beauty alone": ([1, 1, 1], [0, 1, 1], 7.0),
+        "count alone": ([1, 1, 1], [1, 0, 1], 7.0),
+        "colors alone": ([1, 1, 1], [1, 1, 0], 7.0),
+        "all rewards": ([1, 1, 1], [0, 0, 0], 7.0),
+    }
+
+
+def test_isolation_stays_isolation_around_other_targets():
+    found = table(isolate.sheet(ask(targets={"beauty": 0.5, "colors": None}), ["count"]))
+    assert found["count alone"] == ([0.5, 1, None], [0.5, 0, None], 7.0)
+    assert len(found) == 3
+    asked = ask(negative_targets={"beauty": 0.25})
+    assert table(isolate.sheet(asked, ["count"]))["count alone"][1] == [0.25, 0, 1]
+
+
+def test_a_trade_off_moves_the_push_from_one_reward_to_the_other():
+    assert table(tradeoff.sheet(ask(), "colors", "beauty", 3)) == {
+        "u = 0: colors alone": ([1, 1, 1], [1, 1, 0], 7.0),
+        "u = 0.5": ([1, 1, 1], [0.5, 1, 0.5], 7.0),
+        "u = 1: beauty alone": ([1, 1, 1], [0, 1, 1], 7.0),
+    }
+
+
+def test_the_ends_of_a_trade_off_are_columns_of_the_isolation_grid():
+    strip = tradeoff.sheet(ask(), "count", "beauty").pictures
+    grid = isolate.sheet(ask()).pictures
+    assert strip[0].negative_targets == grid[2].negative_targets
+    assert strip[4].negative_targets == grid[1].negative_targets
+
+
+def test_a_sweep_asks_for_one_reward_at_rising_levels():
+    assert table(sweep.sheet(ask(targets={"count": 0.25, "beauty": 0.9}), "beauty", 3)) == {
+        "beauty = 0": ([0, 0.25, 1], [0, 0, 0], 7.0),
+        "beauty = 0.5": ([0.5, 0.25, 1], [0, 0, 0], 7.0),
+        "beauty = 1": ([1, 0.25, 1], [0, 0, 0], 7.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        isolate.sheet,
+        lambda asked: tradeoff.sheet(asked, "beauty", "count", 33),
+        lambda asked: sweep.sheet(asked, "beauty", 256),
+    ],
+)
+def test_all_pictures_of_a_prompt_start_from_the_same_noise_and_have_their_own_file(make):
+    sheet = make(ask(num_images=2, seed=5))
+    pictures = sheet.pictures
+    assert len({p.file for p in pictures}) == len(pictures) == 2 * len(sheet.columns) * 2
+    for prompt in range(2):
+        for index in range(2):
+            noise = {
+                (p.seed, p.prompt_index, p.sample_index)
+                for p in pictures
+                if p.prompt_index == prompt and p.sample_index == index
+            }
+            assert noise == {(5, prompt, index)}
+    assert len({p.file.rsplit("-", 1)[0] for p in pictures}) == 2 * len(sheet.columns)
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: isolate.sheet(ask(), ["beuty"]), "Unknown reward 'beuty'; .* beauty, count"),
+        (lambda: tradeoff.sheet(ask(), "beauty", "x"), "Unknown reward 'x'"),
+        (lambda: tradeoff.sheet(ask(), "beauty", "beauty"), "needs two rewards; got 'beauty' twi"),
+        (lambda: tradeoff.sheet(ask(), "beauty", "count", 1), "levels must be in 2..256; got 1"),
+        (lambda: sweep.sheet(ask(), "x"), "Unknown reward 'x'"),
+        (lambda: isolate.sheet(sample.ask((), ["a"])), "it knows none"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+# From Python.
+
+
+def test_calls_from_python_draw_the_same_grids_as_the_sheets():
+    pipe = Dial()
+    grid = sample.isolation_grid(pipe, "a red circle", ["count"], seed=3, num_steps=2)
+    assert grid.dtype == np.uint8 and grid.ndim == 3
+    assert {call["negative_prompt"] for call in pipe.calls} == {"same"}
+    assert {call["guidance_scale"] for call in pipe.calls} == {0.0, 7.0}
+    assert {call["num_steps"] for call in pipe.calls} == {2}
+    asked = sample.ask(NAMES, "a red circle", seed=3, num_steps=2, negative_prompt="same")
+    sheet = isolate.sheet(asked, ["count"])
+    images = np.concatenate(
+        [sample.draw.draw(Dial(), [picture], asked.settings) for picture in sheet.pictures]
+    )
+    np.testing.assert_array_equal(grid, sheet.grid(images))
+
+
+def test_strips_have_a_row_a_prompt_and_a_column_a_level():
+    pipe = Dial()
+    prompts = ["a", "b"]
+    narrow = sample.tradeoff_strip(pipe, prompts, "beauty", "count", 9)
+    wide = sample.tradeoff_strip(pipe, prompts, "beauty", "count", 17)
+    assert wide.shape[1] - narrow.shape[1] == 8 * (5 * 8 + 10)  # pictures enlarged five times
+    assert {call["negative_prompt"] for call in pipe.calls} == {"same"}
+    one = sample.sweep_strip(pipe, ["a"], "beauty", 9)
+    two = sample.sweep_strip(pipe, ["a", "b"], "beauty", 9, negative_prompt="empty")
+    assert two.shape[0] > one.shape[0] + 64
+    assert pipe.calls[-1]["negative_prompt"] == "empty"
+    with pytest.raises(TypeError, match="guidance"):
+        sample.sweep_strip(pipe, ["a"], "beauty", guidance=3)
