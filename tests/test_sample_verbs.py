@@ -124,7 +124,7 @@ def test_strips_have_a_row_a_prompt_and_a_column_a_level():
     prompts = ["a", "b"]
     narrow = sample.tradeoff_strip(pipe, prompts, "beauty", "count", 9)
     wide = sample.tradeoff_strip(pipe, prompts, "beauty", "count", 17)
-    assert wide.shape[1] - narrow.shape[1] == 8 * (5 * 8 + 10)  # pictures enlarged five times
+    assert wide.shape[1] - narrow.shape[1] == 8 * (6 * 8 + 10)  # pictures enlarged six times
     assert {call["negative_prompt"] for call in pipe.calls} == {"same"}
     one = sample.sweep_strip(pipe, ["a"], "beauty", 9)
     two = sample.sweep_strip(pipe, ["a", "b"], "beauty", 9, negative_prompt="empty")
