@@ -1,4 +1,4 @@
-"""The score stage: complete outputs, outputs of other commands, runs that were interrupted or killed."""
+"""The score stage: outputs that are complete, belong to another command, or were interrupted."""
 
 import json
 import os

@@ -244,15 +244,15 @@ def _file_reader(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             facts = path.stat()
-            if not stat.S_ISREG(facts.st_mode):  # reading a pipe might never end
-                raise BadImage("not a file")
-            if facts.st_size > MAX_FILE_BYTES:
-                raise BadImage("too large", f"a file of {facts.st_size} bytes")
-            return path.read_bytes()
+            if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_FILE_BYTES:
+                return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BadImage("missing image") from error
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise BadImage("unreadable file", str(error).partition(":")[0]) from error
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe might never end
+            raise BadImage("not a file")
+        raise BadImage("too large", f"a file of {facts.st_size} bytes")
 
     return read
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax import shards
+from miro_jax import files
 from miro_jax.score.parts import Part
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
@@ -34,13 +34,13 @@ def write_scores(path: Path, schema: pyarrow.Schema, tables: Iterable[pyarrow.Ta
     Equal rows give equal bytes, however they are cut into tables.
     """
     write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
-    with shards.published(path) as temporary:
+    with files.published(path) as temporary:
         write[path.suffix.lower()](temporary, schema, _regrouped(schema, tables))
 
 
 def write_failures(path: Path, parts: Iterable[Part]) -> None:
     """Write the failures of all parts, a line each, atomically."""
-    with shards.published(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with files.published(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for part in parts:
             for failure in part.failures:
                 file.write(json.dumps(failure, ensure_ascii=False) + "\n")

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax import shards
+from miro_jax import files
 from miro_jax.score.inputs import START, Cursor
 from miro_jax.score.pictures import Scored
 
@@ -96,8 +96,8 @@ class Parts:
         }
         file = pyarrow.BufferOutputStream()
         parquet.write_table(table, file)
-        shards.write_atomic(path.with_suffix(".json"), shards.to_json(facts))
-        shards.write_atomic(path, file.getvalue().to_pybytes())
+        files.write_atomic(path.with_suffix(".json"), files.to_json(facts))
+        files.write_atomic(path, file.getvalue().to_pybytes())
         self.count, self.after = self.count + 1, batches[-1].after
 
     def tables(self) -> Iterator[pyarrow.Table]:
@@ -151,12 +151,12 @@ def write_command(folder: Path, command: dict) -> None:
     """Make the folder and write what its parts are being made with."""
     folder.mkdir(exist_ok=True)
     if not (folder / COMMAND_NAME).exists():
-        shards.write_atomic(folder / COMMAND_NAME, shards.to_json(command))
+        files.write_atomic(folder / COMMAND_NAME, files.to_json(command))
 
 
 def check_same(present: dict, command: dict, place: Path) -> None:
     """Raise ValueError unless two commands agree in the values of the second one."""
-    command = json.loads(shards.to_json(command))
+    command = json.loads(files.to_json(command))
     differing = [name for name in sorted(command) if present.get(name) != command[name]]
     if differing:
         details = "; ".join(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from miro_jax import sharding, shards
+from miro_jax import files, sharding
 from miro_jax.rewards import SHAPES_REWARDS, base, load_rewards
 from miro_jax.score import histograms, output, parts, summary
 from miro_jax.score.captions import CaptionIndex
@@ -220,7 +220,7 @@ def _finish(job: Job, done: Parts, identities: Sequence[str]) -> dict:
         count.add(part.num_entries, part.failures)
     count.check(1)
     picture = histograms.draw(facts["rewards"], SCALES[todo.stored])
-    shards.write_atomic(todo.beside(".histograms.svg"), picture.encode("utf-8"))
+    files.write_atomic(todo.beside(".histograms.svg"), picture.encode("utf-8"))
     output.write_scores(todo.out, parts.schema(identities), done.tables())
     for reward in job.rewards:
         facts["rewards"][reward.identity]["tower"] = reward.tower
@@ -229,7 +229,7 @@ def _finish(job: Job, done: Parts, identities: Sequence[str]) -> dict:
         "left_out": todo.left_out,
         "command": job.command,
     }
-    shards.write_atomic(todo.summary_path, shards.to_json(facts))
+    files.write_atomic(todo.summary_path, files.to_json(facts))
     done.remove()
     return facts
 

@@ -1,0 +1,182 @@
+"""The command line of the score stage: what it prints, what it refuses, how it ends."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from miro_jax.rewards import licences
+from miro_jax.score import command, run
+from tests.scoring import Brightness, make_folder, make_shapes, read_rows, score, write_csv
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def run_main(arguments, capsys):
+    """Run in this process; return exit status, stdout and stderr."""
+    try:
+        status = command.main([str(a) for a in arguments])
+    except SystemExit as error:
+        status = error.code
+    return status, *capsys.readouterr()
+
+
+def test_command_line_scores_and_prints_a_table(tmp_path):
+    captions, out = make_shapes(tmp_path / "in", 12), tmp_path / "scores.csv"
+    (tmp_path / "in" / "x.png").write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "miro_jax.score", str(tmp_path / "in"), f"--captions={captions}",
+         "--rewards=beauty,colors", f"--out={out}", "--batch-size=5"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r"reward +count +mean +std +min +1% .* 99% +max", lines[0])
+    assert re.match(r"colors@shapes1 +12 ", lines[2])
+    assert lines[4].startswith("12 of 13 images scored, ")
+    assert lines[5] == "failed: missing caption (1)"
+    assert lines[6:] == [
+        f"{out}{e}" for e in ("", ".summary.json", ".histograms.svg", ".failures.jsonl")
+    ]
+    assert "images/s" in done.stderr  # progress
+    assert len(read_rows(out)) == 12
+
+
+def test_help_shows_defaults_and_an_example(capsys):
+    status, out, _ = run_main(["--help"], capsys)
+    out = " ".join(out.split())
+    assert status == 0 and "example: python -m miro_jax.score" in out
+    assert "(default: 64)" in out and "(default: 1.0)" in out and "None" not in out
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"--rewards": "beauty,taste"}, "sharpness.*pick_score.*got 'taste'"),
+        ({"--rewards": "beauty,beauty"}, "must differ"),
+        ({"--rewards": None}, "--rewards"),
+        ({"--out": "scores.txt"}, "must end in one of .parquet, .csv, .jsonl"),
+        ({"--out": "/dev/null/x.csv"}, "must be a folder that can be written"),
+        ({"--weights": "beauty"}, "NAME=FOLDER_OR_HUB_ID"),
+        ({"--weights": "beauty=/tmp"}, "published rewards"),
+        ({"--rewards": "pick_score", "--weights": "pick_score=/nowhere/x"}, "/nowhere/x"),
+        ({"--rewards": "pick_score", "--commercial-only": ""}, "PickScore_v1 is unknown"),
+        ({"--dtype": "float16"}, "invalid choice"),
+        ({"--mesh": "2"}, "DATAxMODEL"),
+        ({"--mesh": "0x1"}, "mesh must be at least 1"),
+        ({"--batch-size": "0"}, "batch_size must be at least 1"),
+        ({"--threads": "0"}, "num_threads"),
+        ({"--limit": "-1"}, "limit"),
+        ({"--max-failure-rate": "2"}, "max_failure_rate"),
+        ({"--captions": "/nowhere/c.csv"}, "/nowhere/c.csv"),
+        ({"--captions": "EMPTY"}, "column of captions"),
+        ({"--caption-column": "long"}, "must come with a table"),
+        ({"PATH": "/nowhere"}, "/nowhere is not there"),
+        ({"PATH": "/nowhere/*.tar"}, "matches none"),
+        ({"PATH": "tar:/nowhere/*"}, "matches none"),
+        ({"PATH": "VOID"}, "holds none"),
+        ({"PATH": "/nowhere/t.csv"}, "there is none"),
+        ({"PATH": "/dev/null"}, "folder of pictures"),
+    ],
+)
+def test_bad_argument_exits_with_2_before_any_device_is_touched(
+    tmp_path, capsys, monkeypatch, change, text
+):
+    def refuse(*arguments, **keywords):
+        raise AssertionError("a device was touched or a reward was built")
+
+    for place, name in ((jax, "local_devices"), (jax, "devices"), (run, "load_rewards")):
+        monkeypatch.setattr(place, name, refuse)
+    flags = {"PATH": make_folder(tmp_path / "in", 1), "--rewards": "beauty", "--out": "a.csv"}
+    flags |= change
+    (tmp_path / "void").mkdir()
+    empty = write_csv(tmp_path / "c.csv", [("path", "words"), ("a", "b")])
+    flags = {k: {"VOID": tmp_path / "void", "EMPTY": empty}.get(v, v) for k, v in flags.items()}
+    monkeypatch.chdir(tmp_path)
+    words = [flags.pop("PATH")]
+    words += [f"{k}={v}" if v else k for k, v in flags.items() if v is not None]
+    status, _, err = run_main(words, capsys)
+    assert status == 2 and re.search(text, err), err
+    assert "Traceback" not in err and not (tmp_path / "a.csv").exists()
+    assert not (tmp_path / "a.csv.parts").exists()
+
+
+def test_missing_weights_exit_with_2_and_say_what_to_fetch(tmp_path, capsys):
+    arguments = [make_folder(tmp_path / "in", 1), "--rewards=pick_score", f"--out={tmp_path}/a.csv"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and "hf download yuvalkirstain/PickScore_v1" in err
+    (tmp_path / "weights").mkdir()
+    arguments.append(f"--weights=pick_score={tmp_path}/weights")
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and f"{tmp_path}/weights holds none of model.safetensors" in err
+
+
+def test_other_command_over_the_same_output_is_refused_in_one_line(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in", 2)
+    arguments = [folder, "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    assert run_main(arguments, capsys)[0] == 0
+    assert run_main(arguments, capsys)[0] == 0
+    status, _, err = run_main([*arguments, "--stored"], capsys)
+    assert status == 2 and "a.csv belongs to another command, which differs in stored" in err
+
+
+def test_failures_end_with_1_above_the_rate_and_0_below(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in", 4)
+    (folder / "000.png").write_bytes(b"")
+    arguments = [folder, "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    status, _, err = run_main([*arguments, "--max-failure-rate=0.2"], capsys)
+    assert status == 1 and "empty file (1)" in err
+    assert run_main([*arguments, "--max-failure-rate=0.25"], capsys)[0] == 0
+
+
+def test_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "execute", interrupt)
+    arguments = [make_folder(tmp_path / "in", 1), "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 130 and "the same command goes on" in err
+
+
+def test_commercial_only_leaves_out_what_forbids_it_or_does_not_say(tmp_path, capsys):
+    arguments = [make_folder(tmp_path / "in", 2), f"--out={tmp_path}/a.csv", "--commercial-only"]
+    status, _, err = run_main([*arguments, "--rewards=clip,beauty,aesthetic"], capsys)
+    assert status == 0
+    assert "left out by --commercial-only: clip; CC-BY-NC-4.0 of jinaai/jina-clip-v2" in err
+    assert "aesthetic; the licence of openai/clip-vit-large-patch14 is unknown" in err
+    summary = json.loads((tmp_path / "a.csv.summary.json").read_text())
+    assert set(summary["left_out"]) == {"clip", "aesthetic"}
+    assert list(summary["rewards"]) == ["beauty@shapes1"]
+
+
+def test_a_reward_of_ones_own_has_no_known_licence(tmp_path):
+    with pytest.raises(ValueError, match="brightness@test1: the licence of its weights is unknown"):
+        score(make_folder(tmp_path / "in", 1), tmp_path / "a.csv", [Brightness()],
+              commercial_only=True)  # fmt: skip
+
+
+def test_licences_are_known_for_every_reward_or_said_to_be_unknown():
+    assert set(licences.LICENCES) >= set(command.REWARDS)
+    kept, _ = licences.keep_commercial(list(command.REWARDS))
+    assert {"hpsv2", "image_reward", "sci_score", "vqa", "beauty"} <= set(kept)
+    assert not {"clip", "pick_score", "aesthetic", "openai_clip"} & set(kept)
+    assert licences.why_not_commercial("hpsv2@2.0") == ""
+
+
+def test_parts_of_a_mesh_that_does_not_fit_are_refused(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in", 1)
+    arguments = [folder, "--rewards=pick_score", f"--out={tmp_path}/a.csv", "--mesh=16x1"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and "must fit the 8 devices of this process; got 16 x 1" in err
