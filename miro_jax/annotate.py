@@ -31,7 +31,7 @@ from typing import Any
 import ml_collections
 from tqdm import tqdm
 
-from miro_jax import bins, runs, shards, sources
+from miro_jax import bins, files, runs, shards, sources
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.piece import Tools, annotate_piece
 from miro_jax.rewards import REWARDS, load_reward
@@ -164,7 +164,7 @@ def plan(
         "caption_width": caption_encoder.width,
         "image_size": image_size,
     }
-    configuration = json.loads(shards.to_json(configuration))  # as it will be read back
+    configuration = json.loads(files.to_json(configuration))  # as it will be read back
     _check_configuration(out, configuration)
     if not _is_complete(out):  # a complete set may well be shared and read-only
         _check_folder(out)
@@ -234,7 +234,7 @@ def execute(todo: Plan) -> shards.Manifest:
         manifest = shards.Manifest.load(todo.out)
         _write_bins(todo, manifest)
     else:
-        shards.write_atomic(todo.out / PARTIAL_NAME, shards.to_json(todo.configuration))
+        files.write_atomic(todo.out / PARTIAL_NAME, files.to_json(todo.configuration))
         (todo.out / shards.MANIFEST_NAME).unlink(missing_ok=True)  # it named shards that are gone
         sidecars = _annotate_pieces(todo)
         _check_failures(todo, sidecars.values(), min_samples=0)
@@ -293,14 +293,14 @@ def _finish(todo: Plan, sidecars: dict[str, dict]) -> shards.Manifest:
         causes = collections.Counter(failure["cause"] for failure in failures).most_common(5)
         raise RuntimeError(f"At least one sample must be usable; none was. Causes: {causes}.")
     lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
-    shards.write_atomic(todo.out / FAILURES_NAME, "".join(lines).encode("utf-8"))
+    files.write_atomic(todo.out / FAILURES_NAME, "".join(lines).encode("utf-8"))
     names = todo.configuration["rewards"]
     stats = {
         "captions": bins.summarize(scores[:, 0], names),
         "synthetic_captions": bins.summarize(scores[:, 1], names),
         "failures": dict(collections.Counter(failure["cause"] for failure in failures)),
     }
-    shards.write_atomic(todo.out / STATS_NAME, shards.to_json(stats))
+    files.write_atomic(todo.out / STATS_NAME, files.to_json(stats))
     manifest = shards.Manifest(
         configuration=todo.configuration,
         shards={name: sidecar["count"] for name, sidecar in sidecars.items()},

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from miro_jax import shards
+from miro_jax import files
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"
@@ -104,7 +104,7 @@ class Bins:
     def save(self, path: str | os.PathLike) -> None:
         """Write bins.json, exactly (floats come back bit by bit)."""
         values = {**dataclasses.asdict(self), "edges": self.edges.tolist()}
-        shards.write_atomic(path, shards.to_json(values))
+        files.write_atomic(path, files.to_json(values))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Bins:

@@ -11,19 +11,18 @@ Letters: N records, R rewards.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from miro_jax.files import fresh_temporary, publish, to_json, write_atomic
 from miro_jax.records import SCHEMA_VERSION, decode_record
 
 SHARD_SUFFIX = ".array_record"
@@ -31,50 +30,6 @@ MANIFEST_NAME = "manifest.json"
 # One record per group: grouping makes random reads eight times slower. Levels above 1 do not shrink
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
-
-
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing, also after a kill or a power cut."""
-    path = str(path)
-    temporary = _fresh_temporary(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
-    _publish(temporary, path)
-
-
-@contextlib.contextmanager
-def published(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name to write to; what is there at the end becomes `path`, all of it."""
-    temporary = _fresh_temporary(str(path))
-    yield temporary
-    _publish(temporary, str(path))
-
-
-def to_json(value: object) -> bytes:
-    """Encode a value as the indented, key-sorted JSON of every file that we publish."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def _fresh_temporary(path: str) -> str:
-    """Delete what killed writers of `path` left behind and name a new temporary file."""
-    for leftover in glob.glob(glob.escape(path) + ".tmp-*"):
-        os.unlink(leftover)
-    return f"{path}.tmp-{os.getpid()}"
-
-
-def _publish(temporary: str, path: str) -> None:
-    """Flush a finished file to the disk and rename it into place."""
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(os.path.dirname(os.path.abspath(path)))
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sidecar_path(shard: str | os.PathLike) -> Path:
@@ -108,7 +63,7 @@ def write_shard(
     path = str(path)
     if not path.endswith(SHARD_SUFFIX):
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {path}.")
-    temporary = _fresh_temporary(path)
+    temporary = fresh_temporary(path)
     try:
         keys, scores = _write_records(temporary, entries)
     except BaseException:
@@ -126,7 +81,7 @@ def write_shard(
     table = np.stack(scores) if scores else np.zeros((0, 2, 0), np.float32)
     write_atomic(scores_path(path), _npy_bytes(table))
     write_atomic(sidecar_path(path), to_json(sidecar))
-    _publish(temporary, path)
+    publish(temporary, path)
     return sidecar
 
 

@@ -13,7 +13,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "records bins flow solvers guidance sharding images resize shapes trees digest shards targets",
+    "records bins files flow solvers guidance sharding images resize shapes trees digest shards"
+    " targets",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",
     "state data sampler evals report pipeline runs piece trained",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax import records, shards
+from miro_jax import files, records, shards
 
 ROOT = pathlib.Path(__file__).parent.parent
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
@@ -216,8 +216,8 @@ def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
         del writer
     elif kind == "other size":
         sidecar = shards.read_sidecar(bad)
-        shards.write_atomic(
-            shards.sidecar_path(bad), shards.to_json(sidecar | {"bytes": sidecar["bytes"] - 1})
+        files.write_atomic(
+            shards.sidecar_path(bad), files.to_json(sidecar | {"bytes": sidecar["bytes"] - 1})
         )
     elif kind == "no sidecar":
         shards.sidecar_path(bad).unlink()

@@ -10,9 +10,9 @@ Pictures are data URIs, styles are inline, there is no script: the page works of
 
 from pathlib import Path
 
+from miro_jax.files import write_atomic
 from miro_jax.report import curves, dials, page, pictures, tables
 from miro_jax.report.facts import read_facts
-from miro_jax.shards import write_atomic
 
 FILE = "report.html"
 SECTIONS = (

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from miro_jax.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw, make
 from miro_jax.sample.asked import Asked, Picture, Settings, ask
@@ -19,7 +20,6 @@ from miro_jax.sample.folder import GRID, Folder
 from miro_jax.sample.scores import FILE as SCORES
 from miro_jax.sample.scores import Scores
 from miro_jax.sample.sheets import Column, Sheet, make_sheet
-from miro_jax.shards import to_json
 
 CANDIDATES, BEST = "candidates", "best"
 CURVE, NUMBERS = "curve.svg", "curve.json"

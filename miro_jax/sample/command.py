@@ -17,6 +17,7 @@ import jax
 from tqdm import tqdm
 
 from miro_jax import sharding
+from miro_jax.files import to_json
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.sample.asked import Asked, Prompt, Settings, slug
 from miro_jax.sample.flags import Parser, UsageError, add_shared
@@ -24,7 +25,6 @@ from miro_jax.sample.folder import MANIFEST, check_folder, open_folder
 from miro_jax.sample.make import describe_pipeline
 from miro_jax.sample.prompts import read_prompts
 from miro_jax.sample.verbs import VERBS, Verb
-from miro_jax.shards import to_json
 from miro_jax.trained import peek
 
 PROGRAM = "python -m miro_jax.sample"

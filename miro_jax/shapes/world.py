@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from miro_jax import shards
+from miro_jax import files
 from miro_jax.shapes import captions, detect
 from miro_jax.shapes import render as renders
 from miro_jax.shapes import scene as scenes
@@ -145,7 +145,7 @@ def write_shards(
             _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
             for index in indices
         )
-        shards.write_atomic(path, _archive(indices, samples, image_format))
+        files.write_atomic(path, _archive(indices, samples, image_format))
     return paths
 
 
@@ -268,7 +268,7 @@ def _claim(folder: pathlib.Path, arguments: dict) -> None:
             "Delete the folder or name another."
         )
     else:
-        shards.write_atomic(path, shards.to_json(arguments))
+        files.write_atomic(path, files.to_json(arguments))
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
