@@ -1,7 +1,6 @@
 """For the tests of sampling: a stand-in for a trained network, a tiny real one, runs to be killed.
 
-Runs that are to be killed are forked by a process that has everything imported already; this file,
-called as a script, is that process.
+Runs that are to be killed are forked by a process that has everything imported already.
 """
 
 import json
@@ -11,6 +10,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
@@ -26,6 +26,21 @@ ENCODERS = {
     "image": {"name": "pixels", "size": 8},
     "caption": {"name": "words", "width": 16, "max_tokens": 8},
 }
+
+
+# tensorboardX imports torch where it is, which takes seconds: it is hidden.
+_SERVER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+from tests import sampling
+sampling.serve()
+"""
 
 
 class Dial:
@@ -93,16 +108,19 @@ class Launcher:
 
     def __init__(self):
         self._server = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-c", _SERVER],
             env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def start(self, *arguments: str) -> int:
-        """Start a command; returns its process id. `wait` must follow before the next start."""
-        self._server.stdin.write(json.dumps([str(a) for a in arguments]) + "\n")
+    def start(self, *arguments: str, platforms: str = "cpu") -> int:
+        """Start a command; returns its process id. `wait` must follow before the next start.
+
+        platforms: what jax may start; "none" fails as soon as a device is touched.
+        """
+        self._server.stdin.write(json.dumps([platforms, *map(str, arguments)]) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
 
@@ -115,16 +133,15 @@ class Launcher:
         self._server.wait(600)
 
 
-def _serve() -> None:
+def serve() -> None:
     """Fork a command for each line of arguments; answer its process id, then its exit status."""
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             os.dup2(2, 1)  # nothing of a command may mix with the answers
-            sys.exit(command.main(json.loads(line)))
+            platforms, *arguments = json.loads(line)
+            jax.config.update("jax_platforms", platforms)
+            jax.config.update("jax_disable_most_optimizations", True)  # to compile sooner
+            sys.exit(command.main(arguments))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    _serve()

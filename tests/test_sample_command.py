@@ -1,0 +1,247 @@
+"""The command line of sampling, with a tiny network from a folder in the released layout."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miro_jax import pipeline, sample
+from miro_jax.sample import command
+from miro_jax.sample.verbs import VERBS
+from tests.networks import quick_compilation
+from tests.sampling import NAMES, Launcher, contents, save_tiny
+from tests.training import wait_until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    """One pipeline for all tests, so that little is compiled."""
+    return pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=2)
+
+
+@pytest.fixture
+def run(checkpoint, loaded, monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder: (status, stdout, stderr)."""
+    monkeypatch.setattr(command, "_load", lambda flags: loaded)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = sample.main([*arguments, f"--checkpoint={checkpoint}"])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def entries(folder):
+    return json.loads(pathlib.Path(folder, "manifest.json").read_text())["images"]
+
+
+QUICK = ("--prompt=a red circle", "--steps=2", "--guidance-scale=3")
+
+
+def test_images_are_what_the_pipeline_draws(run, loaded, checkpoint):
+    status, out, err = run(
+        *QUICK, "--prompt=b", "--images=3", "--seed=5", "--target=beauty=0.5,count=none", "--out=o"
+    )
+    assert status == 0 and out == "o\n" and "images/s" in err
+    found = np.stack([np.asarray(Image.open(f"o/{e['file']}")) for e in entries("o")])
+    settings = {"num_steps": 2, "guidance_scale": 3.0, "seed": 5, "output_type": "numpy"}
+    expected = loaded(["a red circle", "b"], 3, {"beauty": 0.5, "count": None}, **settings)
+    np.testing.assert_array_equal(found, expected)
+    entry = entries("o")[4]
+    assert entry["targets"] == {"beauty": 0.5, "count": None, "colors": 1.0}
+    assert entry["checkpoint"] == loaded.trained.name and "sha256:" in entry["checkpoint"]
+    np.testing.assert_array_equal(sample.remake(loaded, entry), expected[4])
+    assert run(*QUICK, "--prompt=b", "--images=3", "--out=o")[0] == 2  # another command
+
+
+def test_without_a_folder_each_command_has_one_of_its_own(run):
+    first = run(*QUICK)[1]
+    assert run(*QUICK)[1] == first
+    assert run(*QUICK, "--seed=1")[1] != first
+    assert first.startswith("samples/a-red-circle-images-")
+
+
+def test_a_prompt_file_brings_levels_and_seeds(run):
+    lines = [{"prompt": "a", "targets": {"count": 0.25}, "seed": 9}, {"prompt": "b"}]
+    pathlib.Path("p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, _, _ = run(
+        "images", "--prompts-file=p.jsonl", "--steps=2", "--out=o", "--target=count=1"
+    )
+    assert status == 0
+    a, b = entries("o")
+    assert (a["seed"], a["targets"]["count"]) == (9, 0.25)
+    assert (b["seed"], b["targets"]["count"], b["guidance_scale"]) == (0, 1.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    "words, count, files",
+    [
+        (["isolate", "--rewards=beauty,count"], 4, ["grid.png"]),
+        (["tradeoff", "beauty", "count", "--levels=3"], 3, ["grid.png"]),
+        (["sweep", "beauty", "--levels=3"], 3, ["grid.png"]),
+        (["best", "sharpness", "--candidates=4"], 1, ["curve.svg", "scores.jsonl", "grid.png"]),
+        (["loop", "--rewards=beauty,count", "--frames=4", "--format=gif"], 4, ["loop.gif"]),
+    ],
+)
+def test_each_verb_fills_its_folder(run, words, count, files):
+    status, out, err = run(*words, *QUICK, "--out=o")
+    assert status == 0, err
+    listed = entries("o")
+    assert len(listed) == count and all(pathlib.Path("o", e["file"]).exists() for e in listed)
+    assert all(pathlib.Path("o", name).exists() for name in files)
+    same = words[0] in ("isolate", "tradeoff")
+    assert {e["negative_prompt"] for e in listed} == {"same" if same else "empty"}
+    before = contents("o")
+    assert run(*words, *QUICK, "--out=o")[:2] == (0, out)
+    assert contents("o") == before
+
+
+def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
+    asked = []
+    usual = {"num_steps": 16, "guidance_scale": 1.5, "solver": "heun", "negative": "same"}
+    monkeypatch.setattr(command, "peek", lambda *_: (NAMES, usual))
+
+    def load(flags):
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(command, "_load", load)
+    real = command._plan
+    monkeypatch.setattr(command, "_plan", lambda *a: asked.append(real(*a)) or asked[-1])
+    for more in ([], ["--steps=3", "--guidance-scale=0", "--solver=euler"]):
+        assert sample.main(["--prompt=a", "--checkpoint=run", *more]) == 2
+    first, second = (request.settings for request, _ in asked)
+    assert (first.num_steps, first.guidance_scale, first.solver) == (16, 1.5, "heun")
+    assert first.negative_prompt == "same"
+    assert (second.num_steps, second.guidance_scale, second.solver) == (3, 0.0, "euler")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["isolte"], "one of images, isolate, .*; got 'isolte'; did you mean isolate"),
+        (["--prompt=a", "--target=beuty=1"], "Unknown reward 'beuty'; .* beauty, count, colors"),
+        (["--prompt=a", "--target=beauty"], "--target: .*NAME=LEVEL"),
+        (["--prompt=a", "--target=beauty=high"], "--target: .*number in .0, 1.; got 'high'"),
+        (["--prompt=a", "--stpes=3"], "unknown argument '--stpes=3'; did you mean --steps"),
+        (["--prompt=a", "--steps=0"], "--steps: must be an integer of at least 1; got '0'"),
+        (["--prompt=a", "--images=x"], "--images: must be an integer of at least 1; got 'x'"),
+        (["--prompt=a", "--solver=rk4"], "--solver: invalid choice: 'rk4' .*euler.*heun"),
+        (["--prompt=a", "--dtype=f16"], "--dtype: invalid choice: 'f16' .*bfloat16"),
+        (["--prompt=a", "--guidance-scale=nan"], "--guidance-scale: must be a number"),
+        (["--prompt=a", "--guidance-interval=1,0"], "--guidance-interval: must be LOW,HIGH"),
+        (["--prompt=a", "--variant=no_clip"], "has no folder 'miro-no-clip'"),
+        (["--prompts-file=none.txt"], "none.txt must be a file of prompts"),
+        ([], "at least one prompt must be given"),
+        (["tradeoff", "beauty", "--prompt=a"], "required: B"),
+        (["tradeoff", "beauty", "x", "--prompt=a"], "Unknown reward 'x'"),
+        (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty"),
+        (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be .* at least 2"),
+        (["best", "x", "--prompt=a"], "reward must be one of sharpness, .*; got 'x'"),
+        (["best", "beauty", "--reward-weights=w", "--prompt=a"], "'beauty' has no weights"),
+        (["loop", "--rewards=x", "--prompt=a"], "Unknown reward 'x'"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_reads_no_weights(
+    checkpoint, monkeypatch, capsys, tmp_path, words, said
+):
+    def load(flags):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(command, "_load", load)
+    monkeypatch.chdir(tmp_path)
+    assert sample.main([*words, f"--checkpoint={checkpoint}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("miro_jax.sample: error: ")
+    assert re.search(said, err), err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", [*VERBS, None])
+def test_help_shows_all_flags_with_their_defaults_and_an_example(capsys, verb):
+    assert sample.main([*([verb] if verb else []), "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "example:" in out and "Exit status:" in out
+    for name in VERBS:
+        assert f"\n  {name} " in out
+    flags = ("checkpoint", "prompt", "prompts-file", "target", "negative-target", "steps", "out")
+    for flag in flags:
+        assert f"--{flag}" in out
+    assert "default: nicolas-dufour/miro" in out and "or 50" in out and "or 7" in out
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+def test_as_a_program_a_bad_name_touches_no_device(launcher, checkpoint, tmp_path):
+    """jax has no platform to start there: a device would give another status."""
+    words = ["--prompt=a", f"--checkpoint={checkpoint}", f"--out={tmp_path / 'o'}"]
+    found = []
+    for verb in (["sweep", "beuty"], ["sweep", "beauty"]):
+        launcher.start(*verb, *words, platforms="none")
+        found.append(launcher.wait())
+    assert found == [2, 1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, loaded, monkeypatch):
+    real = sample.draw.draw
+    drawn = []
+
+    def fail(*arguments):
+        drawn.append(0)
+        if len(drawn) == 2:
+            raise OSError("the disk is full")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample.draw, "draw", fail)
+        status, out, err = run(*QUICK, "--images=6", "--out=o")
+    assert status == 1 and out == "" and err.splitlines()[-1].endswith("the disk is full")
+    there = {path: path.stat().st_mtime_ns for path in pathlib.Path("o").glob("0*.png")}
+    assert len(there) == 2
+    assert run(*QUICK, "--images=6", "--out=o")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in there} == there and len(entries("o")) == 6
+
+
+def test_a_command_that_is_killed_goes_on_to_the_same_bytes(launcher, checkpoint, tmp_path):
+    """kill -9, against a process that nobody disturbed."""
+    words = ("--prompt=a red circle", "--prompt=b", "--images=15", "--steps=40", "--batch-size=2")
+    found = []
+
+    def start(folder):
+        return launcher.start(*words, f"--checkpoint={checkpoint}", f"--out={folder}")
+
+    start(tmp_path / "whole")
+    found.append(launcher.wait())
+    folder = tmp_path / "killed"
+    pid = start(folder)
+    if wait_until(lambda: len(list(folder.glob("0*.png"))) >= 3, pid):
+        os.kill(pid, signal.SIGKILL)
+    found.append(launcher.wait())
+    assert not (folder / "manifest.json").exists()
+    start(folder)
+    found.append(launcher.wait())
+    assert found == [0, -signal.SIGKILL, 0]
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert len(contents(folder)) == 32
