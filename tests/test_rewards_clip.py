@@ -9,6 +9,7 @@ import pytest
 from miro_jax import rewards as table
 from miro_jax.rewards import base
 from miro_jax.rewards.clip_score import SharedTowers
+from miro_jax.rewards.contract import check_reward
 from miro_jax.weights.tensors import write_safetensors
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
@@ -225,3 +226,8 @@ def test_one_holder_serves_rewards_that_are_loaded_one_by_one(folder):
 def test_weights_of_unknown_names_are_refused(folder):
     with pytest.raises(ValueError, match="weights.*got 'hpsv2'"):
         table.load_rewards(("pick_score",), weights={"hpsv2": str(folder)})
+
+
+@pytest.mark.parametrize("name", ["aesthetic", "pick_score", "hpsv2", "sci_score", "openai_clip"])
+def test_the_contract_of_rewards_is_kept(built, name):
+    check_reward(built[name])

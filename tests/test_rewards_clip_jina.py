@@ -10,7 +10,7 @@ from PIL import Image
 
 from miro_jax import rewards
 from miro_jax.networks.clip import MEAN, STD
-from miro_jax.rewards import base, clip
+from miro_jax.rewards import base, clip, contract
 from miro_jax.weights import hub
 from miro_jax.weights.pickles import convert_to_safetensors
 from miro_jax.weights.tensors import from_arrays
@@ -202,3 +202,9 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(folder, processor, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="embedding|at most the 20 tokens"):
         clip.JinaClip(str(tmp_path))
+
+
+def test_the_contract_of_rewards_is_kept(reward):
+    # Each number of rows and tokens is compiled for; few of both keep this quick.
+    texts = (*contract.CAPTIONS[:4][::-1], "a longer one " * 40)
+    contract.check_reward(reward, sizes=contract.SIZES[1:3], captions=texts)

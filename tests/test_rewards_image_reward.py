@@ -10,6 +10,7 @@ from PIL import Image
 from miro_jax import rewards
 from miro_jax.networks.clip import MEAN, STD
 from miro_jax.rewards import base, image_reward, linear_head
+from miro_jax.rewards.contract import check_reward
 from miro_jax.weights import hub
 from miro_jax.weights.pickles import convert_to_safetensors, open_pickle
 from miro_jax.weights.tensors import from_arrays
@@ -233,3 +234,7 @@ def test_other_weights_are_refused(folder, tmp_path):
     (tmp_path / "ImageReward.pt").write_bytes((folder / "ImageReward.pt").read_bytes())
     with pytest.raises(ValueError, match="does not fit"):
         image_reward.ImageReward(str(tmp_path), tokenizer=str(folder))
+
+
+def test_the_contract_of_rewards_is_kept(reward):
+    check_reward(reward)

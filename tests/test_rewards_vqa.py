@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from miro_jax.networks import clip, clip_flant5
-from miro_jax.rewards import base, load_reward, vqa
+from miro_jax.rewards import base, contract, load_reward, vqa
 from miro_jax.weights.tensors import from_arrays
 from miro_jax.weights.tokenizer import encode_texts
 from tests.networks import difference, quick_compilation, small_mesh
@@ -284,3 +284,9 @@ def test_weights_of_the_other_variant_are_refused(published, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(oracle.config() | {"d_model": 4096}))
     with pytest.raises(ValueError, match="variant must be 'xxl' for .*; got 'xl'"):
         load(published, weights=str(tmp_path))
+
+
+def test_the_contract_of_rewards_is_kept(reward):
+    # Each number of rows and tokens is compiled for; few of both keep this quick.
+    sizes, texts = contract.SIZES[1:3], ("a fox", "", "two foxes in the snow")
+    contract.check_reward(reward, sizes=sizes, captions=texts)
