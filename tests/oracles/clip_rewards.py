@@ -32,7 +32,12 @@ def aesthetic_score(oracle: Oracle, images, head: dict[str, np.ndarray]) -> np.n
     """Five linear layers on the feature of length 1."""
     pixels = [resize.openai(Image.fromarray(image), _size(oracle)) for image in images]
     x = torch.from_numpy(oracle.image_features(_normalized(pixels)))
-    x = (x / x.norm(dim=-1, keepdim=True)).double()
+    return apply_head(x / x.norm(dim=-1, keepdim=True), head)
+
+
+def apply_head(x: torch.Tensor, head: dict[str, np.ndarray]) -> np.ndarray:
+    """Run five linear layers on `[B, E]`, in double precision."""
+    x = x.double()
     for place in HEAD_PLACES:
         weight, bias = (
             torch.from_numpy(head[f"layers.{place}.{part}"]).double() for part in ("weight", "bias")
