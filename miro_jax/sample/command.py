@@ -91,6 +91,8 @@ def _parser(name: str) -> Parser:
         "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
     )
     verb.add(parser)
+    words = [action.metavar for action in parser._actions if not action.option_strings]
+    parser.usage = " ".join([PROGRAM, name, *words, "--prompt=TEXT [--FLAG=VALUE ...]"])
     add_shared(parser, verb.negative_prompt, verb.count == "images")
     return parser
 

@@ -57,7 +57,13 @@ def add_shared(parser: Parser, negative_prompt: str | None, with_images: bool = 
       with_images: whether the user says how many pictures of each there are.
     """
     add = parser.add_argument_group("what to draw").add_argument
-    add("--prompt", action="append", default=[], help="a prompt; repeat it for several")
+    add(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a prompt; repeat it for several",
+    )
     add(
         "--prompts-file",
         metavar="FILE",
@@ -72,7 +78,7 @@ def add_shared(parser: Parser, negative_prompt: str | None, with_images: bool = 
             metavar="N",
             help="pictures of each prompt and setting (default: 1)",
         )
-    add("--seed", type=at_least(0), default=0, help="of the noise (default: 0)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)")
     levels = {"action": "append", "type": _levels, "default": [], "metavar": "NAME=LEVEL"}
     add(
         "--target",
@@ -109,8 +115,8 @@ def add_shared(parser: Parser, negative_prompt: str | None, with_images: bool = 
         metavar="LOW,HIGH",
         help="times at which guidance acts, 1 is noise, 0 is data (default: 0,1)",
     )
-    add("--steps", type=at_least(1), help="of the solver (default: the run's, or 50)")
-    add("--solver", choices=tuple(SOLVERS), help="(default: the run's, or euler)")
+    add("--steps", type=at_least(1), metavar="N", help="of the solver (default: the run's, or 50)")
+    add("--solver", choices=tuple(SOLVERS), help="integrator (default: the run's, or euler)")
     add = parser.add_argument_group("with which model").add_argument
     add(
         "--checkpoint",
@@ -119,11 +125,11 @@ def add_shared(parser: Parser, negative_prompt: str | None, with_images: bool = 
         help="a run's folder, a folder in the released layout, or a hub id (default: "
         f"{CHECKPOINT})",
     )
-    add("--variant", help="sub-folder of a release, as no_clip or only_hpsv2")
-    add("--revision", help="branch, tag or commit on the hub")
+    add("--variant", metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2")
+    add("--revision", metavar="NAME", help="branch, tag or commit on the hub")
     add("--text-encoder", metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)")
     add("--vae", metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)")
-    add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else bfloat16)")
+    add("--dtype", choices=DTYPES, help="of the network (default: float32 on a CPU, else bfloat16)")
     add(
         "--batch-size",
         type=at_least(1),

@@ -59,7 +59,7 @@ def sheet(asked: Asked, rewards: Sequence[str] | None = None, frames: int = 36) 
         ]
 
     others = {k: v for k, v in asked.positive(asked.prompts[0]).items() if k not in rewards}
-    told = f"{describe_levels(others)}; " if others else ""
+    told = f"{describe_levels(others, 'all others')}; " if others else ""
     return make_sheet(asked, columns, told + asked.settings.describe(), folder="frames/")
 
 

@@ -115,8 +115,12 @@ def make_sheet(
     return Sheet(tuple(pictures), rows, tuple(labels), asked.num_images, title, per_line)
 
 
-def describe_levels(levels: Levels) -> str:
-    """Name the levels that are not 1, the others together."""
+def describe_levels(levels: Levels, everything: str = "all rewards") -> str:
+    """Name the levels that are not 1, the others together.
+
+    Args:
+      everything: what all of `levels` together are called.
+    """
     if not levels:
         return "no rewards"
     named = [
@@ -124,5 +128,5 @@ def describe_levels(levels: Levels) -> str:
         for name, level in levels.items()
         if level != 1
     ]
-    rest = len(levels) > len(named)
-    return ", ".join([*named, *(["all others 1" if named else "all rewards 1"] if rest else [])])
+    rest = "all others 1" if named else f"{everything} 1"
+    return ", ".join(named + [rest] * (len(levels) > len(named)))

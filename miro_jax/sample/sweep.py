@@ -37,7 +37,8 @@ def sheet(asked: Asked, reward: str, levels: int = 5) -> Sheet:
         ]
 
     others = {k: v for k, v in asked.positive(asked.prompts[0]).items() if k != reward}
-    title = f"s+ of {reward} from 0 to 1; {describe_levels(others)}; {asked.settings.describe()}"
+    rest = f"{describe_levels(others, 'all others')}; " if others else ""
+    title = f"s+ of {reward} from 0 to 1; {rest}{asked.settings.describe()}"
     return make_sheet(asked, columns, title)
 
 
