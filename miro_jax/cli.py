@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from miro_jax import annotate, export, sample
+from miro_jax import annotate, export, sample, score
 from miro_jax import main as run
 from miro_jax.weights import __main__ as weights
 
@@ -27,6 +27,7 @@ VERBS = {
     "annotate": Verb(annotate.main, "score and encode pictures with captions into records"),
     "train": Verb(run.main, "one stage of a configured run, training by default (= main)"),
     "sample": Verb(sample.main, "draw pictures, grids, strips, best-of-N, loops from a checkpoint"),
+    "score": Verb(score.main, "score pictures of any origin with reward models into a table"),
     "weights": Verb(weights.main, "look into weight files; pickles to safetensors"),
     "export": Verb(export.main, "write a run's weights in the released layout"),
 }

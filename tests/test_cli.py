@@ -37,7 +37,7 @@ def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
     assert seen == [["tradeoff", "--out=sample"]]
 
 
-@pytest.mark.parametrize("verb", ["annotate", "train", "sample", "export"])
+@pytest.mark.parametrize("verb", ["annotate", "train", "sample", "score", "export"])
 def test_each_verb_explains_itself(capsys, verb):
     try:
         status = cli.main([verb, "--help"])
