@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
+MAX_BYTES = 1 << 26  # of a file: a byte for each pixel allowed
 # Formats that run no other program and have a trustworthy size in their header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG_START = b"\xff\xd8\xff"

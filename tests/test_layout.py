@@ -13,7 +13,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "records bins files flow solvers guidance sharding images resize shapes trees digest shards"
+    "records bins files storage manifest flow solvers guidance sharding images resize shapes trees digest shards"
+    " causes"
     " targets",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",

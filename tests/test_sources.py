@@ -54,7 +54,7 @@ def test_samples_come_in_order_with_all_their_parts(tar):
     for i, sample in enumerate(samples):
         assert sample.image == bytes([i]) * 700
         assert sample.caption == f"caption {i} ünï"
-        assert sample.synthetic == {"long": f"long {i}", "short": f"long {i}"}
+        assert sample.synthetic == {"long": f"long {i}", "short": "from json"}
         assert sample.meta["width"] == 32 and sample.problem == ""
 
 
@@ -75,18 +75,18 @@ def test_missing_parts_stay_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "problem"),
     [
-        ("a.txt", b"\xff\xfe\xff"),
-        ("a.json", b"{broken"),
-        ("a.json", b"[1]"),
-        ("a.json", b"[" * 99999),
+        ("a.txt", b"\xff\xfe\xff", "unreadable caption"),
+        ("a.json", b"{broken", "unreadable json"),
+        ("a.json", b"[1]", "unreadable json"),
+        ("a.json", b"[" * 99999, "unreadable json"),
     ],
 )
-def test_unreadable_text_is_a_problem_not_an_exception(tmp_path, name, content):
+def test_unreadable_text_is_a_problem_not_an_exception(tmp_path, name, content, problem):
     path = write_tar(tmp_path / "a.tar", [("a.jpg", b"x"), (name, content), ("b.jpg", b"y")])
     samples = list(tar_samples(path))
-    assert [s.problem for s in samples] == ["unreadable caption or json", ""]
+    assert [s.problem for s in samples] == [problem, ""]
 
 
 def test_directories_hidden_files_and_values_of_other_types_are_passed_over(tmp_path):
@@ -122,14 +122,15 @@ def test_long_names_are_read(tmp_path):
     assert [s.key for s in tar_samples(path)] == [key]
 
 
-def test_header_damaged_midway_is_reported_after_the_readable_part(tar):
+def test_header_damaged_midway_is_reported_and_what_follows_is_read(tar):
     offset = header_offset(tar, "dir/key3.jpg")
     content = bytearray(open(tar, "rb").read())
     content[offset + 10] ^= 1
     open(tar, "wb").write(content)
     samples, damage = read_all(tar)
-    assert [s.key for s in samples] == ["dir/key0", "dir/key1", "dir/key2"]
-    assert all(not s.problem and s.synthetic for s in samples)
+    assert [s.key for s in samples] == [f"dir/key{i}" for i in range(6)]
+    assert [s.problem for s in samples] == ["", "", "", "cut short by damage", "", ""]
+    assert all(s.synthetic for s in samples)
     assert (damage.path, damage.offset) == (tar, offset)
     assert tar in str(damage) and str(offset) in str(damage)
 

@@ -1,0 +1,94 @@
+"""Sources: where pictures and captions come from, in pieces that do not depend on who reads them.
+
+    open_source(spec) -> Source           .pieces -> list of Piece
+    Piece   .id .number .count .num_bytes .fingerprint() .samples() -> iterator of Sample
+    Sample  .key .read() .caption .synthetic .meta .problem .detail
+
+    tar:PATTERN                       tar shards of KEY.jpg, KEY.txt, KEY.json; {00..99}, *, ?, **
+    folder:DIR                        pictures with KEY.txt, KEY.json beside them
+    table:FILE_OR_PATTERN             parquet with pictures or paths inside
+    tfds:NAME/CONFIG:VERSION@DIR      TensorFlow Datasets, prepared as array_record
+
+Options follow a question mark, with `&` between: `captions=FILE` (tar, folder: CSV, TSV, JSONL or
+parquet), `synthetic=FILE` (all: file, short, long; tabs between, no header), `per_piece=N` (folder,
+table), `image=NAME`, `caption=NAME` (table, tfds: which column or feature), `split=NAME` (tfds).
+Paths with a scheme, such as gs://, are read through fsspec.
+
+For `annotate` and `piece`: read pieces through `open_source`. Its samples come with cleaned
+captions (`<PERSON>` deleted), with keys unique in the source (tar: SHARD.tar/KEY), with duplicates,
+missing captions and damage as `problem`: nothing is raised but OSError of the storage.
+`Sample.read()` is for the threads that decode. `list_pieces` and `tar_samples` remain for callers
+that know tar files only.
+"""
+
+from __future__ import annotations
+
+from miro_jax.sources import folder, parquet, tar, tfds
+from miro_jax.sources.captions import index_captions, index_synthetic
+from miro_jax.sources.sample import Piece, Sample, Source, Tables
+from miro_jax.sources.spec import KINDS, parse
+from miro_jax.sources.storage import fingerprint, match_files
+from miro_jax.sources.tables import open_table, sha256
+from miro_jax.sources.tar import IMAGE_EXTENSIONS, DamagedTar, tar_samples
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "KINDS",
+    "DamagedTar",
+    "Piece",
+    "Sample",
+    "Source",
+    "fingerprint",
+    "list_pieces",
+    "open_source",
+    "tar_samples",
+]
+
+_LISTERS = {
+    "tar": tar.list_tars,
+    "folder": folder.list_runs,
+    "table": parquet.list_groups,
+    "tfds": tfds.list_shards,
+}
+
+
+def open_source(text: str) -> Source:
+    """Find what a source is made of; no picture is read.
+
+    Args:
+        text: see above.
+
+    Returns:
+        The source; its pieces are the same, in the same order, wherever this is called.
+
+    Raises:
+        ValueError: the text is none of a source, or a table that it names is damaged.
+        FileNotFoundError: there is no such thing.
+    """
+    spec = parse(text)
+    facts = {"kind": spec.kind, **spec.options}
+    captions = synthetic = None
+    if "captions" in spec.options:
+        table = open_table(spec.options["captions"])
+        if table.caption_column is None:
+            raise ValueError(
+                f"{table.path} must have a column of captions; give one the name 'caption'."
+            )
+        captions, facts["captions"] = index_captions(table), table.sha256
+    if "synthetic" in spec.options:
+        synthetic = index_synthetic(spec.options["synthetic"])
+        facts["synthetic"] = sha256(spec.options["synthetic"])
+    return Source(text, facts, _LISTERS[spec.kind](spec, Tables(captions, synthetic)))
+
+
+def list_pieces(text: str) -> list[str]:
+    """Return the paths of the tar files that a `tar:` source names, sorted.
+
+    Raises:
+        ValueError: the source is of another kind; `open_source` reads all.
+        FileNotFoundError: the pattern matches nothing.
+    """
+    spec = parse(text)
+    if spec.kind != "tar":
+        raise ValueError(f"Only tar sources are files; got {text!r}. Read it by open_source.")
+    return [file.path for file in match_files(spec.place)]

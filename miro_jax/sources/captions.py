@@ -1,0 +1,121 @@
+"""Captions by the names of pictures, on disk: a table of ten million captions fits no memory.
+
+A table may name a picture by its path inside the source, with or without the ending, or by its
+whole path. A table of synthetic captions has no header and the columns file, short, long; a picture
+is found by the stem of its file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sqlite3
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from miro_jax.sources import storage
+from miro_jax.sources.tables import Table, damaged, records
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a table says of a picture. texts: as asked for. clash: where it also says another."""
+
+    texts: tuple[str | None, ...]
+    clash: str
+
+
+class TextIndex:
+    """Finds texts by name; any thread may ask. Lies in a temporary file that has no name.
+
+    Args:
+        place: of the table, for messages.
+        rows: (name, texts, line) of every row.
+    """
+
+    def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
+        self._place, self._lock = place, threading.Lock()
+        # "" is a temporary database; the system deletes it with the process, however that ends.
+        self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._base.execute("PRAGMA journal_mode = OFF")
+        self._base.execute("PRAGMA synchronous = OFF")
+        self._base.execute(
+            "CREATE TABLE texts (name TEXT PRIMARY KEY, said TEXT, line INT, other INT) "
+            "WITHOUT ROWID"
+        )
+        self._base.execute("BEGIN")
+        self._base.executemany(
+            "INSERT INTO texts VALUES (?, ?, ?, NULL) ON CONFLICT (name) DO UPDATE "
+            "SET other = coalesce(other, excluded.line) WHERE said IS NOT excluded.said",
+            ((normal(name), json.dumps(said), line) for name, said, line in rows),
+        )
+        self._base.execute("COMMIT")
+
+    def find(self, names: Iterable[str]) -> Found | None:
+        """Return what is said under the first of several names that the table has."""
+        for name in names:
+            query = "SELECT said, line, other FROM texts WHERE name = ?"
+            with self._lock:
+                row = self._base.execute(query, (normal(name),)).fetchone()
+            if row:
+                said, line, other = row
+                clash = f"lines {line} and {other} of {self._place}" if other else ""
+                return Found(tuple(json.loads(said)), clash)
+        return None
+
+    def first_clash(self) -> tuple[str, int, int] | None:
+        """Return the first name that is said to have two different texts, and the two lines."""
+        query = "SELECT name, line, other FROM texts WHERE other IS NOT NULL ORDER BY line"
+        with self._lock:
+            return self._base.execute(query).fetchone()
+
+    def close(self) -> None:
+        """Delete the index."""
+        self._base.close()
+
+
+def index_captions(table: Table) -> TextIndex:
+    """Index a table by its column of paths; the texts are (caption,)."""
+    return TextIndex(table.path, ((row.path, (row.caption,), row.line) for row in table.rows()))
+
+
+def index_synthetic(path: str) -> TextIndex:
+    """Index a table of synthetic captions by stem; the texts are (short, long), None if empty.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line without a name or a caption, or not written by the rules of `tables`.
+    """
+    if not storage.is_file(path):
+        raise FileNotFoundError(
+            f"{path} must be a table of synthetic captions: file, short, long; there is none."
+        )
+    return TextIndex(path, _synthetic_rows(path))
+
+
+def _synthetic_rows(path: str) -> Iterator[tuple[str, tuple[str | None, ...], int]]:
+    for line, fields in records(path, "\t"):
+        if len(fields) < 2 or not stem(fields[0]):
+            raise damaged(path, line, f"must be file, short, long with tabs between; got {fields}")
+        short, long = (text if text.strip() else None for text in (fields[1], fields[-1]))
+        yield stem(fields[0]), (short, long), line
+
+
+def stem(name: str) -> str:
+    """Return a file's name without its folders and its last ending."""
+    return os.path.splitext(name.rpartition("/")[2])[0]
+
+
+def readable(name: str) -> str:
+    """Return a file's name as text that UTF-8 can hold, whatever its bytes are."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, as JSON can write it
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def normal(name: str) -> str:
+    """Return the one form that equal paths have: no `./`, forward slashes, composed letters."""
+    return unicodedata.normalize("NFC", os.path.normpath(readable(name)).replace("\\", "/"))

@@ -1,0 +1,239 @@
+"""Parquet tables with pictures inside, or with paths to them, as Hugging Face datasets are stored.
+
+A column of pictures is a struct of `bytes` and `path`, or bytes, or paths from the table's folder.
+The caption and its synthetic forms are columns by the names that `texts` knows; other plain values
+become the sample's meta. A piece is whole row groups of one file, as many as fit.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow
+from pyarrow import parquet, types
+
+from miro_jax.images import MAX_BYTES
+from miro_jax.sources import files, storage, tables
+from miro_jax.sources.captions import readable
+from miro_jax.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.sources.spec import Spec
+from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
+
+ROWS_PER_PIECE = 1000
+IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
+CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
+NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
+_BYTES, _PATH = ("image", "bytes"), ("image", "path")  # no column is named by a tuple
+_ROWS_AT_A_TIME = 16  # a picture may have megabytes
+_NUM_FOOTERS_AT_A_TIME = 16  # remote ones wait for the network
+
+
+def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
+    """Return the pieces of the tables that a pattern names.
+
+    A file that is no parquet is a piece too, with its damage for a sample.
+
+    Raises:
+        FileNotFoundError: the pattern matches nothing.
+        ValueError: no file can be read, or none has a column of pictures.
+    """
+    length = spec.number("per_piece", ROWS_PER_PIECE)
+    folder = storage.fixed_folder(spec.place)
+    listed = storage.match_files(spec.place)
+    with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
+        footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
+    if all(isinstance(footer, str) for footer in footers):
+        raise ValueError(f"{spec.place} must be parquet tables with pictures: {footers[0]}.")
+    pieces = []
+    for file, footer in zip(listed, footers, strict=True):
+        name = storage.relative(file.path, folder)
+        if isinstance(footer, str):
+            lost = functools.partial(_damaged, name, footer)
+            sign = functools.partial(storage.fingerprint, file.path)
+            pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
+            continue
+        first_row = 0
+        for first, last, rows, num_bytes in _runs(footer, length):
+            piece_id = f"{name}#{first:05d}"
+            arguments = (file.path, name, piece_id, first, last, first_row)
+            read = functools.partial(_samples, *arguments, spec=spec)
+            sign = functools.partial(_sign, file.path, first, last)
+            pieces.append(Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables))
+            first_row += rows
+    return pieces
+
+
+def _damaged(piece_id: str, reason: str) -> Iterator[Sample]:
+    yield damage(piece_id, "damaged table", reason)
+
+
+def _sign(path: str, first: int, last: int) -> str:
+    text = f"{storage.fingerprint(path)} {first} {last}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _open(path: str) -> parquet.ParquetFile:
+    # Streaming the columns keeps a row group of gigabytes out of memory.
+    file = storage.open_read(path) if storage.is_remote(path) else path
+    return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+
+
+def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
+    """Return the metadata of a file, or why it is of no use."""
+    try:
+        with _open(path) as file:
+            _columns(path, file.schema_arrow, spec)
+            return file.metadata
+    except (pyarrow.ArrowException, ValueError) as error:
+        return str(error)
+    except OSError as error:  # pyarrow says so of damaged files as well
+        if error.errno is not None:
+            raise
+        return str(error)
+
+
+def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> tuple[str, str | None]:
+    """Return the columns of the pictures and of the captions.
+
+    Raises:
+        ValueError: there is none of pictures, or not the one asked for.
+    """
+    kinds = {field.name: field.type for field in schema}
+    inside = [name for name, kind in kinds.items() if _is_struct(kind) or _is_bytes(kind)]
+    possible = inside + [name for name, kind in kinds.items() if _is_text(kind)]
+    asked = spec.options.get("image")
+    image = tables.choose_column(path, possible, asked, (), "image")
+    image = image or tables.choose_column(path, inside, None, IMAGE_COLUMNS, "image")
+    structs = [name for name in inside if _is_struct(kinds[name])]
+    if image is None and len(structs) == 1:
+        image = structs[0]
+    usual = IMAGE_COLUMNS + PATH_COLUMNS
+    image = image or tables.choose_column(path, possible, None, usual, "image")
+    if image is None:
+        raise ValueError(
+            f"{path} has no column of pictures named one of {', '.join(usual)}; it has "
+            f"{', '.join(kinds)}. Name it with ?image=COLUMN"
+        )
+    texts = [n for n in kinds if n != image and (_is_text(kinds[n]) or _is_texts(kinds[n]))]
+    asked = spec.options.get("caption")
+    return image, tables.choose_column(path, texts, asked, CAPTION_COLUMNS, "caption")
+
+
+def _is_struct(kind: pyarrow.DataType) -> bool:
+    return types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+
+
+def _is_bytes(kind: pyarrow.DataType) -> bool:
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _is_texts(kind: pyarrow.DataType) -> bool:
+    return types.is_list(kind) and _is_text(kind.value_type)
+
+
+def _is_number(kind: pyarrow.DataType) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+
+
+def _runs(footer: parquet.FileMetaData, length: int) -> Iterator[tuple[int, int, int, int]]:
+    """Part a file into runs of whole row groups: yield (first, behind the last, rows, bytes)."""
+    first, rows, num_bytes = 0, 0, 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        if rows and rows + group.num_rows > length:
+            yield first, number, rows, num_bytes
+            first, rows, num_bytes = number, 0, 0
+        rows, num_bytes = rows + group.num_rows, num_bytes + group.total_byte_size
+    if rows:
+        yield first, footer.num_row_groups, rows, num_bytes
+
+
+def _samples(
+    path: str, name: str, piece_id: str, first: int, last: int, row: int, spec: Spec
+) -> Iterator[Sample]:
+    """Read row groups; `row` is the number of the first of their rows in the file."""
+    try:
+        with _open(path) as file:
+            image, caption = _columns(path, file.schema_arrow, spec)
+            wanted = [
+                field.name
+                for field in file.schema_arrow
+                if field.name in (image, caption) or _is_text(field.type) or _is_number(field.type)
+            ]
+            batches = file.iter_batches(
+                _ROWS_AT_A_TIME, row_groups=list(range(first, last)), columns=wanted
+            )
+            for batch in batches:
+                for values in _rows(batch, image):
+                    yield _sample(storage.parent(path), f"{name}/{row:08d}", values, caption)
+                    row += 1
+    except (pyarrow.ArrowException, ValueError) as error:
+        yield damage(piece_id, "damaged table", f"at row {row}: {error}")
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        yield damage(piece_id, "damaged table", f"at row {row}: {error}")
+
+
+def _rows(batch: pyarrow.RecordBatch, image: str) -> Iterator[dict]:
+    """Yield the rows of a batch, text as bytes: it need not be UTF-8. Pictures: _BYTES, _PATH."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name != image:
+            columns[name] = _values(column)
+        elif _is_struct(column.type):
+            parts = dict(zip(column.type.names, column.flatten(), strict=True))
+            columns |= {p: _values(parts[p[1]]) for p in (_BYTES, _PATH) if p[1] in parts}
+        else:
+            columns[_PATH if _is_text(column.type) else _BYTES] = _values(column)
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def _values(column: pyarrow.Array) -> list:
+    if _is_text(column.type):
+        column = column.cast(pyarrow.large_binary())
+    elif _is_texts(column.type):
+        column = column.cast(pyarrow.list_(pyarrow.large_binary()))
+    return column.to_pylist()
+
+
+def _sample(folder: str, key: str, values: dict, caption: str | None) -> Sample:
+    """Interpret a row of a table in a folder."""
+    data, place = values.pop(_BYTES, None), values.pop(_PATH, None)
+    place = readable(os.fsdecode(place)) if place else ""
+    said = values.pop(caption, None)
+    said = said if isinstance(said, list) else [said]
+    meta, problem, detail = {}, "", ""
+    for name, value in {**values, "caption": said[0] if said else None}.items():
+        try:
+            meta[name] = value.decode("utf-8") if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            meta[name] = value.decode("utf-8", "backslashreplace")
+            if name in ("caption", LONG_FIELD, *SHORT_FIELDS):
+                problem, detail = "unreadable caption", f"{name}: {error}"
+    text = meta.pop("caption")
+    if data is None and place:
+        data = functools.partial(files.read_file, storage.join(folder, place))
+    elif data is not None and len(data) > MAX_BYTES:
+        problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
+    names = [place, *(meta.get(name) for name in NAME_COLUMNS)]
+    return Sample(
+        key=key,
+        image=data,
+        caption=text,
+        synthetic=synthetic_of(meta, text),
+        meta=meta,
+        problem=problem,
+        detail=detail,
+        names=tuple(name for name in names if isinstance(name, str) and name),
+    )

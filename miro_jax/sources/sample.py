@@ -1,0 +1,161 @@
+"""What every kind of source gives: samples, in pieces."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from miro_jax import causes
+from miro_jax.images import BadImage
+from miro_jax.sources import texts
+from miro_jax.sources.captions import TextIndex, stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One picture with its captions, not decoded.
+
+    key: its name inside the source. image: the encoded file, or what reads it, or None.
+    caption: or None. synthetic: {"long": text, "short": text}, or empty.
+    meta: further values, as JSON has them. problem: why it cannot be used, one of `causes`, or "".
+    detail: what a cause alone does not say. names: what tables of captions may call it, the
+    likeliest first.
+    """
+
+    key: str
+    image: bytes | Callable[[], bytes] | None
+    caption: str | None
+    synthetic: dict[str, str]
+    meta: dict
+    problem: str = ""
+    detail: str = ""
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.problem:
+            causes.check(self.problem)
+
+    def read(self) -> bytes:
+        """Return the encoded file; any thread may call this.
+
+        Raises:
+            BadImage: there is no such file, or it is none that can be read.
+            OSError: the storage itself fails.
+        """
+        if self.image is None:
+            raise BadImage("missing image")
+        return self.image() if callable(self.image) else self.image
+
+
+def damage(piece_id: str, cause: str, detail: str) -> Sample:
+    """Return what stands for a damaged part of a piece among its samples; its key is the piece."""
+    return Sample(piece_id, None, None, {}, {}, cause, detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """Texts that tables give in place of those beside the pictures; see `captions`.
+
+    captions: indexed by any of a sample's names. synthetic: (short, long), indexed by stem.
+    """
+
+    captions: TextIndex | None = None
+    synthetic: TextIndex | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a source that is read as a whole: a tar, a shard, a run of files or rows.
+
+    number: 0, 1, 2, ... in the source. id: a name that stays where other pieces come or go.
+    count: samples, or None where only reading tells. num_bytes: of its files, or None.
+    read, sign: of its kind: yield samples; return the fingerprint.
+    """
+
+    number: int
+    id: str
+    count: int | None
+    num_bytes: int | None
+    read: Callable[[], Iterator[Sample]]
+    sign: Callable[[], str]
+    tables: Tables = Tables()
+
+    def samples(self) -> Iterator[Sample]:
+        """Read the samples in their order, which is always the same.
+
+        Yields:
+            Every sample, one that cannot be used with its `problem`. Damage of the piece itself
+            is such a sample too, its cause one of `causes.OF_A_PIECE` and its key the piece's id.
+            Keys of samples without a problem are unique in the whole source.
+
+        Raises:
+            OSError: the storage itself fails.
+        """
+        seen = set()
+        for sample in self.read():
+            sample = self._with_tables(sample)
+            problem, detail = _problem_of(sample, seen)
+            seen.add(sample.key)
+            caption = None if sample.caption is None else texts.clean(sample.caption)
+            synthetic = {form: texts.clean(text) for form, text in sample.synthetic.items()}
+            yield dataclasses.replace(
+                sample, caption=caption, synthetic=synthetic, problem=problem, detail=detail
+            )
+
+    def fingerprint(self) -> str:
+        """Return a short digest that changes when the piece does; cheap, so not of every byte.
+
+        Raises:
+            OSError: a file is gone or cannot be read.
+        """
+        return self.sign()
+
+    def _with_tables(self, sample: Sample) -> Sample:
+        """Put the texts of the tables in place."""
+        clashes, changes = [], {}
+        if self.tables.captions is not None:
+            found = self.tables.captions.find(sample.names)
+            changes["caption"] = found.texts[0] if found else None
+            clashes += [found] if found and found.clash else []
+        if self.tables.synthetic is not None:
+            found = self.tables.synthetic.find([stem(name) for name in sample.names[:1]])
+            caption = changes.get("caption", sample.caption)
+            changes["synthetic"] = {}
+            if found:
+                short, long = found.texts
+                changes["synthetic"] = texts.forms(long, short, caption)
+                clashes += [found] if found.clash else []
+        if clashes and not sample.problem:
+            changes |= {"problem": "ambiguous caption", "detail": clashes[0].clash}
+        return dataclasses.replace(sample, **changes) if changes else sample
+
+
+def _problem_of(sample: Sample, seen: set[str]) -> tuple[str, str]:
+    """Return the first cause why a sample cannot be used, and its detail; or two empty texts."""
+    if sample.problem:
+        return sample.problem, sample.detail
+    if sample.key in seen:
+        return "duplicate key", ""
+    if sample.image is None:
+        return "missing image", ""
+    if sample.image == b"":
+        return "empty file", ""
+    for text in (sample.caption or "", *sample.synthetic.values()):
+        problem, detail = texts.check(text)
+        if problem:
+            return problem, detail
+    return "", ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Pictures with captions in numbered pieces, which do not depend on who reads them.
+
+    spec: the text that named it. facts: JSON values that its samples depend on besides the pieces:
+    kind, options, digests of the tables.
+    """
+
+    spec: str
+    facts: dict[str, Any]
+    pieces: list[Piece]

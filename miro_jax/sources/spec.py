@@ -1,0 +1,70 @@
+"""The text that names a source: KIND:PLACE, with options after a question mark.
+
+    tar:/data/cc12m/{00000..01242}.tar?synthetic=/data/recaptioned.tsv
+    folder:/data/photos?captions=/data/photos.csv
+    tfds:coco_captions/2014:1.1.0@/data/tfds?split=train
+    table:gs://bucket/train-*.parquet?image=jpg&caption=text
+
+A question mark is a wild card too; options are what looks like NAME=VALUE&NAME=VALUE at the end.
+Values are taken as they stand, so a file whose name holds `&` cannot be named there.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+# Kind -> the options it understands.
+OPTIONS = {
+    "tar": ("captions", "synthetic"),
+    "folder": ("captions", "synthetic", "per_piece"),
+    "table": ("image", "caption", "synthetic", "per_piece"),
+    "tfds": ("split", "image", "caption", "synthetic"),
+}
+KINDS = tuple(OPTIONS)
+_OPTIONS_AT_END = re.compile(r"\?(\w+=[^&]*(?:&\w+=[^&]*)*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A source's text, taken apart. options: name -> value, both as written."""
+
+    kind: str
+    place: str
+    options: Mapping[str, str]
+
+    def number(self, name: str, default: int) -> int:
+        """Return an option that is a number of at least 1.
+
+        Raises:
+            ValueError: it is not.
+        """
+        text = self.options.get(name, str(default))
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"{name} of a source must be a number of at least 1; got {text!r}.")
+        return int(text)
+
+
+def parse(text: str) -> Spec:
+    """Take the text of a source apart.
+
+    Raises:
+        ValueError: unknown kind or option, or no place.
+    """
+    kind, _, place = text.partition(":")
+    if kind not in KINDS or not place:
+        raise ValueError(
+            f"A source must be KIND:PLACE with a kind of {KINDS}, such as 'tar:/data/*.tar'; "
+            f"got {text!r}."
+        )
+    options: dict[str, str] = {}
+    if match := _OPTIONS_AT_END.search(place):
+        place = place[: match.start()]
+        for item in match[1].split("&"):
+            name, _, value = item.partition("=")
+            if name not in OPTIONS[kind] or name in options or not value:
+                raise ValueError(
+                    f"Options of a {kind} source must be some of {', '.join(OPTIONS[kind])}, each "
+                    f"once and with a value; got {item!r} in {text!r}."
+                )
+            options[name] = value
+    return Spec(kind, place, options)

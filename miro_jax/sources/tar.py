@@ -1,0 +1,156 @@
+"""Tar shards as img2dataset and webdataset write them: KEY.jpg, KEY.txt, KEY.json side by side.
+
+The key is the member's path up to the first dot of its name; members of one key that follow each
+other are one sample. Whatever is damaged, the rest is read; a sample next to damage that lacks a
+part which others have is not used, for its synthetic caption might be what is lost.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from miro_jax.images import MAX_BYTES
+from miro_jax.sources import archive, storage
+from miro_jax.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.sources.spec import Spec
+from miro_jax.sources.texts import interpret
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+
+
+class DamagedTar(OSError):
+    """A tar file that is damaged: its `path`, the `offset` of the first place, the `reason`."""
+
+    def __init__(self, path: str, offset: int, reason: str):
+        super().__init__(f"{path} is damaged at byte {offset}: {reason}. Fetch or make it again.")
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+class _Open:
+    """The members of one key. near_damage: damage stands before or between or after them."""
+
+    def __init__(self, key: str, near_damage: bool):
+        self.key, self.near_damage = key, near_damage
+        self.members: dict[str, archive.Member] = {}
+
+
+def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
+    """Return one piece for each archive that a pattern names.
+
+    Raises:
+        FileNotFoundError: the pattern, or a part of it, matches nothing.
+    """
+    folder = storage.fixed_folder(spec.place)
+    pieces = []
+    for number, file in enumerate(storage.match_files(spec.place)):
+        name = storage.relative(file.path, folder)
+        read = functools.partial(_piece_samples, file.path, name)
+        sign = functools.partial(storage.fingerprint, file.path)
+        pieces.append(Piece(number, name, None, file.size, read, sign, tables))
+    return pieces
+
+
+def tar_samples(path: str) -> Iterator[Sample]:
+    """Read the samples of a tar file in order, with keys as they stand there.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedTar: after all that can be read, if there is damage; it names the first.
+    """
+    first = None
+    for found in _samples(path):
+        if isinstance(found, Sample):
+            yield found
+        elif first is None:
+            first = found
+    if first is not None:
+        raise DamagedTar(path, first.offset, first.reason)
+
+
+def _piece_samples(path: str, name: str) -> Iterator[Sample]:
+    for found in _samples(path, name + "/"):
+        if isinstance(found, Sample):
+            yield found
+        else:
+            yield damage(name, "damaged tar", f"at byte {found.offset}: {found.reason}")
+
+
+def _samples(path: str, prefix: str = "") -> Iterator[Sample | archive.Damage]:
+    """Yield samples and damage. Damage comes before the samples next to it.
+
+    Which parts a sample should have is seen from one beside it that is far from damage; until there
+    is one, those near damage wait.
+    """
+    usual: set[str] | None = None
+    waiting: list[_Open] = []
+    for group in _groups(path):
+        if isinstance(group, archive.Damage):
+            yield group
+        elif group.near_damage and usual is None:
+            waiting.append(group)
+        elif group.near_damage:
+            yield _sample(prefix, group, usual)
+        else:
+            usual = set(group.members)
+            yield from (_sample(prefix, earlier, usual) for earlier in waiting)
+            waiting = []
+            yield _sample(prefix, group, usual)
+    yield from (_sample(prefix, earlier, None) for earlier in waiting)
+
+
+def _groups(path: str) -> Iterator[_Open | archive.Damage]:
+    """Put members of one key together."""
+    group, near = None, False
+    with storage.open_read(path) as file:
+        for found in archive.members(file, storage.size_of(path)):
+            if isinstance(found, archive.Damage):
+                near = True
+                if group is not None:
+                    group.near_damage = True
+                yield found
+                continue
+            folder, slash, name = found.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            if not found.regular or not stem:  # a hidden file has no stem
+                continue
+            key, extension = folder + slash + stem, extension.lower()
+            if group is None or key != group.key or extension in group.members:
+                if group is not None:
+                    yield group
+                group, near = _Open(key, near), False
+            group.near_damage |= near
+            near = False
+            group.members[extension] = found
+    if group is not None:
+        yield group
+
+
+def _sample(prefix: str, group: _Open, usual: set[str] | None) -> Sample:
+    """Interpret the members of one key."""
+    members, problem, detail = group.members, "", ""
+    image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)
+    txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
+    texts = interpret(txt, meta)
+    if group.near_damage and (usual is None or not usual <= set(members)):
+        lost = sorted((usual or set()) - set(members))
+        problem, detail = "cut short by damage", f"lacks {', '.join(lost) or 'perhaps a part'}"
+    else:
+        sizes = {e: m.size for e, m in members.items() if m.content is None}
+        for extension, cause in (("txt", "caption too long"), ("json", "unreadable json")):
+            if extension in sizes:
+                problem, detail = cause, f"{sizes[extension]} bytes"
+        if image is not None and image.content is None:
+            problem, detail = "too large", f"a file of {image.size} bytes, at most {MAX_BYTES}"
+    return Sample(
+        key=prefix + group.key,
+        image=None if image is None else image.content,
+        caption=texts.caption,
+        synthetic=texts.synthetic,
+        meta=texts.meta,
+        problem=problem or texts.problem,
+        detail=detail or texts.detail,
+        names=(group.key,) if not prefix else (group.key, prefix + group.key),
+    )

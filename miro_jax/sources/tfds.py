@@ -1,0 +1,198 @@
+"""Data sets as TensorFlow Datasets prepares them in ArrayRecord files, read without TensorFlow.
+
+    DIR/NAME/CONFIG/VERSION/dataset_info.json       splits, number of examples in each shard
+                            features.json           what an example holds
+                            NAME-train.array_record-00000-of-00010
+
+A piece is a shard. The picture is the feature of that kind, the caption the first of its texts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from miro_jax.images import MAX_BYTES
+from miro_jax.sources import examples, storage
+from miro_jax.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.sources.spec import Spec
+from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
+
+CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
+NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")
+DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_PLACE = re.compile(r"(?P<name>[\w/.-]+):(?P<version>\d+\.\d+\.\d+)@(?P<folder>.+)")
+_RECORDS_AT_A_TIME = 32
+
+
+def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
+    """Return one piece for each shard of a split.
+
+    Raises:
+        FileNotFoundError: the data set, or a shard of it, is not there.
+        ValueError: the name is not complete, or it is prepared in another format, or has no such
+            split, or not the features that are needed.
+    """
+    match = _PLACE.fullmatch(spec.place)
+    if not match:
+        raise ValueError(
+            "A source of TensorFlow Datasets must be tfds:NAME/CONFIG:VERSION@DIR, such as "
+            f"'tfds:coco_captions/2014:1.1.0@/data/tfds'; got {spec.place!r}."
+        )
+    folder = storage.join(match["folder"], f"{match['name']}/{match['version']}")
+    info = _read_json(storage.join(folder, "dataset_info.json"), match["name"])
+    kind = info.get("fileFormat", "tfrecord")
+    if kind != "array_record":
+        raise ValueError(
+            f"{folder} must be prepared as array_record; it is {kind}. {_remedy(match['name'])}"
+        )
+    features = dict(_leaves(_read_json(storage.join(folder, "features.json"), match["name"])))
+    image, caption = _choose(features, spec, folder)
+    splits = {split["name"]: split for split in info.get("splits", [])}
+    wanted = spec.options.get("split", "train")
+    if wanted not in splits:
+        raise ValueError(f"split must be one of {', '.join(splits)} of {folder}; got {wanted!r}.")
+    split = splits[wanted]
+    counts = [int(count) for count in split.get("shardLengths", [])]
+    pieces = []
+    for number, count in enumerate(counts):
+        template = split.get("filepathTemplate", DEFAULT_TEMPLATE)
+        name = _shard_name(template, info["name"], wanted, number, len(counts))
+        path = storage.join(folder, name)
+        size = storage.size_of(path)  # raises where it is missing
+        read = functools.partial(_samples, path, name, count, image, caption)
+        sign = functools.partial(storage.fingerprint, path)
+        pieces.append(Piece(number, name, count, size, read, sign, tables))
+    return pieces
+
+
+def _remedy(name: str) -> str:
+    dataset = name.split("/")[0]
+    return f"Prepare it with `tfds build {dataset} --file_format=array_record`."
+
+
+def _read_json(path: str, name: str) -> dict:
+    if not storage.is_file(path):
+        raise FileNotFoundError(f"{path} is missing. {_remedy(name)}")
+    with storage.open_read(path) as file:
+        return json.loads(file.read())
+
+
+def _shard_name(template: str, dataset: str, split: str, number: int, count: int) -> str:
+    """Fill in a template of names as data sets carry it."""
+    values = {
+        "DATASET": dataset,
+        "SPLIT": split,
+        "FILEFORMAT": "array_record",
+        "SHARD_INDEX": f"{number:05d}",
+        "NUM_SHARDS": f"{count:05d}",
+        "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}",
+    }
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
+
+
+def _leaves(feature: dict, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (name in an example, kind) of features.json: `image`, `text`, `tensor`, ..."""
+    if "featuresDict" in feature:
+        for part, inner in feature["featuresDict"]["features"].items():
+            yield from _leaves(inner, f"{name}/{part}" if name else part)
+    elif "sequence" in feature:
+        yield from _leaves(feature["sequence"]["feature"], name)
+    else:
+        yield name, next((kind for kind in feature if kind != "pythonClassName"), "")
+
+
+def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str | None]:
+    """Return the names of the features that hold picture and caption."""
+    images = [name for name, kind in features.items() if kind == "image"]
+    texts = [name for name, kind in features.items() if kind == "text"]
+    image = spec.options.get("image") or ("image" if "image" in images else None)
+    if image is None and len(images) == 1:
+        image = images[0]
+    if image not in images:
+        raise ValueError(
+            f"{folder} must have a feature that is the picture; its pictures are "
+            f"{', '.join(images) or 'none'}, asked for is {image!r}. Name one with ?image=NAME."
+        )
+    asked = spec.options.get("caption")
+    if asked is not None and asked.replace(".", "/") not in texts:
+        raise ValueError(
+            f"caption must be a feature of text of {folder}, which are {', '.join(texts)}; got "
+            f"{asked!r}."
+        )
+    if asked is not None:
+        return image, asked.replace(".", "/")
+    return image, next((name for name in CAPTION_FEATURES if name in texts), None)
+
+
+def _samples(path: str, name: str, count: int, image: str, caption: str | None) -> Iterator[Sample]:
+    with storage.local_copy(path) as local:
+        reader = ArrayRecordReader(local)
+        if not reader.ok():  # opening such a file is no error by itself; closing it is
+            yield damage(name, "damaged shard", "its index cannot be read")
+            return
+        found = reader.num_records()
+        for begin in range(0, found, _RECORDS_AT_A_TIME):
+            numbers = list(range(begin, min(begin + _RECORDS_AT_A_TIME, found)))
+            for number, record in zip(numbers, _read(reader, numbers), strict=True):
+                yield _sample(f"{name}/{number:08d}", record, image, caption)
+        reader.close()
+    if found != count:
+        yield damage(name, "damaged shard", f"must hold {count} records; it holds {found}")
+
+
+def _read(reader: ArrayRecordReader, numbers: list[int]) -> list[bytes | None]:
+    """Read records at once, or one by one if one is damaged; that one is None."""
+    try:
+        return reader.read(numbers)
+    except RuntimeError:  # its bytes do not fit its hash
+        if len(numbers) == 1:
+            return [None]
+        return [_read(reader, [number])[0] for number in numbers]
+
+
+def _sample(key: str, record: bytes | None, image: str, caption: str | None) -> Sample:
+    """Interpret an example."""
+    try:
+        if record is None:
+            raise ValueError("its bytes do not fit their hash")
+        values = examples.decode(record)
+    except ValueError as error:
+        return Sample(key, None, None, {}, {}, "damaged record", str(error))
+    data = next((v for v in values.pop(image, []) if isinstance(v, bytes)), None)
+    said = values.pop(caption, []) if caption else []
+    meta, problem, detail = {}, "", ""
+    for name, found in {**values, "caption": said[:1]}.items():
+        if len(found) != 1:  # lists have no place in the meta
+            continue
+        meta[name] = found[0]
+        if isinstance(found[0], bytes):
+            meta[name] = found[0].decode("utf-8", "backslashreplace")
+            if name in ("caption", LONG_FIELD, *SHORT_FIELDS) and not _is_utf8(found[0]):
+                problem, detail = "unreadable caption", f"{name} is not UTF-8"
+    text = meta.pop("caption", None)
+    if data is not None and len(data) > MAX_BYTES:
+        problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
+    names = [str(meta[name]) for name in NAME_FEATURES if name in meta]
+    return Sample(
+        key=key,
+        image=data,
+        caption=text,
+        synthetic=synthetic_of(meta, text),
+        meta=meta,
+        problem=problem,
+        detail=detail,
+        names=tuple(names),
+    )
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
