@@ -1,6 +1,6 @@
 """MIRO in JAX: text-to-image flow models trained on captions and reward levels together.
 
-    from miro_jax import MiroPipeline, load_reward
+from miro_jax import MiroPipeline, load_reward
 """
 
 from miro_jax.pipeline import MiroPipeline
