@@ -22,7 +22,8 @@ from flax import nnx
 from miro_jax import models, sharding
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.optim import make_optimizer, warmup_cosine
-from miro_jax.rewards import REWARDS, load_reward
+from miro_jax.rewards import REWARDS
+from miro_jax.rewards import load_rewards as load_rewards_by_name
 from miro_jax.solvers import get_solver
 from miro_jax.state import abstract_state, graph_of, make_init
 
@@ -184,7 +185,7 @@ def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
 
 def load_rewards(config: ml_collections.ConfigDict) -> list:
     """Load every reward of `config.rewards`, in order."""
-    return [load_reward(name) for name in config.rewards]
+    return load_rewards_by_name(config.rewards)
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:

@@ -35,7 +35,12 @@ from miro_jax.weights.tokenizer import (
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-LENGTHS = (16, 32)  # that batches are padded to, or to the longest: few programs are compiled
+LENGTHS = (
+    16,
+    24,
+    32,
+    48,
+)  # that batches are padded to, or to the longest: few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ class CaptionTokenizer:
             longest: tokens of which no caption keeps more.
 
         Returns:
-            [B, L] int32, with L the shortest of 16, 32 and `longest` that holds all captions.
+            [B, L] int32, with L the shortest of LENGTHS and `longest` that holds all captions.
         """
         texts = [repair(text) for text in captions] if self.repairs else captions
         rows = [cut_ids(ids, longest) for ids in encode_texts(self.tokenizer, texts)]
