@@ -35,12 +35,8 @@ from miro_jax.weights.tokenizer import (
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-LENGTHS = (
-    16,
-    24,
-    32,
-    48,
-)  # that batches are padded to, or to the longest: few programs are compiled
+# That batches are padded to, or to the longest: few programs are compiled.
+LENGTHS = (16, 24, 32, 48)
 
 
 @dataclasses.dataclass(frozen=True)
