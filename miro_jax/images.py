@@ -1,43 +1,82 @@
 """Images: encoded bytes -> uint8 [H, W, 3], or one named cause why not.
 
 `load_rgb` never raises anything but `BadImage`, whatever the bytes are; it looks at the size that a
-header declares before it decodes a pixel, and it keeps no global state, so threads may share it.
-Plain JPEG takes a fast and strict path (a truncated or bit-flipped scan is refused, not filled up
-with grey); everything else goes through Pillow. Both decoders give the same pixels.
+header declares before it decodes a pixel. Threads may share it; they wait for each other only where
+pictures together would take gigabytes. JPEG takes a fast and strict path (a truncated or
+bit-flipped scan is refused, not filled up with grey); everything else, and CMYK, goes through
+Pillow. Both decoders give the same pixels.
 
 Letters: H W image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
+
+from miro_jax import causes, image_headers
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
 MAX_BYTES = 1 << 26  # of a file: a byte for each pixel allowed
+# Beyond a megapixel, a file of so few bytes is a bomb: photographs have some ten pixels a byte,
+# drawings a hundred, and a JPEG cannot have over 512.
+MAX_PIXELS_PER_BYTE = 1024
+_NEVER_A_BOMB = 1 << 20
+_MAX_SCANNED_PIXELS = 1 << 30  # of a progressive JPEG, which is worked through again for each scan
+_MAX_SCANS = 100
 # Formats that run no other program and have a trustworthy size in their header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG_START = b"\xff\xd8\xff"
+_PIXELS_AT_A_TIME = 1 << 22
 
 
 class BadImage(ValueError):
-    """Bytes that are no usable picture. `cause` is one of a few words, fit for counting."""
+    """Bytes that are no usable picture. `cause` is one of `causes.CAUSES`."""
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause}: {detail}" if detail else cause)
-        self.cause = cause
+        self.cause = causes.check(cause)
         self.detail = detail
+
+
+class _Budget:
+    """Lets pictures be decoded side by side while they have at most so many pixels together.
+
+    Pillow takes up to 24 bytes a pixel (WebP), which with many threads would fill any memory.
+    """
+
+    def __init__(self, pixels: int):
+        self._pixels, self._used, self._changed = pixels, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def spend(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room; a picture that is too large for the budget goes alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + pixels <= self._pixels)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+
+_BUDGET = _Budget(MAX_PIXELS)
 
 
 def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> np.ndarray:
     """Decode a picture.
 
     Transparency is laid over white, EXIF rotation is applied, 16-bit grey is scaled to 8 bits, of
-    an animation the first frame is taken.
+    an animation the first frame is taken. Colour profiles are not applied.
 
     Args:
         data: a file of one of `FORMATS`.
@@ -53,16 +92,26 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     """
     if not data:
         raise BadImage("empty file")
+    if len(data) > MAX_BYTES:
+        raise BadImage("too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}")
+
+    def check(width: int, height: int) -> None:
+        _check_size(width, height, len(data), max_pixels, min_side)
+
     try:
-        # The fast path neither rotates nor knows CMYK.
-        if data.startswith(_JPEG_START) and b"Exif\0" not in data[:65536]:
+        if data.startswith(_JPEG_START):
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            _check_size(width, height, max_pixels, min_side)
+            check(width, height)
+            _check_scans(data, width * height)
             if colorspace in ("YCbCr", "RGB", "Gray"):
-                return simplejpeg.decode_jpeg(data, "RGB")
+                image = simplejpeg.decode_jpeg(data, "RGB")
+                return _turned(image, image_headers.jpeg_orientation(data))
+        if size := image_headers.webp_size(data):
+            check(*size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
-            _check_size(picture.width, picture.height, max_pixels, min_side)
-            return _to_rgb(picture)
+            check(*picture.size)
+            with _BUDGET.spend(picture.width * picture.height):
+                return _turned(_to_rgb(picture), picture.getexif().get(0x0112, 1))
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -73,23 +122,59 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
         raise BadImage("damaged image", f"{type(error).__name__}: {error}") from error
 
 
-def _check_size(width: int, height: int, max_pixels: int, min_side: int) -> None:
-    if width * height > max_pixels:
+def _check_size(width: int, height: int, length: int, max_pixels: int, min_side: int) -> None:
+    pixels = width * height
+    if pixels > max_pixels:
         raise BadImage("too large", f"{width} x {height} pixels, at most {max_pixels} in all")
+    if pixels > max(MAX_PIXELS_PER_BYTE * length, _NEVER_A_BOMB):
+        raise BadImage("too large", f"{width} x {height} pixels in {length} bytes")
     if min(width, height) < min_side:
         raise BadImage("too small", f"{width} x {height} pixels, each side at least {min_side}")
 
 
+def _check_scans(data: bytes, pixels: int) -> None:
+    scans = image_headers.count_scans(data)
+    if scans > _MAX_SCANS or scans * pixels > _MAX_SCANNED_PIXELS:
+        raise BadImage("too large", f"{scans} scans of {pixels} pixels")
+
+
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
+    """Decode; in bands, since each conversion makes a copy."""
+    if picture.mode == "F":
+        raise BadImage("not an image", "floats, whose range is not known")
+    picture.load()
+    width, height = picture.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(_PIXELS_AT_A_TIME // width, 1)
+    for top in range(0, height, rows):
+        band = rgb[top : top + rows]
+        part = picture.crop((0, top, width, top + len(band))) if rows < height else picture
+        band[:] = _convert(part)
+    return rgb
+
+
+def _convert(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip
+        wide = np.asarray(picture, np.float32)
+        grey = np.clip(np.round(wide / 257.0), 0, 255).astype(np.uint8)
+        grey[wide == picture.info.get("transparency", -1)] = 255
+        return grey[..., None]
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    elif picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip
-        grey = np.asarray(picture, np.float32) / 257.0
-        picture = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
-    return np.array(picture.convert("RGB"))
+    return np.asarray(picture.convert("RGB"))
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn or mirror a picture as EXIF's orientation says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def center_crop_resize(image: np.ndarray, size: int, filter: str = "bicubic") -> np.ndarray:

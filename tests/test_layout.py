@@ -14,11 +14,11 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     "records bins files storage manifest flow solvers guidance sharding images resize shapes trees digest shards"
-    " causes"
+    " causes image_headers"
     " targets",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",
-    "state data sampler evals report pipeline runs piece trained",
+    "state data sampler evals report pipeline runs trained",
     "annotate train sample evaluate score export",
     "main command cli __init__",
 )

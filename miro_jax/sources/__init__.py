@@ -16,7 +16,7 @@ Paths with a scheme, such as gs://, are read through fsspec.
 
 For `annotate` and `piece`: read pieces through `open_source`. Its samples come with cleaned
 captions (`<PERSON>` deleted), with keys unique in the source (tar: SHARD.tar/KEY), with duplicates,
-missing captions and damage as `problem`: nothing is raised but OSError of the storage.
+missing captions and damage as `problem`: nothing is raised but OSError of the reading.
 `Sample.read()` is for the threads that decode. `list_pieces` and `tar_samples` remain for callers
 that know tar files only.
 """
@@ -25,9 +25,10 @@ from __future__ import annotations
 
 from miro_jax.sources import folder, parquet, tar, tfds
 from miro_jax.sources.captions import index_captions, index_synthetic
+from miro_jax.sources.listing import match_files
+from miro_jax.sources.reading import fingerprint
 from miro_jax.sources.sample import Piece, Sample, Source, Tables
 from miro_jax.sources.spec import KINDS, parse
-from miro_jax.sources.storage import fingerprint, match_files
 from miro_jax.sources.tables import open_table, sha256
 from miro_jax.sources.tar import IMAGE_EXTENSIONS, DamagedTar, tar_samples
 

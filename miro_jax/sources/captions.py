@@ -15,7 +15,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from miro_jax.sources import storage
+from miro_jax.sources import reading
 from miro_jax.sources.tables import Table, damaged, records
 
 
@@ -88,7 +88,7 @@ def index_synthetic(path: str) -> TextIndex:
         FileNotFoundError: no such file.
         ValueError: a line without a name or a caption, or not written by the rules of `tables`.
     """
-    if not storage.is_file(path):
+    if not reading.is_file(path):
         raise FileNotFoundError(
             f"{path} must be a table of synthetic captions: file, short, long; there is none."
         )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from miro_jax.images import BadImage
-from miro_jax.sources import files, storage
+from miro_jax.sources import listing, reading
 from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables
 from miro_jax.sources.spec import Spec
@@ -64,7 +64,7 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
 
 
 def _pictures(folder: str) -> Iterator[_Picture]:
-    for prefix, listed in storage.walk(folder):
+    for prefix, listed in listing.walk(folder):
         texts = {f.path: f.size for f in listed if f.path.lower().endswith((".txt", ".json"))}
         for name, size in listed:
             stem, _, extension = name.rpartition(".")
@@ -84,11 +84,11 @@ def _sign(run: tuple[_Picture, ...]) -> str:
 
 def _run_samples(folder: str, run: tuple[_Picture, ...]) -> Iterator[Sample]:
     for picture in run:
-        path = storage.join(folder, picture.name)
+        path = reading.join(folder, picture.name)
         texts = _texts(os.path.splitext(path)[0], picture)
         yield Sample(
             key=readable(picture.name),
-            image=functools.partial(files.read_file, path),
+            image=functools.partial(reading.read_file, path),
             caption=texts.caption,
             synthetic=texts.synthetic,
             meta=texts.meta,
@@ -105,7 +105,7 @@ def _texts(stem: str, picture: _Picture) -> Texts:
         (".json", picture.json, "unreadable json"),
     ):
         try:
-            contents.append(None if size is None else files.read_file(stem + ending))
+            contents.append(None if size is None else reading.read_file(stem + ending))
         except BadImage as error:
             return Texts(problem=cause, detail=str(error))
     return interpret(*contents)

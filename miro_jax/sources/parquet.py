@@ -17,7 +17,7 @@ import pyarrow
 from pyarrow import parquet, types
 
 from miro_jax.images import MAX_BYTES
-from miro_jax.sources import files, storage, tables
+from miro_jax.sources import listing, reading, tables
 from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
@@ -43,18 +43,18 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
         ValueError: no file can be read, or none has a column of pictures.
     """
     length = spec.number("per_piece", ROWS_PER_PIECE)
-    folder = storage.fixed_folder(spec.place)
-    listed = storage.match_files(spec.place)
+    folder = listing.fixed_folder(spec.place)
+    listed = listing.match_files(spec.place)
     with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
         raise ValueError(f"{spec.place} must be parquet tables with pictures: {footers[0]}.")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
-        name = storage.relative(file.path, folder)
+        name = reading.relative(file.path, folder)
         if isinstance(footer, str):
             lost = functools.partial(_damaged, name, footer)
-            sign = functools.partial(storage.fingerprint, file.path)
+            sign = functools.partial(reading.fingerprint, file.path)
             pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
             continue
         first_row = 0
@@ -73,13 +73,13 @@ def _damaged(piece_id: str, reason: str) -> Iterator[Sample]:
 
 
 def _sign(path: str, first: int, last: int) -> str:
-    text = f"{storage.fingerprint(path)} {first} {last}"
+    text = f"{reading.fingerprint(path)} {first} {last}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _open(path: str) -> parquet.ParquetFile:
     # Streaming the columns keeps a row group of gigabytes out of memory.
-    file = storage.open_read(path) if storage.is_remote(path) else path
+    file = reading.open_read(path) if reading.is_remote(path) else path
     return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
 
 
@@ -174,7 +174,7 @@ def _samples(
             )
             for batch in batches:
                 for values in _rows(batch, image):
-                    yield _sample(storage.parent(path), f"{name}/{row:08d}", values, caption)
+                    yield _sample(reading.parent(path), f"{name}/{row:08d}", values, caption)
                     row += 1
     except (pyarrow.ArrowException, ValueError) as error:
         yield damage(piece_id, "damaged table", f"at row {row}: {error}")
@@ -223,7 +223,7 @@ def _sample(folder: str, key: str, values: dict, caption: str | None) -> Sample:
                 problem, detail = "unreadable caption", f"{name}: {error}"
     text = meta.pop("caption")
     if data is None and place:
-        data = functools.partial(files.read_file, storage.join(folder, place))
+        data = functools.partial(reading.read_file, reading.join(folder, place))
     elif data is not None and len(data) > MAX_BYTES:
         problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
     names = [place, *(meta.get(name) for name in NAME_COLUMNS)]

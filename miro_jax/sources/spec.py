@@ -51,6 +51,7 @@ def parse(text: str) -> Spec:
         ValueError: unknown kind or option, or no place.
     """
     kind, _, place = text.partition(":")
+    place = place.removeprefix("file://")
     if kind not in KINDS or not place:
         raise ValueError(
             f"A source must be KIND:PLACE with a kind of {KINDS}, such as 'tar:/data/*.tar'; "

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax.sources import storage
+from miro_jax.sources import reading
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
@@ -79,7 +79,7 @@ def open_table(
         ValueError: another ending, no such column, a damaged row, or no row at all.
     """
     path = os.fspath(path)
-    if not storage.is_file(path):
+    if not reading.is_file(path):
         raise FileNotFoundError(f"{path} must be a table with paths and captions; there is none.")
     if not is_table(path):
         raise ValueError(f"A table must end in one of {', '.join(ENDINGS)}; got {path}.")
@@ -99,7 +99,7 @@ def open_table(
 
 def sha256(path: str) -> str:
     """Return the digest of a whole file."""
-    with storage.open_read(path) as file:
+    with reading.open_read(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
@@ -166,7 +166,7 @@ def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """
     line = 1
     try:
-        with storage.open_read(path) as file:
+        with reading.open_read(path) as file:
             # Not the file's own text mode: that of remote files ends lines in ways of its own.
             reader = csv.reader(_lines(file), delimiter=separator, strict=True)
             for fields in reader:
@@ -197,7 +197,7 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
     """Yield (line, object) of a JSONL file; blank lines are left out."""
     line = 0
     try:
-        with storage.open_read(path) as file:
+        with reading.open_read(path) as file:
             for line, text in enumerate(_lines(file), start=1):
                 if not text.strip():
                     continue
@@ -211,7 +211,7 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
 
 def _parquet(path: str) -> parquet.ParquetFile:
     try:
-        return parquet.ParquetFile(storage.open_read(path) if storage.is_remote(path) else path)
+        return parquet.ParquetFile(reading.open_read(path) if reading.is_remote(path) else path)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no parquet file: {error}. Make it again.") from error
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 
 from miro_jax.images import MAX_BYTES
-from miro_jax.sources import archive, storage
+from miro_jax.sources import archive, listing, reading
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import interpret
@@ -43,12 +43,12 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     Raises:
         FileNotFoundError: the pattern, or a part of it, matches nothing.
     """
-    folder = storage.fixed_folder(spec.place)
+    folder = listing.fixed_folder(spec.place)
     pieces = []
-    for number, file in enumerate(storage.match_files(spec.place)):
-        name = storage.relative(file.path, folder)
+    for number, file in enumerate(listing.match_files(spec.place)):
+        name = reading.relative(file.path, folder)
         read = functools.partial(_piece_samples, file.path, name)
-        sign = functools.partial(storage.fingerprint, file.path)
+        sign = functools.partial(reading.fingerprint, file.path)
         pieces.append(Piece(number, name, None, file.size, read, sign, tables))
     return pieces
 
@@ -104,8 +104,8 @@ def _samples(path: str, prefix: str = "") -> Iterator[Sample | archive.Damage]:
 def _groups(path: str) -> Iterator[_Open | archive.Damage]:
     """Put members of one key together."""
     group, near = None, False
-    with storage.open_read(path) as file:
-        for found in archive.members(file, storage.size_of(path)):
+    with reading.open_read(path) as file:
+        for found in archive.members(file, reading.size_of(path)):
             if isinstance(found, archive.Damage):
                 near = True
                 if group is not None:

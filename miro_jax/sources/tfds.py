@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from array_record.python.array_record_module import ArrayRecordReader
 
 from miro_jax.images import MAX_BYTES
-from miro_jax.sources import examples, storage
+from miro_jax.sources import examples, reading
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
@@ -43,14 +43,14 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
             "A source of TensorFlow Datasets must be tfds:NAME/CONFIG:VERSION@DIR, such as "
             f"'tfds:coco_captions/2014:1.1.0@/data/tfds'; got {spec.place!r}."
         )
-    folder = storage.join(match["folder"], f"{match['name']}/{match['version']}")
-    info = _read_json(storage.join(folder, "dataset_info.json"), match["name"])
+    folder = reading.join(match["folder"], f"{match['name']}/{match['version']}")
+    info = _read_json(reading.join(folder, "dataset_info.json"), match["name"])
     kind = info.get("fileFormat", "tfrecord")
     if kind != "array_record":
         raise ValueError(
             f"{folder} must be prepared as array_record; it is {kind}. {_remedy(match['name'])}"
         )
-    features = dict(_leaves(_read_json(storage.join(folder, "features.json"), match["name"])))
+    features = dict(_leaves(_read_json(reading.join(folder, "features.json"), match["name"])))
     image, caption = _choose(features, spec, folder)
     splits = {split["name"]: split for split in info.get("splits", [])}
     wanted = spec.options.get("split", "train")
@@ -62,10 +62,10 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
     for number, count in enumerate(counts):
         template = split.get("filepathTemplate", DEFAULT_TEMPLATE)
         name = _shard_name(template, info["name"], wanted, number, len(counts))
-        path = storage.join(folder, name)
-        size = storage.size_of(path)  # raises where it is missing
+        path = reading.join(folder, name)
+        size = reading.size_of(path)  # raises where it is missing
         read = functools.partial(_samples, path, name, count, image, caption)
-        sign = functools.partial(storage.fingerprint, path)
+        sign = functools.partial(reading.fingerprint, path)
         pieces.append(Piece(number, name, count, size, read, sign, tables))
     return pieces
 
@@ -76,9 +76,9 @@ def _remedy(name: str) -> str:
 
 
 def _read_json(path: str, name: str) -> dict:
-    if not storage.is_file(path):
+    if not reading.is_file(path):
         raise FileNotFoundError(f"{path} is missing. {_remedy(name)}")
-    with storage.open_read(path) as file:
+    with reading.open_read(path) as file:
         return json.loads(file.read())
 
 
@@ -130,7 +130,7 @@ def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str
 
 
 def _samples(path: str, name: str, count: int, image: str, caption: str | None) -> Iterator[Sample]:
-    with storage.local_copy(path) as local:
+    with reading.local_copy(path) as local:
         reader = ArrayRecordReader(local)
         if not reader.ok():  # opening such a file is no error by itself; closing it is
             yield damage(name, "damaged shard", "its index cannot be read")

@@ -1,26 +1,16 @@
-"""Files here and in object stores, read only: open, list, measure, fingerprint.
-
-A path with a scheme (`gs://bucket/a.tar`, `s3://...`, `memory://...`) goes through fsspec, which
-needs the package of that store (gcsfs, s3fs); any other path is a local file, opened directly.
-"""
+"""Which files a source is made of: patterns and folders, here and in object stores."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import hashlib
 import itertools
 import os
-import posixpath
 import re
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import fsspec
+from miro_jax.sources import reading
 
-_FINGERPRINT_BYTES = 1 << 16
-_REMOTE_BLOCK_BYTES = 1 << 24  # read ahead: a request costs as much time as some megabytes
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -30,95 +20,6 @@ class File(NamedTuple):
 
     path: str
     size: int
-
-
-def is_remote(path: str) -> bool:
-    """Tell whether a path has a scheme."""
-    return "://" in path
-
-
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system of a path with a scheme, and the path inside it.
-
-    Raises:
-        ValueError: no such scheme, or its package is not installed.
-    """
-    try:
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"{path} must have a scheme that can be read here; got: {error}. For gs:// install "
-            "gcsfs, for s3:// s3fs."
-        ) from error
-
-
-def open_read(path: str) -> BinaryIO:
-    """Open a file for reading bytes, from its beginning on."""
-    if not is_remote(path):
-        return open(path, "rb")
-    system, inside = filesystem(path)
-    return system.open(inside, "rb", block_size=_REMOTE_BLOCK_BYTES)
-
-
-def size_of(path: str) -> int:
-    """Return the bytes of a file.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    if not is_remote(path):
-        return os.path.getsize(path)
-    system, inside = filesystem(path)
-    return system.size(inside)
-
-
-def is_file(path: str) -> bool:
-    """Tell whether there is a file of this name."""
-    if not is_remote(path):
-        return os.path.isfile(path)
-    system, inside = filesystem(path)
-    return system.isfile(inside)
-
-
-def join(folder: str, name: str) -> str:
-    """Return the path of a name inside a folder; an absolute name stays what it is."""
-    if is_remote(name):
-        return name
-    return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
-
-
-def parent(path: str) -> str:
-    """Return the folder that holds a path."""
-    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(os.path.abspath(path))
-
-
-def relative(path: str, folder: str) -> str:
-    """Return a path as seen from a folder that holds it."""
-    if is_remote(path):
-        return path.removeprefix(folder.rstrip("/") + "/")
-    return os.path.relpath(path, folder)
-
-
-def fingerprint(path: str) -> str:
-    """Return a short digest of a file's size, beginning and end: cheap, to notice a changed file.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    size = size_of(path)
-    digest = hashlib.sha256(str(size).encode())
-    for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
-        digest.update(_part(path, offset, _FINGERPRINT_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _part(path: str, offset: int, length: int) -> bytes:
-    if is_remote(path):
-        system, inside = filesystem(path)
-        return system.cat_file(inside, offset, offset + length)
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(length)
 
 
 def expand(pattern: str) -> list[str]:
@@ -146,7 +47,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
 def fixed_folder(pattern: str) -> str:
     """Return the folder that all matches of a pattern lie in, whatever they are."""
     head = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
-    return parent(head + "x")
+    return reading.parent(head + "x")
 
 
 def match_files(pattern: str) -> list[File]:
@@ -168,8 +69,8 @@ def match_files(pattern: str) -> list[File]:
 
 
 def _glob(pattern: str) -> dict[str, int]:
-    if is_remote(pattern):
-        system, inside = filesystem(pattern)
+    if reading.is_remote(pattern):
+        system, inside = reading.filesystem(pattern)
         entries = system.glob(inside, detail=True)
         return {
             system.unstrip_protocol(path): facts["size"]
@@ -193,10 +94,10 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
     Raises:
         FileNotFoundError: no such folder.
     """
-    if not is_remote(folder):
+    if not reading.is_remote(folder):
         yield from _walk(folder, "")
         return
-    system, inside = filesystem(folder)
+    system, inside = reading.filesystem(folder)
     if not system.isdir(inside):
         raise FileNotFoundError(f"{folder} must be a folder; there is none.")
     entries = system.find(inside, detail=True).items()
@@ -228,16 +129,3 @@ def _size(entry: os.DirEntry) -> int:
         return entry.stat().st_size
     except OSError:  # the picture's own reading will say what is wrong
         return -1
-
-
-@contextlib.contextmanager
-def local_copy(path: str) -> Iterator[str]:
-    """Give a path on this machine for readers that know no other; a copy is deleted at the end."""
-    if not is_remote(path):
-        yield path
-        return
-    system, inside = filesystem(path)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, posixpath.basename(inside))
-        system.get_file(inside, copy)
-        yield copy

@@ -1,0 +1,164 @@
+"""Files here and in object stores, read only: open, measure, fingerprint.
+
+A path with a scheme (`gs://bucket/a.tar`, `s3://...`, `memory://...`) goes through fsspec, which
+needs the package of that store (gcsfs, s3fs); any other path is a local file, opened directly.
+
+A single file that a source names may be anything at all. What is wrong with it is a cause; what is
+wrong with the disk or the network is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import posixpath
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import fsspec
+
+from miro_jax.images import MAX_BYTES, BadImage
+
+_FINGERPRINT_BYTES = 1 << 16
+_REMOTE_BLOCK_BYTES = 1 << 24  # read ahead: a request costs as much time as some megabytes
+# What the system says of one file, and not of the storage as a whole.
+_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a path has a scheme."""
+    return "://" in path
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a path with a scheme, and the path inside it.
+
+    Raises:
+        ValueError: no such scheme, or its package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"{path} must have a scheme that can be read here; got: {error}. For gs:// install "
+            "gcsfs, for s3:// s3fs."
+        ) from error
+
+
+def open_read(path: str) -> BinaryIO:
+    """Open a file for reading bytes, from its beginning on."""
+    if not is_remote(path):
+        return open(path, "rb")
+    system, inside = filesystem(path)
+    return system.open(inside, "rb", block_size=_REMOTE_BLOCK_BYTES)
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not is_remote(path):
+        return os.path.getsize(path)
+    system, inside = filesystem(path)
+    return system.size(inside)
+
+
+def is_file(path: str) -> bool:
+    """Tell whether there is a file of this name."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    system, inside = filesystem(path)
+    return system.isfile(inside)
+
+
+def join(folder: str, name: str) -> str:
+    """Return the path of a name inside a folder; an absolute name stays what it is."""
+    if is_remote(name):
+        return name
+    return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
+
+
+def parent(path: str) -> str:
+    """Return the folder that holds a path."""
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(os.path.abspath(path))
+
+
+def relative(path: str, folder: str) -> str:
+    """Return a path as seen from a folder that holds it."""
+    if is_remote(path):
+        return path.removeprefix(folder.rstrip("/") + "/")
+    return os.path.relpath(path, folder)
+
+
+def fingerprint(path: str) -> str:
+    """Return a short digest of a file's size, beginning and end: cheap, to notice a changed file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    size = size_of(path)
+    digest = hashlib.sha256(str(size).encode())
+    for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
+        digest.update(_part(path, offset, _FINGERPRINT_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _part(path: str, offset: int, length: int) -> bytes:
+    if is_remote(path):
+        system, inside = filesystem(path)
+        return system.cat_file(inside, offset, offset + length)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """Give a path on this machine for readers that know no other; a copy is deleted at the end."""
+    if not is_remote(path):
+        yield path
+        return
+    system, inside = filesystem(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, posixpath.basename(inside))
+        system.get_file(inside, copy)
+        yield copy
+
+
+def read_file(path: str) -> bytes:
+    """Read a file that is expected to be a picture or its text.
+
+    Raises:
+        BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read.
+        OSError: the storage fails.
+    """
+    try:
+        plain, size = _facts(path)
+        if plain and size <= MAX_BYTES:
+            with open_read(path) as file:
+                return file.read(MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadImage("missing image", path) from error
+    except OSError as error:
+        if error.errno in _OF_THE_FILE:
+            raise BadImage("unreadable file", f"{path!r}: {error.strerror}") from error
+        raise
+    if not plain:  # reading a pipe might never end
+        raise BadImage("not a file", path)
+    raise BadImage("too large", f"a file of {size} bytes, at most {MAX_BYTES}")
+
+
+def _facts(path: str) -> tuple[bool, int]:
+    """Return whether a path is that of a plain file, and its bytes."""
+    if is_remote(path):
+        return True, size_of(path)
+    if "\0" in path:
+        raise FileNotFoundError(errno.ENOENT, "a zero byte in the name", path)
+    facts = os.stat(path)
+    return stat.S_ISREG(facts.st_mode), facts.st_size
