@@ -1,6 +1,5 @@
 """Inputs of the score stage: folders, tables and tar shards, with everything that can be wrong."""
 
-import json
 import os
 import struct
 import zlib
@@ -275,7 +274,7 @@ def test_an_unreadable_subfolder_is_an_error_and_not_an_empty_one(tmp_path, monk
     scan = os.scandir
 
     def scandir(path):
-        if str(path).endswith("sub"):
+        if str(path).rstrip("/").endswith("sub"):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
@@ -284,11 +283,35 @@ def test_an_unreadable_subfolder_is_an_error_and_not_an_empty_one(tmp_path, monk
         score(folder, tmp_path / "a.csv")
 
 
-def test_captions_that_no_text_can_hold_are_mended(tmp_path):
+def test_text_that_utf8_cannot_hold_is_a_failure(tmp_path):
     folder = make_folder(tmp_path / "in", 1, sidecars=False)
     table = folder / "t.jsonl"
-    table.write_text('{"path": "000.png", "caption": "half \\ud83e of a pair"}\n')
+    lines = [
+        '{"path": "000.png", "caption": "half \\ud83e of a pair"}',
+        '{"path": "\\ud83e.png", "caption": "fine"}',
+        '{"path": "nul\\u0000.png", "caption": "fine"}',
+        '{"path": "000.png", "caption": "<PERSON> in the snow"}',
+    ]
+    table.write_text("\n".join(lines))
     out = tmp_path / "a.jsonl"
     score(table, out)
-    (row,) = map(json.loads, out.read_text("utf-8").splitlines())
-    assert row["caption"] == "half ? of a pair"
+    assert read_failures(out) == {
+        "000.png": "unreadable caption",
+        "\\ud83e.png": "missing path",
+        "nul\0.png": "missing image",
+    }
+    (row,) = read_rows(out)
+    assert row["caption"] == "in the snow"  # as annotation has it
+
+
+def test_any_source_of_annotation_is_scored(tmp_path):
+    folder = make_folder(tmp_path / "in", 6)
+    score(folder, tmp_path / "a.csv")
+    score(f"folder:{folder}?per_piece=4", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    make_pieces(tmp_path / "source", 3, 4)
+    facts = score(f"tar:{tmp_path}/source/p{{0,2}}.tar", tmp_path / "c.csv", [Brightness()])
+    keys = [row["key"] for row in read_rows(tmp_path / "c.csv")]
+    assert facts["num_images"] == 8 and keys[::4] == ["p0.tar/key0000", "p2.tar/key0008"]
+    with pytest.raises(ValueError, match="Pieces must differ"):
+        score([f"tar:{tmp_path}/source/*.tar", f"{tmp_path}/source/p1.tar"], tmp_path / "d.csv")

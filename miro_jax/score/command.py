@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from miro_jax.rewards import REWARDS, VERSIONS
-from miro_jax.score import output, summary, tables
+from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan
 from miro_jax.score.run import execute, outputs, prepare
+from miro_jax.sources import tables
 
 _INTERRUPTED = 130  # as shells report SIGINT
 
@@ -88,15 +89,15 @@ def _parser() -> argparse.ArgumentParser:
         "path",
         nargs="+",
         metavar="PATH",
-        help=f"folder of pictures, table of paths ({', '.join(tables.ENDINGS)}), tar:PATTERN, or "
-        "tar files with KEY.jpg, KEY.txt",
+        help=f"folder of pictures, table of paths ({', '.join(tables.ENDINGS)}), tar files with "
+        "KEY.jpg, KEY.txt, or a source such as tar:PATTERN or tfds:NAME, as annotate has them",
     )
     add("--rewards", required=True, help=f"names with commas between, of: {', '.join(_names())}")
     add("--out", required=True, help=f"file to write, ending in {', '.join(output.ENDINGS)}")
     add(
         "--captions",
         help="table of paths and captions; without it captions are those of the table or tar, or "
-        "stand in KEY.txt beside KEY.jpg",
+        "stand in KEY.txt or KEY.json beside KEY.jpg",
     )
     for kind, usual in (("path", tables.PATH_COLUMNS), ("caption", tables.CAPTION_COLUMNS)):
         add(

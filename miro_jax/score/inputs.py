@@ -1,34 +1,32 @@
-"""What is scored: a folder of pictures, a table of paths, or tar shards, as one stream of entries.
+"""What is scored, as one stream of entries: a folder of pictures, a table of paths, or any source.
 
 An entry is one picture, not read yet. A *cursor* says where the stream goes on after an entry, so
 that a run which was killed begins again there without reading what is done.
 
-    folder    every picture below it, by path; captions from KEY.txt beside KEY.jpg
-    table     one entry a row, in the table's order; paths from the table's folder
-    tar       shards as img2dataset writes them, one after the other, see `miro_jax.sources`
-
-Files and folders whose name begins with a dot are passed over, links to folders are not followed.
+    folder    every picture below it, by path, listed one folder at a time
+    table     one entry a row, in the table's order; paths from the table's folder. A picture may
+              stand in many rows, so that several captions of it are judged
+    source    tar shards and whatever else `miro_jax.sources` knows, piece by piece
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from miro_jax import sources
 from miro_jax.images import BadImage
-from miro_jax.score.captions import CaptionIndex, readable, readable_caption
-from miro_jax.score.tables import Table
-
-MAX_FILE_BYTES = 1 << 29
+from miro_jax.sources import listing, reading, texts
+from miro_jax.sources.captions import TextIndex, readable
+from miro_jax.sources.tables import Table
 
 Cursor = tuple[int, int]  # piece, entries of it that are done
 START: Cursor = (0, 0)
+_OF_CAPTIONS = ("missing caption", "unreadable caption", "caption too long", "ambiguous caption")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +34,17 @@ class Entry:
     """One picture on its way.
 
     key: names it, as text. read: returns the bytes of its file; for threads. caption: or None.
-    after: cursor of the entry that follows. share: of all input that is behind with this one, in
-    [0, 1], where `count` is not known. problem, detail: why it cannot be used, or "".
+    after: cursor of the entry that follows. problem, detail: why it cannot be used, or "". share:
+    of all input that is behind with this one, in [0, 1], where `count` is not known.
     """
 
     key: str
     read: Callable[[], bytes]
     caption: str | None
     after: Cursor
-    share: float = 0.0
     problem: str = ""
     detail: str = ""
+    share: float = 0.0
 
 
 class Source(Protocol):
@@ -62,17 +60,17 @@ class Source(Protocol):
     count: int | None
     may_have_captions: bool
 
-    def entries(self, cursor: Cursor, captions: CaptionIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
         """Yield entries in order, from a cursor on, with captions of the index if there is one."""
         ...
 
 
 class FolderSource:
-    """The pictures below a folder.
+    """The pictures below a folder, with captions from KEY.txt or KEY.json beside KEY.jpg.
 
     Args:
         folder: where they are.
-        captions: the table that gives captions in place of the files beside the pictures, or None.
+        captions: the table that gives captions in their place, or None.
 
     Raises:
         ValueError: there is no picture.
@@ -81,11 +79,11 @@ class FolderSource:
 
     may_have_captions = True
 
-    def __init__(self, folder: Path, captions: Table | None):
-        self._folder, self._table = folder, captions
+    def __init__(self, folder: str, captions: Table | None):
+        self._folder, self._captions = folder, captions
         digest, self.count = hashlib.sha256(), 0
-        for name in _walk(folder):
-            digest.update(os.fsencode(name) + b"\0")
+        for name, *beside in self._pictures():
+            digest.update(b"\0".join([os.fsencode(name), *(str(x).encode() for x in beside)]))
             self.count += 1
         if not self.count:
             raise ValueError(
@@ -94,27 +92,36 @@ class FolderSource:
             )
         self.description = {"kind": "folder", "count": self.count, "names": digest.hexdigest()}
 
-    def entries(self, cursor: Cursor, captions: CaptionIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
         """See `Source`."""
-        for number, name in enumerate(_walk(self._folder)):
+        for number, (name, txt, meta) in enumerate(self._pictures()):
             if number < cursor[1]:
                 continue
-            path = self._folder / name
-            caption, problem = None, ""
-            if captions is not None:
-                caption = captions.find(self._names(name))
-            else:
-                caption, problem = _beside(path)
-            reader = _file_reader(path)
-            yield Entry(readable(name), reader, caption, (0, number + 1), problem=problem)
+            path, found = os.path.join(self._folder, name), texts.Texts()
+            if captions is None:
+                found = _beside(os.path.splitext(path)[0], txt, meta)
+            caption, problem, detail = _caption(
+                found.caption, found.problem, found.detail, captions, self._names(name)
+            )
+            read = functools.partial(reading.read_file, path)
+            yield Entry(readable(name), read, caption, (0, number + 1), problem, detail)
+
+    def _pictures(self) -> Iterator[tuple[str, bool, bool]]:
+        """Yield the path inside the folder, and whether a .txt and a .json stand beside it."""
+        for prefix, files in listing.walk(self._folder):
+            names = {file.path for file in files}
+            for file in files:
+                stem, _, ending = file.path.rpartition(".")
+                if stem and ending.lower() in sources.IMAGE_EXTENSIONS:
+                    yield prefix + file.path, f"{stem}.txt" in names, f"{stem}.json" in names
 
     def _names(self, name: str) -> Iterator[str]:
         """Yield what a table may call a picture, the likeliest first."""
-        path = (self._folder / name).absolute()
+        path = os.path.abspath(os.path.join(self._folder, name))
         yield name
         yield os.path.splitext(name)[0]
-        yield str(path)
-        yield os.path.relpath(path, self._table.path.absolute().parent)
+        yield path
+        yield os.path.relpath(path, reading.parent(self._captions.path))
 
 
 class TableSource:
@@ -131,131 +138,101 @@ class TableSource:
         columns = [table.path_column, table.caption_column]
         self.description = {"kind": "table", "sha256": table.sha256, "columns": columns}
 
-    def entries(self, cursor: Cursor, captions: CaptionIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
         """See `Source`."""
-        folder = self._table.path.parent
+        folder = reading.parent(self._table.path)
         for number, row in enumerate(self._table.rows()):
             if number < cursor[1]:
                 continue
-            caption = row.caption
-            if captions is not None:
-                caption = captions.find([row.path])
-            if caption is not None:
-                caption = readable_caption(caption)
-            problem = "" if row.path else "missing path"
-            name = readable(row.path or f"line {row.line}")
-            reader = _file_reader(folder / row.path)
-            yield Entry(name, reader, caption, (0, number + 1), problem=problem)
+            problem = "" if row.path and texts.encodable(row.path) else "missing path"
+            caption, problem, detail = _caption(row.caption, problem, "", captions, [row.path])
+            key = readable(row.path or f"line {row.line}")
+            read = functools.partial(reading.read_file, reading.join(folder, row.path))
+            yield Entry(key, read, caption, (0, number + 1), problem, detail)
 
 
-class TarSource:
-    """The samples of tar shards; a key is SHARD/KEY.
+class PieceSource:
+    """The samples of a source of `miro_jax.sources`, such as tar shards; a key is SHARD/KEY.
 
     Args:
-        paths: of the shards.
-        captions: a table that gives captions, by SHARD/KEY or KEY, in place of those inside.
+        specs: texts of sources, whose pieces follow each other.
 
     Raises:
-        FileNotFoundError: no such file.
+        ValueError: a text is none of a source, or two pieces have one name.
+        OSError: something is not there.
     """
 
     may_have_captions = True
-    count = None
 
-    def __init__(self, paths: Sequence[str], captions: Table | None):
-        self._paths = list(paths)
-        folder = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
-        self._names = [readable(os.path.relpath(os.path.abspath(p), folder)) for p in paths]
-        self._sizes = [os.path.getsize(path) for path in paths]
-        pieces = [
-            [n, sources.fingerprint(p)] for n, p in zip(self._names, self._paths, strict=True)
-        ]
-        self.description = {"kind": "tar", "pieces": pieces}
+    def __init__(self, specs: Iterable[str]):
+        opened = [sources.open_source(spec) for spec in specs]
+        self._pieces = [piece for source in opened for piece in source.pieces]
+        seen: set[str] = set()
+        for piece in self._pieces:
+            if piece.id in seen:
+                raise ValueError(f"Pieces must differ in name; two are called {piece.id}.")
+            seen.add(piece.id)
+        counts = [piece.count for piece in self._pieces]
+        self.count = None if None in counts else sum(counts)
+        self._sizes = [piece.num_bytes or 1 for piece in self._pieces]
+        digest = hashlib.sha256()
+        for piece in self._pieces:
+            digest.update(f"{piece.id}\0{piece.fingerprint()}\n".encode())
+        self.description = {
+            "kind": "pieces",
+            "facts": [source.facts for source in opened],
+            "pieces": digest.hexdigest(),
+        }
 
-    def entries(self, cursor: Cursor, captions: CaptionIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
         """See `Source`."""
-        for piece in range(cursor[0], len(self._paths)):
-            yield from self._piece(piece, cursor[1] if piece == cursor[0] else 0, captions)
+        for number in range(cursor[0], len(self._pieces)):
+            yield from self._piece(number, cursor[1] if number == cursor[0] else 0, captions)
 
-    def _piece(self, piece: int, done: int, captions: CaptionIndex | None) -> Iterator[Entry]:
-        name, seen, number = self._names[piece], set(), 0
-        behind, whole = sum(self._sizes[:piece]), max(sum(self._sizes), 1)
-        read, end = 0, behind + self._sizes[piece]
-        try:
-            for sample in sources.tar_samples(self._paths[piece]):
-                number += 1
-                problem = sample.problem or ("duplicate key" if sample.key in seen else "")
-                seen.add(sample.key)
-                read += len(sample.image or b"")
-                if number <= done:
-                    continue
-                key = readable(f"{name}/{sample.key}")
-                caption = sample.caption
-                if captions is not None:
-                    caption = captions.find([key, sample.key])
-                if caption is not None:
-                    caption = readable_caption(caption)
-                yield Entry(
-                    key,
-                    _given(sample.image),
-                    caption,
-                    (piece, number),
-                    share=min(behind + read, end) / whole,
-                    problem=problem or ("" if sample.image is not None else "missing image"),
-                )
-        except sources.DamagedTar as damage:
-            yield Entry(
-                name,
-                _given(b""),
-                None,
-                (piece + 1, 0),
-                share=end / whole,
-                problem="damaged tar",
-                detail=f"at byte {damage.offset}: {damage.reason}",
-            )
+    def _piece(self, number: int, done: int, captions: TextIndex | None) -> Iterator[Entry]:
+        behind, whole = sum(self._sizes[:number]), sum(self._sizes)
+        inside = 0
+        for position, sample in enumerate(self._pieces[number].samples(), start=1):
+            inside += len(sample.image) if isinstance(sample.image, bytes) else 0
+            if position <= done:
+                continue
+            names = [*sample.names, sample.key]
+            found = _caption(sample.caption, sample.problem, sample.detail, captions, names)
+            share = (behind + min(inside, self._sizes[number])) / whole
+            yield Entry(sample.key, sample.read, found[0], (number, position), *found[1:], share)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the paths of the pictures below a folder, sorted, one folder in memory at a time."""
-
-    def stop(error: OSError):
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(parent, folder)
-        for name in sorted(names):
-            ending = name.rpartition(".")[2].lower()
-            if ending in sources.IMAGE_EXTENSIONS and not name.startswith("."):
-                yield name if inside == "." else f"{inside}/{name}"
-
-
-def _beside(path: Path) -> tuple[str | None, str]:
-    """Read the caption beside a picture; return it and the problem there is, or ""."""
+def _beside(stem: str, txt: bool, meta: bool) -> texts.Texts:
+    """Read the texts that stand beside a picture."""
     try:
-        return path.with_suffix(".txt").read_text("utf-8-sig"), ""
-    except FileNotFoundError:
-        return None, ""
-    except (OSError, UnicodeDecodeError):
-        return None, "unreadable caption"
+        contents = [
+            reading.read_file(stem + ending) if there else None
+            for ending, there in ((".txt", txt), (".json", meta))
+        ]
+    except BadImage as error:
+        return texts.Texts(problem="unreadable caption", detail=str(error))
+    return texts.interpret(*contents)
 
 
-def _file_reader(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            facts = path.stat()
-            if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_FILE_BYTES:
-                return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadImage("missing image") from error
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            raise BadImage("unreadable file", str(error).partition(":")[0]) from error
-        if not stat.S_ISREG(facts.st_mode):  # reading a pipe might never end
-            raise BadImage("not a file")
-        raise BadImage("too large", f"a file of {facts.st_size} bytes")
+def _caption(
+    caption: str | None,
+    problem: str,
+    detail: str,
+    captions: TextIndex | None,
+    names: Iterable[str],
+) -> tuple[str | None, str, str]:
+    """Return the caption to be judged, the problem of the entry and its detail.
 
-    return read
-
-
-def _given(data: bytes | None) -> Callable[[], bytes]:
-    return lambda: data or b""
+    That a caption is missing is no problem here: some rewards need none.
+    """
+    if captions is not None:
+        found = captions.find(names)
+        caption = found.texts[0] if found else None
+    if problem in _OF_CAPTIONS and (captions is not None or problem == "missing caption"):
+        problem = detail = ""
+    if caption is None or problem:
+        return None, problem, detail
+    problem, detail = texts.check(caption)
+    if problem:
+        return None, "" if problem == "missing caption" else problem, detail
+    return texts.clean(caption).strip(), "", ""

@@ -97,7 +97,7 @@ def _ahead(pool, entries, rewards, needs_caption, count) -> Iterator[tuple[Entry
 def _prepare(entry: Entry, rewards: Sequence[base.Reward], needs_caption: bool) -> _Picture:
     if entry.problem:
         return _Picture(cause=entry.problem, detail=entry.detail)
-    if needs_caption and not (entry.caption or "").strip():
+    if needs_caption and not entry.caption:
         return _Picture(cause="missing caption")
     try:
         image = load_rgb(entry.read())
@@ -115,7 +115,7 @@ def _score(
 ) -> Scored:
     entries = [entry for entry, _ in batch]
     pictures = [future.result() for _, future in batch]
-    captions = [(entry.caption or "").strip() for entry in entries]
+    captions = [entry.caption or "" for entry in entries]
     scores = np.full((len(batch), len(rewards)), np.nan, np.float32)  # [B, R]
     failures = {row: (p.cause, p.detail) for row, p in enumerate(pictures) if p.cause}
     for rows, filled in _groups(pictures):

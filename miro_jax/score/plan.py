@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from miro_jax import sources
 from miro_jax.rewards import base, check_names, check_weights
 from miro_jax.rewards.licences import keep_commercial
-from miro_jax.score import output, parts, tables
-from miro_jax.score.inputs import FolderSource, Source, TableSource, TarSource
+from miro_jax.score import output, parts
+from miro_jax.score.inputs import FolderSource, PieceSource, Source, TableSource
+from miro_jax.sources import KINDS, tables
 from miro_jax.weights import hub
 
 DTYPES = ("float32", "bfloat16")
@@ -78,7 +78,8 @@ def plan(
     """Check everything that can be checked before a weight is read or a device is touched.
 
     Args:
-        path: a folder of pictures, a table of paths (see `tables`), `tar:PATTERN`, or tar files.
+        path: a folder of pictures, a table of paths (see `sources.tables`), tar files, or a source
+            such as `tar:PATTERN` (see `sources`); several where they are tar files or sources.
         rewards: names of `rewards.REWARDS` and `rewards.VERSIONS`, and rewards of your own.
         out: .parquet, .csv or .jsonl file to be written.
         captions: a table that gives the captions; None takes those of the table or tar, or the
@@ -92,7 +93,7 @@ def plan(
         limit: score the first so many pictures alone.
         stored: scores are on the scale that records keep, in place of the models' own.
         max_failure_rate: share of pictures in [0, 1] that may fail before the run stops.
-        path_column, caption_column: of the tables, see `tables.open_table`.
+        path_column, caption_column: of the tables, see `sources.tables.open_table`.
 
     Raises:
         ValueError: a bad argument, or the output belongs to another command.
@@ -190,13 +191,13 @@ def _open_rows(
     place = Path(words[0]) if len(words) == 1 else None
     if place is None or place.is_dir() or not tables.is_table(place):
         return None
-    return tables.open_table(place, path_column, caption_column)
+    return tables.open_table(words[0], path_column, caption_column)
 
 
 def _open_captions(
     path: str | os.PathLike, path_column: str | None, caption_column: str | None
 ) -> tables.Table:
-    table = tables.open_table(Path(path), path_column, caption_column)
+    table = tables.open_table(path, path_column, caption_column)
     if table.caption_column is None:
         raise ValueError(
             f"{path} must have a column of captions named one of "
@@ -210,24 +211,23 @@ def _open_source(
 ) -> Source:
     if rows is not None:
         return TableSource(rows, captions)
-    if words and all(_is_tar(word) for word in words):
-        found = []
-        for word in words:
-            exact = os.path.exists(word)
-            pattern = word if word.startswith("tar:") else f"tar:{word}"
-            found += [word] if exact else sources.list_pieces(pattern)
-        return TarSource(list(dict.fromkeys(found)), captions)
+    if words and all(_is_tar(word) or _is_source(word) for word in words):
+        return PieceSource([word if _is_source(word) else f"tar:{word}" for word in words])
     if len(words) == 1 and Path(words[0]).is_dir():
-        return FolderSource(Path(words[0]), captions)
+        return FolderSource(words[0], captions)
     raise ValueError(
-        f"PATH must be one folder of pictures, one table ({', '.join(tables.ENDINGS)}), "
-        f"tar:PATTERN or tar files; got {' '.join(words) or 'nothing'}."
+        f"PATH must be one folder of pictures, one table ({', '.join(tables.ENDINGS)}), tar files, "
+        f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."
         + "".join(f" {word} is not there." for word in words if not os.path.exists(word))
     )
 
 
 def _is_tar(word: str) -> bool:
-    return word.startswith("tar:") or word.endswith(".tar")
+    return word.endswith(".tar")
+
+
+def _is_source(word: str) -> bool:
+    return word.partition(":")[0] in KINDS and ":" in word
 
 
 def _check_output(todo: Plan) -> None:

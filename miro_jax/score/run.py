@@ -25,11 +25,11 @@ from tqdm import tqdm
 from miro_jax import files, sharding
 from miro_jax.rewards import SHAPES_REWARDS, base, load_rewards
 from miro_jax.score import histograms, output, parts, summary
-from miro_jax.score.captions import CaptionIndex
 from miro_jax.score.inputs import Entry
 from miro_jax.score.parts import Parts
 from miro_jax.score.pictures import Scored, score_entries
 from miro_jax.score.plan import Plan, finished, plan
+from miro_jax.sources.captions import TextIndex, index_captions
 
 # A part is published after so much of either: what a kill costs, and how many files there are.
 PART_SECONDS = 30.0
@@ -68,7 +68,7 @@ class Job:
 
     plan: Plan
     rewards: tuple[base.Reward, ...]
-    captions: CaptionIndex | None
+    captions: TextIndex | None
     command: dict
 
 
@@ -80,10 +80,13 @@ def prepare(todo: Plan) -> Job:
             or the parts that are there belong to another command.
         OSError: a file of weights is missing.
     """
-    index = None
-    if todo.captions is not None:
-        index = CaptionIndex(todo.captions, todo.beside(".captions-index"))
+    index = None if todo.captions is None else index_captions(todo.captions)
     try:
+        if index is not None and (clash := index.first_clash()):
+            raise ValueError(
+                f"{todo.captions.path} must give a picture one caption; it gives {clash[0]!r} two, "
+                f"in lines {clash[1]} and {clash[2]}. Score the table itself to judge every row."
+            )
         rewards = _load(todo)
         identities = [reward.identity for reward in rewards]
         if len(set(identities)) < len(identities):
