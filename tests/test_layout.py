@@ -13,12 +13,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "records bins files storage manifest flow solvers guidance sharding images resize shapes trees digest shards"
-    " causes image_headers"
-    " targets",
+    "records bins files storage manifest shards digest trees causes targets sharding"
+    " flow solvers guidance images image_headers resize shapes",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",
-    "state data sampler evals report pipeline runs trained",
+    "state data sampler evals report pipeline runs trained piece",
     "annotate train sample evaluate score export",
     "main command cli __init__",
 )
