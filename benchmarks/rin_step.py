@@ -113,7 +113,8 @@ def main() -> None:
     }
     print(json.dumps(result))
     print(
-        f"{args.steps} guided step(s) of {rows}: ours {medians['ours']:.2f} s, theirs {medians['theirs']:.2f} s, "
+        f"{args.steps} guided step(s) of {rows}: ours {medians['ours']:.2f} s, "
+        f"theirs {medians['theirs']:.2f} s, "
         f"ratio {result['ratio']:.2f}, difference {error:.1e}, "
         f"{rate / ceiling:.0%} of a large matrix product's rate",
         file=sys.stderr,
