@@ -1,0 +1,94 @@
+"""The text that names a source, and which files it means."""
+
+import pytest
+
+from miro_jax.sources import list_pieces, open_source
+from miro_jax.sources.listing import expand, fixed_folder, match_files, walk
+from miro_jax.sources.spec import KINDS, parse
+
+
+def test_a_spec_is_kind_place_and_options():
+    spec = parse("tar:/data/{00..09}.tar?captions=a=b.csv&synthetic=/c.tsv")
+    assert (spec.kind, spec.place) == ("tar", "/data/{00..09}.tar")
+    assert spec.options == {"captions": "a=b.csv", "synthetic": "/c.tsv"}
+    assert parse("folder:file:///data").place == "/data"
+
+
+@pytest.mark.parametrize("place", ["/data/0000?.tar", "/data/?a?.tar", "/d/?.tar", "gs://b/??"])
+def test_a_question_mark_without_options_is_a_wild_card(place):
+    spec = parse("tar:" + place)
+    assert spec.place == place and not spec.options
+
+
+def test_wild_cards_and_options_go_together():
+    spec = parse("tar:/data/??.tar?synthetic=a.tsv")
+    assert (spec.place, spec.options) == ("/data/??.tar", {"synthetic": "a.tsv"})
+
+
+@pytest.mark.parametrize("text", ["/data/*.tar", "zip:/data/*.zip", "", "tar", "tar:", "Tar:/a"])
+def test_an_unknown_kind_is_named_with_the_known_ones(text):
+    with pytest.raises(ValueError, match="tar") as caught:
+        parse(text)
+    assert repr(text) in str(caught.value) and all(kind in str(caught.value) for kind in KINDS)
+
+
+@pytest.mark.parametrize("options", ["color=red", "synthetic=a&synthetic=b", "synthetic="])
+def test_unknown_repeated_and_empty_options_are_refused_with_the_known_ones(options):
+    with pytest.raises(ValueError, match="captions, synthetic"):
+        parse("tar:/a.tar?" + options)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])
+def test_a_number_that_is_none_is_refused(tmp_path, number):
+    with pytest.raises(ValueError, match=f"per_piece.*{number}"):
+        open_source(f"folder:{tmp_path}?per_piece={number}")
+
+
+def test_braces_are_written_out():
+    assert expand("/d/{008..010}.tar") == ["/d/008.tar", "/d/009.tar", "/d/010.tar"]
+    assert expand("{a,b}{1..2}") == ["a1", "a2", "b1", "b2"]
+    assert expand("{8..11}") == ["8", "9", "10", "11"]
+    assert expand("plain") == ["plain"]
+    with pytest.raises(ValueError, match="upwards"):
+        expand("{3..1}")
+
+
+def test_matches_are_sorted_and_each_file_comes_once(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.tar", "a.tar", "deep/c.tar", "d.txt"):
+        (tmp_path / name).write_bytes(b"x" * len(name))
+    (tmp_path / "folder.tar").mkdir()
+    found = match_files(f"{tmp_path}/{{*,a}}.tar")
+    assert found == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
+    assert f"{tmp_path}/deep/c.tar" in [f.path for f in match_files(f"{tmp_path}/**/*.tar")]
+    assert list_pieces(f"tar:{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+
+
+def test_a_shard_that_braces_name_and_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "00.tar").touch()
+    with pytest.raises(FileNotFoundError, match="01.tar"):
+        open_source(f"tar:{tmp_path}/{{00..01}}.tar")
+    with pytest.raises(FileNotFoundError, match="none.tar"):
+        open_source(f"tar:{tmp_path}/none.tar")
+
+
+@pytest.mark.parametrize("pattern", ["/a/b/*.tar", "/a/b/{0..1}/x.tar", "/a/b/c.tar", "/a/b/c*/**"])
+def test_names_are_relative_to_a_folder_that_does_not_depend_on_what_matches(pattern):
+    assert fixed_folder(pattern) == "/a/b"
+
+
+def test_walking_is_sorted_and_passes_over_hidden_names_and_links_to_folders(tmp_path):
+    for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "b-c/x.jpg", ".git/x.jpg", "b/.x.jpg", "c/d/y.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    listed = list(walk(str(tmp_path)))
+    assert [(prefix, [f.path for f in files]) for prefix, files in listed] == [
+        ("", ["a.jpg", "lost.jpg"]),
+        ("b/", ["1.jpg", "2.jpg"]),
+        ("b-c/", ["x.jpg"]),
+        ("c/", []),
+        ("c/d/", ["y.jpg"]),
+    ]
+    assert dict(listed[0][1]) == {"a.jpg": 2, "lost.jpg": -1}
