@@ -20,6 +20,7 @@ RUNTIME = [
     "clu",
     "etils",
     "flax",
+    "fsspec",
     "ftfy",
     "grain",
     "huggingface_hub",
@@ -43,20 +44,24 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
     # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the
-    # notebooks.
+    # notebooks; tensorflow-datasets, without TensorFlow, writes a data set for the reader of such.
     "test": [
         "diffusers",
         "einops",
+        "importlib_resources",
         "ipykernel",
         "nbclient",
         "pytest",
         "safetensors",
         "sentencepiece",
+        "tensorflow-datasets",
         "torch==2.13.0",
         "transformers",
     ],
     "dev": ["ruff"],
     "demo": ["gradio"],
+    "gcs": ["gcsfs"],
+    "s3": ["s3fs"],
 }
 
 setup(

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SINGLE = {1: _BYTES, 2: _FIXED32, 3: _VARINT}  # wire type of one value of each kind of list
 
 
 def decode(data: bytes) -> dict[str, list]:
@@ -53,12 +54,14 @@ def _values(feature: memoryview) -> list:
         for number, wire, value in _fields(_message(content)):
             if number != 1:
                 continue
+            if wire not in (_BYTES, _SINGLE.get(kind)):
+                raise ValueError(f"a value of kind {kind} in wire type {wire}")
             if kind == 1:
-                values.append(bytes(_message(value)))
-            elif wire != _BYTES:  # a single number
-                values.append(struct.unpack("<f", value)[0] if kind == 2 else _signed(value))
+                values.append(bytes(value))
             elif kind == 2:
                 values.extend(struct.unpack(f"<{len(value) // 4}f", value))
+            elif wire == _VARINT:
+                values.append(_signed(value))
             else:
                 at = 0
                 while at < len(value):

@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -71,12 +72,12 @@ def match_files(pattern: str) -> list[File]:
 def _glob(pattern: str) -> dict[str, int]:
     if reading.is_remote(pattern):
         system, inside = reading.filesystem(pattern)
-        entries = system.glob(inside, detail=True)
-        return {
-            system.unstrip_protocol(path): facts["size"]
-            for path, facts in entries.items()
-            if facts["type"] == "file"
-        }
+        folder = fixed_folder(pattern)
+        _, root = reading.filesystem(folder)
+        found = system.glob(inside, detail=True).items()
+        sizes = {path: facts["size"] for path, facts in found if facts["type"] == "file"}
+        # The address as it was given: file systems write theirs in ways of their own.
+        return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
     if not glob.has_magic(pattern):
         return {pattern: os.path.getsize(pattern)} if os.path.isfile(pattern) else {}
     paths = glob.iglob(pattern, recursive=True)
@@ -95,7 +96,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
         FileNotFoundError: no such folder.
     """
     if not reading.is_remote(folder):
-        yield from _walk(folder, "")
+        yield from _walk(folder)
         return
     system, inside = reading.filesystem(folder)
     if not system.isdir(inside):
@@ -109,23 +110,29 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
         yield prefix, [File(name[len(prefix) :], sizes[name]) for _, name in group]
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, list[File]]]:
-    files, folders = [], []
-    with os.scandir(os.path.join(folder, prefix)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            elif not (entry.is_symlink() and entry.is_dir()):
-                files.append(File(entry.name, _size(entry)))
-    yield prefix, sorted(files)
-    for name in sorted(folders):
-        yield from _walk(folder, f"{prefix}{name}/")
+def _walk(folder: str) -> Iterator[tuple[str, list[File]]]:
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        files, folders = [], []
+        with os.scandir(os.path.join(folder, prefix)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                    continue
+                size, is_folder = _facts(entry)
+                if not is_folder:
+                    files.append(File(entry.name, size))
+        yield prefix, sorted(files)
+        waiting += [f"{prefix}{name}/" for name in sorted(folders, reverse=True)]
 
 
-def _size(entry: os.DirEntry) -> int:
+def _facts(entry: os.DirEntry) -> tuple[int, bool]:
+    """Return the size of what a name leads to, and whether that is a folder."""
     try:
-        return entry.stat().st_size
+        facts = entry.stat()
     except OSError:  # the picture's own reading will say what is wrong
-        return -1
+        return -1, False
+    return facts.st_size, stat.S_ISDIR(facts.st_mode)

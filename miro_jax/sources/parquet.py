@@ -80,7 +80,9 @@ def _sign(path: str, first: int, last: int) -> str:
 def _open(path: str) -> parquet.ParquetFile:
     # Streaming the columns keeps a row group of gigabytes out of memory.
     file = reading.open_read(path) if reading.is_remote(path) else path
-    return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+    return parquet.ParquetFile(
+        file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+    )
 
 
 def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:

@@ -86,13 +86,16 @@ def join(folder: str, name: str) -> str:
 
 def parent(path: str) -> str:
     """Return the folder that holds a path."""
-    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(os.path.abspath(path))
+    if not is_remote(path):
+        return os.path.dirname(os.path.abspath(path))
+    folder = path.rpartition("/")[0]
+    return folder + "/" if folder.endswith(":/") else folder
 
 
 def relative(path: str, folder: str) -> str:
     """Return a path as seen from a folder that holds it."""
     if is_remote(path):
-        return path.removeprefix(folder.rstrip("/") + "/")
+        return path.removeprefix(folder).lstrip("/")
     return os.path.relpath(path, folder)
 
 

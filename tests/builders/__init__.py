@@ -1,0 +1,1 @@
+"""Packages of the tests that other libraries insist on importing by name."""

@@ -1,0 +1,132 @@
+"""Sources behind a scheme: the same samples as from a disk."""
+
+import pathlib
+
+import fsspec
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from miro_jax.images import BadImage
+from miro_jax.sources import open_source, reading
+from tests.builders.tiny_pairs import TinyPairs
+from tests.sources import jpeg, read, triple, write_tar
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """A folder, and what copies it into the memory store and returns the address."""
+
+    def upload():
+        system = fsspec.filesystem("memory")
+        for path in tmp_path.rglob("*"):
+            if path.is_file():
+                place = path.relative_to(tmp_path).as_posix()
+                system.pipe_file(f"/{tmp_path.name}/{place}", path.read_bytes())
+        return f"memory://{tmp_path.name}"
+
+    return tmp_path, upload
+
+
+def same(spec, folder, address):
+    """Read a spec that holds {} from both places; return the samples if they agree."""
+    ours, theirs = (read(spec.replace("{}", place)) for place in (str(folder), address))
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.key, a.caption, a.synthetic, a.meta, a.problem) == (
+            b.key,
+            b.caption,
+            b.synthetic,
+            b.meta,
+            b.problem,
+        )
+        if not a.problem:
+            assert a.read() == b.read()
+    prints = [
+        [
+            (p.id, p.num_bytes, p.fingerprint())
+            for p in open_source(spec.replace("{}", place)).pieces
+        ]
+        for place in (str(folder), address)
+    ]
+    assert prints[0] == prints[1]
+    return ours
+
+
+def test_tar_shards(remote):
+    folder, upload = remote
+    for number in range(3):
+        (folder / "deep").mkdir(exist_ok=True)
+        members = [m for i in range(4) for m in triple(f"k{i}", i)]
+        write_tar(folder / "deep" / f"{number:02d}.tar", members)
+    damaged = bytearray((folder / "deep" / "01.tar").read_bytes())
+    damaged[5 * 512] ^= 255
+    (folder / "deep" / "01.tar").write_bytes(damaged)
+    (folder / "s.tsv").write_text("k1\tshort\tlong\n")
+    address = upload()
+    for pattern in ("*.tar", "{00..02}.tar", "0[12].tar"):
+        samples = same("tar:{}/deep/" + pattern, folder, address)
+        assert samples[-1].key == "02.tar/k3"
+    assert same("tar:{}/deep/02.tar?synthetic={}/s.tsv", folder, address)[1].synthetic
+    with pytest.raises(FileNotFoundError, match="03.tar"):
+        open_source(f"tar:{address}/deep/{{02..03}}.tar")
+
+
+def test_folders(remote):
+    folder, upload = remote
+    for name in ("b/1", "b-c/2", "0", "a/x/3"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jpg").write_bytes(jpeg(1))
+        (folder / f"{name}.txt").write_text(name)
+    (folder / "c.csv").write_text("path,caption\nb/1.jpg,other\n")
+    address = upload()
+    samples = same("folder:{}?per_piece=3", folder, address)
+    assert [s.caption for s in samples] == ["0", "a/x/3", "b/1", "b-c/2"]
+    assert same("folder:{}?captions={}/c.csv", folder, address)[2].caption == "other"
+    (lost,) = read(f"folder:{address}/b")
+    fsspec.filesystem("memory").rm(f"/{folder.name}/b/1.jpg")
+    with pytest.raises(BadImage, match="missing image"):
+        lost.read()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_source(f"folder:{address}/nowhere")
+
+
+def test_parquet_tables(remote):
+    folder, upload = remote
+    table = pyarrow.table({"image": [jpeg(i) for i in range(5)], "caption": list("abcde")})
+    parquet.write_table(table, folder / "a.parquet", row_group_size=2)
+    (folder / "in").mkdir()
+    (folder / "in" / "x.jpg").write_bytes(jpeg(9))
+    links = pyarrow.table({"path": ["in/x.jpg"], "caption": ["x"]})
+    parquet.write_table(links, folder / "b.parquet")
+    samples = same("table:{}/*.parquet?per_piece=2", folder, upload())
+    assert [s.caption for s in samples] == list("abcdex")
+
+
+def test_tensorflow_datasets(remote):
+    folder, upload = remote
+    TinyPairs(data_dir=folder, file_format="array_record").download_and_prepare()
+    assert len(same("tfds:tiny_pairs:1.0.0@{}", folder, upload())) == 20
+
+
+def test_tables_of_captions_in_parquet(remote):
+    folder, upload = remote
+    (folder / "1.jpg").write_bytes(jpeg(1))
+    parquet.write_table(pyarrow.table({"file": ["1"], "text": ["one"]}), folder / "c.parquet")
+    (sample,) = same("folder:{}?captions={}/c.parquet", folder, upload())
+    assert sample.caption == "one"
+
+
+def test_an_unknown_scheme_is_named_with_what_to_install():
+    with pytest.raises(ValueError, match="nope://bucket.*gcsfs"):
+        open_source("tar:nope://bucket/*.tar")
+
+
+def test_paths_of_both_kinds_are_joined_and_taken_apart():
+    assert reading.join("gs://b/c", "d.jpg") == "gs://b/c/d.jpg"
+    assert reading.join("/b/c", "/d.jpg") == "/d.jpg"
+    assert reading.join("/b/c", "gs://d/e.jpg") == "gs://d/e.jpg"
+    assert reading.parent("gs://b/c/d.tar") == "gs://b/c"
+    assert reading.parent("gs://b") == "gs://" and reading.relative("gs://b/c", "gs://") == "b/c"
+    assert reading.parent("d.tar") == str(pathlib.Path.cwd())
+    assert reading.relative("gs://b/c/d.tar", "gs://b") == "c/d.tar"
