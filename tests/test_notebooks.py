@@ -4,8 +4,8 @@ import pathlib
 
 import nbformat
 import pytest
-from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from tests import releases
 
@@ -16,8 +16,9 @@ PATIENCE = 600  # seconds until a cell counts as hanging, on the busiest machine
 def run(name):
     """Execute a notebook of the repository; return its cells."""
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=manager, timeout=PATIENCE).execute()
+    # Sockets of the file system: no port that another process may want.
+    settings = Config({"KernelManager": {"transport": "ipc"}})
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", config=settings).execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
