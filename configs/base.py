@@ -9,6 +9,16 @@ Variants (the word after the colon) only override values that stand here.
 
 from ml_collections import ConfigDict
 
+PUBLISHED_REWARDS = (
+    "clip",
+    "aesthetic",
+    "image_reward",
+    "pick_score",
+    "hpsv2",
+    "vqa",
+    "sci_score",
+    "openai_clip",
+)
 REWARDS = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position")
 
 
@@ -47,8 +57,21 @@ def base() -> ConfigDict:
 
     # Rewards that annotation scores, in the order of the record's score vector.
     c.rewards = REWARDS
+    # Hub id or folder of published weights; empty = the authors' own. Keys are names of rewards.
+    c.weights = ConfigDict(
+        dict.fromkeys((*PUBLISHED_REWARDS, "image_encoder", "caption_encoder"), "")
+    )
     c.annotate = ConfigDict()
-    c.annotate.batch_size = 256
+    c.annotate.batch_size = 256  # samples annotated, and kept through a crash, together
+    c.annotate.num_threads = 4  # that decode
+    c.annotate.dtype = "float32"  # of the rewards' networks
+    c.annotate.encode_512 = False  # keep image latents of 512 pixels as well
+    # Models that are in memory together: (name, members), of the rewards, "image" and "captions".
+    c.annotate.groups = ()  # () = rewards, vqa, encode
+    c.annotate.stages = "all"  # groups to run now, with commas between
+    c.annotate.one_by_one = False  # load one group at a time
+    # "0-9,17", or "shared": those that a scheduler gives this process, see docs/annotate.md.
+    c.annotate.pieces = "all"
     c.annotate.max_failure_rate = 0.01
     c.annotate.num_bins = 64
     c.annotate.bins_strategy = "quantile"  # or "official": over unique values

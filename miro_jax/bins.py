@@ -101,10 +101,21 @@ class Bins:
                 f"got {self.edges.shape}."
             )
 
+    def to_bytes(self) -> bytes:
+        """The content of bins.json, exact: floats come back bit by bit."""
+        return files.to_json({**dataclasses.asdict(self), "edges": self.edges.tolist()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Bins:
+        """Undo `to_bytes`."""
+        values = json.loads(data)
+        values["edges"] = np.asarray(values["edges"], np.float64)
+        values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
+        return cls(**values)
+
     def save(self, path: str | os.PathLike) -> None:
-        """Write bins.json, exactly (floats come back bit by bit)."""
-        values = {**dataclasses.asdict(self), "edges": self.edges.tolist()}
-        files.write_atomic(path, files.to_json(values))
+        """Write bins.json."""
+        files.write_atomic(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Bins:
@@ -117,10 +128,7 @@ class Bins:
         path = path / BINS_NAME if path.is_dir() else path
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; the annotate stage writes it.")
-        values = json.loads(path.read_bytes())
-        values["edges"] = np.asarray(values["edges"], np.float64)
-        values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
-        return cls(**values)
+        return cls.from_bytes(path.read_bytes())
 
 
 def fit_bins(

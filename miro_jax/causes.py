@@ -25,6 +25,11 @@ CAUSES = {
     "duplicate key": "another sample of this piece, read before, has the same key",
     "cut short by damage": "it stands next to damage of its file and lacks a part",
     "damaged record": "one record of a shard does not read back, or is no example",
+    # what models make of it
+    "unfit for a model": "a model cannot take the picture, as for its sides",
+    "score not finite": "a reward answered infinity, or NaN where it may not",
+    "latents not finite": "the image encoder answered infinity or NaN",
+    "tokens not finite": "the caption encoder answered infinity or NaN",
     # a piece, or a part of it; how many samples are lost is not known
     "damaged tar": "bytes of the archive are not what they must be; the rest was read",
     "damaged table": "the table cannot be read from here on, or lacks a column of pictures",

@@ -27,6 +27,7 @@ import numpy as np
 
 from miro_jax import bins as bins_lib
 from miro_jax import records, shards
+from miro_jax.manifest import Manifest, require_rewards
 
 _LOGGER = logging.getLogger(__name__)
 # More damage than this is no accident of single records, and the run should not go on.
@@ -247,8 +248,8 @@ def make_iterator(
         )
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
-    manifest = shards.Manifest.load(records_dir)
-    shards.require_rewards(manifest, identities)
+    manifest = Manifest.load(records_dir)
+    require_rewards(manifest, identities)
     if bins.names != manifest.rewards:
         raise ValueError(
             f"The bins must be of the rewards {list(manifest.rewards)}; got {list(bins.names)}. "

@@ -18,9 +18,9 @@ from miro_jax import evals, report, runs
 from miro_jax.bins import Bins
 from miro_jax.evals import dials
 from miro_jax.files import to_json, write_atomic
+from miro_jax.manifest import Manifest, require_rewards
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.shapes import scene
-from miro_jax.shards import Manifest, require_rewards
 from miro_jax.trained import restore
 
 FILE = "evaluation.json"

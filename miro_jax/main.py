@@ -10,8 +10,8 @@ import jax
 from miro_jax import annotate, evaluate, runs, sample, train
 from miro_jax.command import HELP, Command, UsageError, asks_for_help, parse
 from miro_jax.evals.base import EvaluatorFailed
+from miro_jax.manifest import MANIFEST_NAME
 from miro_jax.rewards import SHAPES_REWARDS
-from miro_jax.shards import MANIFEST_NAME
 
 EXPECTED = (ValueError, OSError, FloatingPointError, EvaluatorFailed)
 log = logging.getLogger("miro_jax.main")

@@ -13,12 +13,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 
-SCHEMA_VERSION = 1
+# Version 2 has the optional image latents at 512 pixels; a record of version 1 is one without.
+SCHEMA_VERSION = 2
+KNOWN_VERSIONS = (1, 2)
 _DTYPES = {
+    "I64": np.dtype(np.int64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -31,10 +35,13 @@ _FIELDS = {
     "synthetic_scores": (("F32",), 1),
     "image_mean": (("F16",), 3),
     "image_std": (("F16",), 3),
+    "image_mean_512": (("F16",), 3),
+    "image_std_512": (("F16",), 3),
     "caption_tokens": (("F16", "BF16"), 2),
     "synthetic_caption_tokens": (("F16", "BF16"), 2),
 }
-_OPTIONAL_FIELDS = ("synthetic_scores", "synthetic_caption_tokens")
+_SYNTHETIC_FIELDS = ("synthetic_scores", "synthetic_caption_tokens")
+_FIELDS_OF_512 = ("image_mean_512", "image_std_512")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Record:
     key: name of the sample inside its piece of the source. caption, synthetic_caption: texts.
     width, height: pixels of the original picture.
     image_mean, image_std: [h, w, c] float16, the image encoder's posterior.
+    image_mean_512, image_std_512: the same of the picture at 512 pixels a side, both or none.
     caption_tokens, synthetic_caption_tokens: [n, d] float16 or bfloat16, without padding.
     scores, synthetic_scores: [R] float32, as `Reward.stored` gives them, NaN is missing.
     The three synthetic fields are all None or all given.
@@ -60,6 +68,8 @@ class Record:
     synthetic_caption_tokens: np.ndarray | None
     scores: np.ndarray
     synthetic_scores: np.ndarray | None
+    image_mean_512: np.ndarray | None = None
+    image_std_512: np.ndarray | None = None
 
 
 def encode_record(record: Record) -> bytes:
@@ -80,6 +90,14 @@ def encode_record(record: Record) -> bytes:
     }
     if record.synthetic_caption is not None:
         metadata["synthetic_caption"] = record.synthetic_caption
+    return pack(arrays, metadata)
+
+
+def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Turn named arrays of int64, float32, float16 or bfloat16 into safetensors bytes.
+
+    Arrays stand in the order given; those of wider dtypes must come first to be aligned.
+    """
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for name, array in arrays.items():
@@ -94,11 +112,11 @@ def encode_record(record: Record) -> bytes:
     return b"".join([struct.pack("<Q", len(head)), head, *(a.tobytes() for a in arrays.values())])
 
 
-def decode_record(data: bytes) -> Record:
-    """Read a record; its arrays are read-only views of `data`.
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Undo `pack`; the arrays are read-only views of `data`.
 
     Raises:
-        ValueError: the bytes are not a record of this schema version.
+        ValueError: the bytes are not what `pack` makes.
     """
     try:
         (head_size,) = struct.unpack_from("<Q", data)
@@ -106,7 +124,6 @@ def decode_record(data: bytes) -> Record:
             raise ValueError(f"the header of {head_size} bytes overruns {len(data)} bytes")
         header = json.loads(data[8 : 8 + head_size])
         metadata = header.pop("__metadata__")
-        version = metadata["schema_version"]
         arrays = {}
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
@@ -115,10 +132,25 @@ def decode_record(data: bytes) -> Record:
             array = np.frombuffer(data, dtype, count, 8 + head_size + begin)
             arrays[name] = array.reshape(entry["shape"])
     except (struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"Not a record: {type(error).__name__}: {error}") from error
-    if version != str(SCHEMA_VERSION):
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return arrays, metadata
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a record; its arrays are read-only views of `data`.
+
+    Raises:
+        ValueError: the bytes are not a record of this schema version.
+    """
+    try:
+        arrays, metadata = unpack(data)
+        version = metadata["schema_version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Not a record: {error}") from error
+    if version not in map(str, KNOWN_VERSIONS):
         raise ValueError(
-            f"Records must have schema version {SCHEMA_VERSION}; got {version}. Annotate again."
+            f"Records must have a schema version of {KNOWN_VERSIONS}; got {version}. "
+            "Annotate again."
         )
     synthetic_caption = metadata.get("synthetic_caption")
     _check_arrays(metadata["key"], arrays, synthetic_caption)
@@ -136,7 +168,7 @@ def _check_arrays(key: str, arrays: dict[str, np.ndarray], synthetic_caption: st
     """Raise ValueError unless names, dtypes, ranks and lengths fit together."""
     for name, (dtypes, rank) in _FIELDS.items():
         if name not in arrays:
-            if name not in _OPTIONAL_FIELDS:
+            if name not in _SYNTHETIC_FIELDS + _FIELDS_OF_512:
                 raise ValueError(f"Record {key!r} lacks {name}.")
             continue
         array = arrays[name]
@@ -145,12 +177,14 @@ def _check_arrays(key: str, arrays: dict[str, np.ndarray], synthetic_caption: st
                 f"Record {key!r}: {name} must have rank {rank} and a dtype of {dtypes}; "
                 f"got shape {array.shape}, dtype {array.dtype}."
             )
-    if arrays["image_mean"].shape != arrays["image_std"].shape:
-        raise ValueError(
-            f"Record {key!r}: image_mean {arrays['image_mean'].shape} and image_std "
-            f"{arrays['image_std'].shape} must have one shape."
-        )
-    given = {name in arrays for name in _OPTIONAL_FIELDS} | {synthetic_caption is not None}
+    for end in ("", "_512"):
+        mean, std = (arrays.get(f"image_{part}{end}") for part in ("mean", "std"))
+        if getattr(mean, "shape", None) != getattr(std, "shape", None):
+            raise ValueError(
+                f"Record {key!r}: image_mean{end} {getattr(mean, 'shape', None)} and "
+                f"image_std{end} {getattr(std, 'shape', None)} must have one shape."
+            )
+    given = {name in arrays for name in _SYNTHETIC_FIELDS} | {synthetic_caption is not None}
     if len(given) != 1:
         raise ValueError(
             f"Record {key!r}: synthetic_caption, its tokens and its scores come all or none."

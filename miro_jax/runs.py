@@ -19,11 +19,9 @@ import jax
 import ml_collections
 from flax import nnx
 
-from miro_jax import models, sharding
-from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax import models, rewards, sharding
+from miro_jax.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
 from miro_jax.optim import make_optimizer, warmup_cosine
-from miro_jax.rewards import REWARDS
-from miro_jax.rewards import load_rewards as load_rewards_by_name
 from miro_jax.solvers import get_solver
 from miro_jax.state import abstract_state, graph_of, make_init
 
@@ -84,11 +82,12 @@ def _check_names(config, key):
             f"config.{key} must be a tuple of names; got {names!r}. Write "
             f"--config.{key}=\"('a','b')\" with the quotes."
         )
-    unknown = [n for n in names if n not in REWARDS]
+    known = sorted([*rewards.REWARDS, *rewards.VERSIONS])
+    unknown = [n for n in names if n not in known]
     if unknown:
-        raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {sorted(REWARDS)}.")
+        raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {known}.")
     if key == "rewards" and not names:
-        raise ValueError(f"config.{key} must name at least one reward of {sorted(REWARDS)}.")
+        raise ValueError(f"config.{key} must name at least one reward of {known}.")
     if len(set(names)) != len(names):
         raise ValueError(f"config.{key} must name each reward once; got {tuple(names)}.")
 
@@ -141,8 +140,8 @@ class Parts:
 
 def build_parts(config: ml_collections.ConfigDict) -> Parts:
     """Build everything of a run except its data and its parameters."""
-    image_encoder = build_image_encoder(**config.encoder.image)
-    caption_encoder = build_caption_encoder(**config.encoder.caption)
+    image_encoder = build_image_encoder(**image_encoder_arguments(config))
+    caption_encoder = build_caption_encoder(**caption_encoder_arguments(config))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     check_batch(config.train.batch_size, "train.batch_size", mesh)
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
@@ -185,7 +184,41 @@ def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
 
 def load_rewards(config: ml_collections.ConfigDict) -> list:
     """Load every reward of `config.rewards`, in order."""
-    return load_rewards_by_name(config.rewards)
+    return rewards.load_rewards(
+        config.rewards, weights=reward_weights(config), dtype=config.annotate.dtype
+    )
+
+
+def reward_labels(config: ml_collections.ConfigDict) -> list[str]:
+    """Return what is known of the rewards before any is loaded: identities, else names."""
+    return [
+        name if name not in rewards.SHAPES_REWARDS else rewards.load_reward(name).identity
+        for name in config.rewards
+    ]
+
+
+def reward_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Return where the weights of rewards are, as far as the config says: name -> place."""
+    published = [name for name in config.rewards if name not in rewards.SHAPES_REWARDS]
+    places = {name: config.weights[name.partition("@")[0]] for name in published}
+    return {name: place for name, place in places.items() if place}
+
+
+def image_encoder_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Return what `encoders.build_image_encoder` takes for a run."""
+    return _encoder_arguments(config, "image")
+
+
+def caption_encoder_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Return what `encoders.build_caption_encoder` takes for a run."""
+    return _encoder_arguments(config, "caption")
+
+
+def _encoder_arguments(config: ml_collections.ConfigDict, kind: str) -> dict[str, Any]:
+    arguments = dict(config.encoder[kind])
+    if arguments["name"] in PUBLISHED:
+        arguments["weights"] = config.weights[f"{kind}_encoder"] or None
+    return arguments
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:

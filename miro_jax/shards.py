@@ -1,10 +1,9 @@
-"""Shards: many records in a file, a folder of such files, and the manifest of a complete folder.
+"""Shards: many records in a file, and a folder of such files.
 
-A shard is an ArrayRecord file. Beside `NAME.array_record` stand `NAME.array_record.json` (the
-sidecar: count, size, digest, key range) and `NAME.array_record.scores.npy` (all scores, so that
-statistics need not read the images again). The shard is renamed into place after both: it exists if
-and only if it is complete. `manifest.json` is written last of all: a folder that has one is a
-finished data set.
+A shard is an ArrayRecord file. Beside `NAME.array_record` stand `NAME.array_record.scores.npy` (all
+scores, so that statistics need not read the images again) and, written last, the sidecar
+`NAME.array_record.json` (count, size, digest, key range): a shard is complete if and only if it has
+one. A folder with a `manifest` is a finished data set.
 
 Letters: N records, R rewards.
 """
@@ -22,11 +21,13 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax.files import fresh_temporary, publish, to_json, write_atomic
-from miro_jax.records import SCHEMA_VERSION, decode_record
+from miro_jax.files import to_json
+from miro_jax.manifest import MANIFEST_NAME, Manifest
+from miro_jax.records import Record, decode_record
+from miro_jax.storage import Folder, open_folder
 
 SHARD_SUFFIX = ".array_record"
-MANIFEST_NAME = "manifest.json"
+SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 # One record per group: grouping makes random reads eight times slower. Levels above 1 do not shrink
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
@@ -34,24 +35,56 @@ _WRITER_OPTIONS = "group_size:1,zstd:1"
 
 def sidecar_path(shard: str | os.PathLike) -> Path:
     """Path of a shard's sidecar."""
-    return Path(f"{shard}.json")
+    return Path(f"{shard}{SIDECAR_ENDING}")
 
 
 def scores_path(shard: str | os.PathLike) -> Path:
     """Path of a shard's scores."""
-    return Path(f"{shard}.scores.npy")
+    return Path(f"{shard}{SCORES_ENDING}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What stands in a finished ArrayRecord file of records.
+
+    num_bytes, sha256: of the file. keys: of the records. scores: [N, 2, R] float32, see
+    `read_scores`.
+    """
+
+    num_bytes: int
+    sha256: str
+    keys: list[str]
+    scores: np.ndarray
+
+    def sidecar(self) -> dict:
+        """What the sidecar says of the file."""
+        return {
+            "count": len(self.keys),
+            "bytes": self.num_bytes,
+            "sha256": self.sha256,
+            "first_key": self.keys[0] if self.keys else None,
+            "last_key": self.keys[-1] if self.keys else None,
+        }
 
 
 def write_shard(
-    path: str | os.PathLike, entries: Iterable[tuple[str, bytes]], extra: dict | None = None
+    folder: Folder,
+    name: str,
+    entries: Iterable[tuple[str, bytes]],
+    extra: dict | None = None,
+    inside: str = "",
 ) -> dict:
-    """Write one shard with its sidecar and scores, atomically.
+    """Write one shard with its scores and sidecar; each appears whole or not at all.
+
+    The name goes to the first of several writers; what stands beside the shard is made from the
+    one that is there, so that writers whose floats differ in a last digit agree.
 
     Args:
-        path: the shard's final name, ending in `.array_record`.
+        folder: where it goes. name: ends in `.array_record`.
         entries: (key, encoded record) in the order they shall have.
         extra: further JSON values for the sidecar, such as the failures of this piece; may be
             filled while `entries` is read.
+        inside: folder below `folder` for what is not finished.
 
     Returns:
         The sidecar: count, bytes, sha256, first_key, last_key and `extra`.
@@ -60,49 +93,59 @@ def write_shard(
         ValueError: the name does not end in `.array_record`, or an entry is not a record.
         OSError: the file cannot be written, or does not read back.
     """
-    path = str(path)
-    if not path.endswith(SHARD_SUFFIX):
-        raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {path}.")
-    temporary = fresh_temporary(path)
-    try:
-        keys, scores = _write_records(temporary, entries)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)  # perhaps the disk is full
-        raise
-    sidecar = {
-        "count": len(keys),
-        "bytes": os.path.getsize(temporary),
-        "sha256": _digest_file(temporary),
-        "first_key": keys[0] if keys else None,
-        "last_key": keys[-1] if keys else None,
-        **(extra or {}),
-    }
-    table = np.stack(scores) if scores else np.zeros((0, 2, 0), np.float32)
-    write_atomic(scores_path(path), _npy_bytes(table))
-    write_atomic(sidecar_path(path), to_json(sidecar))
-    publish(temporary, path)
+    if not name.endswith(SHARD_SUFFIX):
+        raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {folder / name}.")
+    folder.remove(name + SIDECAR_ENDING)  # of a shard that was deleted
+    with folder.scratch(inside) as scratch:
+        written = _write_records(str(scratch / name), entries)
+        if not folder.create(name, scratch / name):
+            present = folder.local(name, scratch)
+            if _digest_file(present) != written.sha256:
+                written = _read_records(present)
+    sidecar = written.sidecar() | (extra or {})
+    folder.write(name + SCORES_ENDING, _npy_bytes(written.scores))
+    folder.write(name + SIDECAR_ENDING, to_json(sidecar))
     return sidecar
 
 
-def _write_records(
-    path: str, entries: Iterable[tuple[str, bytes]]
-) -> tuple[list[str], list[np.ndarray]]:
-    """Write an ArrayRecord file and read its index back; return keys and scores [2, R] of all."""
+def _write_records(path: str, entries: Iterable[tuple[str, bytes]]) -> Written:
+    """Write an ArrayRecord file and read its index back."""
     keys, scores = [], []
     writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
     for key, data in entries:
-        record = decode_record(data)
-        missing = np.full_like(record.scores, np.nan)
-        synthetic = missing if record.synthetic_scores is None else record.synthetic_scores
         _or_os_error(path, writer.write, data)
         keys.append(key)
-        scores.append(np.stack([record.scores, synthetic]))
+        scores.append(_both_scores(decode_record(data)))
     _or_os_error(path, writer.close)  # the only call that writes the index
     count = _count_records(path)
     if count != len(keys):
         raise OSError(f"{path} must hold {len(keys)} records; reads back {count}.")
-    return keys, scores
+    return Written(os.path.getsize(path), _digest_file(path), keys, _table(scores))
+
+
+def _read_records(path: Path) -> Written:
+    """Read a finished file back."""
+    reader = ArrayRecordReader(str(path))
+    found = [decode_record(data) for data in reader.read_all()] if reader.num_records() else []
+    reader.close()
+    keys = [record.key for record in found]
+    scores = _table([_both_scores(record) for record in found])
+    return Written(path.stat().st_size, _digest_file(path), keys, scores)
+
+
+def _both_scores(record: Record) -> np.ndarray:
+    """Return [2, R], those of the synthetic caption NaN where there is none."""
+    missing = np.full_like(record.scores, np.nan)
+    return np.stack(
+        [
+            record.scores,
+            missing if record.synthetic_scores is None else record.synthetic_scores,
+        ]
+    )
+
+
+def _table(scores: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(scores) if scores else np.zeros((0, 2, 0), np.float32)
 
 
 def _or_os_error(path: str, action: Callable, *arguments: object) -> None:
@@ -129,7 +172,7 @@ def _count_records(path: str) -> int:
     return count
 
 
-def _digest_file(path: str) -> str:
+def _digest_file(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -197,104 +240,46 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
     return shards
 
 
-def read_scores(folder: str | os.PathLike) -> np.ndarray:
-    """Read the scores of all shards without reading images.
+def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
+    """Read what stands beside a shard; of the shard itself only its size is asked.
 
     Returns:
-        [N, 2, R] float32: [:, 0] of the captions, [:, 1] of the synthetic captions (NaN where there
-        is none).
+        The sidecar, and scores [N, 2, R] float32: [:, 0] of the captions, [:, 1] of the synthetic
+        captions (NaN where there is none).
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the files do not belong to each other.
+    """
+    for ending in (SIDECAR_ENDING, SCORES_ENDING, ""):
+        if not folder.exists(name + ending):
+            raise FileNotFoundError(f"{folder / name}{ending} is missing. {_remedy(folder / name)}")
+    sidecar = json.loads(folder.read(name + SIDECAR_ENDING))
+    scores = np.load(io.BytesIO(folder.read(name + SCORES_ENDING)), allow_pickle=False)
+    found = (folder.size(name), len(scores))
+    if found != (sidecar["bytes"], sidecar["count"]):
+        raise ValueError(
+            f"{folder / name} must be {sidecar['bytes']} bytes with {sidecar['count']} records; "
+            f"got {found[0]} bytes and {found[1]} scores. {_remedy(folder / name)}"
+        )
+    return sidecar, scores
+
+
+def read_scores(folder: str | os.PathLike) -> np.ndarray:
+    """Read the scores of all shards of a finished set without reading images.
+
+    Returns:
+        [N, 2, R] float32, see `read_published`.
 
     Raises:
         FileNotFoundError: a shard or its scores are missing.
     """
-    tables = []
-    for shard in verify_shards(folder):
-        path = scores_path(shard)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing. {_remedy(shard)}")
-        table = np.load(path, allow_pickle=False)
-        if len(table):
-            tables.append(table)
-    return np.concatenate(tables) if tables else np.zeros((0, 2, 0), np.float32)
+    place = open_folder(folder)
+    names = sorted(Manifest.load(folder).shards)
+    return join_scores([read_published(place, name)[1] for name in names])
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a finished data set is.
-
-    configuration: what it was made from and with: source, rewards (identities in order),
-        image_encoder, caption_encoder (identities), latent_shape, caption_width, image_size. Two
-        sets of equal configuration, source files and versions are equal byte by byte.
-    shards: name -> number of records. num_samples, num_failures: read in all, and lost.
-    versions: package -> version.
-    """
-
-    configuration: dict
-    shards: dict[str, int]
-    num_samples: int
-    num_failures: int
-    versions: dict[str, str]
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def rewards(self) -> tuple[str, ...]:
-        """Reward identities, in the order of the scores."""
-        return tuple(self.configuration["rewards"])
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of image_mean: height, width, channels."""
-        return tuple(self.configuration["latent_shape"])
-
-    @property
-    def caption_width(self) -> int:
-        """Width of a caption token."""
-        return self.configuration["caption_width"]
-
-    @property
-    def num_records(self) -> int:
-        """Number of records in all shards."""
-        return sum(self.shards.values())
-
-    def to_bytes(self) -> bytes:
-        """The content of manifest.json."""
-        return to_json(dataclasses.asdict(self))
-
-    @property
-    def digest(self) -> str:
-        """sha256 of manifest.json."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write manifest.json, which declares the folder complete."""
-        write_atomic(Path(folder) / MANIFEST_NAME, self.to_bytes())
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike) -> Manifest:
-        """Read manifest.json.
-
-        Raises:
-            FileNotFoundError: there is none, so the set is not complete.
-            ValueError: it is of another schema version.
-        """
-        path = Path(folder) / MANIFEST_NAME
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: these records are not complete. Run the annotate stage."
-            )
-        values = json.loads(path.read_bytes())
-        if values.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(
-                f"{path} must have schema version {SCHEMA_VERSION}; got "
-                f"{values.get('schema_version')}. Annotate again into another folder."
-            )
-        return cls(**values)
-
-
-def require_rewards(manifest: Manifest, identities: Sequence[str]) -> None:
-    """Raise ValueError unless the records hold exactly these rewards in this order."""
-    if manifest.rewards != tuple(identities):
-        raise ValueError(
-            f"The records must hold the rewards of the config {list(identities)}; they hold "
-            f"{list(manifest.rewards)}. Change config.rewards, or annotate into another folder."
-        )
+def join_scores(tables: Iterable[np.ndarray]) -> np.ndarray:
+    """Join the scores of shards; those without a record do not know R."""
+    filled = [table for table in tables if len(table)]
+    return np.concatenate(filled) if filled else np.zeros((0, 2, 0), np.float32)

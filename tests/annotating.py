@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from miro_jax import annotate, records, shards
+from miro_jax import annotate, records, shards, sources
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards import base
 
@@ -96,14 +97,20 @@ def make_pieces(folder, num_pieces=3, num_samples=10):
     return paths
 
 
-def call(pieces, out, reward_list=None, **changes):
+def open_paths(paths):
+    """The source whose pieces are these tar files, all in one folder."""
+    folders, names = zip(*[os.path.split(path) for path in paths], strict=True)
+    return sources.open_source(f"tar:{folders[0]}/{{{','.join(names)}}}")
+
+
+def call(paths, out, reward_list=None, **changes):
+    """Annotate tar files; return the manifest, or None of a set that is not finished."""
     arguments = {
-        "pieces": pieces,
+        "source": open_paths(paths),
         "out": out,
         "rewards": reward_list or rewards(),
         "image_encoder": build_image_encoder("pixels", size=SIZE),
         "caption_encoder": build_caption_encoder("words", width=16, max_tokens=8),
-        "image_size": SIZE,
         "num_bins": 4,
         "batch_size": 4,
     }
@@ -111,11 +118,11 @@ def call(pieces, out, reward_list=None, **changes):
 
 
 def read_records(out):
-    """All records of a folder, by key."""
+    """All records of a folder, by key without the name of the tar file."""
     data = [
         d for path in shards.verify_shards(out) for d in ArrayRecordReader(str(path)).read_all()
     ]
-    return {record.key: record for record in map(records.decode_record, data)}
+    return {record.key.rpartition("/")[2]: record for record in map(records.decode_record, data)}
 
 
 def read_failures(out):

@@ -1,12 +1,9 @@
-"""The annotate stage: complete sets, resume after kills, configurations, the command line."""
+"""The annotate stage: complete sets, sets that go on, configurations."""
 
+import dataclasses
 import json
 import os
 import pathlib
-import random
-import re
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -15,13 +12,13 @@ import pytest
 from configs.base import get_config
 from miro_jax import annotate, bins, shards
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
-from miro_jax.shapes import world
+from miro_jax.manifest import Manifest
 from tests.annotating import (
-    SIZE,
     Brightness,
     call,
     contents,
     make_pieces,
+    open_paths,
     read_records,
     rewards,
     sample,
@@ -49,7 +46,7 @@ def test_folder_holds_bins_and_stats_of_both_captions(tmp_path):
     assert stats["captions"]["rewards"]["length@test1"]["count"] == 30
     assert stats["synthetic_captions"]["rewards"]["length@test1"]["count"] == 15
     assert {p.name for p in out.iterdir()} == {
-        "manifest.json", "bins.json", "stats.json", "failures.jsonl",
+        "manifest.json", "bins.json", "stats.json", "failures.jsonl", "coverage.json",
         *(f"shard-0000{i}.array_record{e}" for i in range(3) for e in ("", ".json", ".scores.npy")),
     }  # fmt: skip
 
@@ -65,7 +62,7 @@ def test_too_many_failures_stop_the_run_with_their_causes_and_keep_what_is_done(
         "4 of 9",
         "missing image (3)",
         "missing caption (1)",
-        "key0000 in a.tar",
+        "a.tar/key0000 in a.tar",
     ):
         assert text in str(caught.value)
     assert not (out / "manifest.json").exists()
@@ -85,8 +82,10 @@ def test_manifest_is_published_last(tmp_path, monkeypatch):
     rename = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (published.append(str(b)), rename(a, b)))
     call(make_pieces(tmp_path / "source"), tmp_path / "out")
-    assert len(published) == 3 * 3 + 5
     assert published[-1].endswith("/manifest.json")
+    assert {"bins.json", "stats.json", "failures.jsonl", "coverage.json"} <= {
+        path.rpartition("/")[2] for path in published
+    }
 
 
 def test_complete_set_is_returned_at_once(tmp_path):
@@ -115,22 +114,27 @@ def test_other_bins_are_fitted_without_scoring_again(tmp_path):
     [
         ({"reward_list": [Brightness()]}, "rewards"),
         ({"caption_encoder": build_caption_encoder("words", width=8)}, "caption_encoder"),
-        ({"image_size": 8, "image_encoder": build_image_encoder("pixels", size=8)}, "image_size"),
-        ({"source": {"kind": "shapes", "seed": 1}}, "source"),
-        ({"pieces": 2}, "pieces"),
+        ({"image_encoder": build_image_encoder("pixels", size=8)}, "image_encoder, image_size"),
+        ({"encode_512": True}, "encode_512"),
+        ({"facts": {"kind": "shapes", "seed": 1}}, "source"),
+        ({"paths": 2}, "pieces"),
     ],
 )
 def test_set_of_another_configuration_is_refused(tmp_path, change, field, complete):
     pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
     call(pieces, out)
     if not complete:
-        configuration = shards.Manifest.load(out).configuration
+        configuration = Manifest.load(out).configuration
         (out / "manifest.json").unlink()
-        (out / "manifest.partial.json").write_text(json.dumps(configuration))
-    before = contents(out)
-    change = dict(change, pieces=pieces[: change.get("pieces", 3)])
+        (out / "manifest.partial.json").write_text(
+            json.dumps(configuration | {"encode_512": False})
+        )
+    before, change = contents(out), dict(change)
+    source = open_paths(pieces[: change.pop("paths", 3)])
+    facts = change.pop("facts", source.facts)
+    change["source"] = dataclasses.replace(source, facts=facts)
     with pytest.raises(ValueError, match=f"differs in.*{field}.*Delete") as caught:
-        call(out=out, **change)
+        call(pieces, out, **change)
     assert str(out) in str(caught.value)
     assert contents(out) == before
 
@@ -171,7 +175,12 @@ def test_complete_set_need_not_be_writable(tmp_path, monkeypatch):
     def refuse(*arguments, **keywords):
         raise PermissionError(13, "Permission denied")
 
-    for module, name in ((tempfile, "TemporaryFile"), (os, "replace"), (os, "unlink")):
+    for module, name in (
+        (tempfile, "TemporaryFile"),
+        (tempfile, "mkdtemp"),
+        (os, "replace"),
+        (os, "unlink"),
+    ):
         monkeypatch.setattr(module, name, refuse)
     assert call(pieces, out) == first
 
@@ -199,14 +208,22 @@ def test_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
         ({"max_failure_rate": 1.5}, "max_failure_rate"),
         ({"num_bins": 1}, "num_bins"),
         ({"bins_strategy": "nearest"}, "quantile"),
-        ({"pieces": []}, "At least one piece"),
-        ({"pieces": ["/nowhere/a.tar"]}, "/nowhere/a.tar"),
+        ({"source": "tar:/nowhere/a.tar"}, "/nowhere/a.tar"),
+        ({"pieces": [0, 1]}, "0 .. 0; got .1."),
+        ({"stages": "rewards,encoding"}, "rewards, encode; got encoding"),
+        ({"groups": [("all", ["brightness", "image", "captions"])]}, "each of"),
+        ({"groups": [("a b", ["brightness", "length", "short", "image", "captions"])]}, "letters"),
+        ({"rewards": ["beauty", "taste"]}, "taste"),
+        ({"rewards": ["beauty"], "weights": {"clip": "/x"}}, "clip"),
+        ({"rewards": ["clip"], "weights": {"clip": "/nowhere/x"}}, "/nowhere/x"),
+        ({"rewards": []}, "at least one reward"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(tmp_path, change, text):
     pieces = make_pieces(tmp_path / "source", 1, 1)
     with pytest.raises((ValueError, FileNotFoundError), match=text):
-        call(**({"pieces": pieces, "out": tmp_path / "out"} | change))
+        call(pieces, tmp_path / "out", **change)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_in_a_reward_is_not_swallowed_and_the_run_resumes(tmp_path):
@@ -224,68 +241,9 @@ def test_an_error_in_a_reward_is_not_swallowed_and_the_run_resumes(tmp_path):
     assert not (out / "shard-00001.array_record").exists()
     chosen = [Brightness("brightness", True)]
     call(pieces, out, chosen)
-    assert chosen[0].num_read == 20
+    assert chosen[0].num_read == 16  # the first chunk of the second piece was kept
     call(pieces, tmp_path / "fresh", chosen)
     assert contents(out) == contents(tmp_path / "fresh")
-
-
-# Imports once, then forks. Each child counts what it does to the disk and the records it makes, and
-# kills itself before the event whose number it was given; 0 is never.
-KILLED = """
-import os, signal, sys
-from miro_jax import records
-from tests.annotating import call
-
-pieces, out, moments = sys.argv[1].split(","), sys.argv[2], map(int, sys.argv[3:])
-events = 0
-
-def watched(action, moment):
-    def watching(*arguments, **keywords):
-        global events
-        events += 1
-        if events == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return action(*arguments, **keywords)
-    return watching
-
-for moment in moments:
-    child = os.fork()
-    if not child:
-        os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
-        for name in ("replace", "fsync", "unlink"):
-            setattr(os, name, watched(getattr(os, name), moment))
-        records.encode_record = watched(records.encode_record, moment)
-        call(pieces, out, max_failure_rate=0.5)
-        print("finished", events, flush=True)
-        os._exit(0)
-    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
-        print("killed", moment, flush=True)
-    if "manifest.json" in os.listdir(out):
-        assert {"bins.json", "stats.json", "failures.jsonl"} <= set(os.listdir(out))
-"""
-
-
-def run_killed(pieces, out, moments):
-    """Run a process for each moment; return how each ended and after how many events."""
-    command = [sys.executable, "-c", KILLED, ",".join(pieces), str(out), *map(str, moments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
-    )
-    return [line.split() for line in done.stdout.splitlines()]
-
-
-def test_killed_at_random_moments_the_folder_ends_byte_identical(tmp_path):
-    pieces = make_pieces(tmp_path / "source", num_pieces=4)
-    ((end, count),) = run_killed(pieces, tmp_path / "whole", [0])
-    assert end == "finished" and int(count) > 80
-    rng = random.Random(0)
-    ends = []
-    for trial in range(2):  # each on to the end: some kills fall into the last files
-        out = tmp_path / f"out{trial}"
-        ends += run_killed(pieces, out, [rng.randrange(1, 40) for _ in range(5)] + [0])
-        assert ends[-1][0] == "finished"
-        assert contents(out) == contents(tmp_path / "whole")
-    assert sum(end == "killed" for end, _ in ends) >= 6
 
 
 def test_shapes_are_annotated_from_a_config(tmp_path):
@@ -313,75 +271,3 @@ def test_tar_source_of_a_config_goes_to_the_folder_it_names(tmp_path):
         config.data.records = str(tmp_path / "elsewhere")
     assert annotate.run(config, tmp_path / "run").num_records == 10
     assert len(read_records(tmp_path / "elsewhere")) == 10
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "miro_jax.annotate", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-    )
-
-
-def test_command_line_annotates_and_says_what_it_did(tmp_path):
-    world.write_shards(tmp_path / "source", 12, SIZE, 6)
-    done = command(
-        f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out", f"--image-size={SIZE}",
-        "--rewards=beauty,colors", "--caption-encoder=words:width=16,max_tokens=8",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("12 records, 0 failures")
-    assert "annotate" in done.stderr  # progress
-    assert shards.Manifest.load(tmp_path / "out").caption_width == 16
-
-
-def run_main(arguments, capsys):
-    """Run in this process; return exit status, stdout and stderr."""
-    try:
-        status = annotate.main(arguments)
-    except SystemExit as error:
-        status = error.code
-    return status, *capsys.readouterr()
-
-
-def test_help_shows_defaults_and_an_example(capsys):
-    status, out, _ = run_main(["--help"], capsys)
-    assert status == 0 and "default: 0.01" in out and "example: python -m miro_jax.annotate" in out
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"rewards": "beauty,taste"}, "sharpness.*taste"),
-        ({"source": "zip:x"}, "'tar'"),
-        ({"source": "tar:/nowhere/*.tar"}, "/nowhere/"),
-        ({"image-encoder": "vae9"}, "pixels.*vae9"),
-        ({"image-encoder": "pixels:speed=3"}, "speed"),
-        ({"caption-encoder": "words:width"}, "KEY=VALUE"),
-        ({"batch-size": "0"}, "batch_size"),
-        ({"num-bins": "x"}, "invalid int"),
-        ({"out": "/dev/null/x"}, "must be a folder"),
-        ({"out": None}, "--out"),
-    ],
-)
-def test_bad_argument_exits_with_2_and_is_named(tmp_path, capsys, change, text):
-    make_pieces(tmp_path / "source", 1, 2)
-    flags = {
-        "source": f"tar:{tmp_path}/source/*.tar",
-        "out": f"{tmp_path}/out",
-        "rewards": "beauty",
-    }
-    flags |= change
-    arguments = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    status, _, err = run_main(arguments, capsys)
-    assert status == 2 and re.search(text, err)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-
-
-def test_too_many_failures_exit_with_1(tmp_path, capsys):
-    path = write_tar(tmp_path / "a.tar", sample(0, caption="") + sample(1))
-    arguments = [f"--source=tar:{path}", f"--out={tmp_path}/out", "--rewards=beauty"]
-    status, _, err = run_main(arguments, capsys)
-    assert status == 1 and "missing caption (1)" in err

@@ -12,6 +12,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from miro_jax import bins as bins_lib
 from miro_jax import data, records, shards
+from miro_jax.manifest import Manifest
+from miro_jax.storage import open_folder
 
 WIDTH, LATENT_SHAPE = 6, (4, 4, 3)
 NAMES = ("a@1", "b@1")
@@ -44,10 +46,10 @@ def write_set(folder, shard_sizes, synthetic=lambda i: True):
         name = f"shard-{number:05d}.array_record"
         some = [make_record(i, synthetic=synthetic(i)) for i in range(start, start + size)]
         entries = [(r.key, records.encode_record(r)) for r in some]
-        counts[name] = shards.write_shard(folder / name, entries)["count"]
+        counts[name] = shards.write_shard(open_folder(folder), name, entries)["count"]
         start += size
     configuration = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
-    manifest = shards.Manifest(configuration, counts, start, 0, {})
+    manifest = Manifest(configuration, counts, start, 0, {})
     manifest.save(folder)
     scores = shards.read_scores(folder)
     bins_lib.fit_bins(scores, NAMES, 8, "quantile", manifest.digest).save(folder / "bins.json")

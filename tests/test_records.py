@@ -13,8 +13,9 @@ from miro_jax import records
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
 
 
-def make_record(seed, key=None, tokens_dtype=np.float16, synthetic=None):
+def make_record(seed, key=None, tokens_dtype=np.float16, synthetic=None, twice=None):
     rng = np.random.default_rng(seed)
+    twice = bool(seed % 2) if twice is None else twice
     synthetic = bool(rng.integers(2)) if synthetic is None else synthetic
 
     def tokens():
@@ -36,6 +37,8 @@ def make_record(seed, key=None, tokens_dtype=np.float16, synthetic=None):
         synthetic_caption_tokens=tokens() if synthetic else None,
         scores=scores[0],
         synthetic_scores=scores[1] if synthetic else None,
+        image_mean_512=rng.normal(size=(8, 8, 3)).astype(np.float16) if twice else None,
+        image_std_512=rng.uniform(size=(8, 8, 3)).astype(np.float16) if twice else None,
     )
 
 
@@ -65,7 +68,7 @@ def test_record_without_tokens_keeps_its_width():
 
 
 def test_other_libraries_read_a_record():
-    record = make_record(1, synthetic=True)
+    record = make_record(1, synthetic=True, twice=True)
     arrays = load_safetensors(records.encode_record(record))
     assert set(arrays) == set(records._FIELDS)
     for name, array in arrays.items():
@@ -73,7 +76,9 @@ def test_other_libraries_read_a_record():
 
 
 def test_arrays_are_aligned_views():
-    record = records.decode_record(records.encode_record(make_record(2, synthetic=True)))
+    record = records.decode_record(
+        records.encode_record(make_record(2, synthetic=True, twice=True))
+    )
     for name in records._FIELDS:
         array = getattr(record, name)
         assert array.flags.aligned and not array.flags.owndata and not array.flags.writeable
@@ -86,6 +91,8 @@ def test_arrays_are_aligned_views():
         ({"image_mean": np.zeros((4, 4, 3), np.float32)}, "image_mean"),
         ({"image_std": np.zeros((2, 4, 3), np.float16)}, "one shape"),
         ({"caption_tokens": None}, "lacks caption_tokens"),
+        ({"image_mean": None}, "lacks image_mean"),
+        ({"image_std_512": None}, "image_std_512 None must have one shape"),
         ({"synthetic_scores": None}, "all or none"),
         ({"synthetic_caption": None}, "all or none"),
     ],
@@ -96,9 +103,15 @@ def test_encode_refuses_a_record_of_wrong_form(changes, text):
         records.encode_record(record)
 
 
+def test_records_of_the_first_version_are_read():
+    record = make_record(6, twice=False)
+    first = records.encode_record(record).replace(b'"schema_version":"2"', b'"schema_version":"1"')
+    assert_same(records.decode_record(first), record)
+
+
 def test_decode_refuses_other_bytes():
     good = records.encode_record(make_record(4))
-    other_version = good.replace(b'"schema_version":"1"', b'"schema_version":"7"')
+    other_version = good.replace(b'"schema_version":"2"', b'"schema_version":"7"')
     rng = random.Random(0)
     for data in [
         b"",

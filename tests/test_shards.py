@@ -13,6 +13,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from miro_jax import files, records, shards
+from miro_jax.manifest import Manifest, require_rewards
+from miro_jax.storage import open_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
@@ -43,7 +45,7 @@ def assert_same(data, record):
 
 
 def make_manifest(counts, rewards=("a@1", "b@1", "c@1")):
-    return shards.Manifest(
+    return Manifest(
         configuration={
             "rewards": list(rewards),
             "latent_shape": list(LATENT_SHAPE),
@@ -63,7 +65,7 @@ def write_folder(folder, shard_sizes, seed=0):
         some = [make_record(1000 * seed + len(made) + i) for i in range(size)]
         name = f"shard-{number:05d}.array_record"
         entries = [(r.key, records.encode_record(r)) for r in some]
-        counts[name] = shards.write_shard(folder / name, entries)["count"]
+        counts[name] = shards.write_shard(open_folder(folder), name, entries)["count"]
         made += some
     make_manifest(counts).save(folder)
     return made
@@ -90,23 +92,44 @@ def test_shard_reads_back_in_order_with_sidecar_and_scores(tmp_path):
 
 def test_every_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
     calls = []
-    flush, rename = os.fsync, os.replace
+    flush = os.fsync
 
     def watched_flush(descriptor):
         calls.append(("flush", os.readlink(f"/proc/self/fd/{descriptor}")))
         flush(descriptor)
 
-    def watched_rename(source, target):
-        calls.append(("rename", str(source)))
-        rename(source, target)
+    def watched_naming(action):
+        def watched(source, target):
+            calls.append(("name", str(source), pathlib.Path(target).name))
+            action(source, target)
+
+        return watched
 
     monkeypatch.setattr(os, "fsync", watched_flush)
-    monkeypatch.setattr(os, "replace", watched_rename)
+    for action in ("link", "replace"):
+        monkeypatch.setattr(os, action, watched_naming(getattr(os, action)))
     write_folder(tmp_path, [2])
-    assert len(calls) == 4 * 3
+    shard = "shard-00000.array_record"
+    names = [shard, f"{shard}.scores.npy", f"{shard}.json", "manifest.json"]
+    assert [call[2] for call in calls[1::3]] == names and len(calls) == 12
     for before, at, after in zip(calls[::3], calls[1::3], calls[2::3], strict=True):
-        assert before == ("flush", at[1]) and at[0] == "rename"
+        assert before == ("flush", at[1])
         assert after == ("flush", str(tmp_path))
+
+
+def test_of_two_writers_the_second_describes_the_shard_of_the_first(tmp_path):
+    folder, name = open_folder(tmp_path), "shard-00000.array_record"
+    first, second = make_record(1), dataclasses.replace(make_record(1), caption="other")
+
+    def entries_while_another_writes():
+        yield second.key, records.encode_record(second)
+        shards.write_shard(folder, name, [(first.key, records.encode_record(first))])
+        shards.sidecar_path(tmp_path / name).unlink()  # it was killed just before
+
+    sidecar = shards.write_shard(folder, name, entries_while_another_writes(), {"extra": 1})
+    (path,) = shards.verify_shards(tmp_path, full=True)
+    assert_same(ArrayRecordReader(str(path)).read_all()[0], first)
+    assert sidecar == shards.read_sidecar(path) and sidecar["extra"] == 1
 
 
 def test_writing_again_gives_equal_bytes(tmp_path):
@@ -118,7 +141,7 @@ def test_writing_again_gives_equal_bytes(tmp_path):
     assert first == second
 
 
-def test_failed_write_leaves_no_shard_and_the_next_one_cleans_up(tmp_path):
+def test_failed_write_leaves_nothing_behind(tmp_path):
     path = tmp_path / "shard-00000.array_record"
     entry = ("a", records.encode_record(make_record(0)))
 
@@ -127,26 +150,29 @@ def test_failed_write_leaves_no_shard_and_the_next_one_cleans_up(tmp_path):
         raise KeyError("source broke")
 
     with pytest.raises(KeyError):
-        shards.write_shard(path, entries())
+        shards.write_shard(open_folder(tmp_path), path.name, entries())
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="annotate"):
         shards.verify_shards(tmp_path)
-    (tmp_path / "shard-00000.array_record.tmp-77").write_bytes(b"of a writer that was killed")
-    (tmp_path / "shard-00000.array_record.json.tmp-77").write_bytes(b"likewise")
-    shards.write_shard(path, [entry])
-    assert not list(tmp_path.glob("*.tmp-*"))
+    shards.write_shard(open_folder(tmp_path), path.name, [entry])
+    assert {p.name.removeprefix(path.name) for p in tmp_path.iterdir()} == {
+        "",
+        ".json",
+        ".scores.npy",
+    }
     assert shards.verify_shards(tmp_path) == [path]
 
 
 # The limit on the size of a file stands in for a full disk: the system refuses the write.
 FULL = """
 import resource, signal, sys
-from miro_jax import shards
+from miro_jax import shards, storage
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 data = open(sys.argv[1], "rb").read()
 try:
-    shards.write_shard(sys.argv[2], [("a", data)] * int(sys.argv[3]))
+    folder, _, name = sys.argv[2].rpartition("/")
+    shards.write_shard(storage.open_folder(folder), name, [("a", data)] * int(sys.argv[3]))
 except OSError as error:
     print(error)
 """
@@ -173,7 +199,8 @@ def test_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
 def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
     path = tmp_path / "shard-00000.array_record"
     made = [make_record(i, synthetic=True) for i in range(40)]
-    shards.write_shard(path, [(r.key, records.encode_record(r)) for r in made])
+    entries = [(r.key, records.encode_record(r)) for r in made]
+    shards.write_shard(open_folder(tmp_path), path.name, entries)
     good = path.read_bytes()
     used = max(
         i for i, byte in enumerate(good[:65536]) if byte
@@ -237,21 +264,22 @@ def test_shard_that_contradicts_the_manifest_is_refused(tmp_path):
 
 def test_manifest_reads_back_and_names_missing_completion(tmp_path):
     with pytest.raises(FileNotFoundError, match="not complete"):
-        shards.Manifest.load(tmp_path)
+        Manifest.load(tmp_path)
     manifest = make_manifest({"shard-00000.array_record": 3})
     manifest.save(tmp_path)
-    assert shards.Manifest.load(tmp_path) == manifest
-    assert shards.Manifest.load(tmp_path).digest == manifest.digest
+    assert Manifest.load(tmp_path) == manifest
+    assert Manifest.load(tmp_path).digest == manifest.digest
     values = json.loads((tmp_path / "manifest.json").read_bytes()) | {"schema_version": 99}
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="99"):
-        shards.Manifest.load(tmp_path)
+        Manifest.load(tmp_path)
 
 
 def test_rewards_of_the_config_must_be_those_of_the_records():
     manifest = make_manifest({})
-    shards.require_rewards(manifest, ["a@1", "b@1", "c@1"])
+    require_rewards(manifest, ["a@1", "b@1", "c@1"])
+    require_rewards(manifest, ["a", "b@1", "c"])  # a name alone stands for any version
     for wrong in (["a@1", "b@1"], ["b@1", "a@1", "c@1"], ["a@1", "b@1", "c@2"]):
         with pytest.raises(ValueError) as caught:
-            shards.require_rewards(manifest, wrong)
+            require_rewards(manifest, wrong)
         assert str(wrong) in str(caught.value) and "['a@1', 'b@1', 'c@1']" in str(caught.value)

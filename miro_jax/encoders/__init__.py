@@ -13,6 +13,9 @@ CAPTION_ENCODERS: dict[str, Callable] = {
     "flan_t5": flan_t5.FlanT5Encoder,
 }
 
+# Encoders with published weights: their builders take `weights`, `dtype` and `mesh`.
+PUBLISHED = ("sdxl_vae", "flan_t5")
+
 
 def build_image_encoder(name: str, **arguments):
     """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 
 from miro_jax.networks import t5
 from miro_jax.networks.tower import Tower
@@ -38,10 +39,12 @@ class FlanT5Encoder:
         dtype: of parameters and matrix products, "float32" or "bfloat16".
         mesh: devices that share the parameters and the captions; None is the first device.
         max_tokens: longest L, the end token included; longer captions are cut.
+        width: D, where it is known: then no file is read before it is needed.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: max_tokens is below 1, dtype is unknown, or the weights are no T5 1.1.
+        ValueError: max_tokens is below 1, dtype is unknown, the weights are no T5 1.1, or of
+            another width.
     """
 
     def __init__(
@@ -50,13 +53,37 @@ class FlanT5Encoder:
         dtype: str = "float32",
         mesh: jax.sharding.Mesh | None = None,
         max_tokens: int = 77,
+        width: int | None = None,
     ):
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
         self.repository = hub.open(WEIGHTS if weights is None else weights)
-        config = t5.parse_config(self.repository.json("config.json"))
-        self.width, self.max_tokens, self.dtype = config.width, max_tokens, dtype
-        self.tokenizer = load_tokenizer(self.repository)
+        if dtype not in convert.DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(convert.DTYPES)}; got {dtype!r}.")
+        self.max_tokens, self.dtype, self._mesh = max_tokens, dtype, mesh
+        if width is None:
+            self.width = self._config.width
+            _ = self.tokenizer, self.tower  # a missing file should be told now
+        else:
+            self.width = width
+
+    @functools.cached_property
+    def _config(self) -> t5.T5Config:
+        return t5.parse_config(self.repository.json("config.json"))
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer, loaded."""
+        return load_tokenizer(self.repository)
+
+    @functools.cached_property
+    def tower(self) -> Tower:
+        """The network, loaded."""
+        config, dtype = self._config, self.dtype
+        if config.width != self.width:
+            raise ValueError(
+                f"width must be that of {self.repository}, {config.width}; got {self.width}."
+            )
         network = convert.load(
             lambda rngs: t5.T5Encoder(config, rngs=rngs, dtype=jnp.dtype(dtype)),
             t5.merge_aliases(self.repository.tensors()),
@@ -64,9 +91,9 @@ class FlanT5Encoder:
             ignored=t5.ENCODER_IGNORED,
             dtype=dtype,
             keep_float32=t5.SMALL,
-            mesh=mesh,
+            mesh=self._mesh,
         )
-        self.tower = Tower(network)
+        return Tower(network)
 
     @functools.cached_property
     def identity(self) -> str:

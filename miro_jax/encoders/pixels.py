@@ -5,7 +5,11 @@ stored in records, and `normalize`, which brings them to the scale that the mode
 both are trivial.
 """
 
+from __future__ import annotations
+
 import numpy as np
+
+from miro_jax.images import center_crop_resize
 
 _HALF_RANGE = 127.5
 
@@ -34,6 +38,21 @@ class PixelsEncoder:
     def latent_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the image latents."""
         return (self.size, self.size, 3)
+
+    def at_size(self, size: int) -> PixelsEncoder:
+        """Return the encoder of pictures of another size."""
+        return PixelsEncoder(size)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Cut the largest central square of a picture and resize it.
+
+        Args:
+            image: [H, W, 3] uint8.
+
+        Returns:
+            [size, size, 3] uint8.
+        """
+        return center_crop_resize(image, self.size)
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encode pictures.

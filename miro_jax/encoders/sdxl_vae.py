@@ -14,6 +14,8 @@ half a grey level darker; here they are rounded, unless `truncate` is asked for.
 Letters: B pictures, H W picture, h w image latents.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 
@@ -98,6 +100,19 @@ class SdxlVaeEncoder:
     def decoder(self) -> Network:
         """The `networks.vae.Decoder`, loaded; errors as of `encoder`. See `decode_with`."""
         return self._load("decoder", self.decoder_dtype)
+
+    def at_size(self, size: int) -> SdxlVaeEncoder:
+        """Return the encoder of pictures of another size, which shares the loaded weights."""
+        other = SdxlVaeEncoder(
+            self.repository.source,
+            size,
+            self.dtype,
+            self.decoder_dtype,
+            self.mesh,
+            self.batch_size,
+        )
+        vars(other).update(_encoding=self._encoding)  # a cached property
+        return other
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Cut the largest central square and resize it as the release does, by Pillow's bilinear.

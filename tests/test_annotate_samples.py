@@ -1,5 +1,6 @@
 """From a piece to its records: what becomes of every sample."""
 
+import json
 import os
 import tarfile
 
@@ -47,10 +48,10 @@ def test_every_sample_becomes_the_right_record(tmp_path):
         if i % 2:
             assert record.synthetic_caption is None
             continue
-        text = f"a long text about {i}"
+        own, text = text, f"a long text about {i}"  # a form that is missing is the own caption
         assert record.synthetic_caption == text
         np.testing.assert_array_equal(record.synthetic_caption_tokens, words.encode([text])[0])
-        short = len(f"brief {i}") if i % 4 == 0 else len(text)
+        short = len(f"brief {i}") if i % 4 == 0 else len(own)
         want = np.array([shade, shade + len(text), shade + short]) / 100
         np.testing.assert_allclose(record.synthetic_scores, want, rtol=1e-5)
     assert manifest.num_records == manifest.num_samples == 30 and manifest.num_failures == 0
@@ -89,7 +90,7 @@ def test_every_kind_of_bad_sample_is_listed_with_its_cause(tmp_path):
     out = tmp_path / "out"
     path = write_tar(tmp_path / "a.tar", members)
     manifest = call([path], out, [Brightness(), odd], max_failure_rate=0.9, batch_size=3)
-    causes = [(f["key"], f["cause"]) for f in read_failures(out)]
+    causes = [(f["key"].removeprefix("a.tar/"), f["cause"]) for f in read_failures(out)]
     assert causes == [
         ("key0001", "missing image"),
         ("key0002", "missing caption"),
@@ -97,16 +98,17 @@ def test_every_kind_of_bad_sample_is_listed_with_its_cause(tmp_path):
         ("key0004", "not an image"),
         ("key0005", "damaged image"),
         ("key0000", "duplicate key"),
-        ("key0007", "score not finite: odd@test1"),
-        ("key0008", "score not finite: odd@test1"),
-        ("key0009", "score not finite: odd@test1"),
+        ("key0007", "score not finite"),
+        ("key0008", "score not finite"),
+        ("key0009", "score not finite"),
     ]
+    assert read_failures(out)[-1]["detail"] == "odd@test1"
     assert {f["piece"] for f in read_failures(out)} == {"a.tar"}
     assert (manifest.num_samples, manifest.num_failures) == (11, 9)
     found = read_records(out)
     assert {key: record.caption for key, record in found.items()} == {
         "key0000": "picture 0",
-        "key0010": "a in snow",
+        "key0010": "a  \tin\nsnow",
     }
 
 
@@ -124,7 +126,10 @@ def test_nan_is_missing_only_where_the_reward_says_so(tmp_path):
 
 def test_numbers_of_an_encoder_that_are_not_finite_are_failures(tmp_path):
     class Overflowing:
-        identity, latent_shape = "overflowing@1", (1, 1, 1)
+        identity, latent_shape, size = "overflowing@1", (1, 1, 1), SIZE
+
+        def prepare(self, image):
+            return image[:SIZE, :SIZE]
 
         def encode(self, images):
             mean = images.mean(axis=(1, 2, 3)).astype(np.float16)[:, None, None, None]
@@ -133,8 +138,9 @@ def test_numbers_of_an_encoder_that_are_not_finite_are_failures(tmp_path):
     out = tmp_path / "out"
     call(make_pieces(tmp_path / "s"), out, image_encoder=Overflowing(), max_failure_rate=0.5)
     assert [(f["key"], f["cause"]) for f in read_failures(out)] == [
-        ("key0003", "image_mean not finite")
+        ("p0.tar/key0003", "latents not finite")
     ]
+    assert read_failures(out)[0]["detail"] == "image_mean"
 
 
 @pytest.mark.parametrize("kind", ["header", "boundary", "payload"])
@@ -150,8 +156,53 @@ def test_readable_part_of_a_damaged_tar_is_annotated(tmp_path, kind):
     open(pieces[1], "wb").write(content)
     out = tmp_path / "out"
     manifest = call(pieces, out, max_failure_rate=0.1)
-    assert list(read_records(out)) == [f"key{i:04d}" for i in [*range(16), *range(20, 30)]]
+    lost = {16} if kind == "header" else set(range(16, 20))
+    assert list(read_records(out)) == [f"key{i:04d}" for i in range(30) if i not in lost]
+    failures = read_failures(out)
+    (damage,) = [f for f in failures if f["cause"] == "damaged tar"]
+    assert damage["piece"] == "p1.tar" and f"byte {offset}" in damage["detail"]
+    coverage = json.loads((out / "coverage.json").read_text())
+    assert manifest.num_failures == len(failures) == sum(coverage["causes"].values())
+    assert coverage["pieces"]["p1.tar"]["records"] == 10 - len(lost)
+
+
+def test_a_picture_that_a_model_cannot_take_concerns_no_other_one(tmp_path):
+    class Narrow(Brightness):
+        preprocessing = "narrow"
+
+        def prepare(self, image):
+            if image[0, 0, 0] == 5:
+                raise ValueError("a picture must not be as grey as this")
+            return image[:SIZE, :SIZE]
+
+    out = tmp_path / "out"
+    call(make_pieces(tmp_path / "s"), out, [Brightness(), Narrow("narrow")], max_failure_rate=0.5)
     (failure,) = read_failures(out)
-    assert failure["cause"] == "damaged tar"
-    assert "p1.tar" in failure["detail"] and f"byte {offset}" in failure["detail"]
-    assert manifest.num_failures == 1
+    assert (failure["key"], failure["cause"]) == ("p0.tar/key0005", "unfit for a model")
+    assert "as grey as this" in failure["detail"] and len(read_records(out)) == 29
+
+
+def test_rewards_see_the_picture_at_its_own_size_unless_they_take_it_as_it_is(tmp_path):
+    sizes = {}
+
+    class Looking(Brightness):
+        def prepare(self, image):
+            sizes.setdefault(self.name, set()).add(image.shape)
+            return image[:SIZE, :SIZE]
+
+    native = Looking("native")
+    native.preprocessing = "own"
+    call(make_pieces(tmp_path / "s"), tmp_path / "out", [Brightness(), native])
+    assert sizes == {"native": {(20, 24, 3)}}  # Brightness asserts that it gets squares
+    assert len(read_records(tmp_path / "out")) == 30
+
+
+def test_image_latents_of_512_pixels_stand_beside_the_others(tmp_path):
+    out = tmp_path / "out"
+    manifest = call(make_pieces(tmp_path / "s", 1, 3), out, encode_512=True)
+    assert manifest.configuration["latent_shape_512"] == [512, 512, 3]
+    assert manifest.configuration["image_encoder_512"] == "pixels@1-size512"
+    for i, record in enumerate(read_records(out).values()):
+        assert record.image_mean.shape == (SIZE, SIZE, 3)
+        assert record.image_mean_512.shape == record.image_std_512.shape == (512, 512, 3)
+        np.testing.assert_array_equal(record.image_mean_512, np.float16(i / 127.5 - 1))

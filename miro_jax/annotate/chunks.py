@@ -1,0 +1,151 @@
+"""From the samples of a piece to chunks of decoded pictures, ahead of the devices.
+
+A chunk is `batch_size` samples that follow each other in the piece, usable or not: which ones they
+are depends neither on where a run stopped nor on who runs it. One thread reads, others decode and
+prepare, and the devices find the next chunk ready.
+
+Letters: H W picture.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from miro_jax import causes, images
+from miro_jax.sources import Piece, Sample
+
+# What becomes of a picture: see `models.Loaded.prepare`.
+Prepared = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Example:
+    """A usable sample. position: in its piece. synthetic: {"long": text, "short": text}, or empty.
+
+    width, height: pixels of the picture as it came. prepared, squares: for the rewards and for the
+    image encoders.
+    """
+
+    position: int
+    key: str
+    caption: str
+    synthetic: dict[str, str]
+    width: int = 0
+    height: int = 0
+    prepared: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    squares: tuple[np.ndarray, ...] = ()
+
+
+@dataclasses.dataclass
+class Chunk:
+    """Samples that are annotated together.
+
+    piece: that they are of. start: position of the first. missing: names of the groups of models
+    that they still need. known: failures that other groups met before. count: samples so far,
+    damage of the piece not counted. last: of its piece. failures: of samples that cannot be used,
+    see `fail`.
+    """
+
+    piece: Piece
+    start: int
+    missing: tuple[str, ...]
+    known: list[dict]
+    count: int = 0
+    last: bool = False
+    failures: list[dict] = dataclasses.field(default_factory=list)
+    waiting: list[tuple[Example, Future]] = dataclasses.field(default_factory=list)
+
+    def fail(self, position: int, key: str, cause: str, detail: str = "") -> None:
+        """Note that a sample cannot be used."""
+        self.failures.append(failure(self.piece.id, position, key, cause, detail))
+
+    def collect(self) -> list[Example]:
+        """Wait for the pictures; those that cannot be used become failures."""
+        examples = []
+        for example, future in self.waiting:
+            try:
+                example.width, example.height, (example.prepared, example.squares) = future.result()
+            except images.BadImage as error:
+                self.fail(example.position, example.key, error.cause, error.detail)
+                continue
+            examples.append(example)
+        self.waiting = []
+        return examples
+
+
+def failure(piece: str, position: int, key: str, cause: str, detail: str = "") -> dict:
+    """Return what is kept of a sample that cannot be used."""
+    return {
+        "piece": piece,
+        "position": position,
+        "key": key,
+        "cause": causes.check(cause),
+        "detail": detail,
+    }
+
+
+def read_chunks(
+    piece: Piece,
+    batch_size: int,
+    missing: Callable[[int], tuple[tuple[str, ...], list[dict]]],
+    decode: Callable[[Sample, tuple[str, ...]], Future],
+) -> Iterator[Chunk]:
+    """Cut a piece into chunks; the last one may be short, and is empty where the piece is.
+
+    Args:
+        piece: to be read.
+        batch_size: samples in a chunk.
+        missing: tells which groups the chunk that begins at a position needs, and the failures of
+            the others.
+        decode: starts to load a sample's picture for some groups.
+    """
+    chunk = Chunk(piece, 0, *missing(0))
+    for position, sample in enumerate(piece.samples()):
+        if position == chunk.start + batch_size:
+            yield chunk
+            chunk = Chunk(piece, position, *missing(position))
+        chunk.count += sample.problem not in causes.OF_A_PIECE
+        if sample.problem:
+            chunk.fail(position, sample.key, sample.problem, sample.detail)
+        elif chunk.missing:
+            example = Example(position, sample.key, sample.caption, sample.synthetic)
+            chunk.waiting.append((example, decode(sample, chunk.missing)))
+    chunk.last = True
+    yield chunk
+
+
+def load_picture(sample: Sample, prepare: Callable[[np.ndarray], Prepared]) -> tuple:
+    """Read, decode and prepare a sample's picture.
+
+    Returns:
+        (width, height, what `prepare` gives).
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    image = images.load_rgb(sample.read())
+    try:
+        return image.shape[1], image.shape[0], prepare(image)
+    except ValueError as error:  # a model has limits of its own, as of a side's length
+        raise images.BadImage("unfit for a model", str(error)) from error
+
+
+def ahead(iterator: Iterator[T], count: int) -> Iterator[T]:
+    """Yield what an iterator yields, `count` items ahead of the reader, by one thread."""
+    end = object()
+    with ThreadPoolExecutor(1, "reader") as reader:
+        waiting = collections.deque(reader.submit(next, iterator, end) for _ in range(count))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(reader.submit(next, iterator, end))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()

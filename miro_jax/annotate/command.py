@@ -1,0 +1,171 @@
+"""The command line of the stage: `python -m miro_jax.annotate --help`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from miro_jax import bins
+from miro_jax.annotate import workers
+from miro_jax.annotate.merge import merge
+from miro_jax.annotate.plan import Plan, plan
+from miro_jax.annotate.publish import is_done
+from miro_jax.annotate.stage import execute
+from miro_jax.manifest import Manifest
+from miro_jax.rewards import REWARDS, VERSIONS
+from miro_jax.sources import open_source
+
+EPILOG = """
+examples
+  python -m miro_jax.annotate --source='tar:/data/cc12m/*.tar' --out=/data/records \\
+      --rewards=sharpness,beauty --image-encoder=pixels:size=32
+  python -m miro_jax.annotate ... --pieces=0-99        some pieces; then, when all are done:
+  python -m miro_jax.annotate ... --merge
+
+A worker of a Kubernetes Indexed Job (JOB_COMPLETION_INDEX and NUM_WORKERS), of a Slurm array or of
+a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/annotate.md.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m miro_jax.annotate",
+        description="Turn pictures with captions into records: encoded, scored, ready to train on.",
+        epilog=EPILOG,
+        formatter_class=_Formatter,
+    )
+    what = parser.add_argument_group("what").add_argument
+    what("--source", required=True, help="tar:PATTERN, folder:DIR, table:FILE or tfds:NAME@DIR")
+    what("--out", required=True, help="folder for the records, or URL of one as gs://bucket/name")
+    names = ", ".join([*REWARDS, *VERSIONS])
+    what("--rewards", required=True, help=f"names with commas between, of: {names}")
+    what("--weights", action="append", default=[], metavar="NAME=PLACE", help="folder or hub id of "
+         "a reward's weights; several times")  # fmt: skip
+    what("--dtype", choices=("float32", "bfloat16"), help="of the rewards' networks")
+    what("--image-encoder", default="pixels:size=32", help="NAME or NAME:KEY=VALUE,KEY=VALUE")
+    what("--caption-encoder", default="words:width=64,max_tokens=32", help="likewise")
+    what("--encode-512", action="store_true", help="keep image latents of 512 pixels as well")
+    what("--num-bins", type=int, default=64, help="levels of each reward")
+    what(
+        "--bins-strategy", default="quantile", choices=bins.STRATEGIES, help="how edges are fitted"
+    )
+    what("--max-failure-rate", type=float, default=0.01, help="share of samples that may fail")
+    how = parser.add_argument_group("how").add_argument
+    how("--batch-size", type=int, default=64, help="samples annotated and kept together")
+    how("--num-threads", type=int, default=4, help="threads that decode")
+    how("--group", action="append", default=[], metavar="NAME=MEMBER,MEMBER", help="models "
+        "in memory together: rewards, image, captions; several times. Without any: rewards, vqa, "
+        "encode")  # fmt: skip
+    how("--stages", default="all", help="groups to run now, with commas between")
+    how("--one-by-one", action="store_true", help="load one group at a time")
+    share = parser.add_argument_group("which pieces").add_argument
+    share("--piece", default="", help="one piece, from 0")
+    share("--pieces", default="", help='pieces as "0-9,17", or "all"')
+    share("--worker-index", type=int, help="from 0; takes every n-th piece")
+    share("--num-workers", type=int, help="n")
+    share("--merge", action="store_true", help="only finish a set whose pieces are all done")
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the examples as they are."""
+
+
+def parse_named(text: str) -> dict[str, Any]:
+    """`NAME:KEY=VALUE,KEY=VALUE` -> {"name": NAME, KEY: VALUE}.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    name, _, rest = text.partition(":")
+    arguments: dict[str, Any] = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, value = split_pair(item, "An encoder must be NAME:KEY=VALUE,KEY=VALUE", text)
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value  # a plain word
+    return arguments
+
+
+def split_pair(item: str, rule: str, text: str) -> tuple[str, str]:
+    """`KEY=VALUE` -> (KEY, VALUE); ValueError says the rule and the text."""
+    key, equals, value = item.partition("=")
+    if not equals or not key or not value:
+        raise ValueError(f"{rule}; got {text!r}.")
+    return key, value
+
+
+def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
+    """Turn arguments into a plan.
+
+    Raises:
+        ValueError, TypeError, OSError: see `plan`.
+    """
+    if flags.piece and flags.pieces:
+        raise ValueError("--piece and --pieces must not both be given.")
+    source = open_source(flags.source)
+    share = workers.choose(
+        len(source.pieces),
+        os.environ,
+        workers.ALL if flags.merge else flags.piece or flags.pieces,
+        None if flags.merge else flags.worker_index,
+        flags.num_workers,
+    )
+    pairs = [split_pair(text, "--weights must be NAME=PLACE", text) for text in flags.weights]
+    groups = [split_pair(text, "--group must be NAME=MEMBER,MEMBER", text) for text in flags.group]
+    todo = plan(
+        source,
+        flags.out,
+        flags.rewards.split(","),
+        parse_named(flags.image_encoder),
+        parse_named(flags.caption_encoder),
+        encode_512=flags.encode_512,
+        weights=dict(pairs),
+        dtype=flags.dtype,
+        groups=[(name, members.split(",")) for name, members in groups],
+        stages=flags.stages,
+        one_by_one=flags.one_by_one,
+        pieces=share.pieces,
+        batch_size=flags.batch_size,
+        num_threads=flags.num_threads,
+        max_failure_rate=flags.max_failure_rate,
+        num_bins=flags.num_bins,
+        bins_strategy=flags.bins_strategy,
+    )
+    return todo, share
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 failed, 2 a bad argument."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    try:
+        todo, share = make_plan(flags)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(" ".join(str(error).split()))  # exits with status 2
+    print(f"annotate: {share.why}", file=sys.stderr)
+    try:
+        manifest = merge(todo) if flags.merge else execute(todo)
+    except (RuntimeError, ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    print(_summary(todo, manifest))
+    return 0
+
+
+def _summary(todo: Plan, manifest: Manifest | None) -> str:
+    """Say in a line what is there now."""
+    if manifest is not None:
+        return f"{manifest.num_records} records, {manifest.num_failures} failures: {todo.folder}"
+    done = sum(is_done(todo.folder, piece.number) for piece in todo.pieces)
+    waiting = [g.name for g in todo.toolbox.groups if g not in todo.groups]
+    rest = f"; the others wait for the stages {', '.join(waiting)}" if waiting else ""
+    return (
+        f"{done} of {len(todo.pieces)} pieces published{rest}. When all "
+        f"{len(todo.source.pieces)} are, finish with --merge: {todo.folder}"
+    )

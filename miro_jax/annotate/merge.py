@@ -1,0 +1,175 @@
+"""The end: what describes a set as a whole, from what stands beside its shards.
+
+    failures.jsonl    piece, position, key, cause and detail of every sample that is no record
+    coverage.json     how many of the source's samples became records, by cause and by piece
+    stats.json        distributions and correlations of the scores
+    bins.json         edges of the levels, see `bins`
+    manifest.json     what the set is; written last: with it the set is complete
+
+One pass over sidecars and scores; no picture and no image latents are read.
+
+Letters: N records, R rewards.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from miro_jax import bins
+from miro_jax.annotate import parts
+from miro_jax.annotate.plan import PARTIAL_NAME, Plan
+from miro_jax.annotate.publish import is_done, shard_name
+from miro_jax.annotate.tally import Tally
+from miro_jax.files import to_json
+from miro_jax.manifest import MANIFEST_NAME, Manifest
+from miro_jax.shards import join_scores, read_published, read_scores
+from miro_jax.storage import TEMPORARY
+
+FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
+# What the content of a record depends on, besides the configuration.
+_PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
+_THREADS = 16  # reading small files of an object store is a matter of waiting
+
+
+def merge(todo: Plan) -> Manifest:
+    """Finish a set whose pieces are all published.
+
+    Raises:
+        RuntimeError: pieces are missing, no sample is usable, or too many failed.
+        ValueError: pieces were made with different models.
+    """
+    folder = todo.folder
+    numbers = [piece.number for piece in todo.source.pieces]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        done = list(pool.map(lambda number: is_done(folder, number), numbers))
+        _require_all(todo, [n for n, there in zip(numbers, done, strict=True) if not there])
+        found = list(pool.map(lambda number: read_published(folder, shard_name(number)), numbers))
+    sidecars = [sidecar for sidecar, _ in found]
+    failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
+    tally = Tally(todo.max_failure_rate, todo.remedy)
+    for sidecar in sidecars:
+        tally.add(sidecar["num_samples"], sidecar["failures"])
+    tally.check()
+    scores = join_scores([table for _, table in found])  # [N, 2, R]
+    if not len(scores):
+        raise RuntimeError(
+            f"At least one sample must be usable; none was. Causes: {tally.causes.most_common(5)}."
+        )
+    configuration = _configuration(todo, sidecars)
+    names = configuration["rewards"]
+    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
+    folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
+    folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, scores)))
+    stats = {
+        "captions": bins.summarize(scores[:, 0], names),
+        "synthetic_captions": bins.summarize(scores[:, 1], names),
+        "failures": dict(tally.causes),
+    }
+    folder.write(STATS_NAME, to_json(stats))
+    manifest = Manifest(
+        configuration=configuration,
+        shards={shard_name(n): s["count"] for n, s in zip(numbers, sidecars, strict=True)},
+        num_samples=tally.samples,
+        num_failures=tally.failures,
+        versions={name: metadata.version(name) for name in _PACKAGES},
+    )
+    write_bins(todo, manifest, scores)
+    manifest.save(str(folder))
+    clean(todo)
+    return manifest
+
+
+def _require_all(todo: Plan, missing: Sequence[int]) -> None:
+    if missing:
+        begun = [n for n in missing if todo.folder.names(parts.place(n))]
+        listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
+        raise RuntimeError(
+            f"All {len(todo.source.pieces)} pieces must be published; {len(missing)} are not "
+            f"({len(begun)} of them are begun). Annotate them first: --pieces={listed}"
+        )
+
+
+def _configuration(todo: Plan, sidecars: Sequence[dict]) -> dict[str, Any]:
+    """Return the plan's configuration with the identities of the models that were used."""
+    models = sidecars[0].get("models")
+    for sidecar in sidecars:
+        if sidecar.get("models") != models:
+            raise ValueError(
+                f"All pieces must be made with the same models; {sidecar['piece']} and "
+                f"{sidecars[0]['piece']} were not. Delete the shard of one of them in "
+                f"{todo.folder} and annotate it again."
+            )
+    facts: dict[str, Any] = {}
+    for group in models.values():
+        rewards = facts.get("rewards", {}) | group["rewards"]
+        facts |= group | {"rewards": rewards}
+    rewards = [facts["rewards"][name] for name in todo.toolbox.names]
+    facts |= {
+        "rewards": [reward["identity"] for reward in rewards],
+        "towers": {reward["identity"]: reward["tower"] for reward in rewards},
+        "synthetic_forms": {r["identity"]: r["synthetic_form"] for r in rewards},
+    }
+    return todo.configuration | facts
+
+
+def _coverage(sidecars: Sequence[dict], tally: Tally, scores: np.ndarray) -> dict[str, Any]:
+    """Say what became of the samples."""
+    return {
+        "samples": tally.samples,
+        "records": len(scores),
+        "share": len(scores) / max(tally.samples, 1),
+        "records_with_synthetic_caption": int((~np.isnan(scores[:, 1])).any(axis=1).sum()),
+        "causes": dict(tally.causes.most_common()),
+        "pieces": {
+            sidecar["piece"]: {
+                "samples": sidecar["num_samples"],
+                "records": sidecar["count"],
+                "causes": dict(collections.Counter(f["cause"] for f in sidecar["failures"])),
+            }
+            for sidecar in sidecars
+        },
+    }
+
+
+def write_bins(todo: Plan, manifest: Manifest, scores: np.ndarray | None = None) -> None:
+    """Fit the bins over original and synthetic scores together, unless they are there already."""
+    folder = todo.folder
+    if folder.exists(bins.BINS_NAME):
+        present = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
+        wanted = (todo.num_bins, todo.bins_strategy, manifest.digest)
+        if (present.num_bins, present.strategy, present.manifest_digest) == wanted:
+            return
+    scores = read_scores(str(folder)) if scores is None else scores
+    fitted = bins.fit_bins(
+        scores, manifest.rewards, todo.num_bins, todo.bins_strategy, manifest.digest
+    )
+    folder.write(bins.BINS_NAME, fitted.to_bytes())
+
+
+def clean(todo: Plan) -> None:
+    """Delete what only a set in the making has, and what killed writers left."""
+    folder = todo.folder
+    for name in folder.names():
+        if name == PARTIAL_NAME or TEMPORARY in name:
+            folder.remove(name)
+    folder.remove(parts.FOLDER)
+
+
+def start(todo: Plan) -> None:
+    """Say what the folder is being made with, before the first part of it."""
+    folder = todo.folder
+    if folder.exists(MANIFEST_NAME):
+        folder.remove(MANIFEST_NAME)  # it named shards that are gone
+    data = to_json(todo.configuration)
+    if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:
+        raise ValueError(
+            f"{folder} is being made with another configuration by a process that began at the "
+            "same time. Name another folder."
+        )

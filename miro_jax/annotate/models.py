@@ -1,0 +1,250 @@
+"""The models of the stage: rewards and encoders, in groups that are in memory together.
+
+A group has a name and members: names of rewards, `image` for the image encoder, `captions` for the
+caption encoder. What a group makes of a picture does not depend on the other groups, so groups may
+run together or one after the other, in one process or in several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from miro_jax import sharding
+from miro_jax.encoders import (
+    PUBLISHED,
+    build_caption_encoder,
+    build_image_encoder,
+)
+from miro_jax.images import center_crop_resize
+from miro_jax.rewards import SHAPES_REWARDS, base, check_names, check_weights, load_rewards
+
+IMAGE, CAPTIONS = "image", "captions"
+SECOND_SIZE = 512  # pixels, of the second image latents that records may hold
+# Rewards of this preprocessing take pictures as they are, and all of one size.
+AS_IT_IS = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A named part of the models. members: names of rewards, "image", "captions"."""
+
+    name: str
+    members: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The models of a group, ready to work.
+
+    names: of the rewards as they were asked for. rewards: in the order of the record.
+    image_encoders: none, one, or two of the same weights, the second for 512 pixels.
+    caption_encoder: or None. size: pixels a side of the square that the image encoder and rewards
+    without a preprocessing of their own are given.
+    """
+
+    names: tuple[str, ...]
+    rewards: tuple[base.Reward, ...]
+    image_encoders: tuple[Any, ...]
+    caption_encoder: Any
+    size: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return JSON values that say which models these are; takes a while: files are digested."""
+        facts: dict[str, Any] = {
+            "rewards": {
+                name: {
+                    "identity": reward.identity,
+                    "tower": reward.tower,
+                    "synthetic_form": reward.synthetic_form if reward.needs_caption else None,
+                }
+                for name, reward in zip(self.names, self.rewards, strict=True)
+            }
+        }
+        for end, encoder in zip(("", f"_{SECOND_SIZE}"), self.image_encoders, strict=False):
+            facts[f"image_encoder{end}"] = encoder.identity
+            facts[f"latent_shape{end}"] = list(encoder.latent_shape)
+        if self.caption_encoder is not None:
+            facts["caption_encoder"] = self.caption_encoder.identity
+            facts["caption_width"] = self.caption_encoder.width
+        return facts
+
+    def prepare(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]:
+        """Bring a picture into the shapes that the models take; threads may call this.
+
+        Args:
+            image: [H, W, 3] uint8.
+
+        Returns:
+            What `base.prepare_image` gives for the rewards, and a square for each image encoder.
+        """
+        prepared = base.prepare_image([r for r in self.rewards if not _as_it_is(r)], image)
+        if any(map(_as_it_is, self.rewards)):
+            prepared[AS_IT_IS] = center_crop_resize(image, self.size)
+        return prepared, tuple(encoder.prepare(image) for encoder in self.image_encoders)
+
+
+def together(loaded: Sequence[Loaded]) -> Loaded:
+    """Join the models of several groups, at least one."""
+    if len(loaded) == 1:
+        return loaded[0]
+    return Loaded(
+        sum((one.names for one in loaded), ()),
+        sum((one.rewards for one in loaded), ()),
+        sum((one.image_encoders for one in loaded), ()),
+        next((one.caption_encoder for one in loaded if one.caption_encoder is not None), None),
+        loaded[0].size,
+    )
+
+
+def _as_it_is(reward: base.Reward) -> bool:
+    return reward.preprocessing == AS_IT_IS
+
+
+@dataclasses.dataclass(frozen=True)
+class Toolbox:
+    """All models of a run, not loaded.
+
+    rewards: names, or rewards that are loaded already. image_encoder, caption_encoder: what
+    `build_image_encoder` and `build_caption_encoder` take, or encoders that are built already.
+    encode_512: also encode at 512 pixels. weights: name of a reward -> folder or hub id.
+    dtype: of the rewards' networks. groups: in the order in which they run.
+    """
+
+    rewards: tuple[str | base.Reward, ...]
+    image_encoder: Mapping[str, Any] | Any
+    caption_encoder: Mapping[str, Any] | Any
+    groups: tuple[Group, ...]
+    encode_512: bool = False
+    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dtype: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the rewards, in order."""
+        return tuple(r if isinstance(r, str) else r.name for r in self.rewards)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the pictures that the image encoder takes."""
+        return self._probe(build_image_encoder, self.image_encoder).size
+
+    def labels(self) -> dict[str, Any]:
+        """Return what is known of the models before any is loaded: identities, else names."""
+        encoders = {}
+        for kind, build, given in (
+            ("image_encoder", build_image_encoder, self.image_encoder),
+            ("caption_encoder", build_caption_encoder, self.caption_encoder),
+        ):
+            published = isinstance(given, Mapping) and given["name"] in PUBLISHED
+            encoders[kind] = given["name"] if published else self._probe(build, given).identity
+        cheap = load_rewards([r for r in self.rewards if r in SHAPES_REWARDS])
+        identities = {r.name: r.identity for r in cheap}
+        rewards = [identities.get(r, r) if isinstance(r, str) else r.identity for r in self.rewards]
+        return {
+            "rewards": rewards,
+            **encoders,
+            "image_size": self.image_size,
+            "encode_512": self.encode_512,
+        }
+
+    def load(self, group: Group, mesh: jax.sharding.Mesh | None) -> Loaded:
+        """Load the models of a group.
+
+        Raises:
+            OSError, ValueError: a file is missing, or weights do not fit.
+        """
+        wanted = [
+            reward
+            for reward, name in zip(self.rewards, self.names, strict=True)
+            if name in group.members
+        ]
+        names = [r for r in wanted if isinstance(r, str)]
+        weights = {name: place for name, place in self.weights.items() if name in names}
+        built = load_rewards(names, weights=weights, dtype=self.dtype, mesh=mesh)
+        known = dict(zip(names, built, strict=True))
+        images = ()
+        if IMAGE in group.members:
+            first = _build(build_image_encoder, self.image_encoder, mesh)
+            images = (first, first.at_size(SECOND_SIZE)) if self.encode_512 else (first,)
+        captions = None
+        if CAPTIONS in group.members:
+            captions = _build(build_caption_encoder, self.caption_encoder, mesh)
+        rewards = tuple(known[r] if isinstance(r, str) else r for r in wanted)
+        asked = tuple(name for name in self.names if name in group.members)
+        return Loaded(asked, rewards, images, captions, self.image_size)
+
+    def needs_mesh(self, groups: Sequence[Group]) -> bool:
+        """Tell whether the groups hold any network."""
+        members = {name for group in groups for name in group.members}
+        encoders = {IMAGE: self.image_encoder, CAPTIONS: self.caption_encoder}
+        return any(
+            isinstance(given, Mapping) and given["name"] in PUBLISHED
+            for member, given in encoders.items()
+            if member in members
+        ) or any(
+            isinstance(r, str) and r in members and r not in SHAPES_REWARDS for r in self.rewards
+        )
+
+    def _probe(self, build, given):
+        return build(**given) if isinstance(given, Mapping) else given
+
+
+def _build(build, given, mesh):
+    if not isinstance(given, Mapping):
+        return given
+    return build(**given, **({"mesh": mesh} if given["name"] in PUBLISHED else {}))
+
+
+def make_mesh() -> jax.sharding.Mesh:
+    """Lay the devices of this process out along the batch."""
+    return sharding.local_mesh()
+
+
+def default_groups(rewards: Sequence[str]) -> tuple[Group, ...]:
+    """Split the models as they usually fit into memory: rewards, VQAScore, encoders."""
+    large = tuple(name for name in rewards if name.partition("@")[0] == "vqa")
+    small = tuple(name for name in rewards if name not in large)
+    groups = (Group("rewards", small), Group("vqa", large), Group("encode", (IMAGE, CAPTIONS)))
+    return tuple(group for group in groups if group.members)
+
+
+def check_groups(groups: Sequence[Group], rewards: Sequence[str]) -> None:
+    """Raise ValueError unless every model is in exactly one group, and groups have good names."""
+    members = [name for group in groups for name in group.members]
+    wanted = [*rewards, IMAGE, CAPTIONS]
+    if sorted(members) != sorted(wanted):
+        raise ValueError(
+            f"The groups must hold each of {', '.join(wanted)} once; got {', '.join(members)}."
+        )
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names) or not all(
+        name.isidentifier() and name != "all" for name in names
+    ):
+        raise ValueError(
+            f"The groups must have names of letters that differ from each other and from 'all'; "
+            f"got {', '.join(map(repr, names))}."
+        )
+
+
+def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, str]) -> None:
+    """Raise unless there are rewards, all known and different, and weights are given for some.
+
+    Raises:
+        TypeError: one string instead of a sequence.
+        ValueError: anything else.
+    """
+    if isinstance(rewards, str):
+        raise TypeError(f"rewards must be a tuple of names; got the one string {rewards!r}.")
+    names = [r for r in rewards if isinstance(r, str)]
+    check_names(names)
+    check_weights(names, weights)
+    everybody = [r if isinstance(r, str) else r.name for r in rewards]
+    if not everybody or len(set(everybody)) < len(everybody):
+        raise ValueError(
+            f"There must be at least one reward, and none twice; got {', '.join(everybody)}."
+        )

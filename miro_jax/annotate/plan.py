@@ -1,0 +1,251 @@
+"""What is to be annotated, with what, into what: every argument checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from miro_jax import bins
+from miro_jax.annotate import models, parts
+from miro_jax.annotate.models import Group, Toolbox
+from miro_jax.annotate.publish import Assembly
+from miro_jax.files import to_json
+from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
+from miro_jax.rewards import base
+from miro_jax.shards import SHARD_SUFFIX
+from miro_jax.sources import Piece, Source, open_source
+from miro_jax.storage import Folder, check_writable, open_folder
+from miro_jax.weights import hub
+
+PARTIAL_NAME = "manifest.partial.json"
+ALL = "all"
+_SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
+_MODELS = ("rewards", "image_encoder", "caption_encoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The arguments of `plan`, checked.
+
+    source: with all its pieces. pieces: those to be done now. groups: those to run now.
+    configuration: JSON values that say what the records depend on, as far as it is known before
+    any model is loaded.
+    """
+
+    source: Source
+    pieces: tuple[Piece, ...]
+    folder: Folder
+    toolbox: Toolbox
+    groups: tuple[Group, ...]
+    one_by_one: bool
+    batch_size: int
+    num_threads: int
+    max_failure_rate: float
+    num_bins: int
+    bins_strategy: str
+    configuration: dict
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all pieces and all models are asked for: the set is finished at the end."""
+        return (len(self.pieces), self.groups) == (len(self.source.pieces), self.toolbox.groups)
+
+    @property
+    def assembly(self) -> Assembly:
+        """What publishes pieces."""
+        return Assembly(self.folder, self.toolbox.groups, self.toolbox.names, self.batch_size)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when too many samples fail."""
+        return (
+            f"Mend the source and delete {self.folder}, or raise max_failure_rate and run again: "
+            "what is done is kept."
+        )
+
+
+def plan(
+    source: str | Source,
+    out: str | os.PathLike,
+    rewards: Sequence[str | base.Reward],
+    image_encoder: Mapping[str, Any] | Any,
+    caption_encoder: Mapping[str, Any] | Any,
+    *,
+    encode_512: bool = False,
+    weights: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    groups: Sequence[tuple[str, Sequence[str]]] = (),
+    stages: str = ALL,
+    one_by_one: bool = False,
+    pieces: Sequence[int] | None = None,
+    batch_size: int = 64,
+    num_threads: int = 4,
+    max_failure_rate: float = 0.01,
+    num_bins: int = 64,
+    bins_strategy: str = "quantile",
+) -> Plan:
+    """Check everything that can be checked before the first picture is read or a device is touched.
+
+    Args:
+        source: see `sources.open_source`.
+        out: folder for the records, made where missing, or URL of one in an object store. Any
+            number of processes may work on it.
+        rewards: names, or rewards that are loaded already. One with a true attribute
+            `may_be_missing` may answer NaN, which is then stored as missing; else a score that is
+            not finite is a failure.
+        image_encoder, caption_encoder: what the builders in `encoders` take, or built ones.
+        encode_512: also keep the image latents of pictures of 512 pixels.
+        weights: name of a reward -> folder or hub id of its weights.
+        dtype: of the rewards' networks, "float32" or "bfloat16"; None leaves each its own.
+        groups: (name, members) in the order in which they run, see `annotate.models`; empty means
+            `models.default_groups`.
+        stages: names of the groups to run now with commas between, or "all".
+        one_by_one: load one group at a time, for models that do not fit together.
+        pieces: numbers of those to be done now; None is all.
+        batch_size: samples that are annotated together and kept together.
+        num_threads: that decode.
+        max_failure_rate: share of samples in [0, 1] that may fail.
+        num_bins, bins_strategy: see `bins.fit_edges`; may be changed on a complete set.
+
+    Raises:
+        ValueError: a bad argument, or the folder holds records of another configuration.
+        TypeError: rewards is one string.
+        OSError: something is not there, or cannot be read or written.
+    """
+    if min(batch_size, num_threads) < 1:
+        raise ValueError(
+            f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
+        )
+    if not 0 <= max_failure_rate <= 1:
+        raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
+    bins.check(num_bins, bins_strategy)
+    weights = {name: place for name, place in (weights or {}).items() if place}
+    models.check_rewards(rewards, weights)
+    for place in weights.values():
+        hub.open(place)  # an existing folder or a hub id; nothing is fetched yet
+    names = [r if isinstance(r, str) else r.name for r in rewards]
+    chosen = tuple(Group(name, tuple(members)) for name, members in groups)
+    chosen = chosen or models.default_groups(names)
+    models.check_groups(chosen, names)
+    toolbox = Toolbox(
+        tuple(rewards), image_encoder, caption_encoder, chosen, encode_512, weights, dtype
+    )
+    source = open_source(source) if isinstance(source, str) else source
+    if not source.pieces:
+        raise ValueError(f"At least one piece is needed; {source.spec} has none.")
+    with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
+        prints = list(pool.map(lambda piece: piece.fingerprint(), source.pieces))
+    configuration = {
+        "source": source.facts,
+        "pieces": {p.id: sign for p, sign in zip(source.pieces, prints, strict=True)},
+        **toolbox.labels(),
+    }
+    todo = Plan(
+        source=source,
+        pieces=tuple(source.pieces[n] for n in _numbers(pieces, len(source.pieces))),
+        folder=open_folder(out),
+        toolbox=toolbox,
+        groups=_select(chosen, stages),
+        one_by_one=one_by_one,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        max_failure_rate=max_failure_rate,
+        num_bins=num_bins,
+        bins_strategy=bins_strategy,
+        configuration=json.loads(to_json(configuration)),  # as it will be read back
+    )
+    check_configuration(todo)
+    if not is_complete(todo.folder):  # a complete set may well be shared and read-only
+        check_writable(out)
+    return todo
+
+
+def _numbers(pieces: Sequence[int] | None, count: int) -> Sequence[int]:
+    if pieces is None:
+        return range(count)
+    if unknown := [n for n in pieces if not 0 <= n < count]:
+        raise ValueError(f"pieces must be numbers in 0 .. {count - 1}; got {unknown}.")
+    return pieces
+
+
+def _select(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
+    """Return the groups that `stages` names, in their own order."""
+    if stages == ALL:
+        return tuple(groups)
+    wanted, known = stages.split(","), [group.name for group in groups]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(
+            f"stages must be {ALL} or some of {', '.join(known)}; got {', '.join(unknown)}."
+        )
+    return tuple(group for group in groups if group.name in wanted)
+
+
+def is_complete(folder: Folder) -> bool:
+    """Tell whether there is a manifest, and every shard that it names."""
+    if not folder.exists(MANIFEST_NAME):
+        return False
+    names = set(folder.names())
+    return names >= set(Manifest.load(str(folder)).shards)
+
+
+def check_configuration(todo: Plan) -> None:
+    """Raise ValueError if the folder holds, or is to hold, records of another configuration."""
+    folder, asked = todo.folder, todo.configuration
+    if folder.exists(MANIFEST_NAME):
+        manifest = Manifest.load(str(folder))
+        present = manifest.configuration
+        if manifest.schema_version < 2:  # it did not know all that is asked today
+            asked = {name: value for name, value in asked.items() if name in present}
+        asked = {name: value for name, value in asked.items() if value is not False}
+    elif folder.exists(PARTIAL_NAME):
+        present = json.loads(folder.read(PARTIAL_NAME))
+    elif any(name.endswith(SHARD_SUFFIX) for name in folder.names()):
+        raise ValueError(
+            f"{folder} holds shards but neither {MANIFEST_NAME} nor {PARTIAL_NAME} that say "
+            "what they were made with. Delete the folder or name another."
+        )
+    else:
+        return
+    differing = [name for name in asked if not _same(name, present.get(name), asked[name])]
+    if differing:
+        details = "; ".join(
+            f"{name} there {_brief(present.get(name))}, asked {_brief(asked[name])}"
+            for name in differing
+        )
+        raise ValueError(
+            f"{folder} must hold records of the configuration asked for, but differs in "
+            f"{', '.join(differing)} ({details}). Delete the folder or name another."
+        )
+
+
+def _same(name: str, present: Any, asked: Any) -> bool:
+    """Compare what is there with what is asked for, which may be known by name only."""
+    if name not in _MODELS or present is None:
+        return present == asked
+    pair = (present, asked) if name == "rewards" else ([present], [asked])
+    return same_models(*pair)
+
+
+def _brief(value: object, limit: int = 200) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def claim_models(todo: Plan, group: Group, facts: dict) -> None:
+    """Note which models a group has, or compare them with those that other runs had.
+
+    Raises:
+        ValueError: parts of this folder were made with other ones.
+    """
+    name = f"{parts.FOLDER}/{group.name}.json"
+    present = json.loads(todo.folder.claim(name, to_json(facts), parts.FOLDER))
+    if present != json.loads(to_json(facts)):
+        raise ValueError(
+            f"{todo.folder / name} must name the models of the group {group.name} that are loaded; "
+            f"it has {_brief(present, 600)}, loaded are {_brief(facts, 600)}. Use the same weights "
+            f"and settings, or name another folder."
+        )

@@ -1,0 +1,95 @@
+"""The stage as other code calls it: from a config, or from plain arguments."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from pathlib import Path
+
+import ml_collections
+
+from miro_jax import runs, sources
+from miro_jax.annotate import workers
+from miro_jax.annotate.merge import clean, merge, start, write_bins
+from miro_jax.annotate.plan import Plan, is_complete, plan
+from miro_jax.annotate.work import annotate_pieces
+from miro_jax.manifest import Manifest
+from miro_jax.shapes import world
+from miro_jax.storage import check_writable
+
+SHARED = "shared"
+log = logging.getLogger("miro_jax.annotate")
+
+
+def annotate(*arguments, **keywords) -> Manifest | None:
+    """Annotate a source into a folder; return at once where that is done.
+
+    Args:
+        As `plan`.
+
+    Returns:
+        The manifest of the complete set, or None while pieces or groups are left to others.
+
+    Raises:
+        ValueError: a bad argument, or the folder holds records of another configuration.
+        OSError: something is not there, or cannot be read or written.
+        RuntimeError: more samples failed than `max_failure_rate`, with the main causes; everything
+            done so far is kept.
+    """
+    return execute(plan(*arguments, **keywords))
+
+
+def execute(todo: Plan) -> Manifest | None:
+    """Do what is not done yet of a plan; see `annotate`."""
+    if is_complete(todo.folder):
+        manifest = Manifest.load(str(todo.folder))
+        write_bins(todo, manifest)
+        clean(todo)
+        return manifest
+    start(todo)
+    annotate_pieces(todo)
+    return merge(todo) if todo.is_whole else None
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manifest | None:
+    """Annotate the source of a config into the run's folder of records.
+
+    The shapes world is drawn into `WORKDIR/source` first, where it is not there yet.
+
+    Raises:
+        See `annotate`.
+    """
+    return execute(plan_of(config, workdir))
+
+
+def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
+    """Make the plan of a config; see `run`."""
+    c = config.annotate
+    source = _open_source(config, Path(workdir))
+    asked = "" if c.pieces == SHARED else c.pieces
+    environment = os.environ if c.pieces == SHARED else {}
+    share = workers.choose(len(source.pieces), environment, asked)
+    log.info("annotate: %s", share.why)
+    return plan(
+        source,
+        runs.records_folder(config, Path(workdir)),
+        config.rewards,
+        runs.image_encoder_arguments(config),
+        runs.caption_encoder_arguments(config),
+        weights=runs.reward_weights(config),
+        pieces=share.pieces,
+        **{name: c[name] for name in c if name != "pieces"},
+    )
+
+
+def _open_source(config: ml_collections.ConfigDict, workdir: Path) -> sources.Source:
+    if config.source.spec != "shapes":
+        return sources.open_source(config.source.spec)
+    arguments = config.source.shapes.to_dict()
+    arguments["categories"] = dict(arguments["categories"])
+    folder = workdir / "source"
+    check_writable(folder)
+    world.write_shards(folder, **arguments)
+    found = sources.open_source(f"tar:{glob.escape(str(folder))}/shapes-*.tar")
+    return sources.Source("shapes", {"kind": "shapes", **arguments}, found.pieces)

@@ -1,0 +1,45 @@
+"""Counts samples and failures, and stops a run in which too many fail."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+
+class TooManyFailures(RuntimeError):
+    """More samples failed than may; the text names the main causes."""
+
+
+class Tally:
+    """Counts what became of the samples.
+
+    Args:
+        max_failure_rate: share of samples in [0, 1] that may fail.
+        remedy: what to do when more do, a sentence.
+    """
+
+    def __init__(self, max_failure_rate: float, remedy: str):
+        self._limit, self._remedy = max_failure_rate, remedy
+        self.samples, self.causes, self._first = 0, collections.Counter(), []
+
+    @property
+    def failures(self) -> int:
+        """Failures so far, damage of pieces included."""
+        return self.causes.total()
+
+    def add(self, samples: int, failures: Sequence[dict]) -> None:
+        """Count samples, and the failures among them."""
+        self.samples += samples
+        self.causes.update(failure["cause"] for failure in failures)
+        self._first += failures[: 3 - len(self._first)]
+
+    def check(self, min_samples: int = 0) -> None:
+        """Raise TooManyFailures where too large a share of at least `min_samples` failed."""
+        rate = self.failures / max(self.samples, 1)
+        if rate > self._limit and self.samples >= min_samples:
+            examples = ", ".join(f"{f['key']} in {f['piece']}" for f in self._first)
+            causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
+            raise TooManyFailures(
+                f"At most {self._limit:.2%} of samples may fail; {self.failures} of "
+                f"{self.samples} did ({rate:.2%}): {causes}. First: {examples}. {self._remedy}"
+            )

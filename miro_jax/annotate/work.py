@@ -1,0 +1,214 @@
+"""The work itself: chunks of pieces through the groups of models, kept as parts, published.
+
+What runs at the same time: one thread reads pieces, some decode and prepare pictures two chunks
+ahead, this one runs the models, one writes parts and publishes pieces.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import gc
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from miro_jax.annotate import models, parts
+from miro_jax.annotate.chunks import Chunk, Example, ahead, failure, load_picture, read_chunks
+from miro_jax.annotate.compute import Trouble, compute
+from miro_jax.annotate.gauge import Gauge
+from miro_jax.annotate.models import Group, Loaded
+from miro_jax.annotate.parts import Part
+from miro_jax.annotate.plan import Plan, claim_models
+from miro_jax.annotate.publish import is_done, merge_failures, shard_name
+from miro_jax.annotate.tally import Tally
+from miro_jax.shards import read_published
+from miro_jax.sources import Piece, Sample
+
+# Before so many samples a rate says little, and a run should not end over its first bad picture.
+MIN_SAMPLES_FOR_RATE = 1000
+_CHUNKS_AHEAD = 2
+_CHUNKS_BEHIND = 2  # that wait to be written
+log = logging.getLogger("miro_jax.annotate")
+
+
+def annotate_pieces(todo: Plan) -> Gauge:
+    """Run the groups of a plan over its pieces; publish the pieces that all groups have done.
+
+    Returns:
+        How the time was spent.
+
+    Raises:
+        TooManyFailures: more samples failed than may; what is done is kept.
+        ValueError, OSError: models cannot be loaded or are others than before, or the storage
+            fails.
+    """
+    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
+    gauge = Gauge()
+    for groups in sets:
+        pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
+        if pending:
+            _Run(todo, groups, gauge).over(pending)
+            gc.collect()  # the next models need the memory of these
+    log.info("%s", gauge)
+    print(gauge, file=sys.stderr)
+    return gauge
+
+
+def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
+    """Tell whether nothing is left to do for some groups; publish what was left unpublished."""
+    if is_done(todo.folder, piece.number):
+        todo.folder.remove(parts.place(piece.number))
+        return True
+    assembly = todo.assembly
+    if not all(assembly.is_whole(piece.number, group.name) for group in groups):
+        return False
+    assembly.publish(piece.number, piece.id)
+    return True
+
+
+class _Run:
+    """Some groups, loaded, at work on pieces."""
+
+    def __init__(self, todo: Plan, groups: Sequence[Group], gauge: Gauge):
+        self._todo, self._gauge, self._folder = todo, gauge, todo.folder
+        mesh = models.make_mesh() if todo.toolbox.needs_mesh(groups) else None
+        self._models: dict[str, Loaded] = {}
+        for group in groups:
+            self._models[group.name] = todo.toolbox.load(group, mesh)
+            claim_models(todo, group, self._models[group.name].facts())
+        self._tally = Tally(todo.max_failure_rate, todo.remedy)
+
+    def over(self, pieces: Sequence[Piece]) -> None:
+        """Annotate pieces."""
+        for piece in self._todo.pieces:
+            if is_done(self._folder, piece.number):
+                sidecar, _ = read_published(self._folder, shard_name(piece.number))
+                self._tally.add(sidecar["num_samples"], sidecar["failures"])
+        counts = [piece.count for piece in pieces]
+        total = None if None in counts else sum(counts)
+        with (
+            ThreadPoolExecutor(1, "writer") as writer,
+            ThreadPoolExecutor(self._todo.num_threads, "decoder") as self._decoders,
+            contextlib.closing(self._ready(pieces)) as ready,
+            tqdm(total=total, unit=" images", desc="annotate", mininterval=1) as bar,
+            self._gauge.time("running"),
+        ):
+            unwritten: collections.deque[list[Future]] = collections.deque()
+            try:
+                for chunk, examples in ready:
+                    bar.set_description(f"annotate {pieces.index(chunk.piece) + 1}/{len(pieces)}")
+                    unwritten.append(self._process(chunk, examples, writer))
+                    while len(unwritten) > _CHUNKS_BEHIND:
+                        _wait(unwritten.popleft())
+                    bar.update(chunk.count)
+                    self._tally.check(MIN_SAMPLES_FOR_RATE)
+                while unwritten:
+                    _wait(unwritten.popleft())
+            except BaseException:
+                self._decoders.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, list[Example]]]:
+        """Yield chunks whose pictures are decoded, timing the wait for them."""
+        chunks = ahead(self._chunks(pieces), _CHUNKS_AHEAD)
+        try:
+            while True:
+                with self._gauge.time("waiting"):
+                    chunk = next(chunks, None)
+                    examples = chunk.collect() if chunk else []
+                if chunk is None:
+                    return
+                yield chunk, examples
+        finally:
+            chunks.close()
+
+    def _chunks(self, pieces: Sequence[Piece]) -> Iterator[Chunk]:
+        for piece in pieces:
+            if is_done(self._folder, piece.number):  # by another worker, meanwhile
+                continue
+            missing = functools.partial(self._missing, piece.number)
+            yield from read_chunks(piece, self._todo.batch_size, missing, self._decode)
+
+    def _missing(self, piece: int, start: int) -> tuple[tuple[str, ...], list[dict]]:
+        """Return which groups have no part yet, and the failures in the parts of the others."""
+        names, found = [], []
+        for name in self._models:
+            part = parts.load_part(self._folder, self._part_name(piece, name, start))
+            if part is None:
+                names.append(name)
+            else:
+                found.append(part)
+        return tuple(names), merge_failures(found)
+
+    def _part_name(self, piece: int, group: str, start: int) -> str:
+        return parts.part_name(piece, group, start, self._todo.batch_size)
+
+    def _decode(self, sample: Sample, groups: tuple[str, ...]) -> Future:
+        chosen = models.together([self._models[name] for name in groups])
+        return self._decoders.submit(load_picture, sample, chosen.prepare)
+
+    def _process(self, chunk: Chunk, examples: list[Example], writer) -> list[Future]:
+        """Run the missing groups over a chunk; return what is being written."""
+        futures, found = [], [*chunk.known]
+        for name in chunk.missing:
+            arrays, trouble = {}, {}
+            if examples:
+                with self._gauge.time("busy"):
+                    arrays, trouble = compute(self._models[name], examples)
+            part = make_part(chunk, examples, arrays, trouble)
+            found += part.failures
+            place = self._part_name(chunk.piece.number, name, chunk.start)
+            futures.append(writer.submit(parts.save_part, self._folder, place, part))
+        if chunk.last:
+            publish = self._todo.assembly.publish
+            futures.append(writer.submit(publish, chunk.piece.number, chunk.piece.id))
+        self._gauge.images += len(examples)
+        by_position = {one["position"]: one for one in reversed(found)}
+        self._tally.add(chunk.count, list(by_position.values()))
+        return futures
+
+
+def make_part(
+    chunk: Chunk, examples: Sequence[Example], arrays: dict[str, np.ndarray], trouble: Trouble
+) -> Part:
+    """Return what is kept of a chunk: the rows without trouble, and why the others are not there.
+
+    Args:
+        chunk: with the failures of its pictures.
+        examples: B of them. arrays, trouble: see `compute`.
+    """
+    failures = [*chunk.failures]
+    for row, (cause, detail) in sorted(trouble.items()):
+        example = examples[row]
+        failures.append(failure(chunk.piece.id, example.position, example.key, cause, detail))
+    good = [row for row in range(len(examples)) if row not in trouble]
+    samples = [
+        [e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height]
+        for e in (examples[row] for row in good)
+    ]
+    kept = _rows(arrays, good) if trouble else arrays
+    return Part(chunk.count, chunk.last, samples, failures, kept)
+
+
+def _rows(arrays: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """Take some rows of the arrays of `compute`."""
+    kept = {}
+    for name, array in arrays.items():
+        if name.endswith("tokens"):
+            cuts = np.cumsum(arrays[name.removesuffix("tokens") + "lengths"])[:-1]
+            every = np.split(array, cuts)
+            kept[name] = np.concatenate([every[row] for row in rows] or [array[:0]])
+        else:
+            kept[name] = array[list(rows)]
+    return kept
+
+
+def _wait(futures: Sequence[Future]) -> None:
+    for future in futures:
+        future.result()

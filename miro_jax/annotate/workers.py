@@ -1,0 +1,110 @@
+"""Which pieces a worker takes: told by the command line, or by the scheduler that started it.
+
+Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. Schedulers
+are asked in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the number of workers
+in NUM_WORKERS), a Slurm array (SLURM_ARRAY_TASK_ID and its COUNT, MIN and STEP), the hosts of a TPU
+slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The pieces of one worker. pieces: their numbers. why: where that comes from, for people."""
+
+    pieces: tuple[int, ...]
+    why: str
+
+
+def choose(
+    num_pieces: int,
+    environment: Mapping[str, str],
+    pieces: str = "",
+    worker_index: int | None = None,
+    num_workers: int | None = None,
+) -> Share:
+    """Find out which pieces are this worker's.
+
+    Args:
+        num_pieces: of the source.
+        environment: variables of the process.
+        pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all".
+        worker_index: from 0. num_workers: alone, it completes what the environment says.
+
+    Raises:
+        ValueError: a number is out of its range, or one of two is missing.
+    """
+    if pieces and worker_index is not None:
+        raise ValueError("pieces and worker_index must not both be given.")
+    if pieces == ALL:
+        return Share(tuple(range(num_pieces)), "all pieces, as asked")
+    if pieces:
+        return Share(parse_pieces(pieces, num_pieces), f"pieces {pieces}, as asked")
+    if worker_index is not None:
+        found = (worker_index, num_workers, "as asked")
+    else:
+        found = _scheduled(environment, num_workers)
+    if found is None:
+        return Share(tuple(range(num_pieces)), "all pieces: no scheduler shares them out")
+    index, count, why = found
+    if count is None:
+        raise ValueError(
+            f"The number of workers must be known where there is an index ({why}); got none. Give "
+            "num_workers, or set NUM_WORKERS beside JOB_COMPLETION_INDEX."
+        )
+    if not 0 <= index < count:
+        raise ValueError(f"A worker's index must be in 0 .. {count - 1}; got {index} ({why}).")
+    return Share(tuple(range(index, num_pieces, count)), f"worker {index} of {count} ({why})")
+
+
+def parse_pieces(text: str, num_pieces: int) -> tuple[int, ...]:
+    """Read numbers and ranges, as "0-9,17".
+
+    Raises:
+        ValueError: it is no such text, or a piece is not there.
+    """
+    numbers: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", item)
+        if match is None:
+            raise ValueError(f'pieces must be numbers or ranges as "0-9,17"; got {text!r}.')
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < num_pieces:
+            raise ValueError(
+                f"pieces must be ascending and in 0 .. {num_pieces - 1}; got {item.strip()!r}."
+            )
+        numbers += range(first, last + 1)
+    return tuple(dict.fromkeys(numbers))
+
+
+def _scheduled(
+    environment: Mapping[str, str], num_workers: int | None
+) -> tuple[int, int | None, str] | None:
+    """Return index, number of workers and who says so."""
+
+    def number(name):
+        text = environment.get(name, "")
+        if text and not text.isdecimal():
+            raise ValueError(f"The variable {name} must be a number; got {text!r}.")
+        return int(text) if text else None
+
+    index = number("JOB_COMPLETION_INDEX")
+    if index is not None:
+        return index, num_workers or number("NUM_WORKERS"), "JOB_COMPLETION_INDEX"
+    task = number("SLURM_ARRAY_TASK_ID")
+    if task is not None:
+        first, step = number("SLURM_ARRAY_TASK_MIN") or 0, number("SLURM_ARRAY_TASK_STEP") or 1
+        count = num_workers or number("SLURM_ARRAY_TASK_COUNT")
+        return (task - first) // step, count, "SLURM_ARRAY_TASK_ID"
+    index = number("TPU_WORKER_ID")
+    hosts = [name for name in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    if index is not None and len(hosts) > 1:
+        return index, len(hosts), "TPU_WORKER_ID"
+    return None

@@ -1,0 +1,117 @@
+"""The manifest of a finished data set: what it was made from and with, and the shards it has.
+
+`manifest.json` is written last of all: a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+
+from miro_jax.files import to_json
+from miro_jax.records import KNOWN_VERSIONS, SCHEMA_VERSION
+from miro_jax.storage import open_folder
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a finished data set is.
+
+    configuration: what it was made from and with: source, rewards (identities in order),
+        image_encoder, caption_encoder (identities), latent_shape, caption_width, image_size; since
+        schema version 2 also towers (names with weight digests) and synthetic_forms (which caption
+        was judged) of the rewards, and where there are second image latents, those of 512. Two sets
+        of equal configuration, source files and versions are equal byte by byte.
+    shards: name -> number of records. num_samples, num_failures: read in all, and lost.
+    versions: package -> version.
+    """
+
+    configuration: dict
+    shards: dict[str, int]
+    num_samples: int
+    num_failures: int
+    versions: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """Reward identities, in the order of the scores."""
+        return tuple(self.configuration["rewards"])
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of image_mean: height, width, channels."""
+        return tuple(self.configuration["latent_shape"])
+
+    @property
+    def caption_width(self) -> int:
+        """Width of a caption token."""
+        return self.configuration["caption_width"]
+
+    @property
+    def num_records(self) -> int:
+        """Number of records in all shards."""
+        return sum(self.shards.values())
+
+    def to_bytes(self) -> bytes:
+        """The content of manifest.json."""
+        return to_json(dataclasses.asdict(self))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of manifest.json."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write manifest.json, which declares the folder complete."""
+        open_folder(folder).write(MANIFEST_NAME, self.to_bytes())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Manifest:
+        """Read manifest.json.
+
+        Raises:
+            FileNotFoundError: there is none, so the set is not complete.
+            ValueError: it is of another schema version.
+        """
+        place = open_folder(folder)
+        path = place / MANIFEST_NAME
+        try:
+            values = json.loads(place.read(MANIFEST_NAME))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path} is missing: these records are not complete. Run the annotate stage."
+            ) from error
+        if values.get("schema_version") not in KNOWN_VERSIONS:
+            raise ValueError(
+                f"{path} must have a schema version of {KNOWN_VERSIONS}; got "
+                f"{values.get('schema_version')}. Annotate again into another folder."
+            )
+        return cls(**values)
+
+
+def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
+    """Raise ValueError unless the records hold exactly these rewards in this order.
+
+    Args:
+        manifest: of the records.
+        labels: identities `name@version`, or names, which any version has.
+    """
+    if not same_models(manifest.rewards, labels):
+        raise ValueError(
+            f"The records must hold the rewards of the config {list(labels)}; they hold "
+            f"{list(manifest.rewards)}. Change config.rewards, or annotate into another folder."
+        )
+
+
+def same_models(identities: Sequence[str], labels: Sequence[str]) -> bool:
+    """Tell whether identities are what labels ask for, each an identity or a name alone."""
+    return len(identities) == len(labels) and all(
+        label in (identity, identity.partition("@")[0])
+        for identity, label in zip(identities, labels, strict=True)
+    )

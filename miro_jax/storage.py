@@ -1,0 +1,268 @@
+"""Folders that several workers write into: on a disk, or in an object store.
+
+A file appears whole or not at all. `create` gives a name to the first who asks for it and tells the
+others that they came late: on a disk by a hard link, in an object store by an upload on condition
+that there is no such object. Nothing else is needed to keep workers apart.
+
+    open_folder("/data/records")          open_folder("gs://bucket/records")
+
+Names are relative to the folder, with slashes.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from miro_jax import files
+
+TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind
+_LOCAL = ("file://", "local://")
+
+
+class Folder(abc.ABC):
+    """A folder; its methods raise OSError, FileNotFoundError for a name that is not there."""
+
+    @abc.abstractmethod
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+
+    @abc.abstractmethod
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+
+    @abc.abstractmethod
+    def names(self, inside: str = "") -> list[str]:
+        """List the files of the folder or of one below it, sorted; none where it is not there."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return what a file holds."""
+
+    @abc.abstractmethod
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        """Write or replace a file; folders are made. Not durable: a power cut may spoil it."""
+
+    @abc.abstractmethod
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        """Give a finished local file a name, which the file may be moved to.
+
+        Returns:
+            False if somebody else has the name already; nothing is changed then.
+        """
+
+    @abc.abstractmethod
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all that is in it; nothing happens where it is not."""
+
+    @abc.abstractmethod
+    def scratch(self, inside: str) -> contextlib.AbstractContextManager[Path]:
+        """Give a local folder of one's own for a while, from which `create` is cheap."""
+
+    @abc.abstractmethod
+    def local(self, name: str, scratch: Path) -> Path:
+        """Return a local path with the content of a file; an object is fetched into `scratch`."""
+
+    def claim(self, name: str, data: bytes, inside: str) -> bytes:
+        """Write a file unless there is one, and return what is there.
+
+        Args:
+            inside: folder below for what is not finished.
+        """
+        if not self.exists(name):
+            with self.scratch(inside) as scratch:
+                path = scratch / "claim"
+                path.write_bytes(data)
+                self.create(name, path)
+        return self.read(name)
+
+    def __truediv__(self, name: str) -> str:
+        """Write a name with the folder before it, for messages."""
+        return f"{self}/{name}"
+
+
+class LocalFolder(Folder):
+    """A folder on a disk, perhaps shared by several machines."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def names(self, inside: str = "") -> list[str]:
+        try:
+            with os.scandir(self.path / inside) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of our own: another machine may be writing the same file.
+        temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
+        with open(temporary, "wb") as file:
+            file.write(data)
+        if durable:
+            files.publish(temporary, path)
+        else:
+            os.replace(temporary, path)
+
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        final = self.path / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        files.sync(path)
+        try:
+            os.link(path, final)
+        except FileExistsError:
+            return False
+        except (
+            OSError
+        ) as error:  # a file system without hard links: the race of two workers stays open
+            if isinstance(error, FileNotFoundError):
+                raise
+            if final.exists():
+                return False
+            os.replace(path, final)
+        files.sync(final.parent)
+        return True
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # another worker may be deleting it, too
+        elif path.exists():
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def scratch(self, inside: str) -> Iterator[Path]:
+        (self.path / inside).mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(dir=self.path / inside, prefix="tmp-"))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def local(self, name: str, scratch: Path) -> Path:
+        return self.path / name
+
+
+class RemoteFolder(Folder):
+    """A folder in an object store, or any other that fsspec knows: gs://, s3://, memory://."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        try:
+            # Listings that are kept would hide what other workers do.
+            self._system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{url} cannot be opened: {error}") from error
+        self._root = root.rstrip("/")
+        self._made: set[str] = set()
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _place(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _make_room(self, name: str) -> str:
+        """Make the folder of a file where the store has folders; return the file's place."""
+        place = self._place(name)
+        folder = place.rpartition("/")[0]
+        if folder not in self._made:
+            self._system.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+        return place
+
+    def exists(self, name: str) -> bool:
+        return self._system.exists(self._place(name))
+
+    def size(self, name: str) -> int:
+        return self._system.size(self._place(name))
+
+    def names(self, inside: str = "") -> list[str]:
+        try:
+            found = self._system.ls(self._place(inside), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(x["name"].rpartition("/")[2] for x in found if x["type"] == "file")
+
+    def read(self, name: str) -> bytes:
+        return self._system.cat_file(self._place(name))
+
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        self._system.pipe_file(self._make_room(name), data)
+
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        try:
+            self._system.put_file(str(path), self._make_room(name), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self._system.rm(self._place(name), recursive=True)
+
+    @contextlib.contextmanager
+    def scratch(self, inside: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="miro-jax-") as path:
+            yield Path(path)
+
+    def local(self, name: str, scratch: Path) -> Path:
+        target = scratch / name.replace("/", "-")
+        self._system.get_file(self._place(name), str(target))
+        return target
+
+
+def open_folder(path: str | os.PathLike) -> Folder:
+    """Open a folder by its path or its URL; nothing is made yet.
+
+    Raises:
+        ValueError: the scheme of the URL is unknown, or its package is not installed.
+    """
+    text = os.fspath(path)
+    for scheme in _LOCAL:
+        text = text.removeprefix(scheme)
+    return RemoteFolder(text) if "://" in text else LocalFolder(text)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise PermissionError unless the folder can be written; a local one is made.
+
+    A store of objects is asked by putting an object there and deleting it.
+    """
+    folder = open_folder(path)
+    try:
+        if isinstance(folder, LocalFolder):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder.path):
+                pass
+        else:
+            name = f"write{TEMPORARY}{uuid.uuid4().hex}"
+            folder.write(name, b"")
+            folder.remove(name)
+    except OSError as error:
+        raise PermissionError(
+            f"{folder} must be a folder that can be written; got: {error.strerror or error}. "
+            "Give another one."
+        ) from error

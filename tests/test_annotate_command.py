@@ -1,0 +1,102 @@
+"""The command line of the annotate stage."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from miro_jax import annotate
+from miro_jax.manifest import Manifest
+from miro_jax.shapes import world
+from tests.annotating import SIZE, make_pieces, sample, write_tar
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "miro_jax.annotate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+
+
+def test_command_line_annotates_and_says_what_it_did(tmp_path):
+    world.write_shards(tmp_path / "source", 12, SIZE, 6)
+    done = command(
+        f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out", "--rewards=beauty,colors",
+        f"--image-encoder=pixels:size={SIZE}", "--caption-encoder=words:width=16,max_tokens=8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 records, 0 failures")
+    assert "annotate" in done.stderr  # progress
+    assert re.search(r"12 pictures in .* devices idle \d+% of the time", done.stderr)
+    assert Manifest.load(tmp_path / "out").caption_width == 16
+
+
+def run_main(arguments, capsys):
+    """Run in this process; return exit status, stdout and stderr."""
+    try:
+        status = annotate.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    return status, *capsys.readouterr()
+
+
+def test_help_shows_defaults_and_an_example(capsys):
+    status, out, _ = run_main(["--help"], capsys)
+    assert status == 0 and "default: 0.01" in out
+    assert "\nexamples\n  python -m miro_jax.annotate" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"rewards": "beauty,taste"}, "sharpness.*taste"),
+        ({"source": "zip:x"}, "'tar'"),
+        ({"weights": "clip"}, "NAME=PLACE"),
+        ({"group": "a"}, "NAME=MEMBER"),
+        ({"piece": "0", "pieces": "0"}, "must not both"),
+        ({"pieces": "0-3"}, "0 .. 0"),
+        ({"worker-index": "1"}, "number of workers"),
+        ({"worker-index": "2", "num-workers": "2"}, "index must be in 0 .. 1"),
+        ({"source": "tar:/nowhere/*.tar"}, "/nowhere/"),
+        ({"image-encoder": "vae9"}, "pixels.*vae9"),
+        ({"image-encoder": "pixels:speed=3"}, "speed"),
+        ({"caption-encoder": "words:width"}, "KEY=VALUE"),
+        ({"batch-size": "0"}, "batch_size"),
+        ({"num-bins": "x"}, "invalid int"),
+        ({"out": "/dev/null/x"}, "must be a folder"),
+        ({"out": None}, "--out"),
+    ],
+)
+def test_bad_argument_exits_with_2_and_is_named(tmp_path, capsys, change, text):
+    make_pieces(tmp_path / "source", 1, 2)
+    flags = {
+        "source": f"tar:{tmp_path}/source/*.tar",
+        "out": f"{tmp_path}/out",
+        "rewards": "beauty",
+    }
+    flags |= change
+    arguments = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and re.search(text, err)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_too_many_failures_exit_with_1(tmp_path, capsys):
+    path = write_tar(tmp_path / "a.tar", sample(0, caption="") + sample(1))
+    arguments = [f"--source=tar:{path}", f"--out={tmp_path}/out", "--rewards=beauty"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 1 and "missing caption (1)" in err
