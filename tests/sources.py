@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from miro_jax import images
-from miro_jax.sources import open_source
+from miro_jax.sources import DamagedTar, open_source, tar_samples
 
 
 def jpeg(shade, size=24):
@@ -58,3 +58,24 @@ def shade_of(sample):
 def problems(samples):
     """Key -> problem, of those that have one."""
     return {sample.key: sample.problem for sample in samples if sample.problem}
+
+
+def members_of(i):
+    """The members of a sample whose parts are easy to foresee; its picture is none."""
+    meta = {"caption": "from json", "synthetic_caption": f"long {i}", "width": 32}
+    return [
+        (f"dir/key{i}.jpg", bytes([i]) * 700),
+        (f"dir/key{i}.txt", f"caption {i} ünï".encode()),
+        (f"dir/key{i}.json", json.dumps(meta).encode()),
+    ]
+
+
+def read_all(path):
+    """Return the samples and the damage, or None."""
+    samples = []
+    try:
+        for sample in tar_samples(path):
+            samples.append(sample)
+    except DamagedTar as damage:
+        return samples, damage
+    return samples, None
