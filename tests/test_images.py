@@ -1,8 +1,10 @@
 """Images: good files of every format decode right, bad ones give `BadImage` with a cause."""
 
+import functools
 import io
 import random
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miro_jax import images
 from miro_jax.images import BadImage, center_crop_resize, load_rgb
 
 
@@ -31,16 +34,20 @@ def encode(picture, name, **options):
 def png_with_header(width, height):
     """A PNG of a few bytes that claims to be width x height."""
 
+    return png_of(width, height, 8, 2, b"\0" * 1000)
+
+
+def png_of(width, height, depth, color, rows, *chunks):
+    """A PNG of raw rows, with further chunks before them."""
+
     def chunk(kind, body):
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(b"\0" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    )
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def jpeg_with_header(width, height):
@@ -48,6 +55,20 @@ def jpeg_with_header(width, height):
     data = bytearray(encode(smooth(), "JPEG"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def jpeg_of_scans(count):
+    """A progressive JPEG whose last scan is repeated."""
+    data = encode(smooth(), "JPEG", progressive=True)
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[start:end] * count + data[end:]
+
+
+def webp_with_header(width, height):
+    """A lossless WebP that claims to be width x height."""
+    data = bytearray(encode(smooth(), "WEBP", lossless=True))
+    data[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
     return bytes(data)
 
 
@@ -104,15 +125,61 @@ def test_transparency_is_laid_over_white(mode):
     assert (got[:, :16] == 255).all() and (got[:, 16:] == opaque).all()
 
 
-def test_exif_rotation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to view
-    got = load_rgb(encode(smooth(), "JPEG", exif=exif, quality=95))
-    want = np.rot90(smooth(), -1)
-    assert got.shape == want.shape
-    assert np.abs(got.astype(int) - want).mean() < 3
+def test_transparent_shade_of_sixteen_bit_grey_becomes_white():
+    rows = b"".join(b"\0" + struct.pack(">32H", *range(0, 64000, 2000)) for _ in range(32))
+    data = png_of(32, 32, 16, 0, rows, (b"tRNS", struct.pack(">H", 4000)))
+    got = load_rgb(data)
+    assert (got[:, 2] == 255).all() and (got[:, 3] == round(6000 / 257)).all()
 
 
+def test_floats_of_unknown_range_are_refused():
+    floats = encode(Image.fromarray(np.zeros((32, 32), np.float32)), "TIFF")
+    with pytest.raises(BadImage, match="not an image.*range"):
+        load_rgb(floats)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "CMYK", "1"])
+def test_large_pictures_are_converted_in_bands_to_the_same_pixels(mode, monkeypatch):
+    if mode == "I;16":
+        picture = Image.fromarray((np.arange(50 * 40).reshape(50, 40) * 30).astype(np.uint16))
+    else:
+        picture = Image.fromarray(smooth(50, 40)).convert(mode)
+        if mode in ("RGBA", "LA"):
+            picture.putalpha(Image.fromarray(smooth(50, 40)[..., 0]))
+    data = encode(picture, "TIFF" if mode in ("CMYK",) else "PNG")
+    want = load_rgb(data)
+    for pixels in (1, 40 * 7, 40 * 49):
+        monkeypatch.setattr(images, "_PIXELS_AT_A_TIME", pixels)
+        np.testing.assert_array_equal(load_rgb(data), want)
+
+
+def test_pictures_share_a_budget_of_pixels():
+    budget, running, most, lock = images._Budget(100), [], [], threading.Lock()
+
+    def work(pixels):
+        with budget.spend(pixels):
+            with lock:
+                running.append(pixels)
+                most.append(list(running))
+            time.sleep(0.001)
+            with lock:
+                running.remove(pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [30, 60, 90, 10, 200, 50] * 10))
+    assert all(sum(together) <= 100 or len(together) == 1 for together in most)
+    assert max(map(len, most)) > 1 and not running
+
+
+def test_a_picture_that_fails_gives_its_budget_back():
+    data = encode(smooth(), "PNG")
+    for _ in range(3):
+        with pytest.raises(BadImage):
+            load_rgb(data[: len(data) // 2])
+    assert images._BUDGET._used == 0
+
+
+@functools.cache
 def bad_images():
     """Name -> (bytes, cause)."""
     rng = random.Random(0)
@@ -124,6 +191,7 @@ def bad_images():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     scan = bytearray(encode(noise, "JPEG"))
     scan[len(scan) // 2 : len(scan) // 2 + 40] = b"\xff\x01" * 20
+    exif = b"\xff\xe1\0\x10Exif\0\0MM\0*\0\0\0\x08"
     return {
         "empty": (b"", "empty file"),
         "one byte": (b"\xff", "not an image"),
@@ -142,7 +210,10 @@ def bad_images():
         "jpeg without its last bytes": (jpeg[:-40], damaged),
         "jpeg with a damaged scan": (bytes(scan), damaged),
         "jpeg of 1 x 1": (encode(smooth(1, 1), "JPEG"), "too small"),
+        "jpeg with exif and a damaged scan": (bytes(scan[:2] + exif + scan[2:]), damaged),
         "jpeg that claims 60000 x 60000": (jpeg_with_header(60000, 60000), "too large"),
+        "jpeg that claims 7000 x 7000": (jpeg_with_header(7000, 7000), "too large"),
+        "jpeg of a thousand scans": (jpeg_of_scans(1000), "too large"),
         "png start only": (png[:8], "not an image"),
         "png cut": (png[: len(png) // 2], damaged),
         "png with a flipped byte": (bytes(flipped), damaged),
@@ -152,6 +223,9 @@ def bad_images():
         "png bomb of 900 megapixels": (png_with_header(30000, 30000), "too large"),
         "png with too few pixels": (png_with_header(300, 300), damaged),
         "webp cut": (webp[: len(webp) // 2], damaged),
+        "webp that claims 16383 x 16383": (webp_with_header(16383, 16383), "too large"),
+        "webp of one shade, 7000 x 7000": (webp_with_header(7000, 7000), "too large"),
+        "file of over 64 megabytes": (jpeg + bytes(1 << 26), "too large"),
         "gif cut": (gif[: len(gif) * 2 // 3], damaged),
         "tiff cut": (tiff[: len(tiff) // 2], damaged),
         "bmp cut": (bmp[: len(bmp) // 2], damaged),
