@@ -17,7 +17,7 @@ LAYERS = (
     " flow solvers guidance images image_headers resize shapes",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",
-    "state data sampler evals report pipeline runs trained piece",
+    "state data sampler evals report pipeline runs trained",
     "annotate train sample evaluate score export",
     "main command cli __init__",
 )

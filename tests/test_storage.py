@@ -1,0 +1,89 @@
+"""Folders on a disk and in an object store behave alike."""
+
+import os
+import uuid
+
+import pytest
+
+from miro_jax import storage
+
+
+@pytest.fixture(params=["disk", "file://", "memory://"])
+def place(request, tmp_path):
+    if request.param == "disk":
+        return str(tmp_path / "records")
+    if request.param == "file://":
+        return f"file://{tmp_path}/records"
+    return f"memory://{uuid.uuid4().hex}/records"
+
+
+@pytest.fixture
+def folder(place):
+    return storage.open_folder(place)
+
+
+def test_files_are_written_replaced_listed_and_removed(folder):
+    assert folder.names() == [] and not folder.exists("a")
+    folder.write("b/a", b"1")
+    folder.write("b/a", b"22", durable=False)
+    folder.write("c", b"3")
+    assert folder.read("b/a") == b"22" and folder.size("b/a") == 2
+    assert folder.names() == ["c"] and folder.names("b") == ["a"] and folder.names("c/d") == []
+    folder.remove("b")
+    folder.remove("b")
+    folder.remove("c")
+    assert folder.names() == [] and not folder.exists("b/a")
+
+
+def test_what_is_not_there_is_not_found(folder):
+    for action in (folder.read, folder.size):
+        with pytest.raises(FileNotFoundError):
+            action("nowhere")
+
+
+def test_a_name_goes_to_the_first_who_asks_for_it(folder):
+    with folder.scratch("parts") as scratch:
+        for text in (b"first", b"second"):
+            (scratch / "x").write_bytes(text)
+            assert folder.create("x", scratch / "x") == (text == b"first")
+            (scratch / "x").unlink()
+            assert folder.read("x") == b"first"
+        assert folder.local("x", scratch).read_bytes() == b"first"
+    assert not scratch.exists() and folder.names("parts") == []
+
+
+def test_a_claim_returns_what_the_first_wrote(folder):
+    assert folder.claim("x", b"first", "parts") == b"first"
+    assert folder.claim("x", b"second", "parts") == b"first"
+
+
+def test_a_disk_without_hard_links_is_written_too(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = storage.open_folder(tmp_path)
+    assert folder.claim("x", b"first", "parts") == b"first"
+    (tmp_path / "y").write_bytes(b"second")
+    assert not folder.create("x", tmp_path / "y") and folder.read("x") == b"first"
+
+
+def test_a_name_that_vanishes_while_it_is_linked_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.open_folder(tmp_path).create("x", tmp_path / "gone")
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(place):
+    storage.check_writable(place)
+    assert storage.open_folder(place).names() == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PermissionError, match="file/x must be a folder that can be written"):
+        storage.check_writable(tmp_path / "file" / "x")
+
+
+def test_a_store_that_is_not_known_or_not_installed_is_named():
+    with pytest.raises(ValueError, match="nostore://b/x cannot be opened"):
+        storage.open_folder("nostore://b/x")
