@@ -36,6 +36,16 @@ class _Open:
         self.key, self.near_damage = key, near_damage
         self.members: dict[str, archive.Member] = {}
 
+    @property
+    def image(self) -> archive.Member | None:
+        """The member that is the picture; if there are several, the first kind of the list."""
+        return next((self.members[e] for e in IMAGE_EXTENSIONS if e in self.members), None)
+
+    @property
+    def parts(self) -> set[str]:
+        """What it has of a picture, a txt and a json."""
+        return ({"picture"} if self.image else set()) | ({"txt", "json"} & set(self.members))
+
 
 def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     """Return one piece for each archive that a pattern names.
@@ -81,24 +91,24 @@ def _piece_samples(path: str, name: str) -> Iterator[Sample]:
 def _samples(path: str, prefix: str = "") -> Iterator[Sample | archive.Damage]:
     """Yield samples and damage. Damage comes before the samples next to it.
 
-    Which parts a sample should have is seen from one beside it that is far from damage; until there
-    is one, those near damage wait.
+    A sample should have the parts that others far from damage have; until there is one of these,
+    those near damage wait.
     """
-    usual: set[str] | None = None
+    usual: set[str] = set()
     waiting: list[_Open] = []
     for group in _groups(path):
         if isinstance(group, archive.Damage):
             yield group
-        elif group.near_damage and usual is None:
+        elif group.near_damage and not usual:
             waiting.append(group)
         elif group.near_damage:
             yield _sample(prefix, group, usual)
         else:
-            usual = set(group.members)
+            usual |= group.parts
             yield from (_sample(prefix, earlier, usual) for earlier in waiting)
             waiting = []
             yield _sample(prefix, group, usual)
-    yield from (_sample(prefix, earlier, None) for earlier in waiting)
+    yield from (_sample(prefix, earlier, usual) for earlier in waiting)
 
 
 def _groups(path: str) -> Iterator[_Open | archive.Damage]:
@@ -128,15 +138,14 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
         yield group
 
 
-def _sample(prefix: str, group: _Open, usual: set[str] | None) -> Sample:
-    """Interpret the members of one key."""
-    members, problem, detail = group.members, "", ""
-    image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)
+def _sample(prefix: str, group: _Open, usual: set[str]) -> Sample:
+    """Interpret the members of one key. usual: parts that a whole sample has; none if not known."""
+    members, image, problem, detail = group.members, group.image, "", ""
     txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
     texts = interpret(txt, meta)
-    if group.near_damage and (usual is None or not usual <= set(members)):
-        lost = sorted((usual or set()) - set(members))
-        problem, detail = "cut short by damage", f"lacks {', '.join(lost) or 'perhaps a part'}"
+    lost = sorted(usual - group.parts) if usual else ["perhaps a part"]
+    if group.near_damage and lost:
+        problem, detail = "cut short by damage", f"lacks {', '.join(lost)}"
     else:
         sizes = {e: m.size for e, m in members.items() if m.content is None}
         for extension, cause in (("txt", "caption too long"), ("json", "unreadable json")):
