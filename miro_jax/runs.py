@@ -54,7 +54,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.data.train_rewards must be taken from config.rewards {tuple(config.rewards)}; "
             f"got also {unknown}."
         )
-    get_solver(config.sample.solver)
+    try:
+        get_solver(config.sample.solver)
+    except ValueError as error:
+        raise ValueError(f"config.sample.solver: {error}") from error
     for key in POSITIVE:
         _check_positive(config, key)
     if config.train.sample_every_steps < 0:

@@ -26,7 +26,7 @@ def changed(**values):
         ("rewards", ("beauty", "beauty"), "config.rewards must name each reward once"),
         ("rewards", (), "config.rewards must name at least one reward of .*'beauty'"),
         ("rewards", ("beauty",), "taken from config.rewards .'beauty',.; got also .'sharpness'"),
-        ("sample__solver", "rk4", "config.sample.solver must be one of .*'heun'.*; got 'rk4'"),
+        ("sample__solver", "rk4", "config.sample.solver: .* one of euler, heun, .*; got 'rk4'"),
         ("train__num_steps", -5, "config.train.num_steps must be at least 1; got -5"),
         ("train__batch_size", 0, "config.train.batch_size must be at least 1; got 0"),
         ("train__log_every_steps", 0, "config.train.log_every_steps must be at least 1"),

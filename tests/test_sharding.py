@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from miro_jax import sharding, solvers
 from miro_jax.models.rin import RIN
 from miro_jax.optim import make_optimizer, warmup_cosine
-from miro_jax.sampler import Branch, make_sampler, sample_keys
+from miro_jax.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from miro_jax.state import abstract_state, graph_of, make_init
 from miro_jax.train import Recipe, make_loss, make_train_step
 from tests.networks import (
@@ -266,13 +266,16 @@ def test_sampling_does_not_depend_on_the_mesh(trainings):
     pictures = []
     for name in ("1x1", "4x2"):
         run = trainings[name]
-        sample = make_sampler(run.graphdef, solvers.euler, 2, TINY.latent_shape, lambda x: x)
+        sample = make_sampler(run.graphdef, solvers.euler, 2)
         state = jax.device_put(trainings["1x1"].start, run.shardings)
         with sharding.use_mesh(run.mesh):
             place = sharding.batch_sharding(run.mesh)
             keys = sample_keys(0, np.arange(ROWS), np.zeros(ROWS, int))
             inputs = jax.device_put((keys, *branches, np.full(ROWS, 3.0, np.float32)), place)
-            pictures.append(sample(state.params, state.buffers, *inputs, guided=True))
+            noise = draw_noise(inputs[0], TINY.latent_shape)
+            guidance = Guidance(inputs[-1], jnp.array([0.0, 1.0]))
+            weights = (state.params, state.buffers)
+            pictures.append(sample(weights, noise, *inputs[1:-1], guidance, guided=True))
     assert difference(pictures[1], pictures[0]) <= TOLERANCE
 
 
