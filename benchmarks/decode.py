@@ -1,0 +1,147 @@
+"""Reading and decoding: images a second and core, from a tar shard to resized pictures and records.
+
+    python benchmarks/decode.py                     # 512 x 512, JPEG of quality 90
+    python benchmarks/decode.py --side 1024 --images 150
+
+Each stage is timed alone on one thread, by the time the processor spent on it, so that other work
+on the machine matters little; the best of several turns counts. The last lines add them up, and say
+how far a decoder that shrinks on the fly is from the exact pixels.
+"""
+
+import argparse
+import io
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from miro_jax import images
+from miro_jax.sources import open_source
+
+GOAL = 150
+SIZES = (512, 256)
+# Mean and deviation of 32 x 32 x 4 latents, 30 tokens of 2048: a record of float16.
+RECORD_VALUES = 2 * 32 * 32 * 4 + 30 * 2048
+
+
+def photograph(side: int, rng: np.random.Generator) -> bytes:
+    """Return a JPEG with slopes, edges and grain, of about 80 KB at 512 x 512."""
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8))
+    fine = Image.fromarray(rng.integers(90, 166, (160, 160, 3), np.uint8))
+    bicubic = Image.Resampling.BICUBIC
+    parts = [np.asarray(p.resize((side, side), bicubic), np.float32) for p in (coarse, fine)]
+    grain = rng.normal(0, 3, (side, side, 1)).astype(np.float32)
+    pixels = np.clip(parts[0] + (parts[1] - 128) + grain, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, count: int, side: int) -> None:
+    """Write a shard as img2dataset does."""
+    rng = np.random.default_rng(0)
+    files = [photograph(side, rng) for _ in range(min(count, 50))]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for i in range(count):
+            caption = f"caption {i}".encode()
+            members = (("jpg", files[i % len(files)]), ("txt", caption), ("json", b"{}"))
+            for ending, content in members:
+                info = tarfile.TarInfo(f"{i:09d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def seconds(action: Callable[[], object], repeats: int) -> float:
+    """Return the processor's time of the quickest turn."""
+    times = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        action()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def write_records(path: Path, records: list[bytes]) -> None:
+    """Write records and flush them to the disk."""
+    writer = ArrayRecordWriter(str(path), "group_size:1,zstd:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def shrink_on_the_fly(data: bytes, size: int) -> np.ndarray:
+    """Decode at the smallest scale that is large enough, then resize."""
+    image = simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size)
+    return images.center_crop_resize(image, size, "bilinear")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--side", type=int, default=512, help="pixels of the source pictures")
+    parser.add_argument("--repeats", type=int, default=5)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tar = Path(folder) / "00000.tar"
+        write_tar(tar, flags.images, flags.side)
+        spec = f"tar:{tar}"
+
+        def read() -> list[bytes]:
+            return [s.read() for piece in open_source(spec).pieces for s in piece.samples()]
+
+        files = read()
+        pixels = [images.load_rgb(data) for data in files[:50]]
+        turns = -(-len(files) // len(pixels))
+        values = np.random.default_rng(0).normal(size=RECORD_VALUES).astype(np.float16).tobytes()
+        records = [values] * len(files)
+
+        def resize(filter: str) -> None:
+            for image in pixels * turns:
+                for size in SIZES:
+                    images.center_crop_resize(image, size, filter)
+
+        stages = {
+            "read the tar": read,
+            "decode": lambda: [images.load_rgb(data) for data in files],
+            "crop and resize, bilinear": lambda: resize("bilinear"),
+            "crop and resize, bicubic": lambda: resize("bicubic"),
+            "write records": lambda: write_records(Path(folder) / "out", records),
+        }
+        spent = {}
+        mean = sum(map(len, files)) / len(files) / 1000
+        print(
+            f"{flags.side} x {flags.side}, {mean:.0f} KB a file, to {' and '.join(map(str, SIZES))}"
+        )
+        for name, action in stages.items():
+            spent[name] = seconds(action, flags.repeats) / len(files)
+            print(f"{name:28} {1e3 * spent[name]:7.3f} ms  {1 / spent[name]:8.0f} images/s")
+        for filter in ("bilinear", "bicubic"):
+            other = {"bilinear": "bicubic", "bicubic": "bilinear"}[filter]
+            total = sum(s for name, s in spent.items() if not name.endswith(other))
+            print(f"all, {filter}: {1 / total:.0f} images/s and core (goal {GOAL})")
+        for size in SIZES:
+            pairs = [
+                (images.center_crop_resize(image, size, "bilinear"), shrink_on_the_fly(data, size))
+                for image, data in zip(pixels, files, strict=False)
+            ]
+            off = np.abs(np.stack([a.astype(int) - b for a, b in pairs]))
+            print(
+                f"shrunk on the fly to {size}: off by {off.mean():.2f} of 255, at most {off.max()}"
+            )
+
+
+if __name__ == "__main__":
+    main()
