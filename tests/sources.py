@@ -1,5 +1,6 @@
 """Small pictures and archives for the tests of sources."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from miro_jax import images
-from miro_jax.sources import DamagedTar, open_source, tar_samples
+from miro_jax.sources import open_source
 
 
 def jpeg(shade, size=24):
@@ -71,11 +72,13 @@ def members_of(i):
 
 
 def read_all(path):
-    """Return the samples and the damage, or None."""
-    samples = []
-    try:
-        for sample in tar_samples(path):
-            samples.append(sample)
-    except DamagedTar as damage:
-        return samples, damage
-    return samples, None
+    """The samples of an archive as its kind of source reads them, and the first damage, or None."""
+    (piece,) = open_source(f"tar:{path}").pieces
+    found = list(piece.read())
+    places = [sample for sample in found if sample.problem == "damaged tar"]
+    samples = [
+        dataclasses.replace(sample, key=sample.key.removeprefix(piece.id + "/"), names=())
+        for sample in found
+        if sample.problem != "damaged tar"
+    ]
+    return samples, int(places[0].detail.split()[2].rstrip(":")) if places else None

@@ -45,8 +45,7 @@ def test_header_damaged_midway_is_reported_and_what_follows_is_read(tar):
     assert [s.key for s in samples] == [f"dir/key{i}" for i in range(6)]
     assert [s.problem for s in samples] == ["", "", "", "cut short by damage", "", ""]
     assert all(s.synthetic for s in samples)
-    assert (damage.path, damage.offset) == (tar, offset)
-    assert tar in str(damage) and str(offset) in str(damage)
+    assert damage == offset
 
 
 @pytest.mark.parametrize("part", ["jpg", "txt", "json"])
@@ -57,7 +56,7 @@ def test_cut_at_a_member_boundary_is_reported(tar, part):
     samples, damage = read_all(tar)
     problems = [s.problem for s in samples]
     assert problems == ["", ""] + ([] if part == "jpg" else ["cut short by damage"])
-    assert damage.path == tar and damage.offset == offset
+    assert damage == offset
 
 
 @pytest.mark.parametrize("extra", [100, 511])
@@ -67,7 +66,7 @@ def test_cut_inside_a_header_is_reported(tar, extra):
     open(tar, "wb").write(content[: offset + extra])
     samples, damage = read_all(tar)
     assert [s.problem for s in samples] == [""] * 4
-    assert damage.path == tar and damage.offset == offset
+    assert damage == offset
 
 
 @pytest.mark.parametrize("extra", [512, 600, 1000])
@@ -77,7 +76,7 @@ def test_cut_inside_a_payload_is_reported(tar, extra):
     open(tar, "wb").write(content[: offset + extra])
     samples, damage = read_all(tar)
     assert [s.key for s in samples] == [f"dir/key{i}" for i in range(4)]
-    assert damage.path == tar and damage.offset == offset
+    assert damage == offset
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000, bytes(512), bytes(100)])
@@ -85,7 +84,7 @@ def test_file_that_is_no_tar_is_reported(tmp_path, content):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     samples, damage = read_all(str(path))
-    assert samples == [] and damage.offset == 0
+    assert samples == [] and damage == 0
 
 
 def test_every_cut_is_either_harmless_or_reported(tar):

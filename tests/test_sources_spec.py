@@ -2,7 +2,7 @@
 
 import pytest
 
-from miro_jax.sources import list_pieces, open_source
+from miro_jax.sources import open_source
 from miro_jax.sources.listing import expand, fixed_folder, match_files, walk
 from miro_jax.sources.spec import KINDS, parse
 
@@ -61,7 +61,6 @@ def test_matches_are_sorted_and_each_file_comes_once(tmp_path):
     found = match_files(f"{tmp_path}/{{*,a}}.tar")
     assert found == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
     assert f"{tmp_path}/deep/c.tar" in [f.path for f in match_files(f"{tmp_path}/**/*.tar")]
-    assert list_pieces(f"tar:{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
 
 
 def test_a_shard_that_braces_name_and_that_is_not_there_is_named(tmp_path):

@@ -6,7 +6,8 @@ import tarfile
 
 import pytest
 
-from miro_jax.sources import fingerprint, open_source, tar_samples
+from miro_jax.sources import open_source
+from miro_jax.sources.reading import fingerprint
 from tests.sources import members_of, read, read_all, write_tar
 
 
@@ -28,14 +29,14 @@ def test_samples_come_in_order_with_all_their_parts(tar):
 def test_caption_and_both_synthetic_forms_may_come_from_json(tmp_path):
     meta = {"caption": "c", "synthetic_caption": "l", "synthetic_caption_short": "s"}
     path = write_tar(tmp_path / "a.tar", [("k.PNG", b"x"), ("k.json", json.dumps(meta).encode())])
-    (sample,) = tar_samples(path)
+    ((sample,), _) = read_all(path)
     assert (sample.caption, sample.image) == ("c", b"x")
     assert sample.synthetic == {"long": "l", "short": "s"}
 
 
 def test_missing_parts_stay_missing(tmp_path):
     members = [("a.jpg", b"x"), ("b.txt", b"only text"), ("c.jpg", b"y"), ("c.json", b"{}")]
-    samples = list(tar_samples(write_tar(tmp_path / "a.tar", members)))
+    samples = read_all(write_tar(tmp_path / "a.tar", members))[0]
     assert [s.caption for s in samples] == [None, "only text", None]
     assert [s.image for s in samples] == [b"x", None, b"y"]
     assert all(s.synthetic == {} and s.problem == "" for s in samples)
@@ -52,7 +53,7 @@ def test_missing_parts_stay_missing(tmp_path):
 )
 def test_unreadable_text_is_a_problem_not_an_exception(tmp_path, name, content, problem):
     path = write_tar(tmp_path / "a.tar", [("a.jpg", b"x"), (name, content), ("b.jpg", b"y")])
-    samples = list(tar_samples(path))
+    samples = read_all(path)[0]
     assert [s.problem for s in samples] == [problem, ""]
 
 
@@ -69,23 +70,18 @@ def test_directories_hidden_files_and_values_of_other_types_are_passed_over(tmp_
         info = tarfile.TarInfo("d.x")
         info.type = tarfile.DIRTYPE
         archive.addfile(info)
-    (sample,) = tar_samples(path)
+    ((sample,), _) = read_all(path)
     assert (sample.key, sample.image, sample.caption, sample.synthetic) == ("d/a", b"x", None, {})
 
 
 def test_a_repeated_member_starts_another_sample_of_that_key(tmp_path):
     members = [("a.jpg", b"1"), ("a.txt", b"one"), ("a.jpg", b"2"), ("a.txt", b"two")]
-    samples = list(tar_samples(write_tar(tmp_path / "a.tar", members)))
+    samples = read_all(write_tar(tmp_path / "a.tar", members))[0]
     assert [(s.key, s.caption) for s in samples] == [("a", "one"), ("a", "two")]
 
 
 def test_empty_archive_has_no_samples(tmp_path):
     assert read_all(write_tar(tmp_path / "a.tar", [])) == ([], None)
-
-
-def test_missing_tar_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.tar"):
-        list(tar_samples(str(tmp_path / "nowhere.tar")))
 
 
 def test_fingerprint_notices_changes_at_both_ends_and_of_size(tmp_path):
@@ -144,7 +140,7 @@ def test_names_that_are_not_utf8_become_text(tmp_path):
         info = tarfile.TarInfo("caf\xe9.jpg")
         info.size = 1
         archive.addfile(info, io.BytesIO(b"x"))
-    (sample,) = tar_samples(path)
+    ((sample,), _) = read_all(path)
     assert sample.key == r"caf\xe9" and sample.key.encode("utf-8")
 
 

@@ -14,35 +14,27 @@ parquet), `synthetic=FILE` (all: file, short, long; tabs between, no header), `p
 table), `image=NAME`, `caption=NAME` (table, tfds: which column or feature), `split=NAME` (tfds).
 Paths with a scheme, such as gs://, are read through fsspec.
 
-For `annotate` and `piece`: read pieces through `open_source`. Its samples come with cleaned
-captions (`<PERSON>` deleted), with keys unique in the source (tar: SHARD.tar/KEY), with duplicates,
-missing captions and damage as `problem`: nothing is raised but OSError of the reading.
-`Sample.read()` is for the threads that decode. `list_pieces` and `tar_samples` remain for callers
-that know tar files only.
+Captions come cleaned (`<PERSON>` deleted), keys are unique in the source (tar: SHARD.tar/KEY), and
+duplicates, missing captions and damage are a sample's `problem`: nothing is raised but OSError of
+the storage itself. `Sample.read()` is for the threads that decode.
 """
 
 from __future__ import annotations
 
 from miro_jax.sources import folder, parquet, tar, tfds
 from miro_jax.sources.captions import index_captions, index_synthetic
-from miro_jax.sources.listing import match_files
-from miro_jax.sources.reading import fingerprint
 from miro_jax.sources.sample import Piece, Sample, Source, Tables
 from miro_jax.sources.spec import KINDS, parse
 from miro_jax.sources.tables import open_table, sha256
-from miro_jax.sources.tar import IMAGE_EXTENSIONS, DamagedTar, tar_samples
+from miro_jax.sources.tar import IMAGE_EXTENSIONS
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "KINDS",
-    "DamagedTar",
     "Piece",
     "Sample",
     "Source",
-    "fingerprint",
-    "list_pieces",
     "open_source",
-    "tar_samples",
 ]
 
 _LISTERS = {
@@ -80,16 +72,3 @@ def open_source(text: str) -> Source:
         synthetic = index_synthetic(spec.options["synthetic"])
         facts["synthetic"] = sha256(spec.options["synthetic"])
     return Source(text, facts, _LISTERS[spec.kind](spec, Tables(captions, synthetic)))
-
-
-def list_pieces(text: str) -> list[str]:
-    """Return the paths of the tar files that a `tar:` source names, sorted.
-
-    Raises:
-        ValueError: the source is of another kind; `open_source` reads all.
-        FileNotFoundError: the pattern matches nothing.
-    """
-    spec = parse(text)
-    if spec.kind != "tar":
-        raise ValueError(f"Only tar sources are files; got {text!r}. Read it by open_source.")
-    return [file.path for file in match_files(spec.place)]

@@ -19,16 +19,6 @@ from miro_jax.sources.texts import interpret
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 
 
-class DamagedTar(OSError):
-    """A tar file that is damaged: its `path`, the `offset` of the first place, the `reason`."""
-
-    def __init__(self, path: str, offset: int, reason: str):
-        super().__init__(f"{path} is damaged at byte {offset}: {reason}. Fetch or make it again.")
-        self.path = path
-        self.offset = offset
-        self.reason = reason
-
-
 class _Open:
     """The members of one key. near_damage: damage stands before or between or after them."""
 
@@ -57,38 +47,13 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     pieces = []
     for number, file in enumerate(listing.match_files(spec.place)):
         name = reading.relative(file.path, folder)
-        read = functools.partial(_piece_samples, file.path, name)
+        read = functools.partial(_samples, file.path, name)
         sign = functools.partial(reading.fingerprint, file.path)
         pieces.append(Piece(number, name, None, file.size, read, sign, tables))
     return pieces
 
 
-def tar_samples(path: str) -> Iterator[Sample]:
-    """Read the samples of a tar file in order, with keys as they stand there.
-
-    Raises:
-        FileNotFoundError: no such file.
-        DamagedTar: after all that can be read, if there is damage; it names the first.
-    """
-    first = None
-    for found in _samples(path):
-        if isinstance(found, Sample):
-            yield found
-        elif first is None:
-            first = found
-    if first is not None:
-        raise DamagedTar(path, first.offset, first.reason)
-
-
-def _piece_samples(path: str, name: str) -> Iterator[Sample]:
-    for found in _samples(path, name + "/"):
-        if isinstance(found, Sample):
-            yield found
-        else:
-            yield damage(name, "damaged tar", f"at byte {found.offset}: {found.reason}")
-
-
-def _samples(path: str, prefix: str = "") -> Iterator[Sample | archive.Damage]:
+def _samples(path: str, name: str) -> Iterator[Sample]:
     """Yield samples and damage. Damage comes before the samples next to it.
 
     A sample should have the parts that others far from damage have; until there is one of these,
@@ -98,17 +63,17 @@ def _samples(path: str, prefix: str = "") -> Iterator[Sample | archive.Damage]:
     waiting: list[_Open] = []
     for group in _groups(path):
         if isinstance(group, archive.Damage):
-            yield group
+            yield damage(name, "damaged tar", f"at byte {group.offset}: {group.reason}")
         elif group.near_damage and not usual:
             waiting.append(group)
         elif group.near_damage:
-            yield _sample(prefix, group, usual)
+            yield _sample(name, group, usual)
         else:
             usual |= group.parts
-            yield from (_sample(prefix, earlier, usual) for earlier in waiting)
+            yield from (_sample(name, earlier, usual) for earlier in waiting)
             waiting = []
-            yield _sample(prefix, group, usual)
-    yield from (_sample(prefix, earlier, usual) for earlier in waiting)
+            yield _sample(name, group, usual)
+    yield from (_sample(name, earlier, usual) for earlier in waiting)
 
 
 def _groups(path: str) -> Iterator[_Open | archive.Damage]:
@@ -138,7 +103,7 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
         yield group
 
 
-def _sample(prefix: str, group: _Open, usual: set[str]) -> Sample:
+def _sample(name: str, group: _Open, usual: set[str]) -> Sample:
     """Interpret the members of one key. usual: parts that a whole sample has; none if not known."""
     members, image, problem, detail = group.members, group.image, "", ""
     txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
@@ -154,12 +119,12 @@ def _sample(prefix: str, group: _Open, usual: set[str]) -> Sample:
         if image is not None and image.content is None:
             problem, detail = "too large", f"a file of {image.size} bytes, at most {MAX_BYTES}"
     return Sample(
-        key=prefix + group.key,
+        key=f"{name}/{group.key}",
         image=None if image is None else image.content,
         caption=texts.caption,
         synthetic=texts.synthetic,
         meta=texts.meta,
         problem=problem or texts.problem,
         detail=detail or texts.detail,
-        names=(group.key,) if not prefix else (group.key, prefix + group.key),
+        names=(group.key, f"{name}/{group.key}"),
     )
