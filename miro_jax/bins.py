@@ -213,10 +213,13 @@ def summarize(scores: np.ndarray, names: Sequence[str], num_buckets: int = 50) -
         rewards[name] = {"count": len(column), "missing": len(scores) - len(column)}
         if len(column):
             counts, edges = np.histogram(column, bins=num_buckets)
+            percentiles = np.percentile(column, _PERCENTILES)
             rewards[name] |= {
                 "mean": float(column.mean()),
                 "std": float(column.std()),
-                "percentiles": {str(p): float(np.percentile(column, p)) for p in _PERCENTILES},
+                "percentiles": {
+                    str(p): float(v) for p, v in zip(_PERCENTILES, percentiles, strict=True)
+                },
                 "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
             }
     return {
@@ -228,16 +231,25 @@ def summarize(scores: np.ndarray, names: Sequence[str], num_buckets: int = 50) -
 
 def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
     """Correlate every pair of columns; None where one is constant or fewer than two have both."""
+    scores = scores[~np.isnan(scores).all(axis=1)]
     num_rewards = scores.shape[1]
+    holes = np.isnan(scores)
+    # Sorting is what takes time: a column without holes is ranked once for all its pairs.
+    whole = {
+        i: _ranks(scores[:, i]) if ranked else scores[:, i]
+        for i in range(num_rewards)
+        if not holes[:, i].any()
+    }
     table: list[list[float | None]] = [[None] * num_rewards for _ in range(num_rewards)]
     for i in range(num_rewards):
         for j in range(i, num_rewards):
-            pair = scores[:, [i, j]]
-            pair = pair[~np.isnan(pair).any(axis=1)]
-            if ranked:
-                pair = np.stack([_ranks(pair[:, 0]), _ranks(pair[:, 1])], axis=1)
-            if len(pair) >= 2 and (np.ptp(pair, axis=0) > 0).all():
-                table[i][j] = table[j][i] = float(np.corrcoef(pair.T)[0, 1])
+            if i in whole and j in whole:
+                pair = np.stack([whole[i], whole[j]])
+            else:
+                pair = scores[~holes[:, i] & ~holes[:, j]][:, [i, j]].T
+                pair = np.stack([_ranks(pair[0]), _ranks(pair[1])]) if ranked else pair
+            if pair.shape[1] >= 2 and (np.ptp(pair, axis=1) > 0).all():
+                table[i][j] = table[j][i] = float(np.corrcoef(pair)[0, 1])
     return table
 
 

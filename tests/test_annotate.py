@@ -47,6 +47,7 @@ def test_folder_holds_bins_and_stats_of_both_captions(tmp_path):
     assert stats["synthetic_captions"]["rewards"]["length@test1"]["count"] == 15
     assert {p.name for p in out.iterdir()} == {
         "manifest.json", "bins.json", "stats.json", "failures.jsonl", "coverage.json",
+        "report.html",
         *(f"shard-0000{i}.array_record{e}" for i in range(3) for e in ("", ".json", ".scores.npy")),
     }  # fmt: skip
 

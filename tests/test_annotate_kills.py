@@ -67,3 +67,16 @@ def test_killed_at_random_moments_the_folder_ends_byte_identical(tmp_path):
         assert ends[-1][0] == "finished"
         assert contents(out) == contents(tmp_path / "whole")
     assert sum(end == "killed" for end, _ in ends) >= 6
+
+
+def test_workers_killed_five_times_end_like_an_uninterrupted_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killing", "--kills=5", "--samples=400"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=ROOT,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 kills over" in done.stdout

@@ -4,9 +4,11 @@
     coverage.json     how many of the source's samples became records, by cause and by piece
     stats.json        distributions and correlations of the scores
     bins.json         edges of the levels, see `bins`
+    report.html       all of this for people, with the best and worst pictures
     manifest.json     what the set is; written last: with it the set is complete
 
-One pass over sidecars and scores; no picture and no image latents are read.
+One pass over sidecars and scores; no image latents are read, and no picture but the few of the
+report.
 
 Letters: N records, R rewards.
 """
@@ -24,12 +26,15 @@ import numpy as np
 
 from miro_jax import bins
 from miro_jax.annotate import parts
+from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import PARTIAL_NAME, Plan
 from miro_jax.annotate.publish import is_done, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest
-from miro_jax.shards import join_scores, read_published, read_scores
+from miro_jax.report import scored
+from miro_jax.shards import join_scores, read_published
+from miro_jax.sources import Piece
 from miro_jax.storage import TEMPORARY
 
 FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
@@ -49,15 +54,13 @@ def merge(todo: Plan) -> Manifest:
     numbers = [piece.number for piece in todo.source.pieces]
     with ThreadPoolExecutor(_THREADS) as pool:
         done = list(pool.map(lambda number: is_done(folder, number), numbers))
-        _require_all(todo, [n for n, there in zip(numbers, done, strict=True) if not there])
-        found = list(pool.map(lambda number: read_published(folder, shard_name(number)), numbers))
-    sidecars = [sidecar for sidecar, _ in found]
+    _require_all(todo, [n for n, there in zip(numbers, done, strict=True) if not there])
+    sidecars, scores = _read_all(todo)  # [N, 2, R]
     failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
     tally = Tally(todo.max_failure_rate, todo.remedy)
     for sidecar in sidecars:
         tally.add(sidecar["num_samples"], sidecar["failures"])
     tally.check()
-    scores = join_scores([table for _, table in found])  # [N, 2, R]
     if not len(scores):
         raise RuntimeError(
             f"At least one sample must be usable; none was. Causes: {tally.causes.most_common(5)}."
@@ -66,7 +69,8 @@ def merge(todo: Plan) -> Manifest:
     names = configuration["rewards"]
     lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
-    folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, scores)))
+    coverage = _coverage(sidecars, tally, scores)
+    folder.write(COVERAGE_NAME, to_json(coverage))
     stats = {
         "captions": bins.summarize(scores[:, 0], names),
         "synthetic_captions": bins.summarize(scores[:, 1], names),
@@ -80,7 +84,7 @@ def merge(todo: Plan) -> Manifest:
         num_failures=tally.failures,
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
-    write_bins(todo, manifest, scores)
+    fit_levels(todo, manifest, sidecars, scores)
     manifest.save(str(folder))
     clean(todo)
     return manifest
@@ -138,19 +142,42 @@ def _coverage(sidecars: Sequence[dict], tally: Tally, scores: np.ndarray) -> dic
     }
 
 
-def write_bins(todo: Plan, manifest: Manifest, scores: np.ndarray | None = None) -> None:
-    """Fit the bins over original and synthetic scores together, unless they are there already."""
-    folder = todo.folder
-    if folder.exists(bins.BINS_NAME):
-        present = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
+def refit(todo: Plan, manifest: Manifest) -> None:
+    """Fit the levels of a complete set anew if others are asked for than it has."""
+    if todo.folder.exists(bins.BINS_NAME):
+        present = bins.Bins.from_bytes(todo.folder.read(bins.BINS_NAME))
         wanted = (todo.num_bins, todo.bins_strategy, manifest.digest)
         if (present.num_bins, present.strategy, present.manifest_digest) == wanted:
             return
-    scores = read_scores(str(folder)) if scores is None else scores
-    fitted = bins.fit_bins(
-        scores, manifest.rewards, todo.num_bins, todo.bins_strategy, manifest.digest
-    )
-    folder.write(bins.BINS_NAME, fitted.to_bytes())
+    fit_levels(todo, manifest, *_read_all(todo))
+
+
+def fit_levels(
+    todo: Plan, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray
+) -> None:
+    """Fit the levels over own and synthetic captions together; write the page and the bins."""
+    folder, names = todo.folder, manifest.rewards
+    fitted = bins.fit_bins(scores, names, todo.num_bins, todo.bins_strategy, manifest.digest)
+    if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
+        coverage, stats = (json.loads(folder.read(n)) for n in (COVERAGE_NAME, STATS_NAME))
+        failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
+        best, worst, searched = read_extremes(names, scores[:, 0], todo.source.pieces, sidecars)
+        page = scored.Scored(
+            manifest, fitted, stats, coverage, scores, failures, best, worst, searched
+        )
+        folder.write(scored.FILE, scored.render(page))
+    folder.write(bins.BINS_NAME, fitted.to_bytes())  # after the page, which is thereby its own
+
+
+def _read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
+    """Read the sidecars of all pieces, and their scores [N, 2, R]."""
+
+    def read(piece: Piece) -> tuple[dict, np.ndarray]:
+        return read_published(todo.folder, shard_name(piece.number))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(read, todo.source.pieces))
+    return [sidecar for sidecar, _ in found], join_scores([table for _, table in found])
 
 
 def clean(todo: Plan) -> None:

@@ -11,7 +11,7 @@ import ml_collections
 
 from miro_jax import runs, sources
 from miro_jax.annotate import workers
-from miro_jax.annotate.merge import clean, merge, start, write_bins
+from miro_jax.annotate.merge import clean, merge, refit, start
 from miro_jax.annotate.plan import Plan, is_complete, plan
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.manifest import Manifest
@@ -44,7 +44,7 @@ def execute(todo: Plan) -> Manifest | None:
     """Do what is not done yet of a plan; see `annotate`."""
     if is_complete(todo.folder):
         manifest = Manifest.load(str(todo.folder))
-        write_bins(todo, manifest)
+        refit(todo, manifest)
         clean(todo)
         return manifest
     start(todo)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miro_jax.report.charts import format_number
@@ -51,23 +52,44 @@ def render(facts: Facts, sections: list[Section]) -> str:
     """Return the whole page."""
     places = [*((s.name, s.title) for s in sections), ("run", "The run")]
     nav = "".join(f'<a href="#{name}">{html.escape(title)}</a>' for name, title in places)
-    body = "".join(
-        f'<section id="{s.name}" aria-labelledby="{s.name}-title">'
-        f'<h2 id="{s.name}-title">{html.escape(s.title)}</h2>'
-        f'<p class="lead">{html.escape(s.lead)}</p>{s.body}</section>'
-        for s in sections
+    body = sections_of(sections)
+    name = facts.folder.resolve().name
+    return document(
+        f"miro_jax run: {name}",
+        "report of a run",
+        name,
+        _introduction(facts) + _headline(facts),
+        nav,
+        f"{body}\n{_colophon(facts)}",
     )
-    title = f"miro_jax run: {facts.folder.resolve().name}"
+
+
+def document(title: str, kind: str, name: str, head: str, nav: str, body: str) -> str:
+    """Return a page of its own.
+
+    Args:
+      title: of the window. kind, name: the small and the large words at the top. All plain text.
+      head: HTML below them. nav: HTML, links to the sections. body: HTML of the sections.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><p class="eyebrow">miro_jax &middot; report of a run</p>'
-        f"<h1>{html.escape(facts.folder.resolve().name)}</h1>{_introduction(facts)}"
-        f"{_headline(facts)}</header>\n"
-        f'<nav aria-label="Sections">{nav}</nav>\n<main>\n{body}\n{_colophon(facts)}\n</main>\n'
+        f'<header><p class="eyebrow">miro_jax &middot; {html.escape(kind)}</p>'
+        f"<h1>{html.escape(name)}</h1>{head}</header>\n"
+        f'<nav aria-label="Sections">{nav}</nav>\n<main>\n{body}\n</main>\n'
         "</body>\n</html>\n"
+    )
+
+
+def sections_of(sections: Sequence[Section]) -> str:
+    """Return the HTML of sections."""
+    return "".join(
+        f'<section id="{s.name}" aria-labelledby="{s.name}-title">'
+        f'<h2 id="{s.name}-title">{html.escape(s.title)}</h2>'
+        f'<p class="lead">{html.escape(s.lead)}</p>{s.body}</section>'
+        for s in sections
     )
 
 
@@ -110,6 +132,11 @@ def _headline(facts: Facts) -> str:
         tiles.append(
             (format_number(float(f"{final:.3g}")), "velocity error at the end", "mean square")
         )
+    return tiles_of(tiles)
+
+
+def tiles_of(tiles: Sequence[tuple[str, str, str]]) -> str:
+    """Return large numbers side by side: (value, what it is, a note), plain text each."""
     items = "".join(
         f"<li><strong>{html.escape(value)}</strong><span>{html.escape(what)}</span>"
         f"<small>{html.escape(note)}</small></li>"
@@ -128,16 +155,22 @@ def works(found: dict[str, Any], name: str) -> bool:
 
 def _colophon(facts: Facts) -> str:
     """How the run was made, so that it can be made again."""
-    rows = {name: value for name, value in _facts(facts).items() if value}
-    listed = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for name, value in rows.items()
-    )
+    listed = list_facts(_facts(facts))
     return (
         '<section id="run" aria-labelledby="run-title"><h2 id="run-title">The run</h2>'
         f'<p class="lead">All settings stand in <code>config.json</code> beside this page.</p>'
-        f'<dl class="facts">{listed}</dl></section>'
+        f"{listed}</section>"
     )
+
+
+def list_facts(rows: Mapping[str, str]) -> str:
+    """Return names with their values, both plain text; empty values are left out."""
+    listed = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in rows.items()
+        if value
+    )
+    return f'<dl class="facts">{listed}</dl>'
 
 
 def _facts(facts: Facts) -> dict[str, str]:

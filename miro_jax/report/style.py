@@ -83,6 +83,24 @@ svg .band { fill: var(--line); opacity: .75; }
 svg.mini { width: 320px; }
 .means .strip { padding: 2px 0; }
 
+.thumbs { display: grid; gap: 14px; }
+.thumbs .row { display: grid; gap: 10px; align-items: start;
+  grid-template-columns: 52px repeat(5, minmax(0, 1fr)); }
+.thumbs .side { color: var(--quiet); font-size: 14px; padding-top: 4px; }
+.thumbs figure { margin: 0; min-width: 0; }
+.thumbs img { width: 100%; aspect-ratio: 1; object-fit: contain; display: block;
+  background: var(--raised); border-radius: 4px; image-rendering: pixelated; }
+.thumbs img[src^="data:image/jpeg"] { image-rendering: auto; }
+.thumbs figcaption { margin-top: 4px; font-size: 13px; line-height: 1.3; }
+.thumbs figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
+.thumbs figcaption span { display: -webkit-box; -webkit-box-orient: vertical; overflow: hidden;
+  -webkit-line-clamp: 3; overflow-wrap: anywhere; }
+svg .bar { fill: var(--a); opacity: .8; }
+svg .middle { stroke: var(--b); stroke-width: 2; }
+svg .side { stroke: var(--b); stroke-width: 1.4; stroke-dasharray: 5 4; }
+.dense td, .dense th { padding: 5px 14px 5px 0; font-size: 14px; }
+.causes td small { white-space: normal; overflow-wrap: anywhere; }
+
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 14px 0 0;
   padding: 0; font-size: 15px; }
 .legend li { display: flex; align-items: center; gap: 8px; }
@@ -113,7 +131,7 @@ tbody th, thead th:first-child { position: sticky; left: 0; background: var(--pa
 .shares td { min-width: 112px; }
 .shares b { font-size: 18px; font-weight: 600; }
 .shares .overall b { color: var(--a); }
-.bar { display: block; height: 4px; border-radius: 2px; margin: 4px 0 2px; background:
+span.bar { display: block; height: 4px; border-radius: 2px; margin: 4px 0 2px; background:
   linear-gradient(var(--a), var(--a)) 0 / calc(var(--share) * 100%) 100% no-repeat var(--line); }
 .heat { border-spacing: 2px; border-collapse: separate; }
 .heat th, .heat td { border: 0 !important; }

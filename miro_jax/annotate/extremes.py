@@ -1,0 +1,145 @@
+"""The pictures with the highest and lowest scores, read from the source again.
+
+Records hold image latents, not pictures; so the few that the report shows are decoded from the
+source. A piece is read from its beginning to the picture in question, hence only some pieces of a
+large set are searched.
+
+Letters: N records, R rewards.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from miro_jax import images
+from miro_jax.report.scored import Thumbnail
+from miro_jax.sources import Piece, Sample
+
+SHOWN = 5  # pictures a row
+MOST_PIECES = 32  # that are searched
+SIDE = 160  # pixels; larger pictures are made smaller
+
+
+def choose_pieces(counts: Sequence[int]) -> list[int]:
+    """Return the pieces to search, evenly spread over those with records."""
+    filled = [number for number, count in enumerate(counts) if count]
+    if len(filled) <= MOST_PIECES:
+        return filled
+    return [filled[i * len(filled) // MOST_PIECES] for i in range(MOST_PIECES)]
+
+
+def find_extremes(
+    scores: np.ndarray, counts: Sequence[int], pieces: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Find the best and the worst records of each reward.
+
+    Args:
+        scores: [N, R] float32 of all records, NaN is passed over.
+        counts: records of each piece, in order. pieces: numbers of those to search.
+
+    Returns:
+        R pairs (best, worst) of rows of `scores`, the most extreme first.
+    """
+    ends = np.cumsum(counts)
+    rows = np.concatenate([np.arange(ends[n] - counts[n], ends[n]) for n in pieces])
+    found = []
+    for column in scores[rows].T:
+        known = np.flatnonzero(~np.isnan(column))
+        order = rows[known[np.argsort(column[known], kind="stable")]].tolist()
+        half = len(order) // 2  # no picture stands on both sides
+        found.append((order[half:][::-1][:SHOWN], order[:half][:SHOWN]))
+    return found
+
+
+def read_samples(
+    piece: Piece, rows: Sequence[int], failed: Sequence[int]
+) -> dict[int, tuple[Sample, bytes]]:
+    """Read the samples behind some records of a piece.
+
+    Args:
+        piece: to be read, up to the last of them.
+        rows: of the records in the shard.
+        failed: positions of the samples that are no record.
+
+    Returns:
+        row -> (sample, thumbnail file).
+
+    Raises:
+        OSError: the source cannot be read. BadImage: it has changed.
+    """
+    found, skipped, wanted, row = {}, set(failed), set(rows), 0
+    for position, sample in enumerate(piece.samples()):
+        if position in skipped:
+            continue
+        if row in wanted:
+            found[row] = (sample, shrink(images.load_rgb(sample.read())))
+        row += 1
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def shrink(image: np.ndarray) -> bytes:
+    """Return a file of a picture [H, W, 3] uint8: PNG of a small one, else a smaller JPEG."""
+    picture, file = Image.fromarray(image), io.BytesIO()
+    if max(picture.size) <= SIDE // 2:
+        picture.save(file, "PNG")
+    else:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+        picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def read_extremes(
+    names: Sequence[str],
+    scores: np.ndarray,
+    pieces: Sequence[Piece],
+    sidecars: Sequence[Mapping],
+) -> tuple[dict[str, list[Thumbnail]], dict[str, list[Thumbnail]], str]:
+    """Find and read the best and worst pictures of each reward.
+
+    Args:
+        names: [R] identities. scores: [N, R] of the pictures with their own captions.
+        pieces: all of the source. sidecars: of their shards.
+
+    Returns:
+        Best and worst by identity, and a sentence that says what was searched.
+    """
+    counts = [sidecar["count"] for sidecar in sidecars]
+    searched = choose_pieces(counts)
+    extremes = find_extremes(scores, counts, searched)
+    try:
+        seen = _read_rows(sum((best + worst for best, worst in extremes), []), pieces, sidecars)
+    except (OSError, images.BadImage) as error:
+        return {}, {}, f"No pictures: the source cannot be read again ({error})."
+    sides: tuple[dict, dict] = ({}, {})
+    for column, (name, rows) in enumerate(zip(names, extremes, strict=True)):
+        for side, chosen in zip(sides, rows, strict=True):
+            side[name] = [
+                Thumbnail(seen[r][1], seen[r][0].key, seen[r][0].caption, float(scores[r, column]))
+                for r in chosen
+            ]
+    some = f"{len(searched)} of {len(pieces):,}" if len(searched) < len(pieces) else "all"
+    sentence = f"Scores with the own captions, searched in {some} pieces; pictures are decoded "
+    return *sides, sentence + "from the source."
+
+
+def _read_rows(
+    rows: Sequence[int], pieces: Sequence[Piece], sidecars: Sequence[Mapping]
+) -> dict[int, tuple[Sample, bytes]]:
+    """Read the samples behind rows of all scores."""
+    ends = np.cumsum([sidecar["count"] for sidecar in sidecars])
+    wanted: dict[int, set[int]] = {}
+    for row in rows:
+        wanted.setdefault(int(np.searchsorted(ends, row, side="right")), set()).add(row)
+    seen = {}
+    for number, chosen in sorted(wanted.items()):
+        begin = int(ends[number]) - sidecars[number]["count"]
+        failed = [failure["position"] for failure in sidecars[number]["failures"]]
+        read = read_samples(pieces[number], sorted(row - begin for row in chosen), failed)
+        seen |= {begin + row: pair for row, pair in read.items()}
+    return seen
