@@ -154,7 +154,7 @@ def test_a_damaged_row_group_is_reported_and_the_others_are_read(tmp_path):
     samples = read(f"table:{path}?per_piece=4")
     assert problems(samples) == {"a.parquet#00002": "damaged table"}
     (lost,) = [s for s in samples if s.problem]
-    assert "at row 8" in lost.detail
+    assert "rows 8 to 11 are lost" in lost.detail
     assert [shade_of(s) for s in samples if not s.problem] == [*range(8), *range(12, 20)]
 
 

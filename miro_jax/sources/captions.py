@@ -41,35 +41,40 @@ class TextIndex:
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute(
-            "CREATE TABLE texts (name TEXT PRIMARY KEY, said TEXT, line INT, other INT) "
-            "WITHOUT ROWID"
-        )
+        self._base.execute("CREATE TABLE texts (name TEXT, said TEXT, line INT)")
         self._base.execute("BEGIN")
         self._base.executemany(
-            "INSERT INTO texts VALUES (?, ?, ?, NULL) ON CONFLICT (name) DO UPDATE "
-            "SET other = coalesce(other, excluded.line) WHERE said IS NOT excluded.said",
+            "INSERT INTO texts VALUES (?, ?, ?)",
             ((normal(name), json.dumps(said), line) for name, said, line in rows),
         )
+        self._base.execute("CREATE INDEX by_name ON texts (name)")  # sorting beats inserting
         self._base.execute("COMMIT")
 
     def find(self, names: Iterable[str]) -> Found | None:
         """Return what is said under the first of several names that the table has."""
         for name in names:
-            query = "SELECT said, line, other FROM texts WHERE name = ?"
+            query = "SELECT said, line FROM texts WHERE name = ? ORDER BY line"
             with self._lock:
-                row = self._base.execute(query, (normal(name),)).fetchone()
-            if row:
-                said, line, other = row
+                rows = self._base.execute(query, (normal(name),)).fetchall()
+            if rows:
+                said, line = rows[0]
+                other = next((row[1] for row in rows if row[0] != said), None)
                 clash = f"lines {line} and {other} of {self._place}" if other else ""
                 return Found(tuple(json.loads(said)), clash)
         return None
 
     def first_clash(self) -> tuple[str, int, int] | None:
         """Return the first name that is said to have two different texts, and the two lines."""
-        query = "SELECT name, line, other FROM texts WHERE other IS NOT NULL ORDER BY line"
+        query = (
+            "SELECT name, min(line), said FROM texts GROUP BY name "
+            "HAVING count(DISTINCT said) > 1 ORDER BY 2 LIMIT 1"
+        )
         with self._lock:
-            return self._base.execute(query).fetchone()
+            if found := self._base.execute(query).fetchone():
+                name, line, said = found
+                query = "SELECT min(line) FROM texts WHERE name = ? AND said <> ?"
+                return name, line, self._base.execute(query, (name, said)).fetchone()[0]
+        return None
 
     def close(self) -> None:
         """Delete the index."""

@@ -60,7 +60,8 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
         first_row = 0
         for first, last, rows, num_bytes in _runs(footer, length):
             piece_id = f"{name}#{first:05d}"
-            arguments = (file.path, name, piece_id, first, last, first_row)
+            span = (first_row, first_row + rows)
+            arguments = (file.path, name, piece_id, first, last, span)
             read = functools.partial(_samples, *arguments, spec=spec)
             sign = functools.partial(_sign, file.path, first, last)
             pieces.append(Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables))
@@ -160,9 +161,10 @@ def _runs(footer: parquet.FileMetaData, length: int) -> Iterator[tuple[int, int,
 
 
 def _samples(
-    path: str, name: str, piece_id: str, first: int, last: int, row: int, spec: Spec
+    path: str, name: str, piece_id: str, first: int, last: int, span: tuple[int, int], spec: Spec
 ) -> Iterator[Sample]:
-    """Read row groups; `row` is the number of the first of their rows in the file."""
+    """Read row groups; `span` are the first of their rows in the file, and the one behind them."""
+    row, end = span
     try:
         with _open(path) as file:
             image, caption = _columns(path, file.schema_arrow, spec)
@@ -179,11 +181,11 @@ def _samples(
                     yield _sample(reading.parent(path), f"{name}/{row:08d}", values, caption)
                     row += 1
     except (pyarrow.ArrowException, ValueError) as error:
-        yield damage(piece_id, "damaged table", f"at row {row}: {error}")
+        yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
     except OSError as error:
         if error.errno is not None:
             raise
-        yield damage(piece_id, "damaged table", f"at row {row}: {error}")
+        yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
 
 
 def _rows(batch: pyarrow.RecordBatch, image: str) -> Iterator[dict]:
