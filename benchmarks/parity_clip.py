@@ -7,7 +7,11 @@ the time of each. Huge needs about 9 GB of memory. Nothing is downloaded.
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jax
 import numpy as np

@@ -13,6 +13,8 @@ from functools import partial
 
 import jax
 
+from miro_jax.networks.slices import batch_is_split
+
 Array = jax.Array
 # Logits of a batch in float32; smaller ones stay in the caches anyway.
 CACHE_BYTES = 2**23
@@ -31,16 +33,10 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
     whole = partial(jax.nn.dot_product_attention, is_causal=causal)
     batch, queries, heads, _ = q.shape
     small = 4 * batch * heads * queries * k.shape[1] <= CACHE_BYTES
-    if small or batch == 1 or _is_split():
+    if small or batch == 1 or batch_is_split():
         return whole(q, k, v)
 
     def one_by_one(q, k, v):
         return jax.lax.map(lambda row: whole(*row), (q, k, v))
 
     return jax.lax.platform_dependent(q, k, v, cpu=one_by_one, default=whole)
-
-
-def _is_split() -> bool:
-    """Tell whether several devices share the batch, of which each would wait for the others."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape.get("data", 1) > 1

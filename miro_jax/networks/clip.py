@@ -19,6 +19,7 @@ tokens, D width, E width of the shared space.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,11 @@ from flax import nnx
 from miro_jax.models import layers
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.networks.attention import attend
+from miro_jax.networks.slices import by_slices
 from miro_jax.sharding import constrain
 
 Array = jax.Array
+SLICE = 4  # pictures that a CPU reads at a time
 # Of the pictures that OpenAI trained on, in [0, 1]; CLIP, BLIP and their kin all use them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -183,6 +186,14 @@ class VisionTower(nnx.Module):
             raise ValueError(
                 f"images must be [B, {c.image_size}, {c.image_size}, 3]; got {images.shape}."
             )
+        return by_slices(partial(self._tokens, num_blocks=num_blocks), images, SLICE)
+
+    def __call__(self, images: Array) -> Array:
+        """Read normalised pictures `[B, H, W, 3]` into features `[B, E]` float32, any length."""
+        return by_slices(self._features, images, SLICE)
+
+    def _tokens(self, images: Array, num_blocks: int | None) -> Array:
+        c = self.config
         side, grid = c.patch_size, c.image_size // c.patch_size
         x = images[:, : grid * side, : grid * side]
         x = x.reshape(-1, grid, side, grid, side, 3).swapaxes(2, 3)
@@ -194,8 +205,7 @@ class VisionTower(nnx.Module):
             x = block(x, causal=False)
         return x
 
-    def __call__(self, images: Array) -> Array:
-        """Read normalised pictures `[B, H, W, 3]` into features `[B, E]` float32, any length."""
+    def _features(self, images: Array) -> Array:
         x = self.tokens(images, self.config.layers - 1)
         x = self.blocks[-1].one_token(x, jnp.zeros(len(x), jnp.int32))
         return self.projection(self.out_norm(x[:, 0])).astype(jnp.float32)
