@@ -10,7 +10,7 @@ import pytest
 from miro_jax.networks import clip, clip_files
 from miro_jax.networks.tower import Tower
 from miro_jax.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation
+from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles.clip import Oracle, opened
 
 # No two sizes are equal; the last rows and columns of a picture belong to no patch.
@@ -190,6 +190,20 @@ def test_half_precision_stays_close(oracle):
     found = tower.run(call, images())
     assert found.dtype == np.float32
     assert 1e-5 < difference(found, oracle.image_features(images())) < 0.05
+
+
+def test_towers_on_a_mesh_give_the_same_features(oracle):
+    mesh = small_mesh(2, 2)
+    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors(), mesh=mesh)
+    assert difference(tower.run(call, images(5)), oracle.image_features(images(5))) < 1e-5
+    tower = text(clip_files.text_config(CONFIG), oracle.tensors(), mesh=mesh)
+    assert difference(tower.run(call, ids()), oracle.text_features(ids())) < 1e-5
+
+
+def test_batches_longer_than_a_slice_agree(oracle):
+    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors())
+    assert difference(tower.run(call, images(13)), oracle.image_features(images(13))) < 1e-5
+    assert difference(tower.run(all_tokens, images(8)), oracle.hidden(images(8))[-1]) < 1e-5
 
 
 def test_logit_scale_is_read_from_the_file(oracle):
