@@ -134,6 +134,7 @@ def base() -> ConfigDict:
     c.train.caption_dropout = 0.0  # share of captions made empty
     c.train.log_every_steps = 10
     c.train.sample_every_steps = 500  # labelled grid and rewards of it; 0 = never
+    c.train.score_samples = True  # by all rewards, which must fit beside the network
     c.train.checkpoint_every_steps = 500
     c.train.keep_checkpoints = 2
     c.train.report = True  # write report.html at the end of training
@@ -250,16 +251,18 @@ VARIANTS |= {f"no_{name}": None for name in REWARDS}
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config of a variant; ValueError lists the known ones."""
-    config = base()
-    if variant and variant not in VARIANTS:
-        raise ValueError(
-            f"Unknown variant {variant!r} of configs/base.py; known: {sorted(VARIANTS)}."
-        )
+    return choose_variant(base(), variant, VARIANTS, REWARDS, "configs/base.py")
+
+
+def choose_variant(config, variant, variants, rewards, file) -> ConfigDict:
+    """Apply a variant of a file to its config, and lock it."""
+    if variant and variant not in variants:
+        raise ValueError(f"Unknown variant {variant!r} of {file}; known: {sorted(variants)}.")
     verb, _, name = variant.partition("_")
     if verb == "only":
         config.data.train_rewards = (name,)
     elif verb == "no":
-        config.data.train_rewards = tuple(r for r in REWARDS if r != name)
+        config.data.train_rewards = tuple(r for r in rewards if r != name)
     elif variant:
-        VARIANTS[variant](config)
+        variants[variant](config)
     return config.lock()

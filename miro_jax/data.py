@@ -75,9 +75,9 @@ class _Source:
 class _MakeExample(grain.transforms.RandomMap):
     """(index, bytes) -> example of fixed shapes; draws which caption is used."""
 
-    def __init__(self, source, manifest, max_tokens, synthetic_caption_prob):
+    def __init__(self, source, manifest, fields, max_tokens, synthetic_caption_prob):
         self._source = source
-        self._latent_shape = manifest.latent_shape
+        self._mean, self._std, self._latent_shape = fields
         self._width = manifest.caption_width
         self._num_rewards = len(manifest.rewards)
         self._max_tokens = max_tokens
@@ -100,18 +100,19 @@ class _MakeExample(grain.transforms.RandomMap):
             tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
         example = self._empty(index)
         for name, array, shape in (
-            ("image latents", record.image_mean, self._latent_shape),
+            ("image latents", getattr(record, self._mean), self._latent_shape),
             ("scores", scores, (self._num_rewards,)),
             ("caption tokens", tokens, (len(tokens), self._width)),
         ):
-            if array.shape != shape:
-                raise ValueError(f"{name} must be {shape} as in the manifest; got {array.shape}.")
+            if getattr(array, "shape", None) != shape:
+                found = getattr(array, "shape", None)
+                raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
         tokens = tokens[: self._max_tokens]
         example["caption_tokens"][: len(tokens)] = tokens
         example["caption_mask"][: len(tokens)] = True
         return example | {
-            "image_mean": record.image_mean,
-            "image_std": record.image_std,
+            "image_mean": getattr(record, self._mean),
+            "image_std": getattr(record, self._std),
             "scores": scores,
             "weight": np.float32(1),
         }
@@ -214,6 +215,7 @@ def make_iterator(
     identities: Sequence[str],
     num_threads: int = 2,
     prefetch_batches: int = 4,
+    latent_shape: Sequence[int] | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> DataIterator:
@@ -228,6 +230,8 @@ def make_iterator(
         max_tokens: L; longer captions are cut.
         identities: the rewards that the run is configured for, in order.
         num_threads: that read and decode. prefetch_batches: that are kept ready.
+        latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
+            records and their second ones; None takes the first.
         process_index, process_count: default to those of JAX.
 
     Raises:
@@ -260,7 +264,8 @@ def make_iterator(
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
     _allow_open_files(len(paths))
     source = _Source(paths, [manifest.shards[path.name] for path in paths])
-    make_example = _MakeExample(source, manifest, max_tokens, synthetic_caption_prob)
+    fields = _choose_latents(manifest, latent_shape)
+    make_example = _MakeExample(source, manifest, fields, max_tokens, synthetic_caption_prob)
     # `ds.seed(s).shuffle()` and not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed
     # 1.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
@@ -276,6 +281,22 @@ def make_iterator(
         "synthetic_caption_prob": synthetic_caption_prob,
     }
     return DataIterator(iter(elastic), source, bins, identity)
+
+
+def _choose_latents(
+    manifest: Manifest, latent_shape: Sequence[int] | None
+) -> tuple[str, str, tuple[int, ...]]:
+    """Return the fields of a record that hold the image latents, and their shape."""
+    known = {"": manifest.latent_shape, "_512": manifest.latent_shape_512}
+    wanted = manifest.latent_shape if latent_shape is None else tuple(latent_shape)
+    for end, shape in known.items():
+        if shape == wanted:
+            return f"image_mean{end}", f"image_std{end}", shape
+    raise ValueError(
+        f"The network takes image latents {wanted}; the records hold "
+        f"{' and '.join(str(shape) for shape in known.values() if shape)}. Change "
+        "config.encoder.image, or annotate with config.annotate.encode_512."
+    )
 
 
 def _allow_open_files(num_shards: int) -> None:

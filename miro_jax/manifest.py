@@ -49,6 +49,12 @@ class Manifest:
         return tuple(self.configuration["latent_shape"])
 
     @property
+    def latent_shape_512(self) -> tuple[int, int, int] | None:
+        """Shape of image_mean_512, or None if the records have none."""
+        shape = self.configuration.get("latent_shape_512")
+        return None if shape is None else tuple(shape)
+
+    @property
     def caption_width(self) -> int:
         """Width of a caption token."""
         return self.configuration["caption_width"]

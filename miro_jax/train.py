@@ -163,7 +163,7 @@ def run(config, workdir) -> None:
     workdir = Path(workdir)
     c = config.train
     folder = runs.records_folder(config, workdir)
-    rewards = runs.load_rewards(config)
+    rewards = runs.load_rewards(config) if c.score_samples and c.sample_every_steps else []
     parts = runs.build_parts(config)
     data = make_iterator(
         folder,
@@ -172,9 +172,10 @@ def run(config, workdir) -> None:
         config.seed,
         config.data.synthetic_caption_prob,
         config.encoder.caption.max_tokens,
-        [r.identity for r in rewards],
+        runs.reward_labels(config),
         config.data.read_threads,
         config.data.prefetch_batches,
+        parts.image_encoder.latent_shape,
     )
     recipe = Recipe(**{f.name: c[f.name] for f in dataclasses.fields(Recipe)})
     loss = make_loss(

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from configs import base as configs
+from configs import miro
 from miro_jax import evaluate, runs, sample
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -46,6 +47,20 @@ def test_variant_passes_the_shapes_of_its_state(file, variant):
     assert len(rewards) == len(config.data.train_rewards) == len(parts.reward_names)
     leaves = jax.tree.leaves(parts.abstract)
     assert len(leaves) > 100 and all(leaf.sharding is not None for leaf in leaves)
+
+
+def test_the_network_of_the_paper_has_the_size_of_the_released_one():
+    parts = runs.build_parts(MODULES["miro"].get_config(""))
+    count = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract.params))
+    assert count == 360_411_793  # see test_rin_parity for how the authors count
+
+
+@pytest.mark.parametrize("name", miro.REWARDS)
+def test_variants_of_the_paper_say_what_they_tell_the_network(name):
+    assert miro.get_config(f"only_{name}").data.train_rewards == (name,)
+    assert len(miro.get_config(f"no_{name}").data.train_rewards) == 6
+    assert miro.get_config("synth").data.synthetic_caption_prob == 0.5
+    assert miro.get_config("").data.synthetic_caption_prob == 0
 
 
 def test_structures_are_few_and_differ():

@@ -15,7 +15,7 @@ from miro_jax import data, records, shards
 from miro_jax.manifest import Manifest
 from miro_jax.storage import open_folder
 
-WIDTH, LATENT_SHAPE = 6, (4, 4, 3)
+WIDTH, LATENT_SHAPE, SECOND_SHAPE = 6, (4, 4, 3), (8, 8, 3)
 NAMES = ("a@1", "b@1")
 
 
@@ -36,6 +36,8 @@ def make_record(i, num_tokens=None, synthetic=True):
         synthetic_caption_tokens=np.full((3, WIDTH), -value, np.float16) if synthetic else None,
         scores=np.array([value, np.nan], np.float32),
         synthetic_scores=np.array([-value, value], np.float32) if synthetic else None,
+        image_mean_512=np.full(SECOND_SHAPE, 10 * value, np.float16),
+        image_std_512=np.full(SECOND_SHAPE, 10 * value / 2, np.float16),
     )
 
 
@@ -49,6 +51,7 @@ def write_set(folder, shard_sizes, synthetic=lambda i: True):
         counts[name] = shards.write_shard(open_folder(folder), name, entries)["count"]
         start += size
     configuration = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
+    configuration |= {"latent_shape_512": SECOND_SHAPE}
     manifest = Manifest(configuration, counts, start, 0, {})
     manifest.save(folder)
     scores = shards.read_scores(folder)
@@ -70,6 +73,22 @@ def open_data(folder, **changes):
 
 def take(iterator, num_batches):
     return [next(iterator) for _ in range(num_batches)]
+
+
+def test_a_network_gets_the_image_latents_of_its_size(folder):
+    for shape, factor in ((None, 1), (LATENT_SHAPE, 1), (SECOND_SHAPE, 10)):
+        iterator = open_data(folder, latent_shape=shape)
+        batch = next(iterator)
+        iterator.close()
+        assert batch["image_mean"].shape == (16, *(shape or LATENT_SHAPE))
+        np.testing.assert_array_equal(
+            batch["image_mean"][:, 0, 0, 0], factor * (batch["index"] + 1)
+        )
+        np.testing.assert_array_equal(batch["image_std"] * 2, batch["image_mean"])
+    with pytest.raises(
+        ValueError, match=r"\(2, 2, 3\); the records hold \(4, 4, 3\) and \(8, 8, 3\)"
+    ):
+        open_data(folder, latent_shape=(2, 2, 3))
 
 
 def indices(batches):

@@ -19,7 +19,7 @@ class Preview:
 
     Args:
       config: of the run.
-      parts: `runs.Parts`. rewards: all rewards of the config, loaded.
+      parts: `runs.Parts`. rewards: all rewards of the config, loaded; or none.
       workdir: `samples/step-XXXXXX.png` is written there.
     """
 
@@ -58,7 +58,7 @@ class Preview:
         )
         best = pictures[-1].reshape(-1, *pictures.shape[3:])
         texts = [p for p in self.prompts for _ in range(self.num_images)]
-        means = base.score(self.rewards, best, texts).mean(axis=0)
+        means = base.score(self.rewards, best, texts).mean(axis=0) if self.rewards else ()
         grid = grids.labelled_grid(
             pictures.swapaxes(0, 1),
             self.prompts,

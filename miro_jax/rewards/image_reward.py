@@ -40,7 +40,8 @@ class ImageReward(base.Judge):
 
     Args:
         weights: hub id, or a folder with ImageReward.pt (or .safetensors) and med_config.json.
-        tokenizer: hub id or folder of BERT's uncased tokenizer (tokenizer.json or vocab.txt).
+        tokenizer: hub id or folder of BERT's uncased tokenizer (tokenizer.json or vocab.txt); None
+            takes `weights` where that is a folder with one of them, else BERT's own.
         dtype: of parameters and matrix products, "float32" or "bfloat16".
         mesh: devices that share the work; None is the first device.
 
@@ -68,7 +69,10 @@ class ImageReward(base.Judge):
         networks = blip_files.load_towers(tensors, vision, text, dtype=dtype, mesh=mesh)
         self._vision, self._text = map(Tower, networks)
         self._head = fold(tensors, "mlp.layers")
-        self._tokenizer = load_wordpiece(hub.open(TOKENIZER if tokenizer is None else tokenizer))
+        if tokenizer is None:
+            own = any(repository.has(name) for name in ("tokenizer.json", "vocab.txt"))
+            tokenizer = repository.source if repository.is_local and own else TOKENIZER
+        self._tokenizer = load_wordpiece(hub.open(tokenizer))
         self._padding = special_id(self._tokenizer, "[PAD]")
         self._crop = BicubicCrop(vision.image_size, "round")
         self.preprocessing = str(self._crop)

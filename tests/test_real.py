@@ -1,0 +1,168 @@
+"""The paper's config from tar shards to pictures, with tiny weights in the published layouts."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from PIL import Image
+
+from configs import miro
+from miro_jax import images, main, records, runs, shards, sources
+from miro_jax.bins import Bins
+from miro_jax.encoders import build_image_encoder
+from miro_jax.manifest import Manifest
+from miro_jax.rewards import load_rewards
+from miro_jax.shapes import world
+from tests import published
+from tests.networks import quick_compilation
+
+ROOT = pathlib.Path(__file__).parent.parent
+PICTURES = 20
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return published.make(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    world.write_shards(folder, PICTURES, 48, PICTURES // 2, image_format="jpg")
+    return f"tar:{folder}/*.tar"
+
+
+@pytest.fixture(scope="module")
+def workdir(weights, source, tmp_path_factory):
+    """A run: annotated, trained for two steps, sampled."""
+    folder = tmp_path_factory.mktemp("run")
+    given = [*arguments(weights, source), f"--workdir={folder}"]
+    with quick_compilation():
+        for stage in ("annotate", "train", "sample"):
+            assert main.main([*given, f"--stage={stage}"]) == 0, stage
+    return folder
+
+
+def arguments(weights, source):
+    return [
+        f"--config={ROOT}/configs/miro.py:tiny_real",
+        f"--config.source.spec={source}",
+        "--config.train.num_steps=2",
+        "--config.train.sample_every_steps=2",
+        "--config.sample.prompts=('a red fox','a cat')",
+        *(f"--config.weights.{name}={place}" for name, place in weights.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(workdir):
+    """The records of the run, in order."""
+    return read_records(workdir / "records")
+
+
+def read_records(folder):
+    paths = shards.verify_shards(folder, full=True)
+    data = [one for path in paths for one in ArrayRecordReader(str(path)).read_all()]
+    return [records.decode_record(one) for one in data]
+
+
+def test_all_seven_rewards_and_both_encoders_are_in_the_records(workdir, found):
+    manifest = Manifest.load(workdir / "records")
+    names = [identity.partition("@")[0] for identity in manifest.rewards]
+    assert names == list(miro.REWARDS) and manifest.num_records == PICTURES == len(found)
+    assert manifest.latent_shape == (4, 4, 4) and manifest.caption_width == 24
+    forms = manifest.configuration["synthetic_forms"]
+    expected = ["long", None, "short", "short", "short", "long", "short"]
+    assert [forms[identity] for identity in manifest.rewards] == expected
+    for record in found:
+        assert np.isfinite(record.scores).all() and np.isfinite(record.synthetic_scores).all()
+        assert record.image_mean.shape == record.image_std.shape == (4, 4, 4)
+        assert 1 <= len(record.caption_tokens) <= 16 and record.caption_tokens.shape[1] == 24
+    spread = np.ptp([record.scores for record in found], axis=0)
+    assert (spread > 1e-4).all(), spread
+    assert Bins.load(workdir / "records").num_bins == 8
+
+
+def test_scores_are_those_of_the_rewards_at_the_pictures_own_size(weights, source, found):
+    names = ("aesthetic", "pick_score", "image_reward")  # none, long and short are all there
+    with quick_compilation():
+        rewards = load_rewards(names, weights={name: weights[name] for name in names})
+        samples = [s for p in sources.open_source(source).pieces for s in p.samples()]
+        pictures = [images.load_rgb(sample.read()) for sample in samples]
+        assert pictures[0].shape == (48, 48, 3)
+        for name, reward in zip(names, rewards, strict=True):
+            column = miro.REWARDS.index(name)
+            for kind, texts in (
+                ("scores", [s.caption for s in samples]),
+                ("synthetic_scores", [s.synthetic[reward.synthetic_form] for s in samples]),
+            ):
+                expected = reward.stored(reward.score(pictures, texts))
+                scores = np.array([getattr(record, kind)[column] for record in found])
+                np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert [record.key for record in found] == [sample.key for sample in samples]
+
+
+def test_a_network_trains_and_samples_from_them(workdir):
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert (workdir / "samples" / "step-000002.png").exists()
+    pictures = sorted((workdir / "images").rglob("*.png"))
+    assert pictures and Image.open(pictures[0]).size >= (32, 32)
+
+
+def test_the_page_shows_the_pictures_of_the_source(workdir):
+    page = (workdir / "records" / "report.html").read_text("utf-8")
+    for name in miro.REWARDS:
+        assert f"<h3>{name}@" in page
+    assert page.count("data:image/png") == 7 * 2 * 5
+
+
+def test_training_needs_no_reward_in_memory(workdir, weights):
+    config = miro.get_config("tiny_real")
+    assert runs.reward_labels(config) == list(miro.REWARDS)
+    assert not config.train.score_samples
+
+
+def test_an_encoder_at_another_size_shares_its_weights(weights):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    with quick_compilation():
+        first = build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=32)
+        second, alone = (
+            first.at_size(64),
+            build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=64),
+        )
+        assert second.identity == alone.identity != first.identity
+        assert second._encoding is first._encoding and second.latent_shape == (8, 8, 4)
+        for ours, theirs in zip(second.encode([image]), alone.encode([image]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_one_device_gives_what_eight_give(weights, source, found, tmp_path):
+    command = [
+        *(sys.executable, "-m", "miro_jax.main", "--stage=annotate", f"--workdir={tmp_path}"),
+        *arguments(weights, source),
+    ]
+    variables = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
+    }
+    subprocess.run(
+        command, env=os.environ | variables, cwd=ROOT, check=True, timeout=240, capture_output=True
+    )
+    for one, eight in zip(read_records(tmp_path / "records"), found, strict=True):
+        for name, value in vars(one).items():
+            other = getattr(eight, name)
+            if isinstance(value, np.ndarray):
+                # Half precision may fall to either side of the same number.
+                room = 1e-5 if value.dtype == np.float32 else 2e-3
+                value, other = value.astype(np.float32), other.astype(np.float32)
+                np.testing.assert_allclose(value, other, rtol=room, atol=room, err_msg=name)
+            else:
+                assert value == other, name
