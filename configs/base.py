@@ -72,6 +72,8 @@ def base() -> ConfigDict:
     c.annotate.one_by_one = False  # load one group at a time
     # "0-9,17", or "shared": those that a scheduler gives this process, see docs/annotate.md.
     c.annotate.pieces = "all"
+    # "plan": say what the stage will take and do nothing; "probe": measure the rate, too.
+    c.annotate.before = ""
     c.annotate.max_failure_rate = 0.01
     c.annotate.num_bins = 64
     c.annotate.bins_strategy = "quantile"  # or "official": over unique values

@@ -11,7 +11,7 @@ counted by cause and listed, never dropped in silence, never replaced.
     chunks      pieces -> decoded pictures              compute     pictures -> arrays
     parts       what is kept of a chunk                 publish     parts -> a shard
     work        the loop                                workers     whose pieces are whose
-    merge       bins, statistics, manifest              estimate    what it will cost
+    merge       bins, statistics, manifest, page        estimate    what it will take
 """
 
 from miro_jax.annotate.command import main

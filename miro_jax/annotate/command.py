@@ -15,6 +15,7 @@ from miro_jax.annotate.merge import merge
 from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.publish import is_done
 from miro_jax.annotate.stage import execute
+from miro_jax.annotate.tell import describe
 from miro_jax.manifest import Manifest
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.sources import open_source
@@ -68,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     share("--worker-index", type=int, help="from 0; takes every n-th piece")
     share("--num-workers", type=int, help="n")
     share("--merge", action="store_true", help="only finish a set whose pieces are all done")
+    before = parser.add_argument_group("before the start").add_argument
+    before("--plan", action="store_true", help="say what it will take, and do nothing")
+    before("--probe", action="store_true", help="likewise, with the rate measured on the devices")
+    before("--devices", type=int, default=1, help="of a worker, for --plan")
+    before("--device-memory", type=float, help="GiB of a device, for --plan")
     return parser
 
 
@@ -136,6 +142,7 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
         max_failure_rate=flags.max_failure_rate,
         num_bins=flags.num_bins,
         bins_strategy=flags.bins_strategy,
+        will_write=not (flags.plan or flags.probe),
     )
     return todo, share
 
@@ -150,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(" ".join(str(error).split()))  # exits with status 2
     print(f"annotate: {share.why}", file=sys.stderr)
     try:
+        if flags.plan or flags.probe:
+            print(describe(todo, flags.devices, flags.device_memory, flags.probe))
+            return 0
         manifest = merge(todo) if flags.merge else execute(todo)
     except (RuntimeError, ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -87,6 +87,7 @@ def plan(
     max_failure_rate: float = 0.01,
     num_bins: int = 64,
     bins_strategy: str = "quantile",
+    will_write: bool = True,
 ) -> Plan:
     """Check everything that can be checked before the first picture is read or a device is touched.
 
@@ -110,6 +111,7 @@ def plan(
         num_threads: that decode.
         max_failure_rate: share of samples in [0, 1] that may fail.
         num_bins, bins_strategy: see `bins.fit_edges`; may be changed on a complete set.
+        will_write: whether `out` must be a folder that can be written.
 
     Raises:
         ValueError: a bad argument, or the folder holds records of another configuration.
@@ -159,7 +161,9 @@ def plan(
         configuration=json.loads(to_json(configuration)),  # as it will be read back
     )
     check_configuration(todo)
-    if not is_complete(todo.folder):  # a complete set may well be shared and read-only
+    if will_write and not is_complete(
+        todo.folder
+    ):  # a complete set may well be shared and read-only
         check_writable(out)
     return todo
 

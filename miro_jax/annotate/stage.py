@@ -13,12 +13,13 @@ from miro_jax import runs, sources
 from miro_jax.annotate import workers
 from miro_jax.annotate.merge import clean, merge, refit, start
 from miro_jax.annotate.plan import Plan, is_complete, plan
+from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.manifest import Manifest
 from miro_jax.shapes import world
 from miro_jax.storage import check_writable
 
-SHARED = "shared"
+SHARED, PLAN, PROBE = "shared", "plan", "probe"
 log = logging.getLogger("miro_jax.annotate")
 
 
@@ -60,12 +61,20 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
     Raises:
         See `annotate`.
     """
-    return execute(plan_of(config, workdir))
+    todo = plan_of(config, workdir)
+    if not config.annotate.before:
+        return execute(todo)
+    print(describe(todo, measure=config.annotate.before == PROBE))
+    return None
 
 
 def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
     """Make the plan of a config; see `run`."""
     c = config.annotate
+    if c.before not in ("", PLAN, PROBE):
+        raise ValueError(
+            f"config.annotate.before must be '', {PLAN!r} or {PROBE!r}; got {c.before!r}."
+        )
     source = _open_source(config, Path(workdir))
     asked = "" if c.pieces == SHARED else c.pieces
     environment = os.environ if c.pieces == SHARED else {}
@@ -79,7 +88,7 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
         runs.caption_encoder_arguments(config),
         weights=runs.reward_weights(config),
         pieces=share.pieces,
-        **{name: c[name] for name in c if name != "pieces"},
+        **{name: c[name] for name in c if name not in ("pieces", "before")},
     )
 
 

@@ -53,7 +53,7 @@ def annotate_pieces(todo: Plan) -> Gauge:
     for groups in sets:
         pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
         if pending:
-            _Run(todo, groups, gauge).over(pending)
+            Run(todo, groups, gauge).over(pending)
             gc.collect()  # the next models need the memory of these
     log.info("%s", gauge)
     print(gauge, file=sys.stderr)
@@ -72,7 +72,7 @@ def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
     return True
 
 
-class _Run:
+class Run:
     """Some groups, loaded, at work on pieces."""
 
     def __init__(self, todo: Plan, groups: Sequence[Group], gauge: Gauge):
@@ -84,8 +84,9 @@ class _Run:
             claim_models(todo, group, self._models[group.name].facts())
         self._tally = Tally(todo.max_failure_rate, todo.remedy)
 
-    def over(self, pieces: Sequence[Piece]) -> None:
-        """Annotate pieces."""
+    def over(self, pieces: Sequence[Piece], gauge: Gauge | None = None) -> None:
+        """Annotate pieces; a gauge takes the place of the present one."""
+        self._gauge = gauge or self._gauge
         for piece in self._todo.pieces:
             if is_done(self._folder, piece.number):
                 sidecar, _ = read_published(self._folder, shard_name(piece.number))

@@ -1,0 +1,160 @@
+"""What a run will take, before it starts: records, disk, device memory; the rate, measured.
+
+No device is touched but by `probe`. See `tell` for how it is put into words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import tempfile
+from collections.abc import Mapping
+
+import jax
+
+from miro_jax.annotate import sizes
+from miro_jax.annotate.gauge import Gauge
+from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE
+from miro_jax.annotate.plan import Plan
+from miro_jax.annotate.sizes import Size
+from miro_jax.annotate.work import Run
+from miro_jax.encoders import build_image_encoder
+from miro_jax.sources import Piece
+from miro_jax.storage import LocalFolder
+
+_PIECES_READ, _SAMPLES_READ = 3, 20_000
+_TOKENS_PER_WORD = 1.35  # of T5, about
+_OTHER_BYTES = 900  # of a record: names, sizes, header, index
+_WARM_CHUNKS, _TIMED_CHUNKS = 1, 4
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a few pieces say about all. samples: in all pieces, about. usable: share of them.
+
+    synthetic: share of the usable ones. words, synthetic_words: mean of the captions.
+    """
+
+    samples: float
+    usable: float
+    synthetic: float
+    words: float
+    synthetic_words: float
+
+
+def look(pieces: list[Piece]) -> Look:
+    """Count the samples of some pieces, evenly spread; pictures are not decoded."""
+    step = max(1, len(pieces) // _PIECES_READ)
+    chosen = pieces[::step][:_PIECES_READ]
+    counts, words, synthetic_words = [], [], []
+    seen = usable = 0
+    for piece in chosen:
+        before = seen
+        for sample in itertools.islice(piece.samples(), _SAMPLES_READ):
+            seen += 1
+            if not sample.problem:
+                usable += 1
+                words.append(len(sample.caption.split()))
+                if sample.synthetic:
+                    synthetic_words.append(len(sample.synthetic["long"].split()))
+        counts.append(piece.count or seen - before)
+    known = [piece.count for piece in pieces]
+    bytes_of = [piece.num_bytes for piece in pieces]
+    if None not in known:
+        total = sum(known)
+    elif None not in bytes_of and sum(piece.num_bytes for piece in chosen):
+        total = sum(bytes_of) * sum(counts) / sum(piece.num_bytes for piece in chosen)
+    else:
+        total = len(pieces) * statistics.mean(counts)
+    return Look(
+        total,
+        usable / max(seen, 1),
+        len(synthetic_words) / max(usable, 1),
+        statistics.mean(words) if words else 0,
+        statistics.mean(synthetic_words) if synthetic_words else 0,
+    )
+
+
+def disk(todo: Plan, seen: Look) -> dict[str, float]:
+    """Return the bytes of a record, by field, before compression."""
+    toolbox = todo.toolbox
+    fields = {}
+    image = toolbox.image_encoder
+    encoder = build_image_encoder(**image) if isinstance(image, Mapping) else image
+    height, width, channels = encoder.latent_shape
+    fields["image_mean, image_std"] = 4.0 * height * width * channels
+    if toolbox.encode_512:
+        side = SECOND_SIZE * height // encoder.size
+        fields[f"image_mean_{SECOND_SIZE}, image_std_{SECOND_SIZE}"] = 4.0 * side**2 * channels
+    text = toolbox.caption_encoder
+    given = text if isinstance(text, Mapping) else vars(text)
+    width, most = given.get("width") or 2048, given.get("max_tokens", 77)
+
+    def tokens(words: float) -> float:
+        return min(words * _TOKENS_PER_WORD + 1, most) * width * 2
+
+    fields["caption_tokens"] = tokens(seen.words)
+    fields["synthetic_caption_tokens"] = tokens(seen.synthetic_words) * seen.synthetic
+    fields["scores and the rest"] = _OTHER_BYTES + 8 * len(toolbox.rewards)
+    return fields
+
+
+def model_sizes(todo: Plan, seen: Look, devices: int) -> dict[str, list[Size]]:
+    """Return the sizes of the networks of each group."""
+    toolbox, captions = todo.toolbox, 1 + seen.synthetic
+    rows = -(-todo.batch_size // devices)
+    found = {}
+    for group in toolbox.groups:
+        some = [
+            sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rows, captions)
+            for name in toolbox.names
+            if name in group.members and name in sizes.KNOWN
+        ]
+        if IMAGE in group.members and isinstance(toolbox.image_encoder, Mapping):
+            sides = [toolbox.image_size, *([SECOND_SIZE] if toolbox.encode_512 else [])]
+            both = [sizes.size_of_encoder(toolbox.image_encoder, rows, captions, s) for s in sides]
+            if both[0] is not None:
+                largest = max(one.activation_bytes for one in both)
+                gflop = sum(one.gflop for one in both)
+                some.append(dataclasses.replace(both[0], activation_bytes=largest, gflop=gflop))
+        if CAPTIONS in group.members and isinstance(toolbox.caption_encoder, Mapping):
+            some.append(sizes.size_of_encoder(toolbox.caption_encoder, rows, captions))
+        found[group.name] = [one for one in some if one is not None]
+    return found
+
+
+def probe(todo: Plan) -> tuple[dict[str, float], float | None]:
+    """Run the models over the first samples of a piece, and throw the result away.
+
+    Returns:
+        Pictures a second of each set of groups that are loaded together, compilation not counted;
+        and the memory of a device in GiB, where it is known.
+    """
+    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
+    rates = {}
+    for groups in sets:
+        with tempfile.TemporaryDirectory(prefix="miro-jax-probe-") as folder:
+            short = [
+                _shortened(todo.pieces[0], number, count * todo.batch_size)
+                for number, count in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
+            ]
+            trial = dataclasses.replace(
+                todo, folder=LocalFolder(folder), pieces=tuple(short), max_failure_rate=1.0
+            )
+            run = Run(trial, groups, Gauge())
+            run.over(short[:1])
+            gauge = Gauge()
+            run.over(short[1:], gauge)
+            rates[", ".join(group.name for group in groups)] = gauge.rate
+    statistics_of = jax.local_devices()[0].memory_stats() or {}
+    memory = statistics_of.get("bytes_limit")
+    return rates, None if memory is None else memory / _GIB
+
+
+def _shortened(piece: Piece, number: int, samples: int) -> Piece:
+    """Return the beginning of a piece as a piece."""
+    return dataclasses.replace(
+        piece, number=number, read=lambda: itertools.islice(piece.read(), samples), count=None
+    )

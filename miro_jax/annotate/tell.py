@@ -1,0 +1,124 @@
+"""The plan of a run in words: pieces, disk, device memory, hours, and what does not fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from miro_jax.annotate.estimate import Look, disk, look, model_sizes, probe
+from miro_jax.annotate.plan import Plan
+from miro_jax.storage import LocalFolder
+
+_GIB = 2**30
+
+
+def describe(
+    todo: Plan,
+    devices: int = 1,
+    device_memory: float | None = None,
+    measure: bool = False,
+) -> str:
+    """Return the plan for people.
+
+    Args:
+        todo: what is asked for; its pieces are this worker's.
+        devices: of a worker, where no probe counts them.
+        device_memory: GiB of a device, where no probe can tell.
+        measure: run a probe.
+    """
+    seen = look(todo.source.pieces)
+    records = seen.samples * seen.usable
+    share = len(todo.pieces) / len(todo.source.pieces)
+    lines = [
+        f"pieces: {len(todo.source.pieces):,}, of which this worker does {len(todo.pieces):,}",
+        f"samples: about {seen.samples:,.0f}; {seen.usable:.1%} are usable before decoding, "
+        f"{seen.synthetic:.0%} of those have synthetic captions",
+        "",
+        *_disk_lines(todo, seen, records),
+    ]
+    rates = {}
+    if measure:
+        rates, found = probe(todo)
+        devices, device_memory = jax.local_device_count(), found or device_memory
+    lines += ["", *_memory_lines(todo, seen, devices, device_memory)]
+    lines += ["", *_time_lines(todo, seen, records, share, rates)]
+    return "\n".join(lines)
+
+
+def _disk_lines(todo: Plan, seen: Look, records: float) -> list[str]:
+    fields = disk(todo, seen)
+    total = sum(fields.values()) * records
+    lines = ["disk, before compression (which saves 10 to 20 %):"]
+    for name, size in fields.items():
+        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {size * records / 1e9:11.2f} GB")
+    lines.append(
+        f"  {'in all':34} {sum(fields.values()) / 1e3:9.1f} kB a record {total / 1e9:11.2f} GB"
+    )
+    lines.append("  parts of unfinished pieces take as much again for each piece in work")
+    if isinstance(todo.folder, LocalFolder):
+        place = todo.folder.path.absolute()
+        there = next(path for path in (place, *place.parents) if path.exists())
+        free = shutil.disk_usage(Path(there)).free
+        fits = "fits" if total < free else "DOES NOT FIT"
+        lines.append(f"  free on {there}: {free / 1e9:.2f} GB: {fits}")
+    return lines
+
+
+def _memory_lines(todo: Plan, seen: Look, devices: int, device_memory: float | None) -> list[str]:
+    lines = [f"memory of each of {devices} devices, batches of {todo.batch_size}:"]
+    needed = {}
+    for group, found in model_sizes(todo, seen, devices).items():
+        resident = 0.0
+        for one in found:
+            here = one.parameter_bytes / devices
+            resident += here
+            source = "" if one.counted else ", as published"
+            lines.append(
+                f"  {group}: {one.name:20} {one.parameters / 1e6:9,.1f} M parameters{source}: "
+                f"{here / _GIB:.2f} GiB, at work {one.activation_bytes / _GIB:.2f} GiB more"
+            )
+        needed[group] = resident, max((one.activation_bytes for one in found), default=0.0)
+    if not any(resident for resident, _ in needed.values()):
+        return [*lines, "  no model has a network"]
+    one_by_one = max(resident + work for resident, work in needed.values())
+    together = sum(r for r, _ in needed.values()) + max(w for _, w in needed.values())
+    chosen = one_by_one if todo.one_by_one else together
+    lines.append(
+        f"  one group at a time: {one_by_one / _GIB:.2f} GiB; all groups together: "
+        f"{together / _GIB:.2f} GiB; asked for: {'one' if todo.one_by_one else 'all'}"
+    )
+    if device_memory is None:
+        lines.append("  whether that fits is not known; give --device-memory, or --probe")
+    elif chosen > device_memory * _GIB:
+        remedy = "more devices, --dtype=bfloat16 or a smaller batch"
+        if not todo.one_by_one and one_by_one <= device_memory * _GIB:
+            remedy = "--one-by-one"
+        lines.append(f"  DOES NOT FIT into {device_memory:g} GiB; {remedy} would help")
+    else:
+        lines.append(f"  fits into {device_memory:g} GiB")
+    return lines
+
+
+def _time_lines(
+    todo: Plan, seen: Look, records: float, share: float, rates: Mapping[str, float]
+) -> list[str]:
+    found = model_sizes(todo, seen, 1)
+    gflop = sum(one.gflop for some in found.values() for one in some)
+    lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
+    if gflop:
+        hours = gflop * records / 100e3 / 3600
+        lines.append(f"  at 100 TFLOP/s, all the time: {hours:,.1f} hours")
+    if not rates:
+        lines.append("  hours on these devices are not known; --probe measures them")
+        return lines
+    for groups, rate in rates.items():
+        lines.append(f"  {groups}: {rate:,.1f} pictures a second, measured")
+    hours = sum(records / max(rate, 1e-9) for rate in rates.values()) / 3600
+    lines.append(
+        f"  all pieces by one such worker: {hours:,.1f} hours; the pieces of this one: "
+        f"{hours * share:,.1f} hours"
+    )
+    return lines

@@ -1,0 +1,154 @@
+"""What a run will take, told before it starts."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from configs.base import get_config
+from miro_jax import annotate
+from miro_jax.annotate import estimate, sizes, tell
+from miro_jax.shapes import world
+from tests import published
+from tests.annotating import make_pieces, open_paths, sample, write_tar
+
+ROOT = pathlib.Path(__file__).parent.parent
+SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return published.make(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    world.write_shards(folder, 60, 24, 20)
+    return f"tar:{folder}/*.tar"
+
+
+def make_plan(source, out, rewards=SEVEN, **changes):
+    arguments = {
+        "image_encoder": {"name": "sdxl_vae", "size": 256},
+        "caption_encoder": {"name": "flan_t5", "width": 2048, "max_tokens": 256},
+        "dtype": "bfloat16",
+        "will_write": False,
+    }
+    return annotate.plan(source, out, rewards, **arguments | changes)
+
+
+def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
+    """Where jax has no platform to start, as in the test of the layout."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "miro_jax.annotate", "--plan", f"--source={source}"),
+            *(f"--out={tmp_path}/out", f"--rewards={','.join(SEVEN)}", "--dtype=bfloat16"),
+            *("--image-encoder=sdxl_vae:size=256", "--caption-encoder=flan_t5:width=2048"),
+            *("--pieces=0-1", "--devices=4", "--device-memory=16", "--one-by-one"),
+        ],
+        env=os.environ | {"JAX_PLATFORMS": "none"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    for fact in (
+        "pieces: 3, of which this worker does 2",
+        "about 60; 100.0% are usable",
+        "vqa: vqa                   11,460.0 M parameters, as published: 5.34 GiB",
+        "asked for: one\n  fits into 16 GiB",
+        "hours on these devices are not known",
+    ):
+        assert fact in text, fact
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_is_said_with_what_would_help(source, tmp_path):
+    text = tell.describe(make_plan(source, tmp_path), 4, 13.0)
+    assert "DOES NOT FIT into 13 GiB; --one-by-one would help" in text
+    text = tell.describe(make_plan(source, tmp_path, one_by_one=True), 1, 16.0)
+    assert "DOES NOT FIT into 16 GiB; more devices" in text
+    text = tell.describe(make_plan(source, tmp_path), 8, 80.0)
+    assert "fits into 80 GiB" in text and "DOES NOT" not in text
+
+
+def test_a_disk_that_is_too_small_is_named(source, tmp_path, monkeypatch):
+    full = dataclasses.make_dataclass("Usage", ["free"])(1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    text = tell.describe(make_plan(source, tmp_path / "out"))
+    assert f"free on {tmp_path}: 0.00 GB: DOES NOT FIT" in text
+
+
+def test_parameters_are_counted_in_the_weights_that_are_there(weights, source, tmp_path):
+    assert sizes.count_parameters("zhiqiulin/clip-flant5-xxl", "model", "") is None
+    whole = sizes.count_parameters(weights["pick_score"], "model", "")
+    vision = sizes.count_parameters(weights["aesthetic"], "model", r"vision_model\.")
+    assert 0 < vision < whole
+    text = tell.describe(
+        make_plan(source, tmp_path, weights={name: weights[name] for name in SEVEN}), 1
+    )
+    assert text.count("as published") == 2  # the encoders are the authors' own
+    assert f"pick_score           {whole / 1e6:9,.1f} M parameters:" in text
+
+
+def test_records_are_estimated_from_a_few_pieces(tmp_path):
+    paths = make_pieces(tmp_path / "s", num_pieces=8, num_samples=10)
+    bad = [m for i in range(10) for m in sample(i, image=b"" if i < 5 else None)]
+    write_tar(tmp_path / "s" / "p0.tar", bad)
+    pieces = open_paths(paths).pieces
+    seen = estimate.look(pieces)
+    assert 70 < seen.samples <= 90 and 0.8 < seen.usable < 0.9 and seen.words == 2
+    assert 0.3 < seen.synthetic < 0.5
+    known = [dataclasses.replace(piece, count=7) for piece in pieces]
+    assert estimate.look(known).samples == 56
+
+
+def test_disk_is_estimated_near_to_what_is_written(source, tmp_path):
+    encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
+    todo = annotate.plan(source, tmp_path / "out", ["beauty"], *encoders, encode_512=False)
+    each = sum(estimate.disk(todo, estimate.look(todo.source.pieces)).values())
+    annotate.execute(todo)
+    names = sorted((tmp_path / "out").glob("*.array_record"))
+    from_parts = sum(path.stat().st_size for path in names)
+    assert 0.3 * from_parts < 60 * each < 3 * from_parts
+    more = annotate.plan(source, tmp_path / "b", ["beauty"], *encoders, encode_512=True)
+    fields = estimate.disk(more, estimate.look(todo.source.pieces))
+    assert fields["image_mean_512, image_std_512"] == 4 * 512 * 512 * 3
+    assert fields["image_mean, image_std"] == 4 * 48 * 48 * 3
+
+
+def test_a_probe_measures_the_rate_and_leaves_nothing(source, tmp_path):
+    todo = make_plan(
+        source,
+        tmp_path / "out",
+        ("beauty", "count"),
+        image_encoder={"name": "pixels", "size": 24},
+        caption_encoder={"name": "words"},
+        batch_size=2,
+    )
+    text = tell.describe(todo, measure=True)
+    (rate,) = re.findall(r"rewards, encode: ([\d,.]+) pictures a second, measured", text)
+    assert float(rate.replace(",", "")) > 1
+    assert "all pieces by one such worker" in text and "no model has a network" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_tells_its_plan_too(tmp_path, capsys):
+    config = get_config("tiny")
+    with config.unlocked():
+        config.annotate.before = "plan"
+        config.source.shapes.num_images = 24
+    assert annotate.run(config, tmp_path) is None
+    assert "samples: about 24" in capsys.readouterr().out
+    assert not list((tmp_path / "records").glob("*.array_record"))
+    with config.unlocked():
+        config.annotate.before = "later"
+    with pytest.raises(ValueError, match="before must be '', 'plan' or 'probe'; got 'later'"):
+        annotate.run(config, tmp_path)
