@@ -52,6 +52,7 @@ EXTRAS = {
         "ipykernel",
         "nbclient",
         "pytest",
+        "pyyaml",
         "safetensors",
         "sentencepiece",
         "tensorflow-datasets",

@@ -1,0 +1,23 @@
+#!/bin/bash
+# Annotate on all hosts of a TPU slice, each with its own pieces and its own chips.
+#
+#   NAME=miro ZONE=us-central2-b SOURCE='tar:gs://BUCKET/cc12m/*.tar' OUT=gs://BUCKET/records \
+#       launch/tpu-annotate.sh
+#
+# When all hosts are done, finish the set from anywhere with the same arguments and --merge.
+# The slice's metadata tell a host its number and the others; the bounds make each host a slice of its
+# own, so that hosts need not wait for each other (for four chips a host).
+set -euo pipefail
+
+METADATA='curl -sfH Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
+: "${SOURCE:?a source, as tar:gs://BUCKET/*.tar}" "${OUT:?the folder of the records}"
+exec "$(dirname "$0")/tpu-run.sh" bash -c "\
+export TPU_WORKER_ID=\$($METADATA/agent-worker-number) \
+TPU_WORKER_HOSTNAMES=\$($METADATA/worker-network-endpoints) \
+TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=${CHIPS:-2,2,1}; \
+exec python -m miro_jax.annotate \
+--source=${SOURCE@Q} --out=${OUT@Q} \
+--rewards=${REWARDS:-clip,aesthetic,image_reward,pick_score,hpsv2,vqa,sci_score} \
+--image-encoder=sdxl_vae:size=256 \
+--caption-encoder=flan_t5:width=2048,max_tokens=256,dtype=bfloat16 \
+--dtype=bfloat16 --one-by-one --num-threads=32 ${*@Q}"
