@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from miro_jax import annotate
@@ -100,3 +101,30 @@ def test_too_many_failures_exit_with_1(tmp_path, capsys):
     arguments = [f"--source=tar:{path}", f"--out={tmp_path}/out", "--rewards=beauty"]
     status, _, err = run_main(arguments, capsys)
     assert status == 1 and "missing caption (1)" in err
+
+
+def test_processes_of_jax_share_the_pieces(tmp_path, capsys, monkeypatch):
+    make_pieces(tmp_path / "source", 3, 2)
+    started = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: started.append(True))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
+    status, out, err = run_main([*arguments, "--rewards=beauty", "--distributed"], capsys)
+    assert status == 0 and started and "worker 1 of 2 (as asked)" in err
+    assert out.startswith("1 of 1 pieces published. When all 3 are, finish with --merge")
+    assert (tmp_path / "out" / "shard-00001.array_record").exists()
+
+
+def test_workers_then_merge(tmp_path, capsys):
+    make_pieces(tmp_path / "source", 3, 2)
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
+    arguments.append("--rewards=beauty")
+    status, _, err = run_main([*arguments, "--merge"], capsys)
+    assert status == 1 and "3 are not (0 of them are begun)" in err
+    assert run_main([*arguments, "--pieces=0-1", "--stages=encode"], capsys)[0] == 0
+    status, out, _ = run_main([*arguments, "--pieces=0-1", "--stages=rewards"], capsys)
+    assert status == 0 and "2 of 2 pieces published; the others wait for the stages encode" in out
+    assert run_main([*arguments, "--piece=2"], capsys)[0] == 0
+    status, out, _ = run_main([*arguments, "--merge"], capsys)
+    assert status == 0 and out.startswith("6 records, 0 failures")

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from miro_jax import bins
 from miro_jax.annotate import workers
 from miro_jax.annotate.merge import merge
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     share("--pieces", default="", help='pieces as "0-9,17", or "all"')
     share("--worker-index", type=int, help="from 0; takes every n-th piece")
     share("--num-workers", type=int, help="n")
+    share("--distributed", action="store_true", help="ask jax.distributed for index and number")
     share("--merge", action="store_true", help="only finish a set whose pieces are all done")
     before = parser.add_argument_group("before the start").add_argument
     before("--plan", action="store_true", help="say what it will take, and do nothing")
@@ -115,13 +118,12 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
     if flags.piece and flags.pieces:
         raise ValueError("--piece and --pieces must not both be given.")
     source = open_source(flags.source)
-    share = workers.choose(
-        len(source.pieces),
-        os.environ,
-        workers.ALL if flags.merge else flags.piece or flags.pieces,
-        None if flags.merge else flags.worker_index,
-        flags.num_workers,
-    )
+    pieces = workers.ALL if flags.merge else flags.piece or flags.pieces
+    index, count = None if flags.merge else flags.worker_index, flags.num_workers
+    if flags.distributed and not pieces and index is None:
+        jax.distributed.initialize()
+        index, count = jax.process_index(), jax.process_count()
+    share = workers.choose(len(source.pieces), os.environ, pieces, index, count)
     pairs = [split_pair(text, "--weights must be NAME=PLACE", text) for text in flags.weights]
     groups = [split_pair(text, "--group must be NAME=MEMBER,MEMBER", text) for text in flags.group]
     todo = plan(
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         todo, share = make_plan(flags)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.error(" ".join(str(error).split()))  # exits with status 2
     print(f"annotate: {share.why}", file=sys.stderr)
     try:

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from miro_jax import runs, sources
@@ -78,7 +79,10 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
     source = _open_source(config, Path(workdir))
     asked = "" if c.pieces == SHARED else c.pieces
     environment = os.environ if c.pieces == SHARED else {}
-    share = workers.choose(len(source.pieces), environment, asked)
+    index = count = None
+    if c.pieces == SHARED and config.mesh.distributed:
+        index, count = jax.process_index(), jax.process_count()
+    share = workers.choose(len(source.pieces), environment, asked, index, count)
     log.info("annotate: %s", share.why)
     return plan(
         source,
