@@ -106,7 +106,7 @@ def open_paths(paths):
 def call(paths, out, reward_list=None, **changes):
     """Annotate tar files; return the manifest, or None of a set that is not finished."""
     arguments = {
-        "source": open_paths(paths),
+        "source": open_paths(paths) if paths else None,
         "out": out,
         "rewards": reward_list or rewards(),
         "image_encoder": build_image_encoder("pixels", size=SIZE),

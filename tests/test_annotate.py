@@ -150,6 +150,23 @@ def test_changed_source_file_is_refused(tmp_path):
         call(pieces, out)
 
 
+def test_a_set_of_the_first_schema_version_is_complete(tmp_path):
+    pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
+    call(pieces, out)
+    values = json.loads((out / "manifest.json").read_text()) | {"schema_version": 1}
+    for name in ("towers", "synthetic_forms", "encode_512"):
+        del values["configuration"][name]
+    (out / "manifest.json").write_text(json.dumps(values))
+    for name in ("coverage.json", "report.html"):
+        (out / name).unlink()
+    chosen = rewards()
+    manifest = call(pieces, out, chosen, num_bins=8)
+    assert manifest.schema_version == 1 and chosen[0].num_read == 0
+    assert bins.Bins.load(out).num_bins == 8 and not (out / "report.html").exists()
+    with pytest.raises(ValueError, match="differs in rewards"):
+        call(pieces, out, [Brightness()])
+
+
 def test_source_may_be_moved(tmp_path):
     pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
     first = call(pieces, out)

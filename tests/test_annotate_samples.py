@@ -1,5 +1,6 @@
 """From a piece to its records: what becomes of every sample."""
 
+import collections
 import json
 import os
 import tarfile
@@ -7,7 +8,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from miro_jax import sources
 from miro_jax.encoders import build_caption_encoder
+from tests import hostile_corpus
 from tests.annotating import (
     SIZE,
     Brightness,
@@ -141,6 +144,19 @@ def test_numbers_of_an_encoder_that_are_not_finite_are_failures(tmp_path):
         ("p0.tar/key0003", "latents not finite")
     ]
     assert read_failures(out)[0]["detail"] == "image_mean"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hostile_corpus_is_annotated_to_the_end(tmp_path):
+    """What tests.test_sources_hostile reads, through the whole stage."""
+    (tmp_path / "s").mkdir()
+    expected, damage = hostile_corpus.write_corpus(tmp_path / "s")
+    source, out = sources.open_source(f"tar:{tmp_path}/s/*.tar"), tmp_path / "out"
+    call(None, out, [Brightness()], source=source, max_failure_rate=1.0, batch_size=16)
+    found = collections.Counter(failure["cause"] for failure in read_failures(out))
+    assert found.pop("damaged tar") == damage and found.pop("duplicate key") == 1
+    assert found == collections.Counter(filter(None, expected.values()))
+    assert len(read_records(out)) == sum(not cause for cause in expected.values())
 
 
 @pytest.mark.parametrize("kind", ["header", "boundary", "payload"])

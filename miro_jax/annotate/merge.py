@@ -27,7 +27,7 @@ import numpy as np
 from miro_jax import bins
 from miro_jax.annotate import parts
 from miro_jax.annotate.extremes import read_extremes
-from miro_jax.annotate.plan import PARTIAL_NAME, Plan
+from miro_jax.annotate.plan import PARTIAL_NAME, Plan, is_complete
 from miro_jax.annotate.publish import is_done, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.files import to_json
@@ -192,7 +192,7 @@ def clean(todo: Plan) -> None:
 def start(todo: Plan) -> None:
     """Say what the folder is being made with, before the first part of it."""
     folder = todo.folder
-    if folder.exists(MANIFEST_NAME):
+    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
         folder.remove(MANIFEST_NAME)  # it named shards that are gone
     data = to_json(todo.configuration)
     if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:

@@ -86,7 +86,8 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
     log.info("annotate: %s", share.why)
     return plan(
         source,
-        runs.records_folder(config, Path(workdir)),
+        # A path would lose a slash of a URL.
+        config.data.records or runs.records_folder(config, Path(workdir)),
         config.rewards,
         runs.image_encoder_arguments(config),
         runs.caption_encoder_arguments(config),
