@@ -34,6 +34,8 @@ stages
 variants of configs/base.py
   tiny (a minute), full (an accelerator), baseline (no rewards), only_REWARD, no_REWARD
   with REWARD one of {rewards}
+variants of configs/miro.py, the paper on real pictures
+  synth, 512, baseline, only_REWARD, no_REWARD, tiny_real (small weights on a CPU)
 
 example
   python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.seed=1

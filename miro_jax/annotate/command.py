@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how").add_argument
     how("--batch-size", type=int, default=64, help="samples annotated and kept together")
     how("--num-threads", type=int, default=4, help="threads that decode")
+    how("--mesh-model", type=int, default=1, help="devices that share each matrix")
     how("--group", action="append", default=[], metavar="NAME=MEMBER,MEMBER", help="models "
         "in memory together: rewards, image, captions; several times. Without any: rewards, vqa, "
         "encode")  # fmt: skip
@@ -135,6 +136,7 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
         encode_512=flags.encode_512,
         weights=dict(pairs),
         dtype=flags.dtype,
+        mesh_model=flags.mesh_model,
         groups=[(name, members.split(",")) for name, members in groups],
         stages=flags.stages,
         one_by_one=flags.one_by_one,

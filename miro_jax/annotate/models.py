@@ -112,7 +112,8 @@ class Toolbox:
     rewards: names, or rewards that are loaded already. image_encoder, caption_encoder: what
     `build_image_encoder` and `build_caption_encoder` take, or encoders that are built already.
     encode_512: also encode at 512 pixels. weights: name of a reward -> folder or hub id.
-    dtype: of the rewards' networks. groups: in the order in which they run.
+    dtype: of the rewards' networks. mesh_model: devices that share each matrix. groups: in the
+    order in which they run.
     """
 
     rewards: tuple[str | base.Reward, ...]
@@ -122,6 +123,7 @@ class Toolbox:
     encode_512: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dtype: str | None = None
+    mesh_model: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,6 +154,12 @@ class Toolbox:
             "encode_512": self.encode_512,
         }
 
+    def make_mesh(self, groups: Sequence[Group]) -> jax.sharding.Mesh | None:
+        """Lay out the devices of this process, for groups that hold any network."""
+        if not self._has_network(groups):
+            return None
+        return sharding.local_mesh(model=self.mesh_model)
+
     def load(self, group: Group, mesh: jax.sharding.Mesh | None) -> Loaded:
         """Load the models of a group.
 
@@ -178,8 +186,7 @@ class Toolbox:
         asked = tuple(name for name in self.names if name in group.members)
         return Loaded(asked, rewards, images, captions, self.image_size)
 
-    def needs_mesh(self, groups: Sequence[Group]) -> bool:
-        """Tell whether the groups hold any network."""
+    def _has_network(self, groups: Sequence[Group]) -> bool:
         members = {name for group in groups for name in group.members}
         encoders = {IMAGE: self.image_encoder, CAPTIONS: self.caption_encoder}
         return any(
@@ -198,11 +205,6 @@ def _build(build, given, mesh):
     if not isinstance(given, Mapping):
         return given
     return build(**given, **({"mesh": mesh} if given["name"] in PUBLISHED else {}))
-
-
-def make_mesh() -> jax.sharding.Mesh:
-    """Lay the devices of this process out along the batch."""
-    return sharding.local_mesh()
 
 
 def default_groups(rewards: Sequence[str]) -> tuple[Group, ...]:

@@ -78,6 +78,7 @@ def plan(
     encode_512: bool = False,
     weights: Mapping[str, str] | None = None,
     dtype: str | None = None,
+    mesh_model: int = 1,
     groups: Sequence[tuple[str, Sequence[str]]] = (),
     stages: str = ALL,
     one_by_one: bool = False,
@@ -102,6 +103,7 @@ def plan(
         encode_512: also keep the image latents of pictures of 512 pixels.
         weights: name of a reward -> folder or hub id of its weights.
         dtype: of the rewards' networks, "float32" or "bfloat16"; None leaves each its own.
+        mesh_model: devices that share each matrix of a network; the others share the pictures.
         groups: (name, members) in the order in which they run, see `annotate.models`; empty means
             `models.default_groups`.
         stages: names of the groups to run now with commas between, or "all".
@@ -118,9 +120,10 @@ def plan(
         TypeError: rewards is one string.
         OSError: something is not there, or cannot be read or written.
     """
-    if min(batch_size, num_threads) < 1:
+    if min(batch_size, num_threads, mesh_model) < 1:
         raise ValueError(
-            f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
+            "batch_size, num_threads and mesh_model must be at least 1; "
+            f"got {batch_size}, {num_threads} and {mesh_model}."
         )
     if not 0 <= max_failure_rate <= 1:
         raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
@@ -134,7 +137,14 @@ def plan(
     chosen = chosen or models.default_groups(names)
     models.check_groups(chosen, names)
     toolbox = Toolbox(
-        tuple(rewards), image_encoder, caption_encoder, chosen, encode_512, weights, dtype
+        rewards=tuple(rewards),
+        image_encoder=image_encoder,
+        caption_encoder=caption_encoder,
+        groups=chosen,
+        encode_512=encode_512,
+        weights=weights,
+        dtype=dtype,
+        mesh_model=mesh_model,
     )
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:

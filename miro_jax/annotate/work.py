@@ -77,7 +77,7 @@ class Run:
 
     def __init__(self, todo: Plan, groups: Sequence[Group], gauge: Gauge):
         self._todo, self._gauge, self._folder = todo, gauge, todo.folder
-        mesh = models.make_mesh() if todo.toolbox.needs_mesh(groups) else None
+        mesh = todo.toolbox.make_mesh(groups)
         self._models: dict[str, Loaded] = {}
         for group in groups:
             self._models[group.name] = todo.toolbox.load(group, mesh)
