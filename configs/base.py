@@ -65,7 +65,7 @@ def base() -> ConfigDict:
     c.annotate.batch_size = 256  # samples annotated, and kept through a crash, together
     c.annotate.num_threads = 4  # that decode
     c.annotate.dtype = "float32"  # of the rewards' networks
-    c.annotate.mesh_model = 1  # devices that share each matrix; the others share the pictures
+    c.annotate.mesh = "all"  # devices of a process; "allx2": pairs of them share each matrix
     c.annotate.encode_512 = False  # keep image latents of 512 pixels as well
     # Models that are in memory together: (name, members), of the rewards, "image" and "captions".
     c.annotate.groups = ()  # () = rewards, vqa, encode

@@ -15,6 +15,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from miro_jax.arguments import UsageError
+
 HELP = """Train, sample and evaluate MIRO.
 
 usage: python -m miro_jax.main --config=FILE[:VARIANT] --workdir=DIR [--stage=STAGE]
@@ -42,10 +44,6 @@ example
 
 Exit status: 0 done, 1 the stage failed, 2 a bad argument.
 """
-
-
-class UsageError(Exception):
-    """An argument is wrong; the text is for whoever typed it."""
 
 
 @dataclasses.dataclass(frozen=True)

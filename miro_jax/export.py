@@ -6,7 +6,6 @@ The averaged weights of the newest checkpoint become `model.safetensors`; `confi
 the encoders, so that `MiroPipeline.from_pretrained` of the folder needs nothing else.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from pathlib import Path
 import ml_collections
 
 from miro_jax import trained
+from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail
 from miro_jax.weights import hub
 from miro_jax.weights.official import CONFIG, FIXED
 
-EXPECTED = (ValueError, TypeError, KeyError, OSError)
+NAME = "miro_jax.export"
 
 
 def export(workdir: Path | str, out: Path | str) -> Path:
@@ -51,28 +51,30 @@ def export(workdir: Path | str, out: Path | str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 2 it cannot be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miro_jax.export",
+    """Run the command line; returns the exit status."""
+    parser = Parser(
+        prog=f"python -m {NAME}",
         description="Write a run's averaged weights in the released layout: config.json, "
         "model.safetensors, uncond_embedding.npy.",
         epilog="example: python -m miro_jax.export --workdir=runs/mine --out=exported",
-        allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
-    flags = parser.parse_args(arguments)
     try:
+        flags = parser.read(arguments)
         if not (Path(flags.workdir) / "checkpoints").is_dir():
             raise FileNotFoundError(
                 f"--workdir must be a run's folder with checkpoints; got {flags.workdir}."
             )
         written = export(flags.workdir, flags.out)
-    except EXPECTED as error:
-        print("miro_jax.export: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except (KeyError, *MISTAKES) as error:
+        return fail(NAME, error, MISTAKEN)
+    except OSError as error:
+        return fail(NAME, error, FAILED)
     print(written)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

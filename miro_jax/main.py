@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 
 from miro_jax import annotate, evaluate, runs, sample, train
-from miro_jax.command import HELP, Command, UsageError, asks_for_help, parse
-from miro_jax.evals.base import EvaluatorFailed
+from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, fail
+from miro_jax.command import HELP, Command, asks_for_help, parse
 from miro_jax.manifest import MANIFEST_NAME
 from miro_jax.rewards import SHAPES_REWARDS
+from miro_jax.storage import errors_of_stores
 
-EXPECTED = (ValueError, OSError, FloatingPointError, EvaluatorFailed)
+EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
+NAME = "miro_jax"
 log = logging.getLogger("miro_jax.main")
 
 
@@ -37,11 +39,11 @@ STAGES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; returns the exit status: 0 done, 1 the stage failed, 2 a bad argument."""
+    """Run one stage; returns the exit status, see `arguments`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP.format(stages=" | ".join(STAGES), rewards=", ".join(SHAPES_REWARDS)), end="")
-        return 0
+        return DONE
     try:
         command = parse(arguments, tuple(STAGES))
         for check in (runs.validate, sample.validate, evaluate.validate):
@@ -49,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.config.mesh.distributed:
             jax.distributed.initialize()
         runs.open_folder(command.config, command.workdir, command.stage, arguments)
-    except (UsageError, ValueError, TypeError, OSError) as error:
-        return _fail(error, 2)
+    except MISTAKES as error:
+        return fail(NAME, error, MISTAKEN)
+    except OSError as error:
+        return fail(NAME, error, FAILED)
     return _run(command)
 
 
@@ -58,22 +62,17 @@ def _run(command: Command) -> int:
     package = logging.getLogger("miro_jax")
     package.propagate = False  # to log.txt alone: the terminal has the progress bars
     try:
-        STAGES[command.stage](command.config, command.workdir)
+        with errors_of_stores():
+            STAGES[command.stage](command.config, command.workdir)
     except EXPECTED as error:
         log.exception("The stage %s failed", command.stage)
-        return _fail(f"{error} (traceback: {command.workdir / 'log.txt'})", 1)
+        return fail(NAME, f"{error} (traceback: {command.workdir / 'log.txt'})", FAILED)
     except Exception:
         log.exception("The stage %s failed unexpectedly", command.stage)
         raise
     finally:
         package.propagate = True
-    return 0
-
-
-def _fail(error: Exception | str, status: int) -> int:
-    """Say in one line what is wrong."""
-    print("miro_jax: error:", " ".join(str(error).split()), file=sys.stderr)
-    return status
+    return DONE
 
 
 if __name__ == "__main__":

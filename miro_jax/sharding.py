@@ -6,6 +6,7 @@ MLP width). Code names logical axes; `RULES` is the only place that knows mesh a
 
 import contextlib
 import math
+import re
 
 import jax
 from flax import nnx
@@ -64,15 +65,36 @@ def one_device_mesh() -> jax.sharding.Mesh:
     )
 
 
+def parse_mesh(text: str) -> tuple[int | None, int]:
+    """Read a mesh as people write it: "4x2" is data x model, "all" is "allx1".
+
+    Returns:
+      (data, model) for `local_mesh`; data is None for all devices that `model` leaves.
+
+    Raises:
+      ValueError: it is no such text.
+    """
+    found = re.fullmatch(r"(all|[1-9]\d*)(?:x([1-9]\d*))?", text)
+    if found is None or (found[1] != "all" and found[2] is None):
+        raise ValueError(f"mesh must be all, DATAxMODEL or allxMODEL, such as 4x2; got {text!r}.")
+    return None if found[1] == "all" else int(found[1]), int(found[2] or 1)
+
+
 def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
     """Lay devices of this process out as `data` x `model`; None takes all that `model` leaves.
 
     Raises:
-      ValueError: there are fewer devices.
+      ValueError: there are fewer devices, or `model` does not divide all of them.
     """
     devices = jax.local_devices()
-    data = len(devices) // model if data is None else data
-    if min(data, model) < 1 or data * model > len(devices):
+    if data is None:
+        data, rest = divmod(len(devices), model)
+        if rest:
+            raise ValueError(
+                f"mesh axis model must divide the {len(devices)} devices of this process; "
+                f"got {model}."
+            )
+    if data * model > len(devices):
         raise ValueError(
             f"a mesh must fit the {len(devices)} devices of this process; got {data} x {model}."
         )

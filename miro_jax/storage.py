@@ -26,6 +26,10 @@ from miro_jax import files
 
 TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind
 _LOCAL = ("file://", "local://")
+# Stores of objects have no folders; some would make a bucket of that name.
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
+# Packages that talk to stores, and raise errors of their own.
+_TALKERS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 
 
 class Folder(abc.ABC):
@@ -176,6 +180,7 @@ class RemoteFolder(Folder):
         except (ImportError, ValueError) as error:
             raise ValueError(f"{url} cannot be opened: {error}") from error
         self._root = root.rstrip("/")
+        self._has_folders = self.url.partition("://")[0] not in _WITHOUT_FOLDERS
         self._made: set[str] = set()
 
     def __str__(self) -> str:
@@ -188,7 +193,7 @@ class RemoteFolder(Folder):
         """Make the folder of a file where the store has folders; return the file's place."""
         place = self._place(name)
         folder = place.rpartition("/")[0]
-        if folder not in self._made:
+        if self._has_folders and folder not in self._made:
             self._system.makedirs(folder, exist_ok=True)
             self._made.add(folder)
         return place
@@ -262,7 +267,20 @@ def check_writable(path: str | os.PathLike) -> None:
             folder.write(name, b"")
             folder.remove(name)
     except OSError as error:
+        if isinstance(error, TimeoutError | ConnectionError):
+            raise
         raise PermissionError(
             f"{folder} must be a folder that can be written; got: {error.strerror or error}. "
             "Give another one."
         ) from error
+
+
+@contextlib.contextmanager
+def errors_of_stores() -> Iterator[None]:
+    """Turn the errors that object stores have of their own into OSError: credentials, network."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _TALKERS:
+            raise
+        raise OSError(f"the object store answered {type(error).__name__}: {error}") from error

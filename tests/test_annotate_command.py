@@ -48,11 +48,7 @@ def test_command_line_annotates_and_says_what_it_did(tmp_path):
 
 def run_main(arguments, capsys):
     """Run in this process; return exit status, stdout and stderr."""
-    try:
-        status = annotate.main(arguments)
-    except SystemExit as error:
-        status = error.code
-    return status, *capsys.readouterr()
+    return annotate.main(arguments), *capsys.readouterr()
 
 
 def test_help_shows_defaults_and_an_example(capsys):
@@ -77,6 +73,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"image-encoder": "pixels:speed=3"}, "speed"),
         ({"caption-encoder": "words:width"}, "KEY=VALUE"),
         ({"batch-size": "0"}, "batch_size"),
+        ({"mesh": "2"}, "DATAxMODEL"),
         ({"num-bins": "x"}, "invalid int"),
         ({"out": "/dev/null/x"}, "must be a folder"),
         ({"out": None}, "--out"),

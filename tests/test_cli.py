@@ -1,5 +1,7 @@
 """The console script: a table of verbs."""
 
+import re
+
 import pytest
 
 from miro_jax import cli
@@ -37,10 +39,15 @@ def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
     assert seen == [["tradeoff", "--out=sample"]]
 
 
-@pytest.mark.parametrize("verb", ["annotate", "train", "sample", "score", "export"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_each_verb_explains_itself(capsys, verb):
-    try:
-        status = cli.main([verb, "--help"])
-    except SystemExit as done:
-        status = done.code
-    assert status == 0 and "example" in capsys.readouterr().out
+    assert cli.main([verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "example" in out and err == ""
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
+    assert cli.main([verb, "--tpyo=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and re.match(r"miro_jax[\w.]*: error: \S", err)

@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "records bins files storage manifest shards digest trees causes targets sharding"
+    "arguments records bins files storage manifest shards digest trees causes targets sharding"
     " flow solvers guidance images image_headers resize shapes",
     "networks models weights optim checkpoint metrics sources",
     "encoders rewards",

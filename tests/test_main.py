@@ -54,7 +54,7 @@ def test_help_goes_to_stdout_with_status_0(capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError, RuntimeError])
 def test_an_expected_failure_of_a_stage_gives_status_1_and_its_traceback_to_the_log(
     capsys, tmp_path, monkeypatch, kind
 ):

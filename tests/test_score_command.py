@@ -25,11 +25,7 @@ def no_flush(monkeypatch):
 
 def run_main(arguments, capsys):
     """Run in this process; return exit status, stdout and stderr."""
-    try:
-        status = command.main([str(a) for a in arguments])
-    except SystemExit as error:
-        status = error.code
-    return status, *capsys.readouterr()
+    return command.main([str(a) for a in arguments]), *capsys.readouterr()
 
 
 def test_command_line_scores_and_prints_a_table(tmp_path):
@@ -74,7 +70,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--rewards": "pick_score", "--commercial-only": ""}, "PickScore_v1 is unknown"),
         ({"--dtype": "float16"}, "invalid choice"),
         ({"--mesh": "2"}, "DATAxMODEL"),
-        ({"--mesh": "0x1"}, "mesh must be at least 1"),
+        ({"--mesh": "0x1"}, "DATAxMODEL"),
         ({"--batch-size": "0"}, "batch_size must be at least 1"),
         ({"--threads": "0"}, "num_threads"),
         ({"--limit": "-1"}, "limit"),

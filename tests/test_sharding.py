@@ -279,6 +279,27 @@ def test_sampling_does_not_depend_on_the_mesh(trainings):
     assert difference(pictures[1], pictures[0]) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [("all", (8, 1)), ("allx2", (4, 2)), ("allx8", (1, 8)), ("2x3", (2, 3)), ("1x1", (1, 1))],
+)
+def test_a_mesh_is_read_as_people_write_it(text, shape):
+    mesh = sharding.local_mesh(*sharding.parse_mesh(text))
+    assert (mesh.shape["data"], mesh.shape["model"]) == shape
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x", "x2", "0x1", "allx0", "4x2x1", "-1x2"])
+def test_another_text_is_no_mesh(text):
+    with pytest.raises(ValueError, match=f"DATAxMODEL or allxMODEL, such as 4x2; got '{text}'"):
+        sharding.parse_mesh(text)
+
+
+@pytest.mark.parametrize(("text", "said"), [("allx3", "divide the 8"), ("3x3", "fit the 8")])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        sharding.local_mesh(*sharding.parse_mesh(text))
+
+
 def test_constrain_lays_the_batch_out_and_does_nothing_without_a_mesh():
     x = jnp.ones((8, 2, 3))
     assert sharding.constrain(x, "batch", None, None) is x

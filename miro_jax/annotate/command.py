@@ -18,10 +18,24 @@ from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.publish import is_done
 from miro_jax.annotate.stage import execute
 from miro_jax.annotate.tell import describe
+from miro_jax.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MESH_HELP,
+    MISTAKEN,
+    MISTAKES,
+    STOPPED,
+    Parser,
+    fail,
+    is_out_of_memory,
+)
 from miro_jax.manifest import Manifest
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.sources import open_source
+from miro_jax.storage import errors_of_stores
 
+NAME = "miro_jax.annotate"
 EPILOG = """
 examples
   python -m miro_jax.annotate --source='tar:/data/cc12m/*.tar' --out=/data/records \\
@@ -34,12 +48,11 @@ a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/ann
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m miro_jax.annotate",
+def _parser() -> Parser:
+    parser = Parser(
+        prog=f"python -m {NAME}",
         description="Turn pictures with captions into records: encoded, scored, ready to train on.",
         epilog=EPILOG,
-        formatter_class=_Formatter,
     )
     what = parser.add_argument_group("what").add_argument
     what("--source", required=True, help="tar:PATTERN, folder:DIR, table:FILE or tfds:NAME@DIR")
@@ -60,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how").add_argument
     how("--batch-size", type=int, default=64, help="samples annotated and kept together")
     how("--num-threads", type=int, default=4, help="threads that decode")
-    how("--mesh-model", type=int, default=1, help="devices that share each matrix")
+    how("--mesh", default="all", help=MESH_HELP)
     how("--group", action="append", default=[], metavar="NAME=MEMBER,MEMBER", help="models "
         "in memory together: rewards, image, captions; several times. Without any: rewards, vqa, "
         "encode")  # fmt: skip
@@ -79,10 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     before("--devices", type=int, default=1, help="of a worker, for --plan")
     before("--device-memory", type=float, help="GiB of a device, for --plan")
     return parser
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the examples as they are."""
 
 
 def parse_named(text: str) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
         encode_512=flags.encode_512,
         weights=dict(pairs),
         dtype=flags.dtype,
-        mesh_model=flags.mesh_model,
+        mesh=flags.mesh,
         groups=[(name, members.split(",")) for name, members in groups],
         stages=flags.stages,
         one_by_one=flags.one_by_one,
@@ -152,24 +161,39 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 failed, 2 a bad argument."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
+    """Run the command line; return the exit status."""
     try:
-        todo, share = make_plan(flags)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        parser.error(" ".join(str(error).split()))  # exits with status 2
-    print(f"annotate: {share.why}", file=sys.stderr)
+        flags = _parser().read(arguments)
+        with errors_of_stores():
+            todo, share = make_plan(flags)
+            print(f"annotate: {share.why}", file=sys.stderr)
+            if flags.plan or flags.probe:
+                print(describe(todo, flags.devices, flags.device_memory, flags.probe))
+                return DONE
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except MISTAKES as error:
+        return fail(NAME, error, MISTAKEN)
+    except (OSError, RuntimeError) as error:
+        return fail(NAME, error, FAILED)
+    return _work(todo, flags.merge)
+
+
+def _work(todo: Plan, only_merge: bool) -> int:
     try:
-        if flags.plan or flags.probe:
-            print(describe(todo, flags.devices, flags.device_memory, flags.probe))
-            return 0
-        manifest = merge(todo) if flags.merge else execute(todo)
-    except (RuntimeError, ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    print(_summary(todo, manifest))
-    return 0
+        with errors_of_stores():
+            manifest = merge(todo) if only_merge else execute(todo)
+            print(_summary(todo, manifest))
+    except ValueError as error:  # weights or models that are not those of the folder
+        return fail(NAME, error, MISTAKEN)
+    except (RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            error = "out of memory on a device; --one-by-one, --dtype=bfloat16, a smaller "
+            error += "--batch-size or --mesh=allx2 need less."
+        return fail(NAME, error, FAILED)
+    except KeyboardInterrupt:
+        return fail(NAME, STOPPED, INTERRUPTED)
+    return DONE
 
 
 def _summary(todo: Plan, manifest: Manifest | None) -> str:

@@ -112,8 +112,8 @@ class Toolbox:
     rewards: names, or rewards that are loaded already. image_encoder, caption_encoder: what
     `build_image_encoder` and `build_caption_encoder` take, or encoders that are built already.
     encode_512: also encode at 512 pixels. weights: name of a reward -> folder or hub id.
-    dtype: of the rewards' networks. mesh_model: devices that share each matrix. groups: in the
-    order in which they run.
+    dtype: of the rewards' networks. mesh: of the devices, see `sharding.local_mesh`. groups: in
+    the order in which they run.
     """
 
     rewards: tuple[str | base.Reward, ...]
@@ -123,7 +123,7 @@ class Toolbox:
     encode_512: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dtype: str | None = None
-    mesh_model: int = 1
+    mesh: tuple[int | None, int] = (None, 1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class Toolbox:
         """Lay out the devices of this process, for groups that hold any network."""
         if not self._has_network(groups):
             return None
-        return sharding.local_mesh(model=self.mesh_model)
+        return sharding.local_mesh(*self.mesh)
 
     def load(self, group: Group, mesh: jax.sharding.Mesh | None) -> Loaded:
         """Load the models of a group.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from miro_jax import bins
+from miro_jax import bins, sharding
 from miro_jax.annotate import models, parts
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
@@ -78,7 +78,7 @@ def plan(
     encode_512: bool = False,
     weights: Mapping[str, str] | None = None,
     dtype: str | None = None,
-    mesh_model: int = 1,
+    mesh: str = "all",
     groups: Sequence[tuple[str, Sequence[str]]] = (),
     stages: str = ALL,
     one_by_one: bool = False,
@@ -103,7 +103,8 @@ def plan(
         encode_512: also keep the image latents of pictures of 512 pixels.
         weights: name of a reward -> folder or hub id of its weights.
         dtype: of the rewards' networks, "float32" or "bfloat16"; None leaves each its own.
-        mesh_model: devices that share each matrix of a network; the others share the pictures.
+        mesh: of the devices: "all" shares pictures and parameters among them; with "allx2" pairs
+            also share each matrix; see `sharding.parse_mesh`.
         groups: (name, members) in the order in which they run, see `annotate.models`; empty means
             `models.default_groups`.
         stages: names of the groups to run now with commas between, or "all".
@@ -120,10 +121,9 @@ def plan(
         TypeError: rewards is one string.
         OSError: something is not there, or cannot be read or written.
     """
-    if min(batch_size, num_threads, mesh_model) < 1:
+    if min(batch_size, num_threads) < 1:
         raise ValueError(
-            "batch_size, num_threads and mesh_model must be at least 1; "
-            f"got {batch_size}, {num_threads} and {mesh_model}."
+            f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
         )
     if not 0 <= max_failure_rate <= 1:
         raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
@@ -144,7 +144,7 @@ def plan(
         encode_512=encode_512,
         weights=weights,
         dtype=dtype,
-        mesh_model=mesh_model,
+        mesh=sharding.parse_mesh(mesh),
     )
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:

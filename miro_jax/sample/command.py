@@ -17,17 +17,30 @@ import jax
 from tqdm import tqdm
 
 from miro_jax import sharding
+from miro_jax.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MISTAKEN,
+    MISTAKES,
+    STOPPED,
+    Parser,
+    UsageError,
+    fail,
+    is_out_of_memory,
+)
 from miro_jax.files import to_json
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.sample.asked import Asked, Prompt, Settings, slug
-from miro_jax.sample.flags import Parser, UsageError, add_shared
+from miro_jax.sample.flags import add_shared
 from miro_jax.sample.folder import MANIFEST, check_folder, open_folder
 from miro_jax.sample.make import describe_pipeline
 from miro_jax.sample.prompts import read_prompts
 from miro_jax.sample.verbs import VERBS, Verb
 from miro_jax.trained import peek
 
-PROGRAM = "python -m miro_jax.sample"
+NAME = "miro_jax.sample"
+PROGRAM = f"python -m {NAME}"
 DEFAULT = "images"
 # Of a release; a run of this package says in its config.json what it is sampled with.
 RELEASE = {"guidance_scale": 7.0, "num_steps": 50, "solver": "euler", "negative": "empty"}
@@ -50,22 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _ = pipe.trained.caption_encoder  # a missing one should be told now
     except SystemExit as done:  # --help
         return int(done.code or 0)
-    except (UsageError, *EXPECTED) as error:
-        return _fail(error, 2)
+    except MISTAKES as error:
+        return fail(NAME, error, MISTAKEN)
+    except EXPECTED as error:
+        return fail(NAME, error, FAILED)
     try:
         with warnings.catch_warnings(), open_folder(out, request, job.files) as folder:
             warnings.showwarning = _show_warning
             job.fill(folder, pipe)
     except EXPECTED as error:
-        return _fail(error, 1)
+        return fail(NAME, error, FAILED)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        return _fail("out of memory on the device; give a smaller --batch-size.", 1)
+        return fail(NAME, "out of memory on the device; give a smaller --batch-size.", FAILED)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from here.", 130)
+        return fail(NAME, STOPPED, INTERRUPTED)
     print(out)
-    return 0
+    return DONE
 
 
 def _parse(arguments: list[str]) -> tuple[str, Namespace]:
@@ -161,9 +176,3 @@ def _load(flags: Namespace) -> MiroPipeline:
 
 def _show_warning(message, *_, **__) -> None:
     tqdm.write(f"note: {message}", file=sys.stderr)
-
-
-def _fail(error: Exception | str, status: int) -> int:
-    """Say in one line what is wrong."""
-    print("miro_jax.sample: error:", " ".join(str(error).split()), file=sys.stderr)
-    return status

@@ -1,52 +1,15 @@
-"""The flags of `python -m miro_jax.sample`: what they are called, mean and default to.
-
-A mistake becomes a `UsageError` of one line, in place of argparse's usage text.
-"""
+"""The flags of `python -m miro_jax.sample`: what they are called, mean and default to."""
 
 import argparse
-import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from miro_jax.arguments import Parser
 from miro_jax.solvers import SOLVERS
 from miro_jax.targets import parse_targets
 
 CHECKPOINT = "nicolas-dufour/miro"
 DTYPES = ("float32", "bfloat16")
-
-
-class UsageError(Exception):
-    """An argument is wrong; the text is for whoever typed it."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and raises instead of exiting."""
-
-    def __init__(self, **arguments):
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **arguments
-        )
-
-    def error(self, message: str):
-        """Raise what is wrong."""
-        raise UsageError(message)
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments.
-
-        Raises:
-          UsageError: they cannot be understood; an unknown flag names the nearest known one.
-        """
-        found, unknown = self.parse_known_args(arguments)
-        if not unknown:
-            return found
-        word = unknown[0].partition("=")[0]
-        known = [text for action in self._actions for text in action.option_strings]
-        near = difflib.get_close_matches(word, known, 1)
-        raise UsageError(
-            f"unknown argument {unknown[0]!r}"
-            + (f"; did you mean {near[0]}?" if near else "; see --help.")
-        )
 
 
 def add_shared(parser: Parser, negative_prompt: str | None, with_images: bool = True) -> None:

@@ -2,43 +2,61 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 
+from miro_jax.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MESH_HELP,
+    MISTAKEN,
+    MISTAKES,
+    STOPPED,
+    Parser,
+    fail,
+    is_out_of_memory,
+)
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan
 from miro_jax.score.run import execute, outputs, prepare
 from miro_jax.sources import tables
+from miro_jax.storage import errors_of_stores
 
-_INTERRUPTED = 130  # as shells report SIGINT
+NAME = "miro_jax.score"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
     try:
-        todo = _plan(flags)
-        for name, why in todo.left_out.items():
-            print(f"left out by --commercial-only: {name}; {why}", file=sys.stderr)
-        facts = finished(todo)
-        job = prepare(todo) if facts is None else None
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(str(error))  # exits with status 2
-    if job is not None:
-        try:
-            facts = execute(job)
-        except (RuntimeError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on where it was.", file=sys.stderr)
-            return _INTERRUPTED
+        flags = _parser().read(arguments)
+        with errors_of_stores():
+            todo = _plan(flags)
+            for name, why in todo.left_out.items():
+                print(f"left out by --commercial-only: {name}; {why}", file=sys.stderr)
+            facts = finished(todo)
+            job = prepare(todo) if facts is None else None
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except MISTAKES as error:
+        return fail(NAME, error, MISTAKEN)
+    except OSError as error:
+        return fail(NAME, error, FAILED)
+    try:
+        with errors_of_stores():
+            facts = execute(job) if job is not None else facts
+    except (RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            error = (
+                "out of memory on a device; a smaller --batch-size or --dtype=bfloat16 need less."
+            )
+        return fail(NAME, error, FAILED)
+    except KeyboardInterrupt:
+        return fail(NAME, STOPPED, INTERRUPTED)
     print(summary.as_text(facts))
     print("\n".join(map(str, outputs(todo))))
-    return 0
+    return DONE
 
 
 def _plan(flags: argparse.Namespace) -> Plan:
@@ -56,7 +74,7 @@ def _plan(flags: argparse.Namespace) -> Plan:
         weights=weights,
         commercial_only=flags.commercial_only,
         dtype=flags.dtype,
-        mesh=_mesh(flags.mesh),
+        mesh=flags.mesh,
         batch_size=flags.batch_size,
         num_threads=flags.threads,
         limit=flags.limit,
@@ -67,18 +85,9 @@ def _plan(flags: argparse.Namespace) -> Plan:
     )
 
 
-def _mesh(text: str) -> tuple[int | None, int]:
-    """`4x2` -> (4, 2); `all` -> all devices along `data`."""
-    if text == "all":
-        return None, 1
-    if not (found := re.fullmatch(r"(\d+)x(\d+)", text)):
-        raise ValueError(f"--mesh must be DATAxMODEL, such as 4x2, or all; got {text!r}.")
-    return int(found[1]), int(found[2])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m miro_jax.score",
+def _parser() -> Parser:
+    parser = Parser(
+        prog=f"python -m {NAME}",
         description="Score pictures with reward models: a table with a row for each picture and a "
         "column for each reward, with a summary, histograms and the list of failures beside it.",
         epilog="example: python -m miro_jax.score photos --captions=captions.csv "
@@ -118,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out rewards whose weights are not known to allow commercial use",
     )
     add("--dtype", choices=DTYPES, help="of the networks (default: each its own)")
-    add("--mesh", default="all", help="devices as DATAxMODEL, or all along data (default: all)")
+    add("--mesh", default="all", help=MESH_HELP)
     add(
         "--batch-size",
         type=int,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from miro_jax import sharding
 from miro_jax.rewards import base, check_names, check_weights
 from miro_jax.rewards.licences import keep_commercial
 from miro_jax.score import output, parts
@@ -66,7 +67,7 @@ def plan(
     weights: Mapping[str, str | os.PathLike] | None = None,
     commercial_only: bool = False,
     dtype: str | None = None,
-    mesh: tuple[int | None, int] = (None, 1),
+    mesh: str = "all",
     batch_size: int = 64,
     num_threads: int = 8,
     limit: int | None = None,
@@ -87,7 +88,8 @@ def plan(
         weights: name -> folder or hub id, for some of the rewards.
         commercial_only: leave out rewards whose weights are not known to allow commercial use.
         dtype: of the networks, one of DTYPES; None leaves each its own.
-        mesh: devices along `data`, None for all, and along `model`.
+        mesh: of the devices: "all" shares pictures and parameters among them; "4x2" uses
+            eight, of which pairs share each matrix; see `sharding.parse_mesh`.
         batch_size: pictures scored at a time.
         num_threads: that read, decode and prepare pictures.
         limit: score the first so many pictures alone.
@@ -100,7 +102,7 @@ def plan(
         TypeError: rewards is one string.
         OSError: something is not there, or cannot be read or written.
     """
-    _check_numbers(batch_size, num_threads, limit, max_failure_rate, mesh)
+    _check_numbers(batch_size, num_threads, limit, max_failure_rate)
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     weights = {name: str(value) for name, value in (weights or {}).items()}
@@ -133,7 +135,7 @@ def plan(
         out=out,
         weights=command["weights"],
         dtype=dtype,
-        mesh=mesh,
+        mesh=sharding.parse_mesh(mesh),
         batch_size=batch_size,
         num_threads=num_threads,
         limit=limit,
@@ -152,9 +154,8 @@ def finished(todo: Plan) -> dict | None:
     return None
 
 
-def _check_numbers(batch_size, num_threads, limit, max_failure_rate, mesh) -> None:
+def _check_numbers(batch_size, num_threads, limit, max_failure_rate) -> None:
     counts = {"batch_size": batch_size, "num_threads": num_threads, "limit": limit}
-    counts |= {"mesh": min(size for size in mesh if size is not None)}
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")

@@ -30,6 +30,8 @@ CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
 _BYTES, _PATH = ("image", "bytes"), ("image", "path")  # no column is named by a tuple
 _ROWS_AT_A_TIME = 16  # a picture may have megabytes
+_BUFFER_BYTES = 1 << 20  # of a column
+_REMOTE_BUFFER_BYTES = 1 << 23  # a request costs as much time as some megabytes
 _NUM_FOOTERS_AT_A_TIME = 16  # remote ones wait for the network
 
 
@@ -80,9 +82,12 @@ def _sign(path: str, first: int, last: int) -> str:
 
 def _open(path: str) -> parquet.ParquetFile:
     # Streaming the columns keeps a row group of gigabytes out of memory.
-    file = reading.open_read(path) if reading.is_remote(path) else path
+    remote = reading.is_remote(path)
     return parquet.ParquetFile(
-        file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        reading.open_anywhere(path) if remote else path,
+        buffer_size=_REMOTE_BUFFER_BYTES if remote else _BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
     )
 
 
@@ -95,7 +100,7 @@ def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
     except (pyarrow.ArrowException, ValueError) as error:
         return str(error)
     except OSError as error:  # pyarrow says so of damaged files as well
-        if error.errno is not None:
+        if reading.is_of_the_storage(error):
             raise
         return str(error)
 
@@ -183,7 +188,7 @@ def _samples(
     except (pyarrow.ArrowException, ValueError) as error:
         yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
     except OSError as error:
-        if error.errno is not None:
+        if reading.is_of_the_storage(error):
             raise
         yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import posixpath
 import stat
@@ -24,7 +25,7 @@ import fsspec
 from miro_jax.images import MAX_BYTES, BadImage
 
 _FINGERPRINT_BYTES = 1 << 16
-_REMOTE_BLOCK_BYTES = 1 << 24  # read ahead: a request costs as much time as some megabytes
+_REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
 # What the system says of one file, and not of the storage as a whole.
 _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
 
@@ -53,8 +54,15 @@ def open_read(path: str) -> BinaryIO:
     """Open a file for reading bytes, from its beginning on."""
     if not is_remote(path):
         return open(path, "rb")
+    # The caches of the file systems learn from what is asked for, and here that is often the 512
+    # bytes of a header, which would become requests of their own.
+    return io.BufferedReader(open_anywhere(path), _REMOTE_BLOCK_BYTES)
+
+
+def open_anywhere(path: str) -> BinaryIO:
+    """Open a file with a scheme for readers that know where they read; a read is a request."""
     system, inside = filesystem(path)
-    return system.open(inside, "rb", block_size=_REMOTE_BLOCK_BYTES)
+    return system.open(inside, "rb", cache_type="none")
 
 
 def size_of(path: str) -> int:
@@ -115,7 +123,7 @@ def fingerprint(path: str) -> str:
 def _part(path: str, offset: int, length: int) -> bytes:
     if is_remote(path):
         system, inside = filesystem(path)
-        return system.cat_file(inside, offset, offset + length)
+        return system.cat_file(inside, start=offset, end=offset + length)
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(length)
@@ -134,6 +142,16 @@ def local_copy(path: str) -> Iterator[str]:
         yield copy
 
 
+def is_of_the_storage(error: Exception) -> bool:
+    """Tell whether an error is one of the disk or the network, and not of a file's content.
+
+    pyarrow raises OSError for both; what the system says has a number.
+    """
+    return isinstance(error, OSError) and (
+        error.errno is not None or isinstance(error, TimeoutError | ConnectionError)
+    )
+
+
 def read_file(path: str) -> bytes:
     """Read a file that is expected to be a picture or its text.
 
@@ -144,8 +162,7 @@ def read_file(path: str) -> bytes:
     try:
         plain, size = _facts(path)
         if plain and size <= MAX_BYTES:
-            with open_read(path) as file:
-                return file.read(MAX_BYTES)
+            return _content(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadImage("missing image", path) from error
     except OSError as error:
@@ -155,6 +172,14 @@ def read_file(path: str) -> bytes:
     if not plain:  # reading a pipe might never end
         raise BadImage("not a file", path)
     raise BadImage("too large", f"a file of {size} bytes, at most {MAX_BYTES}")
+
+
+def _content(path: str) -> bytes:
+    if is_remote(path):
+        system, inside = filesystem(path)
+        return system.cat_file(inside)  # opening it would ask for its size again
+    with open_read(path) as file:
+        return file.read(MAX_BYTES)
 
 
 def _facts(path: str) -> tuple[bool, int]:

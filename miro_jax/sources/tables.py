@@ -211,8 +211,10 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
 
 def _parquet(path: str) -> parquet.ParquetFile:
     try:
-        return parquet.ParquetFile(reading.open_read(path) if reading.is_remote(path) else path)
+        return parquet.ParquetFile(reading.open_anywhere(path) if reading.is_remote(path) else path)
     except (pyarrow.ArrowException, OSError) as error:
+        if reading.is_of_the_storage(error):
+            raise
         raise ValueError(f"{path} is no parquet file: {error}. Make it again.") from error
 
 
@@ -225,4 +227,6 @@ def _parquet_objects(path: str, columns: list[str]) -> Iterator[tuple[int, dict]
                     line += 1
                     yield line, values
     except (pyarrow.ArrowException, OSError) as error:
+        if reading.is_of_the_storage(error):
+            raise
         raise damaged(path, line, error) from error

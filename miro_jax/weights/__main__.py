@@ -1,12 +1,15 @@
 """The command line of weight files: `python -m miro_jax.weights list|convert ...`."""
 
-import argparse
 import math
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from miro_jax.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail
 from miro_jax.weights import hub, pickles
+
+NAME = "miro_jax.weights"
 
 EXAMPLE = """examples
   python -m miro_jax.weights list ImageReward.pt
@@ -15,25 +18,13 @@ EXAMPLE = """examples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miro_jax.weights",
-        description="Look into weight files and turn pickles into safetensors, without PyTorch. "
-        "Nothing in a file is executed; what is no plain tensor is refused by its name.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|convert")
-    listing = verbs.add_parser("list", help="print key, dtype and shape of every tensor")
-    listing.add_argument("file", type=Path, help=".safetensors, .pt, .pth or .bin")
-    convert = verbs.add_parser("convert", help="write a pickled checkpoint as safetensors")
-    convert.add_argument("file", type=Path, help=".pt, .pth or .bin")
-    convert.add_argument("out", type=Path, help="the .safetensors file to write")
-    flags = parser.parse_args(arguments)
-    if not flags.file.is_file():
-        parser.error(f"there is no file {flags.file}")
-    if flags.verb == "convert" and flags.out.suffix != ".safetensors":
-        parser.error(f"OUT must end in .safetensors; got {flags.out}")
+    """Run the command line; returns the exit status."""
+    try:
+        flags = _read(arguments)
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except UsageError as error:
+        return fail(NAME, error, MISTAKEN)
     try:
         if flags.verb == "list":
             _list(flags.file)
@@ -41,9 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = pickles.convert_to_safetensors(flags.file, flags.out)
             print(f"{flags.out}: {count} tensors, {flags.out.stat().st_size / 1e9:.2f} GB")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return fail(NAME, error, FAILED)
+    return DONE
+
+
+def _read(arguments: Sequence[str] | None) -> Namespace:
+    """Parse the arguments; UsageError says what is wrong with them."""
+    parser = Parser(
+        prog=f"python -m {NAME}",
+        description="Look into weight files and turn pickles into safetensors, without PyTorch. "
+        "Nothing in a file is executed; what is no plain tensor is refused by its name.",
+        epilog=EXAMPLE,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|convert")
+    listing = verbs.add_parser("list", help="print key, dtype and shape of every tensor")
+    listing.add_argument("file", type=Path, help=".safetensors, .pt, .pth or .bin")
+    convert = verbs.add_parser("convert", help="write a pickled checkpoint as safetensors")
+    convert.add_argument("file", type=Path, help=".pt, .pth or .bin")
+    convert.add_argument("out", type=Path, help="the .safetensors file to write")
+    flags = parser.read(arguments)
+    if not flags.file.is_file():
+        raise UsageError(f"there is no file {flags.file}")
+    if flags.verb == "convert" and flags.out.suffix != ".safetensors":
+        raise UsageError(f"OUT must end in .safetensors; got {flags.out}")
+    return flags
 
 
 def _list(path: Path) -> None:
