@@ -4,7 +4,7 @@ A chunk is `batch_size` samples that follow each other in the piece, usable or n
 are depends neither on where a run stopped nor on who runs it. One thread reads, others decode and
 prepare, and the devices find the next chunk ready.
 
-Letters: H W picture.
+Letters: B pictures, H W picture.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from miro_jax import causes, images
+from miro_jax.rewards import base
 from miro_jax.sources import Piece, Sample
 
 # What becomes of a picture: see `models.Loaded.prepare`.
@@ -29,8 +30,7 @@ T = TypeVar("T")
 class Example:
     """A usable sample. position: in its piece. synthetic: {"long": text, "short": text}, or empty.
 
-    width, height: pixels of the picture as it came. prepared, squares: for the rewards and for the
-    image encoders.
+    width, height: pixels of the picture as it came.
     """
 
     position: int
@@ -39,6 +39,17 @@ class Example:
     synthetic: dict[str, str]
     width: int = 0
     height: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """B usable samples of a chunk, ready for the models.
+
+    prepared: for the rewards, see `base.stack_images`. squares: [B, size, size, 3] uint8 for each
+    image encoder.
+    """
+
+    examples: list[Example] = dataclasses.field(default_factory=list)
     prepared: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     squares: tuple[np.ndarray, ...] = ()
 
@@ -66,18 +77,26 @@ class Chunk:
         """Note that a sample cannot be used."""
         self.failures.append(failure(self.piece.id, position, key, cause, detail))
 
-    def collect(self) -> list[Example]:
-        """Wait for the pictures; those that cannot be used become failures."""
-        examples = []
+    def collect(self) -> Batch:
+        """Wait for the pictures and stack them; those that cannot be used become failures."""
+        examples, prepared, squares = [], [], []
         for example, future in self.waiting:
             try:
-                example.width, example.height, (example.prepared, example.squares) = future.result()
+                example.width, example.height, made = future.result()
             except images.BadImage as error:
                 self.fail(example.position, example.key, error.cause, error.detail)
                 continue
             examples.append(example)
+            prepared.append(made[0])
+            squares.append(made[1])
         self.waiting = []
-        return examples
+        if not examples:
+            return Batch()
+        return Batch(
+            examples,
+            base.stack_images(prepared),
+            tuple(np.stack(one) for one in zip(*squares, strict=True)),
+        )
 
 
 def failure(piece: str, position: int, key: str, cause: str, detail: str = "") -> dict:

@@ -8,11 +8,9 @@ Letters: B pictures, R rewards of the group, N tokens of all captions, D caption
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from miro_jax.annotate.chunks import Example
+from miro_jax.annotate.chunks import Batch
 from miro_jax.annotate.models import SECOND_SIZE, Loaded
 from miro_jax.rewards import base
 
@@ -20,12 +18,12 @@ ENDS = ("", f"_{SECOND_SIZE}")
 Trouble = dict[int, tuple[str, str]]  # row -> (cause, detail)
 
 
-def compute(models: Loaded, examples: Sequence[Example]) -> tuple[dict[str, np.ndarray], Trouble]:
+def compute(models: Loaded, batch: Batch) -> tuple[dict[str, np.ndarray], Trouble]:
     """Run the models of a group over pictures and their captions.
 
     Args:
         models: the group.
-        examples: B of them, at least 1.
+        batch: B samples, at least 1.
 
     Returns:
         Arrays, as far as the group makes them, and the rows that cannot be used:
@@ -38,21 +36,20 @@ def compute(models: Loaded, examples: Sequence[Example]) -> tuple[dict[str, np.n
     arrays: dict[str, np.ndarray] = {}
     trouble: Trouble = {}
     if models.rewards:
-        _score(models.rewards, examples, arrays, trouble)
+        _score(models.rewards, batch, arrays, trouble)
     for number, encoder in enumerate(models.image_encoders):
-        squares = np.stack([example.squares[number] for example in examples])
-        mean, std = encoder.encode(squares)
+        mean, std = encoder.encode(batch.squares[number])
         for part, array in (("mean", mean), ("std", std)):
             name = f"image_{part}{ENDS[number]}"
             arrays[name] = np.asarray(array)
             _note_not_finite(arrays[name], "latents not finite", name, trouble)
     if models.caption_encoder is not None:
-        _encode_captions(models.caption_encoder, examples, arrays, trouble)
+        _encode_captions(models.caption_encoder, batch.examples, arrays, trouble)
     return arrays, trouble
 
 
-def _score(rewards, examples, arrays, trouble) -> None:
-    prepared = base.stack_images([example.prepared for example in examples])
+def _score(rewards, batch, arrays, trouble) -> None:
+    examples = batch.examples
     captions = [{"caption": [example.caption for example in examples]}]
     if any(example.synthetic for example in examples):
         # Samples without a synthetic caption get their own there; that score is not used.
@@ -61,7 +58,7 @@ def _score(rewards, examples, arrays, trouble) -> None:
             for form in base.SYNTHETIC_FORMS
         }
         captions.append(forms)
-    scores = base.score_prepared(rewards, prepared, captions)
+    scores = base.score_prepared(rewards, batch.prepared, captions)
     synthetic = scores[1] if len(scores) > 1 else np.full_like(scores[0], np.nan)
     has = np.array([bool(example.synthetic) for example in examples])
     may_be_missing = np.array([getattr(r, "may_be_missing", False) for r in rewards])

@@ -9,7 +9,8 @@ import dataclasses
 import itertools
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 
@@ -20,10 +21,11 @@ from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Run
 from miro_jax.encoders import build_image_encoder
-from miro_jax.sources import Piece
+from miro_jax.sources import Piece, expected_samples
 from miro_jax.storage import LocalFolder
 
-_PIECES_READ, _SAMPLES_READ = 3, 20_000
+_PIECES_READ, _SAMPLES_READ = 3, 5_000
+_TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling
 _TOKENS_PER_WORD = 1.35  # of T5, about
 _OTHER_BYTES = 900  # of a record: names, sizes, header, index
 _WARM_CHUNKS, _TIMED_CHUNKS = 1, 4
@@ -48,33 +50,46 @@ def look(pieces: list[Piece]) -> Look:
     """Count the samples of some pieces, evenly spread; pictures are not decoded."""
     step = max(1, len(pieces) // _PIECES_READ)
     chosen = pieces[::step][:_PIECES_READ]
-    counts, words, synthetic_words = [], [], []
-    seen = usable = 0
+    facts, samples = [], 0
     for piece in chosen:
-        before = seen
-        for sample in itertools.islice(piece.samples(), _SAMPLES_READ):
-            seen += 1
-            if not sample.problem:
-                usable += 1
-                words.append(len(sample.caption.split()))
-                if sample.synthetic:
-                    synthetic_words.append(len(sample.synthetic["long"].split()))
-        counts.append(piece.count or seen - before)
-    known = [piece.count for piece in pieces]
-    bytes_of = [piece.num_bytes for piece in pieces]
-    if None not in known:
-        total = sum(known)
-    elif None not in bytes_of and sum(piece.num_bytes for piece in chosen):
-        total = sum(bytes_of) * sum(counts) / sum(piece.num_bytes for piece in chosen)
-    else:
-        total = len(pieces) * statistics.mean(counts)
+        begin = list(itertools.islice(_facts(piece), _SAMPLES_READ + 1))
+        samples += piece.count or _whole(piece, begin)
+        facts += begin
+    words = [one.words for one in facts if one.words is not None]
+    synthetic = [one.synthetic_words for one in facts if one.synthetic_words is not None]
     return Look(
-        total,
-        usable / max(seen, 1),
-        len(synthetic_words) / max(usable, 1),
-        statistics.mean(words) if words else 0,
-        statistics.mean(synthetic_words) if synthetic_words else 0,
+        expected_samples(pieces, chosen, samples),
+        len(words) / max(len(facts), 1),
+        len(synthetic) / max(len(words), 1),
+        statistics.mean(words or [0]),
+        statistics.mean(synthetic or [0]),
     )
+
+
+class _Facts(NamedTuple):
+    """Of a sample: bytes of its picture; words of its captions, None where there is none."""
+
+    num_bytes: int
+    words: int | None
+    synthetic_words: int | None
+
+
+def _facts(piece: Piece) -> Iterator[_Facts]:
+    for sample in piece.samples():
+        size = len(sample.image) if isinstance(sample.image, bytes) else 0
+        if sample.problem:
+            yield _Facts(size, None, None)
+            continue
+        long = sample.synthetic.get("long")
+        yield _Facts(size, len(sample.caption.split()), long and len(long.split()))
+
+
+def _whole(piece: Piece, begin: list[_Facts]) -> int:
+    """Tell how many samples a piece has, from its beginning or all of it."""
+    if len(begin) <= _SAMPLES_READ or not piece.num_bytes:
+        return len(begin)
+    read = sum(one.num_bytes + _TAR_BYTES for one in begin)
+    return max(len(begin), round(len(begin) * piece.num_bytes / read))
 
 
 def disk(todo: Plan, seen: Look) -> dict[str, float]:

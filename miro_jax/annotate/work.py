@@ -1,7 +1,8 @@
 """The work itself: chunks of pieces through the groups of models, kept as parts, published.
 
 What runs at the same time: one thread reads pieces, some decode and prepare pictures two chunks
-ahead, this one runs the models, one writes parts and publishes pieces.
+ahead, one makes the next batch of them, this one runs the models, one writes parts and publishes
+pieces.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import numpy as np
 from tqdm import tqdm
 
 from miro_jax.annotate import models, parts
-from miro_jax.annotate.chunks import Chunk, Example, ahead, failure, load_picture, read_chunks
+from miro_jax.annotate.chunks import (
+    Batch,
+    Chunk,
+    Example,
+    ahead,
+    failure,
+    load_picture,
+    read_chunks,
+)
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.gauge import Gauge
 from miro_jax.annotate.models import Group, Loaded
@@ -28,7 +37,7 @@ from miro_jax.annotate.plan import Plan, claim_models
 from miro_jax.annotate.publish import is_done, merge_failures, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.shards import read_published
-from miro_jax.sources import Piece, Sample
+from miro_jax.sources import Piece, Sample, expected_samples
 
 # Before so many samples a rate says little, and a run should not end over its first bad picture.
 MIN_SAMPLES_FOR_RATE = 1000
@@ -91,23 +100,26 @@ class Run:
             if is_done(self._folder, piece.number):
                 sidecar, _ = read_published(self._folder, shard_name(piece.number))
                 self._tally.add(sidecar["num_samples"], sidecar["failures"])
-        counts = [piece.count for piece in pieces]
-        total = None if None in counts else sum(counts)
         with (
             ThreadPoolExecutor(1, "writer") as writer,
             ThreadPoolExecutor(self._todo.num_threads, "decoder") as self._decoders,
             contextlib.closing(self._ready(pieces)) as ready,
-            tqdm(total=total, unit=" images", desc="annotate", mininterval=1) as bar,
+            tqdm(
+                total=expected_samples(pieces), unit=" images", desc="annotate", mininterval=1
+            ) as bar,
             self._gauge.time("running"),
         ):
             unwritten: collections.deque[list[Future]] = collections.deque()
             try:
-                for chunk, examples in ready:
-                    bar.set_description(f"annotate {pieces.index(chunk.piece) + 1}/{len(pieces)}")
-                    unwritten.append(self._process(chunk, examples, writer))
+                for chunk, batch in ready:
+                    number = pieces.index(chunk.piece) + 1
+                    bar.set_description_str(f"annotate piece {number} of {len(pieces)}")
+                    unwritten.append(self._process(chunk, batch, writer))
                     while len(unwritten) > _CHUNKS_BEHIND:
                         _wait(unwritten.popleft())
                     bar.update(chunk.count)
+                    if chunk.last:  # what is left can be told from what is behind
+                        bar.total = round(expected_samples(pieces, pieces[:number], bar.n))
                     self._tally.check(MIN_SAMPLES_FOR_RATE)
                 while unwritten:
                     _wait(unwritten.popleft())
@@ -115,32 +127,41 @@ class Run:
                 self._decoders.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, list[Example]]]:
-        """Yield chunks whose pictures are decoded, timing the wait for them."""
-        chunks = ahead(self._chunks(pieces), _CHUNKS_AHEAD)
-        try:
+    def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
+        """Yield chunks with their pictures, timing the wait for them."""
+        with contextlib.closing(ahead(self._batches(pieces), 1)) as ready:
             while True:
                 with self._gauge.time("waiting"):
-                    chunk = next(chunks, None)
-                    examples = chunk.collect() if chunk else []
-                if chunk is None:
+                    found = next(ready, None)
+                if found is None:
                     return
-                yield chunk, examples
-        finally:
-            chunks.close()
+                yield found
+
+    def _batches(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
+        with contextlib.closing(ahead(self._chunks(pieces), _CHUNKS_AHEAD)) as chunks:
+            for chunk in chunks:
+                yield chunk, chunk.collect()
 
     def _chunks(self, pieces: Sequence[Piece]) -> Iterator[Chunk]:
         for piece in pieces:
             if is_done(self._folder, piece.number):  # by another worker, meanwhile
                 continue
-            missing = functools.partial(self._missing, piece.number)
+            there = set(self._folder.names(parts.place(piece.number)))
+            missing = functools.partial(self._missing, piece.number, there)
             yield from read_chunks(piece, self._todo.batch_size, missing, self._decode)
 
-    def _missing(self, piece: int, start: int) -> tuple[tuple[str, ...], list[dict]]:
-        """Return which groups have no part yet, and the failures in the parts of the others."""
+    def _missing(
+        self, piece: int, there: set[str], start: int
+    ) -> tuple[tuple[str, ...], list[dict]]:
+        """Return which groups have no part yet, and the failures in the parts of the others.
+
+        there: files of the piece when its reading began; asking for each in turn takes long.
+        """
         names, found = [], []
         for name in self._models:
-            part = parts.load_part(self._folder, self._part_name(piece, name, start))
+            file = self._part_name(piece, name, start)
+            is_there = file.rpartition("/")[2] in there
+            part = parts.load_part(self._folder, file) if is_there else None
             if part is None:
                 names.append(name)
             else:
@@ -154,22 +175,22 @@ class Run:
         chosen = models.together([self._models[name] for name in groups])
         return self._decoders.submit(load_picture, sample, chosen.prepare)
 
-    def _process(self, chunk: Chunk, examples: list[Example], writer) -> list[Future]:
+    def _process(self, chunk: Chunk, batch: Batch, writer) -> list[Future]:
         """Run the missing groups over a chunk; return what is being written."""
         futures, found = [], [*chunk.known]
         for name in chunk.missing:
             arrays, trouble = {}, {}
-            if examples:
+            if batch.examples:
                 with self._gauge.time("busy"):
-                    arrays, trouble = compute(self._models[name], examples)
-            part = make_part(chunk, examples, arrays, trouble)
+                    arrays, trouble = compute(self._models[name], batch)
+            part = make_part(chunk, batch.examples, arrays, trouble)
             found += part.failures
             place = self._part_name(chunk.piece.number, name, chunk.start)
             futures.append(writer.submit(parts.save_part, self._folder, place, part))
         if chunk.last:
             publish = self._todo.assembly.publish
             futures.append(writer.submit(publish, chunk.piece.number, chunk.piece.id))
-        self._gauge.images += len(examples)
+        self._gauge.images += len(batch.examples)
         by_position = {one["position"]: one for one in reversed(found)}
         self._tally.add(chunk.count, list(by_position.values()))
         return futures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from miro_jax import causes
@@ -146,6 +146,28 @@ def _problem_of(sample: Sample, seen: set[str]) -> tuple[str, str]:
         if problem:
             return problem, detail
     return "", ""
+
+
+def expected_samples(
+    pieces: Sequence[Piece], seen: Sequence[Piece] = (), samples: int = 0
+) -> float | None:
+    """Tell how many samples pieces have: counted, or guessed from those of some of them.
+
+    Args:
+        seen: pieces that were read. samples: that they have.
+
+    Returns:
+        None if there is nothing to go by.
+    """
+    counts = [piece.count for piece in pieces]
+    if None not in counts:
+        return sum(counts)
+    if not seen:
+        return None
+    sizes, seen_sizes = ([piece.num_bytes for piece in some] for some in (pieces, seen))
+    if None in sizes + seen_sizes or not sum(seen_sizes):
+        return samples * len(pieces) / len(seen)
+    return samples * sum(sizes) / sum(seen_sizes)
 
 
 @dataclasses.dataclass(frozen=True)
