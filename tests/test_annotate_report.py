@@ -82,10 +82,13 @@ def test_a_source_that_is_gone_leaves_the_page_without_pictures(tmp_path, monkey
 def test_a_large_set_is_searched_in_evenly_spread_pieces():
     counts = [10] * 1000
     counts[0] = 0
-    chosen = extremes.choose_pieces(counts)
+    chosen = extremes.choose_pieces(counts, [None] * 1000)
     assert len(chosen) == extremes.MOST_PIECES == len(set(chosen)) and 0 not in chosen
     assert max(np.diff(chosen)) <= 32 and chosen[-1] > 960
-    assert extremes.choose_pieces([1, 0, 2]) == [0, 2]
+    assert extremes.choose_pieces([1, 0, 2], [None] * 3) == [0, 2]
+    large = extremes.choose_pieces(counts, [1 << 30] * 1000)
+    assert len(large) == 4 and np.ptp(np.diff(large)) <= 1
+    assert len(extremes.choose_pieces(counts, [1 << 40] * 1000)) == 1
 
 
 def test_extremes_pass_over_missing_scores_and_show_no_picture_twice():

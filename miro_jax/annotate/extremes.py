@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -18,18 +19,24 @@ from PIL import Image
 from miro_jax import images
 from miro_jax.report.scored import Thumbnail
 from miro_jax.sources import Piece, Sample
+from miro_jax.storage import errors_of_stores
 
 SHOWN = 5  # pictures a row
-MOST_PIECES = 32  # that are searched
+MOST_PIECES, MOST_BYTES = 32, 4 << 30  # that are searched: a minute or so, on any storage
+_THREADS = 8  # reading from an object store is a matter of waiting
 SIDE = 160  # pixels; larger pictures are made smaller
 
 
-def choose_pieces(counts: Sequence[int]) -> list[int]:
-    """Return the pieces to search, evenly spread over those with records."""
+def choose_pieces(counts: Sequence[int], sizes: Sequence[int | None]) -> list[int]:
+    """Return the pieces to search, evenly spread over those with records.
+
+    Args:
+        counts: records of each piece. sizes: bytes of its files, where that is known.
+    """
     filled = [number for number, count in enumerate(counts) if count]
-    if len(filled) <= MOST_PIECES:
-        return filled
-    return [filled[i * len(filled) // MOST_PIECES] for i in range(MOST_PIECES)]
+    mean = sum(sizes[number] or 0 for number in filled) / max(len(filled), 1)
+    most = min(MOST_PIECES, max(1, int(MOST_BYTES // max(mean, 1))), len(filled))
+    return [filled[i * len(filled) // most] for i in range(most)]
 
 
 def find_extremes(
@@ -110,10 +117,12 @@ def read_extremes(
         Best and worst by identity, and a sentence that says what was searched.
     """
     counts = [sidecar["count"] for sidecar in sidecars]
-    searched = choose_pieces(counts)
+    searched = choose_pieces(counts, [piece.num_bytes for piece in pieces])
     extremes = find_extremes(scores, counts, searched)
     try:
-        seen = _read_rows(sum((best + worst for best, worst in extremes), []), pieces, sidecars)
+        with errors_of_stores():
+            rows = sum((best + worst for best, worst in extremes), [])
+            seen = _read_rows(rows, pieces, sidecars)
     except (OSError, images.BadImage) as error:
         return {}, {}, f"No pictures: the source cannot be read again ({error})."
     sides: tuple[dict, dict] = ({}, {})
@@ -136,10 +145,13 @@ def _read_rows(
     wanted: dict[int, set[int]] = {}
     for row in rows:
         wanted.setdefault(int(np.searchsorted(ends, row, side="right")), set()).add(row)
-    seen = {}
-    for number, chosen in sorted(wanted.items()):
+
+    def read(number: int) -> dict[int, tuple[Sample, bytes]]:
         begin = int(ends[number]) - sidecars[number]["count"]
         failed = [failure["position"] for failure in sidecars[number]["failures"]]
-        read = read_samples(pieces[number], sorted(row - begin for row in chosen), failed)
-        seen |= {begin + row: pair for row, pair in read.items()}
-    return seen
+        inside = sorted(row - begin for row in wanted[number])
+        found = read_samples(pieces[number], inside, failed)
+        return {begin + row: pair for row, pair in found.items()}
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return {row: pair for some in pool.map(read, wanted) for row, pair in some.items()}
