@@ -122,7 +122,7 @@ def test_prompts_equal_the_authors(published, reward):
 
 def test_vision_tokens_equal_transformers(published, reward, images):
     prepared = np.stack([reward.prepare(image) for image in images])
-    ours = reward.encode(prepared)
+    ours = reward.encode(prepared).fetch()
     assert ours.shape == (4, 16, 16)
     assert difference(ours, published[2].tokens(normalised(prepared))) <= 1e-5
 
@@ -217,7 +217,7 @@ def test_parameters_split_over_a_mesh_give_the_same_scores(published, reward, im
 
 def test_bfloat16_is_close(published, reward, images):
     half = load(published, dtype="bfloat16")
-    assert half.read(images).dtype == ml_dtypes.bfloat16
+    assert half.read(images).arrays.dtype == ml_dtypes.bfloat16
     np.testing.assert_allclose(
         half.score(images, CAPTIONS), reward.score(images, CAPTIONS), rtol=0.3
     )

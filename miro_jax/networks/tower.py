@@ -1,19 +1,40 @@
 """A pretrained network at work: batches of any size in, numpy arrays out.
 
 Rows are padded to a power of two times the devices of the mesh axis `data`, so that a stream of
-batches compiles a handful of programs, and a row does not depend on those beside it.
+batches compiles a handful of programs, and a row does not depend on those beside it. What one
+network makes for another may stay on the devices: the image tokens of 64 pictures are 150 MB.
 """
 
-from collections.abc import Callable
-from functools import partial
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from miro_jax import sharding
 from miro_jax.weights.convert import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Results that stay on the devices.
+
+    arrays: a tree of arrays [P, ...], P >= rows; what follows the first `rows` rows is padding.
+    """
+
+    arrays: Any
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def fetch(self) -> Any:
+        """Return the rows as numpy arrays."""
+        return jax.tree.map(lambda x: np.asarray(x)[: self.rows], self.arrays)
 
 
 class Tower:
@@ -27,28 +48,45 @@ class Tower:
         self.graphdef, self.state, self.mesh = network.graphdef, network.state, network.mesh
         self._jitted: dict[Callable, Callable] = {}
 
-    def run(self, function: Callable[..., Any], *arrays: np.ndarray) -> Any:
+    def run(self, function: Callable[..., Any], *arrays: np.ndarray | Kept) -> Any:
         """Call `function(module, *arrays)` under jit.
 
         Args:
           function: a plain function defined once (not a lambda made for each call: it is the key
             of what was compiled).
-          arrays: each `[B, ...]`.
+          arrays: each `[B, ...]`; or what a tower of the same mesh kept.
 
         Returns:
           What `function` returns, every leaf `[B, ...]` as a numpy array.
         """
+        return self.keep(function, *arrays).fetch()
+
+    def keep(self, function: Callable[..., Any], *arrays: np.ndarray | Kept) -> Kept:
+        """Do as `run`, and leave the result on the devices."""
         rows = len(arrays[0])
         if rows == 0:
             raise ValueError("at least one row is needed; got an empty batch.")
         if function not in self._jitted:
-            self._jitted[function] = jax.jit(partial(_call, function, self.graphdef))
-        padded = padded_rows(rows, self.mesh.shape["data"])
-        place = sharding.batch_sharding(self.mesh)
+            self._jitted[function] = jax.jit(functools.partial(_call, function, self.graphdef))
         with sharding.use_mesh(self.mesh):
-            inputs = [jax.device_put(_pad(np.asarray(x), padded), place) for x in arrays]
-            out = self._jitted[function](self.state, *inputs)
-        return jax.tree.map(lambda x: np.asarray(x)[:rows], out)
+            inputs = [x.arrays if isinstance(x, Kept) else self._put(x) for x in arrays]
+            return Kept(self._jitted[function](self.state, *inputs), rows)
+
+    def take(self, kept: Kept, rows: Sequence[int]) -> Kept:
+        """Return some rows of what was kept, at least one."""
+        with sharding.use_mesh(self.mesh):
+            return Kept(self._taking(kept.arrays, self._put(np.asarray(rows, np.int32))), len(rows))
+
+    @functools.cached_property
+    def _taking(self) -> Callable:
+        return jax.jit(
+            lambda arrays, rows: jax.tree.map(lambda x: jnp.take(x, rows, axis=0), arrays),
+            out_shardings=sharding.batch_sharding(self.mesh),
+        )
+
+    def _put(self, array: np.ndarray) -> jax.Array:
+        padded = _pad(np.asarray(array), padded_rows(len(array), self.mesh.shape["data"]))
+        return jax.device_put(padded, sharding.batch_sharding(self.mesh))
 
 
 def padded_rows(rows: int, devices: int) -> int:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from miro_jax.networks import blip, blip_files, clip
-from miro_jax.networks.tower import Tower
+from miro_jax.networks.tower import Kept, Tower
 from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
 from miro_jax.rewards.linear_head import fold
@@ -83,11 +83,11 @@ class ImageReward(base.Judge):
         base.check_image(image)
         return self._crop(image)
 
-    def encode(self, prepared: np.ndarray) -> np.ndarray:
+    def encode(self, prepared: np.ndarray) -> Kept:
         """Read prepared pictures [B, size, size, 3] uint8 into tokens [B, N, S]."""
-        return self._vision.run(_see, prepared)
+        return self._vision.keep(_see, prepared)
 
-    def judge(self, features: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    def judge(self, features: Kept, captions: Sequence[str]) -> np.ndarray:
         """Return the rewards [B] float32 of pictures (see `encode`), each with its caption."""
         base.check_captions(captions, len(features))
         rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self._tokenizer, captions)]

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from miro_jax.networks import clip, clip_flant5
-from miro_jax.networks.tower import Tower
+from miro_jax.networks.tower import Kept, Tower
 from miro_jax.rewards import base
 from miro_jax.weights import hub
 from miro_jax.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
@@ -121,12 +121,11 @@ class VQAScore(base.Judge):
             image = through_jpeg(image, self._jpeg_quality)
         return pad_and_resize(image, self._size)
 
-    def encode(self, prepared: np.ndarray) -> np.ndarray:
+    def encode(self, prepared: np.ndarray) -> Kept:
         """Read pictures [B, S, S, 3] uint8 into vision tokens [B, N, W]."""
-        parts = [self._network.run(_read, x) for x in self._split(prepared)]
-        return np.concatenate(parts)
+        return self._network.keep(_read, prepared)
 
-    def judge(self, features: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    def judge(self, features: Kept, captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 in [0, 1] of vision tokens, each with its caption."""
         base.check_captions(captions, len(features))
         questions = [AFTER.format(clean_caption(caption)) for caption in captions]
@@ -136,9 +135,11 @@ class VQAScore(base.Judge):
         groups: dict[int, list[int]] = {}
         for index, ids in enumerate(rows):
             groups.setdefault(-(-len(ids) // STEP) * STEP, []).append(index)
+        size = ROWS * self._network.mesh.shape["data"]
         scores = np.zeros(len(rows), np.float32)
         for length, group in groups.items():
-            for members in self._split(np.array(group)):
+            for start in range(0, len(group), size):
+                members = group[start : start + size]
                 after, mask = pad_ids([rows[index] for index in members], length, PADDING)
                 before, labels = (
                     np.tile(np.array(row, np.int32), (len(members), 1))
@@ -146,14 +147,10 @@ class VQAScore(base.Judge):
                 )
                 # T5 hides its padding wherever it stands, in a caption too.
                 mask &= after != PADDING
-                likely = self._network.run(_answer, features[members], before, after, mask, labels)
+                tokens = self._network.take(features, members)
+                likely = self._network.run(_answer, tokens, before, after, mask, labels)
                 scores[members] = np.exp(likely.mean(axis=1))
         return scores
-
-    def _split(self, array: np.ndarray) -> list[np.ndarray]:
-        """Cut rows into runs."""
-        size = ROWS * self._network.mesh.shape["data"]
-        return [array[start : start + size] for start in range(0, len(array), size)]
 
 
 def clean_caption(caption: str) -> str:
