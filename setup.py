@@ -44,15 +44,20 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
     # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the
-    # notebooks; tensorflow-datasets, without TensorFlow, writes a data set for the reader of such.
+    # notebooks; tensorflow-datasets, without TensorFlow, writes a data set for the reader of such;
+    # moto, served by flask, is an object store.
     "test": [
         "diffusers",
         "einops",
+        "flask",
+        "flask-cors",
         "importlib_resources",
         "ipykernel",
+        "moto",
         "nbclient",
         "pytest",
         "pyyaml",
+        "s3fs",
         "safetensors",
         "sentencepiece",
         "tensorflow-datasets",
@@ -60,7 +65,6 @@ EXTRAS = {
         "transformers",
     ],
     "dev": ["ruff"],
-    "demo": ["gradio"],
     "gcs": ["gcsfs"],
     "s3": ["s3fs"],
 }

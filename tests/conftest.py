@@ -8,6 +8,8 @@ import importlib.metadata
 import os
 import pathlib
 
+import pytest
+
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,3 +20,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / importlib.metadata.version("jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(scope="session")
+def make_bucket():
+    """What makes a bucket of an object store, started with the first test that wants one."""
+    from tests import stores  # costs a second, and most runs of a single file need none
+
+    with stores.serve() as make:
+        yield make

@@ -9,21 +9,20 @@ from pyarrow import parquet
 
 from miro_jax.images import BadImage
 from miro_jax.sources import open_source, reading
+from tests import stores
 from tests.builders.tiny_pairs import TinyPairs
 from tests.sources import jpeg, read, triple, write_tar
 
 
-@pytest.fixture
-def remote(tmp_path):
-    """A folder, and what copies it into the memory store and returns the address."""
+@pytest.fixture(params=["memory", "s3"])
+def remote(request, tmp_path):
+    """A folder, and what copies it into a store and returns the address."""
+    memory = f"memory://{tmp_path.name}"
+    address = memory if request.param == "memory" else request.getfixturevalue("make_bucket")()
 
     def upload():
-        system = fsspec.filesystem("memory")
-        for path in tmp_path.rglob("*"):
-            if path.is_file():
-                place = path.relative_to(tmp_path).as_posix()
-                system.pipe_file(f"/{tmp_path.name}/{place}", path.read_bytes())
-        return f"memory://{tmp_path.name}"
+        stores.upload(tmp_path, address)
+        return address
 
     return tmp_path, upload
 
@@ -84,7 +83,8 @@ def test_folders(remote):
     assert [s.caption for s in samples] == ["0", "a/x/3", "b/1", "b-c/2"]
     assert same("folder:{}?captions={}/c.csv", folder, address)[2].caption == "other"
     (lost,) = read(f"folder:{address}/b")
-    fsspec.filesystem("memory").rm(f"/{folder.name}/b/1.jpg")
+    system, root = fsspec.core.url_to_fs(address)
+    system.rm(f"{root}/b/1.jpg")
     with pytest.raises(BadImage, match="missing image"):
         lost.read()
     with pytest.raises(FileNotFoundError, match="nowhere"):

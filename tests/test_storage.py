@@ -8,8 +8,10 @@ import pytest
 from miro_jax import storage
 
 
-@pytest.fixture(params=["disk", "file://", "memory://"])
+@pytest.fixture(params=["disk", "file://", "memory://", "s3://"])
 def place(request, tmp_path):
+    if request.param == "s3://":
+        return f"{request.getfixturevalue('make_bucket')()}/records"
     if request.param == "disk":
         return str(tmp_path / "records")
     if request.param == "file://":
