@@ -19,6 +19,8 @@
 #SBATCH --time=24:00:00
 set -euo pipefail
 
+# A task that is queued again finds its programs compiled.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/jax}"
 exec srun "${PYTHON:-.venv/bin/python}" -m miro_jax.annotate \
   --source="${SOURCE:?a source, as tar:/data/*.tar}" \
   --out="${OUT:?the folder of the records}" \

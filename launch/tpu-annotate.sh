@@ -5,17 +5,20 @@
 #       launch/tpu-annotate.sh
 #
 # When all hosts are done, finish the set from anywhere with the same arguments and --merge.
-# The slice's metadata tell a host its number and the others; the bounds make each host a slice of its
-# own, so that hosts need not wait for each other (for four chips a host).
+# The slice's metadata tell a host its number and how many there are. The variables make each host a
+# slice of its own, of four chips or CHIPS, so that hosts need not wait for each other.
 set -euo pipefail
 
 METADATA='curl -sfH Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
 : "${SOURCE:?a source, as tar:gs://BUCKET/*.tar}" "${OUT:?the folder of the records}"
 exec "$(dirname "$0")/tpu-run.sh" bash -c "\
-export TPU_WORKER_ID=\$($METADATA/agent-worker-number) \
-TPU_WORKER_HOSTNAMES=\$($METADATA/worker-network-endpoints) \
-TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=${CHIPS:-2,2,1}; \
-exec python -m miro_jax.annotate \
+set -euo pipefail; \
+index=\$($METADATA/agent-worker-number); \
+hosts=\$($METADATA/worker-network-endpoints | tr , '\n' | grep -c .); \
+export TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost \
+TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=${CHIPS:-2,2,1} \
+JAX_COMPILATION_CACHE_DIR=\$HOME/.cache/jax; \
+exec python -m miro_jax.annotate --worker-index=\$index --num-workers=\$hosts \
 --source=${SOURCE@Q} --out=${OUT@Q} \
 --rewards=${REWARDS:-clip,aesthetic,image_reward,pick_score,hpsv2,vqa,sci_score} \
 --image-encoder=sdxl_vae:size=256 \

@@ -68,6 +68,7 @@ def run(script, variables, *arguments):
 
 def test_there_is_a_launcher_for_each_kind_of_cluster():
     assert {path.name for path in LAUNCH.iterdir()} == {
+        "Dockerfile",
         "annotate-gke.yaml",
         "annotate-slurm.sh",
         "tpu-annotate.sh",
@@ -139,7 +140,7 @@ def test_each_host_of_a_slice_takes_its_own_pieces(machine, source):
     variables = machine | {"SOURCE": source, "NAME": "miro", "ZONE": "z"}
     done = run("tpu-annotate.sh", variables, "--max-failure-rate=0.02")
     assert done.returncode == 0, done.stderr
-    assert "worker 2 of 4 (TPU_WORKER_ID)" in done.stderr
+    assert "worker 2 of 4 (as asked)" in done.stderr
     assert "pieces: 6, of which this worker does 1" in done.stdout
     log = pathlib.Path(machine["LOG"]).read_text()
     assert log.startswith("compute\ntpus\ntpu-vm\nssh\nmiro\n--zone=z\n--worker=all\n")
@@ -158,4 +159,4 @@ def test_a_slice_is_created_and_the_repository_installed(machine):
     assert run("tpu-create.sh", variables).returncode == 0
     log = pathlib.Path(machine["LOG"]).read_text()
     assert "create\nn\n--zone=z\n--accelerator-type=v4-32" in log
-    assert "git clone https://x/y miro_jax" in log and "-e '.[tpu]' gcsfs" in log
+    assert "git clone https://x/y miro_jax" in log and "-e '.[tpu,gcs]'" in log
