@@ -191,8 +191,8 @@ class Run:
             publish = self._todo.assembly.publish
             futures.append(writer.submit(publish, chunk.piece.number, chunk.piece.id))
         self._gauge.images += len(batch.examples)
-        by_position = {one["position"]: one for one in reversed(found)}
-        self._tally.add(chunk.count, list(by_position.values()))
+        first = {one["position"]: one for one in reversed(found)}  # of a sample's, as in the sidecar
+        self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
 
 
