@@ -1,10 +1,4 @@
-"""What a run says about itself: `metrics.jsonl`, exact and easy to read, and TensorBoard events.
-
-One line of `metrics.jsonl` is one call of `MetricsWriter.scalars`: a JSON object with `step` and
-the numbers. A float is written so that reading it gives the same float; NaN and the infinities
-are written as Python's json writes and reads them. `step` counts the updates done, so that a run
-which goes on from the checkpoint of step s keeps the lines up to s and writes later ones again.
-"""
+"""What a run says about itself: lines of `metrics.jsonl`, and TensorBoard events."""
 
 import json
 import os
@@ -14,9 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
+import tensorboardX  # imports PyTorch where that is installed: for training alone
 
-FILE = "metrics.jsonl"
+from miro_jax.metric_lines import FILE, drop_after
 
 
 class MetricsWriter:
@@ -42,7 +36,7 @@ class MetricsWriter:
             return
         path = pathlib.Path(workdir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(path, resume_step)
+        drop_after(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
             str(workdir), purge_step=resume_step + 1, flush_secs=30
@@ -97,26 +91,6 @@ class MetricsWriter:
         self.close()
 
 
-def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
-    """Read what `MetricsWriter` wrote, also while it still writes.
-
-    Returns:
-      One dict for each step, ascending, with `step` and all numbers of its lines; where one step
-      has a name twice, the later line counts.
-
-    Raises:
-      FileNotFoundError: no `metrics.jsonl` in `workdir`.
-      ValueError: a damaged line, other than an unfinished last one.
-    """
-    path = pathlib.Path(workdir) / FILE
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; a training run writes it.")
-    steps: dict[int, dict[str, float]] = {}
-    for _, values in _finished_lines(path):
-        steps.setdefault(values["step"], {}).update(values)
-    return [steps[step] for step in sorted(steps)]
-
-
 def _number(name: str, value: Any) -> int | float:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind in "OSUMmc":
@@ -124,33 +98,3 @@ def _number(name: str, value: Any) -> int | float:
             f"metric {name!r} must be one number; got {array.dtype} of shape {list(array.shape)}."
         )
     return int(array.item()) if array.dtype.kind in "biu" else float(array.item())
-
-
-def _finished_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines that end in a newline, each with what it holds. A kill can only cut the last."""
-    found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            values = json.loads(line)
-            found.append((line, values | {"step": int(values["step"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path}, line {number} must be a JSON object with a step; got {line[:80]!r}. "
-                "Remove the line, or move the file away to begin anew."
-            ) from error
-    return found
-
-
-def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Take the lines after `step`, and an unfinished one, out of the file, all at once."""
-    if not path.exists():
-        return
-    keep = "".join(line for line, values in _finished_lines(path) if values["step"] <= step)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(keep)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

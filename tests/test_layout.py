@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     "arguments records bins files storage manifest shards digest trees causes targets sharding"
     " flow solvers guidance images image_headers resize shapes",
-    "networks models weights optim checkpoint metrics sources",
+    "networks models weights optim checkpoint metrics metric_lines sources",
     "encoders rewards",
     "state data sampler evals report pipeline runs trained",
     "annotate train sample evaluate score export",
@@ -186,6 +186,16 @@ def test_every_module_imports_without_device_torch_or_tensorflow_and_writes_noth
     )
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_other_than_training_import_no_torch_where_it_is_installed():
+    """As in this environment; TensorBoard's writer would, and takes seconds for it."""
+    program = "import sys, miro_jax.annotate, miro_jax.score, miro_jax.sample, miro_jax.export\n"
+    program += "print(*{'torch', 'tensorflow', 'tensorboardX'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"
 
 
 def test_files_are_short():

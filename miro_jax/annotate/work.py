@@ -191,7 +191,9 @@ class Run:
             publish = self._todo.assembly.publish
             futures.append(writer.submit(publish, chunk.piece.number, chunk.piece.id))
         self._gauge.images += len(batch.examples)
-        first = {one["position"]: one for one in reversed(found)}  # of a sample's, as in the sidecar
+        first = {
+            one["position"]: one for one in reversed(found)
+        }  # of a sample's, as in the sidecar
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
 

@@ -1,0 +1,64 @@
+"""`metrics.jsonl`: what a run says about itself, exact and easy to read.
+
+One line is one call of `metrics.MetricsWriter.scalars`: a JSON object with `step` and the numbers.
+A float is written so that reading it gives the same float; NaN and the infinities are written as
+Python's json writes and reads them. `step` counts the updates done, so that a run which goes on
+from the checkpoint of step s keeps the lines up to s and writes later ones again.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+    """Read what `metrics.MetricsWriter` wrote, also while it still writes.
+
+    Returns:
+      One dict for each step, ascending, with `step` and all numbers of its lines; where one step
+      has a name twice, the later line counts.
+
+    Raises:
+      FileNotFoundError: no `metrics.jsonl` in `workdir`.
+      ValueError: a damaged line, other than an unfinished last one.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; a training run writes it.")
+    steps: dict[int, dict[str, float]] = {}
+    for _, values in _finished_lines(path):
+        steps.setdefault(values["step"], {}).update(values)
+    return [steps[step] for step in sorted(steps)]
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+    """Take the lines after `step`, and an unfinished one, out of the file, all at once."""
+    if not path.exists():
+        return
+    keep = "".join(line for line, values in _finished_lines(path) if values["step"] <= step)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(keep)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _finished_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines that end in a newline, each with what it holds. A kill can only cut the last."""
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            values = json.loads(line)
+            found.append((line, values | {"step": int(values["step"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {number} must be a JSON object with a step; got {line[:80]!r}. "
+                "Remove the line, or move the file away to begin anew."
+            ) from error
+    return found
