@@ -110,6 +110,14 @@ def test_records_are_estimated_from_a_few_pieces(tmp_path):
     assert estimate.look(known).samples == 56
 
 
+def test_a_large_piece_is_read_in_part(tmp_path, monkeypatch):
+    members = [m for i in range(200) for m in sample(i, image=os.urandom(5000 + 20 * i))]
+    pieces = open_paths([write_tar(tmp_path / "a.tar", members)]).pieces
+    assert estimate.look(pieces).samples == 200
+    monkeypatch.setattr(estimate, "_SAMPLES_READ", 20)
+    assert 150 < estimate.look(pieces).samples < 350  # the first pictures are the smaller ones
+
+
 def test_disk_is_estimated_near_to_what_is_written(source, tmp_path):
     encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
     todo = annotate.plan(source, tmp_path / "out", ["beauty"], *encoders, encode_512=False)

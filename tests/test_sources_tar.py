@@ -1,12 +1,13 @@
 """Tar sources: what becomes of the members of an archive that is sound."""
 
+import dataclasses
 import io
 import json
 import tarfile
 
 import pytest
 
-from miro_jax.sources import open_source
+from miro_jax.sources import expected_samples, open_source
 from miro_jax.sources.reading import fingerprint
 from tests.sources import members_of, read, read_all, write_tar
 
@@ -184,3 +185,15 @@ def test_equal_keys_of_two_archives_do_not_collide(tmp_path):
         write_tar(tmp_path / name, [("a.jpg", b"1"), ("a.txt", b"one")])
     samples = read(f"tar:{tmp_path}/*.tar")
     assert [(s.key, s.problem) for s in samples] == [("1.tar/a", ""), ("2.tar/a", "")]
+
+
+def test_samples_are_counted_or_guessed_from_the_pieces_that_were_read(tmp_path):
+    for name, count in (("1.tar", 2), ("2.tar", 4), ("3.tar", 6)):
+        write_tar(tmp_path / name, [(f"{i}.jpg", bytes(30_000)) for i in range(count)])
+    pieces = open_source(f"tar:{tmp_path}/*.tar").pieces
+    assert expected_samples(pieces) is None
+    assert expected_samples(pieces, pieces[:1], 2) == pytest.approx(12, abs=2)
+    assert expected_samples(pieces, pieces, 12) == 12
+    unknown = [dataclasses.replace(piece, num_bytes=None) for piece in pieces]
+    assert expected_samples(unknown, unknown[:2], 6) == 9
+    assert expected_samples([dataclasses.replace(piece, count=5) for piece in pieces]) == 15
