@@ -44,13 +44,16 @@ class Gauge:
 
     @property
     def idle(self) -> float:
-        """Share of the time in which the devices had nothing to do."""
+        """Share of the time in which the devices had nothing to do, at least.
+
+        While models are called they also wait for the host: for tokens, for copies.
+        """
         return max(0.0, 1 - self.share("busy"))
 
     def __str__(self) -> str:
         if not self.images:
             return "no picture was left to do"
         return (
-            f"{self.images} pictures in {self.seconds:.1f} s, {self.rate:.1f} a second; devices "
-            f"idle {self.idle:.0%} of the time ({self.share('waiting'):.0%} waiting for pictures)"
+            f"{self.images} pictures in {self.seconds:.1f} s, {self.rate:.1f} a second; devices idle "
+            f"at least {self.idle:.0%} of the time ({self.share('waiting'):.0%} waiting for pictures)"
         )
