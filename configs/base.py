@@ -27,7 +27,8 @@ def base() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of initialisation, data order, training noise
 
-    # What the pictures are. "shapes" makes its own tar shards; "tar:PATTERN" reads yours.
+    # What the pictures are. "shapes" makes its own tar shards; "tar:PATTERN", "folder:DIR",
+    # "table:FILE" and "tfds:NAME@DIR" read yours, see docs/annotate.md.
     c.source = ConfigDict()
     c.source.spec = "shapes"
     c.source.shapes = ConfigDict()
