@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from miro_jax import annotate, score
+from miro_jax.manifest import Manifest
 from miro_jax.rewards import (
     REWARDS,
     SHAPES_REWARDS,
@@ -90,3 +92,13 @@ def test_the_example_of_a_reward_runs_as_it_stands(tmp_path, monkeypatch):
     rows = read_rows(tmp_path / "scores.parquet")
     assert [row["colorfulness@1"] for row in rows] == [0.0] * 5  # grey pictures
     assert json.loads((tmp_path / "scores.parquet.summary.json").read_text())["num_scored"] == 5
+
+    monkeypatch.setitem(REWARDS, "colorfulness", values["Colorfulness"])  # the line in the table
+    (tmp_path / "photos" / "captions.csv").write_text(
+        "path,caption\n" + "".join(f"{row['key']},grey\n" for row in rows)
+    )
+    assert score.main(["photos", "--rewards=colorfulness", "--out=named.parquet"]) == 0
+    assert read_rows(tmp_path / "named.parquet")[0]["colorfulness@1"] == 0.0
+    source = "--source=folder:photos?captions=photos/captions.csv"
+    assert annotate.main([source, "--rewards=colorfulness,beauty", "--out=records"]) == 0
+    assert Manifest.load("records").rewards == ("colorfulness@1", "beauty@shapes1")

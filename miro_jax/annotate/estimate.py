@@ -125,7 +125,7 @@ def model_sizes(todo: Plan, seen: Look, devices: int) -> dict[str, list[Size]]:
         some = [
             sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rows, captions)
             for name in toolbox.names
-            if name in group.members and name in sizes.KNOWN
+            if name in group.members
         ]
         if IMAGE in group.members and isinstance(toolbox.image_encoder, Mapping):
             sides = [toolbox.image_size, *([SECOND_SIZE] if toolbox.encode_512 else [])]

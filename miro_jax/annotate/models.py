@@ -21,7 +21,7 @@ from miro_jax.encoders import (
     build_image_encoder,
 )
 from miro_jax.images import center_crop_resize
-from miro_jax.rewards import SHAPES_REWARDS, base, check_names, check_weights, load_rewards
+from miro_jax.rewards import base, check_names, check_weights, has_weights, load_rewards
 
 IMAGE, CAPTIONS = "image", "captions"
 SECOND_SIZE = 512  # pixels, of the second image latents that records may hold
@@ -144,7 +144,8 @@ class Toolbox:
         ):
             published = isinstance(given, Mapping) and given["name"] in PUBLISHED
             encoders[kind] = given["name"] if published else self._probe(build, given).identity
-        cheap = load_rewards([r for r in self.rewards if r in SHAPES_REWARDS])
+        names = [r for r in self.rewards if isinstance(r, str)]
+        cheap = load_rewards([name for name in names if not has_weights(name)])
         identities = {r.name: r.identity for r in cheap}
         rewards = [identities.get(r, r) if isinstance(r, str) else r.identity for r in self.rewards]
         return {
@@ -193,9 +194,7 @@ class Toolbox:
             isinstance(given, Mapping) and given["name"] in PUBLISHED
             for member, given in encoders.items()
             if member in members
-        ) or any(
-            isinstance(r, str) and r in members and r not in SHAPES_REWARDS for r in self.rewards
-        )
+        ) or any(isinstance(r, str) and r in members and has_weights(r) for r in self.rewards)
 
     def _probe(self, build, given):
         return build(**given) if isinstance(given, Mapping) else given

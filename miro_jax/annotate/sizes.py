@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.networks import vae_files
-from miro_jax.rewards import SHAPES_REWARDS, VERSIONS
+from miro_jax.rewards import VERSIONS
 from miro_jax.weights import hub
 
 _BYTES = {"float32": 4, "bfloat16": 2, None: 4}
@@ -79,13 +79,13 @@ class Size:
 def size_of_reward(
     name: str, place: str | None, dtype: str | None, rows: int, captions: float
 ) -> Size | None:
-    """Return the size of a reward, None for one without a network.
+    """Return the size of a published reward, None for any other.
 
     Args:
         name: as it was asked for. place: of its weights, None for the published ones.
         dtype: of its network. rows: pictures on a device at a time. captions: a record has.
     """
-    if name in SHAPES_REWARDS:
+    if name.partition("@")[0] not in KNOWN:
         return None
     known = name if name in VERSIONS else _DEFAULTS.get(name, name)
     return _size(name, MODELS[known], place, dtype, rows, captions)

@@ -1,5 +1,6 @@
 """Rewards by name. A new reward is one file, one entry here, one test."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -27,9 +28,6 @@ SHAPES_REWARDS = (
     "count",
     "position",
 )
-
-# They take `towers`, and share those of equal weights.
-CLIP_REWARDS = ("aesthetic", "pick_score", "hpsv2", "sci_score", "openai_clip")
 
 REWARDS: dict[str, Callable[..., base.Reward]] = {
     "sharpness": shapes.sharpness,
@@ -84,7 +82,7 @@ def load_rewards(
     Args:
         names: keys of REWARDS or VERSIONS.
         weights: for some of them, hub id or folder of the weights.
-        dtype, mesh: of all that have a network, see there; dtype None leaves each its own default.
+        dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
 
     Raises:
         ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
@@ -93,21 +91,27 @@ def load_rewards(
     weights = {} if weights is None else weights
     check_names(names)
     check_weights(names, weights)
-    towers, rewards = SharedTowers(), []
+    offered = {"mesh": mesh, "towers": SharedTowers()} | ({} if dtype is None else {"dtype": dtype})
+    rewards = []
     for name in names:
-        arguments = {}
-        if name not in SHAPES_REWARDS:
-            arguments = {"weights": weights.get(name), "mesh": mesh}
-            arguments |= {} if dtype is None else {"dtype": dtype}
-        if name.partition("@")[0] in CLIP_REWARDS:
-            arguments["towers"] = towers
-        rewards.append(load_reward(name, **arguments))
+        arguments = offered | {"weights": weights.get(name)}
+        taken = _arguments_of(name)
+        rewards.append(load_reward(name, **{k: v for k, v in arguments.items() if k in taken}))
     return rewards
+
+
+def has_weights(name: str) -> bool:
+    """Tell whether a reward of the table is loaded from weights; others cost nothing to build."""
+    return "weights" in _arguments_of(name)
+
+
+def _arguments_of(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(REWARDS[name.partition("@")[0]]).parameters
 
 
 def check_weights(names: Sequence[str], weights: Mapping[str, str]) -> None:
     """Raise ValueError unless weights are given for some of the names that have weights."""
-    if unknown := [name for name in weights if name not in names or name in SHAPES_REWARDS]:
+    if unknown := [name for name in weights if name not in names or not has_weights(name)]:
         raise ValueError(
             f"weights must be given for published rewards of {', '.join(names)}; "
             f"got {', '.join(map(repr, unknown))}."

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from miro_jax import files, sharding
-from miro_jax.rewards import SHAPES_REWARDS, base, load_rewards
+from miro_jax.rewards import base, has_weights, load_rewards
 from miro_jax.score import histograms, output, parts, summary
 from miro_jax.score.inputs import Entry
 from miro_jax.score.parts import Parts
@@ -110,7 +110,7 @@ def prepare(todo: Plan) -> Job:
 def _load(todo: Plan) -> list[base.Reward]:
     names = [r for r in todo.rewards if isinstance(r, str)]
     mesh = None
-    if any(name not in SHAPES_REWARDS for name in names):
+    if any(map(has_weights, names)):
         mesh = sharding.local_mesh(*todo.mesh)
     loaded = load_rewards(names, weights=todo.weights, dtype=todo.dtype, mesh=mesh)
     known = dict(zip(names, loaded, strict=True))
