@@ -9,6 +9,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from miro_jax.storage import BAD_PLACE
+
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 # Of `--mesh`, see `sharding.parse_mesh`.
 MESH_HELP = (
@@ -16,14 +18,6 @@ MESH_HELP = (
 )
 MESH_HELP += "each matrix; all is all of them as groups of one, allx2 as groups of two"
 STOPPED = "stopped; the same command goes on from here."
-# Errors of the system that are the fault of whoever named the file.
-_OF_A_NAME = (
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-)
 
 
 class UsageError(Exception):
@@ -31,7 +25,7 @@ class UsageError(Exception):
 
 
 # What is raised where an argument is wrong. Any other OSError is the fault of a disk or a network.
-MISTAKES = (UsageError, ValueError, TypeError, *_OF_A_NAME)
+MISTAKES = (UsageError, ValueError, TypeError, *BAD_PLACE)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

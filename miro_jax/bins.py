@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from miro_jax import files
+from miro_jax.storage import Damaged
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"
@@ -107,11 +108,18 @@ class Bins:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Bins:
-        """Undo `to_bytes`."""
-        values = json.loads(data)
-        values["edges"] = np.asarray(values["edges"], np.float64)
-        values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
-        return cls(**values)
+        """Undo `to_bytes`.
+
+        Raises:
+            ValueError: the bytes are something else.
+        """
+        try:
+            values = json.loads(data)
+            values["edges"] = np.asarray(values["edges"], np.float64)
+            values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no levels: {type(error).__name__}: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Write bins.json."""
@@ -123,12 +131,18 @@ class Bins:
 
         Raises:
             FileNotFoundError: there is none; the annotate stage writes it.
+            Damaged: it holds something else.
         """
         path = Path(path)
         path = path / BINS_NAME if path.is_dir() else path
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; the annotate stage writes it.")
-        return cls.from_bytes(path.read_bytes())
+        try:
+            return cls.from_bytes(path.read_bytes())
+        except ValueError as error:
+            raise Damaged(
+                f"{path} is damaged: {error}. Run the annotate stage again: it fits levels anew."
+            ) from error
 
 
 def fit_bins(

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 
 from miro_jax.files import to_json
 from miro_jax.records import KNOWN_VERSIONS, SCHEMA_VERSION
-from miro_jax.storage import open_folder
+from miro_jax.storage import Damaged, open_folder
 
 MANIFEST_NAME = "manifest.json"
 
@@ -83,22 +82,28 @@ class Manifest:
 
         Raises:
             FileNotFoundError: there is none, so the set is not complete.
+            Damaged: it holds something else.
             ValueError: it is of another schema version.
         """
         place = open_folder(folder)
         path = place / MANIFEST_NAME
         try:
-            values = json.loads(place.read(MANIFEST_NAME))
+            values = place.read_json(MANIFEST_NAME)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} is missing: these records are not complete. Run the annotate stage."
             ) from error
+        if not isinstance(values, dict):
+            raise Damaged(f"{path} is damaged: it holds {type(values).__name__}.")
         if values.get("schema_version") not in KNOWN_VERSIONS:
             raise ValueError(
                 f"{path} must have a schema version of {KNOWN_VERSIONS}; got "
                 f"{values.get('schema_version')}. Annotate again into another folder."
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise Damaged(f"{path} is damaged: {error}.") from error
 
 
 def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest
 from miro_jax.records import Record, decode_record
-from miro_jax.storage import Folder, open_folder
+from miro_jax.storage import Damaged, Folder, open_folder
 
 SHARD_SUFFIX = ".array_record"
 SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
@@ -87,7 +87,7 @@ def write_shard(
         inside: folder below `folder` for what is not finished.
 
     Returns:
-        The sidecar: count, bytes, sha256, first_key, last_key and `extra`.
+        The sidecar: count, bytes, sha256, first_key, last_key, scores_sha256 and `extra`.
 
     Raises:
         ValueError: the name does not end in `.array_record`, or an entry is not a record.
@@ -95,15 +95,20 @@ def write_shard(
     """
     if not name.endswith(SHARD_SUFFIX):
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {folder / name}.")
-    folder.remove(name + SIDECAR_ENDING)  # of a shard that was deleted
     with folder.scratch(inside) as scratch:
         written = _write_records(str(scratch / name), entries)
+        # From here on nothing is needed that another worker may delete: whoever comes late writes
+        # the same once more.
+        if not folder.exists(name):
+            folder.remove(name + SIDECAR_ENDING)  # of a shard that was deleted
         if not folder.create(name, scratch / name):
             present = folder.local(name, scratch)
             if _digest_file(present) != written.sha256:
-                written = _read_records(present)
-    sidecar = written.sidecar() | (extra or {})
-    folder.write(name + SCORES_ENDING, _npy_bytes(written.scores))
+                written = _read_records(present, folder / name)
+    scores = _npy_bytes(written.scores)
+    sidecar = written.sidecar() | {"scores_sha256": hashlib.sha256(scores).hexdigest()}
+    sidecar |= extra or {}
+    folder.write(name + SCORES_ENDING, scores)
     folder.write(name + SIDECAR_ENDING, to_json(sidecar))
     return sidecar
 
@@ -123,11 +128,20 @@ def _write_records(path: str, entries: Iterable[tuple[str, bytes]]) -> Written:
     return Written(os.path.getsize(path), _digest_file(path), keys, _table(scores))
 
 
-def _read_records(path: Path) -> Written:
-    """Read a finished file back."""
-    reader = ArrayRecordReader(str(path))
-    found = [decode_record(data) for data in reader.read_all()] if reader.num_records() else []
-    reader.close()
+def _read_records(path: Path, name: str) -> Written:
+    """Read a finished file back.
+
+    Raises:
+        Damaged: it is none; `name` is what it is called.
+    """
+    try:
+        reader = ArrayRecordReader(str(path))
+        if not reader.ok():
+            raise ValueError("its index cannot be read")
+        found = [decode_record(data) for data in reader.read_all()] if reader.num_records() else []
+        reader.close()
+    except (RuntimeError, ValueError) as error:
+        raise Damaged(f"{name} is damaged: {error}. {_remedy(name)}") from error
     keys = [record.key for record in found]
     scores = _table([_both_scores(record) for record in found])
     return Written(path.stat().st_size, _digest_file(path), keys, scores)
@@ -249,18 +263,37 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the files do not belong to each other.
+        Damaged: one does not hold what it should, or they do not belong to each other.
     """
-    for ending in (SIDECAR_ENDING, SCORES_ENDING, ""):
-        if not folder.exists(name + ending):
-            raise FileNotFoundError(f"{folder / name}{ending} is missing. {_remedy(folder / name)}")
-    sidecar = json.loads(folder.read(name + SIDECAR_ENDING))
-    scores = np.load(io.BytesIO(folder.read(name + SCORES_ENDING)), allow_pickle=False)
-    found = (folder.size(name), len(scores))
-    if found != (sidecar["bytes"], sidecar["count"]):
-        raise ValueError(
-            f"{folder / name} must be {sidecar['bytes']} bytes with {sidecar['count']} records; "
-            f"got {found[0]} bytes and {found[1]} scores. {_remedy(folder / name)}"
+    remedy = _remedy(folder / name)
+    try:
+        sidecar = folder.read_json(name + SIDECAR_ENDING)
+        data = folder.read(name + SCORES_ENDING)
+        size = folder.size(name)
+    except FileNotFoundError as error:
+        missing = [
+            end for end in (SIDECAR_ENDING, SCORES_ENDING, "") if not folder.exists(name + end)
+        ]
+        raise FileNotFoundError(
+            f"{', '.join(folder / name + end for end in missing)} is missing. {remedy}"
+        ) from error
+    except Damaged as error:
+        raise Damaged(f"{error} {remedy}") from error
+    try:
+        digest = sidecar.get("scores_sha256")  # sidecars of the first sets have none
+        if digest not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError("the scores do not have their digest")
+        scores = np.load(io.BytesIO(data), allow_pickle=False)
+        found, wanted = (size, len(scores)), (sidecar["bytes"], sidecar["count"])
+    except (ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
+        raise Damaged(
+            f"{folder / name}{SIDECAR_ENDING} or {SCORES_ENDING} is damaged: "
+            f"{type(error).__name__}: {error}. {remedy}"
+        ) from error
+    if found != wanted:
+        raise Damaged(
+            f"{folder / name} must be {wanted[0]} bytes with {wanted[1]} records; got {found[0]} "
+            f"bytes and {found[1]} scores. {remedy}"
         )
     return sidecar, scores
 

@@ -13,23 +13,43 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
+import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import fsspec
 
 from miro_jax import files
 
-TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind
+TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
+SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
+_LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")
+_ATTEMPTS = 5
+# Errors of the system that are the fault of whoever named the file.
+BAD_PLACE = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+T = TypeVar("T")
 _LOCAL = ("file://", "local://")
 # Stores of objects have no folders; some would make a bucket of that name.
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
 # Packages that talk to stores, and raise errors of their own.
 _TALKERS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+
+
+class Damaged(OSError):
+    """A file that we wrote does not hold what it should; the text names it."""
 
 
 class Folder(abc.ABC):
@@ -88,6 +108,22 @@ class Folder(abc.ABC):
                 self.create(name, path)
         return self.read(name)
 
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Damaged: it holds something else.
+        """
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise Damaged(f"{self / name} is damaged, no JSON: {error}.") from error
+
+    def leftovers(self) -> list[str]:
+        """List the files of the folder that killed writers left."""
+        return [name for name in self.names() if _LEFTOVER.search(name)]
+
     def __truediv__(self, name: str) -> str:
         """Write a name with the folder before it, for messages."""
         return f"{self}/{name}"
@@ -119,16 +155,23 @@ class LocalFolder(Folder):
         return (self.path / name).read_bytes()
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
-        path = self.path / name
+        _despite_others(lambda: self._write(self.path / name, data, durable))
+
+    def _write(self, path: Path, data: bytes, durable: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name of our own: another machine may be writing the same file.
         temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
-        with open(temporary, "wb") as file:
-            file.write(data)
-        if durable:
-            files.publish(temporary, path)
-        else:
-            os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            if durable:
+                files.publish(temporary, path)
+            else:
+                os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # on a full disk it holds the last of the room
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
         final = self.path / name
@@ -158,8 +201,11 @@ class LocalFolder(Folder):
 
     @contextlib.contextmanager
     def scratch(self, inside: str) -> Iterator[Path]:
-        (self.path / inside).mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(dir=self.path / inside, prefix="tmp-"))
+        def make() -> Path:
+            (self.path / inside).mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self.path / inside, prefix=SCRATCH))
+
+        path = _despite_others(make)
         try:
             yield path
         finally:
@@ -167,6 +213,14 @@ class LocalFolder(Folder):
 
     def local(self, name: str, scratch: Path) -> Path:
         return self.path / name
+
+
+def _despite_others(action: Callable[[], T]) -> T:
+    """Do what another worker may foil by deleting a folder at this moment; again, if it does."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return action()
+    return action()
 
 
 class RemoteFolder(Folder):
@@ -242,13 +296,31 @@ class RemoteFolder(Folder):
 def open_folder(path: str | os.PathLike) -> Folder:
     """Open a folder by its path or its URL; nothing is made yet.
 
+    Args:
+        path: `~` at its beginning is the home of the user.
+
     Raises:
-        ValueError: the scheme of the URL is unknown, or its package is not installed.
+        ValueError: it is empty or not UTF-8, or the scheme of the URL is unknown or not complete,
+            or its package is not installed.
+        NotADirectoryError: it is a file.
     """
     text = os.fspath(path)
     for scheme in _LOCAL:
         text = text.removeprefix(scheme)
-    return RemoteFolder(text) if "://" in text else LocalFolder(text)
+    if not text:
+        raise ValueError("A folder must have a name; got an empty one. '.' is the present folder.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"A folder's name must be UTF-8; got {ascii(text)}.") from error
+    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", text):
+        raise ValueError(f"A URL must have two slashes after its scheme; got {text!r}.")
+    if "://" in text:
+        return RemoteFolder(text)
+    local = LocalFolder(os.path.expanduser(text))
+    if local.path.exists() and not local.path.is_dir():
+        raise NotADirectoryError(f"{local} must be a folder; it is a file.")
+    return local
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -267,8 +339,8 @@ def check_writable(path: str | os.PathLike) -> None:
             folder.write(name, b"")
             folder.remove(name)
     except OSError as error:
-        if isinstance(error, TimeoutError | ConnectionError):
-            raise
+        if not isinstance(error, BAD_PLACE) and error.errno not in (errno.EROFS, errno.ELOOP):
+            raise  # a full disk, a network: no fault of the name
         raise PermissionError(
             f"{folder} must be a folder that can be written; got: {error.strerror or error}. "
             "Give another one."

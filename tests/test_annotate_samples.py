@@ -171,8 +171,11 @@ def test_readable_part_of_a_damaged_tar_is_annotated(tmp_path, kind):
         del content[offset + (0 if kind == "boundary" else 530) :]
     open(pieces[1], "wb").write(content)
     out = tmp_path / "out"
-    manifest = call(pieces, out, max_failure_rate=0.1)
     lost = {16} if kind == "header" else set(range(16, 20))
+    if kind != "header":
+        with pytest.raises(RuntimeError, match="1 damaged piece lacks about 4 samples, p1.tar"):
+            call(pieces, out, max_failure_rate=0.1)
+    manifest = call(pieces, out, max_failure_rate=0.2)
     assert list(read_records(out)) == [f"key{i:04d}" for i in range(30) if i not in lost]
     failures = read_failures(out)
     (damage,) = [f for f in failures if f["cause"] == "damaged tar"]
@@ -180,6 +183,8 @@ def test_readable_part_of_a_damaged_tar_is_annotated(tmp_path, kind):
     coverage = json.loads((out / "coverage.json").read_text())
     assert manifest.num_failures == len(failures) == sum(coverage["causes"].values())
     assert coverage["pieces"]["p1.tar"]["records"] == 10 - len(lost)
+    assert coverage["damaged_pieces"] == {"p1.tar": coverage["lost_about"]}
+    assert coverage["lost_about"] == (0 if kind == "header" else 4)
 
 
 def test_a_picture_that_a_model_cannot_take_concerns_no_other_one(tmp_path):

@@ -130,7 +130,7 @@ def test_image_encoders_refuse_wrong_arguments():
         pixels.encode(np.zeros((1, 4, 4, 3), np.float32))
     with pytest.raises(ValueError, match=r"\[B, 4, 4, 3\]; got \(1, 4, 5, 3\)"):
         pixels.encode(np.zeros((1, 4, 5, 3), np.uint8))
-    with pytest.raises(ValueError, match="at least 1 pixel; got 0"):
+    with pytest.raises(ValueError, match="at least 1; got 0"):
         encoders.build_image_encoder("pixels", size=0)
     with pytest.raises(
         ValueError, match="image encoder must be one of pixels, sdxl_vae; got 'vae'"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -24,13 +25,14 @@ from miro_jax.sources import Piece, Sample
 # What becomes of a picture: see `models.Loaded.prepare`.
 Prepared = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]
 T = TypeVar("T")
+_DIGEST_BYTES = 8
 
 
 @dataclasses.dataclass
 class Example:
     """A usable sample. position: in its piece. synthetic: {"long": text, "short": text}, or empty.
 
-    width, height: pixels of the picture as it came.
+    width, height: pixels of the picture as it came. digest: of its file.
     """
 
     position: int
@@ -39,6 +41,7 @@ class Example:
     synthetic: dict[str, str]
     width: int = 0
     height: int = 0
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Chunk:
         examples, prepared, squares = [], [], []
         for example, future in self.waiting:
             try:
-                example.width, example.height, made = future.result()
+                (example.width, example.height, example.digest), made = future.result()
             except images.BadImage as error:
                 self.fail(example.position, example.key, error.cause, error.detail)
                 continue
@@ -144,14 +147,16 @@ def load_picture(sample: Sample, prepare: Callable[[np.ndarray], Prepared]) -> t
     """Read, decode and prepare a sample's picture.
 
     Returns:
-        (width, height, what `prepare` gives).
+        ((width, height, digest), what `prepare` gives).
 
     Raises:
         BadImage: it cannot be used.
     """
-    image = images.load_rgb(sample.read())
+    data = sample.read()
+    image = images.load_rgb(data)
+    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
     try:
-        return image.shape[1], image.shape[0], prepare(image)
+        return (image.shape[1], image.shape[0], digest), prepare(image)
     except ValueError as error:  # a model has limits of its own, as of a side's length
         raise images.BadImage("unfit for a model", str(error)) from error
 

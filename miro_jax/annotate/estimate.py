@@ -152,7 +152,7 @@ def probe(todo: Plan) -> tuple[dict[str, float], float | None]:
     for groups in sets:
         with tempfile.TemporaryDirectory(prefix="miro-jax-probe-") as folder:
             short = [
-                _shortened(todo.pieces[0], number, count * todo.batch_size)
+                _shortened((todo.pieces or todo.source.pieces)[0], number, count * todo.batch_size)
                 for number, count in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
             ]
             trial = dataclasses.replace(

@@ -15,9 +15,9 @@ Letters: N records, R rewards.
 
 from __future__ import annotations
 
-import collections
+import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax import bins
-from miro_jax.annotate import parts
+from miro_jax.annotate import coverage, parts
 from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import PARTIAL_NAME, Plan, is_complete
 from miro_jax.annotate.publish import is_done, shard_name
@@ -35,31 +35,43 @@ from miro_jax.manifest import MANIFEST_NAME, Manifest
 from miro_jax.report import scored
 from miro_jax.shards import join_scores, read_published
 from miro_jax.sources import Piece
-from miro_jax.storage import TEMPORARY
 
 FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
 # What the content of a record depends on, besides the configuration.
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _THREADS = 16  # reading small files of an object store is a matter of waiting
 
 
 def merge(todo: Plan) -> Manifest:
-    """Finish a set whose pieces are all published.
+    """Finish a set whose pieces are all published; any number of processes may do so at once.
 
     Raises:
         RuntimeError: pieces are missing, no sample is usable, or too many failed.
         ValueError: pieces were made with different models.
+        OSError: a file is damaged, or cannot be read or written.
     """
+    try:
+        return _merge(todo)
+    except OSError:
+        if not is_complete(todo.folder):  # by another process, which also cleaned up
+            raise
+        return Manifest.load(str(todo.folder))
+
+
+def _merge(todo: Plan) -> Manifest:
     folder = todo.folder
     numbers = [piece.number for piece in todo.source.pieces]
     with ThreadPoolExecutor(_THREADS) as pool:
         done = list(pool.map(lambda number: is_done(folder, number), numbers))
     _require_all(todo, [n for n, there in zip(numbers, done, strict=True) if not there])
-    sidecars, scores = _read_all(todo)  # [N, 2, R]
+    sidecars, scores = read_all(todo)
     failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
     tally = Tally(todo.max_failure_rate, todo.remedy)
     for sidecar in sidecars:
         tally.add(sidecar["num_samples"], sidecar["failures"])
+    lost = coverage.lost_samples(todo.source.pieces, sidecars)
+    tally.lose(sum(lost.values()), coverage.describe_lost(lost))
     tally.check()
     if not len(scores):
         raise RuntimeError(
@@ -69,8 +81,7 @@ def merge(todo: Plan) -> Manifest:
     names = configuration["rewards"]
     lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
-    coverage = _coverage(sidecars, tally, scores)
-    folder.write(COVERAGE_NAME, to_json(coverage))
+    folder.write(COVERAGE_NAME, to_json(coverage.summarize(sidecars, tally, lost, scores)))
     stats = {
         "captions": bins.summarize(scores[:, 0], names),
         "synthetic_captions": bins.summarize(scores[:, 1], names),
@@ -102,18 +113,14 @@ def _require_all(todo: Plan, missing: Sequence[int]) -> None:
 
 def _configuration(todo: Plan, sidecars: Sequence[dict]) -> dict[str, Any]:
     """Return the plan's configuration with the identities of the models that were used."""
-    models = sidecars[0].get("models")
+    facts = _models_of(sidecars[0])
     for sidecar in sidecars:
-        if sidecar.get("models") != models:
+        if _models_of(sidecar) != facts:
             raise ValueError(
                 f"All pieces must be made with the same models; {sidecar['piece']} and "
                 f"{sidecars[0]['piece']} were not. Delete the shard of one of them in "
                 f"{todo.folder} and annotate it again."
             )
-    facts: dict[str, Any] = {}
-    for group in models.values():
-        rewards = facts.get("rewards", {}) | group["rewards"]
-        facts |= group | {"rewards": rewards}
     rewards = [facts["rewards"][name] for name in todo.toolbox.names]
     facts |= {
         "rewards": [reward["identity"] for reward in rewards],
@@ -123,33 +130,31 @@ def _configuration(todo: Plan, sidecars: Sequence[dict]) -> dict[str, Any]:
     return todo.configuration | facts
 
 
-def _coverage(sidecars: Sequence[dict], tally: Tally, scores: np.ndarray) -> dict[str, Any]:
-    """Say what became of the samples."""
-    return {
-        "samples": tally.samples,
-        "records": len(scores),
-        "share": len(scores) / max(tally.samples, 1),
-        "records_with_synthetic_caption": int((~np.isnan(scores[:, 1])).any(axis=1).sum()),
-        "causes": dict(tally.causes.most_common()),
-        "pieces": {
-            sidecar["piece"]: {
-                "samples": sidecar["num_samples"],
-                "records": sidecar["count"],
-                "causes": dict(collections.Counter(f["cause"] for f in sidecar["failures"])),
-            }
-            for sidecar in sidecars
-        },
-    }
+def _models_of(sidecar: Mapping) -> dict[str, Any]:
+    """Return the facts of the models of a piece, in whatever groups they were."""
+    facts: dict[str, Any] = {}
+    for group in sidecar["models"].values():
+        rewards = facts.get("rewards", {}) | group["rewards"]
+        facts |= group | {"rewards": rewards}
+    return facts
 
 
-def refit(todo: Plan, manifest: Manifest) -> None:
-    """Fit the levels of a complete set anew if others are asked for than it has."""
-    if todo.folder.exists(bins.BINS_NAME):
-        present = bins.Bins.from_bytes(todo.folder.read(bins.BINS_NAME))
-        wanted = (todo.num_bins, todo.bins_strategy, manifest.digest)
-        if (present.num_bins, present.strategy, present.manifest_digest) == wanted:
-            return
-    fit_levels(todo, manifest, *_read_all(todo))
+def finished(todo: Plan) -> Manifest:
+    """Check a complete set; fit its levels anew if others are asked for than it has.
+
+    Raises:
+        OSError: a file is missing or damaged.
+    """
+    folder, manifest = todo.folder, Manifest.load(str(todo.folder))
+    sidecars, scores = read_all(todo)
+    try:
+        present = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
+        found = (present.num_bins, present.strategy, present.manifest_digest)
+    except (FileNotFoundError, ValueError):  # it is made of the scores, again
+        found = None
+    if found != (todo.num_bins, todo.bins_strategy, manifest.digest):
+        fit_levels(todo, manifest, sidecars, scores)
+    return manifest
 
 
 def fit_levels(
@@ -159,18 +164,22 @@ def fit_levels(
     folder, names = todo.folder, manifest.rewards
     fitted = bins.fit_bins(scores, names, todo.num_bins, todo.bins_strategy, manifest.digest)
     if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
-        coverage, stats = (json.loads(folder.read(n)) for n in (COVERAGE_NAME, STATS_NAME))
+        covered, stats = map(folder.read_json, (COVERAGE_NAME, STATS_NAME))
         failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
         best, worst, searched = read_extremes(names, scores[:, 0], todo.source.pieces, sidecars)
         page = scored.Scored(
-            manifest, fitted, stats, coverage, scores, failures, best, worst, searched
+            manifest, fitted, stats, covered, scores, failures, best, worst, searched
         )
         folder.write(scored.FILE, scored.render(page))
     folder.write(bins.BINS_NAME, fitted.to_bytes())  # after the page, which is thereby its own
 
 
-def _read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
-    """Read the sidecars of all pieces, and their scores [N, 2, R]."""
+def read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
+    """Read the sidecars of all pieces, and their scores [N, 2, R].
+
+    Raises:
+        FileNotFoundError, Damaged: see `shards.read_published`.
+    """
 
     def read(piece: Piece) -> tuple[dict, np.ndarray]:
         return read_published(todo.folder, shard_name(piece.number))
@@ -183,20 +192,22 @@ def _read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
 def clean(todo: Plan) -> None:
     """Delete what only a set in the making has, and what killed writers left."""
     folder = todo.folder
-    for name in folder.names():
-        if name == PARTIAL_NAME or TEMPORARY in name:
+    try:
+        for name in (PARTIAL_NAME, *folder.leftovers(), parts.FOLDER):
             folder.remove(name)
-    folder.remove(parts.FOLDER)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:  # a complete set may be shared and read-only
+            raise
 
 
 def start(todo: Plan) -> None:
     """Say what the folder is being made with, before the first part of it."""
     folder = todo.folder
-    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
-        folder.remove(MANIFEST_NAME)  # it named shards that are gone
     data = to_json(todo.configuration)
     if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:
         raise ValueError(
             f"{folder} is being made with another configuration by a process that began at the "
             "same time. Name another folder."
         )
+    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
+        folder.remove(MANIFEST_NAME)  # it names shards that are gone

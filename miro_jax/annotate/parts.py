@@ -16,7 +16,7 @@ import json
 import numpy as np
 
 from miro_jax.records import pack, unpack
-from miro_jax.storage import Folder
+from miro_jax.storage import Damaged, Folder
 
 FOLDER = "parts"
 _DIGEST_BYTES = 16
@@ -27,8 +27,8 @@ class Part:
     """What is known of a chunk after one group of models.
 
     count: samples of the source in it. last: of its piece. samples: for each usable one position,
-    key, caption, synthetic caption or None, width, height. failures: of the others. arrays: see
-    `compute`, rows as `samples`.
+    key, caption, synthetic caption or None, width, height, digest of the picture's file. failures:
+    of the others. arrays: see `compute`, rows as `samples`.
     """
 
     count: int
@@ -55,11 +55,11 @@ def decode_part(data: bytes) -> Part:
     """Undo `encode_part`; arrays are read-only views.
 
     Raises:
-        ValueError: the bytes are damaged.
+        Damaged: the bytes are something else.
     """
     body = data[_DIGEST_BYTES:]
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[:_DIGEST_BYTES]:
-        raise ValueError("a part does not have its digest")
+        raise Damaged("a part does not have its digest")
     arrays, metadata = unpack(body)
     return Part(**json.loads(metadata["facts"]), arrays=arrays)
 
@@ -67,6 +67,11 @@ def decode_part(data: bytes) -> Part:
 def place(piece: int) -> str:
     """Return the folder of a piece's parts."""
     return f"{FOLDER}/{piece:05d}"
+
+
+def models_name(group: str) -> str:
+    """Return the name of the note of which models a group has."""
+    return f"{FOLDER}/{group}.json"
 
 
 def part_name(piece: int, group: str, start: int, batch_size: int) -> str:
@@ -78,7 +83,7 @@ def load_part(folder: Folder, name: str) -> Part | None:
     """Read a part; None if it is not there or damaged."""
     try:
         return decode_part(folder.read(name))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, Damaged):
         return None
 
 

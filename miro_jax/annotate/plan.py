@@ -16,7 +16,7 @@ from miro_jax.annotate.publish import Assembly
 from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.rewards import base
-from miro_jax.shards import SHARD_SUFFIX
+from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
 from miro_jax.sources import Piece, Source, open_source
 from miro_jax.storage import Folder, check_writable, open_folder
 from miro_jax.weights import hub
@@ -121,6 +121,7 @@ def plan(
         TypeError: rewards is one string.
         OSError: something is not there, or cannot be read or written.
     """
+    folder = open_folder(out)
     if min(batch_size, num_threads) < 1:
         raise ValueError(
             f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
@@ -159,7 +160,7 @@ def plan(
     todo = Plan(
         source=source,
         pieces=tuple(source.pieces[n] for n in _numbers(pieces, len(source.pieces))),
-        folder=open_folder(out),
+        folder=folder,
         toolbox=toolbox,
         groups=_select(chosen, stages),
         one_by_one=one_by_one,
@@ -171,9 +172,8 @@ def plan(
         configuration=json.loads(to_json(configuration)),  # as it will be read back
     )
     check_configuration(todo)
-    if will_write and not is_complete(
-        todo.folder
-    ):  # a complete set may well be shared and read-only
+    # A complete set may well be shared and read-only.
+    if will_write and not is_complete(folder):
         check_writable(out)
     return todo
 
@@ -199,11 +199,15 @@ def _select(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
 
 
 def is_complete(folder: Folder) -> bool:
-    """Tell whether there is a manifest, and every shard that it names."""
+    """Tell whether there is a manifest, and every file that belongs to the shards it names."""
     if not folder.exists(MANIFEST_NAME):
         return False
-    names = set(folder.names())
-    return names >= set(Manifest.load(str(folder)).shards)
+    wanted = {
+        name + end
+        for name in Manifest.load(str(folder)).shards
+        for end in ("", SIDECAR_ENDING, SCORES_ENDING)
+    }
+    return wanted <= set(folder.names())
 
 
 def check_configuration(todo: Plan) -> None:
@@ -216,20 +220,17 @@ def check_configuration(todo: Plan) -> None:
             asked = {name: value for name, value in asked.items() if name in present}
         asked = {name: value for name, value in asked.items() if value is not False}
     elif folder.exists(PARTIAL_NAME):
-        present = json.loads(folder.read(PARTIAL_NAME))
-    elif any(name.endswith(SHARD_SUFFIX) for name in folder.names()):
+        present = folder.read_json(PARTIAL_NAME)
+    elif folder.exists(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
         raise ValueError(
-            f"{folder} holds shards but neither {MANIFEST_NAME} nor {PARTIAL_NAME} that say "
-            "what they were made with. Delete the folder or name another."
+            f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} nor "
+            f"{PARTIAL_NAME} that say what they were made with. Delete the folder or name another."
         )
     else:
         return
     differing = [name for name in asked if not _same(name, present.get(name), asked[name])]
     if differing:
-        details = "; ".join(
-            f"{name} there {_brief(present.get(name))}, asked {_brief(asked[name])}"
-            for name in differing
-        )
+        details = "; ".join(_difference(n, present.get(n), asked[n]) for n in differing)
         raise ValueError(
             f"{folder} must hold records of the configuration asked for, but differs in "
             f"{', '.join(differing)} ({details}). Delete the folder or name another."
@@ -244,6 +245,23 @@ def _same(name: str, present: Any, asked: Any) -> bool:
     return same_models(*pair)
 
 
+def _difference(name: str, present: Any, asked: Any) -> str:
+    """Say in what two values of the configuration differ."""
+    if not isinstance(present, Mapping) or not isinstance(asked, Mapping):
+        return f"{name} there {_brief(present)}, asked {_brief(asked)}"
+    changes = {
+        "changed": [key for key in asked if key in present and present[key] != asked[key]],
+        "only there": [key for key in present if key not in asked],
+        "only asked": [key for key in asked if key not in present],
+    }
+    listed = [
+        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for kind, keys in changes.items()
+        if keys
+    ]
+    return f"{name}: {'; '.join(listed)}"
+
+
 def _brief(value: object, limit: int = 200) -> str:
     text = json.dumps(value)
     return text if len(text) <= limit else text[:limit] + "..."
@@ -253,10 +271,12 @@ def claim_models(todo: Plan, group: Group, facts: dict) -> None:
     """Note which models a group has, or compare them with those that other runs had.
 
     Raises:
+        Damaged: that note cannot be read.
         ValueError: parts of this folder were made with other ones.
     """
-    name = f"{parts.FOLDER}/{group.name}.json"
-    present = json.loads(todo.folder.claim(name, to_json(facts), parts.FOLDER))
+    name = parts.models_name(group.name)
+    todo.folder.claim(name, to_json(facts), parts.FOLDER)
+    present = todo.folder.read_json(name)
     if present != json.loads(to_json(facts)):
         raise ValueError(
             f"{todo.folder / name} must name the models of the group {group.name} that are loaded; "

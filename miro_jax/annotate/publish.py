@@ -7,7 +7,6 @@ slower finds it done and leaves.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from miro_jax.annotate.compute import ENDS
 from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part
 from miro_jax.records import Record, encode_record
-from miro_jax.storage import Folder
+from miro_jax.storage import Damaged, Folder
 
 
 def shard_name(piece: int) -> str:
@@ -31,6 +30,27 @@ def is_done(folder: Folder, piece: int) -> bool:
     """Tell whether a piece is published."""
     name = shard_name(piece)
     return folder.exists(name + shards.SIDECAR_ENDING) and folder.exists(name)
+
+
+class SourceChanged(OSError):
+    """A piece of the source is not any more what it was when its annotation began."""
+
+
+class _SpoiledPart(Exception):
+    """A part is damaged. name: of its file."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
+def changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
+    """Return the error that says so, and delete what was made of the piece so far."""
+    folder.remove(parts.place(piece))
+    return SourceChanged(
+        f"{piece_id} changed while it was annotated; nothing of it is published. Bring it back as "
+        "it was and run again, or annotate the source as it is now into another folder."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +70,22 @@ class Assembly:
         """Publish a piece whose parts are all there.
 
         Returns:
-            False if parts are missing: other groups have not run over it yet.
+            False if parts are missing: other groups have not run over it yet, or a part was
+            damaged, as by a power cut, and is gone now.
 
         Raises:
+            SourceChanged: the groups saw different samples.
             OSError: the files cannot be written.
         """
         try:
             if not is_done(self.folder, piece):
                 if not all(self.is_whole(piece, group.name) for group in self.groups):
                     return False
-                self._write(piece, piece_id)
+                if spoiled := self._write(piece, piece_id):
+                    self.folder.remove(spoiled)
+                    return False
+        except SourceChanged:
+            raise
         except OSError:
             if not is_done(self.folder, piece):  # another worker published it and cleaned up
                 raise
@@ -67,7 +93,9 @@ class Assembly:
         return True
 
     def is_whole(self, piece: int, group: str) -> bool:
-        """Tell whether a group's parts reach to the end of the piece."""
+        """Tell whether a group's parts reach to the end of the piece, and its models are known."""
+        if not self.folder.exists(parts.models_name(group)):
+            return False
         starts = _starts(self.folder, piece, group, self.batch_size)
         if starts != list(range(0, len(starts) * self.batch_size, self.batch_size)) or not starts:
             return False
@@ -75,27 +103,29 @@ class Assembly:
         found = parts.load_part(self.folder, name)
         return found is not None and found.last
 
-    def _write(self, piece: int, piece_id: str) -> None:
+    def _write(self, piece: int, piece_id: str) -> str | None:
+        """Write shard, scores and sidecar; return the name of a damaged part in their way."""
         facts = {"piece": piece_id, "num_samples": 0, "failures": []}
-        facts["models"] = {group.name: self.models_of(group) for group in self.groups}
-        entries = self._entries(piece, facts)
-        shards.write_shard(self.folder, shard_name(piece), entries, facts, parts.place(piece))
+        facts["models"] = {
+            group.name: self.folder.read_json(parts.models_name(group.name))
+            for group in self.groups
+        }
+        entries = self._entries(piece, piece_id, facts)
+        try:
+            shards.write_shard(self.folder, shard_name(piece), entries, facts, parts.place(piece))
+        except _SpoiledPart as error:
+            return error.name
+        return None
 
-    def models_of(self, group: Group) -> dict | None:
-        """Return the facts of a group's models as a run that loaded them left them, or None."""
-        name = f"{parts.FOLDER}/{group.name}.json"
-        return json.loads(self.folder.read(name)) if self.folder.exists(name) else None
-
-    def _entries(self, piece: int, facts: dict) -> Iterator[tuple[str, bytes]]:
+    def _entries(self, piece: int, piece_id: str, facts: dict) -> Iterator[tuple[str, bytes]]:
         """Yield (key, encoded record) of each good sample; fill in the facts on the way."""
         start, last = 0, False
         while not last:
             found = {
-                group.name: parts.decode_part(
-                    self.folder.read(parts.part_name(piece, group.name, start, self.batch_size))
-                )
+                group.name: self._read(parts.part_name(piece, group.name, start, self.batch_size))
                 for group in self.groups
             }
+            self._require_same_samples(piece, piece_id, found)
             one = next(iter(found.values()))
             facts["num_samples"] += one.count
             facts["failures"] += merge_failures(found.values())
@@ -103,13 +133,29 @@ class Assembly:
             start, last = start + self.batch_size, one.last
         facts["failures"].sort(key=lambda failure: failure["position"])
 
+    def _read(self, name: str) -> Part:
+        try:
+            return parts.decode_part(self.folder.read(name))
+        except Damaged as error:
+            raise _SpoiledPart(name) from error
+
+    def _require_same_samples(self, piece: int, piece_id: str, found: dict[str, Part]) -> None:
+        """Raise SourceChanged unless all groups saw the same; each may refuse some of it."""
+        seen: dict[int, list] = {}
+        for part in found.values():
+            for sample in part.samples:
+                if seen.setdefault(sample[0], sample) != sample:
+                    raise changed(self.folder, piece, piece_id)
+        if len({(part.count, part.last) for part in found.values()}) > 1:
+            raise changed(self.folder, piece, piece_id)
+
     def _records(self, found: dict[str, Part]) -> Iterator[tuple[str, bytes]]:
         """Join the rows of all groups; a sample is used if every group could."""
         rows = {name: {p: r for r, p in enumerate(part.positions)} for name, part in found.items()}
         fields = {name: _fields(part) for name, part in found.items()}
         columns = _columns(self.groups, self.rewards)
         first = next(iter(found.values()))
-        for position, key, caption, synthetic, width, height in first.samples:
+        for position, key, caption, synthetic, width, height, _ in first.samples:
             if not all(position in known for known in rows.values()):
                 continue
             arrays: dict[str, Any] = {}

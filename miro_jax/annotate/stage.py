@@ -12,7 +12,7 @@ import ml_collections
 
 from miro_jax import runs, sources
 from miro_jax.annotate import workers
-from miro_jax.annotate.merge import clean, merge, refit, start
+from miro_jax.annotate.merge import clean, finished, merge, start
 from miro_jax.annotate.plan import Plan, is_complete, plan
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
@@ -44,14 +44,16 @@ def annotate(*arguments, **keywords) -> Manifest | None:
 
 def execute(todo: Plan) -> Manifest | None:
     """Do what is not done yet of a plan; see `annotate`."""
-    if is_complete(todo.folder):
-        manifest = Manifest.load(str(todo.folder))
-        refit(todo, manifest)
-        clean(todo)
-        return manifest
-    start(todo)
-    annotate_pieces(todo)
-    return merge(todo) if todo.is_whole else None
+    if not is_complete(todo.folder):
+        start(todo)
+        annotate_pieces(todo)
+        if todo.is_whole:
+            return merge(todo)
+        if not is_complete(todo.folder):  # others may have finished it meanwhile
+            return None
+    manifest = finished(todo)
+    clean(todo)
+    return manifest
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manifest | None:
@@ -77,7 +79,7 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
             f"config.annotate.before must be '', {PLAN!r} or {PROBE!r}; got {c.before!r}."
         )
     source = _open_source(config, Path(workdir))
-    asked = "" if c.pieces == SHARED else c.pieces
+    asked = None if c.pieces == SHARED else c.pieces
     environment = os.environ if c.pieces == SHARED else {}
     index = count = None
     if c.pieces == SHARED and config.mesh.distributed:

@@ -21,6 +21,7 @@ class Tally:
     def __init__(self, max_failure_rate: float, remedy: str):
         self._limit, self._remedy = max_failure_rate, remedy
         self.samples, self.causes, self._first = 0, collections.Counter(), []
+        self._lost, self._about_lost = 0, ""
 
     @property
     def failures(self) -> int:
@@ -33,13 +34,19 @@ class Tally:
         self.causes.update(failure["cause"] for failure in failures)
         self._first += failures[: 3 - len(self._first)]
 
+    def lose(self, samples: int, about: str) -> None:
+        """Count samples that damage has swallowed, with what to say of them."""
+        self._lost, self._about_lost = samples, about
+
     def check(self, min_samples: int = 0) -> None:
         """Raise TooManyFailures where too large a share of at least `min_samples` failed."""
-        rate = self.failures / max(self.samples, 1)
+        rate = (self.failures + self._lost) / max(self.samples + self._lost, 1)
         if rate > self._limit and self.samples >= min_samples:
             examples = ", ".join(f"{f['key']} in {f['piece']}" for f in self._first)
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
+            lost = f" and {self._about_lost}" if self._lost else ""
             raise TooManyFailures(
                 f"At most {self._limit:.2%} of samples may fail; {self.failures} of "
-                f"{self.samples} did ({rate:.2%}): {causes}. First: {examples}. {self._remedy}"
+                f"{self.samples} did{lost} ({rate:.2%}): {causes}. First: {examples}. "
+                f"{self._remedy}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from miro_jax.annotate.estimate import Look, disk, look, model_sizes, probe
-from miro_jax.annotate.plan import Plan
+from miro_jax.annotate.plan import Plan, is_complete
 from miro_jax.storage import LocalFolder
 
 _GIB = 2**30
@@ -28,7 +28,16 @@ def describe(
         devices: of a worker, where no probe counts them.
         device_memory: GiB of a device, where no probe can tell.
         measure: run a probe.
+
+    Raises:
+        ValueError: devices or their memory are not positive.
     """
+    if devices < 1 or (device_memory is not None and device_memory <= 0):
+        raise ValueError(
+            f"devices and their memory must be positive; got {devices} and {device_memory}."
+        )
+    if is_complete(todo.folder):
+        return f"{todo.folder} is complete; nothing is left to do"
     seen = look(todo.source.pieces)
     records = seen.samples * seen.usable
     share = len(todo.pieces) / len(todo.source.pieces)
@@ -57,13 +66,19 @@ def _disk_lines(todo: Plan, seen: Look, records: float) -> list[str]:
     lines.append(
         f"  {'in all':34} {sum(fields.values()) / 1e3:9.1f} kB a record {total / 1e9:11.2f} GB"
     )
-    lines.append("  parts of unfinished pieces take as much again for each piece in work")
+    # Until a piece is published it takes its room twice, as parts; with stages of their own, or
+    # one by one, that is all pieces of a worker.
+    share = 1 if len(todo.groups) < len(todo.toolbox.groups) or todo.one_by_one else 0
+    parts = total * max(share * len(todo.pieces), 1) / len(todo.source.pieces)
+    lines.append(f"  parts of unfinished pieces, of this worker {parts / 1e9:39.2f} GB")
     if isinstance(todo.folder, LocalFolder):
         place = todo.folder.path.absolute()
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(Path(there)).free
-        fits = "fits" if total < free else "DOES NOT FIT"
-        lines.append(f"  free on {there}: {free / 1e9:.2f} GB: {fits}")
+        done = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        fits = "fits" if total + parts < free + done else "DOES NOT FIT"
+        already = f", {done / 1e9:.2f} GB are there already" if done else ""
+        lines.append(f"  free on {there}: {free / 1e9:.2f} GB{already}: {fits}")
     return lines
 
 
@@ -116,7 +131,10 @@ def _time_lines(
         return lines
     for groups, rate in rates.items():
         lines.append(f"  {groups}: {rate:,.1f} pictures a second, measured")
-    hours = sum(records / max(rate, 1e-9) for rate in rates.values()) / 3600
+    if not all(rates.values()):
+        lines.append("  no picture of the first ones could be used, so hours are not known")
+        return lines
+    hours = sum(records / rate for rate in rates.values()) / 3600
     lines.append(
         f"  all pieces by one such worker: {hours:,.1f} hours; the pieces of this one: "
         f"{hours * share:,.1f} hours"

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from miro_jax.annotate import models, parts
 from miro_jax.annotate.chunks import (
@@ -34,8 +33,9 @@ from miro_jax.annotate.gauge import Gauge
 from miro_jax.annotate.models import Group, Loaded
 from miro_jax.annotate.parts import Part
 from miro_jax.annotate.plan import Plan, claim_models
-from miro_jax.annotate.publish import is_done, merge_failures, shard_name
+from miro_jax.annotate.publish import changed, is_done, merge_failures, shard_name
 from miro_jax.annotate.tally import Tally
+from miro_jax.progress import Progress
 from miro_jax.shards import read_published
 from miro_jax.sources import Piece, Sample, expected_samples
 
@@ -57,16 +57,25 @@ def annotate_pieces(todo: Plan) -> Gauge:
         ValueError, OSError: models cannot be loaded or are others than before, or the storage
             fails.
     """
-    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
     gauge = Gauge()
+    _annotate_once(todo, gauge)
+    if todo.groups == todo.toolbox.groups and not all(
+        is_done(todo.folder, piece.number) for piece in todo.pieces
+    ):  # a damaged part, as a power cut leaves it, shows when its piece is to be published
+        _annotate_once(todo, gauge)
+    log.info("%s", gauge)
+    print(gauge, file=sys.stderr)
+    return gauge
+
+
+def _annotate_once(todo: Plan, gauge: Gauge) -> None:
+    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
     for groups in sets:
         pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
         if pending:
             Run(todo, groups, gauge).over(pending)
-            gc.collect()  # the next models need the memory of these
-    log.info("%s", gauge)
-    print(gauge, file=sys.stderr)
-    return gauge
+            if len(sets) > 1:
+                gc.collect()  # the next models need the memory of these
 
 
 def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
@@ -74,11 +83,12 @@ def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
     if is_done(todo.folder, piece.number):
         todo.folder.remove(parts.place(piece.number))
         return True
-    assembly = todo.assembly
-    if not all(assembly.is_whole(piece.number, group.name) for group in groups):
-        return False
-    assembly.publish(piece.number, piece.id)
-    return True
+
+    def is_whole() -> bool:
+        return all(todo.assembly.is_whole(piece.number, group.name) for group in groups)
+
+    # A damaged part disappears when its piece is to be published.
+    return is_whole() and (todo.assembly.publish(piece.number, piece.id) or is_whole())
 
 
 class Run:
@@ -104,28 +114,30 @@ class Run:
             ThreadPoolExecutor(1, "writer") as writer,
             ThreadPoolExecutor(self._todo.num_threads, "decoder") as self._decoders,
             contextlib.closing(self._ready(pieces)) as ready,
-            tqdm(
-                total=expected_samples(pieces), unit=" images", desc="annotate", mininterval=1
-            ) as bar,
+            Progress("annotate", "images", expected_samples(pieces)) as progress,
             self._gauge.time("running"),
         ):
             unwritten: collections.deque[list[Future]] = collections.deque()
             try:
                 for chunk, batch in ready:
-                    number = pieces.index(chunk.piece) + 1
-                    bar.set_description_str(f"annotate piece {number} of {len(pieces)}")
                     unwritten.append(self._process(chunk, batch, writer))
                     while len(unwritten) > _CHUNKS_BEHIND:
                         _wait(unwritten.popleft())
-                    bar.update(chunk.count)
+                    number = pieces.index(chunk.piece) + 1
+                    progress.update(chunk.count, self._where(number, len(pieces)))
                     if chunk.last:  # what is left can be told from what is behind
-                        bar.total = round(expected_samples(pieces, pieces[:number], bar.n))
+                        progress.total = expected_samples(pieces, pieces[:number], progress.done)
                     self._tally.check(MIN_SAMPLES_FOR_RATE)
                 while unwritten:
                     _wait(unwritten.popleft())
             except BaseException:
                 self._decoders.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def _where(self, number: int, count: int) -> str:
+        """Say where the run is, for people."""
+        failed = f", {self._tally.failures:,} failed" if self._tally.failures else ""
+        return f"{'+'.join(self._models)}, piece {number} of {count} to do{failed}"
 
     def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
         """Yield chunks with their pictures, timing the wait for them."""
@@ -188,14 +200,19 @@ class Run:
             place = self._part_name(chunk.piece.number, name, chunk.start)
             futures.append(writer.submit(parts.save_part, self._folder, place, part))
         if chunk.last:
-            publish = self._todo.assembly.publish
-            futures.append(writer.submit(publish, chunk.piece.number, chunk.piece.id))
+            futures.append(writer.submit(self._publish, chunk.piece))
         self._gauge.images += len(batch.examples)
         first = {
             one["position"]: one for one in reversed(found)
         }  # of a sample's, as in the sidecar
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
+
+    def _publish(self, piece: Piece) -> None:
+        """Publish a piece if all groups have done it, and its file is still what it was."""
+        if piece.fingerprint() != self._todo.configuration["pieces"][piece.id]:
+            raise changed(self._folder, piece.number, piece.id)
+        self._todo.assembly.publish(piece.number, piece.id)
 
 
 def make_part(
@@ -213,7 +230,7 @@ def make_part(
         failures.append(failure(chunk.piece.id, example.position, example.key, cause, detail))
     good = [row for row in range(len(examples)) if row not in trouble]
     samples = [
-        [e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height]
+        [e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height, e.digest]
         for e in (examples[row] for row in good)
     ]
     kept = _rows(arrays, good) if trouble else arrays

@@ -26,7 +26,7 @@ class Share:
 def choose(
     num_pieces: int,
     environment: Mapping[str, str],
-    pieces: str = "",
+    pieces: str | None = None,
     worker_index: int | None = None,
     num_workers: int | None = None,
 ) -> Share:
@@ -35,22 +35,28 @@ def choose(
     Args:
         num_pieces: of the source.
         environment: variables of the process.
-        pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all".
+        pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all"; None
+            asks the environment.
         worker_index: from 0. num_workers: alone, it completes what the environment says.
 
     Raises:
         ValueError: a number is out of its range, or one of two is missing.
     """
-    if pieces and worker_index is not None:
-        raise ValueError("pieces and worker_index must not both be given.")
+    if pieces is not None and (worker_index, num_workers) != (None, None):
+        raise ValueError("pieces and a worker's index or number must not both be given.")
     if pieces == ALL:
         return Share(tuple(range(num_pieces)), "all pieces, as asked")
-    if pieces:
+    if pieces is not None:
         return Share(parse_pieces(pieces, num_pieces), f"pieces {pieces}, as asked")
     if worker_index is not None:
         found = (worker_index, num_workers, "as asked")
     else:
         found = _scheduled(environment, num_workers)
+    if found is None and num_workers is not None:
+        raise ValueError(
+            f"num_workers must come with a worker's index; got {num_workers} alone. Give "
+            "worker_index, or let the scheduler set one of the variables that are known."
+        )
     if found is None:
         return Share(tuple(range(num_pieces)), "all pieces: no scheduler shares them out")
     index, count, why = found
@@ -105,6 +111,11 @@ def _scheduled(
         return (task - first) // step, count, "SLURM_ARRAY_TASK_ID"
     index = number("TPU_WORKER_ID")
     hosts = [name for name in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
-    if index is not None and len(hosts) > 1:
-        return index, len(hosts), "TPU_WORKER_ID"
-    return None
+    if len(hosts) < 2:
+        return None
+    if index is None:
+        raise ValueError(
+            "The variable TPU_WORKER_ID must be set where TPU_WORKER_HOSTNAMES names several "
+            "hosts; it is not. Give pieces, such as all."
+        )
+    return index, len(hosts), "TPU_WORKER_ID"

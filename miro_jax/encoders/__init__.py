@@ -21,7 +21,7 @@ def build_image_encoder(name: str, **arguments):
     """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown. TypeError: it does not take these arguments.
     """
     return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
 
@@ -30,7 +30,7 @@ def build_caption_encoder(name: str, **arguments):
     """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown. TypeError: it does not take these arguments.
     """
     return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
 
@@ -38,4 +38,8 @@ def build_caption_encoder(name: str, **arguments):
 def _build(table: dict[str, Callable], kind: str, name: str, arguments: dict):
     if name not in table:
         raise ValueError(f"{kind} must be one of {', '.join(table)}; got {name!r}.")
-    return table[name](**arguments)
+    try:
+        return table[name](**arguments)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise TypeError(f"{kind} {name} cannot be made with {given}: {error}") from error

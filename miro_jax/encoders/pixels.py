@@ -25,8 +25,8 @@ class PixelsEncoder:
     """
 
     def __init__(self, size: int = 32):
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel; got {size}.")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size must be a whole number of pixels, at least 1; got {size!r}.")
         self.size = size
 
     @property

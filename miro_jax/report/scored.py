@@ -297,6 +297,11 @@ def failed(scored: Scored) -> Section:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     note = "Small print: the first example. All are listed in failures.jsonl."
+    if damaged := scored.coverage.get("damaged_pieces"):
+        note += (
+            f" Damaged files: {len(damaged):,}; they lack about "
+            f"{scored.coverage['lost_about']:,} samples, to judge by the other files."
+        )
     return Section("failures", "What failed", lead, figure(table, note))
 
 

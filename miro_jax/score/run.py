@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from miro_jax import files, sharding
+from miro_jax.progress import Progress
 from miro_jax.rewards import base, has_weights, load_rewards
 from miro_jax.score import histograms, output, parts, summary
 from miro_jax.score.inputs import Entry
@@ -143,16 +142,14 @@ def _score_missing(job: Job, done: Parts) -> None:
         total = todo.limit if total is None else min(total, todo.limit)
     with (
         ThreadPoolExecutor(todo.num_threads) as pool,
-        tqdm(
-            desc="score", total=total, initial=count.entries, unit=" images", mininterval=1
-        ) as bar,
+        Progress("score", "images", total, count.entries) as progress,
     ):
         try:
             for batch in _published(_batches(job, entries, pool), done):
                 count.add(batch.num_entries, batch.failures)
                 if total is None and batch.share:
-                    bar.total = round(count.entries / batch.share)
-                bar.update(batch.num_entries)
+                    progress.total = count.entries / batch.share
+                progress.update(batch.num_entries)
                 count.check(_MIN_ENTRIES_FOR_RATE)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,93 @@
+"""How far a long job is: a bar on a terminal, a line each minute and at the end in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 60.0
+_FIRST_LINE_AFTER = 10.0
+
+
+class Progress:
+    """Counts what is done; a context manager.
+
+    Args:
+        name: of the job.
+        unit: what is counted, in the plural.
+        total: how many there are, None where that is not known; may be set again at any time.
+        done: that were done before.
+        stream: None is stderr.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        total: float | None = None,
+        done: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stream = sys.stderr if stream is None else stream
+        self._name, self._unit, self._clock = name, unit, clock
+        self._begin, self._before, self.done, self._total = clock(), done, done, total
+        self._next = self._begin + _FIRST_LINE_AFTER
+        self._bar, self._where = None, ""
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                desc=name,
+                mininterval=1,
+                file=self._stream,
+            )
+
+    @property
+    def total(self) -> float | None:
+        """How many there are, perhaps about."""
+        return self._total
+
+    @total.setter
+    def total(self, value: float | None) -> None:
+        self._total = value
+        if self._bar is not None:
+            self._bar.total = value
+
+    def update(self, count: int, where: str = "") -> None:
+        """Count some more; `where` the job is, in a few words."""
+        self.done, self._where = self.done + count, where
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._name} {where}".strip(), refresh=False)
+            self._bar.update(count)
+        elif self._clock() >= self._next:
+            self._next = self._clock() + SECONDS_BETWEEN_LINES
+            print(self.line(where), file=self._stream, flush=True)
+
+    def line(self, where: str = "") -> str:
+        """Say in a line how far the job is."""
+        seconds = max(self._clock() - self._begin, 1e-9)
+        rate = (self.done - self._before) / seconds
+        text = f"{self._name}{' ' if where else ''}{where}: {self.done:,}"
+        if self._total is not None:
+            text += f" of {round(self._total):,}"
+        text += f" {self._unit}, {rate:,.1f} a second"
+        if self._total is not None and rate:
+            left = max(self._total - self.done, 0) / rate
+            text += f", {tqdm.format_interval(left)} left"
+        return text
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self.done > self._before:
+            print(self.line(self._where), file=self._stream, flush=True)
