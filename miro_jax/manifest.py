@@ -93,8 +93,8 @@ class Manifest:
             raise FileNotFoundError(
                 f"{path} is missing: these records are not complete. Run the annotate stage."
             ) from error
-        if not isinstance(values, dict):
-            raise Damaged(f"{path} is damaged: it holds {type(values).__name__}.")
+        if not isinstance(values, dict) or "schema_version" not in values:
+            raise Damaged(f"{path} is damaged: it is no manifest.")
         if values.get("schema_version") not in KNOWN_VERSIONS:
             raise ValueError(
                 f"{path} must have a schema version of {KNOWN_VERSIONS}; got "

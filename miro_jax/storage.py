@@ -68,6 +68,10 @@ class Folder(abc.ABC):
         """List the files of the folder or of one below it, sorted; none where it is not there."""
 
     @abc.abstractmethod
+    def is_used(self, inside: str) -> bool:
+        """Tell whether a folder below holds anything but scratch."""
+
+    @abc.abstractmethod
     def read(self, name: str) -> bytes:
         """Return what a file holds."""
 
@@ -150,6 +154,13 @@ class LocalFolder(Folder):
                 return sorted(entry.name for entry in entries if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def is_used(self, inside: str) -> bool:
+        try:
+            with os.scandir(self.path / inside) as entries:
+                return any(not entry.name.startswith(SCRATCH) for entry in entries)
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -264,6 +275,9 @@ class RemoteFolder(Folder):
         except FileNotFoundError:
             return []
         return sorted(x["name"].rpartition("/")[2] for x in found if x["type"] == "file")
+
+    def is_used(self, inside: str) -> bool:
+        return self._system.exists(self._place(inside))  # scratch is elsewhere
 
     def read(self, name: str) -> bytes:
         return self._system.cat_file(self._place(name))

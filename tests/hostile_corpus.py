@@ -223,7 +223,7 @@ def structures(key: str) -> dict[str, tuple[bytes, dict[str, str], int]]:
     middle = bytearray(whole)
     middle[whole.index(txt) + 130] ^= 1
     cut = "cut short by damage"
-    junk = random.Random(2).randbytes(700)
+    junk, before = random.Random(2).randbytes(700), sample(f"{key}a", good, b"caption", b"{}")
 
     def instead(header: bytes) -> tuple[bytes, dict[str, str], int]:
         return header + bytes(1024) + txt + meta, {key: cut}, 1
@@ -231,12 +231,12 @@ def structures(key: str) -> dict[str, tuple[bytes, dict[str, str], int]]:
     return {
         "no picture": (txt + meta, {key: "missing image"}, 0),
         "0-byte picture": (member(f"{key}.jpg", b"") + txt + meta, {key: "empty file"}, 0),
-        "link": (block(f"{key}.jpg", 0, b"2") + txt + meta, {key: "missing image"}, 0),
-        "hard link": (block(f"{key}.jpg", 0, b"1") + txt + meta, {key: "missing image"}, 0),
-        "device": (block(f"{key}.jpg", 0, b"3") + txt + meta, {key: "missing image"}, 0),
-        "pipe": (block(f"{key}.jpg", 0, b"6") + txt + meta, {key: "missing image"}, 0),
+        "link": (block(f"{key}.jpg", 0, b"2") + txt + meta, {key: "not a file"}, 0),
+        "hard link": (block(f"{key}.jpg", 0, b"1") + txt + meta, {key: "not a file"}, 0),
+        "device": (block(f"{key}.jpg", 0, b"3") + txt + meta, {key: "not a file"}, 0),
+        "pipe": (block(f"{key}.jpg", 0, b"6") + txt + meta, {key: "not a file"}, 0),
         "folder": (block(f"{key}.jpg/", 0, b"5") + txt + meta, {key: "missing image"}, 0),
-        "unknown type": (member(f"{key}.jpg", good, b"Z") + txt + meta, {key: "missing image"}, 0),
+        "unknown type": (member(f"{key}.jpg", good, b"Z") + txt + meta, {key: "not a file"}, 0),
         "unknown ending": (member(f"{key}.heic", good) + txt + meta, {key: "missing image"}, 0),
         "damaged first header": (bytes(torn), {key: cut}, 1),
         "damaged middle header": (bytes(middle), {key: cut}, 1),
@@ -245,10 +245,15 @@ def structures(key: str) -> dict[str, tuple[bytes, dict[str, str], int]]:
         "size below zero": instead(block(f"{key}.jpg", 0, field=b"\xff" * 12)),
         "size of letters": instead(block(f"{key}.jpg", 0, field=b"0000x000000")),
         "zeros before it": (bytes(1024) + whole, {key: ""}, 1),
-        "junk before it": (junk + whole, {key: ""}, 1),
+        # What ends where bytes slipped in may have lost its own.
+        "junk between": (before + junk + whole, {f"{key}a": cut, key: ""}, 1),
         "long name of junk": (member("x", b"\xff" * 90, b"x") + whole, {key: ""}, 1),
         "endless long name": (block("x", 2 << 20, b"L") + whole, {key: ""}, 1),
-        "sparse": (member("x", b"25 GNU.sparse.size=99999\n", b"x") + whole, {key: ""}, 1),
+        "sparse": (
+            member("x", b"25 GNU.sparse.size=99999\n", b"x") + whole,
+            {key: "not a file"},
+            0,
+        ),
         "name with a way out": (sample(f"../../{key}", good, b"c", b"{}"), {f"../../{key}": ""}, 0),
         "absolute name": (sample(f"/{key}", good, b"c", b"{}"), {f"/{key}": ""}, 0),
         "hidden file": (member(f"._{key}.jpg", b"junk") + whole, {key: ""}, 0),

@@ -64,6 +64,14 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"weights": "clip"}, "NAME=PLACE"),
         ({"group": "a"}, "NAME=MEMBER"),
         ({"piece": "0", "pieces": "0"}, "must not both"),
+        ({"piece": "0-1"}, "invalid int"),
+        ({"pieces": ""}, "numbers or ranges"),
+        ({"num-workers": "4"}, "must come with a worker's index"),
+        ({"pieces": "0", "num-workers": "4"}, "must not both"),
+        ({"out": ""}, "must have a name"),
+        ({"out": "gs:/bucket/x"}, "two slashes"),
+        ({"image-encoder": "pixels:size=1e9"}, "whole number"),
+        ({"caption-encoder": "words:width=a"}, "words cannot be made with width='a'"),
         ({"pieces": "0-3"}, "0 .. 0"),
         ({"worker-index": "1"}, "number of workers"),
         ({"worker-index": "2", "num-workers": "2"}, "index must be in 0 .. 1"),
@@ -118,9 +126,51 @@ def test_workers_then_merge(tmp_path, capsys):
     arguments.append("--rewards=beauty")
     status, _, err = run_main([*arguments, "--merge"], capsys)
     assert status == 1 and "3 are not (0 of them are begun)" in err
-    assert run_main([*arguments, "--pieces=0-1", "--stages=encode"], capsys)[0] == 0
+    status, out, _ = run_main([*arguments, "--pieces=0-1", "--stages=encode"], capsys)
+    assert status == 0 and "0 of 2 pieces published; the others wait for the stages rewards" in out
+    other = [*arguments, "--pieces=0-1", "--stages=rewards", "--batch-size=1"]
+    status, out, _ = run_main(other, capsys)
+    assert status == 0 and "for the stages encode (made in batches of 64; all need the same)" in out
     status, out, _ = run_main([*arguments, "--pieces=0-1", "--stages=rewards"], capsys)
-    assert status == 0 and "2 of 2 pieces published; the others wait for the stages encode" in out
+    assert status == 0 and "2 of 2 pieces published. When all 3 are, finish with --merge" in out
     assert run_main([*arguments, "--piece=2"], capsys)[0] == 0
     status, out, _ = run_main([*arguments, "--merge"], capsys)
     assert status == 0 and out.startswith("6 records, 0 failures")
+
+
+@pytest.mark.parametrize("more", ["--pieces=0", "--stages=encode", "--worker-index=0"])
+def test_a_merge_takes_no_choice_of_pieces_or_stages(tmp_path, capsys, more):
+    make_pieces(tmp_path / "source", 1, 2)
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
+    status, _, err = run_main([*arguments, "--rewards=beauty", "--merge", more], capsys)
+    assert status == 2 and "--merge is of all pieces and stages" in err
+
+
+def test_a_plan_of_impossible_devices_is_refused_and_one_of_a_complete_set_is_short(
+    tmp_path, capsys
+):
+    make_pieces(tmp_path / "source", 1, 2)
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
+    arguments.append("--rewards=beauty")
+    status, _, err = run_main([*arguments, "--plan", "--devices=0"], capsys)
+    assert status == 2 and "must be positive; got 0" in err
+    share = ["--probe", "--worker-index=7", "--num-workers=8"]  # without any piece
+    status, out, _ = run_main([*arguments, *share], capsys)
+    assert status == 0 and "pieces: 1, of which this worker does 0" in out
+    assert run_main(arguments, capsys)[0] == 0
+    status, out, _ = run_main([*arguments, "--plan"], capsys)
+    assert status == 0 and out == f"{tmp_path}/out is complete; nothing is left to do\n"
+
+
+def test_stopping_from_the_keyboard_is_said_in_a_line(tmp_path, capsys, monkeypatch):
+    make_pieces(tmp_path / "source", 1, 2)
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
+    arguments.append("--rewards=beauty")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for place, said in (("execute", "goes on from here"), ("make_plan", "nothing has begun")):
+        monkeypatch.setattr(f"miro_jax.annotate.command.{place}", stop)
+        status, _, err = run_main(arguments, capsys)
+        assert status == 130 and err.splitlines()[-1].endswith(f"{said}.")

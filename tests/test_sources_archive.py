@@ -136,12 +136,32 @@ def test_a_block_of_zeros_in_the_middle_is_damage_and_not_the_end(tar):
 
 @pytest.mark.parametrize("length", [1, 100, 511, 512, 5000])
 def test_bytes_that_slipped_in_shift_nothing(tar, length):
+    """The member before them may not be its own any more, so its sample is not used."""
     offset = header_offset(tar, "dir/key2.jpg")
     content = open(tar, "rb").read()
     junk = random.Random(0).randbytes(length)
     open(tar, "wb").write(content[:offset] + junk + content[offset:])
     places, others, good = damage_of(tar)
-    assert places == [f"at byte {offset}"] and others == {} and good == good_but()
+    assert places == [f"at byte {offset}"] and good == good_but(1)
+    assert others == {"a.tar/dir/key1": "cut short by damage"}
+
+
+@pytest.mark.parametrize("part", ["jpg", "txt", "json"])
+@pytest.mark.parametrize("kind", ["lost", "inserted"])
+def test_a_member_never_has_the_bytes_of_another(tar, part, kind):
+    """A block was lost or slipped in at the beginning of a member's content."""
+    offset = header_offset(tar, f"dir/key2.{part}") + 512
+    content = open(tar, "rb").read()
+    other = header_offset(tar, f"dir/key1.{part}") + 512
+    inserted = content[other : other + 512] if kind == "inserted" else b""
+    rest = content[offset:] if kind == "inserted" else content[offset + 512 :]
+    want = {sample.key: sample for sample in read(f"tar:{tar}")}
+    open(tar, "wb").write(content[:offset] + inserted + rest)
+    places, others, good = damage_of(tar)
+    assert places and set(good) <= set(good_but(2)) and len(good) >= 4
+    assert {s.key: s for s in read(f"tar:{tar}") if not s.problem} == {
+        key: want[key] for key in good
+    }
 
 
 @pytest.mark.parametrize("length", [1, 100, 512, 1024])

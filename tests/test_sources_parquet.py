@@ -102,6 +102,47 @@ def test_synthetic_captions_are_columns_or_a_table(tmp_path):
     assert found == [{}, {"long": "long", "short": "short"}]
 
 
+TEXTS = ["one", "two", "two"]
+KINDS = {
+    "string": pyarrow.array(TEXTS),
+    "large_string": pyarrow.array(TEXTS, pyarrow.large_string()),
+    "string_view": pyarrow.array(TEXTS, pyarrow.string_view()),
+    "dictionary": pyarrow.array(TEXTS).dictionary_encode(),
+    "binary": pyarrow.array([text.encode() for text in TEXTS]),
+    "list": pyarrow.array([[text, "other"] for text in TEXTS]),
+    "large_list": pyarrow.array([[text] for text in TEXTS], pyarrow.large_list(pyarrow.string())),
+    "fixed_size_list": pyarrow.array([[t] for t in TEXTS], pyarrow.list_(pyarrow.string(), 1)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["Synthetic_Caption", "caption"])
+def test_text_of_every_type_is_read(tmp_path, kind, name):
+    columns = {"image": [jpeg(i) for i in range(3)], "caption": ["a", "b", "c"]} | {
+        name: KINDS[kind]
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    samples = read(f"table:{tmp_path}/a.parquet")
+    found = [s.caption if name == "caption" else s.synthetic["long"] for s in samples]
+    assert found == TEXTS and problems(samples) == {}
+
+
+@pytest.mark.parametrize("name", ["caption", "synthetic_caption"])
+def test_a_column_of_captions_that_holds_no_text_is_named(tmp_path, name):
+    columns = {"image": [jpeg(1)], "caption": ["a"]} | {name: [7]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"column '{name}' must hold text.*int64"):
+        open_source(f"table:{tmp_path}/a.parquet")
+
+
+def test_synthetic_captions_are_found_by_numbers_too(tmp_path):
+    columns = {"image": [jpeg(1), jpeg(2)], "caption": ["a", "b"], "id": [17, 18]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (tmp_path / "s.tsv").write_text("18\tshort\tlong\n")
+    samples = read(f"table:{tmp_path}/a.parquet?synthetic={tmp_path}/s.tsv")
+    assert [s.synthetic for s in samples] == [{}, {"long": "long", "short": "short"}]
+
+
 def test_of_several_captions_the_first_is_taken(tmp_path):
     captions = pyarrow.array([["a", "b"], [], None, [None, "x"]], pyarrow.list_(pyarrow.string()))
     path = write(tmp_path / "a.parquet", 4, caption=captions)

@@ -9,7 +9,7 @@ import pytest
 
 from miro_jax.sources import expected_samples, open_source
 from miro_jax.sources.reading import fingerprint
-from tests.sources import members_of, read, read_all, write_tar
+from tests.sources import members_of, read, read_all, triple, write_tar
 
 
 @pytest.fixture
@@ -155,6 +155,7 @@ def special(kind, name, link=""):
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE]
 )
 def test_what_is_no_regular_file_is_no_picture(tmp_path, kind):
+    cause = "missing image" if kind == tarfile.DIRTYPE else "not a file"
     path = str(tmp_path / "a.tar")
     with tarfile.open(path, "w") as archive:
         for name, content in [("a.txt", b"text"), ("b.jpg", b"x"), ("b.txt", b"text")]:
@@ -164,9 +165,70 @@ def test_what_is_no_regular_file_is_no_picture(tmp_path, kind):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     assert [(s.key, s.problem) for s in read(f"tar:{path}")] == [
-        ("a.tar/a", "missing image"),
+        ("a.tar/a", cause),
         ("a.tar/b", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"),
+    [("jpg", "not a file"), ("txt", "unreadable caption"), ("json", "unreadable json")],
+)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, b"S"])
+def test_a_part_that_is_a_link_is_not_left_out_in_silence(tmp_path, kind, ending, cause):
+    path = str(tmp_path / "a.tar")
+    with tarfile.open(path, "w") as archive:
+        for name, content in triple("a", 1) + triple("b", 2):
+            info = tarfile.TarInfo(name)
+            if name == f"b.{ending}":
+                archive.addfile(special(kind, name, f"a.{ending}"))
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    assert [(s.key, s.problem) for s in read(f"tar:{path}")] == [
+        ("a.tar/a", ""),
+        ("a.tar/b", cause),
+    ]
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_a_file_that_pax_stores_in_pieces_is_no_picture(tmp_path, version):
+    """As GNU tar writes it: the values of a header of its own, then a member of another name."""
+    values = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99"}
+    if version == "0.0":
+        values = {"GNU.sparse.size": "99", "GNU.sparse.numblocks": "1"}
+    name = "b.jpg"
+    if version != "0.0":
+        values["GNU.sparse.name"], name = "b.jpg", "GNUSparseFile.17/b.jpg"
+    path = str(tmp_path / "a.tar")
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, content in [*triple("a", 1), (name, b"pieces"), ("b.txt", b"text")]:
+            info = tarfile.TarInfo(member)
+            info.size, info.pax_headers = len(content), values if member == name else {}
+            archive.addfile(info, io.BytesIO(content))
+    found = [(s.key, s.problem) for s in read(f"tar:{path}")]
+    assert found == [("a.tar/a", ""), ("a.tar/b", "not a file")]
+
+
+def test_a_compressed_archive_is_called_so(tmp_path):
+    for mode, name in (("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")):
+        with tarfile.open(tmp_path / f"a.{mode}.tar", f"w:{mode}") as archive:
+            archive.addfile(tarfile.TarInfo("a.jpg"))
+        (sample,) = read(f"tar:{tmp_path}/a.{mode}.tar")
+        assert sample.problem == "damaged tar" and f"compressed with {name}" in sample.detail
+    (tmp_path / "b.tar").write_bytes(b"")
+    (sample,) = read(f"tar:{tmp_path}/b.tar")
+    assert sample.problem == "damaged tar" and "the file is empty" in sample.detail
+
+
+@pytest.mark.parametrize(
+    "name", ["d/k", "d/k.jpg", "a.tar/d/k", "a.tar/d/k.jpg", "{}/a.tar/d/k.jpg"]
+)
+def test_a_table_may_name_a_picture_in_every_way(tmp_path, name):
+    write_tar(tmp_path / "a.tar", [("d/k.jpg", b"1"), ("d/k.txt", b"old")])
+    (tmp_path / "c.csv").write_text(f"path,caption\n{name.format(tmp_path)},new\n")
+    (sample,) = read(f"tar:{tmp_path}/*.tar?captions={tmp_path}/c.csv")
+    assert sample.caption == "new"
 
 
 def test_duplicates_are_refused_and_the_first_is_kept(tmp_path):

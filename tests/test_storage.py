@@ -37,6 +37,14 @@ def test_files_are_written_replaced_listed_and_removed(folder):
     assert folder.names() == [] and not folder.exists("b/a")
 
 
+def test_a_folder_is_used_if_it_holds_more_than_scratch(folder):
+    assert not folder.is_used("parts")
+    with folder.scratch("parts"):
+        assert not folder.is_used("parts")
+        folder.write("parts/deep/x", b"1")
+        assert folder.is_used("parts") and not folder.is_used("other")
+
+
 def test_what_is_not_there_is_not_found(folder):
     for action in (folder.read, folder.size):
         with pytest.raises(FileNotFoundError):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
-from miro_jax.annotate import workers
+from miro_jax.annotate import coverage, workers
 from miro_jax.annotate.flags import NAME, make_parser, parse_named, split_pair
 from miro_jax.annotate.merge import merge
 from miro_jax.annotate.plan import Plan, plan
@@ -119,6 +119,8 @@ def _work(todo: Plan, only_merge: bool) -> int:
         if is_out_of_memory(error):
             error = "out of memory on a device; --one-by-one, --dtype=bfloat16, a smaller "
             error += "--batch-size or --mesh=allx2 need less."
+        elif isinstance(error, OSError):
+            error = f"{str(error).rstrip('.')}. What is done is kept: the same command goes on."
         return fail(NAME, error, FAILED)
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)
@@ -128,11 +130,25 @@ def _work(todo: Plan, only_merge: bool) -> int:
 def _summary(todo: Plan, manifest: Manifest | None) -> str:
     """Say in a line what is there now."""
     if manifest is not None:
-        return f"{manifest.num_records} records, {manifest.num_failures} failures: {todo.folder}"
-    done = sum(is_done(todo.folder, piece.number) for piece in todo.pieces)
-    waiting = [g.name for g in todo.toolbox.groups if g not in todo.groups]
-    rest = f"; the others wait for the stages {', '.join(waiting)}" if waiting else ""
+        lost = coverage.describe_lost(coverage.read_lost(todo.folder))
+        return (
+            f"{manifest.num_records} records, {manifest.num_failures} failures"
+            f"{f', {lost}' if lost else ''}: {todo.folder}"
+        )
+    waiting = [piece.number for piece in todo.pieces if not is_done(todo.folder, piece.number)]
+    rest = f"; the others wait for {_missing_groups(todo, waiting[0])}" if waiting else ""
     return (
-        f"{done} of {len(todo.pieces)} pieces published{rest}. When all "
+        f"{len(todo.pieces) - len(waiting)} of {len(todo.pieces)} pieces published{rest}. When all "
         f"{len(todo.source.pieces)} are, finish with --merge: {todo.folder}"
     )
+
+
+def _missing_groups(todo: Plan, piece: int) -> str:
+    """Say which groups a piece waits for."""
+    said = []
+    for group in todo.toolbox.groups:
+        if not todo.assembly.is_whole(piece, group.name):
+            others = todo.assembly.batch_sizes(piece, group.name) - {todo.batch_size}
+            made = f" (made in batches of {others.pop()}; all need the same)" if others else ""
+            said.append(group.name + made)
+    return f"the stages {', '.join(said)}"

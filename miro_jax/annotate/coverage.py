@@ -16,6 +16,9 @@ import numpy as np
 from miro_jax import causes
 from miro_jax.annotate.tally import Tally
 from miro_jax.sources import Piece
+from miro_jax.storage import Folder
+
+FILE = "coverage.json"
 
 
 def lost_samples(pieces: Sequence[Piece], sidecars: Sequence[Mapping]) -> dict[str, int]:
@@ -67,6 +70,13 @@ def summarize(
             for sidecar in sidecars
         },
     }
+
+
+def read_lost(folder: Folder) -> dict[str, int]:
+    """Return what coverage.json says that damage has cost, see `lost_samples`."""
+    if not folder.exists(FILE):  # sets of the first schema version have none
+        return {}
+    return folder.read_json(FILE).get("damaged_pieces", {})
 
 
 def describe_lost(lost: Mapping[str, int]) -> str:

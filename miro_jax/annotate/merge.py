@@ -36,7 +36,7 @@ from miro_jax.report import scored
 from miro_jax.shards import join_scores, read_published
 from miro_jax.sources import Piece
 
-FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
+FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
 # What the content of a record depends on, besides the configuration.
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -81,7 +81,7 @@ def _merge(todo: Plan) -> Manifest:
     names = configuration["rewards"]
     lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
-    folder.write(COVERAGE_NAME, to_json(coverage.summarize(sidecars, tally, lost, scores)))
+    folder.write(coverage.FILE, to_json(coverage.summarize(sidecars, tally, lost, scores)))
     stats = {
         "captions": bins.summarize(scores[:, 0], names),
         "synthetic_captions": bins.summarize(scores[:, 1], names),
@@ -163,8 +163,8 @@ def fit_levels(
     """Fit the levels over own and synthetic captions together; write the page and the bins."""
     folder, names = todo.folder, manifest.rewards
     fitted = bins.fit_bins(scores, names, todo.num_bins, todo.bins_strategy, manifest.digest)
-    if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
-        covered, stats = map(folder.read_json, (COVERAGE_NAME, STATS_NAME))
+    if folder.exists(coverage.FILE):  # sets of the first schema version have none
+        covered, stats = map(folder.read_json, (coverage.FILE, STATS_NAME))
         failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
         best, worst, searched = read_extremes(names, scores[:, 0], todo.source.pieces, sidecars)
         page = scored.Scored(

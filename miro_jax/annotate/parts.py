@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from miro_jax.records import pack, unpack
 from miro_jax.storage import Damaged, Folder
 
 FOLDER = "parts"
+_NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")
 _DIGEST_BYTES = 16
 
 
@@ -77,6 +79,12 @@ def models_name(group: str) -> str:
 def part_name(piece: int, group: str, start: int, batch_size: int) -> str:
     """Return the name of a part; another batch size has other parts."""
     return f"{place(piece)}/{group}-{start:08d}+{batch_size}.part"
+
+
+def list_parts(folder: Folder, piece: int) -> list[tuple[str, int, int]]:
+    """Return group, first sample and batch size of each part of a piece."""
+    found = map(_NAME.fullmatch, folder.names(place(piece)))
+    return [(match[1], int(match[2]), int(match[3])) for match in found if match]
 
 
 def load_part(folder: Folder, name: str) -> Part | None:

@@ -221,7 +221,7 @@ def check_configuration(todo: Plan) -> None:
         asked = {name: value for name, value in asked.items() if value is not False}
     elif folder.exists(PARTIAL_NAME):
         present = folder.read_json(PARTIAL_NAME)
-    elif folder.exists(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
+    elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
         raise ValueError(
             f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} nor "
             f"{PARTIAL_NAME} that say what they were made with. Delete the folder or name another."

@@ -29,7 +29,8 @@ def shard_name(piece: int) -> str:
 def is_done(folder: Folder, piece: int) -> bool:
     """Tell whether a piece is published."""
     name = shard_name(piece)
-    return folder.exists(name + shards.SIDECAR_ENDING) and folder.exists(name)
+    endings = (shards.SIDECAR_ENDING, shards.SCORES_ENDING, "")  # the one that comes last first
+    return all(folder.exists(name + ending) for ending in endings)
 
 
 class SourceChanged(OSError):
@@ -102,6 +103,10 @@ class Assembly:
         name = parts.part_name(piece, group, starts[-1], self.batch_size)
         found = parts.load_part(self.folder, name)
         return found is not None and found.last
+
+    def batch_sizes(self, piece: int, group: str) -> set[int]:
+        """Return in batches of which sizes there are parts of a group."""
+        return {size for name, _, size in parts.list_parts(self.folder, piece) if name == group}
 
     def _write(self, piece: int, piece_id: str) -> str | None:
         """Write shard, scores and sidecar; return the name of a damaged part in their way."""
@@ -206,10 +211,6 @@ def _fields(part: Part) -> dict[str, Any]:
 
 
 def _starts(folder: Folder, piece: int, group: str, batch_size: int) -> list[int]:
-    """List where the parts of a group begin."""
-    ending = f"+{batch_size}.part"
-    return [
-        int(name.removeprefix(f"{group}-").removesuffix(ending))
-        for name in folder.names(parts.place(piece))
-        if name.startswith(f"{group}-") and name.endswith(ending)
-    ]
+    """List where the parts of a group begin, sorted."""
+    found = parts.list_parts(folder, piece)
+    return sorted(start for name, start, size in found if (name, size) == (group, batch_size))

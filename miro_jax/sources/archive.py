@@ -24,6 +24,12 @@ _MAX_EXTENSION_BYTES = 1 << 20  # of a header that only carries a long name
 _CHUNK = 1 << 20
 _REGULAR = (b"0", b"\0", b"7")
 _ZEROS = bytes(BLOCK)
+_COMPRESSED = {
+    "gzip": b"\x1f\x8b\x08",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +47,29 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A place where the archive is not what it must be. offset: its byte. reason: in words."""
+    """A place where the archive is not what it must be.
+
+    offset: its byte. reason: in words. stray: nothing there looks like a header, so that bytes may
+    have been lost or inserted before it, and the member that ends there may hold others than its
+    own.
+    """
 
     offset: int
     reason: str
+    stray: bool = False
 
 
 class _BadHeader(ValueError):
     """A block that is no header."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _More:
+    """What headers before a member's own say of it. sparse: its content is stored in pieces."""
+
+    name: bytes | None = None
+    size: int | None = None
+    sparse: bool = False
 
 
 @dataclasses.dataclass
@@ -97,7 +118,7 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
     Yields:
         Members in order, and damage where it is.
     """
-    stream, long_name, long_size = _Stream(file), None, None
+    stream, more = _Stream(file), _More()
     while True:
         begin = stream.offset
         block = stream.read(BLOCK)
@@ -105,9 +126,11 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
             if block == _ZEROS:
                 _read_end(stream, begin)
                 return
+            if begin == 0:
+                _check_beginning(block)
             header = _parse(block)
             extension = header.kind in (b"x", b"g", b"L", b"K")
-            length = header.size if extension or long_size is None else long_size
+            length = header.size if extension or more.size is None else more.size
             padded = -(-length // BLOCK) * BLOCK
             if length > size - stream.offset:
                 raise _BadHeader(
@@ -118,22 +141,24 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
                     raise _BadHeader(f"a name of {length} bytes")
                 content = stream.read(padded)[:length]
                 if header.kind == b"x":
-                    long_name, long_size = _extended(content, long_name, long_size)
+                    more = _extended(content, more)
                 elif header.kind == b"L":
-                    long_name = content.rstrip(b"\0")
+                    more = dataclasses.replace(more, name=content.rstrip(b"\0"))
                 continue
         except _BadHeader as error:
-            yield Damage(begin, str(error))
-            long_name, long_size = None, None
+            stray = (
+                len(block) == BLOCK and block != _ZEROS and not block.startswith(_MAGIC, _MAGIC_AT)
+            )
+            yield Damage(begin, str(error), stray)
+            more = _More()
             if stream.offset == begin + len(block):  # the next header may begin inside of it
                 stream.put_back(block[1:])
             if not _find_header(stream):
                 return
             continue
-        name = header.name if long_name is None else long_name
-        long_name, long_size = None, None
-        regular = header.kind in _REGULAR and not name.endswith(b"/")
-        content = None
+        name = header.name if more.name is None else more.name
+        regular = header.kind in _REGULAR and not name.endswith(b"/") and not more.sparse
+        more, content = _More(), None
         if regular and length <= MAX_BYTES:
             content = stream.read(length)
             stream.skip(padded - length)
@@ -141,6 +166,15 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
             stream.skip(padded)
         text = name.decode("utf-8", "backslashreplace").removeprefix("./")
         yield Member(text, regular, length, content)
+
+
+def _check_beginning(block: bytes) -> None:
+    """Raise _BadHeader where a file is none of ours from its beginning on."""
+    if not block:
+        raise _BadHeader("the file is empty")
+    for name, magic in _COMPRESSED.items():
+        if block.startswith(magic):
+            raise _BadHeader(f"compressed with {name}, which is not read; unpack it to a plain tar")
 
 
 def _read_end(stream: _Stream, begin: int) -> None:
@@ -165,7 +199,8 @@ def _find_header(stream: _Stream) -> bool:
             begin = at - _MAGIC_AT
             if begin >= 0 and begin + BLOCK > len(data):
                 break  # not read yet
-            if begin >= 0 and _is_header(data[begin : begin + BLOCK]):
+            versioned = data.startswith((b"ustar\x0000", b"ustar  \0"), at)
+            if begin >= 0 and versioned and _is_header(data[begin : begin + BLOCK]):
                 stream.put_back(data[begin:])
                 return True
             at = data.find(_MAGIC, at + 1)
@@ -185,9 +220,9 @@ def _parse(block: bytes) -> _Header:
     """Read a header; raise _BadHeader where it is none."""
     if len(block) < BLOCK:
         raise _BadHeader(f"the {len(block)} bytes from there on are not an end marker")
-    rest = block[:148] + 8 * b" " + block[156:]
+    checksum, rest = _number(block[148:156]), block[:148] + 8 * b" " + block[156:]
     signed = 256 * sum(1 for byte in rest if byte > 127)  # what some writers took off
-    if _number(block[148:156]) not in (sum(rest), sum(rest) - signed):
+    if checksum not in (sum(rest), sum(rest) - signed):
         raise _BadHeader("a header whose checksum is wrong")
     size, name = _number(block[124:136]), block[:100].partition(b"\0")[0]
     if block[_MAGIC_AT:263] == b"ustar\0":
@@ -206,22 +241,24 @@ def _number(field: bytes) -> int:
     return int(digits or b"0", 8)
 
 
-def _extended(
-    content: bytes, name: bytes | None, size: int | None
-) -> tuple[bytes | None, int | None]:
-    """Read name and size from a pax header, made of lines `LENGTH KEY=VALUE`."""
-    while content:
-        count, _, rest = content.partition(b" ")
-        if not (count.isdigit() and len(count) < 8 and len(count) < int(count) <= len(content)):
+def _extended(content: bytes, more: _More) -> _More:
+    """Read a pax header, made of lines `LENGTH KEY=VALUE`."""
+    at = 0
+    while at < len(content):
+        space = content.find(b" ", at, at + 8)
+        count = content[at:space] if space > at else b""
+        if not (count.isdigit() and len(count) < int(count) <= len(content) - at):
             raise _BadHeader("a pax header that is no list of values")
-        key, _, value = rest[: int(count) - len(count) - 1].removesuffix(b"\n").partition(b"=")
-        if key == b"path":
-            name = value
+        end = at + int(count)
+        key, _, value = content[space + 1 : end].removesuffix(b"\n").partition(b"=")
+        if key == b"path" and not more.sparse:
+            more = dataclasses.replace(more, name=value)
         elif key == b"size":
             if not value.isdigit() or len(value) > 20:
                 raise _BadHeader("a pax header whose size is no number")
-            size = int(value)
-        elif key.startswith(b"GNU.sparse"):
-            raise _BadHeader("a sparse member, which is not read")
-        content = content[int(count) :]
-    return name, size
+            more = dataclasses.replace(more, size=int(value))
+        elif key.startswith(b"GNU.sparse."):
+            name = value if key == b"GNU.sparse.name" else more.name
+            more = dataclasses.replace(more, name=name, sparse=True)
+        at = end
+    return more

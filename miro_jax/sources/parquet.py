@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pyarrow
 from pyarrow import parquet, types
@@ -96,7 +97,11 @@ def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
     try:
         with _open(path) as file:
             _columns(path, file.schema_arrow, spec)
-            return file.metadata
+            footer = file.metadata
+        groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
+        if groups != footer.num_rows:
+            return f"its {footer.num_rows} rows are not the {groups} of its row groups"
+        return footer
     except (pyarrow.ArrowException, ValueError) as error:
         return str(error)
     except OSError as error:  # pyarrow says so of damaged files as well
@@ -105,11 +110,20 @@ def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
         return str(error)
 
 
-def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> tuple[str, str | None]:
-    """Return the columns of the pictures and of the captions.
+class _Columns(NamedTuple):
+    """Which columns are what: of the pictures, of the captions, and name -> field of synthetic."""
+
+    image: str
+    caption: str | None
+    synthetic: dict[str, str]
+
+
+def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
+    """Choose the columns of a table.
 
     Raises:
-        ValueError: there is none of pictures, or not the one asked for.
+        ValueError: there is none of pictures, or not the one asked for, or one of captions does not
+            hold text.
     """
     kinds = {field.name: field.type for field in schema}
     inside = [name for name, kind in kinds.items() if _is_struct(kind) or _is_bytes(kind)]
@@ -127,25 +141,55 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> tuple[str, str | 
             f"{path} has no column of pictures named one of {', '.join(usual)}; it has "
             f"{', '.join(kinds)}. Name it with ?image=COLUMN"
         )
-    texts = [n for n in kinds if n != image and (_is_text(kinds[n]) or _is_texts(kinds[n]))]
-    asked = spec.options.get("caption")
-    return image, tables.choose_column(path, texts, asked, CAPTION_COLUMNS, "caption")
+    others = {name: kind for name, kind in kinds.items() if name != image}
+    caption = _words_column(path, others, spec.options.get("caption"), CAPTION_COLUMNS)
+    synthetic = {
+        column: field
+        for field in (LONG_FIELD, *SHORT_FIELDS)
+        if (column := _words_column(path, others, None, (field,)))
+    }
+    return _Columns(image, caption, synthetic)
+
+
+def _words_column(path, kinds, asked, usual) -> str | None:
+    """Choose a column of text; ValueError where one of these names holds something else."""
+    words = [name for name, kind in kinds.items() if _is_words(kind)]
+    found = tables.choose_column(path, words if asked is None else kinds, asked, usual, "caption")
+    other = found or tables.choose_column(path, kinds, None, usual, "caption")
+    if other is not None and other not in words:
+        raise ValueError(
+            f"{path}, column {other!r} must hold text, or lists of texts; it holds "
+            f"{kinds[other]}. Give it another type or another name."
+        )
+    return found
 
 
 def _is_struct(kind: pyarrow.DataType) -> bool:
-    return types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    """Tell whether a type is that of Hugging Face's pictures."""
+    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    path = kind.get_field_index("path")
+    return _is_bytes(kind.field("bytes").type) and (path < 0 or _is_text(kind.field(path).type))
 
 
 def _is_bytes(kind: pyarrow.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind)
+    if types.is_dictionary(kind):  # of few different ones
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _is_texts(kind: pyarrow.DataType) -> bool:
-    return types.is_list(kind) and _is_text(kind.value_type)
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists) and _is_text(kind.value_type)
+
+
+def _is_words(kind: pyarrow.DataType) -> bool:
+    """Tell whether a type can hold captions; bytes are read as UTF-8."""
+    return _is_text(kind) or _is_texts(kind) or _is_bytes(kind)
 
 
 def _is_number(kind: pyarrow.DataType) -> bool:
@@ -172,19 +216,22 @@ def _samples(
     row, end = span
     try:
         with _open(path) as file:
-            image, caption = _columns(path, file.schema_arrow, spec)
+            chosen = _columns(path, file.schema_arrow, spec)
+            said = (chosen.image, chosen.caption, *chosen.synthetic)
             wanted = [
                 field.name
                 for field in file.schema_arrow
-                if field.name in (image, caption) or _is_text(field.type) or _is_number(field.type)
+                if field.name in said or _is_text(field.type) or _is_number(field.type)
             ]
             batches = file.iter_batches(
                 _ROWS_AT_A_TIME, row_groups=list(range(first, last)), columns=wanted
             )
             for batch in batches:
-                for values in _rows(batch, image):
-                    yield _sample(reading.parent(path), f"{name}/{row:08d}", values, caption)
+                for values in _rows(batch, chosen.image):
+                    yield _sample(reading.parent(path), f"{name}/{row:08d}", values, chosen)
                     row += 1
+        if row != end:  # the footer promised more
+            yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost")
     except (pyarrow.ArrowException, ValueError) as error:
         yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
     except OSError as error:
@@ -209,21 +256,31 @@ def _rows(batch: pyarrow.RecordBatch, image: str) -> Iterator[dict]:
 
 
 def _values(column: pyarrow.Array) -> list:
+    """Return the values, text as bytes."""
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if _is_text(column.type):
         column = column.cast(pyarrow.large_binary())
     elif _is_texts(column.type):
-        column = column.cast(pyarrow.list_(pyarrow.large_binary()))
+        column = column.cast(pyarrow.large_list(pyarrow.large_binary()))
     return column.to_pylist()
 
 
-def _sample(folder: str, key: str, values: dict, caption: str | None) -> Sample:
+def _first(said: object) -> object:
+    """Return a text, of several the first."""
+    if isinstance(said, list):
+        return said[0] if said else None
+    return said
+
+
+def _sample(folder: str, key: str, values: dict, columns: _Columns) -> Sample:
     """Interpret a row of a table in a folder."""
     data, place = values.pop(_BYTES, None), values.pop(_PATH, None)
     place = readable(os.fsdecode(place)) if place else ""
-    said = values.pop(caption, None)
-    said = said if isinstance(said, list) else [said]
+    fields = {"caption": _first(values.pop(columns.caption, None))}
+    fields |= {field: _first(values.pop(name)) for name, field in columns.synthetic.items()}
     meta, problem, detail = {}, "", ""
-    for name, value in {**values, "caption": said[0] if said else None}.items():
+    for name, value in (values | fields).items():
         try:
             meta[name] = value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
@@ -235,7 +292,7 @@ def _sample(folder: str, key: str, values: dict, caption: str | None) -> Sample:
         data = functools.partial(reading.read_file, reading.join(folder, place))
     elif data is not None and len(data) > MAX_BYTES:
         problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
-    names = [place, *(meta.get(name) for name in NAME_COLUMNS)]
+    names = [place, *(str(meta[n]) for n in NAME_COLUMNS if meta.get(n) is not None)]
     return Sample(
         key=key,
         image=data,
@@ -244,5 +301,5 @@ def _sample(folder: str, key: str, values: dict, caption: str | None) -> Sample:
         meta=meta,
         problem=problem,
         detail=detail,
-        names=tuple(name for name in names if isinstance(name, str) and name),
+        names=tuple(filter(None, names)),
     )

@@ -116,7 +116,10 @@ class Piece:
         clashes, changes = [], {}
         if self.tables.captions is not None:
             found = self.tables.captions.find(sample.names)
-            changes["caption"] = found.texts[0] if found else None
+            caption = changes["caption"] = found.texts[0] if found else None
+            # What stands in for a missing form is the caption as it is now.
+            meta = sample.meta | {"caption": caption}
+            changes["synthetic"] = texts.synthetic_of(meta, caption)
             clashes += [found] if found and found.clash else []
         if self.tables.synthetic is not None:
             found = self.tables.synthetic.find([stem(name) for name in sample.names[:1]])

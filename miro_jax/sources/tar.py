@@ -17,13 +17,18 @@ from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import interpret
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+_USED = {*IMAGE_EXTENSIONS, "txt", "json"}
 
 
 class _Open:
-    """The members of one key. near_damage: damage stands before or between or after them."""
+    """The members of one key.
+
+    near_damage: damage stands before or between or after them. distrusted: bytes were lost or
+    inserted where one of them ends, which may have changed it.
+    """
 
     def __init__(self, key: str, near_damage: bool):
-        self.key, self.near_damage = key, near_damage
+        self.key, self.near_damage, self.distrusted = key, near_damage, False
         self.members: dict[str, archive.Member] = {}
 
     @property
@@ -67,13 +72,13 @@ def _samples(path: str, name: str) -> Iterator[Sample]:
         elif group.near_damage and not usual:
             waiting.append(group)
         elif group.near_damage:
-            yield _sample(name, group, usual)
+            yield _sample(path, name, group, usual)
         else:
             usual |= group.parts
-            yield from (_sample(name, earlier, usual) for earlier in waiting)
+            yield from (_sample(path, name, earlier, usual) for earlier in waiting)
             waiting = []
-            yield _sample(name, group, usual)
-    yield from (_sample(name, earlier, usual) for earlier in waiting)
+            yield _sample(path, name, group, usual)
+    yield from (_sample(path, name, earlier, usual) for earlier in waiting)
 
 
 def _groups(path: str) -> Iterator[_Open | archive.Damage]:
@@ -85,13 +90,14 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
                 near = True
                 if group is not None:
                     group.near_damage = True
+                    group.distrusted |= found.stray
                 yield found
                 continue
             folder, slash, name = found.name.rpartition("/")
             stem, _, extension = name.partition(".")
-            if not found.regular or not stem:  # a hidden file has no stem
-                continue
             key, extension = folder + slash + stem, extension.lower()
+            if not stem or not (found.regular or extension in _USED):  # a hidden file has no stem
+                continue
             if group is None or key != group.key or extension in group.members:
                 if group is not None:
                     yield group
@@ -103,21 +109,32 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
         yield group
 
 
-def _sample(name: str, group: _Open, usual: set[str]) -> Sample:
+def _unread(group: _Open) -> tuple[str, str]:
+    """Return the cause why the content of a member is not there, and a detail; or two ""."""
+    for member, odd, large in (
+        (group.image, "not a file", "too large"),
+        (group.members.get("txt"), "unreadable caption", "caption too long"),
+        (group.members.get("json"), "unreadable json", "unreadable json"),
+    ):
+        if member is not None and not member.regular:
+            return odd, "a link, or stored in pieces"
+        if member is not None and member.content is None:
+            return large, f"a file of {member.size} bytes, at most {MAX_BYTES}"
+    return "", ""
+
+
+def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
     """Interpret the members of one key. usual: parts that a whole sample has; none if not known."""
     members, image, problem, detail = group.members, group.image, "", ""
     txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
     texts = interpret(txt, meta)
     lost = sorted(usual - group.parts) if usual else ["perhaps a part"]
-    if group.near_damage and lost:
+    if group.distrusted:
+        problem, detail = "cut short by damage", "ends where bytes were lost or inserted"
+    elif group.near_damage and lost:
         problem, detail = "cut short by damage", f"lacks {', '.join(lost)}"
     else:
-        sizes = {e: m.size for e, m in members.items() if m.content is None}
-        for extension, cause in (("txt", "caption too long"), ("json", "unreadable json")):
-            if extension in sizes:
-                problem, detail = cause, f"{sizes[extension]} bytes"
-        if image is not None and image.content is None:
-            problem, detail = "too large", f"a file of {image.size} bytes, at most {MAX_BYTES}"
+        problem, detail = _unread(group)
     return Sample(
         key=f"{name}/{group.key}",
         image=None if image is None else image.content,
@@ -126,5 +143,11 @@ def _sample(name: str, group: _Open, usual: set[str]) -> Sample:
         meta=texts.meta,
         problem=problem or texts.problem,
         detail=detail or texts.detail,
-        names=(group.key, f"{name}/{group.key}"),
+        names=_names(path, name, group),
     )
+
+
+def _names(path: str, name: str, group: _Open) -> tuple[str, ...]:
+    """Return what a table may call a sample: by its key or its picture's file, in the archive."""
+    inside = [group.key] if group.image is None else [group.key, group.image.name]
+    return tuple(before + one for before in ("", f"{name}/", f"{path}/") for one in inside)
