@@ -9,7 +9,9 @@ Source: ITU-T T.81 (JPEG markers), CIPA DC-008 (EXIF), RFC 9649 (WebP).
 import re
 import struct
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4  # a tag and types of TIFF
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([0-9])")
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 # Inside of a scan 0xff is followed by zero, by a restart marker, or by more 0xff.
@@ -18,32 +20,43 @@ _MANY = 30
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """Return how a JPEG is to be turned by its EXIF: 1 (not at all) to 8."""
-    if b"Exif\0" not in data[:65536]:
-        return 1
+    """Return how a JPEG is to be turned by its EXIF, else by its XMP: 1 (not at all) to 8."""
+    exif = xmp = None
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, (length,) = data[at + 1], struct.unpack_from(">H", data, at + 2)
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
         if marker in (_START_OF_SCAN, _END):
-            return 1
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return _tiff_orientation(data[at + 10 : at + 2 + length])
+            break
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
+            exif = exif or _tiff_orientation(data[at + 10 : at + 2 + length])
+        elif marker == 0xE1 and data.startswith(_XMP, at + 4):
+            found = _XMP_ORIENTATION.search(data, at + 4, at + 2 + length)
+            xmp = xmp or (found and int(found[1]))
         at += 2 + length
-    return 1
+    value = xmp if exif is None else exif
+    return value if value is not None and 1 <= value <= 8 else 1
 
 
-def _tiff_orientation(tiff: bytes) -> int:
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "")
+def _tiff_orientation(tiff: bytes) -> int | None:
+    """Return the value of the entry, None where there is none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return None
     try:
         (at,) = struct.unpack_from(order + "I", tiff, 4)
         (count,) = struct.unpack_from(order + "H", tiff, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
             if tag == _ORIENTATION:
-                return value if order and 1 <= value <= 8 else 1
+                form = {_SHORT: "H", _LONG: "I"}.get(kind)
+                return struct.unpack_from(order + form, tiff, entry + 8)[0] if form else None
     except struct.error:
         pass
-    return 1
+    return None
 
 
 def count_scans(data: bytes) -> int:

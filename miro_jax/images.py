@@ -11,16 +11,14 @@ Letters: H W image.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from miro_jax import causes, image_headers
+from miro_jax.budget import Budget
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
@@ -46,30 +44,10 @@ class BadImage(ValueError):
         self.detail = detail
 
 
-class _Budget:
-    """Lets pictures be decoded side by side while they have at most so many pixels together.
-
-    Pillow takes up to 24 bytes a pixel (WebP), which with many threads would fill any memory.
-    """
-
-    def __init__(self, pixels: int):
-        self._pixels, self._used, self._changed = pixels, 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def spend(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room; a picture that is too large for the budget goes alone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + pixels <= self._pixels)
-            self._used += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= pixels
-                self._changed.notify_all()
-
-
-_BUDGET = _Budget(MAX_PIXELS)
+# Decoders take so many bytes a pixel, with which many threads would fill any memory: a progressive
+# JPEG is held as coefficients, as a picture and as that turned; Pillow's WebP takes the most.
+_JPEG_BYTES, _MOST_BYTES = 12, 24
+_BUDGET = Budget(MAX_PIXELS * _MOST_BYTES)
 
 
 def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> np.ndarray:
@@ -104,13 +82,14 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
             check(width, height)
             _check_scans(data, width * height)
             if colorspace in ("YCbCr", "RGB", "Gray"):
-                image = simplejpeg.decode_jpeg(data, "RGB")
-                return _turned(image, image_headers.jpeg_orientation(data))
+                with _BUDGET.spend(width * height * _JPEG_BYTES):
+                    image = simplejpeg.decode_jpeg(data, "RGB")
+                    return _turned(image, image_headers.jpeg_orientation(data))
         if size := image_headers.webp_size(data):
             check(*size)
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
             check(*picture.size)
-            with _BUDGET.spend(picture.width * picture.height):
+            with _BUDGET.spend(picture.width * picture.height * _MOST_BYTES):
                 return _turned(_to_rgb(picture), picture.getexif().get(0x0112, 1))
     except BadImage:
         raise

@@ -45,7 +45,7 @@ _LOCAL = ("file://", "local://")
 # Stores of objects have no folders; some would make a bucket of that name.
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
 # Packages that talk to stores, and raise errors of their own.
-_TALKERS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+_TALKERS = "aiobotocore aiohttp azure botocore gcsfs google httpcore2 httpx httpx2 s3fs".split()
 
 
 class Damaged(OSError):
@@ -159,8 +159,8 @@ class LocalFolder(Folder):
         try:
             with os.scandir(self.path / inside) as entries:
                 return any(not entry.name.startswith(SCRATCH) for entry in entries)
-        except FileNotFoundError:
-            return False
+        except (FileNotFoundError, NotADirectoryError):
+            return self.exists(inside)  # not as a folder
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()

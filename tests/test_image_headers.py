@@ -53,8 +53,43 @@ def test_both_byte_orders_of_exif_are_read():
     for order, mark in (("<", b"II"), (">", b"MM")):
         data = picture(order, mark)
         assert jpeg_orientation(data) == 6 and load_rgb(data).shape == (48, 40, 3)
+        long = data.replace(
+            struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0),
+            struct.pack(order + "HHII", 0x0112, 4, 1, 6),
+        )
+        assert long != data and jpeg_orientation(long) == 6
     assert jpeg_orientation(picture("<", b"MM")) == 1
     assert jpeg_orientation(picture("<", b"??")) == 1
+
+
+def segment(content, marker=0xE1):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+EXIF = b"Exif\0\0II" + struct.pack("<HIHHHIHH", 42, 8, 1, 0x0112, 3, 1, 6, 0) + bytes(4)
+NO_TURN = b"Exif\0\0II" + struct.pack("<HIHHHIHH", 42, 8, 1, 0x0100, 3, 1, 6, 0) + bytes(4)
+XMP = b'http://ns.adobe.com/xap/1.0/\0<rdf tiff:Orientation="8"/>'
+
+
+@pytest.mark.parametrize(
+    ("before", "turn"),
+    [
+        (segment(bytes(60_000), 0xE2) * 2 + segment(EXIF), 6),  # behind a large profile
+        (b"\xff\xff" + segment(EXIF), 6),  # filling between segments
+        (segment(XMP), 8),
+        (segment(XMP) + segment(EXIF), 6),
+        (segment(NO_TURN) + segment(XMP), 8),
+        (segment(XMP.replace(b'="8"', b">3<")), 3),
+        (segment(XMP.replace(b"8", b"9")), 1),
+    ],
+)
+def test_orientations_are_found_where_pillow_finds_them(before, turn):
+    data = encode(smooth(), "JPEG")
+    data = data[:2] + before + data[2:]
+    assert jpeg_orientation(data) == turn
+    with Image.open(io.BytesIO(data)) as picture:
+        want = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    np.testing.assert_array_equal(load_rgb(data), want)
 
 
 def test_scans_are_counted():

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from miro_jax import images
+from miro_jax.budget import Budget
 from miro_jax.images import BadImage, center_crop_resize, load_rgb
 
 
@@ -153,8 +154,8 @@ def test_large_pictures_are_converted_in_bands_to_the_same_pixels(mode, monkeypa
         np.testing.assert_array_equal(load_rgb(data), want)
 
 
-def test_pictures_share_a_budget_of_pixels():
-    budget, running, most, lock = images._Budget(100), [], [], threading.Lock()
+def test_threads_share_a_budget():
+    budget, running, most, lock = Budget(100), [], [], threading.Lock()
 
     def work(pixels):
         with budget.spend(pixels):
@@ -171,12 +172,16 @@ def test_pictures_share_a_budget_of_pixels():
     assert max(map(len, most)) > 1 and not running
 
 
-def test_a_picture_that_fails_gives_its_budget_back():
-    data = encode(smooth(), "PNG")
+@pytest.mark.parametrize("name", ["PNG", "JPEG"])
+def test_a_picture_that_fails_gives_its_budget_back(name, monkeypatch):
+    data, spent, take = encode(smooth(), name), [], images._BUDGET.take
+    monkeypatch.setattr(images._BUDGET, "take", lambda n: (spent.append(n), take(n)))
     for _ in range(3):
         with pytest.raises(BadImage):
-            load_rgb(data[: len(data) // 2])
+            load_rgb(data[:-100])
     assert images._BUDGET._used == 0
+    pixels = smooth().shape[0] * smooth().shape[1]
+    assert spent == [pixels * (24 if name == "PNG" else 12)] * 3
 
 
 @functools.cache

@@ -13,8 +13,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "arguments progress records bins files storage manifest shards digest trees causes targets"
-    " sharding flow solvers guidance images image_headers resize shapes",
+    "arguments budget progress records bins files storage manifest shards digest trees causes"
+    " targets sharding flow solvers guidance images image_headers resize shapes",
     "networks models weights optim checkpoint metrics metric_lines sources",
     "encoders rewards",
     "state data sampler evals report pipeline runs trained",

@@ -4,7 +4,9 @@ import errno
 import os
 import time
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from miro_jax.images import BadImage
 from miro_jax.sources import open_source, reading
@@ -177,3 +179,25 @@ def test_a_failing_disk_is_an_error_and_no_cause(tmp_path, monkeypatch):
         sample.read()
     with pytest.raises(OSError, match="Input/output error"):
         list(piece.samples())
+
+
+@pytest.mark.parametrize("ending", ["txt", "TXT", "Txt"])
+def test_endings_may_be_written_in_capitals(tmp_path, ending):
+    (tmp_path / "A.JPG").write_bytes(jpeg(1))
+    (tmp_path / f"A.{ending}").write_text("a caption")
+    (tmp_path / "A.JSON").write_text('{"synthetic_caption": "long"}')
+    (sample,) = read(f"folder:{tmp_path}")
+    assert (sample.key, sample.caption) == ("A.JPG", "a caption")
+    assert sample.synthetic == {"long": "long", "short": "a caption"}
+
+
+@pytest.mark.parametrize("place", ["nosuch://a/b.jpg", "hf:/x"])
+def test_a_path_that_cannot_be_read_here_concerns_its_sample_alone(tmp_path, place):
+    parquet.write_table(
+        pyarrow.table({"image": [place, "1.jpg"], "caption": ["a", "b"]}), tmp_path / "a.parquet"
+    )
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    bad, good = read(f"table:{tmp_path}/a.parquet")
+    with pytest.raises(BadImage, match=r"unreadable file|missing image"):
+        bad.read()
+    assert good.read() == jpeg(1)

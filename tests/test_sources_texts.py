@@ -53,6 +53,11 @@ def test_the_caption_is_the_text_file_and_else_that_of_the_json():
         ("whole \U0001f600 smiley", ""),
         ("x" * texts.MAX_CAPTION_CHARACTERS, ""),
         ("<PERSON> in snow", ""),
+        ("\u200b\ufeff\u2060\u00ad\ufe0f", "missing caption"),
+        ("\x01\x02 <PERSON>", "missing caption"),
+        ("\u200f\u05d0", ""),
+        ("?", ""),
+        ("7", ""),
     ],
 )
 def test_captions_that_are_none_have_a_cause(caption, cause):
@@ -127,6 +132,39 @@ def test_a_stem_with_two_texts_is_named_and_its_sample_not_used(tmp_path):
     assert problems(samples) == {"a.tar/d/k0": "ambiguous caption"}
     assert samples[0].detail == f"lines 1 and 3 of {table}"
     assert samples[1].synthetic == {"long": "l", "short": "s"}
+
+
+def test_a_caption_of_a_table_stands_in_for_the_form_that_is_missing(tmp_path):
+    both = json.dumps({LONG: "L", "caption": "old too"}).encode()
+    members = [("k0.jpg", jpeg(0)), ("k0.txt", b"old"), ("k0.json", both)]
+    members += [m for m in triple("k1", 1, **{LONG: "L"}) if not m[0].endswith("txt")]
+    tar = write_tar(tmp_path / "a.tar", members)
+    (tmp_path / "c.csv").write_text("path,caption\nk0,new 0\nk1,new 1\n")
+    samples = read(f"tar:{tar}?captions={tmp_path}/c.csv")
+    assert [(s.caption, s.synthetic) for s in samples] == [
+        (f"new {i}", {"long": "L", "short": f"new {i}"}) for i in range(2)
+    ]
+
+
+def test_a_cell_of_placeholders_is_an_empty_one(tmp_path):
+    table = synthetic_tsv(tmp_path, ("k0", "<PERSON>", "long"), ("k1", "short", " <PERSON> "))
+    samples = read(f"tar:{three_samples(tmp_path)}?synthetic={table}")
+    assert [s.synthetic for s in samples[:2]] == [
+        {"long": "long", "short": "own 0"},
+        {"long": "own 1", "short": "short"},
+    ]
+
+
+def test_an_empty_table_of_synthetic_captions_is_refused(tmp_path):
+    (tmp_path / "s.tsv").write_text("\n")
+    with pytest.raises(ValueError, match="at least one synthetic caption; it is empty"):
+        open_source(f"tar:{three_samples(tmp_path)}?synthetic={tmp_path}/s.tsv")
+
+
+def test_a_quote_that_swallows_a_line_is_noticed(tmp_path):
+    (tmp_path / "s.tsv").write_text('k0\t"short\nk1\ts\t"\tlong\n')
+    with pytest.raises(ValueError, match="has swallowed the line before"):
+        open_source(f"tar:{three_samples(tmp_path)}?synthetic={tmp_path}/s.tsv")
 
 
 @pytest.mark.parametrize("line", [("k0.jpg",), ("", "s", "l"), ('"k0', "s"), ('k0\t"a"b',)])

@@ -138,7 +138,9 @@ def read_chunks(
             chunk.fail(position, sample.key, sample.problem, sample.detail)
         elif chunk.missing:
             example = Example(position, sample.key, sample.caption, sample.synthetic)
-            chunk.waiting.append((example, decode(sample, chunk.missing)))
+            # What nobody reads any more must not stay in memory until the picture is decoded.
+            bare = dataclasses.replace(sample, meta={})
+            chunk.waiting.append((example, decode(bare, chunk.missing)))
     chunk.last = True
     yield chunk
 

@@ -45,8 +45,9 @@ class Tally:
             examples = ", ".join(f"{f['key']} in {f['piece']}" for f in self._first)
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
             lost = f" and {self._about_lost}" if self._lost else ""
+            share = f"{self.failures} of {self.samples} did{lost} ({rate:.2%})"
             raise TooManyFailures(
-                f"At most {self._limit:.2%} of samples may fail; {self.failures} of "
-                f"{self.samples} did{lost} ({rate:.2%}): {causes}. First: {examples}. "
+                f"At most {self._limit:.2%} of samples may fail; "
+                f"{share if self.samples else 'none could be read'}: {causes}. First: {examples}. "
                 f"{self._remedy}"
             )

@@ -35,6 +35,7 @@ from miro_jax.annotate.parts import Part
 from miro_jax.annotate.plan import Plan, claim_models
 from miro_jax.annotate.publish import changed, is_done, merge_failures, shard_name
 from miro_jax.annotate.tally import Tally
+from miro_jax.budget import Budget
 from miro_jax.progress import Progress
 from miro_jax.shards import read_published
 from miro_jax.sources import Piece, Sample, expected_samples
@@ -42,6 +43,7 @@ from miro_jax.sources import Piece, Sample, expected_samples
 # Before so many samples a rate says little, and a run should not end over its first bad picture.
 MIN_SAMPLES_FOR_RATE = 1000
 _CHUNKS_AHEAD = 2
+_ENCODED = Budget(1 << 30)  # bytes of pictures that were read and wait to be decoded
 _CHUNKS_BEHIND = 2  # that wait to be written
 log = logging.getLogger("miro_jax.annotate")
 
@@ -185,7 +187,11 @@ class Run:
 
     def _decode(self, sample: Sample, groups: tuple[str, ...]) -> Future:
         chosen = models.together([self._models[name] for name in groups])
-        return self._decoders.submit(load_picture, sample, chosen.prepare)
+        size = len(sample.image) if isinstance(sample.image, bytes) else 0
+        _ENCODED.take(size)
+        future = self._decoders.submit(load_picture, sample, chosen.prepare)
+        future.add_done_callback(lambda _: _ENCODED.give(size))
+        return future
 
     def _process(self, chunk: Chunk, batch: Batch, writer) -> list[Future]:
         """Run the missing groups over a chunk; return what is being written."""

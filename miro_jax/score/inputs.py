@@ -35,7 +35,8 @@ class Entry:
 
     key: names it, as text. read: returns the bytes of its file; for threads. caption: or None.
     after: cursor of the entry that follows. problem, detail: why it cannot be used, or "". share:
-    of all input that is behind with this one, in [0, 1], where `count` is not known.
+    of all input that is behind with this one, in [0, 1], where `count` is not known. num_bytes:
+    what it holds until it is read.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Entry:
     problem: str = ""
     detail: str = ""
     share: float = 0.0
+    num_bytes: int = 0
 
 
 class Source(Protocol):
@@ -199,7 +201,10 @@ class PieceSource:
             names = [*sample.names, sample.key]
             found = _caption(sample.caption, sample.problem, sample.detail, captions, names)
             share = (behind + min(inside, self._sizes[number])) / whole
-            yield Entry(sample.key, sample.read, found[0], (number, position), *found[1:], share)
+            held = len(sample.image) if isinstance(sample.image, bytes) else 0
+            read = dataclasses.replace(sample, meta={}).read
+            after = (number, position)
+            yield Entry(sample.key, read, found[0], after, *found[1:], share, held)
 
 
 def _beside(stem: str, txt: bool, meta: bool) -> texts.Texts:

@@ -17,9 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from miro_jax.budget import Budget
 from miro_jax.images import BadImage, load_rgb
 from miro_jax.rewards import base
 from miro_jax.score.inputs import Cursor, Entry
+
+_ENCODED = Budget(1 << 30)  # bytes of pictures that were read and wait to be decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,10 @@ def _ahead(pool, entries, rewards, needs_caption, count) -> Iterator[tuple[Entry
     """Yield each entry with its picture in the making, `count` of them ahead of the reader."""
     waiting = collections.deque()
     for entry in entries:
-        waiting.append((entry, pool.submit(_prepare, entry, rewards, needs_caption)))
+        _ENCODED.take(entry.num_bytes)
+        future = pool.submit(_prepare, entry, rewards, needs_caption)
+        future.add_done_callback(lambda _, size=entry.num_bytes: _ENCODED.give(size))
+        waiting.append((entry, future))
         if len(waiting) > count:
             yield waiting.popleft()
     while waiting:

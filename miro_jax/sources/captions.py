@@ -8,6 +8,7 @@ is found by the stem of its file.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from miro_jax.sources import reading
 from miro_jax.sources.tables import Table, damaged, records
+from miro_jax.sources.texts import clean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +99,20 @@ def index_synthetic(path: str) -> TextIndex:
         raise FileNotFoundError(
             f"{path} must be a table of synthetic captions: file, short, long; there is none."
         )
-    return TextIndex(path, _synthetic_rows(path))
+    rows = _synthetic_rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"{path} must hold at least one synthetic caption; it is empty.")
+    return TextIndex(path, itertools.chain([first], rows))
 
 
 def _synthetic_rows(path: str) -> Iterator[tuple[str, tuple[str | None, ...], int]]:
     for line, fields in records(path, "\t"):
         if len(fields) < 2 or not stem(fields[0]):
             raise damaged(path, line, f"must be file, short, long with tabs between; got {fields}")
-        short, long = (text if text.strip() else None for text in (fields[1], fields[-1]))
+        if any("\t" in field and "\n" in field for field in fields):
+            raise damaged(path, line, "a quote that is not closed has swallowed the line before")
+        short, long = (text if clean(text).strip() else None for text in (fields[1], fields[-1]))
         yield stem(fields[0]), (short, long), line
 
 

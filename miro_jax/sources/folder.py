@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,12 +25,12 @@ FILES_PER_PIECE = 1000
 
 
 class _Picture(NamedTuple):
-    """A picture's file, with the sizes of the texts beside it; None where there is none."""
+    """A picture's file, with the texts beside it; None where there is none."""
 
     name: str
     size: int
-    txt: int | None
-    json: int | None
+    txt: listing.File | None
+    json: listing.File | None
 
 
 def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
@@ -65,11 +66,15 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
 
 def _pictures(folder: str) -> Iterator[_Picture]:
     for prefix, listed in listing.walk(folder):
-        texts = {f.path: f.size for f in listed if f.path.lower().endswith((".txt", ".json"))}
+        texts = {}
+        for file in listed:
+            stem, _, extension = file.path.rpartition(".")
+            if extension.lower() in ("txt", "json"):  # small letters stand above capitals
+                texts[stem, extension.lower()] = file
         for name, size in listed:
             stem, _, extension = name.rpartition(".")
             if stem and extension.lower() in IMAGE_EXTENSIONS:
-                beside = (texts.get(f"{stem}.txt"), texts.get(f"{stem}.json"))
+                beside = (texts.get((stem, kind)) for kind in ("txt", "json"))
                 yield _Picture(prefix + name, size, *beside)
 
 
@@ -77,18 +82,19 @@ def _sign(run: tuple[_Picture, ...]) -> str:
     """Digest names and sizes; times differ after copying, and contents are not cheap."""
     digest = hashlib.sha256()
     for picture in run:
-        facts = [os.fsencode(picture.name), *map(str.encode, map(str, picture[1:]))]
+        sizes = [picture.size, *(text and text.size for text in (picture.txt, picture.json))]
+        facts = [os.fsencode(picture.name), *map(str.encode, map(str, sizes))]
         digest.update(b"\0".join(facts) + b"\n")
     return digest.hexdigest()[:16]
 
 
 def _run_samples(folder: str, run: tuple[_Picture, ...]) -> Iterator[Sample]:
-    for picture in run:
+    read = functools.partial(_texts, folder)
+    for picture, texts in zip(run, reading.map_ahead(read, run, folder), strict=True):
         path = reading.join(folder, picture.name)
-        texts = _texts(os.path.splitext(path)[0], picture)
         yield Sample(
             key=readable(picture.name),
-            image=functools.partial(reading.read_file, path),
+            image=functools.partial(reading.read_file, path, picture.size),
             caption=texts.caption,
             synthetic=texts.synthetic,
             meta=texts.meta,
@@ -98,14 +104,14 @@ def _run_samples(folder: str, run: tuple[_Picture, ...]) -> Iterator[Sample]:
         )
 
 
-def _texts(stem: str, picture: _Picture) -> Texts:
-    contents = []
-    for ending, size, cause in (
-        (".txt", picture.txt, "unreadable caption"),
-        (".json", picture.json, "unreadable json"),
-    ):
+def _texts(folder: str, picture: _Picture) -> Texts:
+    beside, contents = reading.join(folder, posixpath.dirname(picture.name)), []
+    for file, cause in ((picture.txt, "unreadable caption"), (picture.json, "unreadable json")):
+        if file is None:
+            contents.append(None)
+            continue
         try:
-            contents.append(None if size is None else reading.read_file(stem + ending))
+            contents.append(reading.read_file(reading.join(beside, file.path), file.size))
         except BadImage as error:
             return Texts(problem=cause, detail=str(error))
     return interpret(*contents)

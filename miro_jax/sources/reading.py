@@ -17,8 +17,9 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, TypeVar
 
 import fsspec
 
@@ -26,6 +27,8 @@ from miro_jax.images import MAX_BYTES, BadImage
 
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
+_REMOTE_THREADS = 32  # that wait for answers
+S, T = TypeVar("S"), TypeVar("T")
 # What the system says of one file, and not of the storage as a whole.
 _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
 
@@ -142,6 +145,18 @@ def local_copy(path: str) -> Iterator[str]:
         yield copy
 
 
+def map_ahead(function: Callable[[S], T], items: Sequence[S], place: str) -> Iterator[T]:
+    """Apply a function that reads files of a place; in an object store, to many items at a time."""
+    if not is_remote(place):
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(_REMOTE_THREADS)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def is_of_the_storage(error: Exception) -> bool:
     """Tell whether an error is one of the disk or the network, and not of a file's content.
 
@@ -152,19 +167,25 @@ def is_of_the_storage(error: Exception) -> bool:
     )
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, size: int | None = None) -> bytes:
     """Read a file that is expected to be a picture or its text.
 
+    Args:
+        size: its bytes, where a listing told; a store need not be asked again.
+
     Raises:
-        BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read.
+        BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read; or the
+            path is none that can be read here.
         OSError: the storage fails.
     """
     try:
-        plain, size = _facts(path)
+        plain, size = (True, size) if is_remote(path) and size is not None else _facts(path)
         if plain and size <= MAX_BYTES:
             return _content(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadImage("missing image", path) from error
+    except ValueError as error:  # a scheme that is not known here
+        raise BadImage("unreadable file", str(error)) from error
     except OSError as error:
         if error.errno in _OF_THE_FILE:
             raise BadImage("unreadable file", f"{path!r}: {error.strerror}") from error

@@ -141,7 +141,7 @@ def _problem_of(sample: Sample, seen: set[str]) -> tuple[str, str]:
     if sample.key in seen:
         return "duplicate key", ""
     if sample.image is None:
-        return "missing image", ""
+        return "missing image", sample.detail
     if sample.image == b"":
         return "empty file", ""
     for text in (sample.caption or "", *sample.synthetic.values()):

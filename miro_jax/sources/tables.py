@@ -88,7 +88,7 @@ def open_table(
     if path_column is None:
         raise ValueError(
             f"{path} must have a column of paths named one of {', '.join(PATH_COLUMNS)}; it has "
-            f"{', '.join(map(repr, columns)) or 'none'}. Name it with --path-column."
+            f"{', '.join(map(repr, columns)) or 'none'}. Give one of them such a name."
         )
     caption_column = choose_column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
     count = sum(1 for _ in _rows(path, path_column, caption_column))

@@ -120,6 +120,8 @@ def _unread(group: _Open) -> tuple[str, str]:
             return odd, "a link, or stored in pieces"
         if member is not None and member.content is None:
             return large, f"a file of {member.size} bytes, at most {MAX_BYTES}"
+    if group.image is None:
+        return "", f"it has {', '.join(f'.{ending}' for ending in group.members)}"
     return "", ""
 
 

@@ -14,11 +14,12 @@ caption a second time; here it gets none.
 
 import dataclasses
 import json
+import unicodedata
 
 PLACEHOLDER = "<PERSON>"
 MAX_CAPTION_CHARACTERS = 1 << 16  # ours; alternative texts of web pages reach some thousands
 MAX_TEXT_BYTES = 1 << 20
-MAX_JSON_BYTES = 1 << 24
+MAX_JSON_BYTES = 1 << 20
 SHORT_FIELDS = ("short_synthetic_caption", "synthetic_caption_short")
 LONG_FIELD = "synthetic_caption"
 
@@ -52,6 +53,8 @@ def check(caption: str) -> tuple[str, str]:
         return "unreadable caption", "a zero character"
     if not encodable(caption):
         return "unreadable caption", "half of a surrogate pair"
+    if not any(unicodedata.category(sign)[0] in "LNPS" for sign in clean(caption)):
+        return "missing caption", "nothing but signs that cannot be seen"
     return "", ""
 
 
