@@ -8,6 +8,10 @@
 #
 #   SOURCE=... OUT=... SLURM_ARRAY_TASK_ID= bash launch/annotate-slurm.sh --merge
 #
+# To queue some of 64 tasks again, with the pieces that they had:
+#
+#   SOURCE=... OUT=... WORKERS=64 sbatch --array=3,17 launch/annotate-slurm.sh
+#
 #SBATCH --job-name=annotate
 #SBATCH --array=0-63
 #SBATCH --requeue
@@ -19,6 +23,9 @@
 #SBATCH --time=24:00:00
 set -euo pipefail
 
+if [[ -n "${WORKERS:-}" && -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  set -- --worker-index="$SLURM_ARRAY_TASK_ID" --num-workers="$WORKERS" "$@"
+fi
 # A task that is queued again finds its programs compiled.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/jax}"
 exec srun "${PYTHON:-.venv/bin/python}" -m miro_jax.annotate \

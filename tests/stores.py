@@ -46,7 +46,13 @@ def upload(folder, address):
             system.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
+def names(address):
+    """The names of all objects below an address."""
+    system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    return [path[len(root) :].lstrip("/") for path in system.find(root)]
+
+
 def contents(address):
     """All objects below an address, by name."""
     system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
-    return {path[len(root) :].lstrip("/"): system.cat_file(path) for path in system.find(root)}
+    return {name: system.cat_file(f"{root}/{name}") for name in names(address)}

@@ -65,8 +65,9 @@ def test_a_store_gets_the_bytes_that_a_disk_gets(bucket, whole, monkeypatch):
     assert annotate.main(arguments(f"{bucket}/source", f"{bucket}/out")) == 0
     assert stores.contents(f"{bucket}/out") == whole
     reads = [key for method, key in asked if method == "get_object" and key.endswith(".tar")]
-    # Beginning and end for the fingerprint, all of it for the samples, once more for the report.
-    assert len(reads) == 4 * SHARDS
+    # Beginning and end for the fingerprint, before and after; all of it for the samples, once more
+    # for the report.
+    assert len(reads) == 6 * SHARDS
 
 
 def test_workers_in_a_store_killed_at_random_moments_end_like_an_uninterrupted_run(bucket, whole):
@@ -77,7 +78,7 @@ def test_workers_in_a_store_killed_at_random_moments_end_like_an_uninterrupted_r
         # Both at work on all pieces: they meet on every one.
         two = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
         deadline = time.monotonic() + 60
-        while not stores.contents(f"{bucket}/out") and time.monotonic() < deadline:
+        while not stores.names(f"{bucket}/out") and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 0.6))
         for process in two:

@@ -124,6 +124,9 @@ def test_the_slurm_array_ends_in_a_command_that_is_accepted(machine, source):
     assert done.returncode == 0, done.stderr
     assert "worker 1 of 4 (SLURM_ARRAY_TASK_ID)" in done.stderr
     assert "pieces: 6, of which this worker does 2" in done.stdout
+    again = machine | slurm | {"SOURCE": source, "WORKERS": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
+    done = run("annotate-slurm.sh", again)
+    assert "worker 1 of 3 (as asked)" in done.stderr and "does 2" in done.stdout
     merged = run(
         "annotate-slurm.sh", machine | {"SOURCE": source, "SLURM_ARRAY_TASK_ID": ""}, "--merge"
     )

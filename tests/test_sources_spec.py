@@ -63,6 +63,25 @@ def test_matches_are_sorted_and_each_file_comes_once(tmp_path):
     assert f"{tmp_path}/deep/c.tar" in [f.path for f in match_files(f"{tmp_path}/**/*.tar")]
 
 
+def test_braces_in_a_name_stand_for_themselves(tmp_path):
+    (tmp_path / "{x}").mkdir()
+    (tmp_path / "{x}" / "a.tar").write_bytes(b"x")
+    assert [f.path for f in match_files(f"{tmp_path}/{{x}}/*.tar")] == [f"{tmp_path}/{{x}}/a.tar"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "b.tar").symlink_to(tmp_path / "gone.tar")
+    with pytest.raises(FileNotFoundError, match="b.tar is a link to nothing"):
+        match_files(f"{tmp_path}/*.tar")
+
+
+def test_the_users_folder_may_be_written_short(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    spec = parse("tar:~/data/*.tar?synthetic=~/s.tsv")
+    assert spec.place == "/home/me/data/*.tar" and spec.options == {"synthetic": "/home/me/s.tsv"}
+
+
 def test_a_shard_that_braces_name_and_that_is_not_there_is_named(tmp_path):
     (tmp_path / "00.tar").touch()
     with pytest.raises(FileNotFoundError, match="01.tar"):

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -259,3 +260,10 @@ def test_samples_are_counted_or_guessed_from_the_pieces_that_were_read(tmp_path)
     unknown = [dataclasses.replace(piece, num_bytes=None) for piece in pieces]
     assert expected_samples(unknown, unknown[:2], 6) == 9
     assert expected_samples([dataclasses.replace(piece, count=5) for piece in pieces]) == 15
+
+
+def test_a_piece_whose_name_is_not_utf8_becomes_text(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.tar"
+    os.rename(write_tar(tmp_path / "a.tar", [("k.jpg", b"1"), ("k.txt", b"one")]), path)
+    (sample,) = read(f"tar:{tmp_path}/*.tar")
+    assert sample.key == r"caf\xe9.tar/k" and sample.key.encode("utf-8")

@@ -54,11 +54,15 @@ def fixed_folder(pattern: str) -> str:
 def match_files(pattern: str) -> list[File]:
     """Find the files of a pattern with braces, *, ?, [...] and ** (any depth), sorted.
 
+    Braces stand for themselves where that finds a file.
+
     Raises:
-        FileNotFoundError: nothing matches, or a file that braces name is not there.
+        FileNotFoundError: nothing matches, or a file that braces name is not there, or a match is
+            a link to nothing.
     """
     found: dict[str, int] = {}
-    for plain in expand(pattern):
+    literally = _glob(pattern) if "{" in pattern else {}  # braces may be part of a name
+    for plain in [pattern] if literally else expand(pattern):
         files = _glob(plain)
         if not files:
             raise FileNotFoundError(
@@ -80,8 +84,13 @@ def _glob(pattern: str) -> dict[str, int]:
         return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
     if not glob.has_magic(pattern):
         return {pattern: os.path.getsize(pattern)} if os.path.isfile(pattern) else {}
-    paths = glob.iglob(pattern, recursive=True)
-    return {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+    sizes = {}
+    for path in glob.iglob(pattern, recursive=True):
+        if os.path.isfile(path):
+            sizes[path] = os.path.getsize(path)
+        elif not os.path.exists(path):  # a disk that is not mounted must not make a smaller set
+            raise FileNotFoundError(f"{path} is a link to nothing. Mend or delete it.")
+    return sizes
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[File]]]:

@@ -10,6 +10,7 @@ Values are taken as they stand, so a file whose name holds `&` cannot be named t
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 
@@ -67,5 +68,10 @@ def parse(text: str) -> Spec:
                     f"Options of a {kind} source must be some of {', '.join(OPTIONS[kind])}, each "
                     f"once and with a value; got {item!r} in {text!r}."
                 )
-            options[name] = value
-    return Spec(kind, place, options)
+            options[name] = _home(value)
+    return Spec(kind, _home(place), options)
+
+
+def _home(place: str) -> str:
+    """Put the user's folder in the place of a `~`, which no shell does inside of a word."""
+    return os.path.expanduser(place) if place.startswith("~/") else place

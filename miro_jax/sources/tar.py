@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from miro_jax.images import MAX_BYTES
 from miro_jax.sources import archive, listing, reading
+from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import interpret
@@ -51,7 +52,7 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     folder = listing.fixed_folder(spec.place)
     pieces = []
     for number, file in enumerate(listing.match_files(spec.place)):
-        name = reading.relative(file.path, folder)
+        name = readable(reading.relative(file.path, folder))
         read = functools.partial(_samples, file.path, name)
         sign = functools.partial(reading.fingerprint, file.path)
         pieces.append(Piece(number, name, None, file.size, read, sign, tables))
