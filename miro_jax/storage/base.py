@@ -1,0 +1,100 @@
+"""What a folder is that several workers write into, and what may be wrong with one."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
+SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
+_LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")
+
+
+class Damaged(OSError):
+    """A file that we wrote does not hold what it should; the text names it."""
+
+
+class Folder(abc.ABC):
+    """A folder; its methods raise OSError, FileNotFoundError for a name that is not there."""
+
+    @abc.abstractmethod
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+
+    @abc.abstractmethod
+    def size(self, name: str) -> int:
+        """Return the bytes of a file."""
+
+    @abc.abstractmethod
+    def names(self, inside: str = "") -> list[str]:
+        """List the files of the folder or of one below it, sorted; none where it is not there."""
+
+    @abc.abstractmethod
+    def is_used(self, inside: str) -> bool:
+        """Tell whether a folder below holds anything but scratch."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return what a file holds."""
+
+    @abc.abstractmethod
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        """Write or replace a file; folders are made. Not durable: a power cut may spoil it."""
+
+    @abc.abstractmethod
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        """Give a finished local file a name, which the file may be moved to.
+
+        Returns:
+            False if somebody else has the name already; nothing is changed then.
+        """
+
+    @abc.abstractmethod
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all that is in it; nothing happens where it is not."""
+
+    @abc.abstractmethod
+    def scratch(self, inside: str) -> contextlib.AbstractContextManager[Path]:
+        """Give a local folder of one's own for a while, from which `create` is cheap."""
+
+    @abc.abstractmethod
+    def local(self, name: str, scratch: Path) -> Path:
+        """Return a local path with the content of a file; an object is fetched into `scratch`."""
+
+    def claim(self, name: str, data: bytes, inside: str) -> bytes:
+        """Write a file unless there is one, and return what is there.
+
+        Args:
+            inside: folder below for what is not finished.
+        """
+        if not self.exists(name):
+            with self.scratch(inside) as scratch:
+                path = scratch / "claim"
+                path.write_bytes(data)
+                self.create(name, path)
+        return self.read(name)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Damaged: it holds something else.
+        """
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise Damaged(f"{self / name} is damaged, no JSON: {error}.") from error
+
+    def leftovers(self) -> list[str]:
+        """List the files of the folder that killed writers left."""
+        return [name for name in self.names() if _LEFTOVER.search(name)]
+
+    def __truediv__(self, name: str) -> str:
+        """Write a name with the folder before it, for messages."""
+        return f"{self}/{name}"

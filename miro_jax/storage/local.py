@@ -1,0 +1,119 @@
+"""A folder on a disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from miro_jax import files
+from miro_jax.storage.base import SCRATCH, TEMPORARY, Folder
+
+_ATTEMPTS = 5
+T = TypeVar("T")
+
+
+class LocalFolder(Folder):
+    """A folder on a disk, perhaps shared by several machines."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def names(self, inside: str = "") -> list[str]:
+        try:
+            with os.scandir(self.path / inside) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def is_used(self, inside: str) -> bool:
+        try:
+            with os.scandir(self.path / inside) as entries:
+                return any(not entry.name.startswith(SCRATCH) for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return self.exists(inside)  # not as a folder
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        _despite_others(lambda: self._write(self.path / name, data, durable))
+
+    def _write(self, path: Path, data: bytes, durable: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of our own: another machine may be writing the same file.
+        temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            if durable:
+                files.publish(temporary, path)
+            else:
+                os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # on a full disk it holds the last of the room
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        final = self.path / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        files.sync(path)
+        try:
+            os.link(path, final)
+        except FileExistsError:
+            return False
+        except (
+            OSError
+        ) as error:  # a file system without hard links: the race of two workers stays open
+            if isinstance(error, FileNotFoundError):
+                raise
+            if final.exists():
+                return False
+            os.replace(path, final)
+        files.sync(final.parent)
+        return True
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # another worker may be deleting it, too
+        elif path.exists():
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def scratch(self, inside: str) -> Iterator[Path]:
+        def make() -> Path:
+            (self.path / inside).mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self.path / inside, prefix=SCRATCH))
+
+        path = _despite_others(make)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def local(self, name: str, scratch: Path) -> Path:
+        return self.path / name
+
+
+def _despite_others(action: Callable[[], T]) -> T:
+    """Do what another worker may foil by deleting a folder at this moment; again, if it does."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return action()
+    return action()

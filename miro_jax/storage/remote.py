@@ -1,0 +1,102 @@
+"""A folder in an object store, or in any other that fsspec knows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from miro_jax.storage.base import Folder
+
+# Stores of objects have no folders; some would make a bucket of that name.
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
+# Packages that talk to stores, and raise errors of their own.
+_TALKERS = "aiobotocore aiohttp azure botocore gcsfs google httpcore2 httpx httpx2 s3fs".split()
+
+
+class RemoteFolder(Folder):
+    """A folder in an object store, or any other that fsspec knows: gs://, s3://, memory://."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        try:
+            # Listings that are kept would hide what other workers do.
+            self._system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{url} cannot be opened: {error}") from error
+        self._root = root.rstrip("/")
+        self._has_folders = self.url.partition("://")[0] not in _WITHOUT_FOLDERS
+        self._made: set[str] = set()
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _place(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _make_room(self, name: str) -> str:
+        """Make the folder of a file where the store has folders; return the file's place."""
+        place = self._place(name)
+        folder = place.rpartition("/")[0]
+        if self._has_folders and folder not in self._made:
+            self._system.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+        return place
+
+    def exists(self, name: str) -> bool:
+        return self._system.exists(self._place(name))
+
+    def size(self, name: str) -> int:
+        return self._system.size(self._place(name))
+
+    def names(self, inside: str = "") -> list[str]:
+        try:
+            found = self._system.ls(self._place(inside), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(x["name"].rpartition("/")[2] for x in found if x["type"] == "file")
+
+    def is_used(self, inside: str) -> bool:
+        return self._system.exists(self._place(inside))  # scratch is elsewhere
+
+    def read(self, name: str) -> bytes:
+        return self._system.cat_file(self._place(name))
+
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        self._system.pipe_file(self._make_room(name), data)
+
+    def create(self, name: str, path: str | os.PathLike) -> bool:
+        try:
+            self._system.put_file(str(path), self._make_room(name), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self._system.rm(self._place(name), recursive=True)
+
+    @contextlib.contextmanager
+    def scratch(self, inside: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="miro-jax-") as path:
+            yield Path(path)
+
+    def local(self, name: str, scratch: Path) -> Path:
+        target = scratch / name.replace("/", "-")
+        self._system.get_file(self._place(name), str(target))
+        return target
+
+
+@contextlib.contextmanager
+def errors_of_stores() -> Iterator[None]:
+    """Turn the errors that object stores have of their own into OSError: credentials, network."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _TALKERS:
+            raise
+        raise OSError(f"the object store answered {type(error).__name__}: {error}") from error
