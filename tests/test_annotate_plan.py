@@ -49,7 +49,7 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
             *(sys.executable, "-m", "miro_jax.annotate", "--plan", f"--source={source}"),
             *(f"--out={tmp_path}/out", f"--rewards={','.join(SEVEN)}", "--dtype=bfloat16"),
             *("--image-encoder=sdxl_vae:size=256", "--caption-encoder=flan_t5:width=2048"),
-            *("--pieces=0-1", "--devices=4", "--device-memory=16", "--one-by-one"),
+            *("--pieces=0-1", "--devices=4", "--device-memory=16", "--one-by-one", "--mesh=allx4"),
         ],
         env=os.environ | {"JAX_PLATFORMS": "none"},
         cwd=ROOT,
@@ -62,7 +62,8 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
     for fact in (
         "pieces: 3, of which this worker does 2",
         "about 60; 100.0% are usable",
-        "vqa: vqa                   11,460.0 M parameters, as published: 5.34 GiB",
+        "memory of each of 4 devices, 1 x 4, batches of 64:",
+        "vqa: vqa                   11,447.0 M parameters, as published: 5.65 GiB, at work 3.75",
         "asked for: one\n  fits into 16 GiB",
         "hours on these devices are not known",
     ):
@@ -71,12 +72,78 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
 
 
 def test_what_does_not_fit_is_said_with_what_would_help(source, tmp_path):
-    text = tell.describe(make_plan(source, tmp_path), 4, 13.0)
-    assert "DOES NOT FIT into 13 GiB; --one-by-one would help" in text
+    text = tell.describe(make_plan(source, tmp_path), 1, 40.0)
+    assert "DOES NOT FIT into 40 GiB; --one-by-one would help" in text
     text = tell.describe(make_plan(source, tmp_path, one_by_one=True), 1, 16.0)
-    assert "DOES NOT FIT into 16 GiB; more devices" in text
+    assert "DOES NOT FIT into 16 GiB; more devices or a smaller batch would help" in text
+    text = tell.describe(make_plan(source, tmp_path, dtype="float32", one_by_one=True), 8, 16.0)
+    remedy = "--dtype=bfloat16, --mesh=allx8, more devices or a smaller batch would help"
+    assert f"DOES NOT FIT into 16 GiB; {remedy}" in text
     text = tell.describe(make_plan(source, tmp_path), 8, 80.0)
     assert "fits into 80 GiB" in text and "DOES NOT" not in text
+
+
+def resident(text, name):
+    """GiB of parameters on a device, and of work."""
+    found = re.search(rf": {name} .*: ([\d.]+) GiB, at work ([\d.]+) GiB", text)
+    return float(found[1]), float(found[2])
+
+
+def test_devices_share_parameters_as_the_mesh_lays_them_out(source, tmp_path):
+    def told(mesh, devices):
+        return tell.describe(make_plan(source, tmp_path, mesh=mesh), devices)
+
+    one, eight, pairs, alone = told("all", 1), told("all", 8), told("allx2", 8), told("1x1", 8)
+    assert "of 8 devices, 4 x 2" in pairs and "of 1 devices, 1 x 1" in alone
+    assert resident(alone, "vqa") == resident(one, "vqa")
+    assert resident(eight, "vqa")[0] == pytest.approx(resident(one, "vqa")[0] / 8, abs=0.01)
+    assert resident(pairs, "vqa")[0] == pytest.approx(resident(eight, "vqa")[0], rel=0.03)
+    assert resident(eight, "vqa")[1] > resident(pairs, "vqa")[1]  # parameters that are gathered
+    assert resident(eight, "sdxl_vae")[0] == resident(one, "sdxl_vae")[0]  # no axis cuts these
+    with pytest.raises(ValueError, match="must divide the 4 devices; got 3"):
+        told("allx3", 4)
+
+
+def test_only_the_stages_that_run_are_planned(source, tmp_path):
+    text = tell.describe(make_plan(source, tmp_path, stages="encode"))
+    assert "flan_t5" in text and "vqa" not in text
+
+
+def test_a_caption_costs_what_its_padded_length_does():
+    """The numbers on the right were counted in the programs."""
+    flan = sizes.MODELS["flan_t5"].text
+    assert [flan.gflop(words) for words in (20, 60)] == pytest.approx([74.3, 299.6], rel=0.02)
+    clip = sizes.MODELS["clip"].text
+    assert [clip.gflop(words) for words in (20, 60)] == pytest.approx([19.4, 78.9], rel=0.02)
+    vqa = sizes.MODELS["vqa@clip-flant5-xxl"].text
+    assert [vqa.gflop(words) for words in (20, 60)] == pytest.approx([7542, 8273], rel=0.01)
+    given = sizes.Work(64, 1, 1, ((20, 1.0), (60, 0.5)))
+    size = sizes.size_of_encoder({"name": "flan_t5"}, given)
+    assert size.gflop == pytest.approx(flan.gflop(20) + flan.gflop(60) / 2)
+
+
+def test_weights_that_two_rewards_share_count_once(source, tmp_path):
+    rewards = ("aesthetic", "openai_clip")
+    text = tell.describe(make_plan(source, tmp_path, rewards))
+    assert resident(text, "aesthetic")[0] == 0 and resident(text, "openai_clip")[0] > 0.7
+    places = {"openai_clip": "another/clip"}
+    text = tell.describe(make_plan(source, tmp_path, rewards, weights=places))
+    assert resident(text, "aesthetic")[0] > 0.5
+
+
+def test_missing_weights_of_a_later_group_are_told_before_any_work(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", "1")
+    todo = make_plan(
+        source,
+        tmp_path,
+        ("beauty", "vqa"),
+        image_encoder={"name": "pixels", "size": 24},
+        caption_encoder={"name": "words"},
+        one_by_one=True,
+    )
+    with pytest.raises(FileNotFoundError, match="clip-flant5-xxl must be fetched"):
+        annotate.execute(todo)
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_disk_that_is_too_small_is_named(source, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import jax
 
 from miro_jax.annotate import sizes
 from miro_jax.annotate.gauge import Gauge
-from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE
+from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Toolbox
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Run
@@ -28,7 +28,8 @@ _PIECES_READ, _SAMPLES_READ = 3, 5_000
 _TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling
 _TOKENS_PER_WORD = 1.35  # of T5, about
 _OTHER_BYTES = 900  # of a record: names, sizes, header, index
-_WARM_CHUNKS, _TIMED_CHUNKS = 1, 4
+# Compiled while warming up are the programs of the very samples that are timed then.
+_WARM_CHUNKS = _TIMED_CHUNKS = 4
 _GIB = 2**30
 
 
@@ -105,7 +106,8 @@ def disk(todo: Plan, seen: Look) -> dict[str, float]:
         fields[f"image_mean_{SECOND_SIZE}, image_std_{SECOND_SIZE}"] = 4.0 * side**2 * channels
     text = toolbox.caption_encoder
     given = text if isinstance(text, Mapping) else vars(text)
-    width, most = given.get("width") or 2048, given.get("max_tokens", 77)
+    usual = (64, 32) if given.get("name") == "words" else (2048, 77)
+    width, most = given.get("width") or usual[0], given.get("max_tokens", usual[1])
 
     def tokens(words: float) -> float:
         return min(words * _TOKENS_PER_WORD + 1, most) * width * 2
@@ -116,28 +118,46 @@ def disk(todo: Plan, seen: Look) -> dict[str, float]:
     return fields
 
 
-def model_sizes(todo: Plan, seen: Look, devices: int) -> dict[str, list[Size]]:
-    """Return the sizes of the networks of each group."""
-    toolbox, captions = todo.toolbox, 1 + seen.synthetic
-    rows = -(-todo.batch_size // devices)
+def model_sizes(todo: Plan, seen: Look, data: int, model: int) -> dict[str, list[Size]]:
+    """Return the sizes of the networks of each group that is to run.
+
+    Args:
+        data, model: devices along the axes of the mesh.
+    """
+    toolbox = todo.toolbox
+    own, synthetic = (seen.words, 1.0), (seen.synthetic_words, seen.synthetic)
+    # Where some samples of a chunk have a synthetic caption, rewards judge a second one of all.
+    second = [(seen.synthetic_words, 1.0)] if seen.synthetic else []
+    rewards = sizes.Work(todo.batch_size, data, model, (own, *second))
+    encoders = sizes.Work(todo.batch_size, data, model, (own, synthetic))
     found = {}
-    for group in toolbox.groups:
+    for group in todo.groups:
         some = [
-            sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rows, captions)
+            sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rewards)
             for name in toolbox.names
             if name in group.members
         ]
         if IMAGE in group.members and isinstance(toolbox.image_encoder, Mapping):
             sides = [toolbox.image_size, *([SECOND_SIZE] if toolbox.encode_512 else [])]
-            both = [sizes.size_of_encoder(toolbox.image_encoder, rows, captions, s) for s in sides]
+            both = [sizes.size_of_encoder(toolbox.image_encoder, encoders, side) for side in sides]
             if both[0] is not None:
-                largest = max(one.activation_bytes for one in both)
-                gflop = sum(one.gflop for one in both)
-                some.append(dataclasses.replace(both[0], activation_bytes=largest, gflop=gflop))
+                work, gflop = max(one.work for one in both), sum(one.gflop for one in both)
+                some.append(dataclasses.replace(both[0], work=work, gflop=gflop))
         if CAPTIONS in group.members and isinstance(toolbox.caption_encoder, Mapping):
-            some.append(sizes.size_of_encoder(toolbox.caption_encoder, rows, captions))
-        found[group.name] = [one for one in some if one is not None]
+            some.append(sizes.size_of_encoder(toolbox.caption_encoder, encoders))
+        found[group.name] = _without_copies([one for one in some if one is not None], toolbox)
     return found
+
+
+def _without_copies(found: list[Size], toolbox: Toolbox) -> list[Size]:
+    """Count a vision tower that two rewards share once."""
+    names = {one.name for one in found}
+    shared = {"aesthetic", "openai_clip"}
+    if not shared <= names or len({toolbox.weights.get(name) for name in shared}) > 1:
+        return found
+    return [
+        dataclasses.replace(one, resident=0.0) if one.name == "aesthetic" else one for one in found
+    ]
 
 
 def probe(todo: Plan) -> tuple[dict[str, float], float | None]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from miro_jax import sharding
+from miro_jax.annotate import sizes
 from miro_jax.encoders import (
     PUBLISHED,
     build_caption_encoder,
@@ -186,6 +187,16 @@ class Toolbox:
         rewards = tuple(known[r] if isinstance(r, str) else r for r in wanted)
         asked = tuple(name for name in self.names if name in group.members)
         return Loaded(asked, rewards, images, captions, self.image_size)
+
+    def require_weights(self, groups: Sequence[Group]) -> None:
+        """Raise FileNotFoundError unless the weights of all models of groups can be had."""
+        members = {name for group in groups for name in group.members}
+        for name in self.names:
+            if name in members:
+                sizes.require_weights(name, self.weights.get(name))
+        for member, given in ((IMAGE, self.image_encoder), (CAPTIONS, self.caption_encoder)):
+            if member in members and isinstance(given, Mapping):
+                sizes.require_weights(given["name"], given.get("weights"))
 
     def _has_network(self, groups: Sequence[Group]) -> bool:
         members = {name for group in groups for name in group.members}

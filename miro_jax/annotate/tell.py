@@ -52,7 +52,7 @@ def describe(
     if measure:
         rates, found = probe(todo)
         devices, device_memory = jax.local_device_count(), found or device_memory
-    lines += ["", *_memory_lines(todo, seen, devices, device_memory)]
+    lines += ["", *_memory_lines(todo, seen, mesh_of(todo, devices), device_memory)]
     lines += ["", *_time_lines(todo, seen, records, share, rates)]
     return "\n".join(lines)
 
@@ -66,10 +66,10 @@ def _disk_lines(todo: Plan, seen: Look, records: float) -> list[str]:
     lines.append(
         f"  {'in all':34} {sum(fields.values()) / 1e3:9.1f} kB a record {total / 1e9:11.2f} GB"
     )
-    # Until a piece is published it takes its room twice, as parts; with stages of their own, or
-    # one by one, that is all pieces of a worker.
-    share = 1 if len(todo.groups) < len(todo.toolbox.groups) or todo.one_by_one else 0
-    parts = total * max(share * len(todo.pieces), 1) / len(todo.source.pieces)
+    # Until a piece is published it takes its room twice, as parts: one piece at a time, or all of
+    # them where other stages are still to come.
+    waiting = len(todo.pieces) if len(todo.groups) < len(todo.toolbox.groups) else 1
+    parts = total * waiting / len(todo.source.pieces)
     lines.append(f"  parts of unfinished pieces, of this worker {parts / 1e9:39.2f} GB")
     if isinstance(todo.folder, LocalFolder):
         place = todo.folder.path.absolute()
@@ -82,20 +82,23 @@ def _disk_lines(todo: Plan, seen: Look, records: float) -> list[str]:
     return lines
 
 
-def _memory_lines(todo: Plan, seen: Look, devices: int, device_memory: float | None) -> list[str]:
-    lines = [f"memory of each of {devices} devices, batches of {todo.batch_size}:"]
+def _memory_lines(
+    todo: Plan, seen: Look, mesh: tuple[int, int], device_memory: float | None
+) -> list[str]:
+    data, model = mesh
+    lines = [
+        f"memory of each of {data * model} devices, {data} x {model}, batches of {todo.batch_size}:"
+    ]
     needed = {}
-    for group, found in model_sizes(todo, seen, devices).items():
-        resident = 0.0
+    for group, found in model_sizes(todo, seen, data, model).items():
         for one in found:
-            here = one.parameter_bytes / devices
-            resident += here
             source = "" if one.counted else ", as published"
             lines.append(
                 f"  {group}: {one.name:20} {one.parameters / 1e6:9,.1f} M parameters{source}: "
-                f"{here / _GIB:.2f} GiB, at work {one.activation_bytes / _GIB:.2f} GiB more"
+                f"{one.resident / _GIB:.2f} GiB, at work {one.work / _GIB:.2f} GiB more"
             )
-        needed[group] = resident, max((one.activation_bytes for one in found), default=0.0)
+        resident = sum(one.resident for one in found)
+        needed[group] = resident, max((one.work for one in found), default=0.0)
     if not any(resident for resident, _ in needed.values()):
         return [*lines, "  no model has a network"]
     one_by_one = max(resident + work for resident, work in needed.values())
@@ -108,19 +111,37 @@ def _memory_lines(todo: Plan, seen: Look, devices: int, device_memory: float | N
     if device_memory is None:
         lines.append("  whether that fits is not known; give --device-memory, or --probe")
     elif chosen > device_memory * _GIB:
-        remedy = "more devices, --dtype=bfloat16 or a smaller batch"
+        remedies = ["more devices", "a smaller batch"]
+        if data > 1:
+            remedies.insert(0, f"--mesh=allx{data * model}")
+        if todo.toolbox.dtype != "bfloat16":
+            remedies.insert(0, "--dtype=bfloat16")
         if not todo.one_by_one and one_by_one <= device_memory * _GIB:
-            remedy = "--one-by-one"
+            remedies = ["--one-by-one"]
+        *some, last = remedies
+        remedy = f"{', '.join(some)} or {last}" if some else last
         lines.append(f"  DOES NOT FIT into {device_memory:g} GiB; {remedy} would help")
     else:
         lines.append(f"  fits into {device_memory:g} GiB")
     return lines
 
 
+def mesh_of(todo: Plan, devices: int) -> tuple[int, int]:
+    """Return how many devices lie along `data` and `model`.
+
+    Raises:
+        ValueError: `model` does not divide them.
+    """
+    data, model = todo.toolbox.mesh
+    if data is None and devices % model:
+        raise ValueError(f"mesh axis model must divide the {devices} devices; got {model}.")
+    return devices // model if data is None else data, model
+
+
 def _time_lines(
     todo: Plan, seen: Look, records: float, share: float, rates: Mapping[str, float]
 ) -> list[str]:
-    found = model_sizes(todo, seen, 1)
+    found = model_sizes(todo, seen, 1, 1)
     gflop = sum(one.gflop for some in found.values() for one in some)
     lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
     if gflop:

@@ -72,8 +72,10 @@ def annotate_pieces(todo: Plan) -> Gauge:
 
 def _annotate_once(todo: Plan, gauge: Gauge) -> None:
     sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
-    for groups in sets:
+    for number, groups in enumerate(sets):
         pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
+        if pending and number == 0:  # what is missing should be told now, and not days later
+            todo.toolbox.require_weights(todo.groups)
         if pending:
             Run(todo, groups, gauge).over(pending)
             if len(sets) > 1:
