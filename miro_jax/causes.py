@@ -35,6 +35,15 @@ CAUSES = {
     "damaged table": "the table cannot be read from here on, or lacks a column of pictures",
     "damaged shard": "the shard cannot be read, or holds fewer records than it should",
 }
+OF_TEXTS = frozenset(
+    {
+        "missing caption",
+        "unreadable caption",
+        "caption too long",
+        "ambiguous caption",
+        "unreadable json",
+    }
+)
 OF_A_PIECE = frozenset({"damaged tar", "damaged table", "damaged shard"})
 
 

@@ -13,11 +13,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
-    "arguments budget progress records bins files storage manifest shards digest trees causes"
+    "arguments budget tally progress records bins files storage manifest shards digest trees causes"
     " targets sharding flow solvers guidance images image_headers resize shapes",
     "networks models weights optim checkpoint metrics metric_lines sources",
     "encoders rewards",
-    "state data sampler evals report pipeline runs trained",
+    "loading state data sampler evals report pipeline runs trained",
     "annotate train sample evaluate score export",
     "main command cli __init__",
 )

@@ -8,11 +8,21 @@ import subprocess
 import sys
 
 import jax
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from miro_jax.rewards import licences
 from miro_jax.score import command, run
-from tests.scoring import Brightness, make_folder, make_shapes, read_rows, score, write_csv
+from tests.scoring import (
+    Brightness,
+    make_folder,
+    make_shapes,
+    read_failures,
+    read_rows,
+    score,
+    write_csv,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -176,3 +186,48 @@ def test_parts_of_a_mesh_that_does_not_fit_are_refused(tmp_path, capsys):
     arguments = [folder, "--rewards=pick_score", f"--out={tmp_path}/a.csv", "--mesh=16x1"]
     status, _, err = run_main(arguments, capsys)
     assert status == 2 and "must fit the 8 devices of this process; got 16 x 1" in err
+
+
+def test_a_command_that_is_done_prints_the_same_table_again(tmp_path, capsys):
+    captions = make_shapes(tmp_path / "in", 12)
+    arguments = [tmp_path / "in", f"--captions={captions}", "--rewards=beauty,colors"]
+    arguments.append(f"--out={tmp_path}/a.csv")
+    first, second = (run_main(arguments, capsys) for _ in range(2))
+    assert first[0] == second[0] == 0 and first[1] == second[1]
+
+
+def test_a_source_of_annotation_may_be_a_table(tmp_path, capsys):
+    make_folder(tmp_path / "in", 3)
+    images = [(tmp_path / "in" / f"{i:03d}.png").read_bytes() for i in range(3)]
+    parquet.write_table(
+        pyarrow.table({"image": images, "caption": list("abc")}), tmp_path / "a.parquet"
+    )
+    arguments = [f"table:{tmp_path}/a.parquet", "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    status, out, _ = run_main(arguments, capsys)
+    assert status == 0 and "3 of 3 images scored" in out
+    write_csv(tmp_path / "in" / "c.csv", [("path", "caption"), ("000.png", "x")])
+    arguments = [f"folder:{tmp_path}/in?captions={tmp_path}/in/c.csv", "--rewards=beauty"]
+    status, out, _ = run_main([*arguments, f"--out={tmp_path}/b.csv"], capsys)
+    assert status == 0 and "3 of 3 images scored" in out
+
+
+def test_texts_that_cannot_be_read_do_not_matter_to_rewards_that_read_none(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in", 4)
+    (folder / "001.txt").write_bytes(b"\xff\xfe")
+    (folder / "002.json").write_text("{")
+    (folder / "003.TXT").write_text("capitals")
+    (folder / "003.txt").unlink()
+    arguments = [folder, "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    assert run_main(arguments, capsys)[0] == 0
+    assert [row["caption"] for row in read_rows(tmp_path / "a.csv")] == [
+        "picture 0",
+        "",
+        "",
+        "capitals",
+    ]
+    arguments = [folder, "--rewards=colors", f"--out={tmp_path}/b.csv"]
+    assert run_main(arguments, capsys)[0] == 0
+    assert read_failures(tmp_path / "b.csv") == {
+        "001.png": "unreadable caption",
+        "002.png": "unreadable json",
+    }

@@ -103,7 +103,7 @@ def test_a_reward_that_cannot_prepare_a_picture_fails_that_picture(tmp_path):
     folder = make_folder(tmp_path / "in", 3)
     (folder / "wide.png").write_bytes(file_bytes(grey(1, 20, 101)))
     score(folder, tmp_path / "a.csv", [Wide()])
-    assert read_failures(tmp_path / "a.csv") == {"wide.png": "cannot be prepared"}
+    assert read_failures(tmp_path / "a.csv") == {"wide.png": "unfit for a model"}
 
 
 def test_captions_stand_beside_pictures_and_a_missing_one_is_a_failure(tmp_path):
@@ -179,7 +179,7 @@ def test_every_row_of_a_table_is_scored_also_those_of_one_picture(tmp_path):
     assert [(r["key"], r["caption"]) for r in read_rows(out)] == [*rows[1:5], rows[8]]
     assert read_failures(out) == {
         "009.png": "missing image",
-        "line 7": "missing path",
+        "line 7": "missing image",
         "000.png": "missing caption",
     }
 
@@ -297,11 +297,11 @@ def test_text_that_utf8_cannot_hold_is_a_failure(tmp_path):
     score(table, out)
     assert read_failures(out) == {
         "000.png": "unreadable caption",
-        "\\ud83e.png": "missing path",
+        "\\ud83e.png": "missing image",
         "nul\0.png": "missing image",
     }
     (row,) = read_rows(out)
-    assert row["caption"] == "in the snow"  # as annotation has it
+    assert row["caption"] == " in the snow"  # as annotation has it
 
 
 def test_any_source_of_annotation_is_scored(tmp_path):

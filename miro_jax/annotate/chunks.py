@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -22,10 +21,7 @@ from miro_jax import causes, images
 from miro_jax.rewards import base
 from miro_jax.sources import Piece, Sample
 
-# What becomes of a picture: see `models.Loaded.prepare`.
-Prepared = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]
 T = TypeVar("T")
-_DIGEST_BYTES = 8
 
 
 @dataclasses.dataclass
@@ -85,13 +81,15 @@ class Chunk:
         examples, prepared, squares = [], [], []
         for example, future in self.waiting:
             try:
-                (example.width, example.height, example.digest), made = future.result()
+                picture = future.result()
             except images.BadImage as error:
                 self.fail(example.position, example.key, error.cause, error.detail)
                 continue
+            example.width, example.height = picture.width, picture.height
+            example.digest = picture.digest
             examples.append(example)
-            prepared.append(made[0])
-            squares.append(made[1])
+            prepared.append(picture.prepared[0])
+            squares.append(picture.prepared[1])
         self.waiting = []
         if not examples:
             return Batch()
@@ -138,29 +136,9 @@ def read_chunks(
             chunk.fail(position, sample.key, sample.problem, sample.detail)
         elif chunk.missing:
             example = Example(position, sample.key, sample.caption, sample.synthetic)
-            # What nobody reads any more must not stay in memory until the picture is decoded.
-            bare = dataclasses.replace(sample, meta={})
-            chunk.waiting.append((example, decode(bare, chunk.missing)))
+            chunk.waiting.append((example, decode(sample, chunk.missing)))
     chunk.last = True
     yield chunk
-
-
-def load_picture(sample: Sample, prepare: Callable[[np.ndarray], Prepared]) -> tuple:
-    """Read, decode and prepare a sample's picture.
-
-    Returns:
-        ((width, height, digest), what `prepare` gives).
-
-    Raises:
-        BadImage: it cannot be used.
-    """
-    data = sample.read()
-    image = images.load_rgb(data)
-    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-    try:
-        return (image.shape[1], image.shape[0], digest), prepare(image)
-    except ValueError as error:  # a model has limits of its own, as of a side's length
-        raise images.BadImage("unfit for a model", str(error)) from error
 
 
 def ahead(iterator: Iterator[T], count: int) -> Iterator[T]:

@@ -61,16 +61,11 @@ def _score(rewards, batch, arrays, trouble) -> None:
     scores = base.score_prepared(rewards, batch.prepared, captions)
     synthetic = scores[1] if len(scores) > 1 else np.full_like(scores[0], np.nan)
     has = np.array([bool(example.synthetic) for example in examples])
-    may_be_missing = np.array([getattr(r, "may_be_missing", False) for r in rewards])
-    bad = ~_fine(scores[0], may_be_missing) | (has[:, None] & ~_fine(synthetic, may_be_missing))
+    bad = ~base.usable(scores[0], rewards) | (has[:, None] & ~base.usable(synthetic, rewards))
     for row in np.flatnonzero(bad.any(axis=1)):
         trouble[int(row)] = ("score not finite", rewards[int(bad[row].argmax())].identity)
     arrays["scores"] = scores[0]
     arrays["synthetic_scores"] = np.where(has[:, None], synthetic, np.float32(np.nan))
-
-
-def _fine(scores: np.ndarray, may_be_missing: np.ndarray) -> np.ndarray:
-    return np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
 
 
 def _encode_captions(encoder, examples, arrays, trouble) -> None:

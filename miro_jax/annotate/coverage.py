@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from miro_jax import causes
-from miro_jax.annotate.tally import Tally
 from miro_jax.sources import Piece
 from miro_jax.storage import Folder
+from miro_jax.tally import Tally
 
 FILE = "coverage.json"
 

@@ -29,12 +29,12 @@ from miro_jax.annotate import coverage, parts
 from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import PARTIAL_NAME, Plan, is_complete
 from miro_jax.annotate.publish import is_done, shard_name
-from miro_jax.annotate.tally import Tally
 from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest
 from miro_jax.report import scored
 from miro_jax.shards import join_scores, read_published
 from miro_jax.sources import Piece
+from miro_jax.tally import Tally
 
 FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
 # What the content of a record depends on, besides the configuration.

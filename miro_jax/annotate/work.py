@@ -25,7 +25,6 @@ from miro_jax.annotate.chunks import (
     Example,
     ahead,
     failure,
-    load_picture,
     read_chunks,
 )
 from miro_jax.annotate.compute import Trouble, compute
@@ -34,16 +33,13 @@ from miro_jax.annotate.models import Group, Loaded
 from miro_jax.annotate.parts import Part
 from miro_jax.annotate.plan import Plan, claim_models
 from miro_jax.annotate.publish import changed, is_done, merge_failures, shard_name
-from miro_jax.annotate.tally import Tally
-from miro_jax.budget import Budget
+from miro_jax.loading import Loader
 from miro_jax.progress import Progress
 from miro_jax.shards import read_published
 from miro_jax.sources import Piece, Sample, expected_samples
+from miro_jax.tally import MIN_SAMPLES, Tally
 
-# Before so many samples a rate says little, and a run should not end over its first bad picture.
-MIN_SAMPLES_FOR_RATE = 1000
 _CHUNKS_AHEAD = 2
-_ENCODED = Budget(1 << 30)  # bytes of pictures that were read and wait to be decoded
 _CHUNKS_BEHIND = 2  # that wait to be written
 log = logging.getLogger("miro_jax.annotate")
 
@@ -116,7 +112,7 @@ class Run:
                 self._tally.add(sidecar["num_samples"], sidecar["failures"])
         with (
             ThreadPoolExecutor(1, "writer") as writer,
-            ThreadPoolExecutor(self._todo.num_threads, "decoder") as self._decoders,
+            Loader(self._todo.num_threads) as self._loader,
             contextlib.closing(self._ready(pieces)) as ready,
             Progress("annotate", "images", expected_samples(pieces)) as progress,
             self._gauge.time("running"),
@@ -131,11 +127,11 @@ class Run:
                     progress.update(chunk.count, self._where(number, len(pieces)))
                     if chunk.last:  # what is left can be told from what is behind
                         progress.total = expected_samples(pieces, pieces[:number], progress.done)
-                    self._tally.check(MIN_SAMPLES_FOR_RATE)
+                    self._tally.check(MIN_SAMPLES)
                 while unwritten:
                     _wait(unwritten.popleft())
             except BaseException:
-                self._decoders.shutdown(wait=False, cancel_futures=True)
+                self._loader.stop()
                 raise
 
     def _where(self, number: int, count: int) -> str:
@@ -189,11 +185,7 @@ class Run:
 
     def _decode(self, sample: Sample, groups: tuple[str, ...]) -> Future:
         chosen = models.together([self._models[name] for name in groups])
-        size = len(sample.image) if isinstance(sample.image, bytes) else 0
-        _ENCODED.take(size)
-        future = self._decoders.submit(load_picture, sample, chosen.prepare)
-        future.add_done_callback(lambda _: _ENCODED.give(size))
-        return future
+        return self._loader.submit(sample, chosen.prepare)
 
     def _process(self, chunk: Chunk, batch: Batch, writer) -> list[Future]:
         """Run the missing groups over a chunk; return what is being written."""

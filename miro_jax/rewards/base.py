@@ -156,6 +156,19 @@ def score_prepared(
     return results
 
 
+def usable(scores: np.ndarray, rewards: Sequence[Reward]) -> np.ndarray:
+    """Tell which scores are what they may be: finite, or NaN where a reward may have none.
+
+    Args:
+        scores: [B, R] float32. rewards: R of them.
+
+    Returns:
+        [B, R] bool.
+    """
+    may_be_missing = np.array([getattr(r, "may_be_missing", False) for r in rewards], bool)
+    return np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
+
+
 def score_all(
     rewards: Sequence[Reward],
     images: Images,

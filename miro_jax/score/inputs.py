@@ -14,39 +14,38 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from miro_jax import sources
-from miro_jax.images import BadImage
-from miro_jax.sources import listing, reading, texts
-from miro_jax.sources.captions import TextIndex, readable
-from miro_jax.sources.tables import Table
+from miro_jax.sources import Sample, Tables, complete, folder, reading
+from miro_jax.sources import texts as words
+from miro_jax.sources.captions import readable
+from miro_jax.sources.tables import Row, Table
 
 Cursor = tuple[int, int]  # piece, entries of it that are done
 START: Cursor = (0, 0)
-_OF_CAPTIONS = ("missing caption", "unreadable caption", "caption too long", "ambiguous caption")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One picture on its way.
+    """A sample on its way.
 
-    key: names it, as text. read: returns the bytes of its file; for threads. caption: or None.
-    after: cursor of the entry that follows. problem, detail: why it cannot be used, or "". share:
-    of all input that is behind with this one, in [0, 1], where `count` is not known. num_bytes:
-    what it holds until it is read.
+    after: cursor of the entry that follows. share: of all input that is behind with this one, in
+    [0, 1], where `count` is not known.
     """
 
-    key: str
-    read: Callable[[], bytes]
-    caption: str | None
+    sample: Sample
     after: Cursor
-    problem: str = ""
-    detail: str = ""
     share: float = 0.0
-    num_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Where captions come from. tables: None: from where the pictures are. needed: by a reward."""
+
+    tables: Tables | None
+    needed: bool
 
 
 class Source(Protocol):
@@ -62,68 +61,43 @@ class Source(Protocol):
     count: int | None
     may_have_captions: bool
 
-    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
-        """Yield entries in order, from a cursor on, with captions of the index if there is one."""
+    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
+        """Yield entries in order, from a cursor on."""
         ...
 
 
 class FolderSource:
     """The pictures below a folder, with captions from KEY.txt or KEY.json beside KEY.jpg.
 
+    Unlike the pieces of a source it holds no list of all pictures.
+
     Args:
-        folder: where they are.
-        captions: the table that gives captions in their place, or None.
+        place: the folder.
 
     Raises:
-        ValueError: there is no picture.
+        FileNotFoundError: there is no picture.
         OSError: a folder cannot be read.
     """
 
     may_have_captions = True
 
-    def __init__(self, folder: str, captions: Table | None):
-        self._folder, self._captions = folder, captions
+    def __init__(self, place: str):
+        self._place = place
         digest, self.count = hashlib.sha256(), 0
-        for name, *beside in self._pictures():
-            digest.update(b"\0".join([os.fsencode(name), *(str(x).encode() for x in beside)]))
+        for picture in folder.list_pictures(place):
+            digest.update(folder.facts_of(picture))
             self.count += 1
         if not self.count:
-            raise ValueError(
-                f"{folder} must hold pictures ({', '.join(sources.IMAGE_EXTENSIONS)}); it holds "
-                "none. For tar shards give tar:PATTERN."
-            )
+            raise folder.no_pictures(place)
         self.description = {"kind": "folder", "count": self.count, "names": digest.hexdigest()}
 
-    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
         """See `Source`."""
-        for number, (name, txt, meta) in enumerate(self._pictures()):
-            if number < cursor[1]:
-                continue
-            path, found = os.path.join(self._folder, name), texts.Texts()
-            if captions is None:
-                found = _beside(os.path.splitext(path)[0], txt, meta)
-            caption, problem, detail = _caption(
-                found.caption, found.problem, found.detail, captions, self._names(name)
-            )
-            read = functools.partial(reading.read_file, path)
-            yield Entry(readable(name), read, caption, (0, number + 1), problem, detail)
-
-    def _pictures(self) -> Iterator[tuple[str, bool, bool]]:
-        """Yield the path inside the folder, and whether a .txt and a .json stand beside it."""
-        for prefix, files in listing.walk(self._folder):
-            names = {file.path for file in files}
-            for file in files:
-                stem, _, ending = file.path.rpartition(".")
-                if stem and ending.lower() in sources.IMAGE_EXTENSIONS:
-                    yield prefix + file.path, f"{stem}.txt" in names, f"{stem}.json" in names
-
-    def _names(self, name: str) -> Iterator[str]:
-        """Yield what a table may call a picture, the likeliest first."""
-        path = os.path.abspath(os.path.join(self._folder, name))
-        yield name
-        yield os.path.splitext(name)[0]
-        yield path
-        yield os.path.relpath(path, reading.parent(self._captions.path))
+        for number, picture in enumerate(folder.list_pictures(self._place)):
+            if number >= cursor[1]:
+                sample = folder.make_sample(self._place, picture)
+                sample = complete(sample, texts.tables or Tables(), texts.needed)
+                yield Entry(sample, (0, number + 1))
 
 
 class TableSource:
@@ -131,26 +105,35 @@ class TableSource:
 
     Args:
         table: of paths, from its own folder where they are not absolute.
-        captions: another table that gives the captions, or None.
+        has_captions: whether another table gives the captions.
     """
 
-    def __init__(self, table: Table, captions: Table | None):
+    def __init__(self, table: Table, has_captions: bool):
         self._table, self.count = table, table.count
-        self.may_have_captions = bool(captions or table.caption_column)
+        self.may_have_captions = has_captions or table.caption_column is not None
         columns = [table.path_column, table.caption_column]
         self.description = {"kind": "table", "sha256": table.sha256, "columns": columns}
 
-    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
         """See `Source`."""
-        folder = reading.parent(self._table.path)
         for number, row in enumerate(self._table.rows()):
-            if number < cursor[1]:
-                continue
-            problem = "" if row.path and texts.encodable(row.path) else "missing path"
-            caption, problem, detail = _caption(row.caption, problem, "", captions, [row.path])
-            key = readable(row.path or f"line {row.line}")
-            read = functools.partial(reading.read_file, reading.join(folder, row.path))
-            yield Entry(key, read, caption, (0, number + 1), problem, detail)
+            if number >= cursor[1]:
+                sample = complete(self._sample(row), texts.tables or Tables(), texts.needed)
+                yield Entry(sample, (0, number + 1))
+
+    def _sample(self, row: Row) -> Sample:
+        path = reading.join(reading.parent(self._table.path), row.path)
+        is_path = bool(row.path) and words.encodable(row.path)
+        return Sample(
+            key=readable(row.path or f"line {row.line}"),
+            image=functools.partial(reading.read_file, path),
+            caption=row.caption,
+            synthetic={},
+            meta={},
+            problem="" if is_path else "missing image",
+            detail="" if is_path else f"line {row.line} of the table names none",
+            names=(row.path,),
+        )
 
 
 class PieceSource:
@@ -186,58 +169,19 @@ class PieceSource:
             "pieces": digest.hexdigest(),
         }
 
-    def entries(self, cursor: Cursor, captions: TextIndex | None) -> Iterator[Entry]:
+    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
         """See `Source`."""
         for number in range(cursor[0], len(self._pieces)):
-            yield from self._piece(number, cursor[1] if number == cursor[0] else 0, captions)
+            yield from self._piece(number, cursor[1] if number == cursor[0] else 0, texts)
 
-    def _piece(self, number: int, done: int, captions: TextIndex | None) -> Iterator[Entry]:
+    def _piece(self, number: int, done: int, texts: Texts) -> Iterator[Entry]:
         behind, whole = sum(self._sizes[:number]), sum(self._sizes)
-        inside = 0
-        for position, sample in enumerate(self._pieces[number].samples(), start=1):
-            inside += len(sample.image) if isinstance(sample.image, bytes) else 0
-            if position <= done:
-                continue
-            names = [*sample.names, sample.key]
-            found = _caption(sample.caption, sample.problem, sample.detail, captions, names)
-            share = (behind + min(inside, self._sizes[number])) / whole
-            held = len(sample.image) if isinstance(sample.image, bytes) else 0
-            read = dataclasses.replace(sample, meta={}).read
-            after = (number, position)
-            yield Entry(sample.key, read, found[0], after, *found[1:], share, held)
-
-
-def _beside(stem: str, txt: bool, meta: bool) -> texts.Texts:
-    """Read the texts that stand beside a picture."""
-    try:
-        contents = [
-            reading.read_file(stem + ending) if there else None
-            for ending, there in ((".txt", txt), (".json", meta))
-        ]
-    except BadImage as error:
-        return texts.Texts(problem="unreadable caption", detail=str(error))
-    return texts.interpret(*contents)
-
-
-def _caption(
-    caption: str | None,
-    problem: str,
-    detail: str,
-    captions: TextIndex | None,
-    names: Iterable[str],
-) -> tuple[str | None, str, str]:
-    """Return the caption to be judged, the problem of the entry and its detail.
-
-    That a caption is missing is no problem here: some rewards need none.
-    """
-    if captions is not None:
-        found = captions.find(names)
-        caption = found.texts[0] if found else None
-    if problem in _OF_CAPTIONS and (captions is not None or problem == "missing caption"):
-        problem = detail = ""
-    if caption is None or problem:
-        return None, problem, detail
-    problem, detail = texts.check(caption)
-    if problem:
-        return None, "" if problem == "missing caption" else problem, detail
-    return texts.clean(caption).strip(), "", ""
+        piece, inside = self._pieces[number], 0
+        if texts.tables is not None:
+            tables = dataclasses.replace(piece.tables, captions=texts.tables.captions)
+            piece = dataclasses.replace(piece, tables=tables)
+        for position, sample in enumerate(piece.samples(texts.needed), start=1):
+            inside += sample.num_bytes
+            if position > done:
+                share = (behind + min(inside, self._sizes[number])) / whole
+                yield Entry(sample, (number, position), share)

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 
-from miro_jax.budget import Budget
-from miro_jax.images import BadImage, load_rgb
+from miro_jax import causes
+from miro_jax.images import BadImage
+from miro_jax.loading import Loader, Picture
 from miro_jax.rewards import base
 from miro_jax.score.inputs import Cursor, Entry
-
-_ENCODED = Budget(1 << 30)  # bytes of pictures that were read and wait to be decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +49,25 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
-    """What a thread makes of an entry: prepared, see `base.prepare_image`; or why it failed."""
+class _Ready:
+    """An entry whose picture is loaded, or why it could not be."""
 
-    width: int = 0
-    height: int = 0
-    prepared: dict[str, np.ndarray] | None = None
+    entry: Entry
+    picture: Picture | None
     cause: str = ""
     detail: str = ""
 
     @property
     def shapes(self) -> tuple:
         """What must be equal in a batch."""
-        return tuple((name, array.shape) for name, array in sorted(self.prepared.items()))
+        prepared = self.picture.prepared
+        return tuple((name, array.shape) for name, array in sorted(prepared.items()))
 
 
 def score_entries(
     entries: Iterable[Entry],
     rewards: Sequence[base.Reward],
-    pool: ThreadPoolExecutor,
+    loader: Loader,
     batch_size: int,
     stored: bool,
 ) -> Iterator[Scored]:
@@ -76,23 +76,21 @@ def score_entries(
     Args:
         entries: in order.
         rewards: the R rewards.
-        pool: prepares pictures, up to two batches ahead.
+        loader: prepares pictures, up to two batches ahead.
         batch_size: B; the last batch may be smaller.
         stored: scores are on the scale that records keep, and not on the model's own.
     """
-    needs_caption = any(reward.needs_caption for reward in rewards)
-    ahead = _ahead(pool, entries, rewards, needs_caption, 2 * batch_size)
-    while batch := list(itertools.islice(ahead, batch_size)):
+    ahead = _ahead(loader, entries, rewards, 2 * batch_size)
+    while batch := [_ready(*pair) for pair in itertools.islice(ahead, batch_size)]:
         yield _score(batch, rewards, stored)
 
 
-def _ahead(pool, entries, rewards, needs_caption, count) -> Iterator[tuple[Entry, Future]]:
+def _ahead(loader, entries, rewards, count) -> Iterator[tuple[Entry, Future | None]]:
     """Yield each entry with its picture in the making, `count` of them ahead of the reader."""
+    prepare = functools.partial(base.prepare_image, rewards)
     waiting = collections.deque()
     for entry in entries:
-        _ENCODED.take(entry.num_bytes)
-        future = pool.submit(_prepare, entry, rewards, needs_caption)
-        future.add_done_callback(lambda _, size=entry.num_bytes: _ENCODED.give(size))
+        future = None if entry.sample.problem else loader.submit(entry.sample, prepare)
         waiting.append((entry, future))
         if len(waiting) > count:
             yield waiting.popleft()
@@ -100,54 +98,51 @@ def _ahead(pool, entries, rewards, needs_caption, count) -> Iterator[tuple[Entry
         yield waiting.popleft()
 
 
-def _prepare(entry: Entry, rewards: Sequence[base.Reward], needs_caption: bool) -> _Picture:
-    if entry.problem:
-        return _Picture(cause=entry.problem, detail=entry.detail)
-    if needs_caption and not entry.caption:
-        return _Picture(cause="missing caption")
+def _ready(entry: Entry, future: Future | None) -> _Ready:
+    """Wait for a picture."""
+    if future is None:
+        return _Ready(entry, None, entry.sample.problem, entry.sample.detail)
     try:
-        image = load_rgb(entry.read())
+        return _Ready(entry, future.result())
     except BadImage as error:
-        return _Picture(cause=error.cause, detail=error.detail)
-    height, width, _ = image.shape
-    try:
-        return _Picture(width, height, base.prepare_image(rewards, image))
-    except ValueError as error:  # so narrow that no scorer can resize it
-        return _Picture(cause="cannot be prepared", detail=str(error))
+        return _Ready(entry, None, error.cause, error.detail)
 
 
-def _score(
-    batch: list[tuple[Entry, Future]], rewards: Sequence[base.Reward], stored: bool
-) -> Scored:
-    entries = [entry for entry, _ in batch]
-    pictures = [future.result() for _, future in batch]
-    captions = [entry.caption or "" for entry in entries]
+def _score(batch: list[_Ready], rewards: Sequence[base.Reward], stored: bool) -> Scored:
+    samples = [one.entry.sample for one in batch]
+    captions = [sample.caption or "" for sample in samples]
     scores = np.full((len(batch), len(rewards)), np.nan, np.float32)  # [B, R]
-    failures = {row: (p.cause, p.detail) for row, p in enumerate(pictures) if p.cause}
-    for rows, filled in _groups(pictures):
-        prepared = base.stack_images([pictures[row].prepared for row in filled])
+    failures = {row: (one.cause, one.detail) for row, one in enumerate(batch) if one.cause}
+    for rows, filled in _groups(batch):
+        prepared = base.stack_images([batch[row].picture.prepared for row in filled])
         texts = [{"caption": [captions[row] for row in rows]}]
         scores[rows] = base.score_prepared(rewards, prepared, texts, stored)[0]
+    usable = base.usable(scores, rewards)
     for row in range(len(batch)):
-        if row not in failures and (cause := _not_finite(scores[row], rewards)):
-            failures[row] = (cause, "")
+        if row not in failures and not usable[row].all():
+            first = rewards[int(usable[row].argmin())]
+            failures[row] = ("score not finite", first.identity)
     good = [row for row in range(len(batch)) if row not in failures]
     return Scored(
-        keys=[entries[row].key for row in good],
+        keys=[samples[row].key for row in good],
         captions=[captions[row] or None for row in good],
-        widths=[pictures[row].width for row in good],
-        heights=[pictures[row].height for row in good],
+        widths=[batch[row].picture.width for row in good],
+        heights=[batch[row].picture.height for row in good],
         scores=scores[good],
         failures=[
-            {"key": entries[row].key, "cause": failures[row][0], "detail": failures[row][1]}
+            {
+                "key": samples[row].key,
+                "cause": causes.check(failures[row][0]),
+                "detail": failures[row][1],
+            }
             for row in sorted(failures)
         ],
-        after=entries[-1].after,
-        share=entries[-1].share,
+        after=batch[-1].entry.after,
+        share=batch[-1].entry.share,
     )
 
 
-def _groups(pictures: Sequence[_Picture]) -> Iterator[tuple[list[int], list[int]]]:
+def _groups(batch: Sequence[_Ready]) -> Iterator[tuple[list[int], list[int]]]:
     """Part a batch into what can be stacked; most rewards bring all pictures to one shape.
 
     Yields:
@@ -155,20 +150,11 @@ def _groups(pictures: Sequence[_Picture]) -> Iterator[tuple[list[int], list[int]
         the first group, with its first picture. Nothing where all failed.
     """
     groups: dict[tuple, list[int]] = {}
-    for row, picture in enumerate(pictures):
-        if not picture.cause:
-            groups.setdefault(picture.shapes, []).append(row)
-    failed = [row for row, picture in enumerate(pictures) if picture.cause]
+    for row, one in enumerate(batch):
+        if not one.cause:
+            groups.setdefault(one.shapes, []).append(row)
+    failed = [row for row, one in enumerate(batch) if one.cause]
     for rows in groups.values():
         first = rows[0]
         rows, failed = sorted(rows + failed), []
-        yield rows, [first if pictures[row].cause else row for row in rows]
-
-
-def _not_finite(scores: np.ndarray, rewards: Sequence[base.Reward]) -> str:
-    """Name the first score [R] that is not finite and may not be missing, or return ""."""
-    for score, reward in zip(scores, rewards, strict=True):
-        missing_is_fine = getattr(reward, "may_be_missing", False) and np.isnan(score)
-        if not np.isfinite(score) and not missing_is_fine:
-            return f"score not finite: {reward.identity}"
-    return ""
+        yield rows, [first if batch[row].cause else row for row in rows]

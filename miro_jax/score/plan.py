@@ -190,7 +190,7 @@ def _open_rows(
 ) -> tables.Table | None:
     """Open PATH where it is a table."""
     place = Path(words[0]) if len(words) == 1 else None
-    if place is None or place.is_dir() or not tables.is_table(place):
+    if place is None or _is_source(words[0]) or place.is_dir() or not tables.is_table(place):
         return None
     return tables.open_table(words[0], path_column, caption_column)
 
@@ -211,11 +211,11 @@ def _open_source(
     words: Sequence[str], rows: tables.Table | None, captions: tables.Table | None
 ) -> Source:
     if rows is not None:
-        return TableSource(rows, captions)
+        return TableSource(rows, captions is not None)
     if words and all(_is_tar(word) or _is_source(word) for word in words):
         return PieceSource([word if _is_source(word) else f"tar:{word}" for word in words])
     if len(words) == 1 and Path(words[0]).is_dir():
-        return FolderSource(words[0], captions)
+        return FolderSource(words[0])
     raise ValueError(
         f"PATH must be one folder of pictures, one table ({', '.join(tables.ENDINGS)}), tar files, "
         f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."

@@ -11,30 +11,29 @@ byte for byte, where batch size and devices are the same.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from miro_jax import files, sharding
+from miro_jax.loading import Loader
 from miro_jax.progress import Progress
 from miro_jax.rewards import base, has_weights, load_rewards
 from miro_jax.score import histograms, output, parts, summary
-from miro_jax.score.inputs import Entry
+from miro_jax.score.inputs import Texts
 from miro_jax.score.parts import Parts
 from miro_jax.score.pictures import Scored, score_entries
 from miro_jax.score.plan import Plan, finished, plan
+from miro_jax.sources import Tables
 from miro_jax.sources.captions import TextIndex, index_captions
+from miro_jax.tally import MIN_SAMPLES, Tally
 
 # A part is published after so much of either: what a kill costs, and how many files there are.
 PART_SECONDS = 30.0
 PART_ENTRIES = 65536
-# Before so many pictures a rate says little, and a run should not end over its first bad ones.
-_MIN_ENTRIES_FOR_RATE = 1000
 SCALES = {False: "the model's own scale", True: "the scale of records"}
 
 
@@ -131,38 +130,37 @@ def execute(job: Job) -> dict:
 
 
 def _score_missing(job: Job, done: Parts) -> None:
-    todo = job.plan
-    count = _Count(todo)
+    todo, tally = job.plan, _tally(job.plan)
     for part in done:
-        count.add(part.num_entries, part.failures)
-    left = None if todo.limit is None else todo.limit - count.entries
-    entries = itertools.islice(todo.source.entries(done.after, job.captions), left)
+        tally.add(part.num_entries, part.failures)
+    left = None if todo.limit is None else todo.limit - tally.samples
+    tables = None if job.captions is None else Tables(captions=job.captions)
+    texts = Texts(tables, any(reward.needs_caption for reward in job.rewards))
+    entries = itertools.islice(todo.source.entries(done.after, texts), left)
     total = todo.source.count
     if todo.limit is not None:
         total = todo.limit if total is None else min(total, todo.limit)
     with (
-        ThreadPoolExecutor(todo.num_threads) as pool,
-        Progress("score", "images", total, count.entries) as progress,
+        Loader(todo.num_threads) as loader,
+        Progress("score", "images", total, tally.samples) as progress,
     ):
+        batches = score_entries(entries, job.rewards, loader, todo.batch_size, todo.stored)
         try:
-            for batch in _published(_batches(job, entries, pool), done):
-                count.add(batch.num_entries, batch.failures)
+            for batch in _published(batches, done):
+                tally.add(batch.num_entries, batch.failures)
                 if total is None and batch.share:
-                    progress.total = count.entries / batch.share
+                    progress.total = tally.samples / batch.share
                 progress.update(batch.num_entries)
-                count.check(_MIN_ENTRIES_FOR_RATE)
+                tally.check(MIN_SAMPLES)
+            progress.total = tally.samples  # what was guessed is known now
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            loader.stop()
             raise
-    if todo.limit is None and total is not None and count.entries != total:
+    if todo.limit is None and total is not None and tally.samples != total:
         raise RuntimeError(
             f"The input must not change while it is scored: it held {total} pictures at first and "
-            f"{count.entries} then. Delete {todo.parts_folder} and run again."
+            f"{tally.samples} then. Delete {todo.parts_folder} and run again."
         )
-
-
-def _batches(job: Job, entries: Iterator[Entry], pool: ThreadPoolExecutor) -> Iterator[Scored]:
-    return score_entries(entries, job.rewards, pool, job.plan.batch_size, job.plan.stored)
 
 
 def _published(batches: Iterator[Scored], done: Parts) -> Iterator[Scored]:
@@ -179,28 +177,12 @@ def _published(batches: Iterator[Scored], done: Parts) -> Iterator[Scored]:
         done.publish(waiting, time.monotonic() - start)
 
 
-class _Count:
-    """Counts entries and failures of a run, earlier parts included."""
-
-    def __init__(self, todo: Plan):
-        self._plan, self.entries, self.causes = todo, 0, collections.Counter()
-
-    def add(self, num_entries: int, failures: list[dict[str, str]]) -> None:
-        """Count a batch or a part."""
-        self.entries += num_entries
-        self.causes.update(failure["cause"] for failure in failures)
-
-    def check(self, min_entries: int) -> None:
-        """Raise RuntimeError where more failed than may, of at least `min_entries`."""
-        rate = self.causes.total() / max(self.entries, 1)
-        if self.entries >= min_entries and rate > self._plan.max_failure_rate:
-            causes = ", ".join(f"{c} ({n})" for c, n in self.causes.most_common(5))
-            raise RuntimeError(
-                f"At most {self._plan.max_failure_rate:.2%} of the pictures may fail; "
-                f"{self.causes.total()} of {self.entries} did: {causes}. Mend the input and delete "
-                f"{self._plan.parts_folder}, or raise --max-failure-rate and run again: what is "
-                "done is kept."
-            )
+def _tally(todo: Plan) -> Tally:
+    remedy = (
+        f"Mend the input and delete {todo.parts_folder}, or raise max_failure_rate and run again: "
+        "what is done is kept."
+    )
+    return Tally(todo.max_failure_rate, remedy)
 
 
 def _finish(job: Job, done: Parts, identities: Sequence[str]) -> dict:
@@ -215,10 +197,10 @@ def _finish(job: Job, done: Parts, identities: Sequence[str]) -> dict:
             f"At least one picture must get its scores; none of {facts['num_images']} did: "
             f"{causes or 'there were none'}. See {todo.beside('.failures.jsonl')}."
         )
-    count = _Count(todo)
+    tally = _tally(todo)
     for part in done:
-        count.add(part.num_entries, part.failures)
-    count.check(1)
+        tally.add(part.num_entries, part.failures)
+    tally.check()
     picture = histograms.draw(facts["rewards"], SCALES[todo.stored])
     files.write_atomic(todo.beside(".histograms.svg"), picture.encode("utf-8"))
     output.write_scores(todo.out, parts.schema(identities), done.tables())

@@ -82,7 +82,8 @@ def as_text(summary: dict) -> str:
         numbers = []
         if facts["count"]:
             numbers = [facts["mean"], facts["std"], facts["min"]]
-            numbers += [*facts["percentiles"].values(), facts["max"]]
+            # By name: in a file they are sorted as texts.
+            numbers += [*(facts["percentiles"][str(p)] for p in PERCENTILES), facts["max"]]
         lines.append([name, str(facts["count"]), *map(_number, numbers)])
     widths = [
         max(map(len, column)) for column in zip(*(_filled(x, head) for x in lines), strict=True)

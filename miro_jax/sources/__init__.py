@@ -23,7 +23,14 @@ from __future__ import annotations
 
 from miro_jax.sources import folder, parquet, tar, tfds
 from miro_jax.sources.captions import index_captions, index_synthetic
-from miro_jax.sources.sample import Piece, Sample, Source, Tables, expected_samples
+from miro_jax.sources.sample import (
+    Piece,
+    Sample,
+    Source,
+    Tables,
+    complete,
+    expected_samples,
+)
 from miro_jax.sources.spec import KINDS, parse
 from miro_jax.sources.tables import open_table, sha256
 from miro_jax.sources.tar import IMAGE_EXTENSIONS
@@ -34,6 +41,8 @@ __all__ = [
     "Piece",
     "Sample",
     "Source",
+    "Tables",
+    "complete",
     "expected_samples",
     "open_source",
 ]

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from miro_jax.sources import reading
 from miro_jax.sources.tables import Table, damaged, records
@@ -52,9 +52,12 @@ class TextIndex:
         self._base.execute("CREATE INDEX by_name ON texts (name)")  # sorting beats inserting
         self._base.execute("COMMIT")
 
-    def find(self, names: Iterable[str]) -> Found | None:
-        """Return what is said under the first of several names that the table has."""
-        for name in names:
+    def find(self, names: Sequence[str]) -> Found | None:
+        """Return what is said under the first of several names that the table has.
+
+        A whole path is also looked up as seen from the folder of the table.
+        """
+        for name in [*names, *(self._from_here(name) for name in names if os.path.isabs(name))]:
             query = "SELECT said, line FROM texts WHERE name = ? ORDER BY line"
             with self._lock:
                 rows = self._base.execute(query, (normal(name),)).fetchall()
@@ -64,6 +67,9 @@ class TextIndex:
                 clash = f"lines {line} and {other} of {self._place}" if other else ""
                 return Found(tuple(json.loads(said)), clash)
         return None
+
+    def _from_here(self, path: str) -> str:
+        return os.path.relpath(path, reading.parent(self._place))
 
     def first_clash(self) -> tuple[str, int, int] | None:
         """Return the first name that is said to have two different texts, and the two lines."""

@@ -24,7 +24,7 @@ from miro_jax.sources.texts import Texts, interpret
 FILES_PER_PIECE = 1000
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
     """A picture's file, with the texts beside it; None where there is none."""
 
     name: str
@@ -41,12 +41,9 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
         ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    pictures = list(_pictures(spec.place))
+    pictures = list(list_pictures(spec.place))
     if not pictures:
-        raise FileNotFoundError(
-            f"{spec.place} must hold pictures ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For "
-            "tar shards give tar:PATTERN."
-        )
+        raise no_pictures(spec.place)
     pieces = []
     for number, begin in enumerate(range(0, len(pictures), length)):
         run = tuple(pictures[begin : begin + length])
@@ -64,7 +61,20 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
     return pieces
 
 
-def _pictures(folder: str) -> Iterator[_Picture]:
+def no_pictures(folder: str) -> FileNotFoundError:
+    """Return the error that says so."""
+    return FileNotFoundError(
+        f"{folder} must hold pictures ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For tar "
+        "shards give tar:PATTERN."
+    )
+
+
+def list_pictures(folder: str) -> Iterator[Picture]:
+    """List the pictures below a folder, in order, a folder at a time.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
     for prefix, listed in listing.walk(folder):
         texts = {}
         for file in listed:
@@ -75,36 +85,39 @@ def _pictures(folder: str) -> Iterator[_Picture]:
             stem, _, extension = name.rpartition(".")
             if stem and extension.lower() in IMAGE_EXTENSIONS:
                 beside = (texts.get((stem, kind)) for kind in ("txt", "json"))
-                yield _Picture(prefix + name, size, *beside)
+                yield Picture(prefix + name, size, *beside)
 
 
-def _sign(run: tuple[_Picture, ...]) -> str:
-    """Digest names and sizes; times differ after copying, and contents are not cheap."""
-    digest = hashlib.sha256()
-    for picture in run:
-        sizes = [picture.size, *(text and text.size for text in (picture.txt, picture.json))]
-        facts = [os.fsencode(picture.name), *map(str.encode, map(str, sizes))]
-        digest.update(b"\0".join(facts) + b"\n")
-    return digest.hexdigest()[:16]
+def facts_of(picture: Picture) -> bytes:
+    """Return name and sizes; times differ after copying, and contents are not cheap."""
+    sizes = [picture.size, *(text and text.size for text in (picture.txt, picture.json))]
+    return b"\0".join([os.fsencode(picture.name), *map(str.encode, map(str, sizes))]) + b"\n"
 
 
-def _run_samples(folder: str, run: tuple[_Picture, ...]) -> Iterator[Sample]:
-    read = functools.partial(_texts, folder)
-    for picture, texts in zip(run, reading.map_ahead(read, run, folder), strict=True):
-        path = reading.join(folder, picture.name)
-        yield Sample(
-            key=readable(picture.name),
-            image=functools.partial(reading.read_file, path, picture.size),
-            caption=texts.caption,
-            synthetic=texts.synthetic,
-            meta=texts.meta,
-            problem=texts.problem,
-            detail=texts.detail,
-            names=(picture.name, os.path.splitext(picture.name)[0], path),
-        )
+def _sign(run: tuple[Picture, ...]) -> str:
+    return hashlib.sha256(b"".join(map(facts_of, run))).hexdigest()[:16]
 
 
-def _texts(folder: str, picture: _Picture) -> Texts:
+def _run_samples(folder: str, run: tuple[Picture, ...]) -> Iterator[Sample]:
+    yield from reading.map_ahead(functools.partial(make_sample, folder), run, folder)
+
+
+def make_sample(folder: str, picture: Picture) -> Sample:
+    """Read the texts beside a picture; the picture itself is read later."""
+    path, texts = reading.join(folder, picture.name), _texts(folder, picture)
+    return Sample(
+        key=readable(picture.name),
+        image=functools.partial(reading.read_file, path, picture.size),
+        caption=texts.caption,
+        synthetic=texts.synthetic,
+        meta=texts.meta,
+        problem=texts.problem,
+        detail=texts.detail,
+        names=(picture.name, os.path.splitext(picture.name)[0], reading.absolute(path)),
+    )
+
+
+def _texts(folder: str, picture: Picture) -> Texts:
     beside, contents = reading.join(folder, posixpath.dirname(picture.name)), []
     for file, cause in ((picture.txt, "unreadable caption"), (picture.json, "unreadable json")):
         if file is None:

@@ -95,6 +95,11 @@ def join(folder: str, name: str) -> str:
     return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
 
 
+def absolute(path: str) -> str:
+    """Return the whole path of a file."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 def parent(path: str) -> str:
     """Return the folder that holds a path."""
     if not is_remote(path):

@@ -36,6 +36,11 @@ class Sample:
         if self.problem:
             causes.check(self.problem)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the encoded file as far as it is in memory."""
+        return len(self.image) if isinstance(self.image, bytes) else 0
+
     def read(self) -> bytes:
         """Return the encoded file; any thread may call this.
 
@@ -81,8 +86,11 @@ class Piece:
     sign: Callable[[], str]
     tables: Tables = Tables()
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self, needs_caption: bool = True) -> Iterator[Sample]:
         """Read the samples in their order, which is always the same.
+
+        Args:
+            needs_caption: a sample without a usable caption has a problem; else it has no caption.
 
         Yields:
             Every sample, one that cannot be used with its `problem`. Damage of the piece itself
@@ -92,16 +100,10 @@ class Piece:
         Raises:
             OSError: the storage itself fails.
         """
-        seen = set()
+        seen: set[str] = set()
         for sample in self.read():
-            sample = self._with_tables(sample)
-            problem, detail = _problem_of(sample, seen)
+            yield complete(sample, self.tables, needs_caption, sample.key in seen)
             seen.add(sample.key)
-            caption = None if sample.caption is None else texts.clean(sample.caption)
-            synthetic = {form: texts.clean(text) for form, text in sample.synthetic.items()}
-            yield dataclasses.replace(
-                sample, caption=caption, synthetic=synthetic, problem=problem, detail=detail
-            )
 
     def fingerprint(self) -> str:
         """Return a short digest that changes when the piece does; cheap, so not of every byte.
@@ -111,43 +113,72 @@ class Piece:
         """
         return self.sign()
 
-    def _with_tables(self, sample: Sample) -> Sample:
-        """Put the texts of the tables in place."""
-        clashes, changes = [], {}
-        if self.tables.captions is not None:
-            found = self.tables.captions.find(sample.names)
-            caption = changes["caption"] = found.texts[0] if found else None
-            # What stands in for a missing form is the caption as it is now.
-            meta = sample.meta | {"caption": caption}
-            changes["synthetic"] = texts.synthetic_of(meta, caption)
-            clashes += [found] if found and found.clash else []
-        if self.tables.synthetic is not None:
-            found = self.tables.synthetic.find([stem(name) for name in sample.names[:1]])
-            caption = changes.get("caption", sample.caption)
-            changes["synthetic"] = {}
-            if found:
-                short, long = found.texts
-                changes["synthetic"] = texts.forms(long, short, caption)
-                clashes += [found] if found.clash else []
-        if clashes and not sample.problem:
-            changes |= {"problem": "ambiguous caption", "detail": clashes[0].clash}
-        return dataclasses.replace(sample, **changes) if changes else sample
+
+def complete(
+    sample: Sample, tables: Tables, needs_caption: bool = True, is_repeated: bool = False
+) -> Sample:
+    """Put the texts of tables in place, clean them, and say why a sample cannot be used.
+
+    Args:
+        sample: as its file has it.
+        needs_caption: see `Piece.samples`.
+        is_repeated: another sample had the same key.
+    """
+    sample = _with_tables(sample, tables)
+    problem, detail = _problem_of(sample, is_repeated)
+    if problem in causes.OF_TEXTS and not needs_caption:
+        sample = dataclasses.replace(sample, caption=None, synthetic={}, problem="", detail="")
+        problem, detail = _problem_of_picture(sample, is_repeated)
+    return dataclasses.replace(
+        sample,
+        caption=None if sample.caption is None else texts.clean(sample.caption),
+        synthetic={form: texts.clean(text) for form, text in sample.synthetic.items()},
+        problem=problem,
+        detail=detail,
+    )
 
 
-def _problem_of(sample: Sample, seen: set[str]) -> tuple[str, str]:
+def _with_tables(sample: Sample, tables: Tables) -> Sample:
+    clashes, changes = [], {}
+    if tables.captions is not None:
+        found = tables.captions.find(sample.names)
+        caption = changes["caption"] = found.texts[0] if found else None
+        # What stands in for a missing form is the caption as it is now.
+        changes["synthetic"] = texts.synthetic_of(sample.meta | {"caption": caption}, caption)
+        clashes += [found] if found and found.clash else []
+        if sample.problem in causes.OF_TEXTS - {"unreadable json"}:  # of the text it replaces
+            changes |= {"problem": "", "detail": ""}
+    if tables.synthetic is not None:
+        found = tables.synthetic.find([stem(name) for name in sample.names[:1]])
+        caption = changes.get("caption", sample.caption)
+        changes["synthetic"] = {}
+        if found:
+            short, long = found.texts
+            changes["synthetic"] = texts.forms(long, short, caption)
+            clashes += [found] if found.clash else []
+    if clashes and not changes.get("problem", sample.problem):
+        changes |= {"problem": "ambiguous caption", "detail": clashes[0].clash}
+    return dataclasses.replace(sample, **changes) if changes else sample
+
+
+def _problem_of(sample: Sample, is_repeated: bool) -> tuple[str, str]:
     """Return the first cause why a sample cannot be used, and its detail; or two empty texts."""
+    problem, detail = _problem_of_picture(sample, is_repeated)
+    for text in (sample.caption or "", *sample.synthetic.values()):
+        if not problem:
+            problem, detail = texts.check(text)
+    return problem, detail
+
+
+def _problem_of_picture(sample: Sample, is_repeated: bool) -> tuple[str, str]:
     if sample.problem:
         return sample.problem, sample.detail
-    if sample.key in seen:
+    if is_repeated:
         return "duplicate key", ""
     if sample.image is None:
         return "missing image", sample.detail
     if sample.image == b"":
         return "empty file", ""
-    for text in (sample.caption or "", *sample.synthetic.values()):
-        problem, detail = texts.check(text)
-        if problem:
-            return problem, detail
     return "", ""
 
 

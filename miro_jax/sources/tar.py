@@ -152,5 +152,6 @@ def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
 
 def _names(path: str, name: str, group: _Open) -> tuple[str, ...]:
     """Return what a table may call a sample: by its key or its picture's file, in the archive."""
+    whole = reading.absolute(path)
     inside = [group.key] if group.image is None else [group.key, group.image.name]
-    return tuple(before + one for before in ("", f"{name}/", f"{path}/") for one in inside)
+    return tuple(before + one for before in ("", f"{name}/", f"{whole}/") for one in inside)

@@ -93,7 +93,7 @@ def interpret(txt: bytes | None, json_bytes: bytes | None) -> Texts:
         if len(txt) > MAX_TEXT_BYTES:
             return Texts(meta=meta, problem="caption too long", detail=f"{len(txt)} bytes")
         try:
-            caption = decode(txt)
+            caption = decode(txt).rstrip("\r\n")  # with which editors end a file
         except UnicodeDecodeError as error:
             return Texts(meta=meta, problem="unreadable caption", detail=str(error))
     return Texts(caption, synthetic_of(meta, caption), meta)

@@ -1,9 +1,12 @@
-"""Counts samples and failures, and stops a run in which too many fail."""
+"""Counts what is read and what fails, and stops a run in which too much does."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+
+# Before so many samples a rate says little, and a run should not end over its first bad pictures.
+MIN_SAMPLES = 1000
 
 
 class TooManyFailures(RuntimeError):
@@ -42,7 +45,7 @@ class Tally:
         """Raise TooManyFailures where too large a share of at least `min_samples` failed."""
         rate = (self.failures + self._lost) / max(self.samples + self._lost, 1)
         if rate > self._limit and self.samples >= min_samples:
-            examples = ", ".join(f"{f['key']} in {f['piece']}" for f in self._first)
+            examples = ", ".join(map(_example, self._first))
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
             lost = f" and {self._about_lost}" if self._lost else ""
             share = f"{self.failures} of {self.samples} did{lost} ({rate:.2%})"
@@ -51,3 +54,7 @@ class Tally:
                 f"{share if self.samples else 'none could be read'}: {causes}. First: {examples}. "
                 f"{self._remedy}"
             )
+
+
+def _example(failure: dict) -> str:
+    return failure["key"] + (f" in {failure['piece']}" if "piece" in failure else "")
