@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from miro_jax import annotate, shards
-from miro_jax.annotate.merge import merge, start
+from miro_jax.annotate import origin
+from miro_jax.annotate.merge import merge
 from miro_jax.files import to_json
 from miro_jax.sources import Piece, Sample, Source
 
@@ -90,7 +91,7 @@ def main() -> int:
         encoders = ({"name": "pixels", "size": 16}, {"name": "words"})
         source = make_source(flags.pieces, flags.records)
         todo = annotate.plan(source, f"{folder}/out", REWARDS, *encoders)
-        start(todo)
+        origin.begin(todo.folder, todo.configuration)
         write_pieces(todo, flags.records, np.random.default_rng(0))
         begin = time.perf_counter()
         manifest = merge(todo)

@@ -32,6 +32,12 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
 
+def brief(value: object, limit: int = 200) -> str:
+    """Write a value as JSON for a message, at most so many characters of it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
 def fresh_temporary(path: str | os.PathLike) -> str:
     """Delete what killed writers of `path` left behind and name a new temporary file."""
     path = str(path)

@@ -78,7 +78,7 @@ class Progress:
         if self._total is not None:
             text += f" of {round(self._total):,}"
         text += f" {self._unit}, {rate:,.1f} a second"
-        if self._total is not None and rate:
+        if self._total is not None and rate and self.done < self._total:
             left = max(self._total - self.done, 0) / rate
             text += f", {tqdm.format_interval(left)} left"
         return text

@@ -308,3 +308,36 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, capsys, mon
     shutil.copytree(tmp_path / "out", tmp_path / "first")
     assert annotate.main([*arguments[:1], f"--out={tmp_path}/again", *arguments[2:]]) == 0
     assert contents(tmp_path / "first") == contents(tmp_path / "again")
+
+
+def test_a_run_that_cannot_start_leaves_nothing_that_others_must_agree_with(pieces, tmp_path):
+    class Unloadable(Brightness):
+        @property
+        def needs_caption(self):
+            raise FileNotFoundError("its weights")
+
+        @needs_caption.setter
+        def needs_caption(self, value):
+            pass
+
+    with pytest.raises(FileNotFoundError, match="its weights"):
+        call(pieces, tmp_path / "out", [Unloadable()])
+    call(pieces, tmp_path / "out", [Brightness("other")])
+
+
+def test_the_list_of_failures_is_there_where_they_are_too_many(tmp_path):
+    members = [m for i in range(4) for m in sample(i, image=b"" if i < 3 else None)]
+    with pytest.raises(RuntimeError, match="3 of 4 did"):
+        call([write_tar(tmp_path / "a.tar", members)], tmp_path / "out")
+    assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) == 3
+
+
+def test_each_pass_is_measured_and_other_levels_are_said(pieces, tmp_path, capsys):
+    out = tmp_path / "out"
+    call(pieces, out, one_by_one=True)
+    err = capsys.readouterr().err
+    assert "\nrewards: 30 pictures in" in err and "\nencode: 30 pictures in" in err
+    call(pieces, out, num_bins=8)
+    assert (
+        "levels are fitted anew: 4 (quantile) before, 8 (quantile) now" in capsys.readouterr().err
+    )

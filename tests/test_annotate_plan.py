@@ -62,8 +62,8 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
     for fact in (
         "pieces: 3, of which this worker does 2",
         "about 60; 100.0% are usable",
-        "memory of each of 4 devices, 1 x 4, batches of 64:",
-        "vqa: vqa                   11,447.0 M parameters, as published: 5.65 GiB, at work 3.75",
+        "memory of each of 4 devices (1 x 4), batches of 64:",
+        "vqa: vqa                        11,447.0 M parameters, as published: 5.65 GiB, at work",
         "asked for: one\n  fits into 16 GiB",
         "hours on these devices are not known",
     ):
@@ -94,7 +94,7 @@ def test_devices_share_parameters_as_the_mesh_lays_them_out(source, tmp_path):
         return tell.describe(make_plan(source, tmp_path, mesh=mesh), devices)
 
     one, eight, pairs, alone = told("all", 1), told("all", 8), told("allx2", 8), told("1x1", 8)
-    assert "of 8 devices, 4 x 2" in pairs and "of 1 devices, 1 x 1" in alone
+    assert "of 8 devices (4 x 2)" in pairs and "of one device (1 x 1)" in alone
     assert resident(alone, "vqa") == resident(one, "vqa")
     assert resident(eight, "vqa")[0] == pytest.approx(resident(one, "vqa")[0] / 8, abs=0.01)
     assert resident(pairs, "vqa")[0] == pytest.approx(resident(eight, "vqa")[0], rel=0.03)
@@ -150,7 +150,7 @@ def test_a_disk_that_is_too_small_is_named(source, tmp_path, monkeypatch):
     full = dataclasses.make_dataclass("Usage", ["free"])(1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)
     text = tell.describe(make_plan(source, tmp_path / "out"))
-    assert f"free on {tmp_path}: 0.00 GB: DOES NOT FIT" in text
+    assert f"free on {tmp_path}: 1.0 kB: DOES NOT FIT" in text
 
 
 def test_parameters_are_counted_in_the_weights_that_are_there(weights, source, tmp_path):
@@ -162,7 +162,7 @@ def test_parameters_are_counted_in_the_weights_that_are_there(weights, source, t
         make_plan(source, tmp_path, weights={name: weights[name] for name in SEVEN}), 1
     )
     assert text.count("as published") == 2  # the encoders are the authors' own
-    assert f"pick_score           {whole / 1e6:9,.1f} M parameters:" in text
+    assert f"rewards: pick_score            {whole / 1e6:9,.1f} M parameters:" in text
 
 
 def test_records_are_estimated_from_a_few_pieces(tmp_path):
@@ -227,3 +227,13 @@ def test_a_config_tells_its_plan_too(tmp_path, capsys):
         config.annotate.before = "later"
     with pytest.raises(ValueError, match="before must be '', 'plan' or 'probe'; got 'later'"):
         annotate.run(config, tmp_path)
+
+
+def test_a_source_without_usable_samples_is_said_to_be_one(tmp_path):
+    members = [m for i in range(3) for m in sample(i, caption="")] + sample(4, image=b"")
+    pieces = write_tar(tmp_path / "a.tar", members)
+    encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
+    todo = annotate.plan(f"tar:{pieces}", tmp_path / "out", ["beauty"], *encoders)
+    text = tell.describe(todo)
+    assert "  75.0% cannot: missing caption\n  25.0% cannot: missing image\n" in text
+    assert "NOTHING IS USABLE" in text

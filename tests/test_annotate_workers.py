@@ -7,8 +7,8 @@ import uuid
 import pytest
 
 from miro_jax import storage
-from miro_jax.annotate import parts, publish, work, workers
-from miro_jax.annotate.merge import merge, start
+from miro_jax.annotate import origin, parts, publish, work, workers
+from miro_jax.annotate.merge import merge
 from tests.annotating import SIZE, Brightness, call, contents, make_pieces, rewards
 
 
@@ -146,7 +146,7 @@ def test_two_workers_on_one_piece_do_not_harm_each_other(pieces, whole, tmp_path
     """The second does everything between any two steps of the first."""
     out = tmp_path / "out"
     todo = make_plan(pieces, out, pieces=[0])
-    start(todo)
+    origin.begin(todo.folder, todo.configuration)
     interrupted = []
 
     class Interrupted(Brightness):

@@ -5,6 +5,7 @@ No device is touched but by `probe`. See `tell` for how it is put into words.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import statistics
@@ -37,7 +38,8 @@ _GIB = 2**30
 class Look:
     """What a few pieces say about all. samples: in all pieces, about. usable: share of them.
 
-    synthetic: share of the usable ones. words, synthetic_words: mean of the captions.
+    synthetic: share of the usable ones. words, synthetic_words: mean of the captions. causes: why
+    others cannot be used, with their share.
     """
 
     samples: float
@@ -45,6 +47,7 @@ class Look:
     synthetic: float
     words: float
     synthetic_words: float
+    causes: dict[str, float]
 
 
 def look(pieces: list[Piece]) -> Look:
@@ -57,6 +60,7 @@ def look(pieces: list[Piece]) -> Look:
         samples += piece.count or _whole(piece, begin)
         facts += begin
     words = [one.words for one in facts if one.words is not None]
+    causes = collections.Counter(one.problem for one in facts if one.problem)
     synthetic = [one.synthetic_words for one in facts if one.synthetic_words is not None]
     return Look(
         expected_samples(pieces, chosen, samples),
@@ -64,6 +68,7 @@ def look(pieces: list[Piece]) -> Look:
         len(synthetic) / max(len(words), 1),
         statistics.mean(words or [0]),
         statistics.mean(synthetic or [0]),
+        {cause: count / len(facts) for cause, count in causes.most_common()},
     )
 
 
@@ -71,18 +76,18 @@ class _Facts(NamedTuple):
     """Of a sample: bytes of its picture; words of its captions, None where there is none."""
 
     num_bytes: int
-    words: int | None
-    synthetic_words: int | None
+    words: int | None = None
+    synthetic_words: int | None = None
+    problem: str = ""
 
 
 def _facts(piece: Piece) -> Iterator[_Facts]:
     for sample in piece.samples():
-        size = len(sample.image) if isinstance(sample.image, bytes) else 0
         if sample.problem:
-            yield _Facts(size, None, None)
+            yield _Facts(sample.num_bytes, problem=sample.problem)
             continue
         long = sample.synthetic.get("long")
-        yield _Facts(size, len(sample.caption.split()), long and len(long.split()))
+        yield _Facts(sample.num_bytes, len(sample.caption.split()), long and len(long.split()))
 
 
 def _whole(piece: Piece, begin: list[_Facts]) -> int:
@@ -178,10 +183,9 @@ def probe(todo: Plan) -> tuple[dict[str, float], float | None]:
             trial = dataclasses.replace(
                 todo, folder=LocalFolder(folder), pieces=tuple(short), max_failure_rate=1.0
             )
-            run = Run(trial, groups, Gauge())
-            run.over(short[:1])
-            gauge = Gauge()
-            run.over(short[1:], gauge)
+            run, gauge = Run(trial, groups), Gauge()
+            run.over(short[:1], Gauge(), "warm up")
+            run.over(short[1:], gauge, "probe")
             rates[", ".join(group.name for group in groups)] = gauge.rate
     statistics_of = jax.local_devices()[0].memory_stats() or {}
     memory = statistics_of.get("bytes_limit")

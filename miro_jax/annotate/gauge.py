@@ -52,7 +52,7 @@ class Gauge:
 
     def __str__(self) -> str:
         if not self.images:
-            return "no picture was left to do"
+            return "no usable picture was left to do"
         return (
             f"{self.images} pictures in {self.seconds:.1f} s, {self.rate:.1f} a second; devices "
             f"idle at least {self.idle:.0%} of the time ({self.share('waiting'):.0%} waiting for "

@@ -15,8 +15,8 @@ Letters: N records, R rewards.
 
 from __future__ import annotations
 
-import errno
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from miro_jax import bins
-from miro_jax.annotate import coverage, parts
+from miro_jax.annotate import coverage, origin, parts
 from miro_jax.annotate.extremes import read_extremes
-from miro_jax.annotate.plan import PARTIAL_NAME, Plan, is_complete
+from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.publish import is_done, shard_name
 from miro_jax.files import to_json
-from miro_jax.manifest import MANIFEST_NAME, Manifest
+from miro_jax.manifest import Manifest
 from miro_jax.report import scored
 from miro_jax.shards import join_scores, read_published
 from miro_jax.sources import Piece
@@ -39,7 +39,6 @@ from miro_jax.tally import Tally
 FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
 # What the content of a record depends on, besides the configuration.
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _THREADS = 16  # reading small files of an object store is a matter of waiting
 
 
@@ -54,7 +53,7 @@ def merge(todo: Plan) -> Manifest:
     try:
         return _merge(todo)
     except OSError:
-        if not is_complete(todo.folder):  # by another process, which also cleaned up
+        if not origin.is_complete(todo.folder):  # by another process, which also cleaned up
             raise
         return Manifest.load(str(todo.folder))
 
@@ -72,15 +71,14 @@ def _merge(todo: Plan) -> Manifest:
         tally.add(sidecar["num_samples"], sidecar["failures"])
     lost = coverage.lost_samples(todo.source.pieces, sidecars)
     tally.lose(sum(lost.values()), coverage.describe_lost(lost))
+    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
+    folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))  # also where they are too many
     tally.check()
     if not len(scores):
-        raise RuntimeError(
-            f"At least one sample must be usable; none was. Causes: {tally.causes.most_common(5)}."
-        )
+        causes = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))
+        raise RuntimeError(f"At least one sample must be usable; none was: {causes}.")
     configuration = _configuration(todo, sidecars)
     names = configuration["rewards"]
-    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
-    folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
     folder.write(coverage.FILE, to_json(coverage.summarize(sidecars, tally, lost, scores)))
     stats = {
         "captions": bins.summarize(scores[:, 0], names),
@@ -97,7 +95,7 @@ def _merge(todo: Plan) -> Manifest:
     )
     fit_levels(todo, manifest, sidecars, scores)
     manifest.save(str(folder))
-    clean(todo)
+    origin.clean(folder)
     return manifest
 
 
@@ -152,7 +150,13 @@ def finished(todo: Plan) -> Manifest:
         found = (present.num_bins, present.strategy, present.manifest_digest)
     except (FileNotFoundError, ValueError):  # it is made of the scores, again
         found = None
-    if found != (todo.num_bins, todo.bins_strategy, manifest.digest):
+    wanted = (todo.num_bins, todo.bins_strategy, manifest.digest)
+    if found != wanted:
+        before = "none" if found is None else f"{found[0]} ({found[1]})"
+        print(
+            f"levels are fitted anew: {before} before, {wanted[0]} ({wanted[1]}) now",
+            file=sys.stderr,
+        )
         fit_levels(todo, manifest, sidecars, scores)
     return manifest
 
@@ -187,27 +191,3 @@ def read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(read, todo.source.pieces))
     return [sidecar for sidecar, _ in found], join_scores([table for _, table in found])
-
-
-def clean(todo: Plan) -> None:
-    """Delete what only a set in the making has, and what killed writers left."""
-    folder = todo.folder
-    try:
-        for name in (PARTIAL_NAME, *folder.leftovers(), parts.FOLDER):
-            folder.remove(name)
-    except OSError as error:
-        if error.errno not in _NOT_OURS:  # a complete set may be shared and read-only
-            raise
-
-
-def start(todo: Plan) -> None:
-    """Say what the folder is being made with, before the first part of it."""
-    folder = todo.folder
-    data = to_json(todo.configuration)
-    if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:
-        raise ValueError(
-            f"{folder} is being made with another configuration by a process that began at the "
-            "same time. Name another folder."
-        )
-    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
-        folder.remove(MANIFEST_NAME)  # it names shards that are gone

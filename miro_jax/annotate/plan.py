@@ -10,21 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miro_jax import bins, sharding
-from miro_jax.annotate import models, parts
+from miro_jax.annotate import models, origin
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
 from miro_jax.files import to_json
-from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.rewards import base
-from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
 from miro_jax.sources import Piece, Source, open_source
 from miro_jax.storage import Folder, check_writable, open_folder
 from miro_jax.weights import hub
 
-PARTIAL_NAME = "manifest.partial.json"
 ALL = "all"
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
-_MODELS = ("rewards", "image_encoder", "caption_encoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +167,9 @@ def plan(
         bins_strategy=bins_strategy,
         configuration=json.loads(to_json(configuration)),  # as it will be read back
     )
-    check_configuration(todo)
+    origin.check(folder, todo.configuration)
     # A complete set may well be shared and read-only.
-    if will_write and not is_complete(folder):
+    if will_write and not origin.is_complete(folder):
         check_writable(out)
     return todo
 
@@ -196,90 +192,3 @@ def _select(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
             f"stages must be {ALL} or some of {', '.join(known)}; got {', '.join(unknown)}."
         )
     return tuple(group for group in groups if group.name in wanted)
-
-
-def is_complete(folder: Folder) -> bool:
-    """Tell whether there is a manifest, and every file that belongs to the shards it names."""
-    if not folder.exists(MANIFEST_NAME):
-        return False
-    wanted = {
-        name + end
-        for name in Manifest.load(str(folder)).shards
-        for end in ("", SIDECAR_ENDING, SCORES_ENDING)
-    }
-    return wanted <= set(folder.names())
-
-
-def check_configuration(todo: Plan) -> None:
-    """Raise ValueError if the folder holds, or is to hold, records of another configuration."""
-    folder, asked = todo.folder, todo.configuration
-    if folder.exists(MANIFEST_NAME):
-        manifest = Manifest.load(str(folder))
-        present = manifest.configuration
-        if manifest.schema_version < 2:  # it did not know all that is asked today
-            asked = {name: value for name, value in asked.items() if name in present}
-        asked = {name: value for name, value in asked.items() if value is not False}
-    elif folder.exists(PARTIAL_NAME):
-        present = folder.read_json(PARTIAL_NAME)
-    elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
-        raise ValueError(
-            f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} nor "
-            f"{PARTIAL_NAME} that say what they were made with. Delete the folder or name another."
-        )
-    else:
-        return
-    differing = [name for name in asked if not _same(name, present.get(name), asked[name])]
-    if differing:
-        details = "; ".join(_difference(n, present.get(n), asked[n]) for n in differing)
-        raise ValueError(
-            f"{folder} must hold records of the configuration asked for, but differs in "
-            f"{', '.join(differing)} ({details}). Delete the folder or name another."
-        )
-
-
-def _same(name: str, present: Any, asked: Any) -> bool:
-    """Compare what is there with what is asked for, which may be known by name only."""
-    if name not in _MODELS or present is None:
-        return present == asked
-    pair = (present, asked) if name == "rewards" else ([present], [asked])
-    return same_models(*pair)
-
-
-def _difference(name: str, present: Any, asked: Any) -> str:
-    """Say in what two values of the configuration differ."""
-    if not isinstance(present, Mapping) or not isinstance(asked, Mapping):
-        return f"{name} there {_brief(present)}, asked {_brief(asked)}"
-    changes = {
-        "changed": [key for key in asked if key in present and present[key] != asked[key]],
-        "only there": [key for key in present if key not in asked],
-        "only asked": [key for key in asked if key not in present],
-    }
-    listed = [
-        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for kind, keys in changes.items()
-        if keys
-    ]
-    return f"{name}: {'; '.join(listed)}"
-
-
-def _brief(value: object, limit: int = 200) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-def claim_models(todo: Plan, group: Group, facts: dict) -> None:
-    """Note which models a group has, or compare them with those that other runs had.
-
-    Raises:
-        Damaged: that note cannot be read.
-        ValueError: parts of this folder were made with other ones.
-    """
-    name = parts.models_name(group.name)
-    todo.folder.claim(name, to_json(facts), parts.FOLDER)
-    present = todo.folder.read_json(name)
-    if present != json.loads(to_json(facts)):
-        raise ValueError(
-            f"{todo.folder / name} must name the models of the group {group.name} that are loaded; "
-            f"it has {_brief(present, 600)}, loaded are {_brief(facts, 600)}. Use the same weights "
-            f"and settings, or name another folder."
-        )

@@ -11,9 +11,9 @@ import jax
 import ml_collections
 
 from miro_jax import runs, sources
-from miro_jax.annotate import workers
-from miro_jax.annotate.merge import clean, finished, merge, start
-from miro_jax.annotate.plan import Plan, is_complete, plan
+from miro_jax.annotate import origin, workers
+from miro_jax.annotate.merge import finished, merge
+from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.manifest import Manifest
@@ -44,15 +44,14 @@ def annotate(*arguments, **keywords) -> Manifest | None:
 
 def execute(todo: Plan) -> Manifest | None:
     """Do what is not done yet of a plan; see `annotate`."""
-    if not is_complete(todo.folder):
-        start(todo)
+    if not origin.is_complete(todo.folder):
         annotate_pieces(todo)
         if todo.is_whole:
             return merge(todo)
-        if not is_complete(todo.folder):  # others may have finished it meanwhile
+        if not origin.is_complete(todo.folder):  # others may have finished it meanwhile
             return None
     manifest = finished(todo)
-    clean(todo)
+    origin.clean(todo.folder)
     return manifest
 
 
@@ -95,6 +94,7 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
         runs.caption_encoder_arguments(config),
         weights=runs.reward_weights(config),
         pieces=share.pieces,
+        will_write=not c.before,
         **{name: c[name] for name in c if name not in ("pieces", "before")},
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 
+from miro_jax.annotate import origin
 from miro_jax.annotate.estimate import Look, disk, look, model_sizes, probe
-from miro_jax.annotate.plan import Plan, is_complete
+from miro_jax.annotate.plan import Plan
 from miro_jax.storage import LocalFolder
 
 _GIB = 2**30
@@ -36,7 +37,7 @@ def describe(
         raise ValueError(
             f"devices and their memory must be positive; got {devices} and {device_memory}."
         )
-    if is_complete(todo.folder):
+    if origin.is_complete(todo.folder):
         return f"{todo.folder} is complete; nothing is left to do"
     seen = look(todo.source.pieces)
     records = seen.samples * seen.usable
@@ -45,6 +46,8 @@ def describe(
         f"pieces: {len(todo.source.pieces):,}, of which this worker does {len(todo.pieces):,}",
         f"samples: about {seen.samples:,.0f}; {seen.usable:.1%} are usable before decoding, "
         f"{seen.synthetic:.0%} of those have synthetic captions",
+        *(f"  {share:.1%} cannot: {cause}" for cause, share in seen.causes.items()),
+        *(["  NOTHING IS USABLE: mend the source first"] if not seen.usable else []),
         "",
         *_disk_lines(todo, seen, records),
     ]
@@ -61,40 +64,45 @@ def _disk_lines(todo: Plan, seen: Look, records: float) -> list[str]:
     fields = disk(todo, seen)
     total = sum(fields.values()) * records
     lines = ["disk, before compression (which saves 10 to 20 %):"]
-    for name, size in fields.items():
-        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {size * records / 1e9:11.2f} GB")
-    lines.append(
-        f"  {'in all':34} {sum(fields.values()) / 1e3:9.1f} kB a record {total / 1e9:11.2f} GB"
-    )
+    for name, size in (fields | {"in all": sum(fields.values())}).items():
+        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {_bytes(size * records):>12}")
     # Until a piece is published it takes its room twice, as parts: one piece at a time, or all of
     # them where other stages are still to come.
     waiting = len(todo.pieces) if len(todo.groups) < len(todo.toolbox.groups) else 1
     parts = total * waiting / len(todo.source.pieces)
-    lines.append(f"  parts of unfinished pieces, of this worker {parts / 1e9:39.2f} GB")
+    lines.append(f"  {'parts of unfinished pieces, of this worker':56} {_bytes(parts):>12}")
     if isinstance(todo.folder, LocalFolder):
         place = todo.folder.path.absolute()
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(Path(there)).free
         done = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         fits = "fits" if total + parts < free + done else "DOES NOT FIT"
-        already = f", {done / 1e9:.2f} GB are there already" if done else ""
-        lines.append(f"  free on {there}: {free / 1e9:.2f} GB{already}: {fits}")
+        already = f", {_bytes(done)} are there already" if done else ""
+        lines.append(f"  free on {there}: {_bytes(free)}{already}: {fits}")
     return lines
+
+
+def _bytes(count: float) -> str:
+    """Write a number of bytes in the unit that suits it."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
 
 
 def _memory_lines(
     todo: Plan, seen: Look, mesh: tuple[int, int], device_memory: float | None
 ) -> list[str]:
     data, model = mesh
-    lines = [
-        f"memory of each of {data * model} devices, {data} x {model}, batches of {todo.batch_size}:"
-    ]
+    devices = "one device" if data * model == 1 else f"each of {data * model} devices"
+    lines = [f"memory of {devices} ({data} x {model}), batches of {todo.batch_size}:"]
     needed = {}
     for group, found in model_sizes(todo, seen, data, model).items():
         for one in found:
             source = "" if one.counted else ", as published"
+            label, millions = f"{group}: {one.name}", one.parameters / 1e6
             lines.append(
-                f"  {group}: {one.name:20} {one.parameters / 1e6:9,.1f} M parameters{source}: "
+                f"  {label:30} {millions:9,.1f} M parameters{source}: "
                 f"{one.resident / _GIB:.2f} GiB, at work {one.work / _GIB:.2f} GiB more"
             )
         resident = sum(one.resident for one in found)
@@ -143,10 +151,11 @@ def _time_lines(
 ) -> list[str]:
     found = model_sizes(todo, seen, 1, 1)
     gflop = sum(one.gflop for some in found.values() for one in some)
-    lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
+    lines = ["work: no model has a network"]
     if gflop:
+        lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
         hours = gflop * records / 100e3 / 3600
-        lines.append(f"  at 100 TFLOP/s, all the time: {hours:,.1f} hours")
+        lines.append(f"  at 100 TFLOP/s, all the time: {_time(hours)}")
     if not rates:
         lines.append("  hours on these devices are not known; --probe measures them")
         return lines
@@ -157,7 +166,11 @@ def _time_lines(
         return lines
     hours = sum(records / rate for rate in rates.values()) / 3600
     lines.append(
-        f"  all pieces by one such worker: {hours:,.1f} hours; the pieces of this one: "
-        f"{hours * share:,.1f} hours"
+        f"  all pieces by one such worker: {_time(hours)}; the pieces of this one: "
+        f"{_time(hours * share)}"
     )
     return lines
+
+
+def _time(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from miro_jax.annotate import models, parts
+from miro_jax.annotate import models, origin, parts
 from miro_jax.annotate.chunks import (
     Batch,
     Chunk,
@@ -29,9 +29,9 @@ from miro_jax.annotate.chunks import (
 )
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.gauge import Gauge
-from miro_jax.annotate.models import Group, Loaded
+from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part
-from miro_jax.annotate.plan import Plan, claim_models
+from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.publish import changed, is_done, merge_failures, shard_name
 from miro_jax.loading import Loader
 from miro_jax.progress import Progress
@@ -44,38 +44,36 @@ _CHUNKS_BEHIND = 2  # that wait to be written
 log = logging.getLogger("miro_jax.annotate")
 
 
-def annotate_pieces(todo: Plan) -> Gauge:
+def annotate_pieces(todo: Plan) -> None:
     """Run the groups of a plan over its pieces; publish the pieces that all groups have done.
-
-    Returns:
-        How the time was spent.
 
     Raises:
         TooManyFailures: more samples failed than may; what is done is kept.
         ValueError, OSError: models cannot be loaded or are others than before, or the storage
             fails.
     """
-    gauge = Gauge()
-    _annotate_once(todo, gauge)
+    _annotate_once(todo)
     if todo.groups == todo.toolbox.groups and not all(
         is_done(todo.folder, piece.number) for piece in todo.pieces
     ):  # a damaged part, as a power cut leaves it, shows when its piece is to be published
-        _annotate_once(todo, gauge)
-    log.info("%s", gauge)
-    print(gauge, file=sys.stderr)
-    return gauge
+        _annotate_once(todo)
 
 
-def _annotate_once(todo: Plan, gauge: Gauge) -> None:
+def _annotate_once(todo: Plan) -> None:
     sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
     for number, groups in enumerate(sets):
         pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
-        if pending and number == 0:  # what is missing should be told now, and not days later
+        if not pending:
+            continue
+        if number == 0:  # what is missing should be told now, and not days later
             todo.toolbox.require_weights(todo.groups)
-        if pending:
-            Run(todo, groups, gauge).over(pending)
-            if len(sets) > 1:
-                gc.collect()  # the next models need the memory of these
+        gauge = Gauge()
+        Run(todo, groups).over(pending, gauge)
+        text = f"{', '.join(group.name for group in groups)}: {gauge}" if sets[1:] else str(gauge)
+        log.info("%s", text)
+        print(text, file=sys.stderr)
+        if sets[1:]:
+            gc.collect()  # the next models need the memory of these
 
 
 def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
@@ -94,18 +92,20 @@ def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
 class Run:
     """Some groups, loaded, at work on pieces."""
 
-    def __init__(self, todo: Plan, groups: Sequence[Group], gauge: Gauge):
-        self._todo, self._gauge, self._folder = todo, gauge, todo.folder
+    def __init__(self, todo: Plan, groups: Sequence[Group]):
+        self._todo, self._folder = todo, todo.folder
         mesh = todo.toolbox.make_mesh(groups)
-        self._models: dict[str, Loaded] = {}
-        for group in groups:
-            self._models[group.name] = todo.toolbox.load(group, mesh)
-            claim_models(todo, group, self._models[group.name].facts())
-        self._tally = Tally(todo.max_failure_rate, todo.remedy)
+        self._models = {group.name: todo.toolbox.load(group, mesh) for group in groups}
+        facts = {name: loaded.facts() for name, loaded in self._models.items()}
+        # Not before: a run that cannot start leaves nothing that others would have to agree with.
+        origin.begin(self._folder, todo.configuration)
+        for name in self._models:
+            origin.claim_models(self._folder, name, facts[name])
 
-    def over(self, pieces: Sequence[Piece], gauge: Gauge | None = None) -> None:
-        """Annotate pieces; a gauge takes the place of the present one."""
-        self._gauge = gauge or self._gauge
+    def over(self, pieces: Sequence[Piece], gauge: Gauge, name: str = "annotate") -> None:
+        """Annotate pieces, and measure it; `name` is what people see."""
+        self._gauge = gauge
+        self._tally = Tally(self._todo.max_failure_rate, self._todo.remedy)
         for piece in self._todo.pieces:
             if is_done(self._folder, piece.number):
                 sidecar, _ = read_published(self._folder, shard_name(piece.number))
@@ -114,7 +114,7 @@ class Run:
             ThreadPoolExecutor(1, "writer") as writer,
             Loader(self._todo.num_threads) as self._loader,
             contextlib.closing(self._ready(pieces)) as ready,
-            Progress("annotate", "images", expected_samples(pieces)) as progress,
+            Progress(name, "images", expected_samples(pieces)) as progress,
             self._gauge.time("running"),
         ):
             unwritten: collections.deque[list[Future]] = collections.deque()
@@ -137,7 +137,7 @@ class Run:
     def _where(self, number: int, count: int) -> str:
         """Say where the run is, for people."""
         failed = f", {self._tally.failures:,} failed" if self._tally.failures else ""
-        return f"{'+'.join(self._models)}, piece {number} of {count} to do{failed}"
+        return f"{'+'.join(self._models)}, piece {number} of {count}{failed}"
 
     def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
         """Yield chunks with their pictures, timing the wait for them."""

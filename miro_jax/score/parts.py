@@ -24,6 +24,7 @@ import pyarrow
 from pyarrow import parquet
 
 from miro_jax import files
+from miro_jax.files import brief
 from miro_jax.score.inputs import START, Cursor
 from miro_jax.score.pictures import Scored
 
@@ -160,15 +161,10 @@ def check_same(present: dict, command: dict, place: Path) -> None:
     differing = [name for name in sorted(command) if present.get(name) != command[name]]
     if differing:
         details = "; ".join(
-            f"{name} there {_brief(present.get(name))}, asked {_brief(command[name])}"
+            f"{name} there {brief(present.get(name))}, asked {brief(command[name])}"
             for name in differing
         )
         raise ValueError(
             f"{place} belongs to another command, which differs in {', '.join(differing)} "
             f"({details}). Give another --out, or delete it."
         )
-
-
-def _brief(value: object, limit: int = 120) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else text[:limit] + "..."

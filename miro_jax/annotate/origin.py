@@ -1,0 +1,132 @@
+"""What a folder of records is made with, before, while and after it is made.
+
+    manifest.partial.json    the configuration of a set in the making
+    parts/GROUP.json         the models of a group, known when they were loaded
+    manifest.json            both, of a set that is complete
+
+Nothing is made in a folder whose origin is another one, or not known.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from miro_jax.annotate import parts
+from miro_jax.files import brief, to_json
+from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
+from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
+from miro_jax.storage import Folder
+
+PARTIAL_NAME = "manifest.partial.json"
+_MODELS = ("rewards", "image_encoder", "caption_encoder")
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_complete(folder: Folder) -> bool:
+    """Tell whether there is a manifest, and every file that belongs to the shards it names."""
+    if not folder.exists(MANIFEST_NAME):
+        return False
+    wanted = {
+        name + end
+        for name in Manifest.load(str(folder)).shards
+        for end in ("", SIDECAR_ENDING, SCORES_ENDING)
+    }
+    return wanted <= set(folder.names())
+
+
+def check(folder: Folder, asked: Mapping[str, Any]) -> None:
+    """Raise ValueError if a folder holds, or is to hold, records of another configuration."""
+    if folder.exists(MANIFEST_NAME):
+        manifest = Manifest.load(str(folder))
+        present = manifest.configuration
+        if manifest.schema_version < 2:  # it did not know all that is asked today
+            asked = {name: value for name, value in asked.items() if name in present}
+        asked = {name: value for name, value in asked.items() if value is not False}
+    elif folder.exists(PARTIAL_NAME):
+        present = folder.read_json(PARTIAL_NAME)
+    elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
+        raise ValueError(
+            f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} nor "
+            f"{PARTIAL_NAME} that say what they were made with. Delete the folder or name another."
+        )
+    else:
+        return
+    differing = [name for name in asked if not _same(name, present.get(name), asked[name])]
+    if differing:
+        details = "; ".join(_difference(n, present.get(n), asked[n]) for n in differing)
+        raise ValueError(
+            f"{folder} must hold records of the configuration asked for, but differs in "
+            f"{', '.join(differing)} ({details}). Delete the folder or name another."
+        )
+
+
+def _same(name: str, present: Any, asked: Any) -> bool:
+    """Compare what is there with what is asked for, which may be known by name only."""
+    if name not in _MODELS or present is None:
+        return present == asked
+    pair = (present, asked) if name == "rewards" else ([present], [asked])
+    return same_models(*pair)
+
+
+def _difference(name: str, present: Any, asked: Any) -> str:
+    """Say in what two values of the configuration differ."""
+    if not isinstance(present, Mapping) or not isinstance(asked, Mapping):
+        return f"{name} there {brief(present)}, asked {brief(asked)}"
+    changes = {
+        "changed": [key for key in asked if key in present and present[key] != asked[key]],
+        "only there": [key for key in present if key not in asked],
+        "only asked": [key for key in asked if key not in present],
+    }
+    listed = [
+        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for kind, keys in changes.items()
+        if keys
+    ]
+    return f"{name}: {'; '.join(listed)}"
+
+
+def begin(folder: Folder, configuration: Mapping[str, Any]) -> None:
+    """Say what a folder is being made with, before the first part of it.
+
+    Raises:
+        ValueError: another process began at the same time, with another configuration.
+    """
+    data = to_json(configuration)
+    if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:
+        raise ValueError(
+            f"{folder} is being made with another configuration by a process that began at the "
+            "same time. Name another folder."
+        )
+    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
+        folder.remove(MANIFEST_NAME)  # it names shards that are gone
+
+
+def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
+    """Note which models a group has, or compare them with those that other runs had.
+
+    Raises:
+        Damaged: that note cannot be read.
+        ValueError: parts of this folder were made with other ones.
+    """
+    name = parts.models_name(group)
+    folder.claim(name, to_json(facts), parts.FOLDER)
+    present = folder.read_json(name)
+    if present != json.loads(to_json(facts)):
+        raise ValueError(
+            f"{folder / name} must name the models of the group {group} that are loaded; it has "
+            f"{brief(present, 600)}, loaded are {brief(facts, 600)}. Use the same weights and "
+            "settings, or name another folder."
+        )
+
+
+def clean(folder: Folder) -> None:
+    """Delete what only a set in the making has, and what killed writers left."""
+    try:
+        for name in (PARTIAL_NAME, *folder.leftovers(), parts.FOLDER):
+            folder.remove(name)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:  # a complete set may be shared and read-only
+            raise
