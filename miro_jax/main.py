@@ -8,22 +8,21 @@ from pathlib import Path
 import jax
 
 from miro_jax import annotate, evaluate, runs, sample, train
-from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, fail
+from miro_jax.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.command import HELP, Command, asks_for_help, parse
 from miro_jax.manifest import MANIFEST_NAME
 from miro_jax.rewards import SHAPES_REWARDS
 from miro_jax.storage import errors_of_stores
 
-EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
 NAME = "miro_jax"
+EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
 log = logging.getLogger("miro_jax.main")
 
 
 def train_and_report(config, workdir: Path) -> None:
     """Train; make the shapes world's records first, and the report last, where asked for."""
-    own = not config.data.records
     missing = not (runs.records_folder(config, workdir) / MANIFEST_NAME).exists()
-    if config.source.spec == "shapes" and (own or missing):
+    if config.source.spec == "shapes" and (missing or not config.data.records):
         annotate.run(config, workdir)  # returns at once where that is done
     train.run(config, workdir)
     if config.train.report:
@@ -67,6 +66,8 @@ def _run(command: Command) -> int:
     except EXPECTED as error:
         log.exception("The stage %s failed", command.stage)
         return fail(NAME, f"{error} (traceback: {command.workdir / 'log.txt'})", FAILED)
+    except KeyboardInterrupt:
+        return fail(NAME, STOPPED, INTERRUPTED)
     except Exception:
         log.exception("The stage %s failed unexpectedly", command.stage)
         raise

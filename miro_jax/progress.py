@@ -22,6 +22,7 @@ class Progress:
         total: how many there are, None where that is not known; may be set again at any time.
         done: that were done before.
         stream: None is stderr.
+        silent: say nothing.
         clock: seconds.
     """
 
@@ -33,13 +34,14 @@ class Progress:
         done: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        silent: bool = False,
     ):
         self._stream = sys.stderr if stream is None else stream
         self._name, self._unit, self._clock = name, unit, clock
         self._begin, self._before, self.done, self._total = clock(), done, done, total
         self._next = self._begin + _FIRST_LINE_AFTER
-        self._bar, self._where = None, ""
-        if self._stream.isatty():
+        self._bar, self._where, self._silent = None, "", silent
+        if self._stream.isatty() and not silent:
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -68,7 +70,7 @@ class Progress:
             self._bar.update(count)
         elif self._clock() >= self._next:
             self._next = self._clock() + SECONDS_BETWEEN_LINES
-            print(self.line(where), file=self._stream, flush=True)
+            self._print()
 
     def line(self, where: str = "") -> str:
         """Say in a line how far the job is."""
@@ -83,11 +85,19 @@ class Progress:
             text += f", {tqdm.format_interval(left)} left"
         return text
 
+    def _print(self) -> None:
+        if not self._silent:
+            print(self.line(self._where), file=self._stream, flush=True)
+
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
+        if self._bar is None and kind is None and self.done > self._before:
+            self._print()
+        self.close()
+
+    def close(self) -> None:
+        """End the bar; nothing more is said."""
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self.done > self._before:
-            print(self.line(self._where), file=self._stream, flush=True)

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import logging
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,7 +24,6 @@ import optax
 from clu import parameter_overview
 from flax import nnx
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from miro_jax import flow, runs, sharding
 from miro_jax.bins import Bins
@@ -33,6 +31,7 @@ from miro_jax.checkpoint import Checkpoints
 from miro_jax.data import make_iterator
 from miro_jax.evals.preview import Preview
 from miro_jax.metrics import MetricsWriter
+from miro_jax.progress import Progress
 from miro_jax.state import TrainState, update_ema
 
 Array = jax.Array
@@ -229,8 +228,8 @@ class Loop:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         previous = signal.signal(signal.SIGTERM, self._on_signal) if _in_main_thread() else None
-        bar = tqdm(total=c.num_steps, initial=first, unit="step", desc="train", file=sys.stderr)
-        self.bar, self.clock, self.since = bar, time.perf_counter(), first
+        self.progress = Progress("train", "steps", c.num_steps, first)
+        self.clock, self.since, self.said = time.perf_counter(), first, ""
         try:
             for step in range(first, c.num_steps):
                 self._before_step(step, state, first)
@@ -239,10 +238,10 @@ class Loop:
                     state, values = step_fn(state, batch["arrays"])
                 self._read_pending()
                 self.pending = (step + 1, values, batch["index"])
-                bar.update()
+                self.progress.update(1, self.said)
             self._finish(c.num_steps, state, first)
         finally:
-            bar.close()
+            self.progress.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         return state
@@ -318,9 +317,8 @@ class Loop:
             self.clock, self.since = now, step
             if jax.process_index() == 0:
                 self.metrics.scalars(step, values)
-            self.bar.set_postfix_str(
-                f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
-            )
+            rate = values["images_per_second"]
+            self.said = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
 
     def _on_signal(self, number, _frame):
         self.stop_signal = number

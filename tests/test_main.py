@@ -69,6 +69,17 @@ def test_an_expected_failure_of_a_stage_gives_status_1_and_its_traceback_to_the_
     assert "Traceback" in log and kind.__name__ in log
 
 
+def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):
+    def stop(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(entry.STAGES, "sample", stop)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    assert (
+        status == 130 and err == "miro_jax: error: stopped; the same command goes on from here.\n"
+    )
+
+
 def test_an_unexpected_failure_is_logged_and_raised(tmp_path, monkeypatch):
     def fail(config, workdir):
         raise ZeroDivisionError("a bug")

@@ -54,6 +54,11 @@ def test_an_empty_batch_is_refused(tower):
         tower.run(scaled, rows(0))
 
 
+def test_arrays_of_different_rows_are_refused(tower):
+    with pytest.raises(ValueError, match="equal rows; got 5, 7"):
+        tower.run(added, rows(5), rows(7))
+
+
 def test_padding_is_a_power_of_two_for_each_device():
     assert [padded_rows(n, 1) for n in (1, 2, 3, 5, 64)] == [1, 2, 4, 8, 64]
     assert [padded_rows(n, 4) for n in (1, 4, 5, 17)] == [4, 4, 8, 32]

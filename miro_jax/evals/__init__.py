@@ -52,7 +52,7 @@ def run_evaluators(evaluators: dict[str, base.Evaluator], pipeline, step: int) -
     """
     results = {}
     pipeline = base.Remembering(pipeline)
-    bar = tqdm(evaluators.items(), desc="evaluate", unit="evaluator")
+    bar = tqdm(evaluators.items(), desc="evaluate", unit="evaluator", disable=None)
     for name, evaluator in bar:
         bar.set_postfix_str(name)
         with base.named_failure(name, step):

@@ -65,7 +65,9 @@ class Evaluator:
         for way, others in ways.items():
             measured = [
                 self._measure(pipeline, level, others)
-                for level in tqdm(self.asked_levels, desc=f"conflict, {way}", leave=False)
+                for level in tqdm(
+                    self.asked_levels, desc=f"conflict, {way}", leave=False, disable=None
+                )
             ]
             result[way] = {key: [m[key] for m in measured] for key in measured[0]}
         return result

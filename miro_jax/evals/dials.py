@@ -75,7 +75,7 @@ class Evaluator:
         """Return {(asked reward, level): scores [N, R]}."""
         found: dict[tuple[str, float], np.ndarray] = {}
         asked = [(name, level) for name in pipeline.reward_names for level in self.asked_levels]
-        for name, level in tqdm(asked, desc="dials", unit="level", leave=False):
+        for name, level in tqdm(asked, desc="dials", unit="level", leave=False, disable=None):
             images = self.sampling.sample(pipeline, self.prompts, targets={name: level})
             found[name, level] = base.score(self.rewards, images, self.prompts)
         return found

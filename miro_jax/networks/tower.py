@@ -66,6 +66,10 @@ class Tower:
         rows = len(arrays[0])
         if rows == 0:
             raise ValueError("at least one row is needed; got an empty batch.")
+        if len({len(x) for x in arrays}) > 1:
+            raise ValueError(
+                f"arrays must have equal rows; got {', '.join(str(len(x)) for x in arrays)}."
+            )
         if function not in self._jitted:
             self._jitted[function] = jax.jit(functools.partial(_call, function, self.graphdef))
         with sharding.use_mesh(self.mesh):

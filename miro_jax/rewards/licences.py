@@ -6,7 +6,6 @@ choosing rewards, not legal advice; read the licence of what you use.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 UNKNOWN = "unknown"
 
@@ -25,7 +24,6 @@ class Licence:
     note: str
 
 
-_OURS = Licence("none", "Apache-2.0", True, "a program of this package, without weights")
 _CLIP_L = Licence(
     "openai/clip-vit-large-patch14",
     UNKNOWN,
@@ -36,9 +34,6 @@ _CLIP_L = Licence(
 
 # By name of the reward, all that it loads besides tokenizers.
 LICENCES: dict[str, tuple[Licence, ...]] = {
-    **dict.fromkeys(
-        ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position"), (_OURS,)
-    ),
     "clip": (Licence("jinaai/jina-clip-v2", "CC-BY-NC-4.0", False, "model card"),),
     "aesthetic": (
         _CLIP_L,
@@ -87,9 +82,3 @@ def why_not_commercial(name: str) -> str:
         if licence.commercial is None:
             return f"the licence of {licence.weights} is unknown: {licence.note}"
     return ""
-
-
-def keep_commercial(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Part names of rewards into those that may be used commercially and the others, with why."""
-    reasons = {name: why_not_commercial(name) for name in names}
-    return [n for n in names if not reasons[n]], {n: why for n, why in reasons.items() if why}

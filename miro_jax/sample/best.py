@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.files import to_json
+from miro_jax.progress import Progress
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw, make
 from miro_jax.sample.asked import Asked, Picture, Settings, ask
@@ -75,7 +76,7 @@ def best_of(
     asked = ask(pipe.reward_names, prompts, num_candidates, **request)
     scores = np.full((len(asked.prompts), num_candidates), -np.inf)
     images: dict[int, np.ndarray] = {}
-    with draw.bar(scores.size, 0, "sample", progress) as shown:
+    with Progress("sample", "images", scores.size, silent=not progress) as shown:
         for batch in draw.batches(candidates(asked), pipe.batch_size):
             made = _draw_and_score(pipe, batch, reward, asked.settings)
             for picture, image, score in zip(batch, *made, strict=True):
@@ -126,7 +127,9 @@ def _score(folder, pipe, asked, pictures, reward, scores, keep, progress) -> Non
     total = asked.num_images
     if not keep:
         _prune(folder, pictures, scores, total, range(len(asked.prompts)))
-    with draw.bar(len(pictures), len(scores), "sample and score", progress) as shown:
+    with Progress(
+        "sample and score", "images", len(pictures), len(scores), silent=not progress
+    ) as shown:
         for batch in draw.batches(pictures, pipe.batch_size):
             wanted = [(p.prompt_index, p.sample_index) not in scores for p in batch]
             if not any(wanted):

@@ -1,14 +1,13 @@
 """Pictures from a pipeline, cut into batches that do not depend on where work began."""
 
 import itertools
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from miro_jax.progress import Progress
 from miro_jax.sample.asked import Picture, Settings
 from miro_jax.sampler import draw_noise, sample_keys
 
@@ -60,25 +59,12 @@ def draw_all(
 ) -> np.ndarray:
     """Draw any number of pictures, [N, H, W, 3] uint8 in their order."""
     found: dict[str, np.ndarray] = {}
-    with bar(len(pictures), 0, "sample", progress) as shown:
+    with Progress("sample", "images", len(pictures), silent=not progress) as shown:
         for batch in batches(pictures, pipe.batch_size):
             images = draw(pipe, batch, settings)
             found |= {picture.file: image for picture, image in zip(batch, images, strict=True)}
             shown.update(len(batch))
     return np.stack([found[picture.file] for picture in pictures])
-
-
-def bar(total: int, done: int, name: str, progress: bool = True) -> tqdm:
-    """Return a progress bar on stderr: pictures, pictures a second, time left."""
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=name,
-        unit=" images",
-        file=sys.stderr,
-        disable=not progress,
-        mininterval=0.5,
-    )
 
 
 def _noise(pipe: Any, pictures: Sequence[Picture]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from miro_jax import __version__
 from miro_jax.digest import examine
 from miro_jax.files import to_json
+from miro_jax.progress import Progress
 from miro_jax.sample import draw
 from miro_jax.sample.asked import Asked, Picture, Settings
 from miro_jax.sample.folder import GRID, Folder
@@ -38,7 +39,9 @@ def write_pictures(
     missing = sum(not folder.has(picture.file) for picture in pictures)
     with (
         ThreadPoolExecutor(_WRITERS) as pool,
-        draw.bar(len(pictures), len(pictures) - missing, "sample", progress) as shown,
+        Progress(
+            "sample", "images", len(pictures), len(pictures) - missing, silent=not progress
+        ) as shown,
     ):
         writing: list = []
         for batch in draw.batches(pictures, pipe.batch_size):

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from miro_jax import sharding
-from miro_jax.rewards import base, check_names, check_weights
-from miro_jax.rewards.licences import keep_commercial
+from miro_jax.rewards import base, check_names, check_weights, has_weights
+from miro_jax.rewards.licences import why_not_commercial
 from miro_jax.score import output, parts
 from miro_jax.score.inputs import FolderSource, PieceSource, Source, TableSource
 from miro_jax.sources import KINDS, tables
@@ -174,11 +174,14 @@ def _choose(
     check_weights(names, weights)
     for source in weights.values():
         hub.open(source)  # an existing folder or a hub id; nothing is fetched yet
-    chosen, left_out = list(rewards), {}
-    if commercial_only:
-        labels = [r if isinstance(r, str) else r.identity for r in rewards]
-        kept, left_out = keep_commercial(labels)
-        chosen = [r for r, label in zip(rewards, labels, strict=True) if label in kept]
+    chosen, left_out = [], {}
+    for reward in rewards:
+        label = reward if isinstance(reward, str) else reward.identity
+        free = not commercial_only or (reward in names and not has_weights(label))
+        if not free and (why := why_not_commercial(label)):
+            left_out[label] = why
+        else:
+            chosen.append(reward)
     if not chosen:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ValueError(f"At least one reward is needed; got none. {reasons}".strip())
