@@ -6,6 +6,7 @@ wrong, which trying again does not mend. 130: stopped from the keyboard.
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,9 +15,9 @@ from miro_jax.storage import BAD_PLACE
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 # Of `--mesh`, see `sharding.parse_mesh`.
 MESH_HELP = (
-    "devices as DATAxMODEL, such as 4x2: four groups share the pictures, the two of a group "
+    "devices that work together: all; or DATAxMODEL, such as 4x2, where DATA share the pictures of "
 )
-MESH_HELP += "each matrix; all is all of them as groups of one, allx2 as groups of two"
+MESH_HELP += "a batch and MODEL cut each matrix between them; allx2 is all devices, two to a matrix"
 STOPPED = "stopped; the same command goes on from here."
 
 
@@ -54,16 +55,31 @@ class Parser(argparse.ArgumentParser):
             UsageError: they cannot be understood; an unknown flag names the nearest known one.
             SystemExit: help was asked for, and shown.
         """
-        found, unknown = self.parse_known_args(arguments)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        known = ["--", *(text for action in self._actions for text in action.option_strings)]
+        try:
+            found, unknown = self.parse_known_args(words)
+        except UsageError:
+            # Where a required flag is missing, a misspelt one may be why.
+            flags = [word for word in words if word.startswith("--")]
+            unknown = [flag for flag in flags if flag.partition("=")[0] not in known]
+            if not unknown:
+                raise
         if not unknown:
             return found
-        word = unknown[0].partition("=")[0]
-        known = [text for action in self._actions for text in action.option_strings]
-        near = difflib.get_close_matches(word, known, 1)
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
         raise UsageError(
             f"unknown argument {unknown[0]!r}"
             + (f"; did you mean {near[0]}?" if near else "; see --help.")
         )
+
+
+def say(text: object) -> None:
+    """Print to stdout; nothing happens where nobody reads it any more, as behind `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
 
 
 def fail(program: str, error: Exception | str, status: int) -> int:

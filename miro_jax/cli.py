@@ -1,4 +1,4 @@
-"""The console script: `miro-jax VERB ...` is `python -m miro_jax.VERB ...`."""
+"""The console script: `miro-jax VERB ...` is `python -m miro_jax.VERB ...`, and train is main."""
 
 import dataclasses
 import sys
@@ -25,7 +25,7 @@ class Verb:
 
 VERBS = {
     "annotate": Verb(annotate.main, "score and encode pictures with captions into records"),
-    "train": Verb(run.main, "one stage of a configured run, training by default (= main)"),
+    "train": Verb(run.main, "one stage of a configured run, training by default"),
     "sample": Verb(sample.main, "draw pictures, grids, strips, best-of-N, loops from a checkpoint"),
     "score": Verb(score.main, "score pictures of any origin with reward models into a table"),
     "weights": Verb(weights.main, "look into weight files; pickles to safetensors"),
@@ -55,7 +55,8 @@ def _help() -> str:
     listed = "".join(f"  {name:10}{verb.summary}\n" for name, verb in VERBS.items())
     return (
         "MIRO in JAX: text-to-image flow models trained on captions and reward levels together.\n\n"
-        f"usage: miro-jax VERB ...        the same as python -m miro_jax.VERB ...\n\n{listed}\n"
+        f"usage: miro-jax VERB ...        the same as python -m miro_jax.VERB ..., but for train:\n"
+        f"                                python -m miro_jax.main\n\n{listed}\n"
         "miro-jax VERB --help explains one verb.\n\n"
         "example:\n  miro-jax sample --checkpoint=runs/base --prompt='a red circle' --images=4\n"
     )

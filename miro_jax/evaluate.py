@@ -150,3 +150,7 @@ def append(path: Path, entry: dict[str, Any]) -> None:
             ) from error
         entries = kept
     write_atomic(path, to_json([*entries, entry]))
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is a stage of python -m miro_jax.main: see its --help.")

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_collections
 
 from miro_jax import trained
-from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail
+from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
 from miro_jax.weights import hub
 from miro_jax.weights.official import CONFIG, FIXED
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(NAME, error, MISTAKEN)
     except OSError as error:
         return fail(NAME, error, FAILED)
-    print(written)
+    say(written)
     return DONE
 
 

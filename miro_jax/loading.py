@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -29,6 +30,11 @@ class Picture:
     height: int
     digest: str
     prepared: Any
+
+
+def default_threads() -> int:
+    """Return how many threads decode where nobody says: one for each processor, 32 at most."""
+    return min(os.cpu_count() or 1, 32)
 
 
 class Loader:

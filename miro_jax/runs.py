@@ -203,7 +203,7 @@ def reward_labels(config: ml_collections.ConfigDict) -> list[str]:
 def reward_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Return where the weights of rewards are, as far as the config says: name -> place."""
     published = [name for name in config.rewards if rewards.has_weights(name)]
-    places = {name: config.weights[name.partition("@")[0]] for name in published}
+    places = {name: config.weights.get(name.partition("@")[0], "") for name in published}
     return {name: place for name, place in places.items() if place}
 
 

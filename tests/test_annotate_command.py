@@ -116,7 +116,7 @@ def test_processes_of_jax_share_the_pieces(tmp_path, capsys, monkeypatch):
     arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
     status, out, err = run_main([*arguments, "--rewards=beauty", "--distributed"], capsys)
     assert status == 0 and started and "worker 1 of 2 (as asked)" in err
-    assert out.startswith("1 of 1 pieces published. When all 3 are, finish with --merge")
+    assert out.startswith("published: all 1 pieces of this worker; when all 3 are, finish")
     assert (tmp_path / "out" / "shard-00001.array_record").exists()
 
 
@@ -127,12 +127,12 @@ def test_workers_then_merge(tmp_path, capsys):
     status, _, err = run_main([*arguments, "--merge"], capsys)
     assert status == 1 and "3 are not (0 of them are begun)" in err
     status, out, _ = run_main([*arguments, "--pieces=0-1", "--stages=encode"], capsys)
-    assert status == 0 and "0 of 2 pieces published; the others wait for the stages rewards" in out
+    assert status == 0 and "published: 0 of 2 pieces; the others wait for the stages rewards" in out
     other = [*arguments, "--pieces=0-1", "--stages=rewards", "--batch-size=1"]
     status, out, _ = run_main(other, capsys)
     assert status == 0 and "for the stages encode (made in batches of 64; all need the same)" in out
     status, out, _ = run_main([*arguments, "--pieces=0-1", "--stages=rewards"], capsys)
-    assert status == 0 and "2 of 2 pieces published. When all 3 are, finish with --merge" in out
+    assert status == 0 and "published: all 2 pieces of this worker; when all 3 are, finish" in out
     assert run_main([*arguments, "--piece=2"], capsys)[0] == 0
     status, out, _ = run_main([*arguments, "--merge"], capsys)
     assert status == 0 and out.startswith("6 records, 0 failures")

@@ -162,6 +162,7 @@ def test_parameters_are_counted_in_the_weights_that_are_there(weights, source, t
         make_plan(source, tmp_path, weights={name: weights[name] for name in SEVEN}), 1
     )
     assert text.count("as published") == 2  # the encoders are the authors' own
+    assert "fetched from the hub at the start: stabilityai/sdxl-vae, google/flan-t5-xl" in text
     assert f"rewards: pick_score            {whole / 1e6:9,.1f} M parameters:" in text
 
 

@@ -1,6 +1,9 @@
 """The console script: a table of verbs."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +54,20 @@ def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
     assert cli.main([verb, "--tpyo=1"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and re.match(r"miro_jax[\w.]*: error: \S", err)
+
+
+def test_nobody_has_to_read_what_is_said():
+    unread, ours = os.pipe()
+    os.close(unread)
+    code = "from miro_jax.arguments import say; say('a'); say('b')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=ours, stderr=subprocess.PIPE)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_stage_that_is_no_program_says_which_one_is(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"miro_jax.{name}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0 and "python -m miro_jax.main" in done.stderr

@@ -71,7 +71,9 @@ def test_help_shows_defaults_and_an_example(capsys):
     [
         ({"--rewards": "beauty,taste"}, "sharpness.*pick_score.*got 'taste'"),
         ({"--rewards": "beauty,beauty"}, "must differ"),
+        ({"--rewards": "beauty@shapes1"}, "got 'beauty@shapes1'. Did you mean beauty"),
         ({"--rewards": None}, "--rewards"),
+        ({"--rewards": None, "--reward": "beauty"}, "'--reward=beauty'; did you mean --rewards"),
         ({"--out": "scores.txt"}, "must end in one of .parquet, .csv, .jsonl"),
         ({"--out": "/dev/null/x.csv"}, "must be a folder that can be written"),
         ({"--weights": "beauty"}, "NAME=FOLDER_OR_HUB_ID"),
@@ -82,7 +84,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--mesh": "2"}, "DATAxMODEL"),
         ({"--mesh": "0x1"}, "DATAxMODEL"),
         ({"--batch-size": "0"}, "batch_size must be at least 1"),
-        ({"--threads": "0"}, "num_threads"),
+        ({"--num-threads": "0"}, "num_threads"),
         ({"--limit": "-1"}, "limit"),
         ({"--max-failure-rate": "2"}, "max_failure_rate"),
         ({"--captions": "/nowhere/c.csv"}, "/nowhere/c.csv"),

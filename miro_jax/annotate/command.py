@@ -25,10 +25,12 @@ from miro_jax.arguments import (
     STOPPED,
     fail,
     is_out_of_memory,
+    say,
 )
 from miro_jax.manifest import Manifest
 from miro_jax.sources import open_source
 from miro_jax.storage import errors_of_stores
+from miro_jax.weights.hub import OfflineError
 
 
 def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             todo, share = make_plan(flags)
             print(f"annotate: {share.why}", file=sys.stderr)
             if flags.plan or flags.probe:
-                print(describe(todo, flags.devices, flags.device_memory, flags.probe))
+                say(describe(todo, flags.devices, flags.device_memory, flags.probe))
                 return DONE
     except SystemExit as done:  # --help
         return int(done.code or 0)
@@ -112,8 +114,8 @@ def _work(todo: Plan, only_merge: bool) -> int:
     try:
         with errors_of_stores():
             manifest = merge(todo) if only_merge else execute(todo)
-            print(_summary(todo, manifest))
-    except ValueError as error:  # weights or models that are not those of the folder
+            say(_summary(todo, manifest))
+    except (ValueError, OfflineError) as error:  # such as models that are not the folder's
         return fail(NAME, error, MISTAKEN)
     except (RuntimeError, OSError) as error:
         if is_out_of_memory(error):
@@ -136,11 +138,13 @@ def _summary(todo: Plan, manifest: Manifest | None) -> str:
             f"{f', {lost}' if lost else ''}: {todo.folder}"
         )
     waiting = [piece.number for piece in todo.pieces if not is_done(todo.folder, piece.number)]
-    rest = f"; the others wait for {_missing_groups(todo, waiting[0])}" if waiting else ""
-    return (
-        f"{len(todo.pieces) - len(waiting)} of {len(todo.pieces)} pieces published{rest}. When all "
-        f"{len(todo.source.pieces)} are, finish with --merge: {todo.folder}"
-    )
+    mine, everyone = len(todo.pieces), len(todo.source.pieces)
+    done = f"published: all {mine} {'pieces' if mine == everyone else 'pieces of this worker'}"
+    if waiting:
+        done = f"published: {mine - len(waiting)} of {mine} pieces; the others wait for "
+        done += _missing_groups(todo, waiting[0])
+    when = f"when all {everyone} are, finish" if waiting or mine < everyone else "finish"
+    return f"{done}; {when} with --merge: {todo.folder}"
 
 
 def _missing_groups(todo: Plan, piece: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from miro_jax import bins
 from miro_jax.arguments import MESH_HELP, Parser
+from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS
 
 NAME = "miro_jax.annotate"
@@ -67,7 +68,12 @@ def make_parser() -> Parser:
     what("--max-failure-rate", type=float, default=0.01, help="share of samples that may fail")
     how = parser.add_argument_group("how").add_argument
     how("--batch-size", type=int, default=64, help="samples annotated and kept together")
-    how("--num-threads", type=int, default=4, help="threads that decode")
+    how(
+        "--num-threads",
+        type=int,
+        default=default_threads(),
+        help="that decode (default: one for each processor, here %(default)s)",
+    )
     how("--mesh", default="all", help=MESH_HELP)
     how("--group", action="append", default=[], metavar="NAME=MEMBER,MEMBER", help="models "
         "in memory together: rewards, image, captions; several times. Without any: rewards, vqa, "

@@ -22,7 +22,15 @@ from miro_jax.encoders import (
     build_image_encoder,
 )
 from miro_jax.images import center_crop_resize
-from miro_jax.rewards import base, check_names, check_weights, has_weights, load_rewards
+from miro_jax.rewards import (
+    base,
+    check_names,
+    check_weights,
+    has_weights,
+    load_rewards,
+    ways_to_name,
+)
+from miro_jax.weights import hub
 
 IMAGE, CAPTIONS = "image", "captions"
 SECOND_SIZE = 512  # pixels, of the second image latents that records may hold
@@ -189,14 +197,21 @@ class Toolbox:
         return Loaded(asked, rewards, images, captions, self.image_size)
 
     def require_weights(self, groups: Sequence[Group]) -> None:
-        """Raise FileNotFoundError unless the weights of all models of groups can be had."""
+        """Raise OSError unless the weights of all models of groups can be had."""
         members = {name for group in groups for name in group.members}
         for name in self.names:
             if name in members:
-                sizes.require_weights(name, self.weights.get(name))
-        for member, given in ((IMAGE, self.image_encoder), (CAPTIONS, self.caption_encoder)):
+                with hub.told_where(*ways_to_name(name)):
+                    sizes.require_weights(name, self.weights.get(name))
+        encoders = (
+            (IMAGE, "image", self.image_encoder),
+            (CAPTIONS, "caption", self.caption_encoder),
+        )
+        for member, kind, given in encoders:
             if member in members and isinstance(given, Mapping):
-                sizes.require_weights(given["name"], given.get("weights"))
+                flag = f"--{kind}-encoder={given['name']}:weights=FOLDER"
+                with hub.told_where(flag, f"--config.weights.{kind}_encoder=FOLDER"):
+                    sizes.require_weights(given["name"], given.get("weights"))
 
     def _has_network(self, groups: Sequence[Group]) -> bool:
         members = {name for group in groups for name in group.members}

@@ -14,6 +14,7 @@ from miro_jax.annotate import models, origin
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
 from miro_jax.files import to_json
+from miro_jax.loading import default_threads
 from miro_jax.rewards import base
 from miro_jax.sources import Piece, Source, open_source
 from miro_jax.storage import Folder, check_writable, open_folder
@@ -80,7 +81,7 @@ def plan(
     one_by_one: bool = False,
     pieces: Sequence[int] | None = None,
     batch_size: int = 64,
-    num_threads: int = 4,
+    num_threads: int | None = None,
     max_failure_rate: float = 0.01,
     num_bins: int = 64,
     bins_strategy: str = "quantile",
@@ -107,7 +108,7 @@ def plan(
         one_by_one: load one group at a time, for models that do not fit together.
         pieces: numbers of those to be done now; None is all.
         batch_size: samples that are annotated together and kept together.
-        num_threads: that decode.
+        num_threads: that decode; None is one for each processor.
         max_failure_rate: share of samples in [0, 1] that may fail.
         num_bins, bins_strategy: see `bins.fit_edges`; may be changed on a complete set.
         will_write: whether `out` must be a folder that can be written.
@@ -118,10 +119,10 @@ def plan(
         OSError: something is not there, or cannot be read or written.
     """
     folder = open_folder(out)
-    if min(batch_size, num_threads) < 1:
-        raise ValueError(
-            f"batch_size and num_threads must be at least 1; got {batch_size} and {num_threads}."
-        )
+    num_threads = default_threads() if num_threads is None else num_threads
+    for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
     if not 0 <= max_failure_rate <= 1:
         raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
     bins.check(num_bins, bins_strategy)

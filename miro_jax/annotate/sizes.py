@@ -173,13 +173,15 @@ class Work:
 class Size:
     """A model as it will be used. parameters: number. counted: in its files, not just published.
 
-    resident: bytes of parameters on each device. work: bytes more on each while it runs. gflop: of
-    a record.
+    fetch: hub id that its weights must be fetched from first, None where they are here.
+    resident: bytes of parameters on each device. work: bytes more on each while it runs.
+    gflop: of a record.
     """
 
     name: str
     parameters: float
     counted: bool
+    fetch: str | None
     resident: float
     work: float
     gflop: float
@@ -237,7 +239,9 @@ def _size(name: str, model: Published, place: str | None, dtype: str | None, giv
         resident, work = size * cut / given.data, work * (1 + 1 / given.model) / 2
         work += _GATHERED * size * cut if given.data > 1 else 0
     gflop = model.image + sum(part * model.text.gflop(words) for words, part in given.captions)
-    return Size(name, number, count is not None, resident, work, gflop * share)
+    repository = hub.open(place or model.source)
+    fetch = None if repository.is_here(model.stem) else str(repository)
+    return Size(name, number, count is not None, fetch, resident, work, gflop * share)
 
 
 def count_parameters(place: str, stem: str, used: str) -> int | None:
@@ -259,7 +263,7 @@ def count_parameters(place: str, stem: str, used: str) -> int | None:
 
 
 def require_weights(name: str, place: str | None) -> None:
-    """Raise FileNotFoundError where the weights of a published model are not to be had.
+    """Raise OSError where the weights of a published model are not to be had; see `weights.hub`.
 
     Those of the hub are fetched: the file itself, or the list of the files that they are in.
     """

@@ -16,6 +16,7 @@ from miro_jax.annotate.merge import finished, merge
 from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
+from miro_jax.arguments import say
 from miro_jax.manifest import Manifest
 from miro_jax.shapes import world
 from miro_jax.storage import check_writable
@@ -66,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
     todo = plan_of(config, workdir)
     if not config.annotate.before:
         return execute(todo)
-    print(describe(todo, measure=config.annotate.before == PROBE))
+    say(describe(todo, measure=config.annotate.before == PROBE))
     return None
 
 

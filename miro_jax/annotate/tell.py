@@ -97,8 +97,10 @@ def _memory_lines(
     devices = "one device" if data * model == 1 else f"each of {data * model} devices"
     lines = [f"memory of {devices} ({data} x {model}), batches of {todo.batch_size}:"]
     needed = {}
+    missing: list[str] = []
     for group, found in model_sizes(todo, seen, data, model).items():
         for one in found:
+            missing += [one.fetch] if one.fetch and one.fetch not in missing else []
             source = "" if one.counted else ", as published"
             label, millions = f"{group}: {one.name}", one.parameters / 1e6
             lines.append(
@@ -109,6 +111,8 @@ def _memory_lines(
         needed[group] = resident, max((one.work for one in found), default=0.0)
     if not any(resident for resident, _ in needed.values()):
         return [*lines, "  no model has a network"]
+    if missing:
+        lines.append(f"  fetched from the hub at the start: {', '.join(missing)}")
     one_by_one = max(resident + work for resident, work in needed.values())
     together = sum(r for r, _ in needed.values()) + max(w for _, w in needed.values())
     chosen = one_by_one if todo.one_by_one else together

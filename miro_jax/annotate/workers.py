@@ -54,16 +54,16 @@ def choose(
         found = _scheduled(environment, num_workers)
     if found is None and num_workers is not None:
         raise ValueError(
-            f"num_workers must come with a worker's index; got {num_workers} alone. Give "
-            "worker_index, or let the scheduler set one of the variables that are known."
+            f"--num-workers must come with a worker's index; got {num_workers} alone. Give "
+            "--worker-index, or let the scheduler set one of the variables that are known."
         )
     if found is None:
-        return Share(tuple(range(num_pieces)), "all pieces: no scheduler shares them out")
+        return Share(tuple(range(num_pieces)), f"all pieces: {num_pieces:,}")
     index, count, why = found
     if count is None:
         raise ValueError(
             f"The number of workers must be known where there is an index ({why}); got none. Give "
-            "num_workers, or set NUM_WORKERS beside JOB_COMPLETION_INDEX."
+            "--num-workers, or set NUM_WORKERS beside JOB_COMPLETION_INDEX."
         )
     if not 0 <= index < count:
         raise ValueError(f"A worker's index must be in 0 .. {count - 1}; got {index} ({why}).")
@@ -116,6 +116,6 @@ def _scheduled(
     if index is None:
         raise ValueError(
             "The variable TPU_WORKER_ID must be set where TPU_WORKER_HOSTNAMES names several "
-            "hosts; it is not. Give pieces, such as all."
+            "hosts; it is not. Give --pieces, such as --pieces=all."
         )
     return index, len(hosts), "TPU_WORKER_ID"

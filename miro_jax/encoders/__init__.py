@@ -1,5 +1,6 @@
 """Encoders by name: of images into image latents, of captions into tokens."""
 
+import inspect
 from collections.abc import Callable
 
 from miro_jax.encoders import flan_t5, pixels, sdxl_vae, words
@@ -38,8 +39,14 @@ def build_caption_encoder(name: str, **arguments):
 def _build(table: dict[str, Callable], kind: str, name: str, arguments: dict):
     if name not in table:
         raise ValueError(f"{kind} must be one of {', '.join(table)}; got {name!r}.")
+    build = table[name]
+    known = inspect.signature(build).parameters
+    if unknown := [key for key in arguments if key not in known]:
+        raise TypeError(
+            f"{kind} {name} takes {', '.join(known)}; got {', '.join(map(repr, unknown))}."
+        )
     try:
-        return table[name](**arguments)
+        return build(**arguments)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise TypeError(f"{kind} {name} cannot be made with {given}: {error}") from error

@@ -1,5 +1,6 @@
 """Rewards by name. A new reward is one file, one entry here, one test."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from miro_jax.rewards import (
     vqa,
 )
 from miro_jax.rewards.clip_score import SharedTowers
+from miro_jax.weights import hub
 
 SHAPES_REWARDS = (
     "sharpness",
@@ -87,6 +89,7 @@ def load_rewards(
     Raises:
         ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
             not.
+        OSError: weights are not to be had; see `weights.hub`.
     """
     weights = {} if weights is None else weights
     check_names(names)
@@ -96,8 +99,14 @@ def load_rewards(
     for name in names:
         arguments = offered | {"weights": weights.get(name)}
         taken = _arguments_of(name)
-        rewards.append(load_reward(name, **{k: v for k, v in arguments.items() if k in taken}))
+        with hub.told_where(*ways_to_name(name)):
+            rewards.append(load_reward(name, **{k: v for k, v in arguments.items() if k in taken}))
     return rewards
+
+
+def ways_to_name(name: str) -> tuple[str, str]:
+    """Return how a command line and a config name the folder of a reward's weights."""
+    return f"--weights={name}=FOLDER", f"--config.weights.{name.partition('@')[0]}=FOLDER"
 
 
 def has_weights(name: str) -> bool:
@@ -129,7 +138,9 @@ def check_names(names: Sequence[str]) -> None:
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")
     for name in names:
         if name not in REWARDS and name not in VERSIONS:
-            known = ", ".join([*REWARDS, *VERSIONS])
-            raise ValueError(f"reward must be one of {known}; got {name!r}.")
+            known = [*REWARDS, *VERSIONS]
+            near = difflib.get_close_matches(name.partition("@")[0], known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"reward must be one of {', '.join(known)}; got {name!r}.{hint}")
     if len(set(names)) != len(names):
         raise ValueError(f"rewards must differ from each other; got {', '.join(names)}.")

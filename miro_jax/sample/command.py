@@ -28,6 +28,7 @@ from miro_jax.arguments import (
     UsageError,
     fail,
     is_out_of_memory,
+    say,
 )
 from miro_jax.files import to_json
 from miro_jax.pipeline import MiroPipeline
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(NAME, "out of memory on the device; give a smaller --batch-size.", FAILED)
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)
-    print(out)
+    say(out)
     return DONE
 
 

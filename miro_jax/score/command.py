@@ -1,7 +1,6 @@
 """The command line of the stage: arguments in, a table and what stands beside it out."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +15,9 @@ from miro_jax.arguments import (
     Parser,
     fail,
     is_out_of_memory,
+    say,
 )
+from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(NAME, error, FAILED)
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)
-    print(summary.as_text(facts))
-    print("\n".join(map(str, outputs(todo))))
+    say(summary.as_text(facts))
+    say("\n".join(map(str, outputs(todo))))
     return DONE
 
 
@@ -76,7 +77,7 @@ def _plan(flags: argparse.Namespace) -> Plan:
         dtype=flags.dtype,
         mesh=flags.mesh,
         batch_size=flags.batch_size,
-        num_threads=flags.threads,
+        num_threads=flags.num_threads,
         limit=flags.limit,
         stored=flags.stored,
         max_failure_rate=flags.max_failure_rate,
@@ -135,10 +136,10 @@ def _parser() -> Parser:
         help="pictures scored at a time, over all devices (default: %(default)s)",
     )
     add(
-        "--threads",
+        "--num-threads",
         type=int,
-        default=min(os.cpu_count() or 1, 32),
-        help="that read, decode and resize pictures (default: one per processor, here %(default)s)",
+        default=default_threads(),
+        help="that read and decode (default: one for each processor, here %(default)s)",
     )
     add("--limit", type=int, help="score the first so many pictures alone (default: all)")
     add(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from miro_jax import sharding
+from miro_jax.loading import default_threads
 from miro_jax.rewards import base, check_names, check_weights, has_weights
 from miro_jax.rewards.licences import why_not_commercial
 from miro_jax.score import output, parts
@@ -69,7 +70,7 @@ def plan(
     dtype: str | None = None,
     mesh: str = "all",
     batch_size: int = 64,
-    num_threads: int = 8,
+    num_threads: int | None = None,
     limit: int | None = None,
     stored: bool = False,
     max_failure_rate: float = 1.0,
@@ -91,7 +92,7 @@ def plan(
         mesh: of the devices: "all" shares pictures and parameters among them; "4x2" uses
             eight, of which pairs share each matrix; see `sharding.parse_mesh`.
         batch_size: pictures scored at a time.
-        num_threads: that read, decode and prepare pictures.
+        num_threads: that read, decode and prepare pictures; None is one for each processor.
         limit: score the first so many pictures alone.
         stored: scores are on the scale that records keep, in place of the models' own.
         max_failure_rate: share of pictures in [0, 1] that may fail before the run stops.
@@ -102,6 +103,7 @@ def plan(
         TypeError: rewards is one string.
         OSError: something is not there, or cannot be read or written.
     """
+    num_threads = default_threads() if num_threads is None else num_threads
     _check_numbers(batch_size, num_threads, limit, max_failure_rate)
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from miro_jax.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail
+from miro_jax.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail, say
 from miro_jax.weights import hub, pickles
 
 NAME = "miro_jax.weights"
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _list(flags.file)
         else:
             count = pickles.convert_to_safetensors(flags.file, flags.out)
-            print(f"{flags.out}: {count} tensors, {flags.out.stat().st_size / 1e9:.2f} GB")
+            say(f"{flags.out}: {count} tensors, {flags.out.stat().st_size / 1e9:.2f} GB")
     except (ValueError, OSError) as error:
         return fail(NAME, error, FAILED)
     return DONE
@@ -61,7 +61,7 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
 def _list(path: Path) -> None:
     found = hub.open_file(path)
     for key, tensor in found.items():
-        print(f"{key}  {tensor.dtype}  {list(tensor.shape)}")
+        say(f"{key}  {tensor.dtype}  {list(tensor.shape)}")
     numbers = sum(math.prod(tensor.shape) for tensor in found.values())
     size = sum(math.prod(t.shape) * t.dtype.itemsize for t in found.values())
     print(f"{len(found)} tensors, {numbers:,} numbers, {size / 1e9:.2f} GB", file=sys.stderr)

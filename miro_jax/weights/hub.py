@@ -33,7 +33,11 @@ SECONDS_TO_CONNECT = 3.0
 
 
 class OfflineError(FileNotFoundError):
-    """A file is not here and cannot be fetched; the text says what to fetch and where to put it."""
+    """A file is not here and fetching is switched off; the text says how to get it."""
+
+
+class UnreachableError(ConnectionError):
+    """A file is not here and the hub gives no answer; the text says how to get it elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Repository:
 
         Raises:
           FileNotFoundError: the folder or the hub has no such file.
-          OfflineError: it would have to be fetched and cannot be.
+          OfflineError, UnreachableError: it would have to be fetched and cannot be.
         """
         found = self._find(name)
         if found is None:
@@ -69,6 +73,10 @@ class Repository:
     def has(self, name: str) -> bool:
         """Tell whether there is a file of this name (it is fetched on the way)."""
         return self._find(name) is not None
+
+    def is_here(self, stem: str = "model") -> bool:
+        """Tell whether weights, see `weights`, are on this machine; nothing is fetched."""
+        return any(isinstance(self._known(name), Path) for name in _weight_files(stem))
 
     def json(self, name: str) -> dict[str, Any]:
         """Read a JSON file; ValueError names a damaged one."""
@@ -84,11 +92,9 @@ class Repository:
         Args:
           stem: name without its ending, or with it. safetensors are preferred to pickles.
         """
-        if stem.endswith((*SAFETENSORS, *PICKLES)):
+        names = _weight_files(stem)
+        if len(names) == 1:
             return self.path(stem)
-        alike = {"model": "pytorch_model"}.get(stem, stem)
-        names = [f"{stem}{end}" for end in SAFETENSORS]
-        names += [f"{alike}.bin", f"{alike}.bin.index.json", f"{stem}.pt", f"{stem}.pth"]
         for name in names:
             if (path := self._find(name)) is not None:
                 return path
@@ -129,17 +135,22 @@ class Repository:
     def _inside(self, name: str) -> str:
         return f"{self.subfolder}/{name}" if self.subfolder else name
 
-    def _find(self, name: str) -> Path | None:
+    def _known(self, name: str) -> Path | bool | None:
+        """Return the path of a file that is here; False: there is none; None: the hub may know."""
         if self.is_local:
             path = Path(self.source, self.subfolder, name)
-            return path if path.is_file() else None
+            return path if path.is_file() else False
         cached = huggingface_hub.try_to_load_from_cache(
             self.source, self._inside(name), revision=self.revision
         )
         if isinstance(cached, str):
             return Path(cached)
-        if cached is not None:  # the cache knows that there is none
-            return None
+        return None if cached is None else False  # the cache may know that there is none
+
+    def _find(self, name: str) -> Path | None:
+        known = self._known(name)
+        if known is not None:
+            return known or None
         with self._explained(name):
             if is_offline():
                 raise errors.OfflineModeIsEnabled("offline")
@@ -167,11 +178,14 @@ class Repository:
                 f"{self.source} has no revision {self.revision!r} on the hub."
             ) from error
         except (OSError, errors.OfflineModeIsEnabled) as error:
-            why = "fetching is switched off" if is_offline() else "the hub cannot be reached"
-            raise OfflineError(
+            kind, why = UnreachableError, "the hub cannot be reached"
+            if is_offline():
+                kind, why = OfflineError, "fetching is switched off"
+            inside = f" --include '{self.subfolder}/*'" if self.subfolder else ""
+            raise kind(
                 f"{self} must be fetched and {why}. Where there is a network, run: hf download "
-                f"{self.source} {self._inside(name)} --local-dir FOLDER; then give FOLDER in place "
-                f"of {self.source}."
+                f"{self.source}{inside} --local-dir FOLDER; then give FOLDER in place of "
+                f"{self.source}."
             ) from error
 
 
@@ -196,11 +210,29 @@ def open(source: str | Path, subfolder: str = "", revision: str | None = None) -
     return Repository(text, subfolder, revision)
 
 
+@contextlib.contextmanager
+def told_where(*ways: str) -> Iterator[None]:
+    """Add to what is said of weights that are not here how to name their folder."""
+    try:
+        yield
+    except (OfflineError, UnreachableError) as error:
+        raise type(error)(f"{error} That is {' or '.join(ways)}.") from error
+
+
 def open_file(path: Path) -> dict[str, tensors.Tensor]:
     """List the tensors of one file by its ending: safetensors, or a pickle of PyTorch."""
     if path.suffix == ".safetensors":
         return tensors.open_safetensors(path)
     return pickles.open_pickle(path)
+
+
+def _weight_files(stem: str) -> list[str]:
+    """List the names that a weight file may have, the best first."""
+    if stem.endswith((*SAFETENSORS, *PICKLES)):
+        return [stem]
+    alike = {"model": "pytorch_model"}.get(stem, stem)
+    names = [f"{stem}{end}" for end in SAFETENSORS]
+    return [*names, f"{alike}.bin", f"{alike}.bin.index.json", f"{stem}.pt", f"{stem}.pth"]
 
 
 def is_offline() -> bool:
