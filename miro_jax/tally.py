@@ -45,16 +45,22 @@ class Tally:
         """Raise TooManyFailures where too large a share of at least `min_samples` failed."""
         rate = (self.failures + self._lost) / max(self.samples + self._lost, 1)
         if rate > self._limit and self.samples >= min_samples:
-            examples = ", ".join(map(_example, self._first))
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
             lost = f" and {self._about_lost}" if self._lost else ""
             share = f"{self.failures} of {self.samples} did{lost} ({rate:.2%})"
             raise TooManyFailures(
                 f"At most {self._limit:.2%} of samples may fail; "
-                f"{share if self.samples else 'none could be read'}: {causes}. First: {examples}. "
-                f"{self._remedy}"
+                f"{share if self.samples else 'none could be read'}: {causes}. First: "
+                f"{_examples(self._first)}. {self._remedy}"
             )
 
 
-def _example(failure: dict) -> str:
-    return failure["key"] + (f" in {failure['piece']}" if "piece" in failure else "")
+def _examples(failures: Sequence[dict]) -> str:
+    """Name failures with what is known of them, the same detail once."""
+    said, texts = set(), []
+    for failure in failures:
+        text, detail = failure["key"], failure.get("detail")
+        text += f" in {failure['piece']}" if "piece" in failure else ""
+        texts.append(text + (f" ({detail})" if detail and detail not in said else ""))
+        said.add(detail)
+    return ", ".join(texts)

@@ -236,5 +236,7 @@ def test_a_source_without_usable_samples_is_said_to_be_one(tmp_path):
     encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
     todo = annotate.plan(f"tar:{pieces}", tmp_path / "out", ["beauty"], *encoders)
     text = tell.describe(todo)
-    assert "  75.0% cannot: missing caption\n  25.0% cannot: missing image\n" in text
+    assert (
+        "  75.0% cannot: missing caption, as a.tar/key0000\n  25.0% cannot: missing image" in text
+    )
     assert "NOTHING IS USABLE" in text

@@ -73,6 +73,8 @@ def test_captions_may_come_from_tables_of_all_kinds(tmp_path):
             "a/1.jpg": "one",
         }
         assert problems(samples) == {"4.jpg": "missing caption"}
+        (missing,) = [s for s in samples if s.problem]
+        assert "has no row for it; its first is for" in missing.detail
 
 
 def test_a_table_without_captions_is_refused(tmp_path):

@@ -39,7 +39,7 @@ class Look:
     """What a few pieces say about all. samples: in all pieces, about. usable: share of them.
 
     synthetic: share of the usable ones. words, synthetic_words: mean of the captions. causes: why
-    others cannot be used, with their share.
+    others cannot be used -> their share and the first of them.
     """
 
     samples: float
@@ -47,7 +47,7 @@ class Look:
     synthetic: float
     words: float
     synthetic_words: float
-    causes: dict[str, float]
+    causes: dict[str, tuple[float, str]]
 
 
 def look(pieces: list[Piece]) -> Look:
@@ -61,6 +61,7 @@ def look(pieces: list[Piece]) -> Look:
         facts += begin
     words = [one.words for one in facts if one.words is not None]
     causes = collections.Counter(one.problem for one in facts if one.problem)
+    firsts = {one.problem: one.example for one in reversed(facts)}
     synthetic = [one.synthetic_words for one in facts if one.synthetic_words is not None]
     return Look(
         expected_samples(pieces, chosen, samples),
@@ -68,23 +69,28 @@ def look(pieces: list[Piece]) -> Look:
         len(synthetic) / max(len(words), 1),
         statistics.mean(words or [0]),
         statistics.mean(synthetic or [0]),
-        {cause: count / len(facts) for cause, count in causes.most_common()},
+        {cause: (n / len(facts), firsts[cause]) for cause, n in causes.most_common()},
     )
 
 
 class _Facts(NamedTuple):
-    """Of a sample: bytes of its picture; words of its captions, None where there is none."""
+    """Of a sample: bytes of its picture; words of its captions, None where there is none.
+
+    problem: of it, or "". example: the sample, where there is one.
+    """
 
     num_bytes: int
     words: int | None = None
     synthetic_words: int | None = None
     problem: str = ""
+    example: str = ""
 
 
 def _facts(piece: Piece) -> Iterator[_Facts]:
     for sample in piece.samples():
         if sample.problem:
-            yield _Facts(sample.num_bytes, problem=sample.problem)
+            example = f"{sample.key}{': ' if sample.detail else ''}{sample.detail}"
+            yield _Facts(sample.num_bytes, problem=sample.problem, example=example)
             continue
         long = sample.synthetic.get("long")
         yield _Facts(sample.num_bytes, len(sample.caption.split()), long and len(long.split()))

@@ -46,7 +46,10 @@ def describe(
         f"pieces: {len(todo.source.pieces):,}, of which this worker does {len(todo.pieces):,}",
         f"samples: about {seen.samples:,.0f}; {seen.usable:.1%} are usable before decoding, "
         f"{seen.synthetic:.0%} of those have synthetic captions",
-        *(f"  {share:.1%} cannot: {cause}" for cause, share in seen.causes.items()),
+        *(
+            f"  {share:.1%} cannot: {cause}, as {first}"
+            for cause, (share, first) in seen.causes.items()
+        ),
         *(["  NOTHING IS USABLE: mend the source first"] if not seen.usable else []),
         "",
         *_disk_lines(todo, seen, records),

@@ -96,7 +96,11 @@ def _head(scored: Scored) -> str:
     synthetic = coverage["records_with_synthetic_caption"]
     tiles = [
         (f"{coverage['records']:,}", "records", f"of {pictures(coverage['samples'])} read"),
-        (f"{100 * coverage['share']:.2f} %", "of the source", "the rest failed, by cause below"),
+        (
+            f"{100 * coverage['share']:.2f} %",
+            "of the source",
+            "nothing failed" if coverage["share"] == 1 else "the rest failed, by cause below",
+        ),
         (str(len(rewards)), "rewards", f"{scored.bins.num_bins} levels each"),
         (
             percent(synthetic / max(coverage["records"], 1)),
@@ -177,11 +181,13 @@ def levels(scored: Scored) -> Section:
         equal = len(known) / count
         ticks = tuple(count * quarter / 4 for quarter in range(5))
         heights = fit_axis([*numbers, equal], "scores", zero=True)
-        chart = Chart(Axis(0, count, ticks, "level"), heights, 420, 200)
+        chart = Chart(Axis(0, count, ticks, "bin, from the lowest scores"), heights, 420, 200)
         chart.bars(list(range(count + 1)), numbers.tolist())
         chart.level(equal, "ideal")
         empty = int((numbers == 0).sum())
         note = f"{empty} of {count} levels are empty" if empty else "no level is empty"
+        if len(known) < count:
+            note += f": {len(known)} scores for {count} levels"
         charts.append(
             f"<div><h4>{html.escape(name)}<span>{note}</span></h4>"
             f"{chart.svg(f'{name}: {note}')}</div>"
@@ -305,12 +311,18 @@ def failed(scored: Scored) -> Section:
     return Section("failures", "What failed", lead, figure(table, note))
 
 
+def _range_of(pieces: Sequence[str]) -> str:
+    if len(pieces) == 1:
+        return pieces[0]
+    return f"{len(pieces):,}, from {pieces[0]} to {pieces[-1]}"
+
+
 def _colophon(scored: Scored) -> str:
     manifest, c = scored.manifest, scored.manifest.configuration
     forms = c.get("synthetic_forms", {})
     rows = {
         "Source": ", ".join(f"{k} {v}" for k, v in sorted(c["source"].items())),
-        "Pieces": f"{len(c['pieces']):,}",
+        "Pieces": _range_of(list(c["pieces"])),
         "Image encoder": c["image_encoder"],
         "Caption encoder": c["caption_encoder"],
         "Image latents": " x ".join(map(str, manifest.latent_shape)),
@@ -318,8 +330,10 @@ def _colophon(scored: Scored) -> str:
         "Versions": ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())),
     }
     rows |= {
-        name: (f"judges the {forms[name]} synthetic caption; " if forms.get(name) else "")
-        + c["towers"][name]
+        f"Reward {name}": (
+            f"judges the {forms[name]} synthetic caption; " if forms.get(name) else ""
+        )
+        + f"network {c['towers'][name]}"
         for name in manifest.rewards
     }
     return (

@@ -86,6 +86,7 @@ svg.mini { width: 320px; }
 .thumbs { display: grid; gap: 14px; }
 .thumbs .row { display: grid; gap: 10px; align-items: start;
   grid-template-columns: 52px repeat(5, minmax(0, 1fr)); }
+.thumbs + .missing { margin-top: 28px; }
 .thumbs .side { color: var(--quiet); font-size: 14px; padding-top: 4px; }
 .thumbs figure { margin: 0; min-width: 0; }
 .thumbs img { width: 100%; aspect-ratio: 1; object-fit: contain; display: block;

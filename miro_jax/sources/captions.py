@@ -68,6 +68,12 @@ class TextIndex:
                 return Found(tuple(json.loads(said)), clash)
         return None
 
+    def describe_missing(self) -> str:
+        """Say that a picture is not in the table, with a name that is."""
+        with self._lock:
+            row = self._base.execute("SELECT name FROM texts LIMIT 1").fetchone()
+        return f"{self._place} has no row for it; its first is for {row[0]!r}" if row else ""
+
     def _from_here(self, path: str) -> str:
         return os.path.relpath(path, reading.parent(self._place))
 

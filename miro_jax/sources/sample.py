@@ -126,6 +126,8 @@ def complete(
     """
     sample = _with_tables(sample, tables)
     problem, detail = _problem_of(sample, is_repeated)
+    if problem == "missing caption" and sample.caption is None and tables.captions is not None:
+        detail = tables.captions.describe_missing()
     if problem in causes.OF_TEXTS and not needs_caption:
         sample = dataclasses.replace(sample, caption=None, synthetic={}, problem="", detail="")
         problem, detail = _problem_of_picture(sample, is_repeated)
