@@ -7,11 +7,15 @@ models made of a chunk is kept at once: a run that was killed goes on at the nex
 machine or on others, and ends with the same bytes. A sample that cannot be used is a failure: it is
 counted by cause and listed, never dropped in silence, never replaced.
 
-    plan        every argument, checked                 models      rewards and encoders, in groups
-    chunks      pieces -> decoded pictures              compute     pictures -> arrays
+    command     flags -> a plan -> what is to be done    stage       the same from a config
+    plan        every argument, checked                 workers     whose pieces are whose
+    tell        a plan in words                         estimate    what it will take
+    models      rewards and encoders, in groups         sizes       what they need
+    work        the loop over pieces                    chunks      pieces -> decoded pictures
+    compute     pictures -> arrays                      gauge       how fast, and what is waited for
     parts       what is kept of a chunk                 publish     parts -> a shard
-    work        the loop                                workers     whose pieces are whose
-    merge       bins, statistics, manifest, page        estimate    what it will take
+    merge       shards -> bins, statistics, manifest    coverage    what became of all samples
+    extremes    the best and worst pictures             origin      what a folder is made with
 """
 
 from miro_jax.annotate.command import main
