@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -12,6 +11,7 @@ from PIL import Image
 from miro_jax import annotate, records, shards, sources
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards import base
+from tests.sources import write_tar
 
 SIZE = 16
 
@@ -71,15 +71,6 @@ def sample(i, caption=None, image=None, key=None, **meta):
     members = [(f"{key}.png", image)] if image else []
     members += [(f"{key}.txt", caption.encode())] if caption else []
     return members + ([(f"{key}.json", json.dumps(meta).encode())] if meta else [])
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return str(path)
 
 
 def make_pieces(folder, num_pieces=3, num_samples=10):

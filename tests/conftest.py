@@ -29,3 +29,9 @@ def make_bucket():
 
     with stores.serve() as make:
         yield make
+
+
+@pytest.fixture
+def no_flush(monkeypatch):
+    """Waiting for a busy disk would make tests slow; test_shards checks that we flush."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

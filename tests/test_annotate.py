@@ -22,16 +22,13 @@ from tests.annotating import (
     read_records,
     rewards,
     sample,
-    write_tar,
 )
+from tests.sources import write_tar
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def test_folder_holds_bins_and_stats_of_both_captions(tmp_path):

@@ -1,6 +1,5 @@
 """The command line of the annotate stage."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -12,15 +11,13 @@ import pytest
 from miro_jax import annotate
 from miro_jax.manifest import Manifest
 from miro_jax.shapes import world
-from tests.annotating import SIZE, make_pieces, sample, write_tar
+from tests.annotating import SIZE, make_pieces, sample
+from tests.sources import write_tar
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def command(*arguments):

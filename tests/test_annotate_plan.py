@@ -14,7 +14,8 @@ from miro_jax import annotate
 from miro_jax.annotate import estimate, sizes, tell
 from miro_jax.shapes import world
 from tests import published
-from tests.annotating import make_pieces, open_paths, sample, write_tar
+from tests.annotating import make_pieces, open_paths, sample
+from tests.sources import write_tar
 
 ROOT = pathlib.Path(__file__).parent.parent
 SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 
 import numpy as np
@@ -10,13 +9,10 @@ import pytest
 from PIL import Image
 
 from miro_jax.annotate import extremes
-from tests.annotating import Brightness, call, make_pieces, sample, write_tar
+from tests.annotating import Brightness, call, make_pieces, sample
+from tests.sources import write_tar
 
-
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def read_page(out):

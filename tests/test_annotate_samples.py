@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import tarfile
 
 import numpy as np
@@ -22,14 +21,10 @@ from tests.annotating import (
     read_records,
     rewards,
     sample,
-    write_tar,
 )
+from tests.sources import write_tar
 
-
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def test_every_sample_becomes_the_right_record(tmp_path):

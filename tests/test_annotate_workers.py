@@ -1,7 +1,6 @@
 """Many workers on one set: who takes which pieces, and that the result is always the same."""
 
 import json
-import os
 import uuid
 
 import pytest
@@ -11,11 +10,7 @@ from miro_jax.annotate import origin, parts, publish, work, workers
 from miro_jax.annotate.merge import merge
 from tests.annotating import SIZE, Brightness, call, contents, make_pieces, rewards
 
-
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 @pytest.fixture(scope="module")

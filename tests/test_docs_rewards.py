@@ -1,7 +1,6 @@
 """The pages on rewards: every published reward has a card that is true, and the example runs."""
 
 import json
-import os
 import pathlib
 import re
 
@@ -78,8 +77,7 @@ def test_nothing_is_left_open():
     assert not re.search(r"PARITY|not measured yet|TODO", text)
 
 
-def test_the_example_of_a_reward_runs_as_it_stands(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def test_the_example_of_a_reward_runs_as_it_stands(tmp_path, monkeypatch, no_flush):
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "photos", 5)
     text = (DOCS / "add_a_reward.md").read_text("utf-8")

@@ -6,7 +6,6 @@ import random
 import struct
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,61 +15,14 @@ from PIL import Image
 from miro_jax import images
 from miro_jax.budget import Budget
 from miro_jax.images import BadImage, center_crop_resize, load_rgb
+from tests import forged
+from tests.sources import encode
 
 
 def smooth(height=40, width=48):
     """A picture that survives lossy coding: [H, W, 3] uint8."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     return np.stack([255 * x, 255 * y, 127 * (x + y)], axis=-1).astype(np.uint8)
-
-
-def encode(picture, name, **options):
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, name, **options)
-    return buffer.getvalue()
-
-
-def png_with_header(width, height):
-    """A PNG of a few bytes that claims to be width x height."""
-
-    return png_of(width, height, 8, 2, b"\0" * 1000)
-
-
-def png_of(width, height, depth, color, rows, *chunks):
-    """A PNG of raw rows, with further chunks before them."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def jpeg_with_header(width, height):
-    """A JPEG whose frame header claims width x height."""
-    data = bytearray(encode(smooth(), "JPEG"))
-    at = data.index(b"\xff\xc0")
-    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
-    return bytes(data)
-
-
-def jpeg_of_scans(count):
-    """A progressive JPEG whose last scan is repeated."""
-    data = encode(smooth(), "JPEG", progressive=True)
-    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
-    return data[:end] + data[start:end] * count + data[end:]
-
-
-def webp_with_header(width, height):
-    """A lossless WebP that claims to be width x height."""
-    data = bytearray(encode(smooth(), "WEBP", lossless=True))
-    data[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
-    return bytes(data)
 
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
@@ -128,7 +80,7 @@ def test_transparency_is_laid_over_white(mode):
 
 def test_transparent_shade_of_sixteen_bit_grey_becomes_white():
     rows = b"".join(b"\0" + struct.pack(">32H", *range(0, 64000, 2000)) for _ in range(32))
-    data = png_of(32, 32, 16, 0, rows, (b"tRNS", struct.pack(">H", 4000)))
+    data = forged.png(32, 32, 16, 0, rows, forged.chunk(b"tRNS", struct.pack(">H", 4000)))
     got = load_rgb(data)
     assert (got[:, 2] == 255).all() and (got[:, 3] == round(6000 / 257)).all()
 
@@ -216,20 +168,20 @@ def bad_images():
         "jpeg with a damaged scan": (bytes(scan), damaged),
         "jpeg of 1 x 1": (encode(smooth(1, 1), "JPEG"), "too small"),
         "jpeg with exif and a damaged scan": (bytes(scan[:2] + exif + scan[2:]), damaged),
-        "jpeg that claims 60000 x 60000": (jpeg_with_header(60000, 60000), "too large"),
-        "jpeg that claims 7000 x 7000": (jpeg_with_header(7000, 7000), "too large"),
-        "jpeg of a thousand scans": (jpeg_of_scans(1000), "too large"),
+        "jpeg that claims 60000 x 60000": (forged.jpeg_claiming(60000, 60000), "too large"),
+        "jpeg that claims 7000 x 7000": (forged.jpeg_claiming(7000, 7000), "too large"),
+        "jpeg of a thousand scans": (forged.jpeg_of_scans(1000), "too large"),
         "png start only": (png[:8], "not an image"),
         "png cut": (png[: len(png) // 2], damaged),
         "png with a flipped byte": (bytes(flipped), damaged),
         "png of 15 x 100": (encode(smooth(100, 15), "PNG"), "too small"),
-        "png of 0 x 0": (png_with_header(0, 0), "not an image"),
-        "png bomb of 100 megapixels": (png_with_header(10000, 10000), "too large"),
-        "png bomb of 900 megapixels": (png_with_header(30000, 30000), "too large"),
-        "png with too few pixels": (png_with_header(300, 300), damaged),
+        "png of 0 x 0": (forged.png(0, 0, 8, 2, bytes(1000)), "not an image"),
+        "png bomb of 100 megapixels": (forged.png(10000, 10000, 8, 2, bytes(1000)), "too large"),
+        "png bomb of 900 megapixels": (forged.png(30000, 30000, 8, 2, bytes(1000)), "too large"),
+        "png with too few pixels": (forged.png(300, 300, 8, 2, bytes(1000)), damaged),
         "webp cut": (webp[: len(webp) // 2], damaged),
-        "webp that claims 16383 x 16383": (webp_with_header(16383, 16383), "too large"),
-        "webp of one shade, 7000 x 7000": (webp_with_header(7000, 7000), "too large"),
+        "webp that claims 16383 x 16383": (forged.webp_claiming(16383, 16383), "too large"),
+        "webp of one shade, 7000 x 7000": (forged.webp_claiming(7000, 7000), "too large"),
         "file of over 64 megabytes": (jpeg + bytes(1 << 26), "too large"),
         "gif cut": (gif[: len(gif) * 2 // 3], damaged),
         "tiff cut": (tiff[: len(tiff) // 2], damaged),

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import threading
 import xml.etree.ElementTree as ET
 
@@ -26,10 +25,7 @@ from tests.scoring import (
 BESIDE = (".summary.json", ".histograms.svg", ".failures.jsonl")
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def test_a_row_holds_key_caption_size_and_the_raw_score_of_each_identity(tmp_path):

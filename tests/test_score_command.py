@@ -1,7 +1,6 @@
 """The command line of the score stage: what it prints, what it refuses, how it ends."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -27,10 +26,7 @@ from tests.scoring import (
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def run_main(arguments, capsys):

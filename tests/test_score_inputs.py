@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.annotating import make_pieces, sample, write_tar
+from tests.annotating import make_pieces, sample
 from tests.scoring import (
     Brightness,
     file_bytes,
@@ -19,12 +19,9 @@ from tests.scoring import (
     score,
     write_csv,
 )
+from tests.sources import write_tar
 
-
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def huge_png():

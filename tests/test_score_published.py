@@ -1,7 +1,6 @@
 """The score stage with published rewards on tiny weights: sharing, meshes, versions."""
 
 import json
-import os
 
 import jax
 import numpy as np
@@ -27,10 +26,7 @@ def precise():
         yield
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The score stage: outputs that are complete, belong to another command, or were interrupted."""
 
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -15,10 +14,7 @@ from tests.scoring import Brightness, file_bytes, grey, make_folder, make_shapes
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch):
-    """Waiting for a busy disk would make these tests slow; test_shards checks that we flush."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def test_complete_output_is_returned_at_once_and_never_given_to_another_command(tmp_path):
