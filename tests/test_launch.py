@@ -9,7 +9,9 @@ import sys
 import pytest
 import yaml
 
+from configs import miro
 from miro_jax import annotate
+from miro_jax.annotate import command, flags, stage
 from miro_jax.shapes import world
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -116,6 +118,30 @@ def test_the_indexed_job_ends_in_a_command_that_is_accepted(source, tmp_path, mo
     assert "worker 3 of 64 (JOB_COMPLETION_INDEX)" in said.err
     assert "pieces: 6, of which this worker does 1" in said.out
     assert "vqa: vqa" in said.out and "encode: flan_t5" in said.out
+
+
+def flags_of(name):
+    """What a launcher tells the program of rewards and encoders."""
+    text = (LAUNCH / name).read_text()
+    (rewards,) = re.findall(r"REWARDS(?:, value: \"|:-)([\w,]+)", text)
+    found = re.findall(r"--(?:image-encoder|caption-encoder|dtype)=[^\s\\]+|--one-by-one", text)
+    return [f"--rewards={rewards}", *sorted(set(found))]
+
+
+@pytest.mark.parametrize("name", ["annotate-gke.yaml", "annotate-slurm.sh", "tpu-annotate.sh"])
+def test_launchers_make_the_records_that_the_paper_s_configuration_trains_on(
+    name, source, tmp_path
+):
+    arguments = [f"--source={source}", f"--out={tmp_path}/out", *flags_of(name)]
+    todo, _ = command.make_plan(flags.make_parser().read(arguments))
+    config = miro.get_config("")
+    config.source.spec = source
+    wanted = stage.plan_of(config, tmp_path / "run")
+    assert todo.configuration == wanted.configuration
+    assert todo.toolbox.dtype == wanted.toolbox.dtype == "bfloat16"
+    assert todo.toolbox.caption_encoder == wanted.toolbox.caption_encoder
+    assert {"dtype": "float32"} | todo.toolbox.image_encoder == wanted.toolbox.image_encoder
+    assert todo.one_by_one and wanted.one_by_one and todo.batch_size == wanted.batch_size
 
 
 def test_the_slurm_array_ends_in_a_command_that_is_accepted(machine, source):
