@@ -28,7 +28,6 @@ from miro_jax.storage import Damaged
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"
-_PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
 def check(num_bins: int, strategy: str) -> None:
@@ -204,71 +203,3 @@ def levels(bins: Bins, scores: np.ndarray) -> np.ndarray:
         bin_index = np.searchsorted(edges, column, side="right")
         out[..., index] = np.where(np.isnan(column), np.nan, bin_index / (bins.num_bins - 1))
     return out
-
-
-def summarize(scores: np.ndarray, names: Sequence[str], num_buckets: int = 50) -> dict:
-    """Describe score distributions for stats.json.
-
-    Args:
-        scores: [N, R] float, NaN is missing.
-        names: [R].
-        num_buckets: of the histogram, equally wide from minimum to maximum.
-
-    Returns:
-        JSON values: per reward count, missing, mean, std, percentiles, histogram; and the matrices
-        `pearson` and `spearman` [R][R] over the examples that have both scores (None where
-        undefined).
-    """
-    scores = np.asarray(scores, np.float64).reshape(-1, len(names))
-    rewards = {}
-    for index, name in enumerate(names):
-        column = scores[:, index]
-        column = column[~np.isnan(column)]
-        rewards[name] = {"count": len(column), "missing": len(scores) - len(column)}
-        if len(column):
-            counts, edges = np.histogram(column, bins=num_buckets)
-            percentiles = np.percentile(column, _PERCENTILES)
-            rewards[name] |= {
-                "mean": float(column.mean()),
-                "std": float(column.std()),
-                "percentiles": {
-                    str(p): float(v) for p, v in zip(_PERCENTILES, percentiles, strict=True)
-                },
-                "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
-            }
-    return {
-        "rewards": rewards,
-        "pearson": _correlations(scores, ranked=False),
-        "spearman": _correlations(scores, ranked=True),
-    }
-
-
-def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
-    """Correlate every pair of columns; None where one is constant or fewer than two have both."""
-    scores = scores[~np.isnan(scores).all(axis=1)]
-    num_rewards = scores.shape[1]
-    holes = np.isnan(scores)
-    # Sorting is what takes time: a column without holes is ranked once for all its pairs.
-    whole = {
-        i: _ranks(scores[:, i]) if ranked else scores[:, i]
-        for i in range(num_rewards)
-        if not holes[:, i].any()
-    }
-    table: list[list[float | None]] = [[None] * num_rewards for _ in range(num_rewards)]
-    for i in range(num_rewards):
-        for j in range(i, num_rewards):
-            if i in whole and j in whole:
-                pair = np.stack([whole[i], whole[j]])
-            else:
-                pair = scores[~holes[:, i] & ~holes[:, j]][:, [i, j]].T
-                pair = np.stack([_ranks(pair[0]), _ranks(pair[1])]) if ranked else pair
-            if pair.shape[1] >= 2 and (np.ptp(pair, axis=1) > 0).all():
-                table[i][j] = table[j][i] = float(np.corrcoef(pair)[0, 1])
-    return table
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Rank from 0; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[inverse]

@@ -23,7 +23,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest
-from miro_jax.records import Record, decode_record
+from miro_jax.records import Record, decode_record, encode_record
 from miro_jax.storage import Damaged, Folder, open_folder
 
 SHARD_SUFFIX = ".array_record"
@@ -36,11 +36,6 @@ _WRITER_OPTIONS = "group_size:1,zstd:1"
 def sidecar_path(shard: str | os.PathLike) -> Path:
     """Path of a shard's sidecar."""
     return Path(f"{shard}{SIDECAR_ENDING}")
-
-
-def scores_path(shard: str | os.PathLike) -> Path:
-    """Path of a shard's scores."""
-    return Path(f"{shard}{SCORES_ENDING}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Written:
 def write_shard(
     folder: Folder,
     name: str,
-    entries: Iterable[tuple[str, bytes]],
+    records: Iterable[Record],
     extra: dict | None = None,
     inside: str = "",
 ) -> dict:
@@ -81,22 +76,22 @@ def write_shard(
 
     Args:
         folder: where it goes. name: ends in `.array_record`.
-        entries: (key, encoded record) in the order they shall have.
+        records: in the order they shall have.
         extra: further JSON values for the sidecar, such as the failures of this piece; may be
-            filled while `entries` is read.
+            filled while `records` is read.
         inside: folder below `folder` for what is not finished.
 
     Returns:
         The sidecar: count, bytes, sha256, first_key, last_key, scores_sha256 and `extra`.
 
     Raises:
-        ValueError: the name does not end in `.array_record`, or an entry is not a record.
+        ValueError: the name does not end in `.array_record`.
         OSError: the file cannot be written, or does not read back.
     """
     if not name.endswith(SHARD_SUFFIX):
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {folder / name}.")
     with folder.scratch(inside) as scratch:
-        written = _write_records(str(scratch / name), entries)
+        written = _write_records(str(scratch / name), records)
         # From here on nothing is needed that another worker may delete: whoever comes late writes
         # the same once more.
         if not folder.exists(name):
@@ -113,14 +108,14 @@ def write_shard(
     return sidecar
 
 
-def _write_records(path: str, entries: Iterable[tuple[str, bytes]]) -> Written:
+def _write_records(path: str, records: Iterable[Record]) -> Written:
     """Write an ArrayRecord file and read its index back."""
     keys, scores = [], []
     writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
-    for key, data in entries:
-        _or_os_error(path, writer.write, data)
-        keys.append(key)
-        scores.append(_both_scores(decode_record(data)))
+    for record in records:
+        _or_os_error(path, writer.write, encode_record(record))
+        keys.append(record.key)
+        scores.append(_both_scores(record))
     _or_os_error(path, writer.close)  # the only call that writes the index
     count = _count_records(path)
     if count != len(keys):

@@ -47,8 +47,7 @@ def write_set(folder, shard_sizes, synthetic=lambda i: True):
     for number, size in enumerate(shard_sizes):
         name = f"shard-{number:05d}.array_record"
         some = [make_record(i, synthetic=synthetic(i)) for i in range(start, start + size)]
-        entries = [(r.key, records.encode_record(r)) for r in some]
-        counts[name] = shards.write_shard(open_folder(folder), name, entries)["count"]
+        counts[name] = shards.write_shard(open_folder(folder), name, some)["count"]
         start += size
     configuration = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
     configuration |= {"latent_shape_512": SECOND_SHAPE}

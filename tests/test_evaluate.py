@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import bins, evaluate
+from miro_jax import distributions, evaluate
 from tests.painting import Gauge
 
 REWARDS = [Gauge("first", 0), Gauge("second", 1)]
@@ -38,8 +38,8 @@ def test_variants_are_valid(variant):
 def write_stats(folder, captions, synthetic):
     names = [r.identity for r in REWARDS]
     stats = {
-        "captions": bins.summarize(captions, names),
-        "synthetic_captions": bins.summarize(synthetic, names),
+        "captions": distributions.summarize(captions, names),
+        "synthetic_captions": distributions.summarize(synthetic, names),
     }
     (folder / "stats.json").write_text(json.dumps(stats))
 

@@ -64,8 +64,7 @@ def write_folder(folder, shard_sizes, seed=0):
     for number, size in enumerate(shard_sizes):
         some = [make_record(1000 * seed + len(made) + i) for i in range(size)]
         name = f"shard-{number:05d}.array_record"
-        entries = [(r.key, records.encode_record(r)) for r in some]
-        counts[name] = shards.write_shard(open_folder(folder), name, entries)["count"]
+        counts[name] = shards.write_shard(open_folder(folder), name, some)["count"]
         made += some
     make_manifest(counts).save(folder)
     return made
@@ -121,12 +120,12 @@ def test_of_two_writers_the_second_describes_the_shard_of_the_first(tmp_path):
     folder, name = open_folder(tmp_path), "shard-00000.array_record"
     first, second = make_record(1), dataclasses.replace(make_record(1), caption="other")
 
-    def entries_while_another_writes():
-        yield second.key, records.encode_record(second)
-        shards.write_shard(folder, name, [(first.key, records.encode_record(first))])
+    def records_while_another_writes():
+        yield second
+        shards.write_shard(folder, name, [first])
         shards.sidecar_path(tmp_path / name).unlink()  # it was killed just before
 
-    sidecar = shards.write_shard(folder, name, entries_while_another_writes(), {"extra": 1})
+    sidecar = shards.write_shard(folder, name, records_while_another_writes(), {"extra": 1})
     (path,) = shards.verify_shards(tmp_path, full=True)
     assert_same(ArrayRecordReader(str(path)).read_all()[0], first)
     assert sidecar == shards.read_sidecar(path) and sidecar["extra"] == 1
@@ -143,18 +142,18 @@ def test_writing_again_gives_equal_bytes(tmp_path):
 
 def test_failed_write_leaves_nothing_behind(tmp_path):
     path = tmp_path / "shard-00000.array_record"
-    entry = ("a", records.encode_record(make_record(0)))
+    record = make_record(0)
 
-    def entries():
-        yield entry
+    def broken():
+        yield record
         raise KeyError("source broke")
 
     with pytest.raises(KeyError):
-        shards.write_shard(open_folder(tmp_path), path.name, entries())
+        shards.write_shard(open_folder(tmp_path), path.name, broken())
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="annotate"):
         shards.verify_shards(tmp_path)
-    shards.write_shard(open_folder(tmp_path), path.name, [entry])
+    shards.write_shard(open_folder(tmp_path), path.name, [record])
     assert {p.name.removeprefix(path.name) for p in tmp_path.iterdir()} == {
         "",
         ".json",
@@ -166,13 +165,13 @@ def test_failed_write_leaves_nothing_behind(tmp_path):
 # The limit on the size of a file stands in for a full disk: the system refuses the write.
 FULL = """
 import resource, signal, sys
-from miro_jax import shards, storage
+from miro_jax import records, shards, storage
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-data = open(sys.argv[1], "rb").read()
+record = records.decode_record(open(sys.argv[1], "rb").read())
 try:
     folder, _, name = sys.argv[2].rpartition("/")
-    shards.write_shard(storage.open_folder(folder), name, [("a", data)] * int(sys.argv[3]))
+    shards.write_shard(storage.open_folder(folder), name, [record] * int(sys.argv[3]))
 except OSError as error:
     print(error)
 """
@@ -199,8 +198,7 @@ def test_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
 def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
     path = tmp_path / "shard-00000.array_record"
     made = [make_record(i, synthetic=True) for i in range(40)]
-    entries = [(r.key, records.encode_record(r)) for r in made]
-    shards.write_shard(open_folder(tmp_path), path.name, entries)
+    shards.write_shard(open_folder(tmp_path), path.name, made)
     good = path.read_bytes()
     used = max(
         i for i, byte in enumerate(good[:65536]) if byte

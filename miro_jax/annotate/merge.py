@@ -29,6 +29,7 @@ from miro_jax.annotate import coverage, origin, parts
 from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.publish import is_done, shard_name
+from miro_jax.distributions import summarize
 from miro_jax.files import to_json
 from miro_jax.manifest import Manifest
 from miro_jax.report import scored
@@ -81,8 +82,8 @@ def _merge(todo: Plan) -> Manifest:
     names = configuration["rewards"]
     folder.write(coverage.FILE, to_json(coverage.summarize(sidecars, tally, lost, scores)))
     stats = {
-        "captions": bins.summarize(scores[:, 0], names),
-        "synthetic_captions": bins.summarize(scores[:, 1], names),
+        "captions": summarize(scores[:, 0], names),
+        "synthetic_captions": summarize(scores[:, 1], names),
         "failures": dict(tally.causes),
     }
     folder.write(STATS_NAME, to_json(stats))

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,25 +25,40 @@ _NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")
 _DIGEST_BYTES = 16
 
 
+class Usable(NamedTuple):
+    """A usable sample of a chunk.
+
+    position: in its piece. key, caption: of it. synthetic: its synthetic caption, or None. width,
+    height: pixels. digest: of the picture's file.
+    """
+
+    position: int
+    key: str
+    caption: str
+    synthetic: str | None
+    width: int
+    height: int
+    digest: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """What is known of a chunk after one group of models.
 
-    count: samples of the source in it. last: of its piece. samples: for each usable one position,
-    key, caption, synthetic caption or None, width, height, digest of the picture's file. failures:
-    of the others. arrays: see `compute`, rows as `samples`.
+    count: samples of the source in it. last: of its piece. samples: the usable ones. failures: of
+    the others. arrays: see `compute`, rows as `samples`.
     """
 
     count: int
     last: bool
-    samples: list[list]
+    samples: list[Usable]
     failures: list[dict]
     arrays: dict[str, np.ndarray]
 
     @property
     def positions(self) -> list[int]:
         """Positions of the usable samples."""
-        return [sample[0] for sample in self.samples]
+        return [sample.position for sample in self.samples]
 
 
 def encode_part(part: Part) -> bytes:
@@ -63,7 +79,9 @@ def decode_part(data: bytes) -> Part:
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[:_DIGEST_BYTES]:
         raise Damaged("a part does not have its digest")
     arrays, metadata = unpack(body)
-    return Part(**json.loads(metadata["facts"]), arrays=arrays)
+    facts = json.loads(metadata["facts"])
+    facts["samples"] = [Usable(*sample) for sample in facts["samples"]]
+    return Part(**facts, arrays=arrays)
 
 
 def place(piece: int) -> str:

@@ -16,8 +16,8 @@ from miro_jax import shards
 from miro_jax.annotate import parts
 from miro_jax.annotate.compute import ENDS
 from miro_jax.annotate.models import Group
-from miro_jax.annotate.parts import Part
-from miro_jax.records import Record, encode_record
+from miro_jax.annotate.parts import Part, Usable
+from miro_jax.records import Record
 from miro_jax.storage import Damaged, Folder
 
 
@@ -45,7 +45,7 @@ class _SpoiledPart(Exception):
         self.name = name
 
 
-def changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
+def discard_changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
     """Return the error that says so, and delete what was made of the piece so far."""
     folder.remove(parts.place(piece))
     return SourceChanged(
@@ -115,15 +115,15 @@ class Assembly:
             group.name: self.folder.read_json(parts.models_name(group.name))
             for group in self.groups
         }
-        entries = self._entries(piece, piece_id, facts)
+        found = self._records_of(piece, piece_id, facts)
         try:
-            shards.write_shard(self.folder, shard_name(piece), entries, facts, parts.place(piece))
+            shards.write_shard(self.folder, shard_name(piece), found, facts, parts.place(piece))
         except _SpoiledPart as error:
             return error.name
         return None
 
-    def _entries(self, piece: int, piece_id: str, facts: dict) -> Iterator[tuple[str, bytes]]:
-        """Yield (key, encoded record) of each good sample; fill in the facts on the way."""
+    def _records_of(self, piece: int, piece_id: str, facts: dict) -> Iterator[Record]:
+        """Yield the record of each good sample; fill in the facts on the way."""
         start, last = 0, False
         while not last:
             found = {
@@ -134,7 +134,7 @@ class Assembly:
             one = next(iter(found.values()))
             facts["num_samples"] += one.count
             facts["failures"] += merge_failures(found.values())
-            yield from self._records(found)
+            yield from self._join(found)
             start, last = start + self.batch_size, one.last
         facts["failures"].sort(key=lambda failure: failure["position"])
 
@@ -146,35 +146,34 @@ class Assembly:
 
     def _require_same_samples(self, piece: int, piece_id: str, found: dict[str, Part]) -> None:
         """Raise SourceChanged unless all groups saw the same; each may refuse some of it."""
-        seen: dict[int, list] = {}
+        seen: dict[int, Usable] = {}
         for part in found.values():
             for sample in part.samples:
-                if seen.setdefault(sample[0], sample) != sample:
-                    raise changed(self.folder, piece, piece_id)
+                if seen.setdefault(sample.position, sample) != sample:
+                    raise discard_changed(self.folder, piece, piece_id)
         if len({(part.count, part.last) for part in found.values()}) > 1:
-            raise changed(self.folder, piece, piece_id)
+            raise discard_changed(self.folder, piece, piece_id)
 
-    def _records(self, found: dict[str, Part]) -> Iterator[tuple[str, bytes]]:
+    def _join(self, found: dict[str, Part]) -> Iterator[Record]:
         """Join the rows of all groups; a sample is used if every group could."""
         rows = {name: {p: r for r, p in enumerate(part.positions)} for name, part in found.items()}
         fields = {name: _fields(part) for name, part in found.items()}
         columns = _columns(self.groups, self.rewards)
         first = next(iter(found.values()))
-        for position, key, caption, synthetic, width, height, _ in first.samples:
-            if not all(position in known for known in rows.values()):
+        for s in first.samples:
+            if not all(s.position in known for known in rows.values()):
                 continue
+            at = {name: known[s.position] for name, known in rows.items()}
             arrays: dict[str, Any] = {}
-            for name, known in rows.items():
-                arrays |= {field: value[known[position]] for field, value in fields[name].items()}
+            for name, values in fields.items():
+                arrays |= {field: value[at[name]] for field, value in values.items()}
             for kind in ("scores", "synthetic_scores"):
                 arrays[kind] = np.array(
-                    [fields[name][kind][rows[name][position]][column] for name, column in columns],
-                    np.float32,
+                    [fields[name][kind][at[name]][column] for name, column in columns], np.float32
                 )
-            if synthetic is None:
+            if s.synthetic is None:
                 arrays |= {"synthetic_scores": None, "synthetic_caption_tokens": None}
-            record = Record(key, caption, synthetic, width, height, **arrays)
-            yield key, encode_record(record)
+            yield Record(s.key, s.caption, s.synthetic, s.width, s.height, **arrays)
 
 
 def merge_failures(found: Iterable[Part]) -> list[dict]:

@@ -30,9 +30,9 @@ from miro_jax.annotate.chunks import (
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.gauge import Gauge
 from miro_jax.annotate.models import Group
-from miro_jax.annotate.parts import Part
+from miro_jax.annotate.parts import Part, Usable
 from miro_jax.annotate.plan import Plan
-from miro_jax.annotate.publish import changed, is_done, merge_failures, shard_name
+from miro_jax.annotate.publish import discard_changed, is_done, merge_failures, shard_name
 from miro_jax.loading import Loader
 from miro_jax.progress import Progress
 from miro_jax.shards import read_published
@@ -211,7 +211,7 @@ class Run:
     def _publish(self, piece: Piece) -> None:
         """Publish a piece if all groups have done it, and its file is still what it was."""
         if piece.fingerprint() != self._todo.configuration["pieces"][piece.id]:
-            raise changed(self._folder, piece.number, piece.id)
+            raise discard_changed(self._folder, piece.number, piece.id)
         self._todo.assembly.publish(piece.number, piece.id)
 
 
@@ -230,7 +230,7 @@ def make_part(
         failures.append(failure(chunk.piece.id, example.position, example.key, cause, detail))
     good = [row for row in range(len(examples)) if row not in trouble]
     samples = [
-        [e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height, e.digest]
+        Usable(e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height, e.digest)
         for e in (examples[row] for row in good)
     ]
     kept = _rows(arrays, good) if trouble else arrays

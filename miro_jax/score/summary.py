@@ -10,42 +10,12 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 
-import numpy as np
-
 from miro_jax import __version__
+from miro_jax.distributions import PERCENTILES, describe
 from miro_jax.report.charts import format_number
 from miro_jax.score.parts import Parts
 
-PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-NUM_BUCKETS = 50
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
-
-
-def describe(scores: np.ndarray) -> dict:
-    """Describe the scores of one reward.
-
-    Args:
-        scores: [N] float32, NaN is missing.
-
-    Returns:
-        count, missing, and where there is a score: mean, std, min, max, percentiles and the
-        histogram (`counts` in buckets between `edges`), as JSON values.
-    """
-    present = scores[~np.isnan(scores)]
-    facts = {"count": len(present), "missing": len(scores) - len(present)}
-    if not len(present):
-        return facts
-    present = np.sort(present)  # percentiles of a sorted array need no copies
-    counts, edges = np.histogram(present, bins=NUM_BUCKETS)
-    values = np.percentile(present, PERCENTILES)
-    return facts | {
-        "mean": float(present.mean(dtype=np.float64)),
-        "std": float(present.std(dtype=np.float64)),
-        "min": float(present[0]),
-        "max": float(present[-1]),
-        "percentiles": {str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
-        "histogram": {"counts": counts.tolist(), "edges": edges.astype(float).tolist()},
-    }
 
 
 def summarize(parts: Parts, identities: Sequence[str]) -> dict:
