@@ -14,7 +14,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     "arguments budget tally progress records bins distributions files storage manifest shards"
-    " digest trees causes targets sharding flow solvers guidance images image_headers resize shapes",
+    " digest trees causes targets sharding flow solvers guidance images image_headers resize"
+    " shapes",
     "networks models weights optim checkpoint metrics metric_lines sources",
     "encoders rewards",
     "loading state data sampler evals report pipeline runs trained",
