@@ -4,8 +4,10 @@ world.
     python -m miro_jax.main --config=configs/base.py --workdir=runs/base
     python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.seed=1
 
-Variants (the word after the colon) only override values that stand here.
+Variants (the words after the colon, joined by commas) only override values that stand here.
 """
+
+import functools
 
 from ml_collections import ConfigDict
 
@@ -248,25 +250,34 @@ def baseline(c: ConfigDict) -> None:
     c.train.caption_dropout = 0.1
 
 
-VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline}
-VARIANTS |= {f"only_{name}": None for name in REWARDS}
-VARIANTS |= {f"no_{name}": None for name in REWARDS}
+def of_single_rewards(rewards) -> dict:
+    """For each reward, make a variant that tells it alone and one that leaves it out."""
+
+    def only(name, c):
+        c.data.train_rewards = (name,)
+
+    def without(name, c):
+        c.data.train_rewards = tuple(told for told in c.data.train_rewards if told != name)
+
+    found = {f"only_{name}": functools.partial(only, name) for name in rewards}
+    return found | {f"no_{name}": functools.partial(without, name) for name in rewards}
+
+
+VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline, **of_single_rewards(REWARDS)}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant; ValueError lists the known ones."""
-    return choose_variant(base(), variant, VARIANTS, REWARDS, "configs/base.py")
+    """Return the config of a variant, or of several; ValueError lists the known ones."""
+    return choose_variants(base(), variant, VARIANTS, "configs/base.py")
 
 
-def choose_variant(config, variant, variants, rewards, file) -> ConfigDict:
-    """Apply a variant of a file to its config, and lock it."""
-    if variant and variant not in variants:
-        raise ValueError(f"Unknown variant {variant!r} of {file}; known: {sorted(variants)}.")
-    verb, _, name = variant.partition("_")
-    if verb == "only":
-        config.data.train_rewards = (name,)
-    elif verb == "no":
-        config.data.train_rewards = tuple(r for r in rewards if r != name)
-    elif variant:
-        variants[variant](config)
+def choose_variants(config, variant, known, file) -> ConfigDict:
+    """Apply variants, joined by commas, from left to right to the config of a file; lock it."""
+    for name in filter(None, variant.split(",")):
+        if name not in known:
+            raise ValueError(
+                f"Unknown variant {name!r} of {file}; known, several joined by commas: "
+                f"{sorted(known)}."
+            )
+        known[name](config)
     return config.lock()

@@ -7,7 +7,7 @@
 Keys are those of configs/base.py, where each is explained. Variants: synth (half of the steps use
 synthetic captions), baseline (no rewards), only_REWARD, no_REWARD, 512 (image latents of 512
 pixels), tiny_real (every stage in minutes on a CPU, from weights of any size in the published
-layouts; learns nothing).
+layouts; learns nothing). Several are joined by commas, as `configs/miro.py:synth,512`.
 """
 
 from ml_collections import ConfigDict
@@ -84,7 +84,7 @@ def miro() -> ConfigDict:
         "a bowl of ramen on a wooden table",
         "a lighthouse on a cliff at sunset",
     )
-    c.evaluate.conflict_reward = "aesthetic"
+    c.evaluate.evaluators = ("gallery", "reward_scores", "dials")  # the others judge shapes
     return c
 
 
@@ -144,10 +144,9 @@ def tiny_real(c: ConfigDict) -> None:
 
 
 VARIANTS = {"synth": synth, "baseline": baseline, "512": at_512, "tiny_real": tiny_real}
-VARIANTS |= {f"only_{name}": None for name in REWARDS}
-VARIANTS |= {f"no_{name}": None for name in REWARDS}
+VARIANTS |= base.of_single_rewards(REWARDS)
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of a variant; ValueError lists the known ones."""
-    return base.choose_variant(miro(), variant, VARIANTS, REWARDS, "configs/miro.py")
+    """Return the config of a variant, or of several; ValueError lists the known ones."""
+    return base.choose_variants(miro(), variant, VARIANTS, "configs/miro.py")

@@ -16,6 +16,7 @@ Letters: N scores, R rewards, K bins.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -100,6 +101,11 @@ class Bins:
                 f"edges must be [{len(self.names)} rewards, {self.num_bins} - 1]; "
                 f"got {self.edges.shape}."
             )
+
+    @property
+    def label(self) -> str:
+        """How many levels there are, how they were fitted, and which: 16 digits of a sha256."""
+        return f"{self.num_bins} {self.strategy} {hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
 
     def to_bytes(self) -> bytes:
         """The content of bins.json, exact: floats come back bit by bit."""

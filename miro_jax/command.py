@@ -19,7 +19,7 @@ from miro_jax.arguments import UsageError
 
 HELP = """Train, sample and evaluate MIRO.
 
-usage: python -m miro_jax.main --config=FILE[:VARIANT] --workdir=DIR [--stage=STAGE]
+usage: python -m miro_jax.main --config=FILE[:VARIANT,...] --workdir=DIR [--stage=STAGE]
                                [--config.KEY=VALUE ...]
 
   --config    a Python file with get_config(), as configs/base.py, where every key is explained
@@ -38,6 +38,7 @@ variants of configs/base.py
   with REWARD one of {rewards}
 variants of configs/miro.py, the paper on real pictures
   synth, 512, baseline, only_REWARD, no_REWARD, tiny_real (small weights on a CPU)
+several are joined by commas, as configs/miro.py:synth,512
 
 example
   python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.seed=1

@@ -188,7 +188,7 @@ class DataIterator:
         """Continue from a state of `get_state`, also with other batch sizes or process counts.
 
         Raises:
-            ValueError: the state belongs to another data set, seed or caption probability.
+            ValueError: the state belongs to other records, levels, seed or caption probability.
         """
         for name, value in self._identity.items():
             if state.get(name) != value:
@@ -277,6 +277,7 @@ def make_iterator(
     )
     identity = {
         "manifest_digest": manifest.digest,
+        "levels": bins.label,
         "seed": seed,
         "synthetic_caption_prob": synthetic_caption_prob,
     }

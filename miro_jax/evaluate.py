@@ -40,7 +40,7 @@ def validate(config) -> None:
     for key in ("batch_size", "images_per_level", "prompts_per_category", "images_per_prompt"):
         if c[key] < 1:
             raise ValueError(f"config.evaluate.{key} must be at least 1; got {c[key]}.")
-    if c.conflict_reward not in config.rewards:
+    if "conflict" in c.evaluators and c.conflict_reward not in config.rewards:
         raise ValueError(
             f"config.evaluate.conflict_reward must be one of config.rewards "
             f"{', '.join(config.rewards)}; got {c.conflict_reward!r}."

@@ -79,7 +79,7 @@ class Progress:
         text = f"{self._name}{' ' if where else ''}{where}: {self.done:,}"
         if self._total is not None:
             text += f" of {round(self._total):,}"
-        text += f" {self._unit}, {rate:,.1f} a second"
+        text += f" {self._unit}, {_pace(rate)}"
         if self._total is not None and rate and self.done < self._total:
             left = max(self._total - self.done, 0) / rate
             text += f", {tqdm.format_interval(left)} left"
@@ -101,3 +101,7 @@ class Progress:
         """End the bar; nothing more is said."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _pace(rate: float) -> str:
+    return f"{1 / rate:,.1f} s each" if 0 < rate < 1 else f"{rate:,.1f} a second"

@@ -225,7 +225,12 @@ def _encoder_arguments(config: ml_collections.ConfigDict, kind: str) -> dict[str
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
-    """Folder of the annotated records of a run."""
+    """Folder of the annotated records of a run; ValueError where it is in an object store."""
+    if "://" in config.data.records:
+        raise ValueError(
+            f"config.data.records must be a folder of this machine; got {config.data.records!r}. "
+            "Only the annotate stage writes to an object store: copy or mount the records."
+        )
     return Path(config.data.records) if config.data.records else Path(workdir) / "records"
 
 

@@ -228,20 +228,20 @@ class Loop:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         previous = signal.signal(signal.SIGTERM, self._on_signal) if _in_main_thread() else None
-        self.progress = Progress("train", "steps", c.num_steps, first)
         self.clock, self.since, self.said = time.perf_counter(), first, ""
+        silent = jax.process_index() != 0
         try:
-            for step in range(first, c.num_steps):
-                self._before_step(step, state, first)
-                batch = self._next_batch()
-                with jax.transfer_guard("disallow"):
-                    state, values = step_fn(state, batch["arrays"])
-                self._read_pending()
-                self.pending = (step + 1, values, batch["index"])
-                self.progress.update(1, self.said)
-            self._finish(c.num_steps, state, first)
+            with Progress("train", "steps", c.num_steps, first, silent=silent) as progress:
+                for step in range(first, c.num_steps):
+                    self._before_step(step, state, first)
+                    batch = self._next_batch()
+                    with jax.transfer_guard("disallow"):
+                        state, values = step_fn(state, batch["arrays"])
+                    self._read_pending()
+                    self.pending = (step + 1, values, batch["index"])
+                    progress.update(1, self.said)
+                self._finish(c.num_steps, state, first)
         finally:
-            self.progress.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         return state

@@ -201,6 +201,13 @@ def test_disk_is_estimated_near_to_what_is_written(source, tmp_path):
     assert fields["image_mean, image_std"] == 4 * 48 * 48 * 3
 
 
+def test_the_second_latents_must_be_of_another_size(source, tmp_path):
+    make_plan(source, tmp_path, encode_512=True)
+    with pytest.raises(ValueError, match="size 512 already: leave out encode_512"):
+        large = {"name": "sdxl_vae", "size": 512}
+        make_plan(source, tmp_path, image_encoder=large, encode_512=True)
+
+
 def test_a_probe_measures_the_rate_and_leaves_nothing(source, tmp_path):
     todo = make_plan(
         source,

@@ -90,6 +90,15 @@ def test_variants_of_one_reward_tell_the_network_what_they_say(name):
     assert rest == tuple(r for r in configs.REWARDS if r != name)
 
 
+def test_several_variants_are_applied_from_left_to_right():
+    config = miro.get_config("tiny_real,synth,512,no_clip,no_vqa")
+    assert config.data.synthetic_caption_prob == 0.5 and config.encoder.image.size == 512
+    assert config.model.rin.latent_width == 32 and len(config.data.train_rewards) == 5
+    assert miro.get_config("512,tiny_real").encoder.image.size == 32
+    with pytest.raises(ValueError, match="Unknown variant 'tinny'"):
+        miro.get_config("synth,tinny")
+
+
 def test_baseline_is_told_nothing_and_records_hold_all_rewards_in_every_variant():
     assert configs.get_config("baseline").data.train_rewards == ()
     assert {configs.get_config(v).rewards for v in ("", *configs.VARIANTS)} == {configs.REWARDS}

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -189,6 +190,18 @@ def test_state_of_other_records_is_refused(folder, tmp_path):
     other = write_set(tmp_path / "other", [16])
     with pytest.raises(ValueError, match="manifest_digest"):
         open_data(folder).set_state(open_data(other).get_state())
+
+
+def test_state_of_levels_that_were_fitted_otherwise_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    state = open_data(tmp_path / "set").get_state()
+    open_data(folder).set_state(state)
+    scores = shards.read_scores(folder)
+    bins_lib.fit_bins(scores, NAMES, 4, "quantile", state["manifest_digest"]).save(
+        tmp_path / "set" / "bins.json"
+    )
+    with pytest.raises(ValueError, match="must have levels = '4 quantile .*; got '8 quantile"):
+        open_data(tmp_path / "set").set_state(state)
 
 
 def test_processes_share_out_the_global_batch(folder):

@@ -42,6 +42,14 @@ def test_what_was_done_before_does_not_count_as_quick():
     assert progress.line() == "score: 920 of 1,000 images, 2.0 a second, 00:40 left"
 
 
+def test_slow_work_is_told_in_seconds():
+    clock = Clock()
+    progress = Progress("train", "steps", 10, stream=io.StringIO(), clock=clock)
+    clock.seconds = 40.0
+    progress.update(5)
+    assert progress.line() == "train: 5 of 10 steps, 8.0 s each, 00:40 left"
+
+
 def test_a_job_that_has_not_begun_has_a_line():
     progress = Progress("score", "images", 10, stream=io.StringIO(), clock=Clock())
     assert progress.line("here") == "score here: 0 of 10 images, 0.0 a second"

@@ -51,7 +51,7 @@ def test_command_line_scores_and_prints_a_table(tmp_path):
     assert lines[6:] == [
         f"{out}{e}" for e in ("", ".summary.json", ".histograms.svg", ".failures.jsonl")
     ]
-    assert re.fullmatch(r"score: 13 of 13 images, [\d,.]+ a second\n", done.stderr)
+    assert re.fullmatch(r"score: 13 of 13 images, [\d,.]+ (a second|s each)\n", done.stderr)
     assert len(read_rows(out)) == 12
 
 

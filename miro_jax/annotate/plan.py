@@ -144,6 +144,11 @@ def plan(
         dtype=dtype,
         mesh=sharding.parse_mesh(mesh),
     )
+    if encode_512 and toolbox.image_size == models.SECOND_SIZE:
+        raise ValueError(
+            "The image encoder is of size 512 already: leave out encode_512, or take size 256 "
+            "beside it."
+        )
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
