@@ -139,9 +139,9 @@ def _convert(picture: Image.Image) -> np.ndarray:
         grey[wide == picture.info.get("transparency", -1)] = 255
         return grey[..., None]
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
+        clear = picture.convert("RGBA")
+        picture = Image.new("RGB", clear.size, "white")
+        picture.paste(clear, mask=clear)
     return np.asarray(picture.convert("RGB"))
 
 
