@@ -28,6 +28,8 @@ from miro_jax.trees import leaf_name
 
 HOST = "host"
 log = logging.getLogger(__name__)
+# Orbax warns of what was asked for.
+logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 
 class LayoutMismatch(ValueError):
