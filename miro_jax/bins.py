@@ -141,7 +141,9 @@ class Bins:
         path = Path(path)
         path = path / BINS_NAME if path.is_dir() else path
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; the annotate stage writes it (--stage=annotate).")
+            raise FileNotFoundError(
+                f"{path} is missing; the annotate stage writes it (--stage=annotate)."
+            )
         try:
             return cls.from_bytes(path.read_bytes())
         except ValueError as error:

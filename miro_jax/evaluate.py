@@ -109,7 +109,9 @@ def training_scores(records: Path, rewards, synthetic_share: float) -> dict[str,
     """
     path = Path(records) / "stats.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; the annotate stage writes it (--stage=annotate).")
+        raise FileNotFoundError(
+            f"{path} is missing; the annotate stage writes it (--stage=annotate)."
+        )
     stats = json.loads(path.read_bytes())
     out = {}
     for reward in rewards:

@@ -91,7 +91,8 @@ class Manifest:
             values = place.read_json(MANIFEST_NAME)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{path} is missing: these records are not complete. Run the annotate stage (--stage=annotate) to its end."
+                f"{path} is missing: these records are not complete. Run the annotate stage "
+                "(--stage=annotate) to its end."
             ) from error
         if not isinstance(values, dict) or "schema_version" not in values:
             raise Damaged(f"{path} is damaged: it is no manifest.")

@@ -2,8 +2,8 @@
 
 A shard is an ArrayRecord file. Beside `NAME.array_record` stand `NAME.array_record.scores.npy` (all
 scores, so that statistics need not read the images again) and, written last, the sidecar
-`NAME.array_record.json` (count, size, digest, key range): a shard is complete if and only if it has
-one. A folder with a `manifest` is a finished data set.
+`NAME.array_record.json` (count, size, digest, key range). A shard is published once it has a
+sidecar that names its size. A folder with a `manifest` is a finished data set.
 
 Letters: N records, R rewards.
 """
@@ -31,6 +31,7 @@ SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 # One record per group: grouping makes random reads eight times slower. Levels above 1 do not shrink
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
+_READ_AT_A_TIME = 64  # records
 
 
 def sidecar_path(shard: str | os.PathLike) -> Path:
@@ -72,7 +73,8 @@ def write_shard(
     """Write one shard with its scores and sidecar; each appears whole or not at all.
 
     The name goes to the first of several writers; what stands beside the shard is made from the
-    one that is there, so that writers whose floats differ in a last digit agree.
+    one that is there, so that writers whose floats differ in a last digit agree. One that was not
+    published and holds other samples, which `extra` does not fit, is written anew.
 
     Args:
         folder: where it goes. name: ends in `.array_record`.
@@ -94,12 +96,16 @@ def write_shard(
         written = _write_records(str(scratch / name), records)
         # From here on nothing is needed that another worker may delete: whoever comes late writes
         # the same once more.
-        if not folder.exists(name):
-            folder.remove(name + SIDECAR_ENDING)  # of a shard that was deleted
-        if not folder.create(name, scratch / name):
-            present = folder.local(name, scratch)
-            if _digest_file(present) != written.sha256:
-                written = _read_records(present, folder / name)
+        while not folder.create(name, scratch / name):
+            if is_published(folder, name):
+                return folder.read_json(name + SIDECAR_ENDING)
+            found = _read_present(folder, name, scratch, written)
+            if found is None:
+                continue
+            if found.keys == written.keys:
+                written = found
+                break
+            folder.remove(name)  # of a writer that was killed
     scores = _npy_bytes(written.scores)
     sidecar = written.sidecar() | {"scores_sha256": hashlib.sha256(scores).hexdigest()}
     sidecar |= extra or {}
@@ -123,23 +129,45 @@ def _write_records(path: str, records: Iterable[Record]) -> Written:
     return Written(os.path.getsize(path), _digest_file(path), keys, _table(scores))
 
 
+def is_published(folder: Folder, name: str) -> bool:
+    """Tell whether a shard is there with its scores and its sidecar, which must name its size."""
+    try:
+        sidecar = folder.read_json(name + SIDECAR_ENDING)
+        return folder.exists(name + SCORES_ENDING) and folder.size(name) == sidecar["bytes"]
+    except (FileNotFoundError, Damaged, KeyError, TypeError):
+        return False
+
+
+def _read_present(folder: Folder, name: str, scratch: Path, ours: Written) -> Written | None:
+    """Read the shard that has the name, if it differs from ours; None if it is gone meanwhile."""
+    try:
+        path = folder.local(name, scratch)
+        return ours if _digest_file(path) == ours.sha256 else _read_records(path, folder / name)
+    except FileNotFoundError:
+        return None
+
+
 def _read_records(path: Path, name: str) -> Written:
     """Read a finished file back.
 
     Raises:
         Damaged: it is none; `name` is what it is called.
     """
+    keys, scores = [], []
     try:
         reader = ArrayRecordReader(str(path))
         if not reader.ok():
             raise ValueError("its index cannot be read")
-        found = [decode_record(data) for data in reader.read_all()] if reader.num_records() else []
+        count = reader.num_records()
+        for start in range(0, count, _READ_AT_A_TIME):
+            for data in reader.read(start, min(start + _READ_AT_A_TIME, count)):
+                record = decode_record(data)
+                keys.append(record.key)
+                scores.append(_both_scores(record))
         reader.close()
     except (RuntimeError, ValueError) as error:
         raise Damaged(f"{name} is damaged: {error}. {_remedy(name)}") from error
-    keys = [record.key for record in found]
-    scores = _table([_both_scores(record) for record in found])
-    return Written(path.stat().st_size, _digest_file(path), keys, scores)
+    return Written(path.stat().st_size, _digest_file(path), keys, _table(scores))
 
 
 def _both_scores(record: Record) -> np.ndarray:

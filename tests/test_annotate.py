@@ -13,6 +13,7 @@ from configs.base import get_config
 from miro_jax import annotate, bins, shards
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.manifest import Manifest
+from miro_jax.storage import LocalFolder
 from tests.annotating import (
     Brightness,
     call,
@@ -181,6 +182,26 @@ def test_deleted_shard_is_made_again(tmp_path):
     call(pieces, out, chosen)
     assert chosen[0].num_read == 10
     assert contents(out) == before
+
+
+def test_the_sidecar_of_a_deleted_shard_is_not_taken_for_that_of_the_next(tmp_path, monkeypatch):
+    """Sizes do not tell them apart: files of records are filled up to 64 KiB."""
+    pieces, out = make_pieces(tmp_path / "source", 1), tmp_path / "out"
+    call(pieces, out, [Brightness(bad={"picture 3": np.nan})], max_failure_rate=1.0)
+    (out / "shard-00000.array_record").unlink()
+    write = LocalFolder.write
+
+    def killed(folder, name, data, durable=True):
+        if name.endswith(".scores.npy"):
+            raise KeyboardInterrupt
+        write(folder, name, data, durable)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalFolder, "write", killed)
+        call(pieces, out, [Brightness()])
+    call(pieces, out, [Brightness()])
+    (path,) = shards.verify_shards(out, full=True)
+    assert len(read_records(out)) == shards.read_sidecar(path)["count"] == 10
 
 
 def test_complete_set_need_not_be_writable(tmp_path, monkeypatch):

@@ -3,12 +3,23 @@
 import json
 import uuid
 
+import numpy as np
 import pytest
 
 from miro_jax import storage
 from miro_jax.annotate import origin, parts, publish, work, workers
+from miro_jax.annotate.chunks import Batch
 from miro_jax.annotate.merge import merge
-from tests.annotating import SIZE, Brightness, call, contents, make_pieces, rewards
+from tests.annotating import (
+    SIZE,
+    Brightness,
+    call,
+    contents,
+    make_pieces,
+    read_failures,
+    read_records,
+    rewards,
+)
 
 pytestmark = pytest.mark.usefixtures("no_flush")
 
@@ -123,6 +134,41 @@ def test_groups_may_be_loaded_one_by_one(pieces, whole, tmp_path):
         assert found[shard] == whole[shard]
 
 
+class Crowd(Brightness):
+    """How many pictures were in the batch: what floats may depend on."""
+
+    def judge(self, features, captions):
+        return np.full(len(captions), len(captions), np.float32)
+
+
+class Picky(Brightness):
+    preprocessing = "picky"
+
+    def prepare(self, image):
+        if image[0, 0, 0] in (3, 14):
+            raise ValueError("not that shade of grey")
+        return image[:SIZE, :SIZE]
+
+
+def test_what_one_group_refuses_does_not_change_what_another_makes(pieces, tmp_path):
+    """Neither where groups run together nor where one goes on alone after a kill."""
+    groups = [("first", ["crowd", "captions"]), ("second", ["picky", "image"])]
+
+    def go(out, **changes):
+        chosen = [Crowd("crowd"), Picky("picky", tower="picky")]
+        call(pieces, tmp_path / out, chosen, groups=groups, max_failure_rate=0.5, **changes)
+        return contents(tmp_path / out)
+
+    together = go("together")
+    assert go("one by one", one_by_one=True) == together
+    go("resumed", stages="second")
+    assert go("resumed") == together
+    scores = [record.scores[0] for record in read_records(tmp_path / "together").values()]
+    assert len(scores) == 33 and set(scores) == {np.float32(0.04), np.float32(0.03)}
+    causes = [failure["cause"] for failure in read_failures(tmp_path / "together")]
+    assert causes == ["unfit for a model"] * 2
+
+
 def test_other_models_in_the_same_folder_are_refused(pieces, tmp_path):
     call(pieces, tmp_path, pieces=[0])
 
@@ -231,7 +277,7 @@ def test_a_part_reads_back(tmp_path):
     class Chunk:
         piece, start, count, last, failures = None, 0, 2, True, []
 
-    part = work.make_part(Chunk, [], {}, {})
+    part = work.make_part(Chunk, Batch(), {}, {})
     assert parts.decode_part(parts.encode_part(part)) == part
     with pytest.raises(storage.Damaged, match="digest"):
         parts.decode_part(parts.encode_part(part)[:-1])

@@ -131,6 +131,40 @@ def test_of_two_writers_the_second_describes_the_shard_of_the_first(tmp_path):
     assert sidecar == shards.read_sidecar(path) and sidecar["extra"] == 1
 
 
+def test_a_shard_of_a_killed_writer_with_other_samples_is_written_anew(tmp_path):
+    """Its failures are not known; those of this writer would not fit it."""
+    folder, name = open_folder(tmp_path), "s.array_record"
+    found = [make_record(i) for i in range(5)]
+    shards.write_shard(folder, name, found[:3])
+    (tmp_path / (name + ".json")).unlink()
+    assert shards.write_shard(folder, name, found, {"failures": []})["count"] == 5
+    (path,) = shards.verify_shards(tmp_path, full=True)
+    for data, record in zip(ArrayRecordReader(str(path)).read_all(), found, strict=True):
+        assert_same(data, record)
+
+
+def test_what_another_writer_published_stays(tmp_path):
+    folder, name = open_folder(tmp_path), "s.array_record"
+    found = [make_record(i) for i in range(5)]
+    first = shards.write_shard(folder, name, found[:3], {"by": 1})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert shards.write_shard(folder, name, found, {"by": 2}) == first
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_shard_is_published_with_all_that_stands_beside_it(tmp_path):
+    folder, name = open_folder(tmp_path), "s.array_record"
+    found = [make_record(i) for i in range(5)]
+    for end in ("", ".scores.npy", ".json"):
+        assert not shards.is_published(folder, name)
+        shards.write_shard(folder, name, found)
+        assert shards.is_published(folder, name)
+        (tmp_path / (name + end)).unlink()
+    shards.write_shard(folder, name, found)
+    (tmp_path / (name + ".json")).write_text("[]")
+    assert not shards.is_published(folder, name)
+
+
 def test_writing_again_gives_equal_bytes(tmp_path):
     folders = tmp_path / "a", tmp_path / "b"
     for folder in folders:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from miro_jax import causes, images
+from miro_jax.annotate.models import Prepared
 from miro_jax.rewards import base
 from miro_jax.sources import Piece, Sample
 
@@ -42,15 +43,16 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B usable samples of a chunk, ready for the models.
+    """B usable samples of a chunk, ready for the models of a group.
 
     prepared: for the rewards, see `base.stack_images`. squares: [B, size, size, 3] uint8 for each
-    image encoder.
+    image encoder. refused: further ones that a model does not take, and why.
     """
 
     examples: list[Example] = dataclasses.field(default_factory=list)
     prepared: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     squares: tuple[np.ndarray, ...] = ()
+    refused: list[tuple[Example, str]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -76,9 +78,12 @@ class Chunk:
         """Note that a sample cannot be used."""
         self.failures.append(failure(self.piece.id, position, key, cause, detail))
 
-    def collect(self) -> Batch:
-        """Wait for the pictures and stack them; those that cannot be used become failures."""
-        examples, prepared, squares = [], [], []
+    def collect(self) -> dict[str, Batch]:
+        """Wait for the pictures; return a batch for each missing group.
+
+        Pictures that cannot be decoded become failures of the chunk.
+        """
+        found = []
         for example, future in self.waiting:
             try:
                 picture = future.result()
@@ -87,17 +92,26 @@ class Chunk:
                 continue
             example.width, example.height = picture.width, picture.height
             example.digest = picture.digest
-            examples.append(example)
-            prepared.append(picture.prepared[0])
-            squares.append(picture.prepared[1])
+            found.append((example, picture.prepared))
         self.waiting = []
-        if not examples:
-            return Batch()
-        return Batch(
-            examples,
-            base.stack_images(prepared),
-            tuple(np.stack(one) for one in zip(*squares, strict=True)),
-        )
+        return {
+            name: make_batch([(example, prepared[name]) for example, prepared in found])
+            for name in self.missing
+        }
+
+
+def make_batch(found: Sequence[tuple[Example, Prepared]]) -> Batch:
+    """Stack what a group of models takes."""
+    refused = [(one, str(made)) for one, made in found if isinstance(made, ValueError)]
+    taken = [(one, made) for one, made in found if not isinstance(made, ValueError)]
+    if not taken:
+        return Batch(refused=refused)
+    return Batch(
+        [example for example, _ in taken],
+        base.stack_images([prepared for _, (prepared, _) in taken]),
+        tuple(np.stack(one) for one in zip(*(squares for _, (_, squares) in taken), strict=True)),
+        refused,
+    )
 
 
 def failure(piece: str, position: int, key: str, cause: str, detail: str = "") -> dict:

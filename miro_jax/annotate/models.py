@@ -46,6 +46,10 @@ class Group:
     members: tuple[str, ...]
 
 
+# For the rewards, see `base.prepare_image`, and a square for each image encoder; or a refusal.
+Prepared = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]] | ValueError
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """The models of a group, ready to work.
@@ -82,14 +86,11 @@ class Loaded:
             facts["caption_width"] = self.caption_encoder.width
         return facts
 
-    def prepare(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]:
-        """Bring a picture into the shapes that the models take; threads may call this.
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """Bring a picture [H, W, 3] uint8 into the shapes that the models take.
 
-        Args:
-            image: [H, W, 3] uint8.
-
-        Returns:
-            What `base.prepare_image` gives for the rewards, and a square for each image encoder.
+        Raises:
+            ValueError: one of them does not take it.
         """
         prepared = base.prepare_image([r for r in self.rewards if not _as_it_is(r)], image)
         if any(map(_as_it_is, self.rewards)):
@@ -97,17 +98,18 @@ class Loaded:
         return prepared, tuple(encoder.prepare(image) for encoder in self.image_encoders)
 
 
-def together(loaded: Sequence[Loaded]) -> Loaded:
-    """Join the models of several groups, at least one."""
-    if len(loaded) == 1:
-        return loaded[0]
-    return Loaded(
-        sum((one.names for one in loaded), ()),
-        sum((one.rewards for one in loaded), ()),
-        sum((one.image_encoders for one in loaded), ()),
-        next((one.caption_encoder for one in loaded if one.caption_encoder is not None), None),
-        loaded[0].size,
-    )
+def prepare_each(loaded: Mapping[str, Loaded], image: np.ndarray) -> dict[str, Prepared]:
+    """Prepare a picture for several groups; of one that refuses it, the ValueError that says why.
+
+    What a group gets does not depend on the others.
+    """
+    found: dict[str, Prepared] = {}
+    for name, models in loaded.items():
+        try:
+            found[name] = models.prepare(image)
+        except ValueError as error:  # a model has limits of its own, as of a side's length
+            found[name] = error
+    return found
 
 
 def _as_it_is(reward: base.Reward) -> bool:

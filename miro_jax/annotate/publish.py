@@ -1,7 +1,7 @@
 """From the parts of a piece to its shard: merged, written, published once.
 
-A piece is done if and only if its shard and sidecar are there; then its parts go. A worker that was
-slower finds it done and leaves.
+A piece is done if and only if its shard is published; then its parts go. A worker that was slower
+finds it done and leaves.
 """
 
 from __future__ import annotations
@@ -28,9 +28,18 @@ def shard_name(piece: int) -> str:
 
 def is_done(folder: Folder, piece: int) -> bool:
     """Tell whether a piece is published."""
-    name = shard_name(piece)
-    endings = (shards.SIDECAR_ENDING, shards.SCORES_ENDING, "")  # the one that comes last first
-    return all(folder.exists(name + ending) for ending in endings)
+    return shards.is_published(folder, shard_name(piece))
+
+
+def discard_orphan(folder: Folder, piece: int) -> None:
+    """Delete a sidecar whose shard somebody deleted: it would be taken for that of the next one.
+
+    To be called before work on the piece begins, when no other worker can be about to end it.
+    """
+    sidecar = shard_name(piece) + shards.SIDECAR_ENDING
+    # In this order, since writers make the sidecar last.
+    if folder.exists(sidecar) and not folder.exists(shard_name(piece)):
+        folder.remove(sidecar)
 
 
 class SourceChanged(OSError):

@@ -22,7 +22,6 @@ from miro_jax.annotate import models, origin, parts
 from miro_jax.annotate.chunks import (
     Batch,
     Chunk,
-    Example,
     ahead,
     failure,
     read_chunks,
@@ -32,7 +31,13 @@ from miro_jax.annotate.gauge import Gauge
 from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part, Usable
 from miro_jax.annotate.plan import Plan
-from miro_jax.annotate.publish import discard_changed, is_done, merge_failures, shard_name
+from miro_jax.annotate.publish import (
+    discard_changed,
+    discard_orphan,
+    is_done,
+    merge_failures,
+    shard_name,
+)
 from miro_jax.loading import Loader
 from miro_jax.progress import Progress
 from miro_jax.shards import read_published
@@ -81,6 +86,7 @@ def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
     if is_done(todo.folder, piece.number):
         todo.folder.remove(parts.place(piece.number))
         return True
+    discard_orphan(todo.folder, piece.number)
 
     def is_whole() -> bool:
         return all(todo.assembly.is_whole(piece.number, group.name) for group in groups)
@@ -119,8 +125,8 @@ class Run:
         ):
             unwritten: collections.deque[list[Future]] = collections.deque()
             try:
-                for chunk, batch in ready:
-                    unwritten.append(self._process(chunk, batch, writer))
+                for chunk, batches in ready:
+                    unwritten.append(self._process(chunk, batches, writer))
                     while len(unwritten) > _CHUNKS_BEHIND:
                         _wait(unwritten.popleft())
                     number = pieces.index(chunk.piece) + 1
@@ -139,7 +145,7 @@ class Run:
         failed = f", {self._tally.failures:,} failed" if self._tally.failures else ""
         return f"{'+'.join(self._models)}, piece {number} of {count}{failed}"
 
-    def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
+    def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, dict[str, Batch]]]:
         """Yield chunks with their pictures, timing the wait for them."""
         with contextlib.closing(ahead(self._batches(pieces), 1)) as ready:
             while True:
@@ -149,7 +155,7 @@ class Run:
                     return
                 yield found
 
-    def _batches(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, Batch]]:
+    def _batches(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, dict[str, Batch]]]:
         with contextlib.closing(ahead(self._chunks(pieces), _CHUNKS_AHEAD)) as chunks:
             for chunk in chunks:
                 yield chunk, chunk.collect()
@@ -184,27 +190,26 @@ class Run:
         return parts.part_name(piece, group, start, self._todo.batch_size)
 
     def _decode(self, sample: Sample, groups: tuple[str, ...]) -> Future:
-        chosen = models.together([self._models[name] for name in groups])
-        return self._loader.submit(sample, chosen.prepare)
+        chosen = {name: self._models[name] for name in groups}
+        return self._loader.submit(sample, functools.partial(models.prepare_each, chosen))
 
-    def _process(self, chunk: Chunk, batch: Batch, writer) -> list[Future]:
+    def _process(self, chunk: Chunk, batches: dict[str, Batch], writer) -> list[Future]:
         """Run the missing groups over a chunk; return what is being written."""
         futures, found = [], [*chunk.known]
-        for name in chunk.missing:
+        for name, batch in batches.items():
             arrays, trouble = {}, {}
             if batch.examples:
                 with self._gauge.time("busy"):
                     arrays, trouble = compute(self._models[name], batch)
-            part = make_part(chunk, batch.examples, arrays, trouble)
+            part = make_part(chunk, batch, arrays, trouble)
             found += part.failures
             place = self._part_name(chunk.piece.number, name, chunk.start)
             futures.append(writer.submit(parts.save_part, self._folder, place, part))
         if chunk.last:
             futures.append(writer.submit(self._publish, chunk.piece))
-        self._gauge.images += len(batch.examples)
-        first = {
-            one["position"]: one for one in reversed(found)
-        }  # of a sample's, as in the sidecar
+        self._gauge.images += max((len(batch.examples) for batch in batches.values()), default=0)
+        # Of several failures of a sample the first counts, as in the sidecar.
+        first = {one["position"]: one for one in reversed(found)}
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
 
@@ -215,19 +220,20 @@ class Run:
         self._todo.assembly.publish(piece.number, piece.id)
 
 
-def make_part(
-    chunk: Chunk, examples: Sequence[Example], arrays: dict[str, np.ndarray], trouble: Trouble
-) -> Part:
+def make_part(chunk: Chunk, batch: Batch, arrays: dict[str, np.ndarray], trouble: Trouble) -> Part:
     """Return what is kept of a chunk: the rows without trouble, and why the others are not there.
 
     Args:
         chunk: with the failures of its pictures.
-        examples: B of them. arrays, trouble: see `compute`.
+        batch: of the group. arrays, trouble: see `compute`.
     """
-    failures = [*chunk.failures]
-    for row, (cause, detail) in sorted(trouble.items()):
-        example = examples[row]
-        failures.append(failure(chunk.piece.id, example.position, example.key, cause, detail))
+    examples = batch.examples
+    bad = [(example, "unfit for a model", detail) for example, detail in batch.refused]
+    bad += [(examples[row], *why) for row, why in sorted(trouble.items())]
+    failures = [
+        *chunk.failures,
+        *(failure(chunk.piece.id, e.position, e.key, *why) for e, *why in bad),
+    ]
     good = [row for row in range(len(examples)) if row not in trouble]
     samples = [
         Usable(e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height, e.digest)

@@ -78,7 +78,8 @@ class RemoteFolder(Folder):
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            self._system.rm(self._place(name), recursive=True)
+            with contextlib.suppress(FileNotFoundError):  # another worker was quicker
+                self._system.rm(self._place(name), recursive=True)
 
     @contextlib.contextmanager
     def scratch(self, inside: str) -> Iterator[Path]:
@@ -86,7 +87,7 @@ class RemoteFolder(Folder):
             yield Path(path)
 
     def local(self, name: str, scratch: Path) -> Path:
-        target = scratch / name.replace("/", "-")
+        target = scratch / f"fetched-{name.replace('/', '-')}"
         self._system.get_file(self._place(name), str(target))
         return target
 
