@@ -7,8 +7,6 @@ world.
 Variants (the words after the colon, joined by commas) only override values that stand here.
 """
 
-import functools
-
 from ml_collections import ConfigDict
 
 PUBLISHED_REWARDS = (
@@ -253,14 +251,20 @@ def baseline(c: ConfigDict) -> None:
 def of_single_rewards(rewards) -> dict:
     """For each reward, make a variant that tells it alone and one that leaves it out."""
 
-    def only(name, c):
-        c.data.train_rewards = (name,)
+    def only(name):
+        def apply(c):
+            c.data.train_rewards = (name,)
 
-    def without(name, c):
-        c.data.train_rewards = tuple(told for told in c.data.train_rewards if told != name)
+        return apply
 
-    found = {f"only_{name}": functools.partial(only, name) for name in rewards}
-    return found | {f"no_{name}": functools.partial(without, name) for name in rewards}
+    def without(name):
+        def apply(c):
+            c.data.train_rewards = tuple(told for told in c.data.train_rewards if told != name)
+
+        return apply
+
+    found = {f"only_{name}": only(name) for name in rewards}
+    return found | {f"no_{name}": without(name) for name in rewards}
 
 
 VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline, **of_single_rewards(REWARDS)}

@@ -10,21 +10,49 @@ import contextlib
 import glob
 import json
 import os
+import uuid
 from collections.abc import Iterator
+
+TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing, also after a kill or a power cut."""
+    """Write a file of which this is the only writer, see `published`."""
+    remove_leftovers(path)
     with published(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def published(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name to write to; what is there at the end becomes `path`, all of it."""
-    temporary = fresh_temporary(path)
-    yield temporary
-    publish(temporary, path)
+def published(path: str | os.PathLike, durable: bool = True) -> Iterator[str]:
+    """Give a temporary name to write to; what is there at the end becomes `path`, all of it.
+
+    The name is one's own: others may be writing the same file. Not durable: a power cut may spoil
+    it.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            sync(os.path.dirname(os.path.abspath(path)))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # on a full disk it holds the last of the room
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Delete what killed writers of a file left; not where others may be writing it."""
+    for leftover in glob.glob(glob.escape(str(path)) + f"{TEMPORARY}*"):
+        os.unlink(leftover)
 
 
 def to_json(value: object) -> bytes:
@@ -36,21 +64,6 @@ def brief(value: object, limit: int = 200) -> str:
     """Write a value as JSON for a message, at most so many characters of it."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[:limit] + "..."
-
-
-def fresh_temporary(path: str | os.PathLike) -> str:
-    """Delete what killed writers of `path` left behind and name a new temporary file."""
-    path = str(path)
-    for leftover in glob.glob(glob.escape(path) + ".tmp-*"):
-        os.unlink(leftover)
-    return f"{path}.tmp-{os.getpid()}"
-
-
-def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Flush a finished file to the disk and rename it into place."""
-    sync(temporary)
-    os.replace(temporary, str(path))
-    sync(os.path.dirname(os.path.abspath(path)))
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import pathlib
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -10,6 +13,8 @@ from PIL import Image
 
 from miro_jax.shapes import captions, world
 from miro_jax.shapes import scene as scenes
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def members(paths):
@@ -67,11 +72,28 @@ def test_an_interrupted_call_is_continued(tmp_path):
     whole = [p.read_bytes() for p in paths]
     kept = paths[0].stat().st_mtime_ns
     paths[1].unlink()
-    (tmp_path / "shapes-00001.tar.tmp-123").write_bytes(b"half a shard")
+    (tmp_path / f"shapes-00001.tar.tmp-{'0' * 32}").write_bytes(b"half a shard")
     assert world.write_shards(tmp_path, 30, images_per_shard=10) == paths
     assert [p.read_bytes() for p in paths] == whole
     assert paths[0].stat().st_mtime_ns == kept
     assert sorted(p.name for p in tmp_path.iterdir()) == [*(p.name for p in paths), "world.json"]
+
+
+def test_several_processes_may_make_the_shards_at_once(tmp_path):
+    """As the workers of an array do that annotate the shapes world."""
+    code = (
+        "import sys; from miro_jax.shapes import world;"
+        "world.write_shards(sys.argv[1], 200, images_per_shard=5)"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "together"], cwd=ROOT)
+        for _ in range(3)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0, 0]
+    paths = world.write_shards(tmp_path / "alone", 200, images_per_shard=5)
+    for path in [*paths, tmp_path / "alone" / "world.json"]:
+        assert (tmp_path / "together" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((tmp_path / "together").iterdir())) == len(paths) + 1
 
 
 def test_shards_of_other_arguments_are_not_mixed(tmp_path):

@@ -34,12 +34,14 @@ def write_scores(path: Path, schema: pyarrow.Schema, tables: Iterable[pyarrow.Ta
     Equal rows give equal bytes, however they are cut into tables.
     """
     write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+    files.remove_leftovers(path)
     with files.published(path) as temporary:
         write[path.suffix.lower()](temporary, schema, _regrouped(schema, tables))
 
 
 def write_failures(path: Path, parts: Iterable[Part]) -> None:
     """Write the failures of all parts, a line each, atomically."""
+    files.remove_leftovers(path)
     with files.published(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for part in parts:
             for failure in part.failures:

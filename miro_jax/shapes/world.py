@@ -7,6 +7,7 @@ depends on (seed, i) only.
 """
 
 import dataclasses
+import fnmatch
 import io
 import json
 import os
@@ -21,9 +22,11 @@ from miro_jax import files
 from miro_jax.shapes import captions, detect
 from miro_jax.shapes import render as renders
 from miro_jax.shapes import scene as scenes
+from miro_jax.storage import LocalFolder
 
 VERSION = "shapes1"  # changes whenever the same arguments give other bytes
 IMAGE_FORMATS = ("png", "jpg")
+_ARGUMENTS = "world.json"
 _WRONG_SYNTHETIC = 0.05  # captioning models err too, if less than crawls
 _CONFLICT = (0.3, 1.7)  # share of wrong captions at glow 0 and 1, relative to the mean; averages 1
 _SURE = 0.2  # fits below are no evidence of an object or a colour
@@ -121,8 +124,7 @@ def write_shards(
         raise ValueError(
             f"image_format must be one of {', '.join(IMAGE_FORMATS)}; got {image_format!r}."
         )
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = LocalFolder(folder)
     arguments = {
         "version": VERSION,
         "num_images": int(num_images),
@@ -136,16 +138,18 @@ def write_shards(
     _claim(folder, arguments)
     paths = []
     for number, start in enumerate(range(0, num_images, images_per_shard)):
-        path = folder / f"shapes-{number:05d}.tar"
-        paths.append(path)
-        if path.exists():
+        name = f"shapes-{number:05d}.tar"
+        paths.append(folder.path / name)
+        if folder.exists(name):
             continue
         indices = range(start, min(start + images_per_shard, num_images))
         samples = (
             _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
             for index in indices
         )
-        files.write_atomic(path, _archive(indices, samples, image_format))
+        folder.write(name, _archive(indices, samples, image_format))
+    for leftover in folder.leftovers():
+        folder.remove(leftover)
     return paths
 
 
@@ -247,11 +251,11 @@ def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
     }
 
 
-def _claim(folder: pathlib.Path, arguments: dict) -> None:
+def _claim(folder: LocalFolder, arguments: dict) -> None:
     """Write the arguments beside the shards, or compare them with those that are there."""
-    path = folder / "world.json"
-    if path.exists():
-        present = json.loads(path.read_text())
+    has_shards = any(fnmatch.fnmatch(name, "shapes-*.tar") for name in folder.names())
+    if folder.exists(_ARGUMENTS):
+        present = folder.read_json(_ARGUMENTS)
         if present != arguments:
             differing = sorted(
                 k
@@ -259,16 +263,16 @@ def _claim(folder: pathlib.Path, arguments: dict) -> None:
                 if present.get(k, _claim) != arguments.get(k, _claim)
             )
             raise ValueError(
-                f"{folder} must hold shards made with the arguments given, but {path} has other "
-                f"values of {', '.join(differing)}. Delete the folder or name another."
+                f"{folder} must hold shards made with the arguments given, but {_ARGUMENTS} there "
+                f"has other values of {', '.join(differing)}. Delete the folder or name another."
             )
-    elif any(folder.glob("shapes-*.tar")):
+    elif has_shards:
         raise ValueError(
-            f"{folder} holds shards but no world.json that says how they were made. "
+            f"{folder} holds shards but no {_ARGUMENTS} that says how they were made. "
             "Delete the folder or name another."
         )
     else:
-        files.write_atomic(path, files.to_json(arguments))
+        folder.write(_ARGUMENTS, files.to_json(arguments))
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:

@@ -17,7 +17,8 @@ import re
 import tempfile
 import uuid
 
-from miro_jax.storage.base import TEMPORARY, Damaged, Folder
+from miro_jax.files import TEMPORARY
+from miro_jax.storage.base import Damaged, Folder
 from miro_jax.storage.local import LocalFolder
 from miro_jax.storage.remote import RemoteFolder, errors_of_stores
 

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
+from miro_jax.files import TEMPORARY
+
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")
 

@@ -6,13 +6,12 @@ import contextlib
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from miro_jax import files
-from miro_jax.storage.base import SCRATCH, TEMPORARY, Folder
+from miro_jax.storage.base import SCRATCH, Folder
 
 _ATTEMPTS = 5
 T = TypeVar("T")
@@ -55,19 +54,8 @@ class LocalFolder(Folder):
 
     def _write(self, path: Path, data: bytes, durable: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of our own: another machine may be writing the same file.
-        temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-            if durable:
-                files.publish(temporary, path)
-            else:
-                os.replace(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # on a full disk it holds the last of the room
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        with files.published(path, durable) as temporary, open(temporary, "wb") as file:
+            file.write(data)
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
         final = self.path / name
