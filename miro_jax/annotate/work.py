@@ -215,7 +215,7 @@ class Run:
 
     def _publish(self, piece: Piece) -> None:
         """Publish a piece if all groups have done it, and its file is still what it was."""
-        if piece.fingerprint() != self._todo.configuration["pieces"][piece.id]:
+        if piece.fingerprint(again=True) != self._todo.configuration["pieces"][piece.id]:
             raise discard_changed(self._folder, piece.number, piece.id)
         self._todo.assembly.publish(piece.number, piece.id)
 

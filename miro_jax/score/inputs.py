@@ -20,7 +20,6 @@ from typing import Protocol
 from miro_jax import sources
 from miro_jax.sources import Sample, Tables, complete, folder, reading
 from miro_jax.sources import texts as words
-from miro_jax.sources.captions import readable
 from miro_jax.sources.tables import Row, Table
 
 Cursor = tuple[int, int]  # piece, entries of it that are done
@@ -125,7 +124,7 @@ class TableSource:
         path = reading.join(reading.parent(self._table.path), row.path)
         is_path = bool(row.path) and words.encodable(row.path)
         return Sample(
-            key=readable(row.path or f"line {row.line}"),
+            key=reading.readable(row.path or f"line {row.line}"),
             image=functools.partial(reading.read_file, path),
             caption=row.caption,
             synthetic={},

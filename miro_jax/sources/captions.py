@@ -133,14 +133,6 @@ def stem(name: str) -> str:
     return os.path.splitext(name.rpartition("/")[2])[0]
 
 
-def readable(name: str) -> str:
-    """Return a file's name as text that UTF-8 can hold, whatever its bytes are."""
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a character, as JSON can write it
-        return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def normal(name: str) -> str:
-    """Return the one form that equal paths have: no `./`, forward slashes, composed letters."""
-    return unicodedata.normalize("NFC", os.path.normpath(readable(name)).replace("\\", "/"))
+    """Return the one form that equal paths have: forward slashes, no `./`, composed letters."""
+    return unicodedata.normalize("NFC", os.path.normpath(reading.readable(name).replace("\\", "/")))

@@ -10,12 +10,11 @@ import functools
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from miro_jax.images import BadImage
 from miro_jax.sources import listing, reading
-from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.tar import IMAGE_EXTENSIONS
@@ -56,6 +55,7 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
                 functools.partial(_run_samples, spec.place, run),
                 functools.partial(_sign, run),
                 tables,
+                functools.partial(_sign_again, spec.place, run),
             )
         )
     return pieces
@@ -94,8 +94,23 @@ def facts_of(picture: Picture) -> bytes:
     return b"\0".join([os.fsencode(picture.name), *map(str.encode, map(str, sizes))]) + b"\n"
 
 
-def _sign(run: tuple[Picture, ...]) -> str:
+def _sign(run: Iterable[Picture]) -> str:
     return hashlib.sha256(b"".join(map(facts_of, run))).hexdigest()[:16]
+
+
+def _sign_again(folder: str, run: tuple[Picture, ...]) -> str:
+    return _sign(reading.map_ahead(functools.partial(_listed_again, folder), run, folder))
+
+
+def _listed_again(folder: str, picture: Picture) -> Picture:
+    """Return a picture and the texts beside it with the sizes that they have now."""
+    beside = reading.join(folder, posixpath.dirname(picture.name))
+    texts = [
+        text and listing.File(text.path, listing.size_now(reading.join(beside, text.path)))
+        for text in (picture.txt, picture.json)
+    ]
+    size = listing.size_now(reading.join(folder, picture.name))
+    return Picture(picture.name, size, *texts)
 
 
 def _run_samples(folder: str, run: tuple[Picture, ...]) -> Iterator[Sample]:
@@ -106,7 +121,7 @@ def make_sample(folder: str, picture: Picture) -> Sample:
     """Read the texts beside a picture; the picture itself is read later."""
     path, texts = reading.join(folder, picture.name), _texts(folder, picture)
     return Sample(
-        key=readable(picture.name),
+        key=reading.readable(picture.name),
         image=functools.partial(reading.read_file, path, picture.size),
         caption=texts.caption,
         synthetic=texts.synthetic,

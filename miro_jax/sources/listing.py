@@ -17,7 +17,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class File(NamedTuple):
-    """A file that was listed. size: bytes, or -1 for a link that leads nowhere."""
+    """A file that was listed. size: bytes, or -1 where a name leads nowhere."""
 
     path: str
     size: int
@@ -91,6 +91,18 @@ def _glob(pattern: str) -> dict[str, int]:
         elif not os.path.exists(path):  # a disk that is not mounted must not make a smaller set
             raise FileNotFoundError(f"{path} is a link to nothing. Mend or delete it.")
     return sizes
+
+
+def size_now(path: str) -> int:
+    """Return the size of a file as a listing would have it now."""
+    try:
+        return reading.size_of(path)
+    except FileNotFoundError:
+        return -1
+    except OSError:
+        if reading.is_remote(path):
+            raise
+        return -1  # as `_facts` has it
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[File]]]:

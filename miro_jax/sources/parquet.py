@@ -7,6 +7,7 @@ become the sample's meta. A piece is whole row groups of one file, as many as fi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -19,7 +20,6 @@ from pyarrow import parquet, types
 
 from miro_jax.images import MAX_BYTES
 from miro_jax.sources import listing, reading, tables
-from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
@@ -51,10 +51,10 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
     with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
-        raise ValueError(f"{spec.place} must be parquet tables with pictures: {footers[0]}.")
+        raise ValueError(f"{spec.place} must be parquet tables with pictures: {footers[0]}")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
-        name = reading.relative(file.path, folder)
+        name = reading.readable(reading.relative(file.path, folder))
         if isinstance(footer, str):
             lost = functools.partial(_damaged, name, footer)
             sign = functools.partial(reading.fingerprint, file.path)
@@ -81,15 +81,19 @@ def _sign(path: str, first: int, last: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _open(path: str) -> parquet.ParquetFile:
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[parquet.ParquetFile]:
     # Streaming the columns keeps a row group of gigabytes out of memory.
     remote = reading.is_remote(path)
-    return parquet.ParquetFile(
-        reading.open_anywhere(path) if remote else path,
-        buffer_size=_REMOTE_BUFFER_BYTES if remote else _BUFFER_BYTES,
-        pre_buffer=False,
-        page_checksum_verification=True,
-    )
+    size = _REMOTE_BUFFER_BYTES if remote else _BUFFER_BYTES
+    # pyarrow opens no name that is not UTF-8.
+    with (
+        reading.open_anywhere(path) if remote else open(path, "rb") as file,
+        parquet.ParquetFile(
+            file, buffer_size=size, pre_buffer=False, page_checksum_verification=True
+        ) as table,
+    ):
+        yield table
 
 
 def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
@@ -139,10 +143,11 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     if image is None:
         raise ValueError(
             f"{path} has no column of pictures named one of {', '.join(usual)}; it has "
-            f"{', '.join(kinds)}. Name it with ?image=COLUMN"
+            f"{', '.join(kinds)}. Name it with ?image=COLUMN."
         )
     others = {name: kind for name, kind in kinds.items() if name != image}
     caption = _words_column(path, others, spec.options.get("caption"), CAPTION_COLUMNS)
+    others.pop(caption, None)
     synthetic = {
         column: field
         for field in (LONG_FIELD, *SHORT_FIELDS)
@@ -276,7 +281,7 @@ def _first(said: object) -> object:
 def _sample(folder: str, key: str, values: dict, columns: _Columns) -> Sample:
     """Interpret a row of a table in a folder."""
     data, place = values.pop(_BYTES, None), values.pop(_PATH, None)
-    place = readable(os.fsdecode(place)) if place else ""
+    place = reading.readable(os.fsdecode(place)) if place else ""
     fields = {"caption": _first(values.pop(columns.caption, None))}
     fields |= {field: _first(values.pop(name)) for name, field in columns.synthetic.items()}
     meta, problem, detail = {}, "", ""

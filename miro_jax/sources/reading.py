@@ -115,6 +115,14 @@ def relative(path: str, folder: str) -> str:
     return os.path.relpath(path, folder)
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text that UTF-8 can hold, whatever its bytes are."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, as JSON can write it
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def fingerprint(path: str) -> str:
     """Return a short digest of a file's size, beginning and end: cheap, to notice a changed file.
 
@@ -123,8 +131,9 @@ def fingerprint(path: str) -> str:
     """
     size = size_of(path)
     digest = hashlib.sha256(str(size).encode())
-    for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
-        digest.update(_part(path, offset, _FINGERPRINT_BYTES))
+    if size:  # a store does not send a part of nothing
+        for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
+            digest.update(_part(path, offset, _FINGERPRINT_BYTES))
     return digest.hexdigest()[:16]
 
 
@@ -188,7 +197,7 @@ def read_file(path: str, size: int | None = None) -> bytes:
         if plain and size <= MAX_BYTES:
             return _content(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadImage("missing image", path) from error
+        raise BadImage("missing image", readable(path)) from error
     except ValueError as error:  # a scheme that is not known here
         raise BadImage("unreadable file", str(error)) from error
     except OSError as error:
@@ -196,7 +205,7 @@ def read_file(path: str, size: int | None = None) -> bytes:
             raise BadImage("unreadable file", f"{path!r}: {error.strerror}") from error
         raise
     if not plain:  # reading a pipe might never end
-        raise BadImage("not a file", path)
+        raise BadImage("not a file", readable(path))
     raise BadImage("too large", f"a file of {size} bytes, at most {MAX_BYTES}")
 
 

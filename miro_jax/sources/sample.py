@@ -75,7 +75,8 @@ class Piece:
 
     number: 0, 1, 2, ... in the source. id: a name that stays where other pieces come or go.
     count: samples, or None where only reading tells. num_bytes: of its files, or None.
-    read, sign: of its kind: yield samples; return the fingerprint.
+    read, sign: of its kind: yield samples; return the fingerprint. sign_again: the same, where
+    `sign` goes by a listing that was made before.
     """
 
     number: int
@@ -85,6 +86,7 @@ class Piece:
     read: Callable[[], Iterator[Sample]]
     sign: Callable[[], str]
     tables: Tables = Tables()
+    sign_again: Callable[[], str] | None = None
 
     def samples(self, needs_caption: bool = True) -> Iterator[Sample]:
         """Read the samples in their order, which is always the same.
@@ -105,13 +107,16 @@ class Piece:
             yield complete(sample, self.tables, needs_caption, sample.key in seen)
             seen.add(sample.key)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, again: bool = False) -> str:
         """Return a short digest that changes when the piece does; cheap, so not of every byte.
+
+        Args:
+            again: ask for the files as they are now, and not as they were listed.
 
         Raises:
             OSError: a file is gone or cannot be read.
         """
-        return self.sign()
+        return self.sign_again() if again and self.sign_again else self.sign()
 
 
 def complete(

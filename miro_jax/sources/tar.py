@@ -7,12 +7,12 @@ part which others have is not used, for its synthetic caption might be what is l
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
 from miro_jax.images import MAX_BYTES
 from miro_jax.sources import archive, listing, reading
-from miro_jax.sources.captions import readable
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import interpret
@@ -52,7 +52,7 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     folder = listing.fixed_folder(spec.place)
     pieces = []
     for number, file in enumerate(listing.match_files(spec.place)):
-        name = readable(reading.relative(file.path, folder))
+        name = reading.readable(reading.relative(file.path, folder))
         read = functools.partial(_samples, file.path, name)
         sign = functools.partial(reading.fingerprint, file.path)
         pieces.append(Piece(number, name, None, file.size, read, sign, tables))
@@ -105,6 +105,8 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
                 group, near = _Open(key, near), False
             group.near_damage |= near
             near = False
+            if extension not in _USED:  # a key may have any number of these
+                found = dataclasses.replace(found, content=None)
             group.members[extension] = found
     if group is not None:
         yield group
@@ -122,7 +124,9 @@ def _unread(group: _Open) -> tuple[str, str]:
         if member is not None and member.content is None:
             return large, f"a file of {member.size} bytes, at most {MAX_BYTES}"
     if group.image is None:
-        return "", f"it has {', '.join(f'.{ending}' for ending in group.members)}"
+        endings = [f".{ending}" for ending in group.members]
+        more = f" and {len(endings) - 10} more" if len(endings) > 10 else ""
+        return "", f"it has {', '.join(endings[:10])}{more}"
     return "", ""
 
 
