@@ -21,11 +21,12 @@ MANIFEST_NAME = "manifest.json"
 class Manifest:
     """What a finished data set is.
 
-    configuration: what it was made from and with: source, rewards (identities in order),
-        image_encoder, caption_encoder (identities), latent_shape, caption_width, image_size; since
-        schema version 2 also towers (names with weight digests) and synthetic_forms (which caption
-        was judged) of the rewards, and where there are second image latents, those of 512. Two sets
-        of equal configuration, source files and versions are equal byte by byte.
+    configuration: what it was made from and with: source, pieces (fingerprints by id), rewards
+        (identities in order), image_encoder, caption_encoder (identities), latent_shape,
+        caption_width, image_size, encode_512; since schema version 2 also towers (names with weight
+        digests) and synthetic_forms (which caption was judged) of the rewards, and where there are
+        second image latents, those of 512. Two sets of equal configuration, source files and
+        versions are equal byte by byte.
     shards: name -> number of records. num_samples, num_failures: read in all, and lost.
     versions: package -> version.
     """

@@ -27,7 +27,6 @@ from miro_jax.storage import LocalFolder
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
 _TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling
-_TOKENS_PER_WORD = 1.35  # of T5, about
 _OTHER_BYTES = 900  # of a record: names, sizes, header, index
 # Compiled while warming up are the programs of the very samples that are timed then.
 _WARM_CHUNKS = _TIMED_CHUNKS = 4
@@ -121,7 +120,7 @@ def disk(todo: Plan, seen: Look) -> dict[str, float]:
     width, most = given.get("width") or usual[0], given.get("max_tokens", usual[1])
 
     def tokens(words: float) -> float:
-        return min(words * _TOKENS_PER_WORD + 1, most) * width * 2
+        return min(words * sizes.TOKENS_PER_WORD + 1, most) * width * 2
 
     fields["caption_tokens"] = tokens(seen.words)
     fields["synthetic_caption_tokens"] = tokens(seen.synthetic_words) * seen.synthetic

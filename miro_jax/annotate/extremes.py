@@ -86,8 +86,8 @@ def read_samples(
             found[row] = (sample, shrink(images.load_rgb(sample.read())))
         row += 1
         if len(found) == len(wanted):
-            break
-    return found
+            return found
+    raise OSError(f"{piece.id} has fewer samples than it had")
 
 
 def shrink(image: np.ndarray) -> bytes:

@@ -18,7 +18,7 @@ from miro_jax.annotate import parts
 from miro_jax.files import brief, to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
-from miro_jax.storage import Folder
+from miro_jax.storage import Damaged, Folder
 
 PARTIAL_NAME = "manifest.partial.json"
 _MODELS = ("rewards", "image_encoder", "caption_encoder")
@@ -44,7 +44,7 @@ def check(folder: Folder, asked: Mapping[str, Any]) -> None:
         present = manifest.configuration
         if manifest.schema_version < 2:  # it did not know all that is asked today
             asked = {name: value for name, value in asked.items() if name in present}
-        asked = {name: value for name, value in asked.items() if value is not False}
+        present = {name: False for name in asked} | present  # what it does not say, it has not
     elif folder.exists(PARTIAL_NAME):
         present = folder.read_json(PARTIAL_NAME)
     elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
@@ -112,8 +112,11 @@ def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
         ValueError: parts of this folder were made with other ones.
     """
     name = parts.models_name(group)
-    folder.claim(name, to_json(facts), parts.FOLDER)
-    present = folder.read_json(name)
+    data = folder.claim(name, to_json(facts), parts.FOLDER)
+    try:
+        present = json.loads(data)
+    except ValueError as error:
+        raise Damaged(f"{folder / name} is damaged, no JSON: {error}.") from error
     if present != json.loads(to_json(facts)):
         raise ValueError(
             f"{folder / name} must name the models of the group {group} that are loaded; it has "

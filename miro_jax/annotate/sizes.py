@@ -33,7 +33,7 @@ from miro_jax.weights import hub
 
 _BYTES = {"float32": 4, "bfloat16": 2, None: 4}
 _DEFAULTS = {"vqa": "vqa@clip-flant5-xxl", "hpsv2": "hpsv2@2.1"}
-_TOKENS_PER_WORD = 1.35  # about
+TOKENS_PER_WORD = 1.35  # of T5, about
 # Of the parameters that devices along `data` share, the most that was seen gathered at a time.
 _GATHERED = 0.5
 _FLOAT32_WORK = 1.3  # times that of bfloat16: much of it is float32 there, too
@@ -52,7 +52,7 @@ class Text:
 
     def gflop(self, words: float) -> float:
         """Return the cost of a caption of so many words."""
-        tokens = max(words * _TOKENS_PER_WORD + 1, 1)
+        tokens = max(words * TOKENS_PER_WORD + 1, 1)
         if self.step is None:
             return self.fixed + self.per_token * max(16, 2 ** math.ceil(math.log2(tokens)))
         return self.fixed + self.per_token * self.step * math.ceil(tokens / self.step)

@@ -26,7 +26,7 @@ log = logging.getLogger("miro_jax.annotate")
 
 
 def annotate(*arguments, **keywords) -> Manifest | None:
-    """Annotate a source into a folder; return at once where that is done.
+    """Annotate a source into a folder; where that is done, check it and return.
 
     Args:
         As `plan`.

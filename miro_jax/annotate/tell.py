@@ -47,8 +47,8 @@ def describe(
         f"samples: about {seen.samples:,.0f}; {seen.usable:.1%} are usable before decoding, "
         f"{seen.synthetic:.0%} of those have synthetic captions",
         *(
-            f"  {share:.1%} cannot: {cause}, as {first}"
-            for cause, (share, first) in seen.causes.items()
+            f"  {part:.1%} cannot: {cause}, as {first}"
+            for cause, (part, first) in seen.causes.items()
         ),
         *(["  NOTHING IS USABLE: mend the source first"] if not seen.usable else []),
         "",

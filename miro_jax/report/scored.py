@@ -99,7 +99,7 @@ def _head(scored: Scored) -> str:
         (
             f"{100 * coverage['share']:.2f} %",
             "of the source",
-            "nothing failed" if coverage["share"] == 1 else "the rest failed, by cause below",
+            "the rest failed, by cause below" if coverage["causes"] else "nothing failed",
         ),
         (str(len(rewards)), "rewards", f"{scored.bins.num_bins} levels each"),
         (

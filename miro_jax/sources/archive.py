@@ -129,6 +129,10 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
             if begin == 0:
                 _check_beginning(block)
             header = _parse(block)
+            if header.kind == b"S":  # more of its map stands between the header and the bytes
+                more_of_map, place = block, 482
+                while len(more_of_map) == BLOCK and more_of_map[place]:
+                    more_of_map, place = stream.read(BLOCK), 504
             extension = header.kind in (b"x", b"g", b"L", b"K")
             length = header.size if extension or more.size is None else more.size
             padded = -(-length // BLOCK) * BLOCK

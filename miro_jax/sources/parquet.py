@@ -27,7 +27,6 @@ from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
-CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
 _BYTES, _PATH = ("image", "bytes"), ("image", "path")  # no column is named by a tuple
 _ROWS_AT_A_TIME = 16  # a picture may have megabytes
@@ -146,7 +145,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
             f"{', '.join(kinds)}. Name it with ?image=COLUMN."
         )
     others = {name: kind for name, kind in kinds.items() if name != image}
-    caption = _words_column(path, others, spec.options.get("caption"), CAPTION_COLUMNS)
+    caption = _words_column(path, others, spec.options.get("caption"), tables.CAPTION_COLUMNS)
     others.pop(caption, None)
     synthetic = {
         column: field

@@ -21,9 +21,10 @@ from miro_jax.sources import reading
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
-CAPTION_COLUMNS = ("caption", "text", "prompt")
+CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS_AT_A_TIME = 4096  # of parquet
+csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,10 @@ def _columns(path: str) -> list[str]:
             return list(file.schema_arrow.names)
     if kind == ".jsonl":
         return list(next(_objects(path), (0, {}))[1])
-    return next(records(path, _SEPARATORS[kind]), (0, []))[1]
+    line, header = next(records(path, _SEPARATORS[kind]), (0, []))
+    if len(set(header)) < len(header):
+        raise damaged(path, line, f"must name each column once; got {', '.join(header)}")
+    return header
 
 
 def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[Row]:

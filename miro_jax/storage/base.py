@@ -73,12 +73,14 @@ class Folder(abc.ABC):
         Args:
             inside: folder below for what is not finished.
         """
-        if not self.exists(name):
-            with self.scratch(inside) as scratch:
-                path = scratch / "claim"
-                path.write_bytes(data)
-                self.create(name, path)
-        return self.read(name)
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # it, or the scratch, may be deleted
+                if not self.exists(name):
+                    with self.scratch(inside) as scratch:
+                        path = scratch / "claim"
+                        path.write_bytes(data)
+                        self.create(name, path)
+                return self.read(name)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file.

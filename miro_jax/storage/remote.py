@@ -1,10 +1,17 @@
-"""A folder in an object store, or in any other that fsspec knows."""
+"""A folder in an object store.
+
+What keeps workers apart is an upload on condition that there is no such object: S3 and Google's
+store have it, and so has `memory://` within a process. Others that fsspec knows may not.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,24 +19,30 @@ import fsspec
 
 from miro_jax.storage.base import Folder
 
-# Stores of objects have no folders; some would make a bucket of that name.
-_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
+_SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
+_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 8, 0.25
 # Packages that talk to stores, and raise errors of their own.
 _TALKERS = "aiobotocore aiohttp azure botocore gcsfs google httpcore2 httpx httpx2 s3fs".split()
 
 
 class RemoteFolder(Folder):
-    """A folder in an object store, or any other that fsspec knows: gs://, s3://, memory://."""
+    """A folder in an object store: gs://, s3://, memory://."""
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")
+        scheme = self.url.partition("://")[0]
+        if scheme not in _SCHEMES:
+            raise ValueError(
+                f"A folder to write into must be local or of {', '.join(_SCHEMES)}; got {url!r}. "
+                "Other stores do not keep several workers apart."
+            )
         try:
             # Listings that are kept would hide what other workers do.
             self._system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise ValueError(f"{url} cannot be opened: {error}") from error
         self._root = root.rstrip("/")
-        self._has_folders = self.url.partition("://")[0] not in _WITHOUT_FOLDERS
+        self._has_folders = scheme == "memory"  # others would make a bucket of that name
         self._made: set[str] = set()
 
     def __str__(self) -> str:
@@ -70,11 +83,17 @@ class RemoteFolder(Folder):
         self._system.pipe_file(self._make_room(name), data)
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
-        try:
-            self._system.put_file(str(path), self._make_room(name), mode="create")
-        except FileExistsError:
-            return False
-        return True
+        place = self._make_room(name)
+        for attempt in itertools.count(1):
+            try:
+                self._system.put_file(str(path), place, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:  # S3, to several who ask at once: nobody has the name yet
+                if "ConditionalRequestConflict" not in str(error) or attempt == _ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0, attempt) * _SECONDS_BETWEEN_ATTEMPTS)
 
     def remove(self, name: str) -> None:
         if self.exists(name):
