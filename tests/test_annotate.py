@@ -138,6 +138,14 @@ def test_set_of_another_configuration_is_refused(tmp_path, change, field, comple
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("pieces", [None, [0]])
+def test_a_set_with_second_latents_is_not_one_without(tmp_path, pieces):
+    paths = make_pieces(tmp_path / "source", 2, 3)
+    call(paths, tmp_path / "out", encode_512=True, pieces=pieces)
+    with pytest.raises(ValueError, match="encode_512 there true, asked false"):
+        call(paths, tmp_path / "out")
+
+
 def test_changed_source_file_is_refused(tmp_path):
     pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
     call(pieces, out)

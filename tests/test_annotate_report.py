@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from miro_jax.annotate import extremes
+from miro_jax.annotate.merge import merge
 from tests.annotating import Brightness, call, make_pieces, sample
 from tests.sources import write_tar
 
@@ -100,3 +101,24 @@ def test_large_pictures_become_small_files():
     assert Image.open(io.BytesIO(data)).size == (160, 107) and len(data) < 20_000
     small = rng.integers(0, 255, (20, 24, 3), np.uint8)
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(extremes.shrink(small)))), small)
+
+
+def test_a_source_that_became_shorter_has_no_pictures(tmp_path, monkeypatch):
+    paths = make_pieces(tmp_path / "s", 2)
+
+    def shorter(todo):
+        write_tar(paths[0], sample(0))
+        return merge(todo)
+
+    monkeypatch.setattr("miro_jax.annotate.stage.merge", shorter)
+    call(paths, tmp_path / "out", [Brightness()])
+    assert "No pictures: the source cannot be read again (p0.tar has fewer" in read_page(
+        tmp_path / "out"
+    )
+
+
+def test_damage_of_a_piece_is_no_good_news(tmp_path):
+    paths = make_pieces(tmp_path / "s", 2)
+    (tmp_path / "s" / "p1.tar").write_bytes(b"")
+    call(paths, tmp_path / "out", max_failure_rate=1.0)
+    assert "nothing failed" not in read_page(tmp_path / "out").lower()

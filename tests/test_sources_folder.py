@@ -203,3 +203,40 @@ def test_a_path_that_cannot_be_read_here_concerns_its_sample_alone(tmp_path, pla
     with pytest.raises(BadImage, match=r"unreadable file|missing image"):
         bad.read()
     assert good.read() == jpeg(1)
+
+
+@pytest.mark.parametrize("kind", ["picture", "text", "pipe"])
+def test_names_that_are_not_utf8_can_be_told(tmp_path, kind):
+    folder = make(tmp_path / "f", ["a.jpg"])
+    odd = os.fsencode(folder) + b"/z\xff"
+    if kind == "pipe":
+        os.mkfifo(odd + b".jpg")
+    else:
+        os.symlink(b"/nowhere", odd + (b".jpg" if kind == "picture" else b".txt"))
+    if kind == "text":
+        (folder / "a.jpg").rename(os.fsdecode(odd + b".jpg"))
+    else:
+        (folder / "a.txt").rename(os.fsdecode(odd + b".txt"))
+    for sample in read(f"folder:{folder}"):
+        detail = sample.detail
+        if not sample.problem:
+            with pytest.raises(BadImage) as caught:
+                sample.read()
+            detail = caught.value.detail
+        if "xff" in sample.key:
+            assert r"z\xff" in detail
+        detail.encode("utf-8")
+
+
+@pytest.mark.parametrize("change", ["deleted", "longer text", "other picture"])
+def test_a_folder_that_changed_has_another_fingerprint_when_asked_again(tmp_path, change):
+    folder = make(tmp_path / "f", ["a.jpg", "b/c.jpg"])
+    (piece,) = open_source(f"folder:{folder}").pieces
+    assert piece.fingerprint() == piece.fingerprint(again=True)
+    if change == "deleted":
+        (folder / "b" / "c.jpg").unlink()
+    elif change == "longer text":
+        (folder / "b" / "c.txt").write_text("a caption of another length")
+    else:
+        (folder / "b" / "c.jpg").write_bytes(jpeg(99, 40))
+    assert piece.fingerprint() != piece.fingerprint(again=True)

@@ -1,9 +1,12 @@
 """Parquet sources: pictures inside or beside, as Hugging Face datasets are stored."""
 
+import os
+
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from miro_jax import images
 from miro_jax.images import BadImage
 from miro_jax.sources import open_source
 from miro_jax.sources import parquet as source
@@ -178,12 +181,15 @@ def test_bad_rows_have_a_cause(tmp_path):
 
 
 def test_empty_and_huge_pictures_have_a_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 1000)
-    images = pyarrow.array(
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    column = pyarrow.array(
         [{"bytes": b"", "path": "a"}, {"bytes": bytes(1001), "path": "b"}], IMAGE
     )
-    path = write(tmp_path / "a.parquet", image=images, caption=["a", "b"])
-    assert [s.problem for s in read(f"table:{path}")] == ["empty file", "too large"]
+    path = write(tmp_path / "a.parquet", image=column, caption=["a", "b"])
+    empty, huge = read(f"table:{path}")
+    assert empty.problem == "empty file"
+    with pytest.raises(BadImage, match="too large"):
+        images.load_rgb(huge.read())
 
 
 def test_a_damaged_row_group_is_reported_and_the_others_are_read(tmp_path):
@@ -233,3 +239,21 @@ def test_random_damage_never_raises(tmp_path):
             assert "must be parquet tables" in str(error)
             continue
         assert all(s.problem or s.image is not None for s in samples)
+
+
+@pytest.mark.parametrize("column", ["synthetic_caption", "short_synthetic_caption"])
+def test_a_synthetic_caption_may_be_asked_for_as_the_caption(tmp_path, column):
+    path = write(tmp_path / "a.parquet", 2, **{column: ["first", "second"]})
+    found = read(f"table:{path}?caption={column}")
+    assert [(s.caption, s.synthetic) for s in found] == [("first", {}), ("second", {})]
+
+
+def test_a_file_name_need_not_be_utf8(tmp_path):
+    write(tmp_path / "a.parquet", 2)
+    (tmp_path / "a.parquet").rename(os.fsdecode(os.fsencode(tmp_path) + b"/z\xff.parquet"))
+    (piece,) = open_source(f"table:{tmp_path}/*.parquet").pieces
+    assert piece.id == r"z\xff.parquet#00000"
+    assert [(s.caption, s.problem) for s in piece.samples()] == [
+        ("caption 0", ""),
+        ("caption 1", ""),
+    ]

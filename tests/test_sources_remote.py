@@ -130,3 +130,11 @@ def test_paths_of_both_kinds_are_joined_and_taken_apart():
     assert reading.parent("gs://b") == "gs://" and reading.relative("gs://b/c", "gs://") == "b/c"
     assert reading.parent("d.tar") == str(pathlib.Path.cwd())
     assert reading.relative("gs://b/c/d.tar", "gs://b") == "c/d.tar"
+
+
+def test_an_empty_file_is_a_damaged_piece_there_as_here(remote):
+    folder, upload = remote
+    write_tar(folder / "a.tar", triple("x", 1))
+    (folder / "b.tar").touch()
+    found = same("tar:{}/*.tar", folder, upload())
+    assert [s.problem for s in found] == ["", "damaged tar"]

@@ -92,3 +92,12 @@ def test_text_that_is_not_utf8_is_refused(tmp_path):
         open_table(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_table(tmp_path / "nowhere.csv")
+
+
+def test_a_text_may_be_long_and_columns_have_one_name_each(tmp_path):
+    text = "x" * 200_000
+    path = write(tmp_path / "a.csv", f"path,caption\na.png,{text}\n")
+    assert rows(path) == [("a.png", text)]
+    path = write(tmp_path / "b.csv", "path,caption,caption\na.png,first,second\n")
+    with pytest.raises(ValueError, match="b.csv, line 1: must name each column once; got path, ca"):
+        open_table(path)

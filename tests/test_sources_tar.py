@@ -4,11 +4,13 @@ import dataclasses
 import io
 import json
 import os
+import subprocess
 import tarfile
 
 import pytest
 
 from miro_jax.sources import expected_samples, open_source
+from miro_jax.sources import tar as tar_source
 from miro_jax.sources.reading import fingerprint
 from tests.sources import members_of, read, read_all, triple, write_tar
 
@@ -267,3 +269,30 @@ def test_a_piece_whose_name_is_not_utf8_becomes_text(tmp_path):
     os.rename(write_tar(tmp_path / "a.tar", [("k.jpg", b"1"), ("k.txt", b"one")]), path)
     (sample,) = read(f"tar:{tmp_path}/*.tar")
     assert sample.key == r"caf\xe9.tar/k" and sample.key.encode("utf-8")
+
+
+def test_of_members_that_are_not_used_nothing_is_kept(tmp_path):
+    """Frames of a film may be thousands of members of one key."""
+    frames = [(f"film.{i:03d}.jpg", bytes(1000)) for i in range(200)]
+    path = write_tar(tmp_path / "a.tar", [*frames, *triple("x", 1)])
+    (group, _) = tar_source._groups(path)
+    assert len(group.members) == 200
+    assert all(member.content is None for member in group.members.values())
+    film, good = read(f"tar:{path}")
+    assert film.problem == "missing image" and len(film.detail) < 200 and good.problem == ""
+
+
+@pytest.mark.parametrize("regions", [3, 30])
+def test_a_sparse_file_is_no_damage(tmp_path, regions):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    with open(folder / "0.bin", "wb") as file:
+        for number in range(regions):
+            file.seek(number * 100_000)
+            file.write(bytes([1]) * 4096)
+        file.truncate(regions * 100_000)
+    for name, content in triple("1", 1):
+        (folder / name).write_bytes(content)
+    command = ["tar", "--sparse", "--format=gnu", "--sort=name", "-cf", tmp_path / "a.tar", "-C"]
+    subprocess.run([*command, folder, "."], check=True)
+    assert [(s.key, s.problem) for s in read(f"tar:{tmp_path}/a.tar")] == [("a.tar/1", "")]

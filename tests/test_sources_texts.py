@@ -212,6 +212,7 @@ def test_an_index_finds_the_first_of_several_names_and_keeps_the_first_clash():
 
 def test_names_have_one_form():
     assert normal("./a//b.jpg") == normal("a/b.jpg") == normal("a\\b.jpg")
+    assert normal(".\\c\\..\\a\\b.jpg") == "a/b.jpg"
     assert normal("u\u0308") == normal("\u00fc")
     assert readable("caf\udce9") == r"caf\xe9" and readable("\ud83d").isascii()
     assert stem("a/b.c.jpg") == "b.c" and stem("a") == "a"

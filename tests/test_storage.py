@@ -94,6 +94,40 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         storage.check_writable(tmp_path / "file" / "x")
 
 
-def test_a_store_that_is_not_known_or_not_installed_is_named():
-    with pytest.raises(ValueError, match="nostore://b/x cannot be opened"):
-        storage.open_folder("nostore://b/x")
+@pytest.mark.parametrize("url", ["nostore://b/x", "sftp://b/x"])
+def test_a_store_that_does_not_keep_workers_apart_is_refused(url):
+    with pytest.raises(ValueError, match=f"must be local or of gs, .*; got '{url}'"):
+        storage.open_folder(url)
+
+
+def test_what_another_worker_deletes_meanwhile_is_no_error(folder, place, monkeypatch):
+    other, exists = storage.open_folder(place), type(folder).exists
+
+    def late(self, name):
+        found = exists(self, name)
+        if self is folder:
+            other.remove(name)
+        return found
+
+    folder.write("parts/x", b"1")
+    folder.write("note", b"1")
+    monkeypatch.setattr(type(folder), "exists", late)
+    folder.remove("parts")
+    assert folder.claim("note", b"2", "parts") == b"2"
+
+
+def test_a_name_that_several_ask_for_at_once_is_asked_for_again(make_bucket, tmp_path, monkeypatch):
+    """S3 answers 409 to some of them, which does not say who gets it."""
+    folder = storage.open_folder(f"{make_bucket()}/records")
+    put, answers = folder._system.put_file, []
+
+    def busy(*arguments, **options):
+        if len(answers) < 2:
+            answers.append(409)
+            raise OSError(5, "An error occurred (ConditionalRequestConflict)")
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(folder._system, "put_file", busy)
+    (tmp_path / "a").write_bytes(b"1")
+    assert folder.create("a", tmp_path / "a") and len(answers) == 2
+    assert not folder.create("a", tmp_path / "a")

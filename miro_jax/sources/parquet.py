@@ -18,11 +18,10 @@ from typing import NamedTuple
 import pyarrow
 from pyarrow import parquet, types
 
-from miro_jax.images import MAX_BYTES
 from miro_jax.sources import listing, reading, tables
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
-from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
+from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, decode_row
 
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
@@ -283,27 +282,18 @@ def _sample(folder: str, key: str, values: dict, columns: _Columns) -> Sample:
     place = reading.readable(os.fsdecode(place)) if place else ""
     fields = {"caption": _first(values.pop(columns.caption, None))}
     fields |= {field: _first(values.pop(name)) for name, field in columns.synthetic.items()}
-    meta, problem, detail = {}, "", ""
-    for name, value in (values | fields).items():
-        try:
-            meta[name] = value.decode("utf-8") if isinstance(value, bytes) else value
-        except UnicodeDecodeError as error:
-            meta[name] = value.decode("utf-8", "backslashreplace")
-            if name in ("caption", LONG_FIELD, *SHORT_FIELDS):
-                problem, detail = "unreadable caption", f"{name}: {error}"
-    text = meta.pop("caption")
+    texts = decode_row(values | fields)
     if data is None and place:
         data = functools.partial(reading.read_file, reading.join(folder, place))
-    elif data is not None and len(data) > MAX_BYTES:
-        problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
-    names = [place, *(str(meta[n]) for n in NAME_COLUMNS if meta.get(n) is not None)]
+    known = (texts.meta.get(name) for name in NAME_COLUMNS)
+    names = [place, *(str(name) for name in known if name is not None)]
     return Sample(
         key=key,
         image=data,
-        caption=text,
-        synthetic=synthetic_of(meta, text),
-        meta=meta,
-        problem=problem,
-        detail=detail,
+        caption=texts.caption,
+        synthetic=texts.synthetic,
+        meta=texts.meta,
+        problem=texts.problem,
+        detail=texts.detail,
         names=tuple(filter(None, names)),
     )

@@ -15,6 +15,8 @@ caption a second time; here it gets none.
 import dataclasses
 import json
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 PLACEHOLDER = "<PERSON>"
 MAX_CAPTION_CHARACTERS = 1 << 16  # ours; alternative texts of web pages reach some thousands
@@ -97,6 +99,24 @@ def interpret(txt: bytes | None, json_bytes: bytes | None) -> Texts:
         except UnicodeDecodeError as error:
             return Texts(meta=meta, problem="unreadable caption", detail=str(error))
     return Texts(caption, synthetic_of(meta, caption), meta)
+
+
+def decode_row(values: Mapping[str, Any]) -> Texts:
+    """Read the texts of a sample from a row of a table, in which texts are bytes.
+
+    Args:
+        values: by name, `caption` and the forms of the synthetic caption among them.
+    """
+    meta, problem, detail = {}, "", ""
+    for name, value in values.items():
+        try:
+            meta[name] = value.decode("utf-8") if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            meta[name] = value.decode("utf-8", "backslashreplace")
+            if name in ("caption", LONG_FIELD, *SHORT_FIELDS):
+                problem, detail = "unreadable caption", f"{name}: {error}"
+    caption = meta.pop("caption", None)
+    return Texts(caption, synthetic_of(meta, caption), meta, problem, detail)
 
 
 def synthetic_of(meta: dict, caption: str | None) -> dict[str, str]:

@@ -16,11 +16,10 @@ from collections.abc import Iterator
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from miro_jax.images import MAX_BYTES
 from miro_jax.sources import examples, reading
 from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
-from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, synthetic_of
+from miro_jax.sources.texts import decode_row
 
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
 NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")
@@ -165,34 +164,17 @@ def _sample(key: str, record: bytes | None, image: str, caption: str | None) -> 
         return Sample(key, None, None, {}, {}, "damaged record", str(error))
     data = next((v for v in values.pop(image, []) if isinstance(v, bytes)), None)
     said = values.pop(caption, []) if caption else []
-    meta, problem, detail = {}, "", ""
-    for name, found in {**values, "caption": said[:1]}.items():
-        if len(found) != 1:  # lists have no place in the meta
-            continue
-        meta[name] = found[0]
-        if isinstance(found[0], bytes):
-            meta[name] = found[0].decode("utf-8", "backslashreplace")
-            if name in ("caption", LONG_FIELD, *SHORT_FIELDS) and not _is_utf8(found[0]):
-                problem, detail = "unreadable caption", f"{name} is not UTF-8"
-    text = meta.pop("caption", None)
-    if data is not None and len(data) > MAX_BYTES:
-        problem, detail = "too large", f"a file of {len(data)} bytes, at most {MAX_BYTES}"
-    names = [str(meta[name]) for name in NAME_FEATURES if name in meta]
+    values["caption"] = said[:1]
+    # Lists have no place in the meta.
+    texts = decode_row({name: found[0] for name, found in values.items() if len(found) == 1})
+    names = [str(texts.meta[name]) for name in NAME_FEATURES if name in texts.meta]
     return Sample(
         key=key,
         image=data,
-        caption=text,
-        synthetic=synthetic_of(meta, text),
-        meta=meta,
-        problem=problem,
-        detail=detail,
+        caption=texts.caption,
+        synthetic=texts.synthetic,
+        meta=texts.meta,
+        problem=texts.problem,
+        detail=texts.detail,
         names=tuple(names),
     )
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
