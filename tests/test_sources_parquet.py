@@ -9,7 +9,6 @@ from pyarrow import parquet
 from miro_jax import images
 from miro_jax.images import BadImage
 from miro_jax.sources import open_source
-from miro_jax.sources import parquet as source
 from tests.sources import jpeg, problems, read, shade_of
 
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
