@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import os
 from collections.abc import Sequence
@@ -123,8 +124,8 @@ def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
 
 
 def same_models(identities: Sequence[str], labels: Sequence[str]) -> bool:
-    """Tell whether identities are what labels ask for, each an identity or a name alone."""
+    """Tell whether identities are what labels ask for, each an identity, a pattern or a name."""
     return len(identities) == len(labels) and all(
-        label in (identity, identity.partition("@")[0])
+        label == identity.partition("@")[0] or fnmatch.fnmatchcase(identity, label)
         for identity, label in zip(identities, labels, strict=True)
     )

@@ -145,6 +145,8 @@ def finished(todo: Plan) -> Manifest:
         OSError: a file is missing or damaged.
     """
     folder, manifest = todo.folder, Manifest.load(str(todo.folder))
+    if manifest.schema_version > 1:  # the first one does not name weights
+        todo.toolbox.check_weights(manifest.configuration)
     sidecars, scores = read_all(todo)
     try:
         present = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))

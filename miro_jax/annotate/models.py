@@ -153,8 +153,8 @@ class Toolbox:
             ("image_encoder", build_image_encoder, self.image_encoder),
             ("caption_encoder", build_caption_encoder, self.caption_encoder),
         ):
-            published = isinstance(given, Mapping) and given["name"] in PUBLISHED
-            encoders[kind] = given["name"] if published else self._probe(build, given).identity
+            encoder = self._probe(build, given)
+            encoders[kind] = getattr(encoder, "declared", None) or encoder.identity
         names = [r for r in self.rewards if isinstance(r, str)]
         cheap = load_rewards([name for name in names if not has_weights(name)])
         identities = {r.name: r.identity for r in cheap}
@@ -164,7 +164,34 @@ class Toolbox:
             **encoders,
             "image_size": self.image_size,
             "encode_512": self.encode_512,
+            "dtype": self.dtype or "float32",
         }
+
+    def check_weights(self, configuration: Mapping[str, Any]) -> None:
+        """Compare the folders of weights that are given with what a complete set was made with.
+
+        Raises:
+            ValueError: they hold other weights.
+            OSError: they cannot be read.
+        """
+        made = [configuration["towers"][identity] for identity in configuration["rewards"]]
+        towers = dict(zip(self.names, made, strict=True))
+        for name, place in self.weights.items():
+            repository, model = hub.open(place), sizes.find(name)
+            if model is None or not repository.is_local:
+                continue
+            if repository.digest(model.stem)[:12] not in towers[name]:
+                raise _other_weights(name, place, towers[name])
+        for kind, build in (
+            ("image_encoder", build_image_encoder),
+            ("caption_encoder", build_caption_encoder),
+        ):
+            given = getattr(self, kind)
+            place = given.get("weights") if isinstance(given, Mapping) else None
+            if place and hub.open(place).is_local:
+                identity = self._probe(build, given).identity
+                if identity != configuration[kind]:
+                    raise _other_weights(kind, place, configuration[kind])
 
     def make_mesh(self, groups: Sequence[Group]) -> jax.sharding.Mesh | None:
         """Lay out the devices of this process, for groups that hold any network."""
@@ -225,13 +252,29 @@ class Toolbox:
         ) or any(isinstance(r, str) and r in members and has_weights(r) for r in self.rewards)
 
     def _probe(self, build, given):
-        return build(**given) if isinstance(given, Mapping) else given
+        """Build an encoder without reading any weights."""
+        if not isinstance(given, Mapping):
+            return given
+        # With a width given, any, it is not looked up in the weights.
+        width = {"width": 1} if given.get("name") == "flan_t5" and not given.get("width") else {}
+        return build(**{**given, **width})
+
+
+def _other_weights(name: str, place: str, tower: str) -> ValueError:
+    return ValueError(
+        f"The records are complete and were made with {tower} for {name}; {place} holds other "
+        "weights. Name another folder for the records, or those weights."
+    )
 
 
 def _build(build, given, mesh):
     if not isinstance(given, Mapping):
         return given
-    return build(**given, **({"mesh": mesh} if given["name"] in PUBLISHED else {}))
+    if given["name"] not in PUBLISHED:
+        return build(**given)
+    encoder = build(**given, mesh=mesh)
+    encoder.load()  # what does not fit should be told before anything is kept
+    return encoder
 
 
 def default_groups(rewards: Sequence[str]) -> tuple[Group, ...]:

@@ -40,11 +40,7 @@ def is_complete(folder: Folder) -> bool:
 def check(folder: Folder, asked: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder holds, or is to hold, records of another configuration."""
     if folder.exists(MANIFEST_NAME):
-        manifest = Manifest.load(str(folder))
-        present = manifest.configuration
-        if manifest.schema_version < 2:  # it did not know all that is asked today
-            asked = {name: value for name, value in asked.items() if name in present}
-        present = {name: False for name in asked} | present  # what it does not say, it has not
+        present = {"encode_512": False} | Manifest.load(str(folder)).configuration
     elif folder.exists(PARTIAL_NAME):
         present = folder.read_json(PARTIAL_NAME)
     elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
@@ -54,9 +50,10 @@ def check(folder: Folder, asked: Mapping[str, Any]) -> None:
         )
     else:
         return
-    differing = [name for name in asked if not _same(name, present.get(name), asked[name])]
+    # An older set may not say all that is asked today.
+    differing = [n for n in asked if n in present and not _same(n, present[n], asked[n])]
     if differing:
-        details = "; ".join(_difference(n, present.get(n), asked[n]) for n in differing)
+        details = "; ".join(_difference(n, present[n], asked[n]) for n in differing)
         raise ValueError(
             f"{folder} must hold records of the configuration asked for, but differs in "
             f"{', '.join(differing)} ({details}). Delete the folder or name another."

@@ -1,6 +1,7 @@
 """Encoders by name: of images into image latents, of captions into tokens."""
 
 import inspect
+import typing
 from collections.abc import Callable
 
 from miro_jax.encoders import flan_t5, pixels, sdxl_vae, words
@@ -22,7 +23,8 @@ def build_image_encoder(name: str, **arguments):
     """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown. TypeError: it does not take these arguments.
+        ValueError: the name is unknown, or a value out of its range.
+        TypeError: it does not take these arguments, or not of these types.
     """
     return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
 
@@ -31,7 +33,8 @@ def build_caption_encoder(name: str, **arguments):
     """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown. TypeError: it does not take these arguments.
+        ValueError: the name is unknown, or a value out of its range.
+        TypeError: it does not take these arguments, or not of these types.
     """
     return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
 
@@ -45,8 +48,9 @@ def _build(table: dict[str, Callable], kind: str, name: str, arguments: dict):
         raise TypeError(
             f"{kind} {name} takes {', '.join(known)}; got {', '.join(map(repr, unknown))}."
         )
-    try:
-        return build(**arguments)
-    except TypeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise TypeError(f"{kind} {name} cannot be made with {given}: {error}") from error
+    types = typing.get_type_hints(build.__init__)
+    for key, value in arguments.items():
+        if not isinstance(value, types[key]):
+            wanted = getattr(types[key], "__name__", str(types[key]))
+            raise TypeError(f"{kind} {name}: {key} must be of type {wanted}; got {value!r}.")
+    return build(**arguments)

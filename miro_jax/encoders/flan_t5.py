@@ -61,11 +61,17 @@ class FlanT5Encoder:
         if dtype not in convert.DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(convert.DTYPES)}; got {dtype!r}.")
         self.max_tokens, self.dtype, self._mesh = max_tokens, dtype, mesh
+        self.width = self._config.width if width is None else width
         if width is None:
-            self.width = self._config.width
-            _ = self.tokenizer, self.tower  # a missing file should be told now
-        else:
-            self.width = width
+            self.load()
+
+    def load(self) -> None:
+        """Read what encoding needs, now.
+
+        Raises:
+            OSError: a file is missing. ValueError: it does not fit.
+        """
+        _ = self.tokenizer, self.tower
 
     @functools.cached_property
     def _config(self) -> t5.T5Config:
@@ -97,9 +103,16 @@ class FlanT5Encoder:
 
     @functools.cached_property
     def identity(self) -> str:
-        """Name, version and everything that changes the tokens."""
-        digest = self.repository.digest("model", "tokenizer.json")
-        return f"flan_t5@1-{digest[:12]}-{self.dtype}-max{self.max_tokens}"
+        """Name, version and everything that changes the tokens; reads the weights."""
+        return self._identity(self.repository.digest("model", "tokenizer.json")[:12])
+
+    @property
+    def declared(self) -> str:
+        """The identity as far as it is known without the weights, for `fnmatch`."""
+        return self._identity("*")
+
+    def _identity(self, digest: str) -> str:
+        return f"flan_t5@1-{digest}-{self.dtype}-max{self.max_tokens}"
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the tokens of each caption before it is cut, the end token included."""

@@ -79,8 +79,23 @@ class SdxlVaeEncoder:
     @functools.cached_property
     def identity(self) -> str:
         """Name, version and everything that changes the image latents; reads the weights."""
-        digest = self.repository.digest(vae_files.STEM)
-        return f"sdxl_vae@1-{digest[:12]}-size{self.size}-{self.dtype}"
+        return self._identity(self.repository.digest(vae_files.STEM)[:12])
+
+    @property
+    def declared(self) -> str:
+        """The identity as far as it is known without the weights, for `fnmatch`."""
+        return self._identity("*")
+
+    def _identity(self, digest: str) -> str:
+        return f"sdxl_vae@1-{digest}-size{self.size}-{self.dtype}"
+
+    def load(self) -> None:
+        """Read what encoding needs, now.
+
+        Raises:
+            OSError: a file is missing. ValueError: it does not fit.
+        """
+        _ = self.encoder
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

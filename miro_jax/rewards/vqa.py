@@ -112,7 +112,8 @@ class VQAScore(base.Judge):
         jpeg = "" if jpeg_quality is None else f"-jpeg{jpeg_quality}"
         self.version = f"clip-flant5-{variant}{jpeg}"
         self.preprocessing = f"padded-bicubic{self._size}{jpeg}"
-        self.tower = f"{self.version}-{dtype}-{repository}"  # shared with no other reward
+        # Shared with no other reward.
+        self.tower = f"{self.version}-{repository.digest()[:12]}-{dtype}"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Pad a picture [H, W, 3] uint8 to a square and resize it to [S, S, 3] uint8."""
