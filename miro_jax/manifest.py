@@ -28,7 +28,8 @@ class Manifest:
         digests) and synthetic_forms (which caption was judged) of the rewards, and where there are
         second image latents, those of 512. Two sets of equal configuration, source files and
         versions are equal byte by byte.
-    shards: name -> number of records. num_samples, num_failures: read in all, and lost.
+    shards: name -> number of records. num_samples, num_failures: read in all, and that are no
+        record.
     versions: package -> version.
     """
 

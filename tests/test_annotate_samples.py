@@ -176,7 +176,10 @@ def test_readable_part_of_a_damaged_tar_is_annotated(tmp_path, kind):
     (damage,) = [f for f in failures if f["cause"] == "damaged tar"]
     assert damage["piece"] == "p1.tar" and f"byte {offset}" in damage["detail"]
     coverage = json.loads((out / "coverage.json").read_text())
-    assert manifest.num_failures == len(failures) == sum(coverage["causes"].values())
+    # Damage is no sample.
+    assert manifest.num_failures + 1 == len(failures) == sum(coverage["causes"].values())
+    whole = coverage["samples"] + coverage["lost_about"]
+    assert coverage["share"] == coverage["records"] / whole == (30 - len(lost)) / 30
     assert coverage["pieces"]["p1.tar"]["records"] == 10 - len(lost)
     assert coverage["damaged_pieces"] == {"p1.tar": coverage["lost_about"]}
     assert coverage["lost_about"] == (0 if kind == "header" else 4)

@@ -10,6 +10,7 @@ counted by cause and listed, never dropped in silence, never replaced.
     command     flags -> a plan -> what is to be done    stage       the same from a config
     plan        every argument, checked                 workers     whose pieces are whose
     tell        a plan in words                         estimate    what it will take
+    summary     what is there at the end, in words
     models      rewards and encoders, in groups         sizes       what they need
     work        the loop over pieces                    chunks      pieces -> decoded pictures
     compute     pictures -> arrays                      gauge       how fast, and what is waited for

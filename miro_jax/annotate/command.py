@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import jax
 
-from miro_jax.annotate import coverage, workers
+from miro_jax.annotate import workers
 from miro_jax.annotate.flags import NAME, make_parser, parse_named, split_pair
 from miro_jax.annotate.merge import merge
+from miro_jax.annotate.origin import is_complete
 from miro_jax.annotate.plan import Plan, plan
-from miro_jax.annotate.publish import is_done
 from miro_jax.annotate.stage import execute
+from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
 from miro_jax.arguments import (
     DONE,
@@ -27,7 +28,6 @@ from miro_jax.arguments import (
     is_out_of_memory,
     say,
 )
-from miro_jax.manifest import Manifest
 from miro_jax.sources import open_source
 from miro_jax.storage import errors_of_stores
 from miro_jax.weights.hub import OfflineError
@@ -113,8 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(todo: Plan, only_merge: bool) -> int:
     try:
         with errors_of_stores():
+            was_complete = is_complete(todo.folder)
             manifest = merge(todo) if only_merge else execute(todo)
-            say(_summary(todo, manifest))
+            say(summarize(todo, manifest, was_complete))
     except (ValueError, OfflineError) as error:  # such as models that are not the folder's
         return fail(NAME, error, MISTAKEN)
     except (RuntimeError, OSError) as error:
@@ -127,32 +128,3 @@ def _work(todo: Plan, only_merge: bool) -> int:
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)
     return DONE
-
-
-def _summary(todo: Plan, manifest: Manifest | None) -> str:
-    """Say in a line what is there now."""
-    if manifest is not None:
-        lost = coverage.describe_lost(coverage.read_lost(todo.folder))
-        return (
-            f"{manifest.num_records} records, {manifest.num_failures} failures"
-            f"{f', {lost}' if lost else ''}: {todo.folder}"
-        )
-    waiting = [piece.number for piece in todo.pieces if not is_done(todo.folder, piece.number)]
-    mine, everyone = len(todo.pieces), len(todo.source.pieces)
-    done = f"published: all {mine} {'pieces' if mine == everyone else 'pieces of this worker'}"
-    if waiting:
-        done = f"published: {mine - len(waiting)} of {mine} pieces; the others wait for "
-        done += _missing_groups(todo, waiting[0])
-    when = f"when all {everyone} are, finish" if waiting or mine < everyone else "finish"
-    return f"{done}; {when} with --merge: {todo.folder}"
-
-
-def _missing_groups(todo: Plan, piece: int) -> str:
-    """Say which groups a piece waits for."""
-    said = []
-    for group in todo.toolbox.groups:
-        if not todo.assembly.is_whole(piece, group.name):
-            others = todo.assembly.batch_sizes(piece, group.name) - {todo.batch_size}
-            made = f" (made in batches of {others.pop()}; all need the same)" if others else ""
-            said.append(group.name + made)
-    return f"the stages {', '.join(said)}"

@@ -47,7 +47,7 @@ def lost_samples(pieces: Sequence[Piece], sidecars: Sequence[Mapping]) -> dict[s
 def summarize(
     sidecars: Sequence[Mapping], tally: Tally, lost: Mapping[str, int], scores: np.ndarray
 ) -> dict[str, Any]:
-    """Return the content of coverage.json.
+    """Return the content of coverage.json: share is that of all samples, lost ones included.
 
     Args:
         sidecars: of all shards. tally: of their samples. lost: see `lost_samples`.
@@ -56,7 +56,7 @@ def summarize(
     return {
         "samples": tally.samples,
         "records": len(scores),
-        "share": len(scores) / max(tally.samples, 1),
+        "share": len(scores) / max(tally.samples + sum(lost.values()), 1),
         "records_with_synthetic_caption": int((~np.isnan(scores[:, 1])).any(axis=1).sum()),
         "causes": dict(tally.causes.most_common()),
         "lost_about": sum(lost.values()),

@@ -91,7 +91,7 @@ def _merge(todo: Plan) -> Manifest:
         configuration=configuration,
         shards={shard_name(n): s["count"] for n, s in zip(numbers, sidecars, strict=True)},
         num_samples=tally.samples,
-        num_failures=tally.failures,
+        num_failures=tally.samples - len(scores),
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
     fit_levels(todo, manifest, sidecars, scores)

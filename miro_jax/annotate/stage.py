@@ -14,6 +14,7 @@ from miro_jax import runs, sources
 from miro_jax.annotate import origin, workers
 from miro_jax.annotate.merge import finished, merge
 from miro_jax.annotate.plan import Plan, plan
+from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.arguments import say
@@ -65,10 +66,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
         See `annotate`.
     """
     todo = plan_of(config, workdir)
-    if not config.annotate.before:
-        return execute(todo)
-    say(describe(todo, measure=config.annotate.before == PROBE))
-    return None
+    if config.annotate.before:
+        say(describe(todo, measure=config.annotate.before == PROBE))
+        return None
+    was_complete = origin.is_complete(todo.folder)
+    manifest = execute(todo)
+    say(summarize(todo, manifest, was_complete))
+    return manifest
 
 
 def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:

@@ -93,9 +93,14 @@ def render(scored: Scored) -> bytes:
 
 def _head(scored: Scored) -> str:
     coverage, rewards = scored.coverage, scored.manifest.rewards
-    synthetic = coverage["records_with_synthetic_caption"]
+    synthetic, lost = coverage["records_with_synthetic_caption"], coverage["lost_about"]
+    read = f"of {pictures(coverage['samples'])} read"
     tiles = [
-        (f"{coverage['records']:,}", "records", f"of {pictures(coverage['samples'])} read"),
+        (
+            f"{coverage['records']:,}",
+            "records",
+            f"{read}, about {lost:,} lost to damage" if lost else read,
+        ),
         (
             f"{100 * coverage['share']:.2f} %",
             "of the source",
@@ -289,6 +294,8 @@ def failed(scored: Scored) -> Section:
         example = " ".join(filter(None, (first["key"], first["detail"])))
         meaning = causes.CAUSES.get(cause, "")
         share = f"{100 * count / max(scored.coverage['samples'], 1):.3g} %"
+        if cause in causes.OF_A_PIECE:  # is no sample
+            share = "in files"
         rows.append(
             f'<tr><th scope="row">{html.escape(cause)}</th><td>{count:,}</td><td>{share}</td>'
             f"<td>{html.escape(meaning)}<small>{html.escape(example)}</small></td></tr>"
@@ -296,7 +303,7 @@ def failed(scored: Scored) -> Section:
     lead = "Samples of the source that are no record. None was replaced by another."
     if not rows:
         return Section("failures", "What failed", lead, "<p>Nothing failed.</p>")
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("samples", "share", "what it means"))
+    heads = "".join(f'<th scope="col">{h}</th>' for h in ("number", "of samples", "what it means"))
     table = (
         '<div class="scroll" tabindex="0"><table class="causes"><caption class="hidden">Failures '
         f"by cause</caption><thead><tr><th>cause</th>{heads}</tr></thead>"
