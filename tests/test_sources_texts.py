@@ -111,7 +111,7 @@ def test_a_table_of_synthetic_captions_stands_above_the_json(tmp_path):
     table = synthetic_tsv(
         tmp_path,
         ("k0.jpg", "short <PERSON>0", "long 0"),
-        ("elsewhere/k1.png", "", 'long "1"'),
+        ("/else/where/d/k1.png", "", 'long "1"'),
         ("k2", "short 2", "between", "  "),
     )
     samples = read(f"tar:{three_samples(tmp_path)}?synthetic={table}")
@@ -124,9 +124,38 @@ def test_a_table_of_synthetic_captions_stands_above_the_json(tmp_path):
     assert problems(samples) == {}
 
 
-def test_a_stem_with_two_texts_is_named_and_its_sample_not_used(tmp_path):
+@pytest.mark.parametrize(
+    ("row", "is_for"),
+    [
+        ("cats/1.jpg", ["1", "cats/1"]),
+        ("train/cats/1.jpg", ["1", "cats/1"]),
+        ("./cats//1.webp", ["1", "cats/1"]),
+        ("s/1.jpg", ["1"]),
+        ("1.jpg", ["1", "cats/1", "dogs/1"]),
+        ("x/1.jpg", ["1"]),
+        ("11.jpg", []),
+        ("cats.jpg", []),
+    ],
+)
+def test_a_row_is_for_the_pictures_whose_path_ends_like_it(tmp_path, row, is_for):
+    members = [m for key in ("1", "cats/1", "dogs/1") for m in triple(key, 1)]
+    tar = write_tar(tmp_path / "a.tar", members)
+    samples = read(f"tar:{tar}?synthetic={synthetic_tsv(tmp_path, (row, 's', 'l'))}")
+    assert [s.key.partition("/")[2] for s in samples if s.synthetic] == is_for
+
+
+def test_of_several_rows_the_longest_is_for_a_picture(tmp_path):
+    members = [m for key in ("1", "cats/1", "dogs/1") for m in triple(key, 1)]
+    tar = write_tar(tmp_path / "a.tar", members)
+    table = synthetic_tsv(tmp_path, ("1.jpg", "s", "any"), ("cats/1.jpg", "s", "cat"))
+    samples = read(f"tar:{tar}?synthetic={table}")
+    assert [s.synthetic["long"] for s in samples] == ["any", "cat", "any"]
+    assert problems(samples) == {}
+
+
+def test_a_picture_with_two_texts_is_named_and_not_used(tmp_path):
     table = synthetic_tsv(
-        tmp_path, ("k0.jpg", "s", "l"), ("k1.jpg", "s", "l"), ("x/k0.png", "s", "other"),
+        tmp_path, ("d/k0.jpg", "s", "l"), ("k1.jpg", "s", "l"), ("d/k0.png", "s", "other"),
         ("k1.png", "s", "l"),
     )  # fmt: skip
     samples = read(f"tar:{three_samples(tmp_path)}?synthetic={table}")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miro_jax import bins, sharding
-from miro_jax.annotate import models, origin
+from miro_jax.annotate import models, origin, sizes
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
 from miro_jax.files import to_json
@@ -18,7 +18,6 @@ from miro_jax.loading import default_threads
 from miro_jax.rewards import base
 from miro_jax.sources import Piece, Source, open_source
 from miro_jax.storage import Folder, check_writable, open_folder
-from miro_jax.weights import hub
 
 ALL = "all"
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
@@ -128,8 +127,11 @@ def plan(
     bins.check(num_bins, bins_strategy)
     weights = {name: place for name, place in (weights or {}).items() if place}
     models.check_rewards(rewards, weights)
-    for place in weights.values():
-        hub.open(place)  # an existing folder or a hub id; nothing is fetched yet
+    for name, place in weights.items():
+        sizes.check_folder(name, place)
+    for given in (image_encoder, caption_encoder):
+        if isinstance(given, Mapping) and given.get("weights"):
+            sizes.check_folder(given["name"], given["weights"])
     names = [r if isinstance(r, str) else r.name for r in rewards]
     chosen = tuple(Group(name, tuple(members)) for name, members in groups)
     chosen = chosen or models.default_groups(names)
@@ -152,6 +154,11 @@ def plan(
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
+    if not any(piece.has_captions for piece in source.pieces):
+        raise ValueError(
+            f"{source.spec} has no captions. Give a table of them with ?captions=FILE, or of a "
+            "table with pictures the column with ?caption=COLUMN."
+        )
     with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
         prints = list(pool.map(lambda piece: piece.fingerprint(), source.pieces))
     configuration = {

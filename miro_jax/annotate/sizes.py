@@ -262,6 +262,21 @@ def count_parameters(place: str, stem: str, used: str) -> int | None:
     )
 
 
+def check_folder(name: str, place: str) -> None:
+    """Raise ValueError where a folder that is given for a model holds no weights of it.
+
+    Raises:
+        FileNotFoundError: the place is neither a folder nor a hub id.
+    """
+    model, repository = find(name), hub.open(place)
+    if model is None or not repository.is_local:
+        return
+    try:
+        repository.weights(model.stem)
+    except FileNotFoundError as error:
+        raise ValueError(f"The folder given for {name} must hold its weights: {error}") from error
+
+
 def require_weights(name: str, place: str | None) -> None:
     """Raise OSError where the weights of a published model are not to be had; see `weights.hub`.
 

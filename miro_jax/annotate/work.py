@@ -22,6 +22,7 @@ from miro_jax.annotate import models, origin, parts
 from miro_jax.annotate.chunks import (
     Batch,
     Chunk,
+    Example,
     ahead,
     failure,
     read_chunks,
@@ -112,6 +113,7 @@ class Run:
         """Annotate pieces, and measure it; `name` is what people see."""
         self._gauge = gauge
         self._tally = Tally(self._todo.max_failure_rate, self._todo.remedy)
+        self._doubt = Doubt(pieces)
         for piece in self._todo.pieces:
             if is_done(self._folder, piece.number):
                 sidecar, _ = read_published(self._folder, shard_name(piece.number))
@@ -134,8 +136,10 @@ class Run:
                     if chunk.last:  # what is left can be told from what is behind
                         progress.total = expected_samples(pieces, pieces[:number], progress.done)
                     self._tally.check(MIN_SAMPLES)
+                    self._doubt.voice(MIN_SAMPLES)
                 while unwritten:
                     _wait(unwritten.popleft())
+                self._doubt.voice()
             except BaseException:
                 self._loader.stop()
                 raise
@@ -207,6 +211,7 @@ class Run:
             futures.append(writer.submit(parts.save_part, self._folder, place, part))
         if chunk.last:
             futures.append(writer.submit(self._publish, chunk.piece))
+        self._doubt.see([e for batch in batches.values() for e in batch.examples])
         self._gauge.images += max((len(batch.examples) for batch in batches.values()), default=0)
         # Of several failures of a sample the first counts, as in the sidecar.
         first = {one["position"]: one for one in reversed(found)}
@@ -218,6 +223,27 @@ class Run:
         if piece.fingerprint(again=True) != self._todo.configuration["pieces"][piece.id]:
             raise discard_changed(self._folder, piece.number, piece.id)
         self._todo.assembly.publish(piece.number, piece.id)
+
+
+class Doubt:
+    """Says once that a table of synthetic captions seems to be that of other pictures."""
+
+    def __init__(self, pieces: Sequence[Piece]):
+        self._table = next((p.tables.synthetic for p in pieces if p.tables.synthetic), None)
+        self._seen = 0
+
+    def see(self, examples: Sequence[Example]) -> None:
+        """Look at usable samples."""
+        self._seen += len(examples)
+        if any(example.synthetic for example in examples):
+            self._table = None
+
+    def voice(self, least: int = 1) -> None:
+        """Speak up if none of at least so many had a synthetic caption."""
+        if self._table is not None and self._seen >= least:
+            said = f"none of {self._seen:,} pictures has a synthetic caption"
+            print(f"warning: {said}: {self._table.describe_missing()}", file=sys.stderr)
+            self._table = None
 
 
 def make_part(chunk: Chunk, batch: Batch, arrays: dict[str, np.ndarray], trouble: Trouble) -> Part:

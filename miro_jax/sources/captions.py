@@ -1,8 +1,8 @@
 """Captions by the names of pictures, on disk: a table of ten million captions fits no memory.
 
 A table may name a picture by its path inside the source, with or without the ending, or by its
-whole path. A table of synthetic captions has no header and the columns file, short, long; a picture
-is found by the stem of its file.
+whole path. A table of synthetic captions has no header and the columns file, short, long; it may
+name a picture by as many of the last folders of its path as it likes, or by more than there are.
 """
 
 from __future__ import annotations
@@ -57,22 +57,30 @@ class TextIndex:
 
         A whole path is also looked up as seen from the folder of the table.
         """
-        for name in [*names, *(self._from_here(name) for name in names if os.path.isabs(name))]:
-            query = "SELECT said, line FROM texts WHERE name = ? ORDER BY line"
-            with self._lock:
-                rows = self._base.execute(query, (normal(name),)).fetchall()
-            if rows:
-                said, line = rows[0]
-                other = next((row[1] for row in rows if row[0] != said), None)
-                clash = f"lines {line} and {other} of {self._place}" if other else ""
-                return Found(tuple(json.loads(said)), clash)
-        return None
+        here = (self._from_here(name) for name in names if os.path.isabs(name))
+        found = (self._select("name = ?", normal(name)) for name in [*names, *here])
+        return next(filter(None, found), None)
+
+    def _select(self, condition: str, *values: str) -> Found | None:
+        """Return what the rows of a condition say."""
+        query = f"SELECT said, line FROM texts WHERE {condition} ORDER BY line"
+        with self._lock:
+            rows = self._base.execute(query, values).fetchall()
+        if not rows:
+            return None
+        said, line = rows[0]
+        other = next((row[1] for row in rows if row[0] != said), None)
+        clash = f"lines {line} and {other} of {self._place}" if other else ""
+        return Found(tuple(json.loads(said)), clash)
 
     def describe_missing(self) -> str:
         """Say that a picture is not in the table, with a name that is."""
         with self._lock:
             row = self._base.execute("SELECT name FROM texts LIMIT 1").fetchone()
-        return f"{self._place} has no row for it; its first is for {row[0]!r}" if row else ""
+        return f"{self._place} has no row for it; its first is for {self._shown(row[0])!r}"
+
+    def _shown(self, name: str) -> str:
+        return name
 
     def _from_here(self, path: str) -> str:
         return os.path.relpath(path, reading.parent(self._place))
@@ -95,13 +103,43 @@ class TextIndex:
         self._base.close()
 
 
+class EndIndex(TextIndex):
+    """Finds texts by the end of a path, without the ending of its file.
+
+    A row `cats/1.jpg` is for `cats/1.jpg` and `train/cats/1.png`, not for `dogs/1.jpg`; and for
+    `1.jpg`, unless it has a row of its own: archives often hold no folders. Of several rows the
+    longest counts.
+    """
+
+    def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
+        super().__init__(place, ((_backwards(name), said, line) for name, said, line in rows))
+
+    def find(self, names: Sequence[str]) -> Found | None:
+        """Return what is said of a picture by the first of its names."""
+        parts = _backwards(names[0]).split("/")
+        for count in range(len(parts), 0, -1):
+            if found := self._select("name = ?", "/".join(parts[:count])):
+                return found
+        whole = "/".join(parts)
+        return self._select("name >= ? AND name < ?", f"{whole}/", f"{whole}0")  # 0 is behind /
+
+    def _shown(self, name: str) -> str:
+        return "/".join(reversed(name.split("/")))
+
+
+def _backwards(name: str) -> str:
+    """Return the parts of a path from its end on, without the ending of the file."""
+    parts = os.path.splitext(normal(name))[0].split("/")
+    return "/".join(filter(None, reversed(parts)))
+
+
 def index_captions(table: Table) -> TextIndex:
     """Index a table by its column of paths; the texts are (caption,)."""
     return TextIndex(table.path, ((row.path, (row.caption,), row.line) for row in table.rows()))
 
 
-def index_synthetic(path: str) -> TextIndex:
-    """Index a table of synthetic captions by stem; the texts are (short, long), None if empty.
+def index_synthetic(path: str) -> EndIndex:
+    """Index a table of synthetic captions; the texts are (short, long), None if empty.
 
     Raises:
         FileNotFoundError: no such file.
@@ -115,7 +153,7 @@ def index_synthetic(path: str) -> TextIndex:
     first = next(rows, None)
     if first is None:
         raise ValueError(f"{path} must hold at least one synthetic caption; it is empty.")
-    return TextIndex(path, itertools.chain([first], rows))
+    return EndIndex(path, itertools.chain([first], rows))
 
 
 def _synthetic_rows(path: str) -> Iterator[tuple[str, tuple[str | None, ...], int]]:
@@ -125,7 +163,7 @@ def _synthetic_rows(path: str) -> Iterator[tuple[str, tuple[str | None, ...], in
         if any("\t" in field and "\n" in field for field in fields):
             raise damaged(path, line, "a quote that is not closed has swallowed the line before")
         short, long = (text if clean(text).strip() else None for text in (fields[1], fields[-1]))
-        yield stem(fields[0]), (short, long), line
+        yield fields[0], (short, long), line
 
 
 def stem(name: str) -> str:

@@ -8,6 +8,7 @@ become the sample's meta. A piece is whole row groups of one file, as many as fi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -58,14 +59,16 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
             sign = functools.partial(reading.fingerprint, file.path)
             pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
             continue
-        first_row = 0
+        said = _columns(file.path, footer.schema.to_arrow_schema(), spec).caption
+        has_captions, first_row = said is not None or tables.captions is not None, 0
         for first, last, rows, num_bytes in _runs(footer, length):
             piece_id = f"{name}#{first:05d}"
             span = (first_row, first_row + rows)
             arguments = (file.path, name, piece_id, first, last, span)
             read = functools.partial(_samples, *arguments, spec=spec)
             sign = functools.partial(_sign, file.path, first, last)
-            pieces.append(Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables))
+            piece = Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables)
+            pieces.append(dataclasses.replace(piece, has_captions=has_captions))
             first_row += rows
     return pieces
 

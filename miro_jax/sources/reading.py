@@ -85,7 +85,10 @@ def is_file(path: str) -> bool:
     if not is_remote(path):
         return os.path.isfile(path)
     system, inside = filesystem(path)
-    return system.isfile(inside)
+    try:
+        return system.info(inside)["type"] == "file"  # `isfile` takes any error for a no
+    except FileNotFoundError:
+        return False
 
 
 def join(folder: str, name: str) -> str:

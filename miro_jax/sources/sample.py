@@ -9,7 +9,7 @@ from typing import Any
 from miro_jax import causes
 from miro_jax.images import BadImage
 from miro_jax.sources import texts
-from miro_jax.sources.captions import TextIndex, stem
+from miro_jax.sources.captions import TextIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def damage(piece_id: str, cause: str, detail: str) -> Sample:
 class Tables:
     """Texts that tables give in place of those beside the pictures; see `captions`.
 
-    captions: indexed by any of a sample's names. synthetic: (short, long), indexed by stem.
+    captions: by any of a sample's names. synthetic: (short, long), by the first.
     """
 
     captions: TextIndex | None = None
@@ -76,7 +76,8 @@ class Piece:
     number: 0, 1, 2, ... in the source. id: a name that stays where other pieces come or go.
     count: samples, or None where only reading tells. num_bytes: of its files, or None.
     read, sign: of its kind: yield samples; return the fingerprint. sign_again: the same, where
-    `sign` goes by a listing that was made before.
+    `sign` goes by a listing that was made before. has_captions: False where it is known that no
+    sample has one.
     """
 
     number: int
@@ -87,6 +88,7 @@ class Piece:
     sign: Callable[[], str]
     tables: Tables = Tables()
     sign_again: Callable[[], str] | None = None
+    has_captions: bool = True
 
     def samples(self, needs_caption: bool = True) -> Iterator[Sample]:
         """Read the samples in their order, which is always the same.
@@ -156,7 +158,7 @@ def _with_tables(sample: Sample, tables: Tables) -> Sample:
         if sample.problem in causes.OF_TEXTS - {"unreadable json"}:  # of the text it replaces
             changes |= {"problem": "", "detail": ""}
     if tables.synthetic is not None:
-        found = tables.synthetic.find([stem(name) for name in sample.names[:1]])
+        found = tables.synthetic.find(sample.names) if sample.names else None
         caption = changes.get("caption", sample.caption)
         changes["synthetic"] = {}
         if found:
