@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import jax
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from miro_jax import annotate
 from miro_jax.manifest import Manifest
 from miro_jax.shapes import world
-from tests.annotating import SIZE, make_pieces, sample
+from tests.annotating import SIZE, make_pieces, png, sample
 from tests.sources import write_tar
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -171,3 +173,28 @@ def test_stopping_from_the_keyboard_is_said_in_a_line(tmp_path, capsys, monkeypa
         monkeypatch.setattr(f"miro_jax.annotate.command.{place}", stop)
         status, _, err = run_main(arguments, capsys)
         assert status == 130 and err.splitlines()[-1].endswith(f"{said}.")
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_a_source_without_captions_is_refused_before_the_start(tmp_path, capsys, kind):
+    source = tmp_path / "photos"
+    source.mkdir()
+    (source / "a.png").write_bytes(png(3))
+    if kind == "table":
+        table = pyarrow.table({"image": [png(3)], "alt": ["a text of another name"]})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        source = tmp_path / "a.parquet"
+    arguments = [f"--source={kind}:{source}", f"--out={tmp_path}/out", "--rewards=beauty"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and "has no captions" in err and "?captions=FILE" in err
+    assert "?caption=COLUMN" in err and not (tmp_path / "out").exists()
+
+
+def test_synthetic_captions_of_other_pictures_are_noticed(tmp_path, capsys):
+    make_pieces(tmp_path / "source", 1, 4)
+    (tmp_path / "s.tsv").write_text("photos/other.jpg\tshort\tlong\n")
+    arguments = [f"--source=tar:{tmp_path}/source/*.tar?synthetic={tmp_path}/s.tsv"]
+    arguments += [f"--out={tmp_path}/out", "--rewards=beauty", "--image-encoder=pixels:size=16"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 0 and "warning: none of 4 pictures has a synthetic caption" in err
+    assert "its first is for 'photos/other'" in err

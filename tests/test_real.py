@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +124,40 @@ def test_the_page_shows_the_pictures_of_the_source(workdir):
     for name in miro.REWARDS:
         assert f"<h3>{name}@" in page
     assert page.count("data:image/png") == 7 * 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder.caption.max_tokens": 12}, "caption_encoder there .*-max16.*asked .*-max12"),
+        ({"annotate.dtype": "bfloat16"}, "dtype there .float32., asked .bfloat16."),
+        ({"weights.pick_score": "changed"}, "with clip-.* for pick_score; .* holds other weights"),
+        ({"weights.image_encoder": "changed"}, "for image_encoder; .* holds other weights"),
+        ({"weights.vqa": "empty"}, "given for vqa must hold its weights"),
+    ],
+)
+def test_a_complete_set_is_not_taken_for_one_of_other_models(
+    workdir, weights, source, tmp_path, capsys, changes, said
+):
+    given = arguments(weights, source)
+    for key, value in changes.items():
+        if value in ("changed", "empty"):
+            value, place = tmp_path / value, weights[key.partition(".")[2]]
+            if value.name == "changed":
+                shutil.copytree(place, value)
+                (file,) = [p for p in value.glob("*model.safetensors")]
+                file.write_bytes(file.read_bytes()[:-1] + b"?")
+            value.mkdir(exist_ok=True)
+        given.append(f"--config.{key}={value}")
+    assert main.main([*given, f"--workdir={workdir}", "--stage=annotate"]) == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_complete_set_of_the_same_models_is_complete(workdir, weights, source, capsys):
+    given = arguments(weights, source)
+    assert main.main([*given, f"--workdir={workdir}", "--stage=annotate"]) == 0
+    said = f"{PICTURES} records, 0 failures, complete already: {workdir}/records\n"
+    assert capsys.readouterr().out == said
 
 
 def test_training_needs_no_reward_in_memory(workdir, weights):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import ml_dtypes
@@ -290,3 +291,15 @@ def test_the_contract_of_rewards_is_kept(reward):
     # Each number of rows and tokens is compiled for; few of both keep this quick.
     sizes, texts = contract.SIZES[1:3], ("a fox", "", "two foxes in the snow")
     contract.check_reward(reward, sizes=sizes, captions=texts)
+
+
+def test_the_tower_is_named_by_its_weights_wherever_they_lie(published, reward, tmp_path):
+    folder, *others = published
+    copy = (tmp_path / "copy", *others)
+    shutil.copytree(folder, copy[0])
+    assert load(copy).tower == reward.tower
+    path = tmp_path / "copy" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert load(copy).tower != reward.tower

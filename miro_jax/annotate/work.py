@@ -211,8 +211,9 @@ class Run:
             futures.append(writer.submit(parts.save_part, self._folder, place, part))
         if chunk.last:
             futures.append(writer.submit(self._publish, chunk.piece))
-        self._doubt.see([e for batch in batches.values() for e in batch.examples])
-        self._gauge.images += max((len(batch.examples) for batch in batches.values()), default=0)
+        most = max((batch.examples for batch in batches.values()), key=len, default=[])
+        self._doubt.see(most)
+        self._gauge.images += len(most)
         # Of several failures of a sample the first counts, as in the sidecar.
         first = {one["position"]: one for one in reversed(found)}
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
