@@ -37,7 +37,7 @@ def miro() -> ConfigDict:
     c.annotate.batch_size = 64
     c.annotate.num_threads = 16
     c.annotate.dtype = "bfloat16"
-    c.annotate.one_by_one = True  # VQAScore alone takes 23 GB
+    c.annotate.one_by_one = True  # the weights of VQAScore alone take 23 GB
     c.data.synthetic_caption_prob = 0.0
     c.data.train_rewards = REWARDS
     c.data.read_threads = 16

@@ -97,6 +97,8 @@ class Manifest:
                 f"{path} is missing: these records are not complete. Run the annotate stage "
                 "(--stage=annotate) to its end."
             ) from error
+        except Damaged as error:
+            raise Damaged(f"{error} Bring it back, or annotate into another folder.") from error
         if not isinstance(values, dict) or "schema_version" not in values:
             raise Damaged(f"{path} is damaged: it is no manifest.")
         if values.get("schema_version") not in KNOWN_VERSIONS:

@@ -29,7 +29,7 @@ from miro_jax.arguments import (
     say,
 )
 from miro_jax.sources import open_source
-from miro_jax.storage import errors_of_stores
+from miro_jax.storage import Damaged, errors_of_stores
 from miro_jax.weights.hub import OfflineError
 
 
@@ -122,7 +122,7 @@ def _work(todo: Plan, only_merge: bool) -> int:
         if is_out_of_memory(error):
             error = "out of memory on a device; --one-by-one, --dtype=bfloat16, a smaller "
             error += "--batch-size or --mesh=allx2 need less."
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and not isinstance(error, Damaged):
             error = f"{str(error).rstrip('.')}. What is done is kept: the same command goes on."
         return fail(NAME, error, FAILED)
     except KeyboardInterrupt:

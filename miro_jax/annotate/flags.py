@@ -105,6 +105,8 @@ def parse_named(text: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"name": name}
     for item in filter(None, rest.split(",")):
         key, value = split_pair(item, "An encoder must be NAME:KEY=VALUE,KEY=VALUE", text)
+        if key in arguments:
+            raise ValueError(f"An encoder must be given each value once; got {text!r}.")
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

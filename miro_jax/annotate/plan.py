@@ -130,6 +130,8 @@ def plan(
     for name, place in weights.items():
         sizes.check_folder(name, place)
     for given in (image_encoder, caption_encoder):
+        if isinstance(given, str):
+            raise TypeError(f"An encoder must be given as {{'name': {given!r}}}; got {given!r}.")
         if isinstance(given, Mapping) and given.get("weights"):
             sizes.check_folder(given["name"], given["weights"])
     names = [r if isinstance(r, str) else r.name for r in rewards]

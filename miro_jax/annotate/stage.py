@@ -105,6 +105,8 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
 
 
 def _open_source(config: ml_collections.ConfigDict, workdir: Path) -> sources.Source:
+    if not config.source.spec:
+        raise ValueError("config.source.spec must say where the pictures are, as tar:/data/*.tar.")
     if config.source.spec != "shapes":
         return sources.open_source(config.source.spec)
     arguments = config.source.shapes.to_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,6 +11,7 @@ import jax
 from miro_jax.annotate import origin
 from miro_jax.annotate.estimate import Look, disk, look, model_sizes, probe
 from miro_jax.annotate.plan import Plan
+from miro_jax.annotate.sizes import Size
 from miro_jax.storage import LocalFolder
 
 _GIB = 2**30
@@ -99,9 +100,9 @@ def _memory_lines(
     data, model = mesh
     devices = "one device" if data * model == 1 else f"each of {data * model} devices"
     lines = [f"memory of {devices} ({data} x {model}), batches of {todo.batch_size}:"]
-    needed = {}
+    sizes = model_sizes(todo, seen, data, model)
     missing: list[str] = []
-    for group, found in model_sizes(todo, seen, data, model).items():
+    for group, found in sizes.items():
         for one in found:
             missing += [one.fetch] if one.fetch and one.fetch not in missing else []
             source = "" if one.counted else ", as published"
@@ -110,14 +111,11 @@ def _memory_lines(
                 f"  {label:30} {millions:9,.1f} M parameters{source}: "
                 f"{one.resident / _GIB:.2f} GiB, at work {one.work / _GIB:.2f} GiB more"
             )
-        resident = sum(one.resident for one in found)
-        needed[group] = resident, max((one.work for one in found), default=0.0)
-    if not any(resident for resident, _ in needed.values()):
+    if not any(one.resident for found in sizes.values() for one in found):
         return [*lines, "  no model has a network"]
     if missing:
         lines.append(f"  fetched from the hub at the start: {', '.join(missing)}")
-    one_by_one = max(resident + work for resident, work in needed.values())
-    together = sum(r for r, _ in needed.values()) + max(w for _, w in needed.values())
+    one_by_one, together = _peak(sizes, True), _peak(sizes, False)
     chosen = one_by_one if todo.one_by_one else together
     lines.append(
         f"  one group at a time: {one_by_one / _GIB:.2f} GiB; all groups together: "
@@ -127,8 +125,12 @@ def _memory_lines(
         lines.append("  whether that fits is not known; give --device-memory, or --probe")
     elif chosen > device_memory * _GIB:
         remedies = ["more devices", "a smaller batch"]
-        if data > 1:
-            remedies.insert(0, f"--mesh=allx{data * model}")
+        for cut in range(model + 1, data * model + 1):
+            if data * model % cut == 0:
+                sizes = model_sizes(todo, seen, data * model // cut, cut)
+                if _peak(sizes, todo.one_by_one) <= device_memory * _GIB:
+                    remedies.insert(0, f"--mesh=allx{cut}")
+                    break
         if todo.toolbox.dtype != "bfloat16":
             remedies.insert(0, "--dtype=bfloat16")
         if not todo.one_by_one and one_by_one <= device_memory * _GIB:
@@ -139,6 +141,15 @@ def _memory_lines(
     else:
         lines.append(f"  fits into {device_memory:g} GiB")
     return lines
+
+
+def _peak(sizes: Mapping[str, Sequence[Size]], one_by_one: bool) -> float:
+    """Return the bytes of a device that groups of models need, one by one or all together."""
+    resident = [sum(one.resident for one in found) for found in sizes.values()]
+    work = [max((one.work for one in found), default=0.0) for found in sizes.values()]
+    if one_by_one:
+        return max(map(sum, zip(resident, work, strict=True)))
+    return sum(resident) + max(work)
 
 
 def mesh_of(todo: Plan, devices: int) -> tuple[int, int]:

@@ -65,9 +65,11 @@ def match_files(pattern: str) -> list[File]:
     for plain in [pattern] if literally else expand(pattern):
         files = _glob(plain)
         if not files:
+            hint = f" It is one of {pattern!r}." if plain != pattern else ""
+            if not reading.is_remote(plain) and os.path.isdir(plain):
+                hint = f" It is a folder: add a pattern of its files, as {plain.rstrip('/')}/*."
             raise FileNotFoundError(
-                f"{plain!r} must match at least one file; it matches none."
-                + (f" It is one of {pattern!r}." if plain != pattern else "")
+                f"{plain!r} must match at least one file; it matches none.{hint}"
             )
         found.update(files)
     return [File(path, size) for path, size in sorted(found.items())]
@@ -82,8 +84,8 @@ def _glob(pattern: str) -> dict[str, int]:
         sizes = {path: facts["size"] for path, facts in found if facts["type"] == "file"}
         # The address as it was given: file systems write theirs in ways of their own.
         return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
-    if not glob.has_magic(pattern):
-        return {pattern: os.path.getsize(pattern)} if os.path.isfile(pattern) else {}
+    if os.path.isfile(pattern):  # brackets may be part of a name
+        return {pattern: os.path.getsize(pattern)}
     sizes = {}
     for path in glob.iglob(pattern, recursive=True):
         if os.path.isfile(path):
@@ -114,9 +116,14 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
         (path of a folder inside `folder`, "" or ending in "/"; its files by name, sorted).
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError, NotADirectoryError: no such folder.
     """
     if not reading.is_remote(folder):
+        if not os.path.isdir(folder):
+            is_file = os.path.exists(folder)
+            raise (NotADirectoryError if is_file else FileNotFoundError)(
+                f"{folder} must be a folder; {'it is a file' if is_file else 'there is none'}."
+            )
         yield from _walk(folder)
         return
     system, inside = reading.filesystem(folder)

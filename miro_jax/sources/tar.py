@@ -17,7 +17,10 @@ from miro_jax.sources.sample import Piece, Sample, Tables, damage
 from miro_jax.sources.spec import Spec
 from miro_jax.sources.texts import interpret
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+IMAGE_EXTENSIONS = (
+    *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"),
+    *("jfif", "jpe"),
+)
 _USED = {*IMAGE_EXTENSIONS, "txt", "json"}
 
 
