@@ -129,6 +129,6 @@ def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
 def same_models(identities: Sequence[str], labels: Sequence[str]) -> bool:
     """Tell whether identities are what labels ask for, each an identity, a pattern or a name."""
     return len(identities) == len(labels) and all(
-        label == identity.partition("@")[0] or fnmatch.fnmatchcase(identity, label)
+        label in (identity, identity.partition("@")[0]) or fnmatch.fnmatchcase(identity, label)
         for identity, label in zip(identities, labels, strict=True)
     )
