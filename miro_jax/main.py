@@ -13,10 +13,8 @@ from miro_jax.command import HELP, Command, asks_for_help, parse
 from miro_jax.manifest import MANIFEST_NAME
 from miro_jax.rewards import SHAPES_REWARDS
 from miro_jax.storage import errors_of_stores
-from miro_jax.weights.hub import OfflineError
 
 NAME = "miro_jax"
-EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
 log = logging.getLogger("miro_jax.main")
 
 
@@ -64,9 +62,9 @@ def _run(command: Command) -> int:
     try:
         with errors_of_stores():
             STAGES[command.stage](command.config, command.workdir)
-    except EXPECTED as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
-        status = MISTAKEN if isinstance(error, ValueError | OfflineError) else FAILED
+        status = MISTAKEN if isinstance(error, ValueError) else FAILED
         return fail(NAME, f"{error} (traceback: {command.workdir / 'log.txt'})", status)
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)

@@ -13,6 +13,7 @@ Letters: B captions, L tokens, D width.
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ class FlanT5Encoder:
 
     def __init__(
         self,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         dtype: str = "float32",
         mesh: jax.sharding.Mesh | None = None,
         max_tokens: int = 77,

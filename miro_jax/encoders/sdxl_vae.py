@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class SdxlVaeEncoder:
 
     def __init__(
         self,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         size: int = 256,
         dtype: str = "float32",
         decoder_dtype: str = "float32",
