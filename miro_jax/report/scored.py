@@ -139,7 +139,7 @@ def distributions(scored: Scored) -> Section:
         rows += _percentile_rows(scored, name)
     heads = "".join(
         f'<th scope="col">{head}</th>'
-        for head in ("captions", "mean", "std", *(f"{p} %" for p in _SHOWN), "missing")
+        for head in ("captions", "mean", "std", *(f"{p} %" for p in _SHOWN), "scores")
     )
     table = (
         '<div class="scroll" tabindex="0"><table class="dense"><caption class="hidden">Percentiles '
@@ -168,7 +168,7 @@ def _percentile_rows(scored: Scored, name: str) -> list[str]:
         cells = "".join(f"<td>{format_number(float(f'{value:.4g}'))}</td>" for value in values)
         head = html.escape(name) if kind == "captions" else ""
         rows.append(
-            f'<tr><th scope="row">{head}</th><td>{label}</td>{cells}<td>{facts["missing"]:,}</td>'
+            f'<tr><th scope="row">{head}</th><td>{label}</td>{cells}<td>{facts["count"]:,}</td>'
             "</tr>"
         )
     return rows
