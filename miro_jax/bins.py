@@ -101,6 +101,8 @@ class Bins:
                 f"edges must be [{len(self.names)} rewards, {self.num_bins} - 1]; "
                 f"got {self.edges.shape}."
             )
+        if not (np.isfinite(self.edges).all() and (np.diff(self.edges, axis=1) >= 0).all()):
+            raise ValueError("edges must be finite and must not descend.")
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ before it is.
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -68,6 +69,11 @@ class Checkpoints:
                 f"every_steps and keep must be at least 1; got {every_steps} and {keep}."
             )
         self.folder = epath.Path(folder).resolve()
+        if re.search(r"\[.*\]|\\", str(self.folder)):
+            raise ValueError(
+                "A folder of checkpoints must have neither brackets nor backslashes in its path, "
+                f"which Orbax takes for a pattern; got {self.folder}. Give the run another folder."
+            )
         self._every_steps = every_steps
         self._read_only = read_only
         self._done: int | None = None  # the step saved or restored last

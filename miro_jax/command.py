@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
         _require(values, "workdir", "the folder of the run")
         if rest:
             raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
-        return Command(values.config, Path(values.workdir), values.stage)
+        return Command(values.config, Path(values.workdir).expanduser(), values.stage)
     # flags.Error is what absl finds wrong, the others are what config_flags lets through.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UsageError(_explain(error, arguments, path)) from error

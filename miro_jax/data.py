@@ -154,9 +154,10 @@ class DataIterator:
         batch = next(self._iterator)
         if self.num_damaged > max(_MAX_DAMAGED, _MAX_DAMAGED_RATE * self.num_records):
             raise OSError(
-                f"At most {_MAX_DAMAGED_RATE:.0%} of the {self.num_records} records may be "
-                f"damaged; {self.num_damaged} did not read. See the warnings above; "
-                "shards.verify_shards with full=True finds damaged files."
+                f"At most {max(_MAX_DAMAGED, int(_MAX_DAMAGED_RATE * self.num_records))} of the "
+                f"{self.num_records} records may be damaged; {self.num_damaged} did not read, see "
+                "log.txt. shards.verify_shards with full=True names damaged files: delete them and "
+                "annotate again."
             )
         batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
@@ -216,6 +217,7 @@ def make_iterator(
     num_threads: int = 2,
     prefetch_batches: int = 4,
     latent_shape: Sequence[int] | None = None,
+    caption_width: int | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> DataIterator:
@@ -232,6 +234,7 @@ def make_iterator(
         num_threads: that read and decode. prefetch_batches: that are kept ready.
         latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
             records and their second ones; None takes the first.
+        caption_width: D that the network takes; None takes any.
         process_index, process_count: default to those of JAX.
 
     Raises:
@@ -258,6 +261,16 @@ def make_iterator(
         raise ValueError(
             f"The bins must be of the rewards {list(manifest.rewards)}; got {list(bins.names)}. "
             f"Use the {bins_lib.BINS_NAME} of {records_dir}."
+        )
+    if bins.manifest_digest != manifest.digest:
+        raise ValueError(
+            f"{records_dir}/{bins_lib.BINS_NAME} must be fitted to these records; it is of others. "
+            "Run the annotate stage (--stage=annotate): it fits levels anew."
+        )
+    if caption_width not in (None, manifest.caption_width):
+        raise ValueError(
+            f"The network takes caption tokens of width {caption_width}; the records hold "
+            f"{manifest.caption_width}. Change config.encoder.caption, or annotate again."
         )
     paths = shards.verify_shards(records_dir)
     if not manifest.num_records:

@@ -62,9 +62,9 @@ def _run(command: Command) -> int:
     try:
         with errors_of_stores():
             STAGES[command.stage](command.config, command.workdir)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (*MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
-        status = MISTAKEN if isinstance(error, ValueError) else FAILED
+        status = MISTAKEN if isinstance(error, MISTAKES) else FAILED
         return fail(NAME, f"{error} (traceback: {command.workdir / 'log.txt'})", status)
     except KeyboardInterrupt:
         return fail(NAME, STOPPED, INTERRUPTED)

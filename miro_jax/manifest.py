@@ -18,6 +18,9 @@ from miro_jax.storage import Damaged, open_folder
 MANIFEST_NAME = "manifest.json"
 
 
+_REMEDY = "Bring it back, or annotate into another folder."
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a finished data set is.
@@ -98,18 +101,22 @@ class Manifest:
                 "(--stage=annotate) to its end."
             ) from error
         except Damaged as error:
-            raise Damaged(f"{error} Bring it back, or annotate into another folder.") from error
+            raise Damaged(f"{error} {_REMEDY}") from error
         if not isinstance(values, dict) or "schema_version" not in values:
-            raise Damaged(f"{path} is damaged: it is no manifest.")
+            raise Damaged(f"{path} is damaged: it is no manifest. {_REMEDY}")
         if values.get("schema_version") not in KNOWN_VERSIONS:
             raise ValueError(
                 f"{path} must have a schema version of {KNOWN_VERSIONS}; got "
                 f"{values.get('schema_version')}. Annotate again into another folder."
             )
         try:
-            return cls(**values)
+            found = cls(**values)
         except TypeError as error:
-            raise Damaged(f"{path} is damaged: {error}.") from error
+            raise Damaged(f"{path} is damaged: {error}. {_REMEDY}") from error
+        rewards = isinstance(found.configuration, dict) and found.configuration.get("rewards")
+        if not isinstance(found.shards, dict) or not isinstance(rewards, list):
+            raise Damaged(f"{path} is damaged: values are missing, or of other types. {_REMEDY}")
+        return found
 
 
 def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import logging
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ import jax
 import ml_collections
 from flax import nnx
 
-from miro_jax import models, rewards, sharding
+from miro_jax import models, rewards, sharding, storage
 from miro_jax.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
+from miro_jax.manifest import Manifest
 from miro_jax.optim import make_optimizer, warmup_cosine
 from miro_jax.solvers import get_solver
 from miro_jax.state import abstract_state, graph_of, make_init
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
+CONFIG = "config.json"
 POSITIVE = (
     "train.num_steps",
     "train.batch_size",
@@ -35,6 +37,7 @@ POSITIVE = (
     "sample.num_steps",
     "sample.batch_size",
 )
+TOLD = "train_rewards"  # in the data state of a checkpoint: what the network is told
 SHARES = (
     "train.self_condition_rate",
     "train.reward_dropout",
@@ -226,18 +229,54 @@ def _encoder_arguments(config: ml_collections.ConfigDict, kind: str) -> dict[str
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     """Folder of the annotated records of a run; ValueError where it is in an object store."""
-    if "://" in config.data.records:
+    folder = storage.open_folder(config.data.records or Path(workdir) / "records")
+    if not isinstance(folder, storage.LocalFolder) or "\n" in str(folder):
         raise ValueError(
             f"config.data.records must be a folder of this machine; got {config.data.records!r}. "
             "Only the annotate stage writes to an object store: copy or mount the records."
         )
-    return Path(config.data.records) if config.data.records else Path(workdir) / "records"
+    return folder.path
+
+
+def check_encoders(parts: Parts, manifest: Manifest) -> None:
+    """Raise ValueError unless records were made with the encoders of a run.
+
+    Names and versions are compared; weights too, where their folder is given.
+    """
+    made = manifest.configuration
+    for key, encoder in (("image", parts.image_encoder), ("caption", parts.caption_encoder)):
+        repository = getattr(encoder, "repository", None)
+        fields = 2 if repository is not None and repository.is_local else 1
+        ours = encoder.identity if fields == 2 or repository is None else encoder.declared
+        theirs = made[f"{key}_encoder"]
+        if ours.split("-")[:fields] != theirs.split("-")[:fields]:
+            raise ValueError(
+                f"The records must be made with the {key} encoder of the config, {ours}; they were "
+                f"with {theirs}. Change config.encoder.{key} or config.weights.{key}_encoder, or "
+                "annotate again."
+            )
+
+
+def check_told(config: ml_collections.ConfigDict, data_state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's network was told the rewards of the config, in order.
+
+    Shapes do not tell them apart.
+    """
+    asked, told = list(config.data.train_rewards), data_state.get(TOLD)
+    if told is not None and told != asked:
+        raise ValueError(
+            f"config.data.train_rewards must be those of the checkpoint, {told}; got {asked}. Use "
+            "the config of that run, or another folder."
+        )
 
 
 def open_folder(
     config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
 ) -> None:
     """Make the run's folder, start its log and write `config.json` and `run.json`.
+
+    Once there are checkpoints, `config.json` is that of their network, written by training; other
+    stages write `config-STAGE.json`.
 
     Raises:
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
@@ -259,8 +298,14 @@ def open_folder(
         old.close()
     logger.addHandler(handler)
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        has_network = (workdir / "checkpoints").is_dir()
+        write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
         (workdir / "run.json").write_text(json.dumps(describe(stage, arguments), indent=2) + "\n")
+
+
+def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
+    """Write a config as JSON."""
+    path.write_text(config.to_json_best_effort(indent=2) + "\n")
 
 
 def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:

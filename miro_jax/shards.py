@@ -10,6 +10,7 @@ Letters: N records, R rewards.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -25,6 +26,7 @@ from miro_jax.files import to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest
 from miro_jax.records import Record, decode_record, encode_record
 from miro_jax.storage import Damaged, Folder, open_folder
+from miro_jax.storage.base import ATTEMPTS
 
 SHARD_SUFFIX = ".array_record"
 SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
@@ -94,21 +96,35 @@ def write_shard(
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {folder / name}.")
     with folder.scratch(inside) as scratch:
         written = _write_records(str(scratch / name), records)
-        # From here on nothing is needed that another worker may delete: whoever comes late writes
-        # the same once more.
-        while not folder.create(name, scratch / name):
-            if is_published(folder, name):
-                return folder.read_json(name + SIDECAR_ENDING)
-            found = _read_present(folder, name, scratch, written)
-            if found is None:
-                continue
-            if found.keys == written.keys:
-                written = found
-                break
-            folder.remove(name)  # of a writer that was killed
+        for _ in range(ATTEMPTS):
+            is_ours, stamp = folder.create(name, scratch / name), _stamp(folder, name)
+            found = written
+            if not is_ours:
+                if is_published(folder, name):
+                    return folder.read_json(name + SIDECAR_ENDING)
+                found = _read_present(folder, name, scratch, written)
+                if found is None:  # deleted meanwhile
+                    continue
+                if found.keys != written.keys:  # of a writer that was killed
+                    folder.remove(name)
+                    continue
+            sidecar = _write_beside(folder, name, found, extra or {})
+            if _stamp(folder, name) == stamp:
+                return sidecar
+            folder.remove(name + SIDECAR_ENDING)  # another worker has replaced the shard
+    raise OSError(f"{folder / name} can be neither written nor read.")
+
+
+def _stamp(folder: Folder, name: str) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        return folder.stamp(name)
+    return None
+
+
+def _write_beside(folder: Folder, name: str, written: Written, extra: dict) -> dict:
+    """Write the scores and the sidecar of a shard; return the sidecar."""
     scores = _npy_bytes(written.scores)
-    sidecar = written.sidecar() | {"scores_sha256": hashlib.sha256(scores).hexdigest()}
-    sidecar |= extra or {}
+    sidecar = written.sidecar() | {"scores_sha256": hashlib.sha256(scores).hexdigest()} | extra
     folder.write(name + SCORES_ENDING, scores)
     folder.write(name + SIDECAR_ENDING, to_json(sidecar))
     return sidecar
@@ -219,11 +235,18 @@ def read_sidecar(shard: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: there is none.
+        Damaged: it holds something else.
     """
     path = sidecar_path(shard)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing. {_remedy(shard)}")
-    return json.loads(path.read_bytes())
+    try:
+        found = json.loads(path.read_bytes())
+        if not {"bytes", "count", "sha256"} <= set(found):
+            raise ValueError("it is no sidecar")
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{path} is damaged: {error}. {_remedy(shard)}") from error
+    return found
 
 
 def _remedy(shard: str | os.PathLike) -> str:
@@ -242,7 +265,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
 
     Raises:
         FileNotFoundError: no shard at all, or one that the manifest names is missing, or a sidecar.
-        ValueError: a shard is damaged; the text names the file and the remedy.
+        ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
     """
     folder = Path(folder)
     shards = sorted(folder.glob("*" + SHARD_SUFFIX))

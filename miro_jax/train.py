@@ -30,6 +30,7 @@ from miro_jax.bins import Bins
 from miro_jax.checkpoint import Checkpoints
 from miro_jax.data import make_iterator
 from miro_jax.evals.preview import Preview
+from miro_jax.manifest import Manifest
 from miro_jax.metrics import MetricsWriter
 from miro_jax.progress import Progress
 from miro_jax.state import TrainState, update_ema
@@ -162,8 +163,10 @@ def run(config, workdir) -> None:
     workdir = Path(workdir)
     c = config.train
     folder = runs.records_folder(config, workdir)
+    manifest = Manifest.load(folder)
     rewards = runs.load_rewards(config) if c.score_samples and c.sample_every_steps else []
     parts = runs.build_parts(config)
+    runs.check_encoders(parts, manifest)
     data = make_iterator(
         folder,
         Bins.load(folder),
@@ -175,6 +178,7 @@ def run(config, workdir) -> None:
         config.data.read_threads,
         config.data.prefetch_batches,
         parts.image_encoder.latent_shape,
+        parts.caption_encoder.width,
     )
     recipe = Recipe(**{f.name: c[f.name] for f in dataclasses.fields(Recipe)})
     loss = make_loss(
@@ -189,7 +193,9 @@ def run(config, workdir) -> None:
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
         )
-        state = _start(parts, checkpoints, data, config.seed)
+        state = _start(config, parts, checkpoints, data)
+        if jax.process_index() == 0:
+            runs.write_config(config, workdir / runs.CONFIG)
         step_fn = jax.jit(
             train_step,
             donate_argnums=0,
@@ -204,12 +210,14 @@ def run(config, workdir) -> None:
         Loop(config, parts, data, checkpoints, metrics, preview).run(step_fn, state, first)
 
 
-def _start(parts, checkpoints, data, seed) -> TrainState:
+def _start(config, parts, checkpoints, data) -> TrainState:
     """Restore the latest usable checkpoint with its data position, or initialise."""
     restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
-        return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(seed))
+        return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored
+    runs.check_told(config, data_state)
+    data_state.pop(runs.TOLD, None)
     data.set_state(data_state)
     return state
 
@@ -285,7 +293,8 @@ class Loop:
 
     def _save(self, step, state, force=False):
         self._read_pending()  # a state that is not finite must not replace a good one
-        self.checkpoints.save(step, state, self.data.get_state(), force=force)
+        told = {runs.TOLD: list(self.config.data.train_rewards)}
+        self.checkpoints.save(step, state, told | self.data.get_state(), force=force)
 
     def _next_batch(self):
         batch = next(self.data)

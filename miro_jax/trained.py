@@ -75,7 +75,8 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
         parts = runs.build_parts(config)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
-            step, weights, _ = checkpoints.restore_latest(wanted)
+            step, weights, data_state = checkpoints.restore_latest(wanted)
+    runs.check_told(config, data_state)
     return of_parts(parts, (weights["ema_params"], weights["buffers"]), Path(workdir).name, step)
 
 

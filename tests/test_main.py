@@ -56,7 +56,13 @@ def test_help_goes_to_stdout_with_status_0(capsys):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(ValueError, 2), (FileNotFoundError, 1), (FloatingPointError, 1), (RuntimeError, 1)],
+    [
+        (ValueError, 2),
+        (FileNotFoundError, 2),
+        (OSError, 1),
+        (FloatingPointError, 1),
+        (RuntimeError, 1),
+    ],
 )
 def test_an_expected_failure_of_a_stage_gives_a_line_and_its_traceback_to_the_log(
     capsys, tmp_path, monkeypatch, kind, expected

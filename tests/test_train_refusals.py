@@ -150,7 +150,7 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
         said = "sharpness.*beauty"
     elif case == "no records":
         folder, error = tmp_path / "nothing", FileNotFoundError
-        said = "nothing is missing; the annotate stage writes it"
+        said = "manifest.json is missing: these records are not complete. Run the annotate stage"
     else:
         changes, said = {"train__batch_size": 12}, "multiple of the 8 devices .*; got 12"
     with pytest.raises(error, match=said) as caught:
@@ -159,9 +159,9 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
     assert not workdir.exists()
 
 
-def test_missing_records_of_a_tar_source_end_with_status_1_and_the_remedy(tmp_path, capsys):
+def test_missing_records_of_a_tar_source_end_with_the_remedy(tmp_path, capsys):
     call = [*training.COMMAND, f"--workdir={tmp_path}", "--config.source.spec=tar:/nowhere/*.tar"]
-    assert entry.main(call) == 1
+    assert entry.main(call) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "annotate stage writes it" in said
+    assert said.count("\n") == 1 and "Run the annotate stage (--stage=annotate)" in said
     assert not (tmp_path / "checkpoints").exists()

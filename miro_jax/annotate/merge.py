@@ -145,6 +145,7 @@ def finished(todo: Plan) -> Manifest:
         OSError: a file is missing or damaged.
     """
     folder, manifest = todo.folder, Manifest.load(str(todo.folder))
+    todo.toolbox.check_width(manifest.configuration)
     if manifest.schema_version > 1:  # the first one does not name weights
         todo.toolbox.check_weights(manifest.configuration)
     sidecars, scores = read_all(todo)

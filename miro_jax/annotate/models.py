@@ -167,6 +167,16 @@ class Toolbox:
             "dtype": self.dtype or "float32",
         }
 
+    def check_width(self, configuration: Mapping[str, Any]) -> None:
+        """Raise ValueError where the caption tokens of a complete set are of another width."""
+        given = self.caption_encoder
+        asked, made = isinstance(given, Mapping) and given.get("width"), configuration
+        if asked and asked != made["caption_width"]:
+            raise ValueError(
+                f"The records are complete, with caption tokens of width {made['caption_width']}; "
+                f"asked for is {asked}."
+            )
+
     def check_weights(self, configuration: Mapping[str, Any]) -> None:
         """Compare the folders of weights that are given with what a complete set was made with.
 

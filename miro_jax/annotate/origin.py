@@ -9,6 +9,7 @@ Nothing is made in a folder whose origin is another one, or not known.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from collections.abc import Mapping
@@ -22,33 +23,37 @@ from miro_jax.storage import Damaged, Folder
 
 PARTIAL_NAME = "manifest.partial.json"
 _MODELS = ("rewards", "image_encoder", "caption_encoder")
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def is_complete(folder: Folder) -> bool:
-    """Tell whether there is a manifest, and every file that belongs to the shards it names."""
-    if not folder.exists(MANIFEST_NAME):
+    """Tell whether there is a manifest, and every file that belongs to the shards it names.
+
+    While something is made again, the note of a set in the making stands beside the manifest.
+    """
+    try:
+        shards = Manifest.load(str(folder)).shards
+    except _ABSENT:
         return False
-    wanted = {
-        name + end
-        for name in Manifest.load(str(folder)).shards
-        for end in ("", SIDECAR_ENDING, SCORES_ENDING)
-    }
-    return wanted <= set(folder.names())
+    there = set(folder.names())
+    wanted = {name + end for name in shards for end in ("", SIDECAR_ENDING, SCORES_ENDING)}
+    return wanted <= there and PARTIAL_NAME not in there
 
 
 def check(folder: Folder, asked: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder holds, or is to hold, records of another configuration."""
-    if folder.exists(MANIFEST_NAME):
-        present = {"encode_512": False} | Manifest.load(str(folder)).configuration
-    elif folder.exists(PARTIAL_NAME):
-        present = folder.read_json(PARTIAL_NAME)
-    elif folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names()):
-        raise ValueError(
-            f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} nor "
-            f"{PARTIAL_NAME} that say what they were made with. Delete the folder or name another."
-        )
-    else:
+    present = _read(folder)
+    if present is None:
+        used = folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names())
+        present = _read(folder)  # another process may have begun, or ended, in between
+        if present is None and used:
+            raise ValueError(
+                f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} "
+                f"nor {PARTIAL_NAME} that say what they were made with. Delete the folder or name "
+                "another."
+            )
+    if present is None:
         return
     # An older set may not say all that is asked today.
     differing = [n for n in asked if n in present and not _same(n, present[n], asked[n])]
@@ -58,6 +63,17 @@ def check(folder: Folder, asked: Mapping[str, Any]) -> None:
             f"{folder} must hold records of the configuration asked for, but differs in "
             f"{', '.join(differing)} ({details}). Delete the folder or name another."
         )
+
+
+def _read(folder: Folder) -> dict[str, Any] | None:
+    """Return what a folder says it is made with, if it does."""
+    # The one is there before the other goes, so this order could miss both; hence twice.
+    for _ in range(2):
+        with contextlib.suppress(*_ABSENT):
+            return {"encode_512": False} | Manifest.load(str(folder)).configuration
+        with contextlib.suppress(*_ABSENT):
+            return folder.read_json(PARTIAL_NAME)
+    return None
 
 
 def _same(name: str, present: Any, asked: Any) -> bool:
@@ -91,14 +107,8 @@ def begin(folder: Folder, configuration: Mapping[str, Any]) -> None:
     Raises:
         ValueError: another process began at the same time, with another configuration.
     """
-    data = to_json(configuration)
-    if folder.claim(PARTIAL_NAME, data, parts.FOLDER) != data:
-        raise ValueError(
-            f"{folder} is being made with another configuration by a process that began at the "
-            "same time. Name another folder."
-        )
-    if folder.exists(MANIFEST_NAME) and not is_complete(folder):
-        folder.remove(MANIFEST_NAME)  # it names shards that are gone
+    folder.claim(PARTIAL_NAME, to_json(configuration), parts.FOLDER)
+    check(folder, configuration)
 
 
 def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:

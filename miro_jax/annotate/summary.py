@@ -29,7 +29,7 @@ def summarize(todo: Plan, manifest: Manifest | None, was_complete: bool = False)
         done = f"published: {mine - len(waiting)} of {mine} pieces; the others wait for "
         done += _missing_groups(todo, waiting[0])
     when = f"when all {everyone} are, finish" if waiting or mine < everyone else "finish"
-    return f"{done}; {when} with --merge: {todo.folder}"
+    return f"{done}; {when} with --merge, or without a choice of pieces and stages: {todo.folder}"
 
 
 def _missing_groups(todo: Plan, piece: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from miro_jax.files import TEMPORARY
 
+ATTEMPTS = 8  # at what another worker may foil
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")
 
@@ -30,6 +31,10 @@ class Folder(abc.ABC):
     @abc.abstractmethod
     def size(self, name: str) -> int:
         """Return the bytes of a file."""
+
+    @abc.abstractmethod
+    def stamp(self, name: str) -> str:
+        """Return what changes when a file is replaced by another, as far as the system tells."""
 
     @abc.abstractmethod
     def names(self, inside: str = "") -> list[str]:
@@ -73,7 +78,7 @@ class Folder(abc.ABC):
         Args:
             inside: folder below for what is not finished.
         """
-        while True:
+        for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError):  # it, or the scratch, may be deleted
                 if not self.exists(name):
                     with self.scratch(inside) as scratch:
@@ -81,6 +86,7 @@ class Folder(abc.ABC):
                         path.write_bytes(data)
                         self.create(name, path)
                 return self.read(name)
+        raise OSError(f"{self / name} can be neither written nor read.")
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file.

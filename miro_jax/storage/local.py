@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from miro_jax import files
-from miro_jax.storage.base import SCRATCH, Folder
+from miro_jax.storage.base import ATTEMPTS, SCRATCH, Folder
 
-_ATTEMPTS = 5
 T = TypeVar("T")
 
 
@@ -31,6 +30,10 @@ class LocalFolder(Folder):
 
     def size(self, name: str) -> int:
         return (self.path / name).stat().st_size
+
+    def stamp(self, name: str) -> str:
+        facts = (self.path / name).stat()
+        return f"{facts.st_ino} {facts.st_mtime_ns} {facts.st_size}"
 
     def names(self, inside: str = "") -> list[str]:
         try:
@@ -101,7 +104,7 @@ class LocalFolder(Folder):
 
 def _despite_others(action: Callable[[], T]) -> T:
     """Do what another worker may foil by deleting a folder at this moment; again, if it does."""
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(ATTEMPTS - 1):
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             return action()
     return action()

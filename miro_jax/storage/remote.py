@@ -17,10 +17,12 @@ from pathlib import Path
 
 import fsspec
 
-from miro_jax.storage.base import Folder
+from miro_jax.storage.base import ATTEMPTS, Folder
 
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
-_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 8, 0.25
+_SECONDS_BETWEEN_ATTEMPTS = 0.25
+# What stores tell of an object that another upload changes.
+_STAMPS = ("ETag", "etag", "generation", "LastModified", "updated", "created", "size")
 # Packages that talk to stores, and raise errors of their own.
 _TALKERS = "aiobotocore aiohttp azure botocore gcsfs google httpcore2 httpx httpx2 s3fs".split()
 
@@ -66,6 +68,10 @@ class RemoteFolder(Folder):
     def size(self, name: str) -> int:
         return self._system.size(self._place(name))
 
+    def stamp(self, name: str) -> str:
+        facts = self._system.info(self._place(name))
+        return " ".join(f"{key} {facts[key]}" for key in _STAMPS if key in facts)
+
     def names(self, inside: str = "") -> list[str]:
         try:
             found = self._system.ls(self._place(inside), detail=True)
@@ -91,7 +97,9 @@ class RemoteFolder(Folder):
             except FileExistsError:
                 return False
             except OSError as error:  # S3, to several who ask at once: nobody has the name yet
-                if "ConditionalRequestConflict" not in str(error) or attempt == _ATTEMPTS:
+                if "pre-condition" in str(error):  # as stores say that are not S3 itself
+                    return False
+                if "ConditionalRequestConflict" not in str(error) or attempt == ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, attempt) * _SECONDS_BETWEEN_ATTEMPTS)
 
