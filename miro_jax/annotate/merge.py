@@ -54,7 +54,7 @@ def merge(todo: Plan) -> Manifest:
     try:
         return _merge(todo)
     except OSError:
-        if not origin.is_complete(todo.folder):  # by another process, which also cleaned up
+        if not origin.has_all(todo.folder):  # by another process, which also cleaned up
             raise
         return Manifest.load(str(todo.folder))
 

@@ -28,17 +28,18 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def is_complete(folder: Folder) -> bool:
-    """Tell whether there is a manifest, and every file that belongs to the shards it names.
+    """Tell whether a set has all of its files, and nobody makes any of it again."""
+    return has_all(folder) and not folder.exists(PARTIAL_NAME)
 
-    While something is made again, the note of a set in the making stands beside the manifest.
-    """
+
+def has_all(folder: Folder) -> bool:
+    """Tell whether there is a manifest, and every file that belongs to the shards it names."""
     try:
         shards = Manifest.load(str(folder)).shards
     except _ABSENT:
         return False
-    there = set(folder.names())
     wanted = {name + end for name in shards for end in ("", SIDECAR_ENDING, SCORES_ENDING)}
-    return wanted <= there and PARTIAL_NAME not in there
+    return wanted <= set(folder.names())
 
 
 def check(folder: Folder, asked: Mapping[str, Any]) -> None:

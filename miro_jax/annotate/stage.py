@@ -48,10 +48,8 @@ def execute(todo: Plan) -> Manifest | None:
     """Do what is not done yet of a plan; see `annotate`."""
     if not origin.is_complete(todo.folder):
         annotate_pieces(todo)
-        if todo.is_whole:
-            return merge(todo)
-        if not origin.is_complete(todo.folder):  # others may have finished it meanwhile
-            return None
+        # Others may have finished it before we said that we make it, too.
+        return merge(todo) if todo.is_whole or origin.has_all(todo.folder) else None
     manifest = finished(todo)
     origin.clean(todo.folder)
     return manifest
