@@ -124,6 +124,10 @@ def training_scores(records: Path, rewards, synthetic_share: float) -> dict[str,
             if part["count"] and share:
                 parts.append(part)
                 weights.append(share)
+        if not parts:  # training takes its own caption where there is no synthetic one
+            parts, weights = [stats["captions"]["rewards"][reward.identity]], [1.0]
+        if not parts[0]["count"]:
+            raise ValueError(f"{path} has no score of {reward.identity}: leave that reward out.")
         means, stds = (np.array([p[key] for p in parts]) for key in ("mean", "std"))
         mean = float(np.average(means, weights=weights))
         spread = np.average(stds**2 + (means - mean) ** 2, weights=weights)

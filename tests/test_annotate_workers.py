@@ -282,3 +282,47 @@ def test_a_part_reads_back(tmp_path):
     with pytest.raises(storage.Damaged, match="digest"):
         parts.decode_part(parts.encode_part(part)[:-1])
     assert parts.load_part(storage.open_folder(tmp_path), "x.part") is None
+
+
+def test_part_of_a_complete_set_is_not_made_again_with_other_models(pieces, tmp_path):
+    call(pieces, tmp_path)
+    (tmp_path / "shard-00001.array_record").unlink()
+    other = rewards()
+    other[0].tower = "retrained"
+    with pytest.raises(ValueError, match="with mean for brightness@test1; loaded is retrained"):
+        call(pieces, tmp_path, other)
+    assert call(pieces, tmp_path).num_records == 35
+
+
+def test_a_worker_that_begins_while_others_end_leaves_nothing(pieces, whole, tmp_path, monkeypatch):
+    """The set is complete between its look at it and the note that it makes."""
+    out, begin = tmp_path / "out", origin.begin
+    call(pieces, out, pieces=range(4))
+
+    def late(folder, configuration):
+        monkeypatch.setattr(origin, "begin", begin)
+        call(pieces, out)
+        begin(folder, configuration)
+
+    monkeypatch.setattr(origin, "begin", late)
+    call(pieces, out, pieces=[4])
+    assert contents(out) == whole
+
+
+def test_the_origin_of_a_set_stays_while_it_is_mended(pieces, whole, tmp_path, monkeypatch):
+    """One worker mends and merges while another has seen that a shard is missing."""
+    out, begin = tmp_path / "out", origin.begin
+    call(pieces, out)
+    (out / "shard-00001.array_record").unlink()
+
+    def late(folder, configuration):
+        monkeypatch.setattr(origin, "begin", begin)
+        call(pieces, out)
+        begin(folder, configuration)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(origin, "begin", late)
+    with pytest.raises(KeyboardInterrupt):
+        call(pieces, out, pieces=[1])
+    call(pieces, out)
+    assert contents(out) == whole

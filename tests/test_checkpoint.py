@@ -387,3 +387,8 @@ def test_a_killed_run_goes_on_from_a_whole_checkpoint(tmp_path):
         assert_same(state, make(step, size=KILL_SIZE))
         reached = step
     assert not list(tmp_path.glob("unusable-*"))
+
+
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="neither brackets nor backslashes"):
+        Checkpoints(tmp_path / "run[1]", 1, 1)

@@ -204,6 +204,16 @@ def test_state_of_levels_that_were_fitted_otherwise_is_refused(folder, tmp_path)
         open_data(tmp_path / "set").set_state(state)
 
 
+def test_levels_and_tokens_of_other_records_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    write_set(tmp_path / "other", [16])
+    shutil.copy(tmp_path / "other" / "bins.json", tmp_path / "set")
+    with pytest.raises(ValueError, match="bins.json must be fitted to these records"):
+        open_data(tmp_path / "set")
+    with pytest.raises(ValueError, match="width 5; the records hold 6"):
+        open_data(folder, caption_width=5)
+
+
 def test_processes_share_out_the_global_batch(folder):
     want = take(open_data(folder), 5)
     for count in (2, 4):

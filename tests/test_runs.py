@@ -120,3 +120,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, obstacle):
     with pytest.raises(PermissionError, match="--workdir .*run.*Give another one"):
         runs.open_folder(changed(), workdir, "train")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_is_of_the_rewards_that_its_network_was_told():
+    config = changed(data__train_rewards=("count", "beauty"))
+    runs.check_told(config, {"train_rewards": ["count", "beauty"]})
+    for told in (["beauty", "count"], ["count"], []):
+        with pytest.raises(ValueError, match="must be those of the checkpoint"):
+            runs.check_told(config, {"train_rewards": told})
+
+
+def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
+    runs.open_folder(changed(seed=3), tmp_path, "train")
+    (tmp_path / "checkpoints").mkdir()
+    runs.open_folder(changed(seed=4), tmp_path, "sample")
+    seeds = {path.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("config*")}
+    assert seeds == {"config.json": 3, "config-sample.json": 4}

@@ -315,3 +315,20 @@ def test_rewards_of_the_config_must_be_those_of_the_records():
         with pytest.raises(ValueError) as caught:
             require_rewards(manifest, wrong)
         assert str(wrong) in str(caught.value) and "['a@1', 'b@1', 'c@1']" in str(caught.value)
+
+
+def test_two_live_writers_that_disagree_end_with_one_shard(tmp_path, monkeypatch):
+    """The second replaces the shard of the first before that has written its sidecar."""
+    folder, name = open_folder(tmp_path), "s.array_record"
+    found, write = [make_record(i) for i in range(5)], shards._write_beside
+
+    def slow(*arguments):
+        monkeypatch.setattr(shards, "_write_beside", write)
+        shards.write_shard(folder, name, found)
+        return write(*arguments)
+
+    monkeypatch.setattr(shards, "_write_beside", slow)
+    sidecar = shards.write_shard(folder, name, found[:3], {"by": "the first"})
+    (path,) = shards.verify_shards(tmp_path, full=True)
+    assert shards.read_sidecar(path) == sidecar and sidecar["count"] == 3
+    assert len(shards.read_published(folder, name)[1]) == 3

@@ -131,3 +131,9 @@ def test_a_name_that_several_ask_for_at_once_is_asked_for_again(make_bucket, tmp
     (tmp_path / "a").write_bytes(b"1")
     assert folder.create("a", tmp_path / "a") and len(answers) == 2
     assert not folder.create("a", tmp_path / "a")
+
+
+def test_a_file_that_can_be_neither_written_nor_read_is_named(tmp_path):
+    (tmp_path / "note").symlink_to("/nowhere/note")
+    with pytest.raises(OSError, match="note can be neither written nor read"):
+        storage.open_folder(tmp_path).claim("note", b"1", "parts")

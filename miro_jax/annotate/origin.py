@@ -120,6 +120,7 @@ def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
         ValueError: parts of this folder were made with other ones.
     """
     name = parts.models_name(group)
+    _require_as_before(folder, facts)
     data = folder.claim(name, to_json(facts), parts.FOLDER)
     try:
         present = json.loads(data)
@@ -130,6 +131,26 @@ def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
             f"{folder / name} must name the models of the group {group} that are loaded; it has "
             f"{brief(present, 600)}, loaded are {brief(facts, 600)}. Use the same weights and "
             "settings, or name another folder."
+        )
+
+
+def _require_as_before(folder: Folder, facts: Mapping[str, Any]) -> None:
+    """Raise ValueError where part of a complete set is made again with other models."""
+    try:
+        made = Manifest.load(str(folder)).configuration
+    except _ABSENT:
+        return
+    before = {kind: made[kind] for kind in ("image_encoder", "caption_encoder") if kind in facts}
+    now = {kind: facts[kind] for kind in before}
+    for reward in facts["rewards"].values():
+        before[reward["identity"]] = made.get("towers", {}).get(reward["identity"])
+        now[reward["identity"]] = reward["tower"]
+    differing = [name for name in now if before[name] not in (None, now[name])]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"The records in {folder} were made with {before[name]} for {name}; loaded is "
+            f"{now[name]}. Use the same weights and settings, or name another folder."
         )
 
 
