@@ -19,7 +19,7 @@ from miro_jax.annotate import parts
 from miro_jax.files import brief, to_json
 from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
-from miro_jax.storage import Damaged, Folder
+from miro_jax.storage import Folder
 
 PARTIAL_NAME = "manifest.partial.json"
 _MODELS = ("rewards", "image_encoder", "caption_encoder")
@@ -121,11 +121,7 @@ def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
     """
     name = parts.models_name(group)
     _require_as_before(folder, facts)
-    data = folder.claim(name, to_json(facts), parts.FOLDER)
-    try:
-        present = json.loads(data)
-    except ValueError as error:
-        raise Damaged(f"{folder / name} is damaged, no JSON: {error}.") from error
+    present = folder.parse_json(name, folder.claim(name, to_json(facts), parts.FOLDER))
     if present != json.loads(to_json(facts)):
         raise ValueError(
             f"{folder / name} must name the models of the group {group} that are loaded; it has "

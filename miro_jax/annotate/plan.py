@@ -156,7 +156,7 @@ def plan(
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
-    if not any(piece.has_captions for piece in source.pieces):
+    if not any(piece.has_captions or piece.tables.captions for piece in source.pieces):
         raise ValueError(
             f"{source.spec} has no captions. Give a table of them with ?captions=FILE, or of a "
             "table with pictures the column with ?caption=COLUMN."

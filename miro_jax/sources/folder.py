@@ -56,7 +56,7 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
                 functools.partial(_sign, run),
                 tables,
                 functools.partial(_sign_again, spec.place, run),
-                tables.captions is not None or any(one.txt or one.json for one in run),
+                any(one.txt or one.json for one in run),
             )
         )
     return pieces

@@ -59,16 +59,15 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
             sign = functools.partial(reading.fingerprint, file.path)
             pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
             continue
-        said = _columns(file.path, footer.schema.to_arrow_schema(), spec).caption
-        has_captions, first_row = said is not None or tables.captions is not None, 0
-        for first, last, rows, num_bytes in _runs(footer, length):
+        first_row = 0
+        for first, last, rows, num_bytes in _runs(footer.metadata, length):
             piece_id = f"{name}#{first:05d}"
             span = (first_row, first_row + rows)
             arguments = (file.path, name, piece_id, first, last, span)
             read = functools.partial(_samples, *arguments, spec=spec)
             sign = functools.partial(_sign, file.path, first, last)
             piece = Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables)
-            pieces.append(dataclasses.replace(piece, has_captions=has_captions))
+            pieces.append(dataclasses.replace(piece, has_captions=footer.has_captions))
             first_row += rows
     return pieces
 
@@ -97,16 +96,23 @@ def _open(path: str) -> Iterator[parquet.ParquetFile]:
         yield table
 
 
-def _footer(path: str, spec: Spec) -> parquet.FileMetaData | str:
-    """Return the metadata of a file, or why it is of no use."""
+class _Footer(NamedTuple):
+    """What a file says of itself. has_captions: whether it has a column of them."""
+
+    metadata: parquet.FileMetaData
+    has_captions: bool
+
+
+def _footer(path: str, spec: Spec) -> _Footer | str:
+    """Return what a file says of itself, or why it is of no use."""
     try:
         with _open(path) as file:
-            _columns(path, file.schema_arrow, spec)
+            has_captions = _columns(path, file.schema_arrow, spec).caption is not None
             footer = file.metadata
         groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
         if groups != footer.num_rows:
             return f"its {footer.num_rows} rows are not the {groups} of its row groups"
-        return footer
+        return _Footer(footer, has_captions)
     except (pyarrow.ArrowException, ValueError) as error:
         return str(error)
     except OSError as error:  # pyarrow says so of damaged files as well

@@ -76,8 +76,8 @@ class Piece:
     number: 0, 1, 2, ... in the source. id: a name that stays where other pieces come or go.
     count: samples, or None where only reading tells. num_bytes: of its files, or None.
     read, sign: of its kind: yield samples; return the fingerprint. sign_again: the same, where
-    `sign` goes by a listing that was made before. has_captions: False where it is known that no
-    sample has one.
+    `sign` goes by a listing that was made before. has_captions: False where it is known that
+    only a table can have any.
     """
 
     number: int

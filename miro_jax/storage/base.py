@@ -95,8 +95,12 @@ class Folder(abc.ABC):
             FileNotFoundError: there is none.
             Damaged: it holds something else.
         """
+        return self.parse_json(name, self.read(name))
+
+    def parse_json(self, name: str, data: bytes) -> Any:
+        """Parse what a file holds; see `read_json`."""
         try:
-            return json.loads(self.read(name))
+            return json.loads(data)
         except ValueError as error:
             raise Damaged(f"{self / name} is damaged, no JSON: {error}.") from error
 
