@@ -2,6 +2,7 @@
 
     python benchmarks/decode.py                     # 512 x 512, JPEG of quality 90
     python benchmarks/decode.py --side 1024 --images 150
+    python benchmarks/decode.py --largest           # of nearly the most pixels that are accepted
 
 Each stage is timed alone on one thread, by the time the processor spent on it, so that other work
 on the machine matters little; the best of several turns counts. The last lines add them up, say
@@ -59,6 +60,19 @@ def photograph(side: int, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def time_largest(repeats: int) -> None:
+    """Print what pictures of nearly the most pixels take, in each format that may hold them."""
+    side = int(images.MAX_PIXELS**0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 500, 4), np.uint8)
+    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    for kind, mode in (("JPEG", "RGB"), ("WEBP", "RGB"), ("WEBP", "RGBA")):
+        buffer = io.BytesIO()
+        picture.convert(mode).save(buffer, kind)
+        data = buffer.getvalue()
+        spent = seconds(lambda data=data: images.load_rgb(data), repeats)
+        print(f"{kind} {mode}, {side} x {side}, {len(data) / 1e6:.0f} MB: {spent:.2f} s")
+
+
 def write_tar(path: Path, count: int, side: int) -> None:
     """Write a shard as img2dataset does."""
     rng = np.random.default_rng(0)
@@ -105,7 +119,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--side", type=int, default=512, help="pixels of the source pictures")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--largest", action="store_true", help="time the largest pictures alone")
     flags = parser.parse_args()
+    if flags.largest:
+        time_largest(flags.repeats)
+        return
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "00000.tar"
         write_tar(tar, flags.images, flags.side)
