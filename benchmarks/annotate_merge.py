@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from miro_jax import annotate, shards
+from miro_jax import annotate
 from miro_jax.annotate import origin
 from miro_jax.annotate.merge import merge
-from miro_jax.files import to_json
-from miro_jax.sources import Piece, Sample, Source
+from miro_jax.data.records import shards
+from miro_jax.data.sources import Piece, Sample, Source
+from miro_jax.data.storage.files import to_json
 
 REWARDS = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position")
 

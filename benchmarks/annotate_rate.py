@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from miro_jax import annotate
-from miro_jax.images import center_crop_resize
+from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.rewards import base
 
 SIDE = 512

@@ -27,10 +27,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from miro_jax import images
+from miro_jax.data.sources import images, open_source
 from miro_jax.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards.vqa import pad_and_resize
-from miro_jax.sources import open_source
 
 GOAL = 150
 SIZES = (512, 256)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from miro_jax.storage import BAD_PLACE
+from miro_jax.data.storage import BAD_PLACE
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 # Of `--mesh`, see `sharding.parse_mesh`.

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 from miro_jax import evals, report, runs
-from miro_jax.bins import Bins
+from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.shapes import scene
+from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evals import dials
-from miro_jax.files import to_json, write_atomic
-from miro_jax.manifest import Manifest, require_rewards
 from miro_jax.pipeline import MiroPipeline
-from miro_jax.shapes import scene
 from miro_jax.trained import restore
 
 FILE = "evaluation.json"

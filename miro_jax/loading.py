@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax import images
-from miro_jax.budget import Budget
-from miro_jax.sources import Sample
+from miro_jax.data.sources import Sample, images
+from miro_jax.data.sources.budget import Budget
 
 MAX_WAITING_BYTES = 1 << 30  # of pictures that were read with their piece and wait to be decoded
 _DIGEST_BYTES = 8

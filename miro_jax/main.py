@@ -10,9 +10,9 @@ import jax
 from miro_jax import annotate, evaluate, runs, sample, train
 from miro_jax.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.command import HELP, Command, asks_for_help, parse
-from miro_jax.manifest import MANIFEST_NAME
+from miro_jax.data.records.manifest import MANIFEST_NAME
+from miro_jax.data.storage import errors_of_stores
 from miro_jax.rewards import SHAPES_REWARDS
-from miro_jax.storage import errors_of_stores
 
 NAME = "miro_jax"
 log = logging.getLogger("miro_jax.main")

@@ -19,9 +19,10 @@ import jax
 import ml_collections
 from flax import nnx
 
-from miro_jax import models, rewards, sharding, storage
+from miro_jax import models, rewards, sharding
+from miro_jax.data import storage
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
-from miro_jax.manifest import Manifest
 from miro_jax.optim import make_optimizer, warmup_cosine
 from miro_jax.solvers import get_solver
 from miro_jax.state import abstract_state, graph_of, make_init

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from miro_jax import images
-from miro_jax.sources import open_source
+from miro_jax.data.sources import images, open_source
 from tests.hostile_corpus import bad_pictures, bad_texts, structures, write_corpus
 from tests.mutations import mutated
 

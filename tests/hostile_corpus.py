@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from miro_jax.sources import texts
+from miro_jax.data.sources import texts
 from tests.forged import chunk, jpeg_claiming, jpeg_of_scans, picture, png, webp_claiming
 from tests.sources import encode
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 
 from miro_jax import annotate
-from miro_jax.shapes import world
+from miro_jax.data.shapes import world
 from tests.annotating import contents
 
 SHARDS = 8

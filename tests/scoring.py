@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet
 from PIL import Image
 
+from miro_jax.data.shapes import world
 from miro_jax.rewards import base
 from miro_jax.score import score_images
-from miro_jax.shapes import world
 
 
 class Brightness(base.Judge):

@@ -8,8 +8,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from miro_jax import images
-from miro_jax.sources import open_source
+from miro_jax.data.sources import images, open_source
 
 
 def jpeg(shade, size=24):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
-from miro_jax import annotate, bins, shards
+from miro_jax import annotate
+from miro_jax.data.records import bins, shards
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.storage import LocalFolder
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
-from miro_jax.manifest import Manifest
-from miro_jax.storage import LocalFolder
 from tests.annotating import (
     Brightness,
     call,

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from miro_jax import annotate
-from miro_jax.manifest import Manifest
-from miro_jax.shapes import world
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.shapes import world
 from tests.annotating import SIZE, make_pieces, png, sample
 from tests.sources import write_tar
 

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from miro_jax import annotate, shards, storage
+from miro_jax import annotate
 from miro_jax.annotate.publish import Assembly, SourceChanged
-from miro_jax.shapes import world
+from miro_jax.data import storage
+from miro_jax.data.records import shards
+from miro_jax.data.shapes import world
 from tests.annotating import (
     Brightness,
     call,

@@ -12,7 +12,7 @@ import pytest
 from configs.base import get_config
 from miro_jax import annotate
 from miro_jax.annotate import estimate, sizes, tell
-from miro_jax.shapes import world
+from miro_jax.data.shapes import world
 from tests import published
 from tests.annotating import make_pieces, open_paths, sample
 from tests.sources import write_tar

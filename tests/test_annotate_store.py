@@ -11,7 +11,7 @@ import pytest
 import s3fs
 
 from miro_jax import annotate
-from miro_jax.shapes import world
+from miro_jax.data.shapes import world
 from tests import stores
 from tests.annotating import contents
 

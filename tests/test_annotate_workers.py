@@ -6,10 +6,10 @@ import uuid
 import numpy as np
 import pytest
 
-from miro_jax import storage
 from miro_jax.annotate import origin, parts, publish, work, workers
 from miro_jax.annotate.chunks import Batch
 from miro_jax.annotate.merge import merge
+from miro_jax.data import storage
 from tests.annotating import (
     SIZE,
     Brightness,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax import bins
+from miro_jax.data.records import bins
 
 K = 16
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
-from miro_jax import bins as bins_lib
-from miro_jax import data, records, shards
-from miro_jax.manifest import Manifest
-from miro_jax.storage import open_folder
+from miro_jax.data.records import batches, shards
+from miro_jax.data.records import bins as bins_lib
+from miro_jax.data.records import record as records
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.storage import open_folder
 
 WIDTH, LATENT_SHAPE, SECOND_SHAPE = 6, (4, 4, 3), (8, 8, 3)
 NAMES = ("a@1", "b@1")
@@ -68,7 +69,7 @@ def folder(tmp_path_factory):
 def open_data(folder, **changes):
     arguments = {"batch_size": 16, "seed": 0, "synthetic_caption_prob": 0.5, "max_tokens": 8}
     arguments |= {"identities": NAMES, **changes}
-    return data.make_iterator(folder, bins_lib.Bins.load(folder), **arguments)
+    return batches.make_iterator(folder, bins_lib.Bins.load(folder), **arguments)
 
 
 def take(iterator, num_batches):
@@ -371,7 +372,7 @@ def test_bad_arguments_are_named(folder, change, text):
 def test_bins_of_other_rewards_are_refused(folder):
     bins = bins_lib.fit_bins(np.arange(6.0).reshape(3, 2), ["a@1", "c@1"], 8)
     with pytest.raises(ValueError, match="c@1"):
-        data.make_iterator(folder, bins, 4, 0, 0.0, 8, NAMES)
+        batches.make_iterator(folder, bins, 4, 0, 0.0, 8, NAMES)
 
 
 def test_reading_needs_neither_tensorflow_nor_torch(folder):
@@ -379,7 +380,7 @@ def test_reading_needs_neither_tensorflow_nor_torch(folder):
 import sys
 from miro_jax import bins, data
 b = bins.Bins.load(sys.argv[1])
-it = data.make_iterator(sys.argv[1], b, 16, 0, 0.5, 8, b.names)
+it = batches.make_iterator(sys.argv[1], b, 16, 0, 0.5, 8, b.names)
 [next(it) for _ in range(20)]
 print(sorted({"tensorflow", "torch"} & set(sys.modules)))
 """

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from miro_jax import annotate, score
-from miro_jax.manifest import Manifest
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.rewards import (
     REWARDS,
     SHAPES_REWARDS,

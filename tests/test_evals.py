@@ -5,8 +5,8 @@ import pytest
 
 from configs import base as configs
 from miro_jax import evals
+from miro_jax.data.shapes import captions, scene
 from miro_jax.evals import base
-from miro_jax.shapes import captions, scene
 from tests.painting import SAMPLING, Meter, gauges
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from miro_jax.image_headers import count_scans, jpeg_orientation, webp_size
-from miro_jax.images import load_rgb
+from miro_jax.data.sources.image_headers import count_scans, jpeg_orientation, webp_size
+from miro_jax.data.sources.images import load_rgb
 from tests.sources import encode
 
 

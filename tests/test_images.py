@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax import images
-from miro_jax.budget import Budget
-from miro_jax.images import BadImage, center_crop_resize, load_rgb
+from miro_jax.data.sources import images
+from miro_jax.data.sources.budget import Budget
+from miro_jax.data.sources.images import BadImage, center_crop_resize, load_rgb
 from tests import forged
 from tests.sources import encode
 

@@ -12,7 +12,7 @@ import yaml
 from configs import miro
 from miro_jax import annotate
 from miro_jax.annotate import command, flags, stage
-from miro_jax.shapes import world
+from miro_jax.data.shapes import world
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

@@ -15,12 +15,16 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from configs import miro
-from miro_jax import annotate, images, main, records, runs, shards, sources
-from miro_jax.bins import Bins
+from miro_jax import annotate, main, runs
+from miro_jax.data import sources
+from miro_jax.data.records import record as records
+from miro_jax.data.records import shards
+from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.shapes import world
+from miro_jax.data.sources import images
 from miro_jax.encoders import build_image_encoder
-from miro_jax.manifest import Manifest
 from miro_jax.rewards import load_rewards
-from miro_jax.shapes import world
 from tests import published
 from tests.networks import quick_compilation
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load as load_safetensors
 
-from miro_jax import records
+from miro_jax.data.records import record as records
 
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax import images, resize
+from miro_jax import resize
+from miro_jax.data.sources import images
 from miro_jax.networks import clip
 from tests.oracles import resize as oracle
 

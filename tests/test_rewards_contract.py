@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from miro_jax.data.shapes import world
 from miro_jax.rewards import SHAPES_REWARDS, base, load_reward
 from miro_jax.rewards.contract import BrokenPromise, check_reward
-from miro_jax.shapes import world
 
 
 @pytest.mark.parametrize("name", SHAPES_REWARDS)

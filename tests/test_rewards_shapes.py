@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from miro_jax import rewards as reward_table
+from miro_jax.data.shapes import captions, world
+from miro_jax.data.shapes import scene as scenes
 from miro_jax.rewards import base
-from miro_jax.shapes import captions, world
-from miro_jax.shapes import scene as scenes
 
 NAMES = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position")
 BUILT = {name: reward_table.load_reward(name) for name in NAMES}

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from miro_jax.shapes import captions
-from miro_jax.shapes import scene as scenes
-from miro_jax.shapes.captions import Phrase
+from miro_jax.data.shapes import captions
+from miro_jax.data.shapes import scene as scenes
+from miro_jax.data.shapes.captions import Phrase
 
 
 def draw(category, count=150):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from miro_jax.shapes import detect, render
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import detect, render
+from miro_jax.data.shapes import scene as scenes
 
 COUNT = 300
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from miro_jax.shapes import render
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import render
+from miro_jax.data.shapes import scene as scenes
 
 
 def one(shape="circle", color="red", **changes):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import scene as scenes
 
 
 def draw(category, count=200, size=32):

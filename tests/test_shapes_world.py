@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax.shapes import captions, world
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import captions, world
+from miro_jax.data.shapes import scene as scenes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -82,7 +82,7 @@ def test_an_interrupted_call_is_continued(tmp_path):
 def test_several_processes_may_make_the_shards_at_once(tmp_path):
     """As the workers of an array do that annotate the shapes world."""
     code = (
-        "import sys; from miro_jax.shapes import world;"
+        "import sys; from miro_jax.data.shapes import world;"
         "world.write_shards(sys.argv[1], 200, images_per_shard=5)"
     )
     workers = [

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax import files, records, shards
-from miro_jax.manifest import Manifest, require_rewards
-from miro_jax.storage import open_folder
+from miro_jax.data.records import record as records
+from miro_jax.data.records import shards
+from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.storage import files, open_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)

@@ -8,8 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from miro_jax.images import BadImage
-from miro_jax.sources import open_source, reading
+from miro_jax.data.sources import open_source, reading
+from miro_jax.data.sources.images import BadImage
 from tests.sources import jpeg, problems, read, shade_of
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from miro_jax import images
+from miro_jax.data.sources import images
 from tests import hostile, hostile_corpus, mutations
 from tests.sources import encode
 

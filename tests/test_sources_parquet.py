@@ -6,9 +6,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from miro_jax import images
-from miro_jax.images import BadImage
-from miro_jax.sources import open_source
+from miro_jax.data.sources import images, open_source
+from miro_jax.data.sources.images import BadImage
 from tests.sources import jpeg, problems, read, shade_of
 
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])

@@ -7,8 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from miro_jax.images import BadImage
-from miro_jax.sources import open_source, reading
+from miro_jax.data.sources import open_source, reading
+from miro_jax.data.sources.images import BadImage
 from tests import stores
 from tests.builders.tiny_pairs import TinyPairs
 from tests.sources import jpeg, read, triple, write_tar

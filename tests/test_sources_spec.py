@@ -2,9 +2,9 @@
 
 import pytest
 
-from miro_jax.sources import open_source
-from miro_jax.sources.listing import expand, fixed_folder, match_files, walk
-from miro_jax.sources.spec import KINDS, parse
+from miro_jax.data.sources import open_source
+from miro_jax.data.sources.listing import expand, fixed_folder, match_files, walk
+from miro_jax.data.sources.spec import KINDS, parse
 
 
 def test_a_spec_is_kind_place_and_options():

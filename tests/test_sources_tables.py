@@ -6,7 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from miro_jax.sources.tables import open_table
+from miro_jax.data.sources.tables import open_table
 
 ROWS = [
     ("a.png", "plain"),

@@ -9,9 +9,9 @@ import tarfile
 
 import pytest
 
-from miro_jax.sources import expected_samples, open_source
-from miro_jax.sources import tar as tar_source
-from miro_jax.sources.reading import fingerprint
+from miro_jax.data.sources import expected_samples, open_source
+from miro_jax.data.sources import tar as tar_source
+from miro_jax.data.sources.reading import fingerprint
 from tests.sources import members_of, read, read_all, triple, write_tar
 
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from miro_jax import causes
-from miro_jax.sources import open_source, texts
-from miro_jax.sources.captions import TextIndex, normal, stem
-from miro_jax.sources.reading import readable
+from miro_jax.data.sources import causes, open_source, texts
+from miro_jax.data.sources.captions import TextIndex, normal, stem
+from miro_jax.data.sources.reading import readable
 from tests.sources import jpeg, problems, read, triple, write_tar
 
 LONG, SHORT, OTHER = "synthetic_caption", "short_synthetic_caption", "synthetic_caption_short"

@@ -10,8 +10,8 @@ import pytest
 import tensorflow_datasets
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax.sources import examples, open_source
-from miro_jax.sources.tfds import _shard_name
+from miro_jax.data.sources import examples, open_source
+from miro_jax.data.sources.tfds import _shard_name
 from tests.builders.tiny_pairs import TinyPairs, jpeg
 from tests.sources import problems, read, shade_of
 

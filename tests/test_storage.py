@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from miro_jax import storage
+from miro_jax.data import storage
 
 
 @pytest.fixture(params=["disk", "file://", "memory://", "s3://"])

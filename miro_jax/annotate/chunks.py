@@ -17,10 +17,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from miro_jax import causes, images
 from miro_jax.annotate.models import Prepared
+from miro_jax.data.sources import Piece, Sample, causes, images
 from miro_jax.rewards import base
-from miro_jax.sources import Piece, Sample
 
 T = TypeVar("T")
 

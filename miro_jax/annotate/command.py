@@ -28,8 +28,8 @@ from miro_jax.arguments import (
     is_out_of_memory,
     say,
 )
-from miro_jax.sources import open_source
-from miro_jax.storage import Damaged, errors_of_stores
+from miro_jax.data.sources import open_source
+from miro_jax.data.storage import Damaged, errors_of_stores
 from miro_jax.weights.hub import OfflineError
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax import causes
-from miro_jax.sources import Piece
-from miro_jax.storage import Folder
+from miro_jax.data.sources import Piece, causes
+from miro_jax.data.storage import Folder
 from miro_jax.tally import Tally
 
 FILE = "coverage.json"

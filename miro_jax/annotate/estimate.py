@@ -21,9 +21,9 @@ from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Toolbox
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Run
+from miro_jax.data.sources import Piece, expected_samples
+from miro_jax.data.storage import LocalFolder
 from miro_jax.encoders import build_image_encoder
-from miro_jax.sources import Piece, expected_samples
-from miro_jax.storage import LocalFolder
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
 _TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling

@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from miro_jax import images
+from miro_jax.data.sources import Piece, Sample, images
+from miro_jax.data.storage import errors_of_stores
 from miro_jax.report.scored import Thumbnail
-from miro_jax.sources import Piece, Sample
-from miro_jax.storage import errors_of_stores
 
 SHOWN = 5  # pictures a row
 MOST_PIECES, MOST_BYTES = 32, 4 << 30  # that are searched: a minute or so, on any storage

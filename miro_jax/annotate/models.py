@@ -16,12 +16,12 @@ import numpy as np
 
 from miro_jax import sharding
 from miro_jax.annotate import sizes
+from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.encoders import (
     PUBLISHED,
     build_caption_encoder,
     build_image_encoder,
 )
-from miro_jax.images import center_crop_resize
 from miro_jax.rewards import (
     base,
     check_names,

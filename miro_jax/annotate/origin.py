@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
-from miro_jax.files import brief, to_json
-from miro_jax.manifest import MANIFEST_NAME, Manifest, same_models
-from miro_jax.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
-from miro_jax.storage import Folder
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, same_models
+from miro_jax.data.records.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
+from miro_jax.data.storage import Folder
+from miro_jax.data.storage.files import brief, to_json
 
 PARTIAL_NAME = "manifest.partial.json"
 _MODELS = ("rewards", "image_encoder", "caption_encoder")

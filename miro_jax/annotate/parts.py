@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miro_jax.records import pack, unpack
-from miro_jax.storage import Damaged, Folder
+from miro_jax.data.records.record import pack, unpack
+from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "parts"
 _NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from miro_jax import bins, sharding
+from miro_jax import sharding
 from miro_jax.annotate import models, origin, sizes
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
-from miro_jax.files import to_json
+from miro_jax.data.records import bins
+from miro_jax.data.sources import Piece, Source, open_source
+from miro_jax.data.storage import Folder, check_writable, open_folder
+from miro_jax.data.storage.files import to_json
 from miro_jax.loading import default_threads
 from miro_jax.rewards import base
-from miro_jax.sources import Piece, Source, open_source
-from miro_jax.storage import Folder, check_writable, open_folder
 
 ALL = "all"
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax import shards
 from miro_jax.annotate import parts
 from miro_jax.annotate.compute import ENDS
 from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part, Usable
-from miro_jax.records import Record
-from miro_jax.storage import Damaged, Folder
+from miro_jax.data.records import shards
+from miro_jax.data.records.record import Record
+from miro_jax.data.storage import Damaged, Folder
 
 
 def shard_name(piece: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from miro_jax import runs, sources
+from miro_jax import runs
 from miro_jax.annotate import origin, workers
 from miro_jax.annotate.merge import finished, merge
 from miro_jax.annotate.plan import Plan, plan
@@ -18,9 +18,10 @@ from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.arguments import say
-from miro_jax.manifest import Manifest
-from miro_jax.shapes import world
-from miro_jax.storage import check_writable
+from miro_jax.data import sources
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.shapes import world
+from miro_jax.data.storage import check_writable
 
 SHARED, PLAN, PROBE = "shared", "plan", "probe"
 log = logging.getLogger("miro_jax.annotate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from miro_jax.annotate import coverage
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.publish import is_done
-from miro_jax.manifest import Manifest
+from miro_jax.data.records.manifest import Manifest
 
 
 def summarize(todo: Plan, manifest: Manifest | None, was_complete: bool = False) -> str:

@@ -12,7 +12,7 @@ from miro_jax.annotate import origin
 from miro_jax.annotate.estimate import Look, disk, look, model_sizes, probe
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.sizes import Size
-from miro_jax.storage import LocalFolder
+from miro_jax.data.storage import LocalFolder
 
 _GIB = 2**30
 

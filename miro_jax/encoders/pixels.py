@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from miro_jax.images import center_crop_resize
+from miro_jax.data.sources.images import center_crop_resize
 
 _HALF_RANGE = 127.5
 

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miro_jax.images import center_crop_resize
+from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.networks import vae, vae_files
 from miro_jax.networks.tower import Tower
 from miro_jax.weights import hub

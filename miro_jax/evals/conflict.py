@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from miro_jax.data.shapes import world
 from miro_jax.evals import base, dials
 from miro_jax.evals.statistics import bootstrap_mean, wilson
-from miro_jax.shapes import world
 
 
 class Evaluator:

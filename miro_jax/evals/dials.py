@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from miro_jax.bins import Bins, levels
+from miro_jax.data.records.bins import Bins, levels
 from miro_jax.evals import base
 from miro_jax.evals.statistics import bootstrap_mean, rank_correlation
 

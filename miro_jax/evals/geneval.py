@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from miro_jax.data.shapes import captions, detect, world
 from miro_jax.evals import base
 from miro_jax.evals.statistics import mean_of_shares, wilson
-from miro_jax.shapes import captions, detect, world
 
 
 class Evaluator:

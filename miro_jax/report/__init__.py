@@ -10,7 +10,7 @@ Pictures are data URIs, styles are inline, there is no script: the page works of
 
 from pathlib import Path
 
-from miro_jax.files import write_atomic
+from miro_jax.data.storage.files import write_atomic
 from miro_jax.report import curves, dials, page, pictures, tables
 from miro_jax.report.facts import read_facts
 

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from miro_jax import bins, causes
-from miro_jax.manifest import Manifest
+from miro_jax.data.records import bins
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.sources import causes
 from miro_jax.report.charts import Axis, Chart, fit_axis, format_number
 from miro_jax.report.page import (
     Section,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import special
 
+from miro_jax.data.shapes import captions as texts
+from miro_jax.data.shapes import detect
+from miro_jax.data.shapes import scene as scenes
 from miro_jax.rewards import base
-from miro_jax.shapes import captions as texts
-from miro_jax.shapes import detect
-from miro_jax.shapes import scene as scenes
 
 VERSION = "shapes1"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from miro_jax.files import write_atomic
+from miro_jax.data.storage.files import write_atomic
 
 FORMATS = {"webp": "WEBP", "gif": "GIF", "apng": "PNG"}  # ending -> Pillow's name
 _INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.files import to_json
+from miro_jax.data.storage.files import to_json
 from miro_jax.progress import Progress
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw, make

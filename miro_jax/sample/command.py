@@ -30,7 +30,7 @@ from miro_jax.arguments import (
     is_out_of_memory,
     say,
 )
-from miro_jax.files import to_json
+from miro_jax.data.storage.files import to_json
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.sample.asked import Asked, Prompt, Settings, slug
 from miro_jax.sample.flags import add_shared

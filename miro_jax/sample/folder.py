@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miro_jax.files import to_json, write_atomic
+from miro_jax.data.storage.files import to_json, write_atomic
 
 MANIFEST = "manifest.json"
 PARTIAL = "manifest.partial.json"

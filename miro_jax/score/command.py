@@ -17,13 +17,13 @@ from miro_jax.arguments import (
     is_out_of_memory,
     say,
 )
+from miro_jax.data.sources import tables
+from miro_jax.data.storage import errors_of_stores
 from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan
 from miro_jax.score.run import execute, outputs, prepare
-from miro_jax.sources import tables
-from miro_jax.storage import errors_of_stores
 
 NAME = "miro_jax.score"
 

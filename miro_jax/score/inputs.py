@@ -6,7 +6,7 @@ that a run which was killed begins again there without reading what is done.
     folder    every picture below it, by path, listed one folder at a time
     table     one entry a row, in the table's order; paths from the table's folder. A picture may
               stand in many rows, so that several captions of it are judged
-    source    tar shards and whatever else `miro_jax.sources` knows, piece by piece
+    source    tar shards and whatever else `miro_jax.data.sources` knows, piece by piece
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from miro_jax import sources
-from miro_jax.sources import Sample, Tables, complete, folder, reading
-from miro_jax.sources import texts as words
-from miro_jax.sources.tables import Row, Table
+from miro_jax.data import sources
+from miro_jax.data.sources import Sample, Tables, complete, folder, reading
+from miro_jax.data.sources import texts as words
+from miro_jax.data.sources.tables import Row, Table
 
 Cursor = tuple[int, int]  # piece, entries of it that are done
 START: Cursor = (0, 0)
@@ -136,7 +136,7 @@ class TableSource:
 
 
 class PieceSource:
-    """The samples of a source of `miro_jax.sources`, such as tar shards; a key is SHARD/KEY.
+    """The samples of a source of `miro_jax.data.sources`, such as tar shards; a key is SHARD/KEY.
 
     Args:
         specs: texts of sources, whose pieces follow each other.

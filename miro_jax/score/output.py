@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax import files
+from miro_jax.data.storage import files
 from miro_jax.score.parts import Part
 
 ENDINGS = (".parquet", ".csv", ".jsonl")

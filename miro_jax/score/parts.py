@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax import files
-from miro_jax.files import brief
+from miro_jax.data.storage import files
+from miro_jax.data.storage.files import brief
 from miro_jax.score.inputs import START, Cursor
 from miro_jax.score.pictures import Scored
 

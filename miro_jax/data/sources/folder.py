@@ -13,12 +13,12 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from miro_jax.images import BadImage
-from miro_jax.sources import listing, reading
-from miro_jax.sources.sample import Piece, Sample, Tables
-from miro_jax.sources.spec import Spec
-from miro_jax.sources.tar import IMAGE_EXTENSIONS
-from miro_jax.sources.texts import Texts, interpret
+from miro_jax.data.sources import listing, reading
+from miro_jax.data.sources.images import BadImage
+from miro_jax.data.sources.sample import Piece, Sample, Tables
+from miro_jax.data.sources.spec import Spec
+from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
+from miro_jax.data.sources.texts import Texts, interpret
 
 FILES_PER_PIECE = 1000
 

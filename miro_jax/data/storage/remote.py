@@ -17,7 +17,7 @@ from pathlib import Path
 
 import fsspec
 
-from miro_jax.storage.base import ATTEMPTS, Folder
+from miro_jax.data.storage.base import ATTEMPTS, Folder
 
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
 _SECONDS_BETWEEN_ATTEMPTS = 0.25

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from miro_jax.images import MAX_BYTES
+from miro_jax.data.sources.images import MAX_BYTES
 
 BLOCK = 512
 _END_MARKER_BYTES = 2 * BLOCK

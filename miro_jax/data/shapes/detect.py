@@ -16,9 +16,9 @@ import dataclasses
 import numpy as np
 from scipy import ndimage, special
 
-from miro_jax.shapes import regions as find
-from miro_jax.shapes import render
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import regions as find
+from miro_jax.data.shapes import render
+from miro_jax.data.shapes import scene as scenes
 
 _HUE_WIDTH = 25.0  # degrees at which the fit of a colour falls to 1 / e
 _PIXELS_AT_ONCE = 2**18  # bounds the memory

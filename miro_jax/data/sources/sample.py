@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from miro_jax import causes
-from miro_jax.images import BadImage
-from miro_jax.sources import texts
-from miro_jax.sources.captions import TextIndex
+from miro_jax.data.sources import causes, texts
+from miro_jax.data.sources.captions import TextIndex
+from miro_jax.data.sources.images import BadImage
 
 
 @dataclasses.dataclass(frozen=True)

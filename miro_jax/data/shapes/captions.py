@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import scene as scenes
 
 _COUNT_WORDS = {1: "a", 2: "two", 3: "three", 4: "four"}
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}

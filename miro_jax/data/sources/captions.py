@@ -16,9 +16,9 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
-from miro_jax.sources import reading
-from miro_jax.sources.tables import Table, damaged, records
-from miro_jax.sources.texts import clean
+from miro_jax.data.sources import reading
+from miro_jax.data.sources.tables import Table, damaged, records
+from miro_jax.data.sources.texts import clean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from miro_jax import causes, image_headers
-from miro_jax.budget import Budget
+from miro_jax.data.sources import causes, image_headers
+from miro_jax.data.sources.budget import Budget
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16

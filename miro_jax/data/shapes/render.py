@@ -8,7 +8,7 @@ import colorsys
 
 import numpy as np
 
-from miro_jax.shapes import scene as scenes
+from miro_jax.data.shapes import scene as scenes
 
 GLOW_RANGE = 0.5  # brightness of the top row minus that of the bottom row at glow 1
 SQUARE_SIDE = 0.9  # half side of a square of radius 1: about the area of the circle

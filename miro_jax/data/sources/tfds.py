@@ -16,10 +16,10 @@ from collections.abc import Iterator
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from miro_jax.sources import examples, reading
-from miro_jax.sources.sample import Piece, Sample, Tables, damage
-from miro_jax.sources.spec import Spec
-from miro_jax.sources.texts import decode_row
+from miro_jax.data.sources import examples, reading
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources.spec import Spec
+from miro_jax.data.sources.texts import decode_row
 
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
 NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")

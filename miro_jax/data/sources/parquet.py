@@ -19,10 +19,10 @@ from typing import NamedTuple
 import pyarrow
 from pyarrow import parquet, types
 
-from miro_jax.sources import listing, reading, tables
-from miro_jax.sources.sample import Piece, Sample, Tables, damage
-from miro_jax.sources.spec import Spec
-from miro_jax.sources.texts import LONG_FIELD, SHORT_FIELDS, decode_row
+from miro_jax.data.sources import listing, reading, tables
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources.spec import Spec
+from miro_jax.data.sources.texts import LONG_FIELD, SHORT_FIELDS, decode_row
 
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")

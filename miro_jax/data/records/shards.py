@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax.files import to_json
-from miro_jax.manifest import MANIFEST_NAME, Manifest
-from miro_jax.records import Record, decode_record, encode_record
-from miro_jax.storage import Damaged, Folder, open_folder
-from miro_jax.storage.base import ATTEMPTS
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
+from miro_jax.data.records.record import Record, decode_record, encode_record
+from miro_jax.data.storage import Damaged, Folder, open_folder
+from miro_jax.data.storage.base import ATTEMPTS
+from miro_jax.data.storage.files import to_json
 
 SHARD_SUFFIX = ".array_record"
 SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name

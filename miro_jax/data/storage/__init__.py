@@ -17,10 +17,10 @@ import re
 import tempfile
 import uuid
 
-from miro_jax.files import TEMPORARY
-from miro_jax.storage.base import Damaged, Folder
-from miro_jax.storage.local import LocalFolder
-from miro_jax.storage.remote import RemoteFolder, errors_of_stores
+from miro_jax.data.storage.base import Damaged, Folder
+from miro_jax.data.storage.files import TEMPORARY
+from miro_jax.data.storage.local import LocalFolder
+from miro_jax.data.storage.remote import RemoteFolder, errors_of_stores
 
 __all__ = [
     "BAD_PLACE",

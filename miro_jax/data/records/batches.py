@@ -25,9 +25,10 @@ import grain
 import jax
 import numpy as np
 
-from miro_jax import bins as bins_lib
-from miro_jax import records, shards
-from miro_jax.manifest import Manifest, require_rewards
+from miro_jax.data.records import bins as bins_lib
+from miro_jax.data.records import record as records
+from miro_jax.data.records import shards
+from miro_jax.data.records.manifest import Manifest, require_rewards
 
 _LOGGER = logging.getLogger(__name__)
 # More damage than this is no accident of single records, and the run should not go on.

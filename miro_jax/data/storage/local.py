@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from miro_jax import files
-from miro_jax.storage.base import ATTEMPTS, SCRATCH, Folder
+from miro_jax.data.storage import files
+from miro_jax.data.storage.base import ATTEMPTS, SCRATCH, Folder
 
 T = TypeVar("T")
 

@@ -24,8 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from miro_jax import files
-from miro_jax.storage import Damaged
+from miro_jax.data.storage import Damaged, files
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"

@@ -21,19 +21,12 @@ the storage itself. `Sample.read()` is for the threads that decode.
 
 from __future__ import annotations
 
-from miro_jax.sources import folder, parquet, tar, tfds
-from miro_jax.sources.captions import index_captions, index_synthetic
-from miro_jax.sources.sample import (
-    Piece,
-    Sample,
-    Source,
-    Tables,
-    complete,
-    expected_samples,
-)
-from miro_jax.sources.spec import KINDS, parse
-from miro_jax.sources.tables import open_table, sha256
-from miro_jax.sources.tar import IMAGE_EXTENSIONS
+from miro_jax.data.sources import folder, parquet, tar, tfds
+from miro_jax.data.sources.captions import index_captions, index_synthetic
+from miro_jax.data.sources.sample import Piece, Sample, Source, Tables, complete, expected_samples
+from miro_jax.data.sources.spec import KINDS, parse
+from miro_jax.data.sources.tables import open_table, sha256
+from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
 
 __all__ = [
     "IMAGE_EXTENSIONS",

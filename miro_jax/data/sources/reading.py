@@ -23,7 +23,7 @@ from typing import BinaryIO, TypeVar
 
 import fsspec
 
-from miro_jax.images import MAX_BYTES, BadImage
+from miro_jax.data.sources.images import MAX_BYTES, BadImage
 
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes

@@ -11,11 +11,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-from miro_jax.images import MAX_BYTES
-from miro_jax.sources import archive, listing, reading
-from miro_jax.sources.sample import Piece, Sample, Tables, damage
-from miro_jax.sources.spec import Spec
-from miro_jax.sources.texts import interpret
+from miro_jax.data.sources import archive, listing, reading
+from miro_jax.data.sources.images import MAX_BYTES
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources.spec import Spec
+from miro_jax.data.sources.texts import interpret
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"),

@@ -11,9 +11,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from miro_jax.files import to_json
-from miro_jax.records import KNOWN_VERSIONS, SCHEMA_VERSION
-from miro_jax.storage import Damaged, open_folder
+from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
+from miro_jax.data.storage import Damaged, open_folder
+from miro_jax.data.storage.files import to_json
 
 MANIFEST_NAME = "manifest.json"
 

@@ -18,11 +18,10 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from miro_jax import files
-from miro_jax.shapes import captions, detect
-from miro_jax.shapes import render as renders
-from miro_jax.shapes import scene as scenes
-from miro_jax.storage import LocalFolder
+from miro_jax.data.shapes import captions, detect
+from miro_jax.data.shapes import render as renders
+from miro_jax.data.shapes import scene as scenes
+from miro_jax.data.storage import LocalFolder, files
 
 VERSION = "shapes1"  # changes whenever the same arguments give other bytes
 IMAGE_FORMATS = ("png", "jpg")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 from pyarrow import parquet
 
-from miro_jax.sources import reading
+from miro_jax.data.sources import reading
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from miro_jax.files import TEMPORARY
+from miro_jax.data.storage.files import TEMPORARY
 
 ATTEMPTS = 8  # at what another worker may foil
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
