@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.models.rin import RIN, RINConfig
-from miro_jax.sampler import Branch, Guidance, make_sampler
-from miro_jax.solvers import euler
+from miro_jax.models.sampler import Branch, Guidance, make_sampler
+from miro_jax.models.solvers import euler
 
 RELEASED = RINConfig(
     latent_shape=(32, 32, 4),

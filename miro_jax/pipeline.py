@@ -18,8 +18,8 @@ import numpy as np
 from jax import numpy as jnp
 from PIL import Image
 
-from miro_jax import sharding
-from miro_jax.sampler import (
+from miro_jax.models import sharding
+from miro_jax.models.sampler import (
     Branch,
     Guidance,
     draw_noise,
@@ -27,8 +27,8 @@ from miro_jax.sampler import (
     make_sampler,
     sample_keys,
 )
-from miro_jax.solvers import get_solver
-from miro_jax.targets import Targets, to_levels
+from miro_jax.models.solvers import get_solver
+from miro_jax.models.targets import Targets, to_levels
 from miro_jax.trained import Trained, load
 
 OUTPUT_TYPES = ("pil", "numpy", "latent")

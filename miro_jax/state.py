@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.models.layers import Buffer
 
 Array = jax.Array

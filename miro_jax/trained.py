@@ -15,9 +15,10 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from miro_jax import runs, sharding
+from miro_jax import runs
 from miro_jax.checkpoint import Checkpoints
 from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.weights import hub, official
 

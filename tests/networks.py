@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.models.layers import Buffer
 from miro_jax.models.rin import RIN, RINConfig
 

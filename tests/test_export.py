@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from configs import base as configs
-from miro_jax import export, runs, sharding, trained
+from miro_jax import export, runs, trained
 from miro_jax.checkpoint import Checkpoints
+from miro_jax.models import sharding
 from miro_jax.weights.official import FIXED
 from tests.networks import paths
 

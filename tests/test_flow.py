@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import flow
+from miro_jax.models import flow
 
 
 @pytest.fixture(scope="module")

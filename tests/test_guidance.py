@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax.guidance import guide
+from miro_jax.models.guidance import guide
 
 
 @pytest.fixture(scope="module")

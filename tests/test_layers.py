@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import sharding
-from miro_jax.models import layers
+from miro_jax.models import layers, sharding
 from tests.networks import abstract_module, paths, random_module, small_mesh
 
 

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from configs import base
-from miro_jax import models, sharding
-from miro_jax.models import rin
+from miro_jax import models
+from miro_jax.models import rin, sharding
 from miro_jax.models.layers import Buffer
 from miro_jax.models.rin import RINConfig
 from tests.networks import (

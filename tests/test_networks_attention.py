@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.networks import attention
 from tests.networks import small_mesh
 

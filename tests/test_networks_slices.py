@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.networks.slices import by_slices
 from tests.networks import small_mesh
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.networks import t5
 from miro_jax.weights import convert
 from miro_jax.weights.tensors import from_arrays

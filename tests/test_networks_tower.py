@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.networks.tower import Kept, Tower, padded_rows
 from miro_jax.weights.convert import Network
 from tests.networks import small_mesh

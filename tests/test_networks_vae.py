@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.networks import convolution, vae
 from miro_jax.networks.vae_files import load_vae
 from miro_jax.weights import hub, tensors

@@ -12,9 +12,10 @@ import optax
 import pytest
 from flax import nnx
 
-from miro_jax import flow, optim
-from miro_jax.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
-from miro_jax.solvers import euler
+from miro_jax import optim
+from miro_jax.models import flow
+from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
+from miro_jax.models.solvers import euler
 from miro_jax.train import velocity_error
 from tests.networks import (
     abstract_network,

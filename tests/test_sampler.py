@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import solvers
-from miro_jax.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
+from miro_jax.models import solvers
+from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from tests.networks import TINY, difference, make_batch, quick_compilation, random_network
 
 STEPS = 3

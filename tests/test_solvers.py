@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import solvers
+from miro_jax.models import solvers
 from tests.oracles.solvers import dpm_solver_2m
 
 SOLVERS = tuple(solvers.SOLVERS.values())

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import runs, sharding, state, train
+from miro_jax import runs, state, train
+from miro_jax.models import sharding
 from tests import training
 from tests.networks import quick_compilation, small_mesh
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import runs, sharding
+from miro_jax import runs
 from miro_jax.checkpoint import Checkpoints
+from miro_jax.models import sharding
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.trained import restore
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from configs import base as configs
-from miro_jax import annotate, runs, sharding
+from miro_jax import annotate, runs
 from miro_jax.checkpoint import Checkpoints
 from miro_jax.metric_lines import read_metrics
+from miro_jax.models import sharding
 from miro_jax.trees import leaf_name
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from miro_jax import sharding
 from miro_jax.annotate import sizes
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.encoders import (
@@ -22,6 +21,7 @@ from miro_jax.encoders import (
     build_caption_encoder,
     build_image_encoder,
 )
+from miro_jax.models import sharding
 from miro_jax.rewards import (
     base,
     check_names,

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from miro_jax.data.shapes import world
+from miro_jax.models.targets import Targets
 from miro_jax.rewards.base import Reward, score_all
-from miro_jax.targets import Targets
 
 
 class Evaluator(Protocol):

@@ -39,7 +39,7 @@ from miro_jax.models.layers import (
     SelfAttentionBlock,
     normal_table,
 )
-from miro_jax.sharding import constrain
+from miro_jax.models.sharding import constrain
 
 Array = jax.Array
 

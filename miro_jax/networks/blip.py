@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.models.sharding import constrain
 from miro_jax.networks.clip import ACTIVATIONS, Block, StackConfig
-from miro_jax.sharding import constrain
 
 Array = jax.Array
 

@@ -27,9 +27,9 @@ from flax import nnx
 
 from miro_jax.models import layers
 from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.models.sharding import constrain
 from miro_jax.networks.attention import attend
 from miro_jax.networks.slices import by_slices
-from miro_jax.sharding import constrain
 
 Array = jax.Array
 SLICE = 4  # pictures that a CPU reads at a time

@@ -27,8 +27,8 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.models.sharding import constrain
 from miro_jax.networks.attention import attend
-from miro_jax.sharding import constrain
 from miro_jax.weights.convert import (
     CONV,
     LINEAR,

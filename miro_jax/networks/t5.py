@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.layers import Linear, RMSNorm, normal_table
-from miro_jax.sharding import constrain
+from miro_jax.models.sharding import constrain
 from miro_jax.weights.convert import Row, below, same, transpose
 from miro_jax.weights.tensors import Tensor
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.weights.convert import Network
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.models.sharding import constrain
 from miro_jax.networks.clip import gelu
-from miro_jax.sharding import constrain
 from miro_jax.weights.convert import (
     LINEAR,
     NORM,

@@ -8,8 +8,8 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from miro_jax.solvers import get_solver
-from miro_jax.targets import to_levels
+from miro_jax.models.solvers import get_solver
+from miro_jax.models.targets import to_levels
 
 Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not asked for
 

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from miro_jax import sharding
 from miro_jax.arguments import (
     DONE,
     FAILED,
@@ -31,6 +30,7 @@ from miro_jax.arguments import (
     say,
 )
 from miro_jax.data.storage.files import to_json
+from miro_jax.models import sharding
 from miro_jax.pipeline import MiroPipeline
 from miro_jax.sample.asked import Asked, Prompt, Settings, slug
 from miro_jax.sample.flags import add_shared

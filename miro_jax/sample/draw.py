@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.progress import Progress
 from miro_jax.sample.asked import Picture, Settings
-from miro_jax.sampler import draw_noise, sample_keys
 
 
 def batches(pictures: Iterable[Picture], size: int) -> list[list[Picture]]:

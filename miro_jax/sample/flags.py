@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 
 from miro_jax.arguments import Parser
-from miro_jax.solvers import SOLVERS
-from miro_jax.targets import parse_targets
+from miro_jax.models.solvers import SOLVERS
+from miro_jax.models.targets import parse_targets
 
 CHECKPOINT = "nicolas-dufour/miro"
 DTYPES = ("float32", "bfloat16")

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from miro_jax import sharding
 from miro_jax.data.sources import KINDS, tables
 from miro_jax.loading import default_threads
+from miro_jax.models import sharding
 from miro_jax.rewards import base, check_names, check_weights, has_weights
 from miro_jax.rewards.licences import why_not_commercial
 from miro_jax.score import output, parts

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax import sharding
+from miro_jax.models import sharding
 from miro_jax.weights.tensors import Tensor
 
 # A transform takes a tensor and the shape of the parameter; None says that they do not fit.

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from miro_jax.guidance import guide
-from miro_jax.sharding import constrain
+from miro_jax.models.guidance import guide
+from miro_jax.models.sharding import constrain
 
 Array = jax.Array
 
