@@ -28,13 +28,13 @@ import torch
 from parity_clip import HUGE, LARGE, call, opened, random_clip
 from PIL import Image
 
-from miro_jax.networks import clip_files, clip_text
-from miro_jax.networks.tower import Tower
+from miro_jax.pretrained.networks import clip_keys, clip_text
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards import base, clip_score
 from miro_jax.rewards.aesthetic import Aesthetic
-from miro_jax.weights import hub
-from miro_jax.weights.tensors import write_safetensors
 from tests.oracles import clip_rewards, clip_tokens, resize
 
 SIZES = ((480, 640), (512, 512), (333, 500), (768, 512))  # height, width
@@ -76,10 +76,8 @@ class Pair:
         config = config | parts
         self.theirs = random_clip(config, 0)
         tensors = opened(self.theirs)
-        sizes = clip_files.vision_config(config)
-        self.vision = clip_score.Vision(
-            Tower(clip_files.load_vision(tensors, sizes)), "clip", sizes
-        )
+        sizes = clip_keys.vision_config(config)
+        self.vision = clip_score.Vision(Tower(clip_keys.load_vision(tensors, sizes)), "clip", sizes)
         with tempfile.TemporaryDirectory() as folder:
             clip_tokens.write_tokenizer_json(Path(folder))
             found = hub.open(folder)
@@ -87,8 +85,8 @@ class Pair:
                 clip_text.hugging_face_tokenizer(found),
                 clip_text.openai_tokenizer(found),
             )
-        tower = Tower(clip_files.load_text(tensors, clip_files.text_config(config)))
-        factor = clip_files.logit_scale(tensors)
+        tower = Tower(clip_keys.load_text(tensors, clip_keys.text_config(config)))
+        factor = clip_keys.logit_scale(tensors)
         self.texts = [clip_score.Text(tower, t, 77, factor) for t in tokenizers]
 
     def reward(self, name: str, crop, text: clip_score.Text, factor: float):

@@ -15,11 +15,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from miro_jax.networks import blip_files
-from miro_jax.networks.tower import Tower
+from miro_jax.pretrained.networks import blip_keys
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.pickles import open_pickle
 from miro_jax.rewards.image_reward import MEAN, STD
 from miro_jax.rewards.linear_head import fold
-from miro_jax.weights.pickles import open_pickle
 from tests.oracles.blip import Oracle
 
 VISION = {
@@ -58,9 +58,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         oracle.write(Path(folder))
         found, listed = timed(lambda: open_pickle(Path(folder) / "ImageReward.pt"))
-        vision = blip_files.vision_config(found, "blip.visual_encoder")
-        text = blip_files.text_config(TEXT, vision.width)
-        networks, loaded = timed(lambda: blip_files.load_towers(found, vision, text))
+        vision = blip_keys.vision_config(found, "blip.visual_encoder")
+        text = blip_keys.text_config(TEXT, vision.width)
+        networks, loaded = timed(lambda: blip_keys.load_towers(found, vision, text))
         weight, bias = fold(found, "mlp.layers")
     see, look = map(Tower, networks)
     with jax.default_matmul_precision("highest"):

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from miro_jax.networks import clip_files
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.networks import clip_keys
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.tensors import Tensor
 
 HUGE = {
     "projection_dim": 1024,
@@ -79,13 +79,13 @@ def main() -> None:
     cases = (
         (
             "vision",
-            lambda: clip_files.load_vision(tensors, clip_files.vision_config(config)),
+            lambda: clip_keys.load_vision(tensors, clip_keys.vision_config(config)),
             images,
             lambda: theirs.get_image_features(pixels),
         ),
         (
             "text",
-            lambda: clip_files.load_text(tensors, clip_files.text_config(config)),
+            lambda: clip_keys.load_text(tensors, clip_keys.text_config(config)),
             ids,
             lambda: theirs.get_text_features(torch.from_numpy(ids).long()),
         ),

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 import torch
 
-from miro_jax.networks import eva02, xlm_roberta
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.lora import merge_lora
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.networks import eva02, xlm_roberta
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.lora import merge_lora
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.oracles import jina
 
 VISION = {

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from miro_jax.networks import t5
-from miro_jax.networks.tower import Tower
-from miro_jax.weights import convert
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.tensors import Tensor
 
 SIZES = {  # width, MLP width, blocks, heads; a head is 64 wide
     "small": (512, 1024, 8, 6),

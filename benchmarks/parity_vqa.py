@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
-from miro_jax.networks import clip_flant5
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.networks import clip_flant5
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.tensors import Tensor
 
 SIZES = {  # width, MLP width, blocks of each stack, heads; a head is 64 wide
     "small": (512, 1024, 8, 6),

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from miro_jax.networks import convolution
-from miro_jax.networks.vae_files import load_vae
-from miro_jax.weights import hub
+from miro_jax.pretrained.networks import convolution
+from miro_jax.pretrained.networks.vae_keys import load_vae
+from miro_jax.pretrained.weights import hub
 from tests.oracles import vae as oracle
 
 PRODUCT = (4096, 1024, 1024)  # rows, inputs, outputs of the matrix product that is the ceiling

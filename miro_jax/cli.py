@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from miro_jax import annotate, export, sample, score
 from miro_jax import main as run
-from miro_jax.weights import __main__ as weights
+from miro_jax.cli import weights
 
 
 @dataclasses.dataclass(frozen=True)

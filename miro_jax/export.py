@@ -14,8 +14,8 @@ import ml_collections
 
 from miro_jax import trained
 from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
-from miro_jax.weights import hub
-from miro_jax.weights.official import CONFIG, FIXED
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.official import CONFIG, FIXED
 
 NAME = "miro_jax.export"
 

@@ -22,10 +22,10 @@ from flax import nnx
 from miro_jax import models, rewards
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
 from miro_jax.models import sharding
 from miro_jax.models.solvers import get_solver
 from miro_jax.optim import make_optimizer, warmup_cosine
+from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
 from miro_jax.state import abstract_state, graph_of, make_init
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
@@ -125,7 +125,7 @@ class Parts:
     """A run's objects. None of them holds parameters of the network.
 
     Attributes:
-      image_encoder, caption_encoder: see `miro_jax.encoders`.
+      image_encoder, caption_encoder: see `miro_jax.pretrained.encoders`.
       reward_names: what the network is told, in the order of its reward tokens.
       mesh: device mesh; enter it with `sharding.use_mesh`.
       graphdef: static structure of the network. network_config: its sizes.

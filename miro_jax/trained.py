@@ -17,10 +17,10 @@ from flax import nnx
 
 from miro_jax import runs
 from miro_jax.checkpoint import Checkpoints
-from miro_jax.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
-from miro_jax.weights import hub, official
+from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.weights import hub, official
 
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
@@ -33,7 +33,7 @@ class Trained:
     Attributes:
       graphdef: structure of the network. weights: its states, parameters first.
       config: sizes of the network.
-      image_encoder: see `miro_jax.encoders`.
+      image_encoder: see `miro_jax.pretrained.encoders`.
       make_caption_encoder: makes the other one, which may hold billions of parameters.
       reward_names: what the network is told, in the order of its reward tokens.
       mesh: where the weights are.

@@ -12,7 +12,7 @@ from miro_jax import annotate
 from miro_jax.data import sources
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
-from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards import base
 from tests.sources import write_tar
 

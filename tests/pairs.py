@@ -10,9 +10,9 @@ from flax import nnx
 
 from miro_jax.models import rin
 from miro_jax.models.rin import RINConfig
-from miro_jax.weights.convert import converted
-from miro_jax.weights.official_keys import IGNORED, key_table
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.weights.convert import converted
+from miro_jax.pretrained.weights.official_keys import IGNORED, key_table
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import abstract_network, fill, paths, resize
 from tests.oracles.rin import Oracle
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from miro_jax.weights.tensors import write_safetensors
+from miro_jax.pretrained.weights.tensors import write_safetensors
 from tests import releases
 from tests.oracles import (
     blip,

@@ -14,7 +14,7 @@ from miro_jax import annotate
 from miro_jax.data.records import bins, shards
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import LocalFolder
-from miro_jax.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from tests.annotating import (
     Brightness,
     call,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from miro_jax.data import sources
-from miro_jax.encoders import build_caption_encoder
+from miro_jax.pretrained.encoders import build_caption_encoder
 from tests import hostile_corpus
 from tests.annotating import (
     SIZE,

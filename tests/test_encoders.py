@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import encoders
-from miro_jax.encoders.words import WordsEncoder
+from miro_jax.pretrained import encoders
+from miro_jax.pretrained.encoders.words import WordsEncoder
 
 WIDTH = 64
 
@@ -70,7 +70,7 @@ def test_codes_have_unit_variance_and_differ_by_word(words):
 
 def test_codes_are_the_same_in_every_process(words):
     program = (
-        "from miro_jax.encoders.words import WordsEncoder as W;"
+        "from miro_jax.pretrained.encoders.words import WordsEncoder as W;"
         f"print(W({WIDTH}, 16).encode(['a red circle'])[0].tobytes().hex())"
     )
     for seed in ("1", "2"):

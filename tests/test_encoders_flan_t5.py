@@ -6,9 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.encoders import build_caption_encoder, flan_t5
-from miro_jax.weights import hub
-from miro_jax.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids, special_id
+from miro_jax.pretrained.encoders import build_caption_encoder, flan_t5
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import (
+    cut_ids,
+    encode_texts,
+    load_tokenizer,
+    pad_ids,
+    special_id,
+)
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import t5 as oracles
 from tests.oracles import t5_tokenizer

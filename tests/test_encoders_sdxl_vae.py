@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import encoders
-from miro_jax.encoders import sdxl_vae
-from miro_jax.networks import vae_files
-from miro_jax.weights import hub
+from miro_jax.pretrained import encoders
+from miro_jax.pretrained.encoders import sdxl_vae
+from miro_jax.pretrained.networks import vae_keys
+from miro_jax.pretrained.weights import hub
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import vae as oracle
 
@@ -141,7 +141,7 @@ def test_the_identity_names_weights_size_and_dtype(folder, tmp_path):
 
 def test_only_the_half_that_is_needed_is_read(folder, monkeypatch):
     parts = []
-    load = vae_files.load_vae
+    load = vae_keys.load_vae
 
     def watched(repository, part, **arguments):
         parts.append(part)

@@ -12,7 +12,7 @@ from configs import base as configs
 from miro_jax import export, runs, trained
 from miro_jax.checkpoint import Checkpoints
 from miro_jax.models import sharding
-from miro_jax.weights.official import FIXED
+from miro_jax.pretrained.weights.official import FIXED
 from tests.networks import paths
 
 

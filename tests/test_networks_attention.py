@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from miro_jax.models import sharding
-from miro_jax.networks import attention
+from miro_jax.pretrained.networks import attention
 from tests.networks import small_mesh
 
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.networks import blip, blip_files
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.pickles import open_pickle
+from miro_jax.pretrained.networks import blip, blip_keys
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.pickles import open_pickle
 from tests.networks import difference, quick_compilation
 from tests.oracles.blip import Oracle
 
@@ -55,9 +55,9 @@ def towers(tensors):
 
 
 def load(tensors, **options):
-    vision = blip_files.vision_config(tensors, "blip.visual_encoder")
-    text = blip_files.text_config(TEXT | {"encoder_width": 7}, vision.width)
-    return [Tower(n) for n in blip_files.load_towers(tensors, vision, text, **options)]
+    vision = blip_keys.vision_config(tensors, "blip.visual_encoder")
+    text = blip_keys.text_config(TEXT | {"encoder_width": 7}, vision.width)
+    return [Tower(n) for n in blip_keys.load_towers(tensors, vision, text, **options)]
 
 
 def images(rows=ROWS):
@@ -121,7 +121,7 @@ def test_padding_has_no_effect(towers):
 
 
 def test_sizes_are_seen_from_the_weights(tensors):
-    found = blip_files.vision_config(tensors, "blip.visual_encoder")
+    found = blip_keys.vision_config(tensors, "blip.visual_encoder")
     assert found == blip.VisionConfig(
         width=128,
         layers=3,
@@ -133,11 +133,11 @@ def test_sizes_are_seen_from_the_weights(tensors):
         patch_size=7,
     )
     assert found.num_tokens == 17
-    text = blip_files.text_config({"encoder_width": 768}, 1024)
+    text = blip_keys.text_config({"encoder_width": 768}, 1024)
     assert (text.width, text.layers, text.heads, text.epsilon) == (768, 12, 12, 1e-12)
     assert (text.source_width, text.max_tokens, text.activation) == (1024, 512, "gelu")
     with pytest.raises(ValueError, match="patch_embed.proj.weight with 4 axes"):
-        blip_files.vision_config(tensors, "visual_encoder")
+        blip_keys.vision_config(tensors, "visual_encoder")
 
 
 def test_missing_and_unknown_weights_are_named(tensors):

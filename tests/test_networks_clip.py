@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.networks import clip, clip_files
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.networks import clip, clip_keys
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles.clip import Oracle, opened
 
@@ -72,11 +72,11 @@ def ids(rows=4, end=49):
 
 
 def vision(config, tensors, **options):
-    return Tower(clip_files.load_vision(from_arrays(tensors), config, **options))
+    return Tower(clip_keys.load_vision(from_arrays(tensors), config, **options))
 
 
 def text(config, tensors, **options):
-    return Tower(clip_files.load_text(from_arrays(tensors), config, **options))
+    return Tower(clip_keys.load_text(from_arrays(tensors), config, **options))
 
 
 def call(module, array):
@@ -96,7 +96,7 @@ def all_tokens(module, array):
 
 
 def test_vision_tower_agrees_stage_by_stage(oracle):
-    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors())
+    tower = vision(clip_keys.vision_config(CONFIG), oracle.tensors())
     hidden = oracle.hidden(images())
     for stage, expected in ((before_blocks, 0), (before_last_block, -2), (all_tokens, -1)):
         assert difference(tower.run(stage, images()), hidden[expected]) < 1e-5, stage.__name__
@@ -104,24 +104,24 @@ def test_vision_tower_agrees_stage_by_stage(oracle):
 
 
 def test_text_tower_agrees_and_ends_at_the_first_largest_token(oracle):
-    tower = text(clip_files.text_config(CONFIG), oracle.tensors())
+    tower = text(clip_keys.text_config(CONFIG), oracle.tensors())
     assert difference(tower.run(call, ids()), oracle.text_features(ids())) < 1e-5
 
 
 def test_towers_agree_with_quick_gelu_and_a_named_end_token():
     config = changed(hidden_act="quick_gelu", eos_token_id=30)
     oracle = Oracle(config, seed=1)
-    tower = text(clip_files.text_config(config), oracle.tensors())
+    tower = text(clip_keys.text_config(config), oracle.tensors())
     texts = ids(end=30)
     texts[texts == 30] = 40  # larger, and not the end
     texts[:, 5] = 30
     assert difference(tower.run(call, texts), oracle.text_features(texts)) < 1e-5
-    tower = vision(clip_files.vision_config(config), oracle.tensors())
+    tower = vision(clip_keys.vision_config(config), oracle.tensors())
     assert difference(tower.run(call, images()), oracle.image_features(images())) < 1e-5
 
 
 def test_text_after_the_end_has_no_effect(oracle):
-    tower = text(clip_files.text_config(CONFIG), oracle.tensors())
+    tower = text(clip_keys.text_config(CONFIG), oracle.tensors())
     texts = ids()
     texts[:, 4] = 49
     cut = tower.run(call, texts[:, :5])
@@ -131,10 +131,10 @@ def test_text_after_the_end_has_no_effect(oracle):
 def test_openai_layout_gives_the_same_features_and_sizes(oracle):
     tensors = opened(oracle.tensors())
     config = changed(layer_norm_eps=1e-5)
-    sizes = clip_files.configs_of_shapes(from_arrays(tensors), "gelu", heads=(4, 3))
+    sizes = clip_keys.configs_of_shapes(from_arrays(tensors), "gelu", heads=(4, 3))
     # A grid of 3 patches of 7 pixels: the picture's remainder is not to be seen from the weights.
     sizes = (dataclasses.replace(sizes[0], image_size=23), sizes[1])
-    assert sizes == (clip_files.vision_config(config), clip_files.text_config(config))
+    assert sizes == (clip_keys.vision_config(config), clip_keys.text_config(config))
     sizes = (dataclasses.replace(sizes[0], epsilon=1e-3), sizes[1])
     seen = vision(sizes[0], tensors).run(call, images())
     assert difference(seen, oracle.image_features(images())) < 1e-5
@@ -154,26 +154,26 @@ def test_heads_of_known_sizes_follow_the_rule_of_the_family(widths, heads):
         "text_projection": (widths[1], 512),
     }
     tensors = from_arrays({k: np.broadcast_to(np.float16(0), s) for k, s in shapes.items()})
-    vision_sizes, text_sizes = clip_files.configs_of_shapes(tensors)
+    vision_sizes, text_sizes = clip_keys.configs_of_shapes(tensors)
     assert (vision_sizes.heads, text_sizes.heads) == heads
     assert vision_sizes.image_size == 224
 
 
 def test_config_that_leaves_sizes_out_means_those_of_clip_base():
-    found = clip_files.vision_config({"vision_config": {"hidden_size": 960, "patch_size": 14}})
+    found = clip_keys.vision_config({"vision_config": {"hidden_size": 960, "patch_size": 14}})
     assert (found.image_size, found.heads, found.projection, found.num_tokens) == (
         224,
         12,
         512,
         257,
     )
-    assert clip_files.text_config({}).max_tokens == 77
+    assert clip_keys.text_config({}).max_tokens == 77
 
 
 def test_vision_tower_alone_needs_neither_text_nor_projection(oracle):
     """VQAScore's files hold the vision tower without the projection."""
     tensors = {k: v for k, v in oracle.tensors().items() if k.startswith("vision_model")}
-    tower = vision(clip_files.vision_config(CONFIG["vision_config"], False), tensors)
+    tower = vision(clip_keys.vision_config(CONFIG["vision_config"], False), tensors)
     found = tower.run(before_last_block, images())
     assert difference(found, oracle.hidden(images())[-2]) < 1e-5
 
@@ -182,11 +182,11 @@ def test_missing_and_unknown_weights_are_named(oracle):
     tensors = oracle.tensors() | {"vision_model.surprise": np.zeros(3, np.float32)}
     del tensors["visual_projection.weight"]
     with pytest.raises(ValueError, match="(?s)surprise.*projection/kernel"):
-        vision(clip_files.vision_config(CONFIG), tensors)
+        vision(clip_keys.vision_config(CONFIG), tensors)
 
 
 def test_half_precision_stays_close(oracle):
-    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors(), dtype="bfloat16")
+    tower = vision(clip_keys.vision_config(CONFIG), oracle.tensors(), dtype="bfloat16")
     found = tower.run(call, images())
     assert found.dtype == np.float32
     assert 1e-5 < difference(found, oracle.image_features(images())) < 0.05
@@ -194,31 +194,29 @@ def test_half_precision_stays_close(oracle):
 
 def test_towers_on_a_mesh_give_the_same_features(oracle):
     mesh = small_mesh(2, 2)
-    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors(), mesh=mesh)
+    tower = vision(clip_keys.vision_config(CONFIG), oracle.tensors(), mesh=mesh)
     assert difference(tower.run(call, images(5)), oracle.image_features(images(5))) < 1e-5
-    tower = text(clip_files.text_config(CONFIG), oracle.tensors(), mesh=mesh)
+    tower = text(clip_keys.text_config(CONFIG), oracle.tensors(), mesh=mesh)
     assert difference(tower.run(call, ids()), oracle.text_features(ids())) < 1e-5
 
 
 def test_batches_longer_than_a_slice_agree(oracle):
-    tower = vision(clip_files.vision_config(CONFIG), oracle.tensors())
+    tower = vision(clip_keys.vision_config(CONFIG), oracle.tensors())
     assert difference(tower.run(call, images(13)), oracle.image_features(images(13))) < 1e-5
     assert difference(tower.run(all_tokens, images(8)), oracle.hidden(images(8))[-1]) < 1e-5
 
 
 def test_logit_scale_is_read_from_the_file(oracle):
-    assert abs(clip_files.logit_scale(from_arrays(oracle.tensors())) - oracle.scale()) < 1e-4
+    assert abs(clip_keys.logit_scale(from_arrays(oracle.tensors())) - oracle.scale()) < 1e-4
     with pytest.raises(ValueError, match="logit_scale"):
-        clip_files.logit_scale({})
+        clip_keys.logit_scale({})
 
 
 def test_pictures_of_another_size_and_texts_too_long_are_refused(oracle):
     with pytest.raises(ValueError, match="23, 23, 3"):
-        vision(clip_files.vision_config(CONFIG), oracle.tensors()).run(call, images(size=22))
+        vision(clip_keys.vision_config(CONFIG), oracle.tensors()).run(call, images(size=22))
     with pytest.raises(ValueError, match="at most 11"):
-        text(clip_files.text_config(CONFIG), oracle.tensors()).run(
-            call, np.zeros((2, 12), np.int32)
-        )
+        text(clip_keys.text_config(CONFIG), oracle.tensors()).run(call, np.zeros((2, 12), np.int32))
 
 
 def test_normalize_takes_bytes_and_the_unit_scale():
@@ -235,4 +233,4 @@ def test_zero_features_stay_zero():
 
 def test_unknown_activation_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="gelu, quick_gelu"):
-        clip_files.vision_config(changed(hidden_act="relu"))
+        clip_keys.vision_config(changed(hidden_act="relu"))

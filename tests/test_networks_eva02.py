@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.networks import eva02
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.networks import eva02
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import jina
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miro_jax.models import sharding
-from miro_jax.networks.slices import by_slices
+from miro_jax.pretrained.networks.slices import by_slices
 from tests.networks import small_mesh
 
 

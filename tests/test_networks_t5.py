@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.networks import t5
-from miro_jax.weights import convert
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import t5 as oracles
 

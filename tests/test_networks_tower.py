@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.networks.tower import Kept, Tower, padded_rows
-from miro_jax.weights.convert import Network
+from miro_jax.pretrained.networks.tower import Kept, Tower, padded_rows
+from miro_jax.pretrained.weights.convert import Network
 from tests.networks import small_mesh
 
 

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.networks import convolution, vae
-from miro_jax.networks.vae_files import load_vae
-from miro_jax.weights import hub, tensors
+from miro_jax.pretrained.networks import convolution, vae
+from miro_jax.pretrained.networks.vae_keys import load_vae
+from miro_jax.pretrained.weights import hub, tensors
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import vae as oracle
 

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.networks import xlm_roberta
-from miro_jax.networks.tower import Tower
-from miro_jax.weights.lora import merge_lora
-from miro_jax.weights.tensors import from_arrays
+from miro_jax.pretrained.networks import xlm_roberta
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights.lora import merge_lora
+from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import jina
 

@@ -23,7 +23,7 @@ from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
 from miro_jax.data.sources import images
-from miro_jax.encoders import build_image_encoder
+from miro_jax.pretrained.encoders import build_image_encoder
 from miro_jax.rewards import load_rewards
 from tests import published
 from tests.networks import quick_compilation

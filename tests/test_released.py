@@ -10,8 +10,8 @@ from huggingface_hub import errors
 from PIL import Image
 
 from miro_jax import MiroPipeline, trained
-from miro_jax.networks import t5
-from miro_jax.weights import hub
+from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.weights import hub
 from tests import releases
 from tests.networks import difference, paths, quick_compilation, small_mesh
 

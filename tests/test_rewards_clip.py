@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from miro_jax import rewards as table
+from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import base
 from miro_jax.rewards.clip_score import SharedTowers
 from miro_jax.rewards.contract import check_reward
-from miro_jax.weights.tensors import write_safetensors
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
@@ -169,7 +169,8 @@ def test_towers_of_equal_weights_are_loaded_and_run_once(built, monkeypatch):
     shared, runs = built["aesthetic"], []
     run = type(shared._vision.tower).run
     monkeypatch.setattr(
-        "miro_jax.networks.tower.Tower.run", lambda self, *a: runs.append(self) or run(self, *a)
+        "miro_jax.pretrained.networks.tower.Tower.run",
+        lambda self, *a: runs.append(self) or run(self, *a),
     )
     assert shared._vision.tower is built["openai_clip"]._vision.tower
     trio = [built[name] for name in ("aesthetic", "openai_clip", "pick_score")]

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from miro_jax import rewards
-from miro_jax.networks.clip import MEAN, STD
+from miro_jax.pretrained.networks.clip import MEAN, STD
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.pickles import convert_to_safetensors
+from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.rewards import base, clip, contract
-from miro_jax.weights import hub
-from miro_jax.weights.pickles import convert_to_safetensors
-from miro_jax.weights.tensors import from_arrays
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles import jina, jina_tokenizer
 

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from miro_jax import rewards
-from miro_jax.networks.clip import MEAN, STD
+from miro_jax.pretrained.networks.clip import MEAN, STD
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.pickles import convert_to_safetensors, open_pickle
+from miro_jax.pretrained.weights.tensors import from_arrays
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids
+from miro_jax.pretrained.weights.wordpiece import load_wordpiece
 from miro_jax.rewards import base, image_reward, linear_head
 from miro_jax.rewards.contract import check_reward
-from miro_jax.weights import hub
-from miro_jax.weights.pickles import convert_to_safetensors, open_pickle
-from miro_jax.weights.tensors import from_arrays
-from miro_jax.weights.tokenizer import cut_ids, encode_texts, pad_ids
-from miro_jax.weights.wordpiece import load_wordpiece
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles.blip import Oracle, wordpiece_ids
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax.networks import clip, clip_flant5
+from miro_jax.pretrained.networks import clip, clip_flant5
+from miro_jax.pretrained.weights.tensors import from_arrays
+from miro_jax.pretrained.weights.tokenizer import encode_texts
 from miro_jax.rewards import base, contract, load_reward, vqa
-from miro_jax.weights.tensors import from_arrays
-from miro_jax.weights.tokenizer import encode_texts
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import clip_flant5 as oracles
 from tests.oracles import t5, t5_tokenizer

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.networks import clip_files
+from miro_jax.pretrained.networks import clip_keys
+from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import load_reward
 from miro_jax.score import command
-from miro_jax.weights.tensors import write_safetensors
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
@@ -73,7 +73,7 @@ def columns(out):
 def scored(inputs, weights, tmp_path_factory):
     """The scores [7, 4] that the command gives on all eight devices."""
     out = tmp_path_factory.mktemp("out") / "scores.parquet"
-    loads, load = [], clip_files.load_vision
+    loads, load = [], clip_keys.load_vision
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_files, "load_vision", lambda *a, **k: loads.append(1) or load(*a, **k))
         assert command.main(arguments(inputs, weights, out)) == 0

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from miro_jax.networks import clip_text
-from miro_jax.weights import hub
+from miro_jax.pretrained.networks import clip_text
+from miro_jax.pretrained.weights import hub
 from tests.oracles import clip_tokens as oracle
 
 ODD = (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from miro_jax import cli
-from miro_jax.weights import tensors
-from miro_jax.weights.__main__ import main
+from miro_jax.cli.weights import main
+from miro_jax.pretrained.weights import tensors
 from tests.oracles import pickles
 
 
@@ -42,7 +42,11 @@ def test_an_attack_is_refused_in_one_line(tmp_path, capsys):
     path.write_bytes(pickles.save({"x": Attack()}, zipped=True))
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("miro_jax.weights: error: ") and "mkdir" in err and err.count("\n") == 1
+    assert (
+        err.startswith("miro_jax.pretrained.weights: error: ")
+        and "mkdir" in err
+        and err.count("\n") == 1
+    )
     assert not (tmp_path / "owned").exists() and not (tmp_path / "out.safetensors").exists()
 
 

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear
-from miro_jax.weights import convert
-from miro_jax.weights.convert import below, conv, part, same, split, straight, transpose
-from miro_jax.weights.tensors import Tensor, from_arrays
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.convert import below, conv, part, same, split, straight, transpose
+from miro_jax.pretrained.weights.tensors import Tensor, from_arrays
 from tests.networks import paths, small_mesh
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from miro_jax.weights import hub, tensors
+from miro_jax.pretrained.weights import hub, tensors
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from miro_jax.weights.pickles import open_pickle
+from miro_jax.pretrained.weights.pickles import open_pickle
 from tests.oracles import pickles as oracle
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from miro_jax.weights.pickles import convert_to_safetensors, open_pickle
-from miro_jax.weights.storages import Strided
-from miro_jax.weights.unpickler import Machine, Placeholder, Source
+from miro_jax.pretrained.weights.pickles import convert_to_safetensors, open_pickle
+from miro_jax.pretrained.weights.storages import Strided
+from miro_jax.pretrained.weights.unpickler import Machine, Placeholder, Source
 from tests.oracles import pickles as oracle
 
 BOTH = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

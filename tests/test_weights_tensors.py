@@ -9,7 +9,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from miro_jax.weights import tensors
+from miro_jax.pretrained.weights import tensors
 
 
 def arrays():

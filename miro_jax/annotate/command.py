@@ -30,7 +30,7 @@ from miro_jax.arguments import (
 )
 from miro_jax.data.sources import open_source
 from miro_jax.data.storage import Damaged, errors_of_stores
-from miro_jax.weights.hub import OfflineError
+from miro_jax.pretrained.weights.hub import OfflineError
 
 
 def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:

@@ -23,7 +23,7 @@ from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Run
 from miro_jax.data.sources import Piece, expected_samples
 from miro_jax.data.storage import LocalFolder
-from miro_jax.encoders import build_image_encoder
+from miro_jax.pretrained.encoders import build_image_encoder
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
 _TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling

@@ -16,12 +16,9 @@ import numpy as np
 
 from miro_jax.annotate import sizes
 from miro_jax.data.sources.images import center_crop_resize
-from miro_jax.encoders import (
-    PUBLISHED,
-    build_caption_encoder,
-    build_image_encoder,
-)
 from miro_jax.models import sharding
+from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
     base,
     check_names,
@@ -30,7 +27,6 @@ from miro_jax.rewards import (
     load_rewards,
     ways_to_name,
 )
-from miro_jax.weights import hub
 
 IMAGE, CAPTIONS = "image", "captions"
 SECOND_SIZE = 512  # pixels, of the second image latents that records may hold

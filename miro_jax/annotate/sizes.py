@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from miro_jax.encoders import flan_t5, sdxl_vae
-from miro_jax.networks import t5, vae_files
-from miro_jax.networks.tower import padded_rows
+from miro_jax.pretrained.encoders import flan_t5, sdxl_vae
+from miro_jax.pretrained.networks import t5, vae_keys
+from miro_jax.pretrained.networks.tower import padded_rows
+from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
     VERSIONS,
     aesthetic,
@@ -29,7 +30,6 @@ from miro_jax.rewards import (
     sci_score,
     vqa,
 )
-from miro_jax.weights import hub
 
 _BYTES = {"float32": 4, "bfloat16": 2, None: 4}
 _DEFAULTS = {"vqa": "vqa@clip-flant5-xxl", "hpsv2": "hpsv2@2.1"}
@@ -137,7 +137,7 @@ MODELS = {
         68,
         rows=8,
         uncut=None,
-        stem=vae_files.STEM,
+        stem=vae_keys.STEM,
         used=r"(encoder\.|quant_conv\.)",
     ),
     "flan_t5": Published(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
     aesthetic,
     base,
@@ -19,7 +20,6 @@ from miro_jax.rewards import (
     vqa,
 )
 from miro_jax.rewards.clip_score import SharedTowers
-from miro_jax.weights import hub
 
 SHAPES_REWARDS = (
     "sharpness",

@@ -23,14 +23,14 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from miro_jax.networks import clip, eva02, xlm_roberta
-from miro_jax.networks.tower import Tower
+from miro_jax.pretrained.networks import clip, eva02, xlm_roberta
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.lora import merge_lora
+from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
 from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
-from miro_jax.weights import hub
-from miro_jax.weights.lora import merge_lora
-from miro_jax.weights.tensors import Tensor
-from miro_jax.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
 
 WEIGHTS = "jinaai/jina-clip-v2"
 MAX_TOKENS = 1024

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from miro_jax.networks import clip, clip_files, clip_text
-from miro_jax.networks.tower import Tower
+from miro_jax.pretrained.networks import clip, clip_keys, clip_text
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hub
 from miro_jax.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards import base
-from miro_jax.weights import hub
 
 # Where the repository of the weights has no tokenizer; all CLIPs have the same vocabulary.
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -159,9 +159,9 @@ def load_towers(
         )
     key = ("clip text", repository.digest(stem), dtype, mesh)
     tower = (towers or SharedTowers()).get(
-        key, lambda: Tower(clip_files.load_text(tensors, config, dtype=dtype, mesh=mesh))
+        key, lambda: Tower(clip_keys.load_text(tensors, config, dtype=dtype, mesh=mesh))
     )
-    text = Text(tower, found, config.max_tokens, clip_files.logit_scale(tensors))
+    text = Text(tower, found, config.max_tokens, clip_keys.logit_scale(tensors))
     return load_vision(weights, stem=stem, dtype=dtype, mesh=mesh, towers=towers), text
 
 
@@ -180,16 +180,16 @@ def load_vision(
     digest = repository.digest(stem)
     tower = (towers or SharedTowers()).get(
         ("clip vision", digest, dtype, mesh),
-        lambda: Tower(clip_files.load_vision(tensors, config, dtype=dtype, mesh=mesh)),
+        lambda: Tower(clip_keys.load_vision(tensors, config, dtype=dtype, mesh=mesh)),
     )
     return Vision(tower, f"clip-{digest[:12]}-{dtype}", config)
 
 
 def _sizes(repository: hub.Repository, tensors) -> tuple[clip.VisionConfig, clip.TextConfig]:
-    if clip_files.is_open(tensors):
-        return clip_files.configs_of_shapes(tensors)
+    if clip_keys.is_open(tensors):
+        return clip_keys.configs_of_shapes(tensors)
     config = repository.json("config.json")
-    return clip_files.vision_config(config), clip_files.text_config(config)
+    return clip_keys.vision_config(config), clip_keys.text_config(config)
 
 
 def _see(module: clip.VisionTower, images: jax.Array) -> jax.Array:

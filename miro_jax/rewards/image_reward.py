@@ -17,14 +17,14 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from miro_jax.networks import blip, blip_files, clip
-from miro_jax.networks.tower import Kept, Tower
+from miro_jax.pretrained.networks import blip, blip_keys, clip
+from miro_jax.pretrained.networks.tower import Kept, Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids, special_id
+from miro_jax.pretrained.weights.wordpiece import load_wordpiece
 from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
 from miro_jax.rewards.linear_head import fold
-from miro_jax.weights import hub
-from miro_jax.weights.tokenizer import cut_ids, encode_texts, pad_ids, special_id
-from miro_jax.weights.wordpiece import load_wordpiece
 
 WEIGHTS = "THUDM/ImageReward"
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -64,9 +64,9 @@ class ImageReward(base.Judge):
     ):
         repository = hub.open(WEIGHTS if weights is None else weights)
         tensors = repository.tensors(FILE)
-        vision = blip_files.vision_config(tensors, "blip.visual_encoder")
-        text = blip_files.text_config(repository.json("med_config.json"), vision.width)
-        networks = blip_files.load_towers(tensors, vision, text, dtype=dtype, mesh=mesh)
+        vision = blip_keys.vision_config(tensors, "blip.visual_encoder")
+        text = blip_keys.text_config(repository.json("med_config.json"), vision.width)
+        networks = blip_keys.load_towers(tensors, vision, text, dtype=dtype, mesh=mesh)
         self._vision, self._text = map(Tower, networks)
         self._head = fold(tensors, "mlp.layers")
         if tokenizer is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 
 def fold(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray, float]:

@@ -22,11 +22,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from miro_jax.networks import clip, clip_flant5
-from miro_jax.networks.tower import Kept, Tower
+from miro_jax.pretrained.networks import clip, clip_flant5
+from miro_jax.pretrained.networks.tower import Kept, Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
 from miro_jax.rewards import base
-from miro_jax.weights import hub
-from miro_jax.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
 
 VARIANTS = {"xl": 2048, "xxl": 4096}  # width of the T5
 WEIGHTS = "zhiqiulin/clip-flant5-{}"

@@ -6,7 +6,7 @@ Kernels are stored `[out, in]` there and `[*inputs, *outputs]` here: a transpose
 
 from collections.abc import Sequence
 
-from miro_jax.weights.convert import LINEAR, NORM, Row, below, same
+from miro_jax.pretrained.weights.convert import LINEAR, NORM, Row, below, same
 
 # Our name of a reward -> the release's. Others keep their name.
 RELEASE_NAMES = {

@@ -13,9 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig, parse_config
-from miro_jax.weights.convert import CONV, NORM, Network, Row, below, load, same, transpose
-from miro_jax.weights.hub import Repository
+from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig, parse_config
+from miro_jax.pretrained.weights.convert import (
+    CONV,
+    NORM,
+    Network,
+    Row,
+    below,
+    load,
+    same,
+    transpose,
+)
+from miro_jax.pretrained.weights.hub import Repository
 
 STEM = "diffusion_pytorch_model"
 # Norms, and the 1x1 convolutions at the image latents, which are too few to be worth rounding.

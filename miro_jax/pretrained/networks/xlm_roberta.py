@@ -26,8 +26,8 @@ from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
 from miro_jax.models.sharding import constrain
-from miro_jax.networks.clip import gelu
-from miro_jax.weights.convert import (
+from miro_jax.pretrained.networks.clip import gelu
+from miro_jax.pretrained.weights.convert import (
     LINEAR,
     NORM,
     Network,
@@ -38,7 +38,7 @@ from miro_jax.weights.convert import (
     split,
     transpose,
 )
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 Array = jax.Array
 SMALL = r".*(scale|bias)"  # stay float32: they cost little

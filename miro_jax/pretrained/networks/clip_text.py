@@ -24,8 +24,8 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from miro_jax.weights import hub
-from miro_jax.weights.tokenizer import (
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import (
     cut_ids,
     encode_texts,
     load_tokenizer,

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.weights.convert import Network
+from miro_jax.pretrained.weights.convert import Network
 
 
 @dataclasses.dataclass(frozen=True)

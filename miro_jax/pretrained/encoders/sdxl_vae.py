@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
-from miro_jax.networks import vae, vae_files
-from miro_jax.networks.tower import Tower
-from miro_jax.weights import hub
-from miro_jax.weights.convert import DTYPES, Network
+from miro_jax.pretrained.networks import vae, vae_keys
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.convert import DTYPES, Network
 
 WEIGHTS = "stabilityai/sdxl-vae"
 FACTOR, CHANNELS = 8, 4  # the statistics below are those of such image latents
@@ -80,7 +80,7 @@ class SdxlVaeEncoder:
     @functools.cached_property
     def identity(self) -> str:
         """Name, version and everything that changes the image latents; reads the weights."""
-        return self._identity(self.repository.digest(vae_files.STEM)[:12])
+        return self._identity(self.repository.digest(vae_keys.STEM)[:12])
 
     @property
     def declared(self) -> str:
@@ -220,14 +220,14 @@ class SdxlVaeEncoder:
         return Tower(self.decoder)
 
     def _load(self, part: str, dtype: str) -> Network:
-        config = vae_files.load_config(self.repository)
+        config = vae_keys.load_config(self.repository)
         if (config.factor, config.latent_channels) != (FACTOR, CHANNELS):
             raise ValueError(
                 f"the autoencoder of {self.repository} must have {FACTOR} pixels a side for one of "
                 f"image latents and {CHANNELS} channels; got {config.factor} and "
                 f"{config.latent_channels}. Give the weights of an SDXL autoencoder."
             )
-        return vae_files.load_vae(self.repository, part, dtype=dtype, mesh=self.mesh)
+        return vae_keys.load_vae(self.repository, part, dtype=dtype, mesh=self.mesh)
 
 
 def decode_with(decoder: vae.Decoder, latents: jax.Array, truncate: bool = False) -> jax.Array:

@@ -28,8 +28,8 @@ from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
-from miro_jax.networks.attention import attend
-from miro_jax.weights.convert import (
+from miro_jax.pretrained.networks.attention import attend
+from miro_jax.pretrained.weights.convert import (
     CONV,
     LINEAR,
     NORM,
@@ -40,7 +40,7 @@ from miro_jax.weights.convert import (
     split,
     transpose,
 )
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 Array = jax.Array
 TEMPERATURE = 10000.0  # of the angles

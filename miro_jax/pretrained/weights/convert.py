@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 # A transform takes a tensor and the shape of the parameter; None says that they do not fit.
 Transform = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from miro_jax.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
-from miro_jax.weights.convert import (
+from miro_jax.pretrained.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.pretrained.weights.convert import (
     CONV,
     LINEAR,
     NORM,
@@ -28,7 +28,7 @@ from miro_jax.weights.convert import (
     split,
     transpose,
 )
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 HEAD_WIDTH = 64  # of every published vision tower; weights do not show it
 VISION_EPSILON = 1e-6

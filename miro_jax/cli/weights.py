@@ -1,4 +1,4 @@
-"""The command line of weight files: `python -m miro_jax.weights list|convert ...`."""
+"""The command line of weight files: `python -m miro_jax.pretrained.weights list|convert ...`."""
 
 import math
 import sys
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from miro_jax.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail, say
-from miro_jax.weights import hub, pickles
+from miro_jax.pretrained.weights import hub, pickles
 
-NAME = "miro_jax.weights"
+NAME = "miro_jax.pretrained.weights"
 
 EXAMPLE = """examples
-  python -m miro_jax.weights list ImageReward.pt
-  python -m miro_jax.weights convert ImageReward.pt ImageReward.safetensors
+  python -m miro_jax.pretrained.weights list ImageReward.pt
+  python -m miro_jax.pretrained.weights convert ImageReward.pt ImageReward.safetensors
 """
 
 

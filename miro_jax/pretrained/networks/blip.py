@@ -10,7 +10,7 @@ of the picture. The streams between blocks are float32, as under PyTorch's autoc
 run in `dtype`.
 
 Source: Li et al. 2022 (arXiv 2201.12086); ImageReward (Xu et al. 2023, arXiv 2304.05977) names the
-weights as BLIP's own code does, see `miro_jax.networks.blip_files`.
+weights as BLIP's own code does, see `miro_jax.pretrained.networks.blip_keys`.
 
 Letters: B batch, H W picture, N image tokens with the class token first, L text tokens, D width,
 S width of the image tokens, A heads.
@@ -24,7 +24,7 @@ from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
 from miro_jax.models.sharding import constrain
-from miro_jax.networks.clip import ACTIVATIONS, Block, StackConfig
+from miro_jax.pretrained.networks.clip import ACTIVATIONS, Block, StackConfig
 
 Array = jax.Array
 

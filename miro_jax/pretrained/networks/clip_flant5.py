@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from miro_jax.models.layers import Linear
-from miro_jax.networks import clip, clip_files, t5
-from miro_jax.weights import convert
-from miro_jax.weights.convert import LINEAR, Row, below
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.networks import clip, clip_keys, t5
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.convert import LINEAR, Row, below
+from miro_jax.pretrained.weights.tensors import Tensor
 
 Array = jax.Array
 START = 0  # the decoder's first token, which is T5's padding
@@ -59,7 +59,7 @@ def parse_config(
     ):
         if (found := config.get(key, wanted)) != wanted:
             raise ValueError(f"config.json must have {key} = {wanted!r}; got {found!r}.")
-    sizes = clip_files.vision_config(vision, projection=False)
+    sizes = clip_keys.vision_config(vision, projection=False)
     kept = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
     if not 1 <= kept <= sizes.layers:
         raise ValueError(
@@ -129,7 +129,7 @@ class ClipFlanT5(nnx.Module):
 
 VISION_KEY = "vision_tower.vision_tower.vision_model"
 TABLE: tuple[Row, ...] = (
-    *below(VISION_KEY, "vision", clip_files.VISION_BODY),
+    *below(VISION_KEY, "vision", clip_keys.VISION_BODY),
     *below("mm_projector.0", "projector/hidden", LINEAR),
     *below("mm_projector.2", "projector/out", LINEAR),
     *below("", "t5", t5.TABLE),

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from miro_jax.weights.unpickler import Constructor, ordered
+from miro_jax.pretrained.weights.unpickler import Constructor, ordered
 
 MOST_AXES = 32
 

@@ -10,7 +10,7 @@ as it is under PyTorch's autocast; matrix products run in `dtype`, which the las
 score does not.
 
 Source: Radford et al. 2021 (arXiv 2103.00020); Hugging Face's `CLIPModel` and open_clip name the
-weights, see `miro_jax.networks.clip_files`.
+weights, see `miro_jax.pretrained.networks.clip_keys`.
 
 Letters: B batch, H W picture, P patch side, N image tokens with the class token first, L text
 tokens, D width, E width of the shared space.
@@ -28,8 +28,8 @@ from flax import nnx
 from miro_jax.models import layers
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
-from miro_jax.networks.attention import attend
-from miro_jax.networks.slices import by_slices
+from miro_jax.pretrained.networks.attention import attend
+from miro_jax.pretrained.networks.slices import by_slices
 
 Array = jax.Array
 SLICE = 4  # pictures that a CPU reads at a time

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 LORA = ".parametrizations.weight."
 

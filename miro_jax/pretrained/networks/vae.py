@@ -27,7 +27,7 @@ from flax import nnx
 
 from miro_jax.models.layers import Linear, attend
 from miro_jax.models.sharding import constrain
-from miro_jax.networks.convolution import Conv, GroupNorm
+from miro_jax.pretrained.networks.convolution import Conv, GroupNorm
 
 Array = jax.Array
 LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp

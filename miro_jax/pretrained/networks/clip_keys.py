@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from miro_jax.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
-from miro_jax.weights.convert import (
+from miro_jax.pretrained.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.pretrained.weights.convert import (
     LINEAR,
     NORM,
     Network,
@@ -32,7 +32,7 @@ from miro_jax.weights.convert import (
     straight,
     transpose,
 )
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
 

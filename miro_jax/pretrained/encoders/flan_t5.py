@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from miro_jax.networks import t5
-from miro_jax.networks.tower import Tower
-from miro_jax.weights import convert, hub
-from miro_jax.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
+from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import convert, hub
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
 
 WEIGHTS = "google/flan-t5-xl"
 SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two

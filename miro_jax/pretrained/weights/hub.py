@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from miro_jax.weights import pickles, tensors
+from miro_jax.pretrained.weights import pickles, tensors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAFETENSORS = (".safetensors", ".safetensors.index.json")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
-from miro_jax.weights import hub
+from miro_jax.pretrained.weights import hub
 
 # Halves of a pair, left alone by broken software; no encoding of Unicode can hold them.
 _SURROGATE = re.compile("[\ud800-\udfff]")

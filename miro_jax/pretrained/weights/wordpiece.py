@@ -9,8 +9,8 @@ Source: Devlin et al. 2018 (arXiv 1810.04805), the uncased models.
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from miro_jax.weights import hub
-from miro_jax.weights.tokenizer import load_tokenizer
+from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import load_tokenizer
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 

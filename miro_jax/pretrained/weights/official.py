@@ -22,10 +22,10 @@ from flax import nnx
 from miro_jax.models import sharding
 from miro_jax.models.layers import Linear
 from miro_jax.models.rin import RIN, RINConfig
-from miro_jax.weights import convert
-from miro_jax.weights.hub import Repository
-from miro_jax.weights.official_keys import IGNORED, RELEASE_NAMES, key_table
-from miro_jax.weights.tensors import write_safetensors
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.hub import Repository
+from miro_jax.pretrained.weights.official_keys import IGNORED, RELEASE_NAMES, key_table
+from miro_jax.pretrained.weights.tensors import write_safetensors
 
 # Where config.json does not list them: those of the main model, in the order of its reward tokens.
 ALL_REWARDS = tuple(RELEASE_NAMES)

@@ -4,7 +4,7 @@ import inspect
 import typing
 from collections.abc import Callable
 
-from miro_jax.encoders import flan_t5, pixels, sdxl_vae, words
+from miro_jax.pretrained.encoders import flan_t5, pixels, sdxl_vae, words
 
 IMAGE_ENCODERS: dict[str, Callable] = {
     "pixels": pixels.PixelsEncoder,

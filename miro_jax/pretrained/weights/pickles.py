@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from miro_jax.weights import tensors
-from miro_jax.weights.storages import NAMES, Storage, Strided, storage_of
-from miro_jax.weights.tensors import Tensor
-from miro_jax.weights.unpickler import Machine, Source
+from miro_jax.pretrained.weights import tensors
+from miro_jax.pretrained.weights.storages import NAMES, Storage, Strided, storage_of
+from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.weights.unpickler import Machine, Source
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001

@@ -13,7 +13,7 @@ from functools import partial
 
 import jax
 
-from miro_jax.networks.slices import batch_is_split
+from miro_jax.pretrained.networks.slices import batch_is_split
 
 Array = jax.Array
 # Logits of a batch in float32; smaller ones stay in the caches anyway.

@@ -26,8 +26,8 @@ from flax import nnx
 
 from miro_jax.models.layers import Linear, RMSNorm, normal_table
 from miro_jax.models.sharding import constrain
-from miro_jax.weights.convert import Row, below, same, transpose
-from miro_jax.weights.tensors import Tensor
+from miro_jax.pretrained.weights.convert import Row, below, same, transpose
+from miro_jax.pretrained.weights.tensors import Tensor
 
 Array = jax.Array
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
