@@ -32,9 +32,9 @@ from miro_jax.pretrained.networks import clip_keys, clip_text
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tensors import write_safetensors
-from miro_jax.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards import base, clip_score
 from miro_jax.rewards.aesthetic import Aesthetic
+from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 from tests.oracles import clip_rewards, clip_tokens, resize
 
 SIZES = ((480, 640), (512, 512), (333, 500), (768, 512))  # height, width

@@ -28,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from miro_jax.data.sources import images, open_source
-from miro_jax.resize import BicubicCrop, FloatBicubicCrop
+from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards.vqa import pad_and_resize
 
 GOAL = 150

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax import resize
 from miro_jax.data.sources import images
 from miro_jax.pretrained.networks import clip
+from miro_jax.rewards import resize
 from tests.oracles import resize as oracle
 
 SIZE = 56

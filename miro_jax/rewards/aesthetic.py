@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from miro_jax.pretrained.weights import hub
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
 from miro_jax.rewards.clip_score import SharedTowers, load_vision
 from miro_jax.rewards.linear_head import fold
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "openai/clip-vit-large-patch14"
 HEAD = "camenduru/improved-aesthetic-predictor"  # holds the file of the authors' repository

@@ -29,8 +29,8 @@ from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.lora import merge_lora
 from miro_jax.pretrained.weights.tensors import Tensor
 from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "jinaai/jina-clip-v2"
 MAX_TOKENS = 1024

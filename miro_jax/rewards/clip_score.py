@@ -18,8 +18,8 @@ import numpy as np
 from miro_jax.pretrained.networks import clip, clip_keys, clip_text
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
-from miro_jax.resize import BicubicCrop, FloatBicubicCrop
 from miro_jax.rewards import base
+from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
 # Where the repository of the weights has no tokenizer; all CLIPs have the same vocabulary.
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

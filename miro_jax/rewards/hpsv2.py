@@ -13,8 +13,8 @@ does. The short synthetic caption is the one that MIRO judges.
 
 import jax
 
-from miro_jax.resize import FloatBicubicCrop
 from miro_jax.rewards.clip_score import ClipReward, SharedTowers, load_towers
+from miro_jax.rewards.resize import FloatBicubicCrop
 
 WEIGHTS = "xswu/HPSv2"
 FILES = {"2.1": "HPS_v2.1_compressed", "2.0": "HPS_v2_compressed"}

@@ -22,9 +22,9 @@ from miro_jax.pretrained.networks.tower import Kept, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids, special_id
 from miro_jax.pretrained.weights.wordpiece import load_wordpiece
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards import base
 from miro_jax.rewards.linear_head import fold
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "THUDM/ImageReward"
 TOKENIZER = "google-bert/bert-base-uncased"

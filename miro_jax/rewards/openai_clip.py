@@ -8,8 +8,8 @@ resized and captions tokenized as `transformers` does.
 
 import jax
 
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards.clip_score import ClipReward, SharedTowers, load_towers
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "openai/clip-vit-large-patch14"
 

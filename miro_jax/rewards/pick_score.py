@@ -9,8 +9,8 @@ MIRO judges.
 
 import jax
 
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards.clip_score import ClipReward, SharedTowers, load_towers
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "yuvalkirstain/PickScore_v1"
 

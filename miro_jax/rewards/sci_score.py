@@ -9,8 +9,8 @@ the one that MIRO judges.
 
 import jax
 
-from miro_jax.resize import BicubicCrop
 from miro_jax.rewards.clip_score import ClipReward, SharedTowers, load_towers
+from miro_jax.rewards.resize import BicubicCrop
 
 WEIGHTS = "Jialuo21/SciScore"
 
