@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from miro_jax import distributions
+from miro_jax.report import distributions
 
 
 def test_summary_agrees_with_scipy_and_numpy():

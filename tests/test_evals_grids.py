@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evals import grids
+from miro_jax.report import grids
 
 
 def cells(rows=2, columns=3, n=1, side=64):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evals import statistics
+from miro_jax.report import statistics
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import distributions, evaluate
+from miro_jax import evaluate
+from miro_jax.report import distributions
 from tests.painting import Gauge
 
 REWARDS = [Gauge("first", 0), Gauge("second", 1)]

@@ -33,8 +33,8 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores, read_published
 from miro_jax.data.sources import Piece
 from miro_jax.data.storage.files import to_json
-from miro_jax.distributions import summarize
 from miro_jax.report import scored
+from miro_jax.report.distributions import summarize
 from miro_jax.tally import Tally
 
 FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"

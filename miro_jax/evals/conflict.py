@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from miro_jax.data.shapes import world
 from miro_jax.evals import base, dials
-from miro_jax.evals.statistics import bootstrap_mean, wilson
+from miro_jax.report.statistics import bootstrap_mean, wilson
 
 
 class Evaluator:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from miro_jax.data.records.bins import Bins, levels
 from miro_jax.evals import base
-from miro_jax.evals.statistics import bootstrap_mean, rank_correlation
+from miro_jax.report.statistics import bootstrap_mean, rank_correlation
 
 
 class Evaluator:

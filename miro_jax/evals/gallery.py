@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miro_jax.evals import base, grids
+from miro_jax.evals import base
+from miro_jax.report import grids
 
 
 def sample_levels(

@@ -13,7 +13,7 @@ import numpy as np
 
 from miro_jax.data.shapes import captions, detect, world
 from miro_jax.evals import base
-from miro_jax.evals.statistics import mean_of_shares, wilson
+from miro_jax.report.statistics import mean_of_shares, wilson
 
 
 class Evaluator:

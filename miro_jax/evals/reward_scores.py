@@ -12,7 +12,7 @@ import numpy as np
 
 from miro_jax.data.records.bins import Bins, levels
 from miro_jax.evals import base
-from miro_jax.evals.statistics import bootstrap_mean
+from miro_jax.report.statistics import bootstrap_mean
 
 
 class Evaluator:

@@ -14,8 +14,8 @@ import math
 
 import numpy as np
 
-from miro_jax.evals.statistics import bootstrap_mean
 from miro_jax.report.charts import Axis, Chart, fit_axis
+from miro_jax.report.statistics import bootstrap_mean
 
 _MOST_LINES = 40  # thin lines of single prompts
 _POINTS = 12  # marked, where there are more candidates

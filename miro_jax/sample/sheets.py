@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from miro_jax.evals import grids
+from miro_jax.report import grids
 from miro_jax.sample.asked import Asked, Levels, Picture, Prompt, slug
 
 MOST_PICTURES = 256  # on a grid; more are in the folder only

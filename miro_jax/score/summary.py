@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from miro_jax import __version__
-from miro_jax.distributions import PERCENTILES, describe
 from miro_jax.report.charts import format_number
+from miro_jax.report.distributions import PERCENTILES, describe
 from miro_jax.score.parts import Parts
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
