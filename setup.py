@@ -78,5 +78,5 @@ setup(
     packages=find_packages(include=["miro_jax", "miro_jax.*"]),
     install_requires=RUNTIME,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["miro-jax = miro_jax.cli:main"]},
+    entry_points={"console_scripts": ["miro-jax = miro_jax.__main__:main"]},
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_collections
 
 from miro_jax import trained
-from miro_jax.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
+from miro_jax.cli.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.official import CONFIG, FIXED
 

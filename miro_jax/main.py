@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 
 from miro_jax import annotate, evaluate, runs, sample, train
-from miro_jax.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
-from miro_jax.command import HELP, Command, asks_for_help, parse
+from miro_jax.cli.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
+from miro_jax.cli.config import HELP, Command, asks_for_help, parse
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.rewards import SHAPES_REWARDS

@@ -27,13 +27,13 @@ from jax.experimental import multihost_utils
 
 from miro_jax import runs
 from miro_jax.checkpoint import Checkpoints
+from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.evals.preview import Preview
 from miro_jax.metrics import MetricsWriter
 from miro_jax.models import flow, sharding
-from miro_jax.progress import Progress
 from miro_jax.state import TrainState, update_ema
 
 Array = jax.Array

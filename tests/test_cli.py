@@ -7,20 +7,20 @@ import sys
 
 import pytest
 
-from miro_jax import cli
+from miro_jax import __main__
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
 def test_help_lists_every_verb_with_a_line(capsys, words):
-    assert cli.main(words) == 0
+    assert __main__.main(words) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for name, verb in cli.VERBS.items():
+    for name, verb in __main__.VERBS.items():
         assert f"\n  {name} " in out and verb.summary in out
 
 
 def test_without_a_verb_the_help_goes_to_stderr_with_status_2(capsys):
-    assert cli.main([]) == 2
+    assert __main__.main([]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "usage: miro-jax VERB" in err
 
@@ -29,29 +29,29 @@ def test_without_a_verb_the_help_goes_to_stderr_with_status_2(capsys):
     "verb, near", [("smaple", "did you mean sample"), ("anotate", "annotate?")]
 )
 def test_an_unknown_verb_names_near_ones_in_one_line(capsys, verb, near):
-    assert cli.main([verb, "--x"]) == 2
+    assert __main__.main([verb, "--x"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and near in err and "export" in err
 
 
 def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
     seen = []
-    verb = cli.Verb(lambda arguments: seen.append(arguments) or 7, "")
-    monkeypatch.setitem(cli.VERBS, "sample", verb)
-    assert cli.main(["sample", "tradeoff", "--out=sample"]) == 7
+    verb = __main__.Verb(lambda arguments: seen.append(arguments) or 7, "")
+    monkeypatch.setitem(__main__.VERBS, "sample", verb)
+    assert __main__.main(["sample", "tradeoff", "--out=sample"]) == 7
     assert seen == [["tradeoff", "--out=sample"]]
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", __main__.VERBS)
 def test_each_verb_explains_itself(capsys, verb):
-    assert cli.main([verb, "--help"]) == 0
+    assert __main__.main([verb, "--help"]) == 0
     out, err = capsys.readouterr()
     assert "example" in out and err == ""
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", __main__.VERBS)
 def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
-    assert cli.main([verb, "--tpyo=1"]) == 2
+    assert __main__.main([verb, "--tpyo=1"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and re.match(r"miro_jax[\w.]*: error: \S", err)
 
@@ -59,7 +59,7 @@ def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
 def test_nobody_has_to_read_what_is_said():
     unread, ours = os.pipe()
     os.close(unread)
-    code = "from miro_jax.arguments import say; say('a'); say('b')"
+    code = "from miro_jax.cli.arguments import say; say('a'); say('b')"
     done = subprocess.run([sys.executable, "-c", code], stdout=ours, stderr=subprocess.PIPE)
     os.close(ours)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -2,7 +2,7 @@
 
 import io
 
-from miro_jax.progress import Progress
+from miro_jax.cli.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from miro_jax import cli
-from miro_jax.cli.weights import main
+from miro_jax import __main__
+from miro_jax.__main__.weights import main
 from miro_jax.pretrained.weights import tensors
 from tests.oracles import pickles
 
@@ -27,7 +27,7 @@ def test_a_file_is_listed(checkpoint, capsys):
 
 def test_a_pickle_becomes_safetensors(checkpoint, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
-    assert cli.main(["weights", "convert", str(checkpoint), str(out)]) == 0
+    assert __main__.main(["weights", "convert", str(checkpoint), str(out)]) == 0
     expected = np.arange(6.0).reshape(2, 3).T
     np.testing.assert_array_equal(tensors.open_safetensors(out)["a.weight"].read(), expected)
     assert "1 tensors" in capsys.readouterr().out

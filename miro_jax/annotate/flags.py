@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from miro_jax.arguments import MESH_HELP, Parser
+from miro_jax.cli.arguments import MESH_HELP, Parser
 from miro_jax.data.records import bins
 from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS

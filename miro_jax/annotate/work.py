@@ -39,10 +39,10 @@ from miro_jax.annotate.publish import (
     merge_failures,
     shard_name,
 )
+from miro_jax.cli.progress import Progress
 from miro_jax.data.records.shards import read_published
 from miro_jax.data.sources import Piece, Sample, expected_samples
 from miro_jax.loading import Loader
-from miro_jax.progress import Progress
 from miro_jax.tally import MIN_SAMPLES, Tally
 
 _CHUNKS_AHEAD = 2

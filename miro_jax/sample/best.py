@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
-from miro_jax.progress import Progress
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw, make
 from miro_jax.sample.asked import Asked, Picture, Settings, ask

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from miro_jax.arguments import (
+from miro_jax.cli.arguments import (
     DONE,
     FAILED,
     INTERRUPTED,

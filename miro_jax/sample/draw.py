@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
-from miro_jax.progress import Progress
 from miro_jax.sample.asked import Picture, Settings
 
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from miro_jax import __version__
+from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
 from miro_jax.digest import examine
-from miro_jax.progress import Progress
 from miro_jax.sample import draw
 from miro_jax.sample.asked import Asked, Picture, Settings
 from miro_jax.sample.folder import GRID, Folder

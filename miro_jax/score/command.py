@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from miro_jax.arguments import (
+from miro_jax.cli.arguments import (
     DONE,
     FAILED,
     INTERRUPTED,

@@ -18,12 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from miro_jax.cli.progress import Progress
 from miro_jax.data.sources import Tables
 from miro_jax.data.sources.captions import TextIndex, index_captions
 from miro_jax.data.storage import files
 from miro_jax.loading import Loader
 from miro_jax.models import sharding
-from miro_jax.progress import Progress
 from miro_jax.rewards import base, has_weights, load_rewards
 from miro_jax.score import histograms, output, parts, summary
 from miro_jax.score.inputs import Texts

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from miro_jax import annotate, export, sample, score
 from miro_jax import main as run
-from miro_jax.cli import weights
+from miro_jax.__main__ import weights
 
 
 @dataclasses.dataclass(frozen=True)
