@@ -20,7 +20,7 @@ from PIL import Image
 
 from miro_jax import annotate
 from miro_jax.annotate import origin
-from miro_jax.annotate.merge import merge
+from miro_jax.annotate.finish import merge
 from miro_jax.data.records import shards
 from miro_jax.data.sources import Piece, Sample, Source
 from miro_jax.data.storage.files import to_json

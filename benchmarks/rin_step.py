@@ -35,8 +35,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from miro_jax.models.sampler import Branch, Guidance, make_sampler
-from miro_jax.models.solvers import euler
+from miro_jax.models.sampler import Branch, Guidance, make_sampler  # noqa: E402
+from miro_jax.models.solvers import euler  # noqa: E402
 from tests import pairs  # noqa: E402
 from tests.networks import difference, make_batch  # noqa: E402
 

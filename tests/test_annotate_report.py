@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from miro_jax.annotate import extremes
-from miro_jax.annotate.merge import merge
+from miro_jax.annotate.finish import merge
 from tests.annotating import Brightness, call, make_pieces, sample
 from tests.sources import write_tar
 

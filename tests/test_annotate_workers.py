@@ -8,7 +8,7 @@ import pytest
 
 from miro_jax.annotate import origin, parts, publish, work, workers
 from miro_jax.annotate.chunks import Batch
-from miro_jax.annotate.merge import merge
+from miro_jax.annotate.finish import merge
 from miro_jax.data import storage
 from tests.annotating import (
     SIZE,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax
 
 from miro_jax.annotate import workers
+from miro_jax.annotate.finish import merge
 from miro_jax.annotate.flags import NAME, make_parser, parse_named, split_pair
-from miro_jax.annotate.merge import merge
 from miro_jax.annotate.origin import is_complete
 from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.stage import execute

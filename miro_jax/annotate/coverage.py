@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from miro_jax.annotate.tally import Tally
 from miro_jax.data.sources import Piece, causes
 from miro_jax.data.storage import Folder
-from miro_jax.tally import Tally
 
 FILE = "coverage.json"
 

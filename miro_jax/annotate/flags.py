@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from miro_jax.annotate.loading import default_threads
 from miro_jax.cli.arguments import MESH_HELP, Parser
 from miro_jax.data.records import bins
-from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS
 
 NAME = "miro_jax.annotate"

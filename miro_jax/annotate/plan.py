@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miro_jax.annotate import models, origin, sizes
+from miro_jax.annotate.loading import default_threads
 from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.annotate.publish import Assembly
 from miro_jax.data.records import bins
 from miro_jax.data.sources import Piece, Source, open_source
 from miro_jax.data.storage import Folder, check_writable, open_folder
 from miro_jax.data.storage.files import to_json
-from miro_jax.loading import default_threads
 from miro_jax.models import sharding
 from miro_jax.rewards import base
 

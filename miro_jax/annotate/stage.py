@@ -12,7 +12,7 @@ import ml_collections
 
 from miro_jax import runs
 from miro_jax.annotate import origin, workers
-from miro_jax.annotate.merge import finished, merge
+from miro_jax.annotate.finish import finished, merge
 from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe

@@ -29,6 +29,7 @@ from miro_jax.annotate.chunks import (
 )
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.gauge import Gauge
+from miro_jax.annotate.loading import Loader
 from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part, Usable
 from miro_jax.annotate.plan import Plan
@@ -39,11 +40,10 @@ from miro_jax.annotate.publish import (
     merge_failures,
     shard_name,
 )
+from miro_jax.annotate.tally import MIN_SAMPLES, Tally
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.shards import read_published
 from miro_jax.data.sources import Piece, Sample, expected_samples
-from miro_jax.loading import Loader
-from miro_jax.tally import MIN_SAMPLES, Tally
 
 _CHUNKS_AHEAD = 2
 _CHUNKS_BEHIND = 2  # that wait to be written

@@ -1,6 +1,6 @@
 """Layers of the velocity network: linear maps, norms, attention, feed-forward, scalar embedding.
 
-Every parameter is float32 and names its logical axes (see `miro_jax.models.sharding`); matrix products run
+Every parameter is float32 and names its logical axes (see `models.sharding`); matrix products run
 in `dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep
 the pack and the heads as axes of their own (`[D, 3, A, H]`), so a mesh can split heads without
 cutting a pack.

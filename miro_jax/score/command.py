@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from miro_jax.annotate.loading import default_threads
 from miro_jax.cli.arguments import (
     DONE,
     FAILED,
@@ -19,7 +20,6 @@ from miro_jax.cli.arguments import (
 )
 from miro_jax.data.sources import tables
 from miro_jax.data.storage import errors_of_stores
-from miro_jax.loading import default_threads
 from miro_jax.rewards import REWARDS, VERSIONS
 from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan

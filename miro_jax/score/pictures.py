@@ -18,9 +18,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from miro_jax.annotate.loading import Loader, Picture
 from miro_jax.data.sources import causes
 from miro_jax.data.sources.images import BadImage
-from miro_jax.loading import Loader, Picture
 from miro_jax.rewards import base
 from miro_jax.score.inputs import Cursor, Entry
 

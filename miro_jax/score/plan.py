@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from miro_jax.annotate.loading import default_threads
 from miro_jax.data.sources import KINDS, tables
-from miro_jax.loading import default_threads
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import base, check_names, check_weights, has_weights

@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from miro_jax.annotate.loading import Loader
+from miro_jax.annotate.tally import MIN_SAMPLES, Tally
 from miro_jax.cli.progress import Progress
 from miro_jax.data.sources import Tables
 from miro_jax.data.sources.captions import TextIndex, index_captions
 from miro_jax.data.storage import files
-from miro_jax.loading import Loader
 from miro_jax.models import sharding
 from miro_jax.rewards import base, has_weights, load_rewards
 from miro_jax.score import histograms, output, parts, summary
@@ -30,7 +31,6 @@ from miro_jax.score.inputs import Texts
 from miro_jax.score.parts import Parts
 from miro_jax.score.pictures import Scored, score_entries
 from miro_jax.score.plan import Plan, finished, plan
-from miro_jax.tally import MIN_SAMPLES, Tally
 
 # A part is published after so much of either: what a kill costs, and how many files there are.
 PART_SECONDS = 30.0

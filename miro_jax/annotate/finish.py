@@ -28,6 +28,7 @@ from miro_jax.annotate import coverage, origin, parts
 from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import Plan
 from miro_jax.annotate.publish import is_done, shard_name
+from miro_jax.annotate.tally import Tally
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores, read_published
@@ -35,7 +36,6 @@ from miro_jax.data.sources import Piece
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
 from miro_jax.report.distributions import summarize
-from miro_jax.tally import Tally
 
 FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
 # What the content of a record depends on, besides the configuration.
