@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from miro_jax import evals, report, runs
+from miro_jax import evals, report
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evals import dials
 from miro_jax.pipeline import MiroPipeline
+from miro_jax.train import parts
 from miro_jax.trained import restore
 
 FILE = "evaluation.json"
@@ -56,8 +57,8 @@ def run(config, workdir) -> None:
     """
     validate(config)
     workdir = Path(workdir)
-    records = runs.records_folder(config, workdir)
-    rewards = runs.load_rewards(config)
+    records = parts.records_folder(config, workdir)
+    rewards = parts.load_rewards(config)
     identities = [r.identity for r in rewards]
     manifest = Manifest.load(records)
     require_rewards(manifest, identities)

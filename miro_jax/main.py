@@ -7,12 +7,13 @@ from pathlib import Path
 
 import jax
 
-from miro_jax import annotate, evaluate, runs, sample, train
+from miro_jax import annotate, evaluate, sample
 from miro_jax.cli.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.cli.config import HELP, Command, asks_for_help, parse
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.rewards import SHAPES_REWARDS
+from miro_jax.train import loop, parts
 
 NAME = "miro_jax"
 log = logging.getLogger("miro_jax.main")
@@ -20,10 +21,10 @@ log = logging.getLogger("miro_jax.main")
 
 def train_and_report(config, workdir: Path) -> None:
     """Train; make the shapes world's records first, and the report last, where asked for."""
-    missing = not (runs.records_folder(config, workdir) / MANIFEST_NAME).exists()
+    missing = not (parts.records_folder(config, workdir) / MANIFEST_NAME).exists()
     if config.source.spec == "shapes" and (missing or not config.data.records):
         annotate.run(config, workdir)  # returns at once where that is done
-    train.run(config, workdir)
+    loop.run(config, workdir)
     if config.train.report:
         evaluate.run(config, workdir)
 
@@ -44,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     try:
         command = parse(arguments, tuple(STAGES))
-        for check in (runs.validate, sample.validate, evaluate.validate):
+        for check in (parts.validate, sample.validate, evaluate.validate):
             check(command.config)
         if command.config.mesh.distributed:
             jax.distributed.initialize()
-        runs.open_folder(command.config, command.workdir, command.stage, arguments)
+        parts.open_folder(command.config, command.workdir, command.stage, arguments)
     except MISTAKES as error:
         return fail(NAME, error, MISTAKEN)
     except OSError as error:

@@ -15,12 +15,12 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from miro_jax import runs
-from miro_jax.checkpoint import Checkpoints
 from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub, official
+from miro_jax.train import parts
+from miro_jax.train.checkpoint import Checkpoints
 
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
@@ -73,15 +73,17 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
     with Checkpoints(folder, read_only=True) as checkpoints:
         if not checkpoints.steps():
             raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
-        parts = runs.build_parts(config)
+        parts = parts.build_parts(config)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
             step, weights, data_state = checkpoints.restore_latest(wanted)
-    runs.check_told(config, data_state)
+    parts.check_told(config, data_state)
     return of_parts(parts, (weights["ema_params"], weights["buffers"]), Path(workdir).name, step)
 
 
-def of_parts(parts: runs.Parts, weights: tuple, name: str = "", step: int | None = None) -> Trained:
+def of_parts(
+    parts: parts.Parts, weights: tuple, name: str = "", step: int | None = None
+) -> Trained:
     """Join the parts of a run with weights, which may be put in later."""
     return Trained(
         parts.graphdef,

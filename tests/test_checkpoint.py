@@ -15,7 +15,7 @@ import optax
 import pytest
 from flax import nnx
 
-from miro_jax.checkpoint import Checkpoints, LayoutMismatch
+from miro_jax.train.checkpoint import Checkpoints, LayoutMismatch
 
 DATA = {"position": 7, "epochs": [1, 2], "name": "shard-00003"}
 

@@ -19,7 +19,7 @@ def test_rank_promotion_is_an_error():
 
 def test_warning_of_our_own_module_is_an_error():
     with pytest.raises(UserWarning):
-        warnings.warn_explicit("made up", UserWarning, "any.py", 1, module="miro_jax.optim")
+        warnings.warn_explicit("made up", UserWarning, "any.py", 1, module="miro_jax.train.optim")
 
 
 def test_warning_of_another_module_is_not_an_error():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax.digest import examine, layout
+from miro_jax.train.digest import examine, layout
 
 DTYPES = ("float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool")
 

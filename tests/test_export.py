@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 from configs import base as configs
-from miro_jax import export, runs, trained
-from miro_jax.checkpoint import Checkpoints
+from miro_jax import export, trained
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights.official import FIXED
+from miro_jax.train import parts
+from miro_jax.train.checkpoint import Checkpoints
 from tests.networks import paths
 
 
@@ -28,7 +29,7 @@ def make_config(**changes):
 def run(tmp_path, monkeypatch):
     """A run's folder with one checkpoint of random weights."""
     config = make_config(**FIXED)
-    parts = runs.build_parts(config)
+    parts = parts.build_parts(config)
     monkeypatch.setattr(runs, "build_parts", lambda _: parts)  # building takes seconds
     rng = np.random.default_rng(0)
 

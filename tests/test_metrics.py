@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from miro_jax.metric_lines import read_metrics
-from miro_jax.metrics import MetricsWriter
+from miro_jax.report.metric_lines import read_metrics
+from miro_jax.train.metrics import MetricsWriter
 
 
 def write(workdir, steps, resume_step=0):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx, traverse_util
 
-from miro_jax import optim
+from miro_jax.train import optim
 from tests.oracles import optim as oracle
 
 SHAPES = {

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from miro_jax import runs, train
-from miro_jax.checkpoint import Checkpoints
+from miro_jax.train import loop, parts
+from miro_jax.train.checkpoint import Checkpoints
 from tests import training
 
 KILLS = 20
@@ -22,7 +22,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts():
-    return runs.build_parts(training.tiny())
+    return parts.build_parts(training.tiny())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ class Trial:
             **{f"train__{k}": v for k, v in settings.items()},
             **changes,
         )
-        make_iterator, make_train_step = train.make_iterator, train.make_train_step
+        make_iterator, make_train_step = loop.make_iterator, loop.make_train_step
 
         def watch(*arguments):
             return Watched(make_iterator(*arguments), self.seen, stop_at)
@@ -83,7 +83,7 @@ class Trial:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train, "make_iterator", watch)
             patch.setattr(train, "make_train_step", count)
-            train.run(config, self.workdir)
+            loop.run(config, self.workdir)
         return self
 
     def stop_after_two_steps(self, **changes):
@@ -162,9 +162,9 @@ def test_a_stop_before_the_first_step_saves_nothing_and_begins_anew(records, who
         loop.stop_signal = signal.SIGTERM
         return original(loop, *arguments)
 
-    original = train.Loop.run
+    original = loop.Loop.run
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(train.Loop, "run", stop_at_once)
+        patch.setattr(loop.Loop, "run", stop_at_once)
         trial.run()
     assert trial.seen == [] and trial.traced == 0
     assert training.last_step(tmp_path) == 0

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from configs import base as configs
-from miro_jax import runs
+from miro_jax.train import parts
 
 
 def changed(**values):
@@ -46,7 +46,7 @@ def changed(**values):
 )
 def test_a_bad_setting_is_named_with_its_key(key, value, said):
     with pytest.raises(ValueError, match=said) as caught:
-        runs.validate(changed(**{key: value}))
+        parts.validate(changed(**{key: value}))
     assert "\n" not in str(caught.value)
 
 
@@ -57,7 +57,7 @@ def test_a_string_in_place_of_a_tuple_is_refused():
     with plain.unlocked(), plain.ignore_type():
         plain.rewards = "beauty"
     with pytest.raises(ValueError, match="config.rewards must be a tuple of names; got 'beauty'"):
-        runs.validate(plain)
+        parts.validate(plain)
 
 
 @pytest.mark.parametrize("key", ["train.batch_size", "sample.batch_size"])
@@ -65,30 +65,30 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(key):
     config = changed(**{key.replace(".", "__"): 12})
     said = f"config.{key} must be a multiple of the 8 devices on mesh axis 'data'; got 12."
     with pytest.raises(ValueError, match=said):
-        runs.build_parts(config)
+        parts.build_parts(config)
 
 
 def test_a_batch_needs_to_divide_over_the_data_axis_alone():
-    runs.check_batch(12, "train.batch_size", jax.make_mesh((4, 2), ("data", "model")))
+    parts.check_batch(12, "train.batch_size", jax.make_mesh((4, 2), ("data", "model")))
 
 
 def test_the_network_is_told_the_train_rewards_in_their_order():
-    parts = runs.build_parts(changed(data__train_rewards=("count", "beauty")))
+    parts = parts.build_parts(changed(data__train_rewards=("count", "beauty")))
     assert parts.reward_names == ("count", "beauty")
     assert parts.abstract.params["reward_positions"]["table"].shape[0] == 2
 
 
 def test_records_are_in_the_folder_of_the_run_or_where_the_config_says(tmp_path):
-    assert runs.records_folder(changed(), tmp_path) == tmp_path / "records"
+    assert parts.records_folder(changed(), tmp_path) == tmp_path / "records"
     elsewhere = changed(data__records=str(tmp_path / "shared"))
-    assert runs.records_folder(elsewhere, tmp_path / "run") == tmp_path / "shared"
+    assert parts.records_folder(elsewhere, tmp_path / "run") == tmp_path / "shared"
     with pytest.raises(ValueError, match="folder of this machine; got 's3://bucket/records'.*copy"):
-        runs.records_folder(changed(data__records="s3://bucket/records"), tmp_path)
+        parts.records_folder(changed(data__records="s3://bucket/records"), tmp_path)
 
 
 def test_the_folder_gets_the_config_and_what_ran(tmp_path):
     config = changed(seed=3)
-    runs.open_folder(config, tmp_path / "a" / "run", "train")
+    parts.open_folder(config, tmp_path / "a" / "run", "train")
     found = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
     assert found == json.loads(config.to_json_best_effort()) and found["seed"] == 3
     described = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
@@ -100,7 +100,7 @@ def test_the_folder_gets_the_config_and_what_ran(tmp_path):
 def test_the_log_goes_on_in_its_own_folder_only(tmp_path):
     log = logging.getLogger("miro_jax.test")
     for name in ("first", "second", "first"):
-        runs.open_folder(changed(), tmp_path / name, "train")
+        parts.open_folder(changed(), tmp_path / name, "train")
         log.info("in %s", name)
     assert (tmp_path / "first" / "log.txt").read_text().count("in first") == 2
     assert (tmp_path / "second" / "log.txt").read_text().count("in ") == 1
@@ -118,21 +118,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, obstacle):
         workdir = workdir / "below"
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(PermissionError, match="--workdir .*run.*Give another one"):
-        runs.open_folder(changed(), workdir, "train")
+        parts.open_folder(changed(), workdir, "train")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_checkpoint_is_of_the_rewards_that_its_network_was_told():
     config = changed(data__train_rewards=("count", "beauty"))
-    runs.check_told(config, {"train_rewards": ["count", "beauty"]})
+    parts.check_told(config, {"train_rewards": ["count", "beauty"]})
     for told in (["beauty", "count"], ["count"], []):
         with pytest.raises(ValueError, match="must be those of the checkpoint"):
-            runs.check_told(config, {"train_rewards": told})
+            parts.check_told(config, {"train_rewards": told})
 
 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
-    runs.open_folder(changed(seed=3), tmp_path, "train")
+    parts.open_folder(changed(seed=3), tmp_path, "train")
     (tmp_path / "checkpoints").mkdir()
-    runs.open_folder(changed(seed=4), tmp_path, "sample")
+    parts.open_folder(changed(seed=4), tmp_path, "sample")
     seeds = {path.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("config*")}
     assert seeds == {"config.json": 3, "config-sample.json": 4}

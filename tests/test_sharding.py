@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 from miro_jax.models import sharding, solvers
 from miro_jax.models.rin import RIN
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
-from miro_jax.optim import make_optimizer, warmup_cosine
-from miro_jax.state import abstract_state, graph_of, make_init
-from miro_jax.train import Recipe, make_loss, make_train_step
+from miro_jax.train.loop import Recipe, make_loss, make_train_step
+from miro_jax.train.optim import make_optimizer, warmup_cosine
+from miro_jax.train.state import abstract_state, graph_of, make_init
 from tests.networks import (
     TINY,
     abstract_network,

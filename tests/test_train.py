@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miro_jax import runs, state, train
 from miro_jax.models import sharding
+from miro_jax.train import loop, parts, state
 from tests import training
 from tests.networks import quick_compilation, small_mesh
 
 ROWS = 16
-PLAIN = train.Recipe(
+PLAIN = loop.Recipe(
     time_mean=0.0,
     time_std=1.0,
     self_condition_rate=1.0,
@@ -31,7 +31,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def parts():
-    return runs.build_parts(training.small())
+    return parts.build_parts(training.small())
 
 
 def make_batch(parts, rows=ROWS, seed=0):
@@ -78,7 +78,7 @@ def look(parts, monkeypatch):
 
         monkeypatch.setattr(train, "velocity_error", spy)
         recipe = dataclasses.replace(PLAIN, **changes)
-        loss = train.make_loss(parts.graphdef, recipe, normalize, empty_tokens(parts))
+        loss = loop.make_loss(parts.graphdef, recipe, normalize, empty_tokens(parts))
         value, metrics = loss(weights.params, weights.buffers, batch, jax.random.key(key))
         del seen["model"]
         return {k: np.asarray(v) for k, v in seen.items()}, value, metrics
@@ -181,14 +181,14 @@ class Stepper:
 
     def __init__(self, parts):
         config, self.parts = training.small(), parts
-        recipe = train.Recipe(
-            **{f.name: config.train[f.name] for f in dataclasses.fields(train.Recipe)}
+        recipe = loop.Recipe(
+            **{f.name: config.train[f.name] for f in dataclasses.fields(loop.Recipe)}
         )
         self.decay = recipe.ema_decay
-        loss = train.make_loss(
+        loss = loop.make_loss(
             parts.graphdef, recipe, parts.image_encoder.normalize, empty_tokens(parts)
         )
-        make = train.make_train_step
+        make = loop.make_train_step
         self.step = jax.jit(
             make(loss, parts.optimizer, parts.schedule, recipe, config.seed),
             donate_argnums=0,
@@ -326,9 +326,9 @@ def test_one_repeated_batch_is_learned(monkeypatch):
         optim__warmup_steps=10,
     )
     monkeypatch.setattr(sharding, "make_mesh", lambda *_: small_mesh())
-    parts = runs.build_parts(config)
-    loss = train.make_loss(parts.graphdef, PLAIN, lambda x: x, empty_tokens(parts))
-    step = train.make_train_step(loss, parts.optimizer, parts.schedule, PLAIN, 0)
+    parts = parts.build_parts(config)
+    loss = loop.make_loss(parts.graphdef, PLAIN, lambda x: x, empty_tokens(parts))
+    step = loop.make_train_step(loss, parts.optimizer, parts.schedule, PLAIN, 0)
     with sharding.use_mesh(parts.mesh):
         out = (parts.shardings, sharding.replicated(parts.mesh))
         step = jax.jit(step, donate_argnums=0, out_shardings=out)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from miro_jax import main as entry
-from miro_jax import runs, train
-from miro_jax.checkpoint import LayoutMismatch
+from miro_jax.train import loop, parts
+from miro_jax.train.checkpoint import LayoutMismatch
 from tests import training
 from tests.networks import quick_compilation
 
@@ -22,7 +22,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def parts():
-    return runs.build_parts(training.small())
+    return parts.build_parts(training.small())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ class Poisoning:
     """A run through `main` that met the poisoned batch."""
 
     def __init__(self, records, workdir):
-        self.workdir, original = workdir, train.make_iterator
+        self.workdir, original = workdir, loop.make_iterator
         arguments = [
             *training.COMMAND,
             f"--workdir={workdir}",
@@ -119,7 +119,7 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
 def test_a_run_does_not_go_on_with_other_settings(poisoned, records, changes, error, said):
     before = contents(poisoned.workdir)
     with pytest.raises(error, match=said):
-        train.run(settings(records, **changes), poisoned.workdir)
+        loop.run(settings(records, **changes), poisoned.workdir)
     assert contents(poisoned.workdir) == before
 
 
@@ -154,7 +154,7 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
     else:
         changes, said = {"train__batch_size": 12}, "multiple of the 8 devices .*; got 12"
     with pytest.raises(error, match=said) as caught:
-        train.run(settings(folder, **changes), workdir)
+        loop.run(settings(folder, **changes), workdir)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import runs
-from miro_jax.checkpoint import Checkpoints
 from miro_jax.models import sharding
 from miro_jax.pipeline import MiroPipeline
+from miro_jax.train import parts
+from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.trained import restore
 
 
@@ -25,7 +25,7 @@ def random_state(parts, seed):
 
 def test_averaged_weights_and_the_buffers_are_restored(monkeypatch, tmp_path):
     config = configs.get_config("tiny")
-    parts = runs.build_parts(config)
+    parts = parts.build_parts(config)
     monkeypatch.setattr(runs, "build_parts", lambda _: parts)  # building takes seconds
     with sharding.use_mesh(parts.mesh), Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state = random_state(parts, seed=0)

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from miro_jax import runs
 from miro_jax.annotate import origin, workers
 from miro_jax.annotate.finish import finished, merge
 from miro_jax.annotate.plan import Plan, plan
@@ -22,6 +21,7 @@ from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import check_writable
+from miro_jax.train import parts
 
 SHARED, PLAN, PROBE = "shared", "plan", "probe"
 log = logging.getLogger("miro_jax.annotate")
@@ -92,11 +92,11 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
     return plan(
         source,
         # A path would lose a slash of a URL.
-        config.data.records or runs.records_folder(config, Path(workdir)),
+        config.data.records or parts.records_folder(config, Path(workdir)),
         config.rewards,
-        runs.image_encoder_arguments(config),
-        runs.caption_encoder_arguments(config),
-        weights=runs.reward_weights(config),
+        parts.image_encoder_arguments(config),
+        parts.caption_encoder_arguments(config),
+        weights=parts.reward_weights(config),
         pieces=share.pieces,
         will_write=not c.before,
         **{name: c[name] for name in c if name not in ("pieces", "before")},

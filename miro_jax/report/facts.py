@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miro_jax.metric_lines import FILE as METRICS_FILE
-from miro_jax.metric_lines import read_metrics
+from miro_jax.report.metric_lines import FILE as METRICS_FILE
+from miro_jax.report.metric_lines import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tensorboardX  # imports PyTorch where that is installed: for training alone
 
-from miro_jax.metric_lines import FILE, drop_after
+from miro_jax.report.metric_lines import FILE, drop_after
 
 
 class MetricsWriter:

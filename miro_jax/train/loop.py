@@ -25,19 +25,19 @@ from clu import parameter_overview
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from miro_jax import runs
-from miro_jax.checkpoint import Checkpoints
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.evals.preview import Preview
-from miro_jax.metrics import MetricsWriter
 from miro_jax.models import flow, sharding
-from miro_jax.state import TrainState, update_ema
+from miro_jax.train import parts
+from miro_jax.train.checkpoint import Checkpoints
+from miro_jax.train.metrics import MetricsWriter
+from miro_jax.train.state import TrainState, update_ema
 
 Array = jax.Array
-log = logging.getLogger("miro_jax.train")
+log = logging.getLogger("miro_jax.train.loop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +163,11 @@ def run(config, workdir) -> None:
     """
     workdir = Path(workdir)
     c = config.train
-    folder = runs.records_folder(config, workdir)
+    folder = parts.records_folder(config, workdir)
     manifest = Manifest.load(folder)
-    rewards = runs.load_rewards(config) if c.score_samples and c.sample_every_steps else []
-    parts = runs.build_parts(config)
-    runs.check_encoders(parts, manifest)
+    rewards = parts.load_rewards(config) if c.score_samples and c.sample_every_steps else []
+    parts = parts.build_parts(config)
+    parts.check_encoders(parts, manifest)
     data = make_iterator(
         folder,
         Bins.load(folder),
@@ -175,7 +175,7 @@ def run(config, workdir) -> None:
         config.seed,
         config.data.synthetic_caption_prob,
         config.encoder.caption.max_tokens,
-        runs.reward_labels(config),
+        parts.reward_labels(config),
         config.data.read_threads,
         config.data.prefetch_batches,
         parts.image_encoder.latent_shape,
@@ -196,7 +196,7 @@ def run(config, workdir) -> None:
         )
         state = _start(config, parts, checkpoints, data)
         if jax.process_index() == 0:
-            runs.write_config(config, workdir / runs.CONFIG)
+            parts.write_config(config, workdir / parts.CONFIG)
         step_fn = jax.jit(
             train_step,
             donate_argnums=0,
@@ -217,8 +217,8 @@ def _start(config, parts, checkpoints, data) -> TrainState:
     if restored is None:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored
-    runs.check_told(config, data_state)
-    data_state.pop(runs.TOLD, None)
+    parts.check_told(config, data_state)
+    data_state.pop(parts.TOLD, None)
     data.set_state(data_state)
     return state
 
@@ -294,7 +294,7 @@ class Loop:
 
     def _save(self, step, state, force=False):
         self._read_pending()  # a state that is not finite must not replace a good one
-        told = {runs.TOLD: list(self.config.data.train_rewards)}
+        told = {parts.TOLD: list(self.config.data.train_rewards)}
         self.checkpoints.save(step, state, told | self.data.get_state(), force=force)
 
     def _next_batch(self):

@@ -24,9 +24,9 @@ from miro_jax.data import storage
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.models import sharding
 from miro_jax.models.solvers import get_solver
-from miro_jax.optim import make_optimizer, warmup_cosine
 from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
-from miro_jax.state import abstract_state, graph_of, make_init
+from miro_jax.train.optim import make_optimizer, warmup_cosine
+from miro_jax.train.state import abstract_state, graph_of, make_init
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
 CONFIG = "config.json"

@@ -1,0 +1,1 @@
+"""Stage: records -> a trained network; `loop.run`."""
