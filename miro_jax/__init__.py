@@ -3,8 +3,8 @@
 from miro_jax import MiroPipeline, load_reward
 """
 
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.rewards import load_reward
+from miro_jax.sample.pipeline import MiroPipeline
 
 __version__ = "0.1.0"
 

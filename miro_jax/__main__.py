@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from miro_jax import annotate, export, sample, score
+from miro_jax import annotate, sample, score
 from miro_jax import main as run
 from miro_jax.__main__ import weights
+from miro_jax.sample import export
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evals import dials
-from miro_jax.pipeline import MiroPipeline
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import restore
 from miro_jax.train import parts
-from miro_jax.trained import restore
 
 FILE = "evaluation.json"
 

@@ -11,8 +11,8 @@ import numpy as np
 from miro_jax.data.records.bins import fit_bins
 from miro_jax.data.shapes import captions, render, scene
 from miro_jax.evals.base import Sampling
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.rewards import base
+from miro_jax.sample.pipeline import MiroPipeline
 
 SAMPLING = Sampling(
     guidance_scale=2.0, num_steps=3, solver="euler", negative_prompt="empty", seed=7

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample import command
-from miro_jax.trained import Trained, export
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import Trained, export
 from tests.networks import TINY, random_network, resize, small_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent

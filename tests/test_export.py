@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from configs import base as configs
-from miro_jax import export, trained
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights.official import FIXED
+from miro_jax.sample import export, trained
 from miro_jax.train import parts
 from miro_jax.train.checkpoint import Checkpoints
 from tests.networks import paths

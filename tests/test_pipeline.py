@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from miro_jax.models.targets import parse_targets
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
-from miro_jax.trained import Trained
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import Trained
 from tests.networks import TINY, quick_compilation, random_network, resize, small_mesh
 
 NAMES = ("sharpness", "beauty", "count")

@@ -9,9 +9,10 @@ import pytest
 from huggingface_hub import errors
 from PIL import Image
 
-from miro_jax import MiroPipeline, trained
+from miro_jax import MiroPipeline
 from miro_jax.pretrained.networks import t5
 from miro_jax.pretrained.weights import hub
+from miro_jax.sample import trained
 from tests import releases
 from tests.networks import difference, paths, quick_compilation, small_mesh
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs import base as configs
 from miro_jax import sample
-from miro_jax.sample import asked, folder, images, make, sheets
+from miro_jax.sample import folder, images, make, request, sheets
 from tests.sampling import NAMES, Dial, contents
 
 SETTINGS = {"guidance_scale": 2.0, "num_steps": 3}
@@ -35,7 +35,7 @@ def fill(path, pipe=None, request=None, **changes):
     found = make.describe("images", asked, sheet.pictures) | make.describe_pipeline(pipe)
     files = [picture.file for picture in sheet.pictures]
     with folder.open_folder(path, found, files) as opened:
-        make.fill(opened, pipe, sheet, asked.settings)
+        make.fill(opened, pipe, sheet, request.settings)
     return pipe
 
 
@@ -165,7 +165,7 @@ def test_a_network_without_rewards_can_be_sampled(tmp_path):
     [("A  red, circle", "a-red-circle"), ("", "empty"), ("../../etc", "etc"), ("x" * 90, "x" * 40)],
 )
 def test_slugs_are_safe_file_names(prompt, name):
-    assert asked.slug(prompt) == name
+    assert request.slug(prompt) == name
 
 
 # Going on.

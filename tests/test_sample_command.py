@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax import pipeline, sample
-from miro_jax.sample import command
+from miro_jax import sample
+from miro_jax.sample import command, pipeline
 from miro_jax.sample.verbs import VERBS
 from tests.networks import quick_compilation
 from tests.sampling import NAMES, Launcher, contents, save_tiny

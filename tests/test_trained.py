@@ -6,10 +6,10 @@ import pytest
 
 from configs import base as configs
 from miro_jax.models import sharding
-from miro_jax.pipeline import MiroPipeline
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import restore
 from miro_jax.train import parts
 from miro_jax.train.checkpoint import Checkpoints
-from miro_jax.trained import restore
 
 
 def random_state(parts, seed):

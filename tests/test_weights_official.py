@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax import trained
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.pretrained.encoders import sdxl_vae
 from miro_jax.pretrained.weights import hub, official, tensors
+from miro_jax.sample import trained
+from miro_jax.sample.pipeline import MiroPipeline
 from tests.networks import difference, make_batch, paths, quick_compilation, resize
 from tests.oracles.release import Authors, save_release
 from tests.oracles.rin import Oracle

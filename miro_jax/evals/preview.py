@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from miro_jax.evals import base, gallery
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.report import grids
-from miro_jax.trained import of_parts
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import of_parts
 
 LEVELS = (0.0, 0.5, 1.0)  # asked of all rewards; columns of the grid
 

@@ -20,13 +20,13 @@ From Python, with a `MiroPipeline`:
 """
 
 from miro_jax.sample.animation import save_animation
-from miro_jax.sample.asked import Asked, Prompt, Settings, ask
 from miro_jax.sample.best import best_of
 from miro_jax.sample.command import main
 from miro_jax.sample.curve import expected_best
 from miro_jax.sample.isolate import isolation_grid
 from miro_jax.sample.loop import reward_loop
 from miro_jax.sample.make import remake
+from miro_jax.sample.request import Asked, Prompt, Settings, ask
 from miro_jax.sample.stage import run, validate, write_images
 from miro_jax.sample.sweep import sweep_strip
 from miro_jax.sample.tradeoff import tradeoff_strip

@@ -15,9 +15,9 @@ from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw, make
-from miro_jax.sample.asked import Asked, Picture, Settings, ask
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.request import Asked, Picture, Settings, ask
 from miro_jax.sample.scores import FILE as SCORES
 from miro_jax.sample.scores import Scores
 from miro_jax.sample.sheets import Column, Sheet, make_sheet

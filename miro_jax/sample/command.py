@@ -31,14 +31,14 @@ from miro_jax.cli.arguments import (
 )
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
-from miro_jax.pipeline import MiroPipeline
-from miro_jax.sample.asked import Asked, Prompt, Settings, slug
 from miro_jax.sample.flags import add_shared
 from miro_jax.sample.folder import MANIFEST, check_folder, open_folder
 from miro_jax.sample.make import describe_pipeline
+from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.prompts import read_prompts
+from miro_jax.sample.request import Asked, Prompt, Settings, slug
+from miro_jax.sample.trained import peek
 from miro_jax.sample.verbs import VERBS, Verb
-from miro_jax.trained import peek
 
 NAME = "miro_jax.sample"
 PROGRAM = f"python -m {NAME}"

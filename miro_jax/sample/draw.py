@@ -9,7 +9,7 @@ import numpy as np
 
 from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
-from miro_jax.sample.asked import Picture, Settings
+from miro_jax.sample.request import Picture, Settings
 
 
 def batches(pictures: Iterable[Picture], size: int) -> list[list[Picture]]:

@@ -1,6 +1,6 @@
 """`images`: pictures of prompts, with one set of levels for all or a set for each prompt."""
 
-from miro_jax.sample.asked import Asked
+from miro_jax.sample.request import Asked
 from miro_jax.sample.sheets import Column, Sheet, describe_levels, make_sheet
 
 _PER_LINE = 8

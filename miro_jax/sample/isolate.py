@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.sample.asked import Asked, ask
 from miro_jax.sample.draw import draw_all
+from miro_jax.sample.request import Asked, ask
 from miro_jax.sample.sheets import Column, Sheet, make_sheet
 
 

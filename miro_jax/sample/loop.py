@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from miro_jax.sample.animation import draw_frame
-from miro_jax.sample.asked import Asked, Levels, ask
 from miro_jax.sample.draw import draw_all
+from miro_jax.sample.request import Asked, Levels, ask
 from miro_jax.sample.sheets import Column, Sheet, describe_levels, make_sheet
 
 MOST_FRAMES = 1000

@@ -14,12 +14,12 @@ from miro_jax import __version__
 from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
 from miro_jax.sample import draw
-from miro_jax.sample.asked import Asked, Picture, Settings
 from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.request import Asked, Picture, Settings
 from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.trained import Trained
 from miro_jax.train.digest import examine
 from miro_jax.train.trees import leaf_name
-from miro_jax.trained import Trained
 
 _WRITERS = 4  # threads that compress pictures while the device draws the next ones
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miro_jax.sample.asked import Prompt
+from miro_jax.sample.request import Prompt
 
 JSON_LINES = (".jsonl", ".ndjson")
 KEYS = ("prompt", "targets", "negative_targets", "seed")

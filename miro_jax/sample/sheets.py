@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from miro_jax.report import grids
-from miro_jax.sample.asked import Asked, Levels, Picture, Prompt, slug
+from miro_jax.sample.request import Asked, Levels, Picture, Prompt, slug
 
 MOST_PICTURES = 256  # on a grid; more are in the folder only
 LONGEST_LABEL = 160  # letters of a prompt beside its row

@@ -8,11 +8,11 @@ settings listed there is removed first, so that the folder never mixes two reque
 from pathlib import Path
 
 from miro_jax.models.targets import parse_targets
-from miro_jax.pipeline import MiroPipeline
 from miro_jax.sample import images, make
-from miro_jax.sample.asked import Asked, Settings, ask
 from miro_jax.sample.folder import open_folder
-from miro_jax.trained import restore
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.request import Asked, Settings, ask
+from miro_jax.sample.trained import restore
 
 
 def validate(config) -> None:

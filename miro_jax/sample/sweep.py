@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.sample.asked import Asked, ask
 from miro_jax.sample.draw import draw_all
+from miro_jax.sample.request import Asked, ask
 from miro_jax.sample.sheets import Column, Sheet, describe_levels, make_sheet
 from miro_jax.sample.tradeoff import check_levels
 

@@ -9,9 +9,9 @@ from typing import Any
 from miro_jax.rewards import REWARDS, check_names, load_reward
 from miro_jax.sample import best, images, isolate, loop, make, sweep, tradeoff
 from miro_jax.sample.animation import FORMATS, save_animation
-from miro_jax.sample.asked import Asked, Picture
 from miro_jax.sample.flags import Parser, at_least, names
 from miro_jax.sample.folder import Folder
+from miro_jax.sample.request import Asked, Picture
 from miro_jax.sample.sheets import Sheet
 
 

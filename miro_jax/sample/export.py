@@ -1,6 +1,6 @@
 """Stage: a run of this package -> a folder in the released layout, which other programs load.
 
-    python -m miro_jax.export --workdir=runs/mine --out=exported
+    python -m miro_jax.sample.export --workdir=runs/mine --out=exported
 
 The averaged weights of the newest checkpoint become `model.safetensors`; `config.json` also names
 the encoders, so that `MiroPipeline.from_pretrained` of the folder needs nothing else.
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import ml_collections
 
-from miro_jax import trained
 from miro_jax.cli.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.official import CONFIG, FIXED
+from miro_jax.sample import trained
 
-NAME = "miro_jax.export"
+NAME = "miro_jax.sample.export"
 
 
 def export(workdir: Path | str, out: Path | str) -> Path:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=f"python -m {NAME}",
         description="Write a run's averaged weights in the released layout: config.json, "
         "model.safetensors, uncond_embedding.npy.",
-        epilog="example: python -m miro_jax.export --workdir=runs/mine --out=exported",
+        epilog="example: python -m miro_jax.sample.export --workdir=runs/mine --out=exported",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")

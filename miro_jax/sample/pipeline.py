@@ -29,7 +29,7 @@ from miro_jax.models.sampler import (
 )
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
-from miro_jax.trained import Trained, load
+from miro_jax.sample.trained import Trained, load
 
 OUTPUT_TYPES = ("pil", "numpy", "latent")
 
