@@ -7,11 +7,12 @@ from pathlib import Path
 
 import jax
 
-from miro_jax import annotate, evaluate, sample
+from miro_jax import annotate, sample
 from miro_jax.cli.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.cli.config import HELP, Command, asks_for_help, parse
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
+from miro_jax.evaluate import run
 from miro_jax.rewards import SHAPES_REWARDS
 from miro_jax.train import loop, parts
 
@@ -26,14 +27,14 @@ def train_and_report(config, workdir: Path) -> None:
         annotate.run(config, workdir)  # returns at once where that is done
     loop.run(config, workdir)
     if config.train.report:
-        evaluate.run(config, workdir)
+        run.run(config, workdir)
 
 
 STAGES = {
     "annotate": annotate.run,
     "train": train_and_report,
     "sample": sample.run,
-    "evaluate": evaluate.run,
+    "evaluate": run.run,
 }
 
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     try:
         command = parse(arguments, tuple(STAGES))
-        for check in (parts.validate, sample.validate, evaluate.validate):
+        for check in (parts.validate, sample.validate, run.validate):
             check(command.config)
         if command.config.mesh.distributed:
             jax.distributed.initialize()

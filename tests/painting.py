@@ -10,7 +10,7 @@ import numpy as np
 
 from miro_jax.data.records.bins import fit_bins
 from miro_jax.data.shapes import captions, render, scene
-from miro_jax.evals.base import Sampling
+from miro_jax.evaluate.base import Sampling
 from miro_jax.rewards import base
 from miro_jax.sample.pipeline import MiroPipeline
 

@@ -9,7 +9,8 @@ from flax import nnx
 
 from configs import base as configs
 from configs import miro
-from miro_jax import evaluate, sample
+from miro_jax import sample
+from miro_jax.evaluate import run
 from miro_jax.train import parts
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -31,7 +32,7 @@ STRUCTURES = {structure(MODULES[f].get_config(v)): (f, v) for f, v in reversed(A
 @pytest.mark.parametrize("file, variant", ALL)
 def test_variant_is_valid_and_locked(file, variant):
     config = MODULES[file].get_config(variant)
-    for check in (parts.validate, sample.validate, evaluate.validate):
+    for check in (parts.validate, sample.validate, run.validate):
         check(config)
     assert config.is_locked
     with pytest.raises(AttributeError):

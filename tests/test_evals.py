@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import evals
+from miro_jax import evaluate
 from miro_jax.data.shapes import captions, scene
-from miro_jax.evals import base
+from miro_jax.evaluate import base
 from tests.painting import SAMPLING, Meter, gauges
 
 
@@ -14,22 +14,22 @@ def test_every_evaluator_of_the_table_is_built_from_the_base_config(tmp_path):
     config = configs.get_config("")
     rewards, bins = gauges(config.rewards)
     training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evals.build_evaluators(
+    built = evaluate.build_evaluators(
         config, rewards=rewards, bins=bins, training=training, folder=tmp_path
     )
     assert tuple(built) == config.evaluate.evaluators
-    assert set(built) == set(evals.EVALUATORS)
+    assert set(built) == set(evaluate.EVALUATORS)
 
 
 @pytest.mark.parametrize("names", [("dials", "nonsense"), ("dials", "dials"), "dials"])
 def test_unknown_repeated_or_unquoted_names_are_refused(names):
     with pytest.raises(ValueError, match="config.evaluate.evaluators must be"):
-        evals.check_names(names)
+        evaluate.check_names(names)
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="gallery, geneval, reward_scores, dials, conflict"):
-        evals.check_names(("nonsense",))
+        evaluate.check_names(("nonsense",))
 
 
 def test_results_stand_under_their_names_and_a_failure_names_evaluator_and_step():
@@ -42,9 +42,9 @@ def test_results_stand_under_their_names_and_a_failure_names_evaluator_and_step(
             raise KeyError("missing")
 
     pipeline = Meter(("a", "b"))
-    assert evals.run_evaluators({"fine": Fine()}, pipeline, 5) == {"fine": {"seen": ("a", "b")}}
+    assert evaluate.run_evaluators({"fine": Fine()}, pipeline, 5) == {"fine": {"seen": ("a", "b")}}
     with pytest.raises(base.EvaluatorFailed, match="'broken' failed .* step 7: KeyError") as caught:
-        evals.run_evaluators({"fine": Fine(), "broken": Broken()}, pipeline, 7)
+        evaluate.run_evaluators({"fine": Fine(), "broken": Broken()}, pipeline, 7)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -91,11 +91,11 @@ def test_evaluators_of_the_base_config_share_pictures(tmp_path):
     config = configs.get_config("tiny")
     rewards, bins = gauges(config.rewards, captioned=config.rewards)
     training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evals.build_evaluators(
+    built = evaluate.build_evaluators(
         config, rewards=rewards, bins=bins, training=training, folder=tmp_path
     )
     pipeline = Meter(config.rewards)
-    evals.run_evaluators(built, pipeline, 1)
+    evaluate.run_evaluators(built, pipeline, 1)
     levels = len(config.evaluate.levels)
     gallery = lone_beauty = levels
     dials = len(config.rewards) * (levels - 1) + 1  # all dials at 1 is one and the same

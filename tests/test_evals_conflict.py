@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evals import conflict
+from miro_jax.evaluate import conflict
 from tests.painting import SAMPLING, Meter, gauges
 
 NAMES = ("beauty", "words", "count")

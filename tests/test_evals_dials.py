@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evals import dials
+from miro_jax.evaluate import dials
 from tests.painting import SAMPLING, Meter, gauges
 
 NAMES = ("first", "second", "third")

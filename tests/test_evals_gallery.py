@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from miro_jax.evals import gallery
+from miro_jax.evaluate import gallery
 from tests.painting import SAMPLING, Meter
 
 

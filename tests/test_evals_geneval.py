@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evals import geneval
+from miro_jax.evaluate import geneval
 from tests.painting import SAMPLING, Painter, paint
 
 PROMPTS = {"single_object": ["a circle", "a square"], "colors": ["a red square", "a blue square"]}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from configs import base as configs
-from miro_jax.evals import preview
-from miro_jax.evals.base import EvaluatorFailed
+from miro_jax.evaluate import preview
+from miro_jax.evaluate.base import EvaluatorFailed
 from tests.painting import Meter, gauges
 
 NAMES = ("first", "second")

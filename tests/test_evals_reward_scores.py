@@ -2,7 +2,7 @@
 
 import pytest
 
-from miro_jax.evals import reward_scores
+from miro_jax.evaluate import reward_scores
 from tests.painting import SAMPLING, Meter, gauges
 
 TRAINING = {"first": {"mean": 0.5, "std": 0.2}, "second": {"mean": 0.4, "std": 0.1}}

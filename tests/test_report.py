@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import evals, report
+from miro_jax import evaluate, report
 from miro_jax.rewards import load_reward
 from tests.painting import Painter, gauges
 
@@ -74,7 +74,7 @@ def write_run(folder, config, evaluated=True):
     rewards = [load_reward(name) for name in config.rewards]
     _, bins = gauges(config.rewards)
     training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evals.build_evaluators(
+    built = evaluate.build_evaluators(
         config,
         rewards=rewards,
         bins=bins,
@@ -88,7 +88,7 @@ def write_run(folder, config, evaluated=True):
         "training": {"num_records": 1234, "rewards": training},
         "num_parameters": 56789,
         "seconds": 1.0,
-        "results": evals.run_evaluators(built, Painter(config.data.train_rewards), 20),
+        "results": evaluate.run_evaluators(built, Painter(config.data.train_rewards), 20),
     }
     (folder / "evaluation.json").write_text(json.dumps([{"step": 10}, entry]))
 

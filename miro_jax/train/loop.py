@@ -29,7 +29,7 @@ from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.evals.preview import Preview
+from miro_jax.evaluate.preview import Preview
 from miro_jax.models import flow, sharding
 from miro_jax.train import parts
 from miro_jax.train.checkpoint import Checkpoints

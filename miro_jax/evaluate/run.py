@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from miro_jax import evals, report
+from miro_jax import evaluate, report
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage.files import to_json, write_atomic
-from miro_jax.evals import dials
+from miro_jax.evaluate import dials
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import restore
 from miro_jax.train import parts
@@ -30,7 +30,7 @@ FILE = "evaluation.json"
 def validate(config) -> None:
     """Check `config.evaluate` without data or a device; ValueError names the key."""
     c = config.evaluate
-    evals.check_names(c.evaluators)
+    evaluate.check_names(c.evaluators)
     dials.check_levels(c.levels)
     unknown = [n for n in c.categories if n not in scene.CATEGORIES]
     if isinstance(c.categories, str) or unknown or not c.categories:
@@ -67,14 +67,14 @@ def run(config, workdir) -> None:
     trained = restore(config, workdir)
     pipeline, step = MiroPipeline(trained, config.evaluate.batch_size), trained.step
     begin = time.perf_counter()
-    evaluators = evals.build_evaluators(
+    evaluators = evaluate.build_evaluators(
         config,
         rewards=rewards,
         bins=bins,
         training=training,
         folder=pictures_folder(workdir, step),
     )
-    results = evals.run_evaluators(evaluators, pipeline, step)
+    results = evaluate.run_evaluators(evaluators, pipeline, step)
     entry = {
         "step": step,
         "settings": {

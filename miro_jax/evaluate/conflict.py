@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from miro_jax.data.shapes import world
-from miro_jax.evals import base, dials
+from miro_jax.evaluate import base, dials
 from miro_jax.report.statistics import bootstrap_mean, wilson
 
 

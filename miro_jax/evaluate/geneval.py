@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.shapes import captions, detect, world
-from miro_jax.evals import base
+from miro_jax.evaluate import base
 from miro_jax.report.statistics import mean_of_shares, wilson
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from miro_jax.evals import base, conflict, dials, gallery, geneval, reward_scores
+from miro_jax.evaluate import base, conflict, dials, gallery, geneval, reward_scores
 
 EVALUATORS: dict[str, Callable[..., base.Evaluator]] = {
     "gallery": gallery.make_evaluator,

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from miro_jax.data.records.bins import Bins, levels
-from miro_jax.evals import base
+from miro_jax.evaluate import base
 from miro_jax.report.statistics import bootstrap_mean, rank_correlation
 
 

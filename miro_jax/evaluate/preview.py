@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from miro_jax.evals import base, gallery
+from miro_jax.evaluate import base, gallery
 from miro_jax.report import grids
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import of_parts

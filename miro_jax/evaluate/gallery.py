@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miro_jax.evals import base
+from miro_jax.evaluate import base
 from miro_jax.report import grids
 
 

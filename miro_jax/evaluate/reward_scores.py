@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.records.bins import Bins, levels
-from miro_jax.evals import base
+from miro_jax.evaluate import base
 from miro_jax.report.statistics import bootstrap_mean
 
 
