@@ -3,9 +3,11 @@
 from miro_jax import MiroPipeline, load_reward
 """
 
-from miro_jax.rewards import load_reward
-from miro_jax.sample.pipeline import MiroPipeline
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = ["MiroPipeline", "__version__", "load_reward"]
+# Imported when first used: `miro-jax --help` needs neither.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"sample.pipeline": ["MiroPipeline"], "rewards": ["load_reward"]}
+)

@@ -1,36 +1,31 @@
 """The console script: `miro-jax VERB ...` is `python -m miro_jax.VERB ...`, and train is main."""
 
 import dataclasses
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-
-from miro_jax import annotate, sample, score
-from miro_jax import main as run
-from miro_jax.__main__ import weights
-from miro_jax.sample import export
 
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """One verb.
+    """One verb. module: has `main(arguments) -> exit status`. summary: a line for `--help`."""
 
-    Attributes:
-      main: (arguments without the verb) -> exit status.
-      summary: a line for `--help`.
-    """
-
-    main: Callable[[Sequence[str]], int]
+    module: str
     summary: str
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """Import the stage, which takes seconds, and run it; returns its exit status."""
+        return importlib.import_module(f"miro_jax.{self.module}").main(arguments)
 
 
 VERBS = {
-    "annotate": Verb(annotate.main, "score and encode pictures with captions into records"),
-    "train": Verb(run.main, "one stage of a configured run, training by default"),
-    "sample": Verb(sample.main, "draw pictures, grids, strips, best-of-N, loops from a checkpoint"),
-    "score": Verb(score.main, "score pictures of any origin with reward models into a table"),
-    "weights": Verb(weights.main, "look into weight files; pickles to safetensors"),
-    "export": Verb(export.main, "write a run's weights in the released layout"),
+    "annotate": Verb("annotate.command", "score and encode images with captions into records"),
+    "train": Verb("main", "one stage of a configured run, training by default"),
+    "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
+    "score": Verb("score.command", "score images of any origin with reward models into a table"),
+    "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
+    "export": Verb("sample.export", "write a run's weights in the released layout"),
 }
 
 

@@ -8,33 +8,35 @@ from pathlib import Path
 import jax
 
 from miro_jax import annotate, sample
+from miro_jax.cli import run_folder
 from miro_jax.cli.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.cli.config import HELP, Command, asks_for_help, parse
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
-from miro_jax.evaluate import run
+from miro_jax.evaluate import run as evaluate
+from miro_jax.evaluate.preview import Preview
 from miro_jax.rewards import SHAPES_REWARDS
-from miro_jax.train import loop, parts
+from miro_jax.train import components, loop
 
 NAME = "miro_jax"
-log = logging.getLogger("miro_jax.main")
+log = logging.getLogger("miro_jax")
 
 
 def train_and_report(config, workdir: Path) -> None:
     """Train; make the shapes world's records first, and the report last, where asked for."""
-    missing = not (parts.records_folder(config, workdir) / MANIFEST_NAME).exists()
+    missing = not (run_folder.records_folder(config, workdir) / MANIFEST_NAME).exists()
     if config.source.spec == "shapes" and (missing or not config.data.records):
         annotate.run(config, workdir)  # returns at once where that is done
-    loop.run(config, workdir)
+    loop.run(config, workdir, Preview)
     if config.train.report:
-        run.run(config, workdir)
+        evaluate.run(config, workdir)
 
 
 STAGES = {
     "annotate": annotate.run,
     "train": train_and_report,
     "sample": sample.run,
-    "evaluate": run.run,
+    "evaluate": evaluate.run,
 }
 
 
@@ -46,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     try:
         command = parse(arguments, tuple(STAGES))
-        for check in (parts.validate, sample.validate, run.validate):
+        for check in (components.validate, sample.validate, evaluate.validate):
             check(command.config)
         if command.config.mesh.distributed:
             jax.distributed.initialize()
-        parts.open_folder(command.config, command.workdir, command.stage, arguments)
+        run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
     except MISTAKES as error:
         return fail(NAME, error, MISTAKEN)
     except OSError as error:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -36,8 +37,8 @@ def test_an_unknown_verb_names_near_ones_in_one_line(capsys, verb, near):
 
 def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
     seen = []
-    verb = __main__.Verb(lambda arguments: seen.append(arguments) or 7, "")
-    monkeypatch.setitem(__main__.VERBS, "sample", verb)
+    stage = types.SimpleNamespace(main=lambda arguments: seen.append(arguments) or 7)
+    monkeypatch.setitem(sys.modules, "miro_jax.sample.command", stage)
     assert __main__.main(["sample", "tradeoff", "--out=sample"]) == 7
     assert seen == [["tradeoff", "--out=sample"]]
 

@@ -10,8 +10,8 @@ from flax import nnx
 from configs import base as configs
 from configs import miro
 from miro_jax import sample
-from miro_jax.evaluate import run
-from miro_jax.train import parts
+from miro_jax.evaluate import run as evaluate
+from miro_jax.train import components
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
@@ -32,7 +32,7 @@ STRUCTURES = {structure(MODULES[f].get_config(v)): (f, v) for f, v in reversed(A
 @pytest.mark.parametrize("file, variant", ALL)
 def test_variant_is_valid_and_locked(file, variant):
     config = MODULES[file].get_config(variant)
-    for check in (parts.validate, sample.validate, run.validate):
+    for check in (components.validate, sample.validate, evaluate.validate):
         check(config)
     assert config.is_locked
     with pytest.raises(AttributeError):
@@ -44,7 +44,7 @@ def test_variant_is_valid_and_locked(file, variant):
 @pytest.mark.parametrize("file, variant", STRUCTURES.values())
 def test_variant_passes_the_shapes_of_its_state(file, variant):
     config = MODULES[file].get_config(variant)
-    parts = parts.build_parts(config)
+    parts = components.build_components(config)
     rewards = nnx.to_pure_dict(parts.abstract.params)["rewards"] if parts.reward_names else {}
     assert len(rewards) == len(config.data.train_rewards) == len(parts.reward_names)
     leaves = jax.tree.leaves(parts.abstract)
@@ -52,7 +52,7 @@ def test_variant_passes_the_shapes_of_its_state(file, variant):
 
 
 def test_the_network_of_the_paper_has_the_size_of_the_released_one():
-    parts = parts.build_parts(MODULES["miro"].get_config(""))
+    parts = components.build_components(MODULES["miro"].get_config(""))
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract.params))
     assert count == 360_411_793  # see test_rin_parity for how the authors count
 

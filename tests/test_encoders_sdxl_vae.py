@@ -147,7 +147,7 @@ def test_only_the_half_that_is_needed_is_read(folder, monkeypatch):
         parts.append(part)
         return load(repository, part, **arguments)
 
-    monkeypatch.setattr(vae_files, "load_vae", watched)
+    monkeypatch.setattr(vae_keys, "load_vae", watched)
     encoder = sdxl_vae.SdxlVaeEncoder(folder, SIZE)
     assert encoder.latent_shape == (3, 3, 4) and parts == []
     encoder.encode(pictures(1, SIZE, SIZE, 3))

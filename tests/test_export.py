@@ -12,7 +12,7 @@ from configs import base as configs
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample import export, trained
-from miro_jax.train import parts
+from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from tests.networks import paths
 
@@ -29,8 +29,8 @@ def make_config(**changes):
 def run(tmp_path, monkeypatch):
     """A run's folder with one checkpoint of random weights."""
     config = make_config(**FIXED)
-    parts = parts.build_parts(config)
-    monkeypatch.setattr(runs, "build_parts", lambda _: parts)  # building takes seconds
+    parts = components.build_components(config)
+    monkeypatch.setattr(components, "build_components", lambda _: parts)  # building takes seconds
     rng = np.random.default_rng(0)
 
     def fill(leaf):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from configs import miro
 from miro_jax import annotate, main
+from miro_jax.cli import build
 from miro_jax.data import sources
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
@@ -25,7 +26,6 @@ from miro_jax.data.shapes import world
 from miro_jax.data.sources import images
 from miro_jax.pretrained.encoders import build_image_encoder
 from miro_jax.rewards import load_rewards
-from miro_jax.train import parts
 from tests import published
 from tests.networks import quick_compilation
 
@@ -167,7 +167,7 @@ def test_a_complete_set_of_the_same_models_is_complete(workdir, weights, source,
 
 def test_training_needs_no_reward_in_memory(workdir, weights):
     config = miro.get_config("tiny_real")
-    assert parts.reward_labels(config) == list(miro.REWARDS)
+    assert build.reward_labels(config) == list(miro.REWARDS)
     assert not config.train.score_samples
 
 

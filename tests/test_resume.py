@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from miro_jax.train import loop, parts
+from miro_jax.evaluate.preview import Preview
+from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
 
@@ -22,7 +23,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts():
-    return parts.build_parts(training.tiny())
+    return components.build_components(training.tiny())
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ class Trial:
             return counted
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "make_iterator", watch)
-            patch.setattr(train, "make_train_step", count)
-            loop.run(config, self.workdir)
+            patch.setattr(loop, "make_iterator", watch)
+            patch.setattr(loop, "make_train_step", count)
+            loop.run(config, self.workdir, Preview)
         return self
 
     def stop_after_two_steps(self, **changes):

@@ -16,7 +16,7 @@ from miro_jax.models import flow
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from miro_jax.models.solvers import euler
 from miro_jax.train import optim
-from miro_jax.train.loop import velocity_error
+from miro_jax.train.step import velocity_error
 from tests.networks import (
     abstract_network,
     assert_leaves_agree,

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from configs import base as configs
-from miro_jax.train import parts
+from miro_jax.cli import run_folder
+from miro_jax.train import components
 
 
 def changed(**values):
@@ -46,7 +47,7 @@ def changed(**values):
 )
 def test_a_bad_setting_is_named_with_its_key(key, value, said):
     with pytest.raises(ValueError, match=said) as caught:
-        parts.validate(changed(**{key: value}))
+        components.validate(changed(**{key: value}))
     assert "\n" not in str(caught.value)
 
 
@@ -57,7 +58,7 @@ def test_a_string_in_place_of_a_tuple_is_refused():
     with plain.unlocked(), plain.ignore_type():
         plain.rewards = "beauty"
     with pytest.raises(ValueError, match="config.rewards must be a tuple of names; got 'beauty'"):
-        parts.validate(plain)
+        components.validate(plain)
 
 
 @pytest.mark.parametrize("key", ["train.batch_size", "sample.batch_size"])
@@ -65,30 +66,30 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(key):
     config = changed(**{key.replace(".", "__"): 12})
     said = f"config.{key} must be a multiple of the 8 devices on mesh axis 'data'; got 12."
     with pytest.raises(ValueError, match=said):
-        parts.build_parts(config)
+        components.build_components(config)
 
 
 def test_a_batch_needs_to_divide_over_the_data_axis_alone():
-    parts.check_batch(12, "train.batch_size", jax.make_mesh((4, 2), ("data", "model")))
+    components.check_batch(12, "train.batch_size", jax.make_mesh((4, 2), ("data", "model")))
 
 
 def test_the_network_is_told_the_train_rewards_in_their_order():
-    parts = parts.build_parts(changed(data__train_rewards=("count", "beauty")))
+    parts = components.build_components(changed(data__train_rewards=("count", "beauty")))
     assert parts.reward_names == ("count", "beauty")
     assert parts.abstract.params["reward_positions"]["table"].shape[0] == 2
 
 
 def test_records_are_in_the_folder_of_the_run_or_where_the_config_says(tmp_path):
-    assert parts.records_folder(changed(), tmp_path) == tmp_path / "records"
+    assert run_folder.records_folder(changed(), tmp_path) == tmp_path / "records"
     elsewhere = changed(data__records=str(tmp_path / "shared"))
-    assert parts.records_folder(elsewhere, tmp_path / "run") == tmp_path / "shared"
+    assert run_folder.records_folder(elsewhere, tmp_path / "run") == tmp_path / "shared"
     with pytest.raises(ValueError, match="folder of this machine; got 's3://bucket/records'.*copy"):
-        parts.records_folder(changed(data__records="s3://bucket/records"), tmp_path)
+        run_folder.records_folder(changed(data__records="s3://bucket/records"), tmp_path)
 
 
 def test_the_folder_gets_the_config_and_what_ran(tmp_path):
     config = changed(seed=3)
-    parts.open_folder(config, tmp_path / "a" / "run", "train")
+    run_folder.open_folder(config, tmp_path / "a" / "run", "train")
     found = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
     assert found == json.loads(config.to_json_best_effort()) and found["seed"] == 3
     described = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
@@ -100,7 +101,7 @@ def test_the_folder_gets_the_config_and_what_ran(tmp_path):
 def test_the_log_goes_on_in_its_own_folder_only(tmp_path):
     log = logging.getLogger("miro_jax.test")
     for name in ("first", "second", "first"):
-        parts.open_folder(changed(), tmp_path / name, "train")
+        run_folder.open_folder(changed(), tmp_path / name, "train")
         log.info("in %s", name)
     assert (tmp_path / "first" / "log.txt").read_text().count("in first") == 2
     assert (tmp_path / "second" / "log.txt").read_text().count("in ") == 1
@@ -118,21 +119,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, obstacle):
         workdir = workdir / "below"
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(PermissionError, match="--workdir .*run.*Give another one"):
-        parts.open_folder(changed(), workdir, "train")
+        run_folder.open_folder(changed(), workdir, "train")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_checkpoint_is_of_the_rewards_that_its_network_was_told():
     config = changed(data__train_rewards=("count", "beauty"))
-    parts.check_told(config, {"train_rewards": ["count", "beauty"]})
+    components.check_told(config, {"train_rewards": ["count", "beauty"]})
     for told in (["beauty", "count"], ["count"], []):
         with pytest.raises(ValueError, match="must be those of the checkpoint"):
-            parts.check_told(config, {"train_rewards": told})
+            components.check_told(config, {"train_rewards": told})
 
 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
-    parts.open_folder(changed(seed=3), tmp_path, "train")
+    run_folder.open_folder(changed(seed=3), tmp_path, "train")
     (tmp_path / "checkpoints").mkdir()
-    parts.open_folder(changed(seed=4), tmp_path, "sample")
+    run_folder.open_folder(changed(seed=4), tmp_path, "sample")
     seeds = {path.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("config*")}
     assert seeds == {"config.json": 3, "config-sample.json": 4}

@@ -75,7 +75,7 @@ def scored(inputs, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "scores.parquet"
     loads, load = [], clip_keys.load_vision
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip_files, "load_vision", lambda *a, **k: loads.append(1) or load(*a, **k))
+        patch.setattr(clip_keys, "load_vision", lambda *a, **k: loads.append(1) or load(*a, **k))
         assert command.main(arguments(inputs, weights, out)) == 0
     assert len(loads) == 2  # three rewards share one tower, HPSv2's file is another
     return columns(out)

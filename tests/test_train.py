@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from miro_jax.models import sharding
-from miro_jax.train import loop, parts, state
+from miro_jax.train import components, state
+from miro_jax.train import step as step_lib
 from tests import training
 from tests.networks import quick_compilation, small_mesh
 
 ROWS = 16
-PLAIN = loop.Recipe(
+PLAIN = step_lib.Recipe(
     time_mean=0.0,
     time_std=1.0,
     self_condition_rate=1.0,
@@ -31,7 +32,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def parts():
-    return parts.build_parts(training.small())
+    return components.build_components(training.small())
 
 
 def make_batch(parts, rows=ROWS, seed=0):
@@ -76,9 +77,9 @@ def look(parts, monkeypatch):
             rows = arguments[1].shape[0]
             return jnp.arange(rows, dtype=jnp.float32), jnp.full((rows,), 0.5)
 
-        monkeypatch.setattr(train, "velocity_error", spy)
+        monkeypatch.setattr(step_lib, "velocity_error", spy)
         recipe = dataclasses.replace(PLAIN, **changes)
-        loss = loop.make_loss(parts.graphdef, recipe, normalize, empty_tokens(parts))
+        loss = step_lib.make_loss(parts.graphdef, recipe, normalize, empty_tokens(parts))
         value, metrics = loss(weights.params, weights.buffers, batch, jax.random.key(key))
         del seen["model"]
         return {k: np.asarray(v) for k, v in seen.items()}, value, metrics
@@ -181,14 +182,14 @@ class Stepper:
 
     def __init__(self, parts):
         config, self.parts = training.small(), parts
-        recipe = loop.Recipe(
-            **{f.name: config.train[f.name] for f in dataclasses.fields(loop.Recipe)}
+        recipe = step_lib.Recipe(
+            **{f.name: config.train[f.name] for f in dataclasses.fields(step_lib.Recipe)}
         )
         self.decay = recipe.ema_decay
-        loss = loop.make_loss(
+        loss = step_lib.make_loss(
             parts.graphdef, recipe, parts.image_encoder.normalize, empty_tokens(parts)
         )
-        make = loop.make_train_step
+        make = step_lib.make_train_step
         self.step = jax.jit(
             make(loss, parts.optimizer, parts.schedule, recipe, config.seed),
             donate_argnums=0,
@@ -326,9 +327,9 @@ def test_one_repeated_batch_is_learned(monkeypatch):
         optim__warmup_steps=10,
     )
     monkeypatch.setattr(sharding, "make_mesh", lambda *_: small_mesh())
-    parts = parts.build_parts(config)
-    loss = loop.make_loss(parts.graphdef, PLAIN, lambda x: x, empty_tokens(parts))
-    step = loop.make_train_step(loss, parts.optimizer, parts.schedule, PLAIN, 0)
+    parts = components.build_components(config)
+    loss = step_lib.make_loss(parts.graphdef, PLAIN, lambda x: x, empty_tokens(parts))
+    step = step_lib.make_train_step(loss, parts.optimizer, parts.schedule, PLAIN, 0)
     with sharding.use_mesh(parts.mesh):
         out = (parts.shardings, sharding.replicated(parts.mesh))
         step = jax.jit(step, donate_argnums=0, out_shardings=out)

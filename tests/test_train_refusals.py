@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from miro_jax import main as entry
-from miro_jax.train import loop, parts
+from miro_jax.evaluate.preview import Preview
+from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import LayoutMismatch
 from tests import training
 from tests.networks import quick_compilation
@@ -22,7 +23,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def parts():
-    return parts.build_parts(training.small())
+    return components.build_components(training.small())
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ class Poisoning:
         ]
         said = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-            patch.setattr(train, "make_iterator", lambda *a: Poisoned(original(*a)))
+            patch.setattr(loop, "make_iterator", lambda *a: Poisoned(original(*a)))
             self.status = entry.main(arguments)
         self.said = said.getvalue()
         self.keys = Poisoned.last.keys
@@ -119,7 +120,7 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
 def test_a_run_does_not_go_on_with_other_settings(poisoned, records, changes, error, said):
     before = contents(poisoned.workdir)
     with pytest.raises(error, match=said):
-        loop.run(settings(records, **changes), poisoned.workdir)
+        loop.run(settings(records, **changes), poisoned.workdir, Preview)
     assert contents(poisoned.workdir) == before
 
 
@@ -154,7 +155,7 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
     else:
         changes, said = {"train__batch_size": 12}, "multiple of the 8 devices .*; got 12"
     with pytest.raises(error, match=said) as caught:
-        loop.run(settings(folder, **changes), workdir)
+        loop.run(settings(folder, **changes), workdir, Preview)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
 

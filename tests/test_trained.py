@@ -8,7 +8,7 @@ from configs import base as configs
 from miro_jax.models import sharding
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import restore
-from miro_jax.train import parts
+from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 
 
@@ -25,8 +25,8 @@ def random_state(parts, seed):
 
 def test_averaged_weights_and_the_buffers_are_restored(monkeypatch, tmp_path):
     config = configs.get_config("tiny")
-    parts = parts.build_parts(config)
-    monkeypatch.setattr(runs, "build_parts", lambda _: parts)  # building takes seconds
+    parts = components.build_components(config)
+    monkeypatch.setattr(components, "build_components", lambda _: parts)  # building takes seconds
     with sharding.use_mesh(parts.mesh), Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state = random_state(parts, seed=0)
         checkpoints.save(20, state, {})

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from miro_jax.train.trees import leaf_name
+from miro_jax.train.state import leaf_name
 
 
 @jax.tree_util.register_dataclass

@@ -18,9 +18,9 @@ from configs import base as configs
 from miro_jax import annotate
 from miro_jax.models import sharding
 from miro_jax.report.metric_lines import read_metrics
-from miro_jax.train import parts
+from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
-from miro_jax.train.trees import leaf_name
+from miro_jax.train.state import leaf_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
@@ -57,7 +57,9 @@ def make_records(tmp_path_factory) -> pathlib.Path:
     return folder / "records"
 
 
-def newest(workdir: pathlib.Path, parts: parts.Parts) -> tuple[int, dict[str, np.ndarray], dict]:
+def newest(
+    workdir: pathlib.Path, parts: components.Components
+) -> tuple[int, dict[str, np.ndarray], dict]:
     """Step, all arrays by name, and data state of the newest checkpoint; nothing is changed."""
     folder = pathlib.Path(workdir) / "checkpoints"
     with sharding.use_mesh(parts.mesh), Checkpoints(folder, read_only=True) as checkpoints:

@@ -16,15 +16,15 @@ from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
+from miro_jax.cli import build, run_folder
 from miro_jax.cli.arguments import say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import check_writable
-from miro_jax.train import parts
 
 SHARED, PLAN, PROBE = "shared", "plan", "probe"
-log = logging.getLogger("miro_jax.annotate")
+log = logging.getLogger("miro_jax")
 
 
 def annotate(*arguments, **keywords) -> Manifest | None:
@@ -92,11 +92,11 @@ def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pl
     return plan(
         source,
         # A path would lose a slash of a URL.
-        config.data.records or parts.records_folder(config, Path(workdir)),
+        config.data.records or run_folder.records_folder(config, Path(workdir)),
         config.rewards,
-        parts.image_encoder_arguments(config),
-        parts.caption_encoder_arguments(config),
-        weights=parts.reward_weights(config),
+        build.image_encoder_arguments(config),
+        build.caption_encoder_arguments(config),
+        weights=build.reward_weights(config),
         pieces=share.pieces,
         will_write=not c.before,
         **{name: c[name] for name in c if name not in ("pieces", "before")},

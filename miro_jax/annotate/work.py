@@ -47,7 +47,7 @@ from miro_jax.data.sources import Piece, Sample, expected_samples
 
 _CHUNKS_AHEAD = 2
 _CHUNKS_BEHIND = 2  # that wait to be written
-log = logging.getLogger("miro_jax.annotate")
+log = logging.getLogger("miro_jax")
 
 
 def annotate_pieces(todo: Plan) -> None:

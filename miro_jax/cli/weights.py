@@ -1,4 +1,4 @@
-"""The command line of weight files: `python -m miro_jax.pretrained.weights list|convert ...`."""
+"""The command line of weight files: `miro-jax weights list|convert ...`."""
 
 import math
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 from miro_jax.cli.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail, say
 from miro_jax.pretrained.weights import hub, pickles
 
-NAME = "miro_jax.pretrained.weights"
+NAME = "miro_jax.weights"
 
 EXAMPLE = """examples
-  python -m miro_jax.pretrained.weights list ImageReward.pt
-  python -m miro_jax.pretrained.weights convert ImageReward.pt ImageReward.safetensors
+  miro-jax weights list ImageReward.pt
+  miro-jax weights convert ImageReward.pt ImageReward.safetensors
 """
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _read(arguments: Sequence[str] | None) -> Namespace:
     """Parse the arguments; UsageError says what is wrong with them."""
     parser = Parser(
-        prog=f"python -m {NAME}",
+        prog="miro-jax weights",
         description="Look into weight files and turn pickles into safetensors, without PyTorch. "
         "Nothing in a file is executed; what is no plain tensor is refused by its name.",
         epilog=EXAMPLE,

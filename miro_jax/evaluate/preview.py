@@ -20,7 +20,7 @@ class Preview:
 
     Args:
       config: of the run.
-      parts: `runs.Parts`. rewards: all rewards of the config, loaded; or none.
+      parts: `train.components.Components`. rewards: all rewards of the config, loaded; or none.
       workdir: `samples/step-XXXXXX.png` is written there.
     """
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from miro_jax import evaluate, report
+from miro_jax.cli import build, run_folder
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.shapes import scene
@@ -22,7 +23,6 @@ from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate import dials
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import restore
-from miro_jax.train import parts
 
 FILE = "evaluation.json"
 
@@ -57,8 +57,8 @@ def run(config, workdir) -> None:
     """
     validate(config)
     workdir = Path(workdir)
-    records = parts.records_folder(config, workdir)
-    rewards = parts.load_rewards(config)
+    records = run_folder.records_folder(config, workdir)
+    rewards = build.load_rewards(config)
     identities = [r.identity for r in rewards]
     manifest = Manifest.load(records)
     require_rewards(manifest, identities)

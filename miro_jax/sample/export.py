@@ -17,7 +17,7 @@ from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.official import CONFIG, FIXED
 from miro_jax.sample import trained
 
-NAME = "miro_jax.sample.export"
+NAME = "miro_jax.export"
 
 
 def export(workdir: Path | str, out: Path | str) -> Path:

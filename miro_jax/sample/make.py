@@ -19,7 +19,7 @@ from miro_jax.sample.request import Asked, Picture, Settings
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.trained import Trained
 from miro_jax.train.digest import examine
-from miro_jax.train.trees import leaf_name
+from miro_jax.train.state import leaf_name
 
 _WRITERS = 4  # threads that compress pictures while the device draws the next ones
 

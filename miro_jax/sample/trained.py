@@ -19,7 +19,7 @@ from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub, official
-from miro_jax.train import parts
+from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
@@ -73,16 +73,16 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
     with Checkpoints(folder, read_only=True) as checkpoints:
         if not checkpoints.steps():
             raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
-        parts = parts.build_parts(config)
+        parts = components.build_components(config)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
             step, weights, data_state = checkpoints.restore_latest(wanted)
-    parts.check_told(config, data_state)
+    components.check_told(config, data_state)
     return of_parts(parts, (weights["ema_params"], weights["buffers"]), Path(workdir).name, step)
 
 
 def of_parts(
-    parts: parts.Parts, weights: tuple, name: str = "", step: int | None = None
+    parts: components.Components, weights: tuple, name: str = "", step: int | None = None
 ) -> Trained:
     """Join the parts of a run with weights, which may be put in later."""
     return Trained(

@@ -25,7 +25,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from miro_jax.train.digest import examine, layout
-from miro_jax.train.trees import leaf_name
+from miro_jax.train.state import leaf_name
 
 HOST = "host"
 log = logging.getLogger(__name__)

@@ -1,9 +1,4 @@
-"""The training stage: one step of flow matching under reward levels, and the loop around it.
-
-The step (reference section 4): draw t and noise, run the network once without gradient for its
-latent tokens, run it again with them (zeroed for some samples), weigh the squared error of the
-velocity by the learned log-variance, clip, LAMB, EMA. The condition is encoded once for both runs:
-it depends on neither.
+"""The training stage: the loop around the step.
 
 The loop: sample a preview if due, save if due, next batch, step, read the metrics of the step
 before.
@@ -15,147 +10,38 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from clu import parameter_overview
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from miro_jax.cli import build, run_folder
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
-from miro_jax.data.records.manifest import Manifest
-from miro_jax.evaluate.preview import Preview
-from miro_jax.models import flow, sharding
-from miro_jax.train import parts
+from miro_jax.data.records.manifest import Manifest, check_encoders
+from miro_jax.models import sharding
+from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
-from miro_jax.train.state import TrainState, update_ema
+from miro_jax.train.state import TrainState
+from miro_jax.train.step import Recipe, make_loss, make_train_step
 
 Array = jax.Array
-log = logging.getLogger("miro_jax.train.loop")
+log = logging.getLogger("miro_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Numbers of the loss and of the EMA; see `config.train`."""
-
-    time_mean: float
-    time_std: float
-    self_condition_rate: float
-    reward_dropout: float
-    caption_dropout: float
-    ema_decay: float
-
-
-def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
-    """Return `loss(params, buffers, batch, key) -> (scalar, metrics)`.
-
-    Args:
-      graphdef: structure of the network.
-      recipe: numbers of the loss.
-      normalize: image latents as stored -> as the network sees them.
-      empty_tokens: [n, E] caption tokens of "", put in place of dropped captions.
-    """
-
-    def loss(params, buffers, batch, key):
-        model = nnx.merge(graphdef, params, buffers)
-        keys = dict(zip(KEY_NAMES, jax.random.split(key, len(KEY_NAMES)), strict=True))
-        mean, std = (batch[k].astype(jnp.float32) for k in ("image_mean", "image_std"))
-        x = normalize(mean + std * jax.random.normal(keys["latents"], mean.shape))
-        t = flow.sample_time(keys["time"], x.shape[0], recipe.time_mean, recipe.time_std)
-        noise = jax.random.normal(keys["noise"], x.shape)
-        keep = jax.random.bernoulli(keys["self"], recipe.self_condition_rate, t.shape)
-
-        tokens, mask = _drop_captions(keys["captions"], batch, empty_tokens, recipe.caption_dropout)
-        drop = jax.random.bernoulli(keys["rewards"], recipe.reward_dropout, batch["levels"].shape)
-        levels = jnp.where(drop, jnp.nan, batch["levels"])
-        error, log_variance = velocity_error(model, x, noise, t, keep, tokens, mask, levels)
-        weight = batch["weight"]
-        total = jnp.maximum(jnp.sum(weight), 1.0)
-        value = jnp.sum(weight * flow.weigh_by_log_variance(error, log_variance)) / total
-        return value, {
-            "loss": value,
-            "mse": jnp.sum(weight * error) / total,
-            "log_variance": jnp.mean(log_variance),
-            "damaged_records": jnp.sum(weight == 0),
-        }
-
-    return loss
-
-
-def velocity_error(model, x, noise, t, keep, caption_tokens, caption_mask, levels):
-    """Run the network twice at x_t and compare its velocity with the target; nothing is drawn here.
-
-    Args:
-      model: the network.
-      x, noise: [B, H, W, C] float32. t: [B] float32 in [0, 1].
-      keep: [B] bool, which samples see their own latent tokens of the first run (zeros otherwise).
-      caption_tokens, caption_mask, levels: see `RIN.encode_condition`.
-
-    Returns:
-      error [B] float32, mean squared error of the velocity; log_variance [B] float32.
-    """
-    x_t = flow.interpolate(x, noise, t)
-    condition, mask = model.encode_condition(caption_tokens, caption_mask, levels)
-    _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
-    z = jax.lax.stop_gradient(z * keep[:, None, None])
-    velocity_pred, _ = model(x_t, t, condition, mask, z)
-    return flow.squared_error(velocity_pred, flow.velocity_target(x, noise)), model.logvar(t)
-
-
-KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
-
-
-def _drop_captions(key, batch, empty_tokens, share):
-    """Put the empty caption in place of a share of captions: tokens [B, L, E], mask [B, L]."""
-    tokens, mask = batch["caption_tokens"], batch["caption_mask"]
-    if share == 0:
-        return tokens, mask
-    drop = jax.random.bernoulli(key, share, (tokens.shape[0],))
-    length = len(empty_tokens)
-    empty = jnp.zeros(tokens.shape[1:], tokens.dtype).at[:length].set(empty_tokens)
-    empty_mask = jnp.arange(tokens.shape[1]) < length
-    tokens = jnp.where(drop[:, None, None], empty[None], tokens)
-    return tokens, jnp.where(drop[:, None], empty_mask[None], mask)
-
-
-def make_train_step(loss, optimizer, schedule, recipe: Recipe, seed: int):
-    """Return the pure `train_step(state, batch) -> (state, metrics)`.
-
-    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
-    one would. Metrics are float32 scalars of the batch that the step consumed.
-    """
-
-    def train_step(state: TrainState, batch: dict[str, Array]):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "grad_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
-            "param_norm": optax.tree.norm(params),
-            "learning_rate": schedule(state.step),
-        }
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            ema_params=update_ema(state.ema_params, params, recipe.ema_decay),
-            buffers=state.buffers,
-            opt_state=opt_state,
-        )
-        return new_state, metrics
-
-    return train_step
-
-
-def run(config, workdir) -> None:
+def run(config, workdir, make_preview: Callable) -> None:
     """Train until `config.train.num_steps`, continuing from the latest checkpoint if there is one.
+
+    Args:
+      config: of the run. workdir: its folder.
+      make_preview: (config, components, rewards, workdir) -> a callable that samples, as
+        `evaluate.preview.Preview`.
 
     Raises:
       FileNotFoundError: no complete record set. ValueError: it does not fit the config.
@@ -163,11 +49,11 @@ def run(config, workdir) -> None:
     """
     workdir = Path(workdir)
     c = config.train
-    folder = parts.records_folder(config, workdir)
+    folder = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(folder)
-    rewards = parts.load_rewards(config) if c.score_samples and c.sample_every_steps else []
-    parts = parts.build_parts(config)
-    parts.check_encoders(parts, manifest)
+    rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
+    parts = components.build_components(config)
+    check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
     data = make_iterator(
         folder,
         Bins.load(folder),
@@ -175,7 +61,7 @@ def run(config, workdir) -> None:
         config.seed,
         config.data.synthetic_caption_prob,
         config.encoder.caption.max_tokens,
-        parts.reward_labels(config),
+        build.reward_labels(config),
         config.data.read_threads,
         config.data.prefetch_batches,
         parts.image_encoder.latent_shape,
@@ -196,7 +82,7 @@ def run(config, workdir) -> None:
         )
         state = _start(config, parts, checkpoints, data)
         if jax.process_index() == 0:
-            parts.write_config(config, workdir / parts.CONFIG)
+            run_folder.write_config(config, workdir / run_folder.CONFIG)
         step_fn = jax.jit(
             train_step,
             donate_argnums=0,
@@ -207,7 +93,7 @@ def run(config, workdir) -> None:
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
         metrics = stack.enter_context(MetricsWriter(workdir, first))
         log.info("Training from step %d to step %d", first, c.num_steps)
-        preview = Preview(config, parts, rewards, workdir)
+        preview = make_preview(config, parts, rewards, workdir)
         Loop(config, parts, data, checkpoints, metrics, preview).run(step_fn, state, first)
 
 
@@ -217,8 +103,8 @@ def _start(config, parts, checkpoints, data) -> TrainState:
     if restored is None:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored
-    parts.check_told(config, data_state)
-    data_state.pop(parts.TOLD, None)
+    components.check_told(config, data_state)
+    data_state.pop(components.TOLD, None)
     data.set_state(data_state)
     return state
 
@@ -294,7 +180,7 @@ class Loop:
 
     def _save(self, step, state, force=False):
         self._read_pending()  # a state that is not finite must not replace a good one
-        told = {parts.TOLD: list(self.config.data.train_rewards)}
+        told = {components.TOLD: list(self.config.data.train_rewards)}
         self.checkpoints.save(step, state, told | self.data.get_state(), force=force)
 
     def _next_batch(self):

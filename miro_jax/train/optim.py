@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from miro_jax.train.trees import leaf_name
+from miro_jax.train.state import leaf_name
 
 PLAIN_LEAVES = ("scale", "bias")  # a norm's weight and bias, and the bias of everything else
 PLAIN_EXCEPT_BELOW = "logvar"  # the authors give this head decay and trust ratio throughout

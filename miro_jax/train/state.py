@@ -80,3 +80,15 @@ def abstract_state(init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh)
 def update_ema(ema_params, params, decay: Array):
     """Return `decay * ema + (1 - decay) * params`, leaf by leaf."""
     return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema_params, params)
+
+
+def leaf_name(path: tuple) -> str:
+    """Return the keys that lead to a leaf, joined by "/": `blocks/0/norm/scale`.
+
+    Args:
+      path: as given by `jax.tree_util.tree_flatten_with_path`. An nnx.Variable adds the attribute
+        `value` at its end, which is left out.
+    """
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
 from miro_jax.data.storage import Damaged, open_folder
@@ -139,3 +140,22 @@ def same_models(identities: Sequence[str], labels: Sequence[str]) -> bool:
         label in (identity, identity.partition("@")[0]) or fnmatch.fnmatchcase(identity, label)
         for identity, label in zip(identities, labels, strict=True)
     )
+
+
+def check_encoders(image_encoder: Any, caption_encoder: Any, manifest: Manifest) -> None:
+    """Raise ValueError unless records were made with the encoders of a run.
+
+    Names and versions are compared; weights too, where their folder is given.
+    """
+    made = manifest.configuration
+    for key, encoder in (("image", image_encoder), ("caption", caption_encoder)):
+        repository = getattr(encoder, "repository", None)
+        fields = 2 if repository is not None and repository.is_local else 1
+        ours = encoder.identity if fields == 2 or repository is None else encoder.declared
+        theirs = made[f"{key}_encoder"]
+        if ours.split("-")[:fields] != theirs.split("-")[:fields]:
+            raise ValueError(
+                f"The records must be made with the {key} encoder of the config, {ours}; they were "
+                f"with {theirs}. Change config.encoder.{key} or config.weights.{key}_encoder, or "
+                "annotate again."
+            )

@@ -108,7 +108,7 @@ class SdxlVaeEncoder:
         """The `networks.vae.Encoder`, loaded.
 
         Raises:
-            FileNotFoundError, ValueError: see `networks.vae_files.load_vae`.
+            FileNotFoundError, ValueError: see `networks.vae_keys.load_vae`.
         """
         return self._load("encoder", self.dtype)
 

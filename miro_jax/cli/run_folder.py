@@ -1,0 +1,92 @@
+"""The folder that a run keeps: `config.json`, `run.json`, `log.txt`, and where its records are."""
+
+import json
+import logging
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from miro_jax.data import storage
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
+CONFIG = "config.json"
+
+
+def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
+    """Folder of the annotated records of a run; ValueError where it is in an object store."""
+    folder = storage.open_folder(config.data.records or Path(workdir) / "records")
+    if not isinstance(folder, storage.LocalFolder) or "\n" in str(folder):
+        raise ValueError(
+            f"config.data.records must be a folder of this machine; got {config.data.records!r}. "
+            "Only the annotate stage writes to an object store: copy or mount the records."
+        )
+    return folder.path
+
+
+def open_folder(
+    config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
+) -> None:
+    """Make the run's folder, start its log and write `config.json` and `run.json`.
+
+    Once there are checkpoints, `config.json` is that of their network, written by training; other
+    stages write `config-STAGE.json`.
+
+    Raises:
+      PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(workdir / "log.txt")
+    except OSError as error:
+        raise PermissionError(
+            f"--workdir must be a folder that can be written; got {workdir} ({error.strerror}). "
+            "Give another one."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("miro_jax")
+    logger.setLevel(logging.INFO)
+    for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
+    if jax.process_index() == 0:
+        has_network = (workdir / "checkpoints").is_dir()
+        write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
+        (workdir / "run.json").write_text(json.dumps(describe(stage, arguments), indent=2) + "\n")
+
+
+def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
+    """Write a config as JSON."""
+    path.write_text(config.to_json_best_effort(indent=2) + "\n")
+
+
+def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Say what ran: command line, git revision, package versions, devices."""
+    return {
+        "command": shlex.join(["python", "-m", "miro_jax.main", *arguments]),
+        "stage": stage,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [str(d) for d in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def _git_revision() -> str:
+    """The commit of the source tree, with a mark when it has uncommitted changes."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown: git is not installed"
+    return done.stdout.strip() or f"unknown: {done.stderr.strip()}"

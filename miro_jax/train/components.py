@@ -1,0 +1,193 @@
+"""What a run is made of, built from its config.
+
+Training, sampling and evaluation all start here, so that a network is put together in one place.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from flax import nnx
+
+from miro_jax import models, rewards
+from miro_jax.cli import build
+from miro_jax.models import sharding
+from miro_jax.models.solvers import get_solver
+from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.train.optim import make_optimizer, warmup_cosine
+from miro_jax.train.state import abstract_state, graph_of, make_init
+
+POSITIVE = (
+    "train.num_steps",
+    "train.batch_size",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "sample.num_steps",
+    "sample.batch_size",
+)
+TOLD = "train_rewards"  # in the data state of a checkpoint: what the network is told
+SHARES = (
+    "train.self_condition_rate",
+    "train.reward_dropout",
+    "train.caption_dropout",
+    "train.ema_decay",
+    "data.synthetic_caption_prob",
+)
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Check all that needs no data and no device; ValueError names the key and the remedy."""
+    for key in ("rewards", "data.train_rewards"):
+        _check_names(config, key)
+    unknown = [n for n in config.data.train_rewards if n not in config.rewards]
+    if unknown:
+        raise ValueError(
+            f"config.data.train_rewards must be taken from config.rewards {tuple(config.rewards)}; "
+            f"got also {unknown}."
+        )
+    try:
+        get_solver(config.sample.solver)
+    except ValueError as error:
+        raise ValueError(f"config.sample.solver: {error}") from error
+    for key in POSITIVE:
+        _check_positive(config, key)
+    if config.train.sample_every_steps < 0:
+        raise ValueError(
+            "config.train.sample_every_steps must be at least 0, which is never; "
+            f"got {config.train.sample_every_steps}."
+        )
+    for key in SHARES:
+        _check_share(config, key)
+    try:
+        make_optimizer(total_steps=config.train.num_steps, **config.optim)
+    except ValueError as error:
+        raise ValueError(f"config.optim with config.train.num_steps: {error}") from error
+
+
+def _lookup(config, key):
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def _check_names(config, key):
+    names = _lookup(config, key)
+    # The command line makes one name of a,b without quotes.
+    if isinstance(names, str) or not all(isinstance(n, str) and "," not in n for n in names):
+        raise ValueError(
+            f"config.{key} must be a tuple of names; got {names!r}. Write "
+            f"--config.{key}=\"('a','b')\" with the quotes."
+        )
+    known = sorted([*rewards.REWARDS, *rewards.VERSIONS])
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {known}.")
+    if key == "rewards" and not names:
+        raise ValueError(f"config.{key} must name at least one reward of {known}.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"config.{key} must name each reward once; got {tuple(names)}.")
+
+
+def _check_positive(config, key):
+    if _lookup(config, key) < 1:
+        raise ValueError(f"config.{key} must be at least 1; got {_lookup(config, key)}.")
+
+
+def _check_share(config, key):
+    if not 0 <= _lookup(config, key) <= 1:
+        raise ValueError(f"config.{key} must be in [0, 1]; got {_lookup(config, key)}.")
+
+
+def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a global batch that does not divide over the mesh."""
+    size = mesh.shape["data"]
+    if batch_size % size:
+        raise ValueError(
+            f"config.{key} must be a multiple of the {size} devices on mesh axis 'data'; "
+            f"got {batch_size}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """A run's objects. None of them holds parameters of the network.
+
+    Attributes:
+      image_encoder, caption_encoder: see `miro_jax.pretrained.encoders`.
+      reward_names: what the network is told, in the order of its reward tokens.
+      mesh: device mesh; enter it with `sharding.use_mesh`.
+      graphdef: static structure of the network. network_config: its sizes.
+      optimizer: optax transformation. schedule: step -> learning rate.
+      init: key -> TrainState. abstract, shardings: of that state on the mesh.
+    """
+
+    image_encoder: Any
+    caption_encoder: Any
+    reward_names: tuple[str, ...]
+    mesh: jax.sharding.Mesh
+    graphdef: nnx.GraphDef
+    network_config: models.RINConfig
+    optimizer: Any
+    schedule: Any
+    init: Any
+    abstract: Any
+    shardings: Any
+
+
+def build_components(config: ml_collections.ConfigDict) -> Components:
+    """Build everything of a run except its data and its parameters."""
+    image_encoder = build_image_encoder(**build.image_encoder_arguments(config))
+    caption_encoder = build_caption_encoder(**build.caption_encoder_arguments(config))
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    check_batch(config.train.batch_size, "train.batch_size", mesh)
+    check_batch(config.sample.batch_size, "sample.batch_size", mesh)
+    sizes = (
+        config.model,
+        image_encoder.latent_shape,
+        caption_encoder.width,
+        len(config.data.train_rewards),
+    )
+    build_model = functools.partial(_build_model, *sizes)
+    with sharding.use_mesh(mesh):
+        optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
+        schedule = warmup_cosine(
+            config.optim.learning_rate,
+            config.optim.warmup_steps,
+            config.train.num_steps,
+            config.optim.rate,
+        )
+        init = make_init(build_model, optimizer)
+        abstract, shardings = abstract_state(init, mesh)
+        graphdef = graph_of(build_model)
+    return Components(
+        image_encoder,
+        caption_encoder,
+        tuple(config.data.train_rewards),
+        mesh,
+        graphdef,
+        models.rin_config(*sizes),
+        optimizer,
+        schedule,
+        init,
+        abstract,
+        shardings,
+    )
+
+
+def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
+    return models.build(model, latent_shape, caption_width, num_rewards, rngs=rngs)
+
+
+def check_told(config: ml_collections.ConfigDict, data_state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's network was told the rewards of the config, in order.
+
+    Shapes do not tell them apart.
+    """
+    asked, told = list(config.data.train_rewards), data_state.get(TOLD)
+    if told is not None and told != asked:
+        raise ValueError(
+            f"config.data.train_rewards must be those of the checkpoint, {told}; got {asked}. Use "
+            "the config of that run, or another folder."
+        )

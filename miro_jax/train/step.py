@@ -1,0 +1,134 @@
+"""One step of flow matching under reward levels.
+
+Draw t and noise, run the network once without gradient for its latent tokens, run it again with
+them (zeroed for some samples), weigh the squared error of the velocity by the learned log-variance,
+clip, LAMB, EMA (the paper's section 3). The condition is encoded once for both runs: it depends on
+neither.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from miro_jax.models import flow
+from miro_jax.train.state import TrainState, update_ema
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Numbers of the loss and of the EMA; see `config.train`."""
+
+    time_mean: float
+    time_std: float
+    self_condition_rate: float
+    reward_dropout: float
+    caption_dropout: float
+    ema_decay: float
+
+
+def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
+    """Return `loss(params, buffers, batch, key) -> (scalar, metrics)`.
+
+    Args:
+      graphdef: structure of the network.
+      recipe: numbers of the loss.
+      normalize: image latents as stored -> as the network sees them.
+      empty_tokens: [n, E] caption tokens of "", put in place of dropped captions.
+    """
+
+    def loss(params, buffers, batch, key):
+        model = nnx.merge(graphdef, params, buffers)
+        keys = dict(zip(KEY_NAMES, jax.random.split(key, len(KEY_NAMES)), strict=True))
+        mean, std = (batch[k].astype(jnp.float32) for k in ("image_mean", "image_std"))
+        x = normalize(mean + std * jax.random.normal(keys["latents"], mean.shape))
+        t = flow.sample_time(keys["time"], x.shape[0], recipe.time_mean, recipe.time_std)
+        noise = jax.random.normal(keys["noise"], x.shape)
+        keep = jax.random.bernoulli(keys["self"], recipe.self_condition_rate, t.shape)
+
+        tokens, mask = _drop_captions(keys["captions"], batch, empty_tokens, recipe.caption_dropout)
+        drop = jax.random.bernoulli(keys["rewards"], recipe.reward_dropout, batch["levels"].shape)
+        levels = jnp.where(drop, jnp.nan, batch["levels"])
+        error, log_variance = velocity_error(model, x, noise, t, keep, tokens, mask, levels)
+        weight = batch["weight"]
+        total = jnp.maximum(jnp.sum(weight), 1.0)
+        value = jnp.sum(weight * flow.weigh_by_log_variance(error, log_variance)) / total
+        return value, {
+            "loss": value,
+            "mse": jnp.sum(weight * error) / total,
+            "log_variance": jnp.mean(log_variance),
+            "damaged_records": jnp.sum(weight == 0),
+        }
+
+    return loss
+
+
+def velocity_error(model, x, noise, t, keep, caption_tokens, caption_mask, levels):
+    """Run the network twice at x_t and compare its velocity with the target; nothing is drawn here.
+
+    Args:
+      model: the network.
+      x, noise: [B, H, W, C] float32. t: [B] float32 in [0, 1].
+      keep: [B] bool, which samples see their own latent tokens of the first run (zeros otherwise).
+      caption_tokens, caption_mask, levels: see `RIN.encode_condition`.
+
+    Returns:
+      error [B] float32, mean squared error of the velocity; log_variance [B] float32.
+    """
+    x_t = flow.interpolate(x, noise, t)
+    condition, mask = model.encode_condition(caption_tokens, caption_mask, levels)
+    _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
+    z = jax.lax.stop_gradient(z * keep[:, None, None])
+    velocity_pred, _ = model(x_t, t, condition, mask, z)
+    return flow.squared_error(velocity_pred, flow.velocity_target(x, noise)), model.logvar(t)
+
+
+KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
+
+
+def _drop_captions(key, batch, empty_tokens, share):
+    """Put the empty caption in place of a share of captions: tokens [B, L, E], mask [B, L]."""
+    tokens, mask = batch["caption_tokens"], batch["caption_mask"]
+    if share == 0:
+        return tokens, mask
+    drop = jax.random.bernoulli(key, share, (tokens.shape[0],))
+    length = len(empty_tokens)
+    empty = jnp.zeros(tokens.shape[1:], tokens.dtype).at[:length].set(empty_tokens)
+    empty_mask = jnp.arange(tokens.shape[1]) < length
+    tokens = jnp.where(drop[:, None, None], empty[None], tokens)
+    return tokens, jnp.where(drop[:, None], empty_mask[None], mask)
+
+
+def make_train_step(loss, optimizer, schedule, recipe: Recipe, seed: int):
+    """Return the pure `train_step(state, batch) -> (state, metrics)`.
+
+    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
+    one would. Metrics are float32 scalars of the batch that the step consumed.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, Array]):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
+            "learning_rate": schedule(state.step),
+        }
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema_params=update_ema(state.ema_params, params, recipe.ema_decay),
+            buffers=state.buffers,
+            opt_state=opt_state,
+        )
+        return new_state, metrics
+
+    return train_step
