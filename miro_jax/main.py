@@ -15,7 +15,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.rewards import SHAPES_REWARDS
+from miro_jax.rewards.names import SHAPES_REWARDS
 from miro_jax.train import components, loop
 
 NAME = "miro_jax"

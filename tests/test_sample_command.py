@@ -153,7 +153,7 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["tradeoff", "beauty", "x", "--prompt=a"], "Unknown reward 'x'"),
         (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty"),
         (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be .* at least 2"),
-        (["best", "x", "--prompt=a"], "reward must be one of sharpness, .*; got 'x'"),
+        (["best", "x", "--prompt=a"], "reward must be one of clip, .*; got 'x'"),
         (["best", "beauty", "--reward-weights=w", "--prompt=a"], "'beauty' has no weights"),
         (["loop", "--rewards=x", "--prompt=a"], "Unknown reward 'x'"),
     ],
