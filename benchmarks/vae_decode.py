@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from miro_jax.pretrained.networks import convolution
+from miro_jax.pretrained.networks import cpu
 from miro_jax.pretrained.networks.vae_keys import load_vae
 from miro_jax.pretrained.weights import hub
 from tests.oracles import vae as oracle
@@ -78,7 +78,7 @@ def count_gflop(half: torch.nn.Module, run: Callable[[], object]) -> tuple[float
     for name, module in half.named_modules():
         share = 1.0
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
-            wide = min(module.weight.shape[:2]) >= convolution.FEWEST_CHANNELS
+            wide = min(module.weight.shape[:2]) >= cpu.FEWEST_CHANNELS
             if wide and module.stride == (1, 1):
                 share = 1 / 4 if "upsamplers" in name else 1 / 2
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
@@ -158,9 +158,9 @@ def time_convolutions(options) -> list[dict]:
             x = torch.nn.functional.interpolate(x, scale_factor=2.0) if double else x
             return torch.nn.functional.conv2d(x, kernel, padding=1)
 
-        direct, quick = convolution.direct, convolution.by_tiles
+        direct, quick = cpu.direct, cpu.by_tiles
         if double:
-            direct, quick = convolution.doubled, convolution.doubled_by_differences
+            direct, quick = cpu.doubled, cpu.doubled_by_differences
         calls = {"torch": theirs, "_": multiply}
         for name, function in (("direct", direct), ("quick", quick)):
             calls[name] = prepared(jax.jit(function), jnp.asarray(x), jnp.asarray(kernel))

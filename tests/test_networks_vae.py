@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.pretrained.networks import convolution, vae
+from miro_jax.pretrained.networks import cpu, vae, vae_keys
 from miro_jax.pretrained.networks.vae_keys import load_vae
 from miro_jax.pretrained.weights import hub, tensors
 from tests.networks import difference, quick_compilation, small_mesh
@@ -135,8 +135,8 @@ def test_wide_levels_equal_diffusers_too(tmp_path):
 def test_convolutions_with_fewer_products_equal_the_direct_sum(shape):
     x, kernel = draw(*shape), draw(3, 3, shape[-1], 4, seed=1)
     for double, functions in (
-        (False, (convolution.direct, convolution.by_tiles)),
-        (True, (convolution.doubled, convolution.doubled_by_differences)),
+        (False, (cpu.direct, cpu.by_tiles)),
+        (True, (cpu.doubled, cpu.doubled_by_differences)),
     ):
         expected = oracle.convolve(x.astype(np.float64), kernel.astype(np.float64), double)
         for function in functions:
@@ -147,15 +147,13 @@ def test_convolutions_with_fewer_products_equal_the_direct_sum(shape):
 def test_only_wide_float32_convolutions_on_cpus_take_other_roads(scaling):
     def convolutions(platform, channels, dtype):
         def convolve(x):
-            return convolution.Conv(
-                channels, channels, scaling, rngs=nnx.Rngs(params=0), dtype=dtype
-            )(x)
+            return vae.Conv(channels, channels, scaling, rngs=nnx.Rngs(params=0), dtype=dtype)(x)
 
         with sharding.use_mesh(small_mesh()):
             traced = jax.jit(convolve).trace(jnp.zeros((1, 8, 8, channels)))
             return traced.lower(lowering_platforms=(platform,)).as_text().count("convolution(")
 
-    few, wide = convolution.FEWEST_CHANNELS - 1, convolution.FEWEST_CHANNELS
+    few, wide = cpu.FEWEST_CHANNELS - 1, cpu.FEWEST_CHANNELS
     assert convolutions("cpu", wide, jnp.float32) == (0 if scaling else 6)
     assert convolutions("cpu", few, jnp.float32) == 1
     assert convolutions("cpu", wide, jnp.bfloat16) == 1
@@ -165,7 +163,7 @@ def test_only_wide_float32_convolutions_on_cpus_take_other_roads(scaling):
 
 def test_the_matrices_of_tiles_are_exact():
     """y = A^T ((G g) (B^T d)) is the convolution for all d and g, so for all pairs of units."""
-    matrices = (convolution.FROM_PRODUCTS, convolution.OF_KERNEL, convolution.OF_ROWS)
+    matrices = (cpu.FROM_PRODUCTS, cpu.OF_KERNEL, cpu.OF_ROWS)
     from_products, of_kernel, of_rows = (
         [[fractions.Fraction(v).limit_denominator(24) for v in row] for row in m] for m in matrices
     )
@@ -188,7 +186,7 @@ def test_the_log_variance_is_clamped(folder, tmp_path, bias, expected):
 
 def test_halving_pads_below_and_on_the_right_only():
     with sharding.use_mesh(small_mesh()):
-        conv = convolution.Conv(1, 1, "halve", rngs=nnx.Rngs(params=0))
+        conv = vae.Conv(1, 1, "halve", rngs=nnx.Rngs(params=0))
         conv.kernel[...] = jnp.ones((3, 3, 1, 1))
         y = conv(jnp.ones((1, 4, 4, 1)))
     np.testing.assert_array_equal(y[0, :, :, 0], [[9, 6], [6, 4]])
@@ -267,17 +265,17 @@ def test_wrong_sizes_are_an_error_with_both_shapes(folder, tmp_path):
 )
 def test_other_autoencoders_are_refused(changes, message):
     config = {**TINY, "in_channels": 3, "out_channels": 3}
-    assert vae.parse_config(config).factor == 4
+    assert vae_keys.parse_config(config).factor == 4
     with pytest.raises(ValueError, match=message):
-        vae.parse_config(config | changes)
+        vae_keys.parse_config(config | changes)
     with pytest.raises(ValueError, match="norm_num_groups"):
-        vae.parse_config({k: v for k, v in config.items() if k != "norm_num_groups"})
+        vae_keys.parse_config({k: v for k, v in config.items() if k != "norm_num_groups"})
 
 
 def test_unknown_part_scaling_and_odd_groups_are_refused(folder):
     with pytest.raises(ValueError, match="encoder, decoder, both; got 'head'"):
         load_vae(hub.open(folder), "head")
     with pytest.raises(ValueError, match="'halve' or 'double'; got 'triple'"):
-        convolution.Conv(3, 3, "triple", rngs=nnx.Rngs(params=0))
+        vae.Conv(3, 3, "triple", rngs=nnx.Rngs(params=0))
     with pytest.raises(ValueError, match="10 channels and 4 groups"):
-        convolution.GroupNorm(10, 4)
+        vae.GroupNorm(10, 4)

@@ -220,7 +220,7 @@ class SdxlVaeEncoder:
         return Tower(self.decoder)
 
     def _load(self, part: str, dtype: str) -> Network:
-        config = vae_keys.load_config(self.repository)
+        config = vae_keys.parse_config(self.repository.json("config.json"))
         if (config.factor, config.latent_channels) != (FACTOR, CHANNELS):
             raise ValueError(
                 f"the autoencoder of {self.repository} must have {FACTOR} pixels a side for one of "

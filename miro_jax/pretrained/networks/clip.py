@@ -28,8 +28,7 @@ from flax import nnx
 from miro_jax.models import layers
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.attention import attend
-from miro_jax.pretrained.networks.slices import by_slices
+from miro_jax.pretrained.networks import cpu
 
 Array = jax.Array
 SLICE = 4  # pictures that a CPU reads at a time
@@ -124,7 +123,7 @@ class Block(nnx.Module):
     def __call__(self, x: Array, causal: bool) -> Array:
         """Map tokens `[B, N, D]` float32; `causal` hides later tokens."""
         y = self.norm(x)
-        y = attend(self.q(y), self.k(y), self.v(y), causal=causal)
+        y = cpu.attend(self.q(y), self.k(y), self.v(y), causal=causal)
         return constrain(self._add(x, y), "batch", None, None)
 
     def one_token(self, x: Array, place: Array, mask: Array | None = None) -> Array:
@@ -186,11 +185,11 @@ class VisionTower(nnx.Module):
             raise ValueError(
                 f"images must be [B, {c.image_size}, {c.image_size}, 3]; got {images.shape}."
             )
-        return by_slices(partial(self._tokens, num_blocks=num_blocks), images, SLICE)
+        return cpu.by_slices(partial(self._tokens, num_blocks=num_blocks), images, SLICE)
 
     def __call__(self, images: Array) -> Array:
         """Read normalised pictures `[B, H, W, 3]` into features `[B, E]` float32, any length."""
-        return by_slices(self._features, images, SLICE)
+        return cpu.by_slices(self._features, images, SLICE)
 
     def _tokens(self, images: Array, num_blocks: int | None) -> Array:
         c = self.config

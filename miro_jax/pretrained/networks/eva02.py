@@ -28,7 +28,7 @@ from flax import nnx
 
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.attention import attend
+from miro_jax.pretrained.networks import cpu
 from miro_jax.pretrained.weights.convert import (
     CONV,
     LINEAR,
@@ -170,7 +170,7 @@ class Block(nnx.Module):
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         """Map tokens `[B, N, D]` float32."""
         y = self.norm(x)
-        y = attend(rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y))
+        y = cpu.attend(rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y))
         joined = self.inner_norm(y.reshape(x.shape))
         x = x + self.out(joined.reshape(y.shape)).astype(x.dtype)
         y = self.mlp_norm(x)

@@ -18,16 +18,14 @@ Letters: B batch, H W picture, h w image latents, C channels, N = h w pixels as 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from miro_jax.models.layers import Linear, attend
+from miro_jax.models.layers import EPSILON, Linear, attend, xavier_uniform
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.convolution import Conv, GroupNorm
+from miro_jax.pretrained.networks import cpu
 
 Array = jax.Array
 LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp
@@ -35,7 +33,7 @@ LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
-    """Sizes of the autoencoder; `parse_config` takes them from a published `config.json`.
+    """Sizes of the autoencoder.
 
     Attributes:
       in_channels, out_channels: of pictures. latent_channels: of image latents.
@@ -57,34 +55,64 @@ class VAEConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-def parse_config(config: Mapping[str, Any]) -> VAEConfig:
-    """Take the sizes from a `config.json` of diffusers.
+class Conv(nnx.Module):
+    """3x3 convolution with bias that keeps the sides, halves or doubles them.
 
-    Raises:
-      ValueError: another class, an option that these modules do not offer, or a missing size.
+    Args:
+      scaling: None; "halve", with a row of zeros below and a column on the right; or "double", by
+        repeating each pixel before.
     """
-    names = [field.name for field in dataclasses.fields(VAEConfig)]
-    if missing := [name for name in names if name not in config]:
-        raise ValueError(f"config.json of the autoencoder must give {', '.join(missing)}.")
-    levels = len(config["block_out_channels"])
-    wanted = {
-        "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "use_quant_conv": True,
-        "use_post_quant_conv": True,
-        "mid_block_add_attention": True,
-    }
-    for key, value in wanted.items():
-        if (found := config.get(key, value)) != value:
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        scaling: str | None = None,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        if scaling not in (None, "halve", "double"):
+            raise ValueError(f"scaling must be None, 'halve' or 'double'; got {scaling!r}.")
+        kernel = xavier_uniform(rngs, (3, 3, inputs, outputs), 3)
+        self.kernel = nnx.Param(kernel, out_sharding=(None, None, "channels", "channels"))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32), out_sharding=("channels",))
+        self.scaling, self.dtype = scaling, dtype
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, H, W, inputs]` to `[B, H', W', outputs]` in `dtype`; H' is H, H // 2 or 2 H."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if self.scaling == "halve":
+            y = cpu.direct(x, kernel, stride=2, padding=((0, 1), (0, 1)))
+        else:
+            y = cpu.convolve(x, kernel, double=self.scaling == "double")
+        return y + self.bias[...].astype(self.dtype)[None, None, None]
+
+
+class GroupNorm(nnx.Module):
+    """Mean-and-variance norm over the pixels and channels of a group, statistics in float32."""
+
+    def __init__(self, channels: int, groups: int, epsilon: float = EPSILON):
+        if channels % groups:
             raise ValueError(
-                f"config.json of the autoencoder must have {key} = {value!r}, as SDXL's has; got "
-                f"{found!r}. Give the weights of an SDXL autoencoder."
+                f"channels must be a multiple of the groups of the norm; got {channels} channels "
+                f"and {groups} groups."
             )
-    sizes = {name: config[name] for name in names}
-    sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
-    return VAEConfig(**sizes)
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32), out_sharding=("channels",))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32), out_sharding=("channels",))
+        self.groups, self.epsilon = groups, epsilon
+
+    def __call__(self, x: Array) -> Array:
+        """Normalise `[B, H, W, C]`; the result has the dtype of x."""
+        rows, height, width, channels = x.shape
+        y = x.astype(jnp.float32).reshape(rows, height * width, self.groups, -1)
+        y = y - jnp.mean(y, axis=(1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(y), axis=(1, 3), keepdims=True)
+        y = (y * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        scale, bias = (
+            v[...].astype(jnp.float32)[None, None, None] for v in (self.scale, self.bias)
+        )
+        return (y * scale + bias).astype(x.dtype)
 
 
 class Resnet(nnx.Module):

@@ -6,14 +6,16 @@ convolutions, `[C, C, 1, 1]`. Both are read.
 Source: names of `diffusers.AutoencoderKL`, `diffusion_pytorch_model.safetensors`.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig, parse_config
+from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig
 from miro_jax.pretrained.weights.convert import (
     CONV,
     NORM,
@@ -89,6 +91,36 @@ PARTS: dict[str, tuple[Callable[..., nnx.Module], tuple[Row, ...], str]] = {
 }
 
 
+def parse_config(config: Mapping[str, Any]) -> VAEConfig:
+    """Take the sizes from a `config.json` of diffusers.
+
+    Raises:
+      ValueError: another class, an option that these modules do not offer, or a missing size.
+    """
+    names = [field.name for field in dataclasses.fields(VAEConfig)]
+    if missing := [name for name in names if name not in config]:
+        raise ValueError(f"config.json of the autoencoder must give {', '.join(missing)}.")
+    levels = len(config["block_out_channels"])
+    wanted = {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "mid_block_add_attention": True,
+    }
+    for key, value in wanted.items():
+        if (found := config.get(key, value)) != value:
+            raise ValueError(
+                f"config.json of the autoencoder must have {key} = {value!r}, as SDXL's has; got "
+                f"{found!r}. Give the weights of an SDXL autoencoder."
+            )
+    sizes = {name: config[name] for name in names}
+    sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
+    return VAEConfig(**sizes)
+
+
 def load_vae(
     repository: Repository,
     part: str = "both",
@@ -111,7 +143,7 @@ def load_vae(
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
     make, table, ignored = PARTS[part]
-    config = load_config(repository)
+    config = parse_config(repository.json("config.json"))
     return load(
         lambda rngs: make(config, rngs=rngs, dtype=jnp.dtype(dtype)),
         repository.tensors(STEM),
@@ -121,8 +153,3 @@ def load_vae(
         keep_float32=KEEP_FLOAT32,
         mesh=mesh,
     )
-
-
-def load_config(repository: Repository) -> VAEConfig:
-    """Read the sizes of a repository's autoencoder; see `networks.vae.parse_config`."""
-    return parse_config(repository.json("config.json"))

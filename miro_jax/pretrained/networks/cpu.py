@@ -1,9 +1,14 @@
-"""3x3 convolutions and group norms of pictures; on CPUs with fewer multiplications.
+"""What is quicker on a CPU only: convolutions with fewer multiplications, batches in slices.
 
-Accelerators get `lax.conv_general_dilated`. On a CPU, in float32 and with many channels, the same
-sums are taken in another way:
+Every function here equals the plain JAX that it names; other platforms run that plain JAX
+(`jax.lax.platform_dependent`).
 
-`by_tiles`, for a plain convolution. Four neighbouring rows of the result need six rows of the input
+`attend`, `by_slices`: the logits of a batch, or a wide feed-forward's activations (84 MB for 16
+images of CLIP-H), do not fit into a CPU's caches; those of a few images do. At 257 tokens, 16 heads
+and 16 images attention of one image after the other takes a quarter of the time; slices of four
+images save an eighth of CLIP's.
+
+`by_tiles`, for a 3x3 convolution. Four neighbouring rows of the result need six rows of the input
 and, row by row, 12 products; Toom and Cook's algorithm takes 6. With d the six rows, g the three
 rows of the kernel and the points 0, 1, -1, 2, -2 and infinity,
 
@@ -11,8 +16,7 @@ rows of the kernel and the points 0, 1, -1, 2, -2 and infinity,
 
 where * convolves a row with a row (3 taps along the width) and A^T, G, B^T are `FROM_PRODUCTS`,
 `OF_KERNEL` and `OF_ROWS`. The result is off by about 3e-6 of its largest value, where the direct
-sum is off by 6e-7. Tiles along both axes would save more products than they cost in memory traffic
-only just, and lose another digit. (Lavin and Gray 2015, arXiv 1509.09308, section 4.)
+sum is off by 6e-7. (Lavin and Gray 2015, arXiv 1509.09308, section 4.)
 
 `doubled_by_differences`, for doubling the sides (each pixel repeated) and convolving. Along one
 axis, with the kernel (u, v, w), s = u + v + w and the pixels x,
@@ -22,20 +26,21 @@ axis, with the kernel (u, v, w), s = u + v + w and the pixels x,
 
 3 products where there were 6; along both axes 9 in place of 36. It is as exact as the direct sum.
 
-Letters: B batch, H W picture, T tiles of 4 rows, C channels of the input, O of the output.
+Letters: B batch, N query tokens, S source tokens, A heads, H head width (attention) or height
+(images), W width, T tiles of 4 rows, C channels of the input, O of the output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-
-from miro_jax.models.layers import EPSILON, xavier_uniform
 
 Array = jax.Array
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+# Logits of a batch in float32; smaller ones stay in the caches anyway.
+CACHE_BYTES = 2**23
 # Below, the sums before and after the products cost more than is saved.
 FEWEST_CHANNELS = 64
 TILE = 4  # rows of the result that are computed together
@@ -63,70 +68,68 @@ FROM_PRODUCTS = (
 )
 
 
-class Conv(nnx.Module):
-    """3x3 convolution with bias that keeps the sides, halves or doubles them.
+def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
+    """Equal `jax.nn.dot_product_attention`; a CPU takes one row of a large batch after another.
 
     Args:
-      scaling: None; "halve", with a row of zeros below and a column on the right; or "double", by
-        repeating each pixel before.
+      q: [B, N, A, H]. k, v: [B, S, A, H].
+      causal: hide source tokens that come later than the query token.
+
+    Returns:
+      [B, N, A, H] in the dtype of q.
     """
+    whole = partial(jax.nn.dot_product_attention, is_causal=causal)
+    batch, queries, heads, _ = q.shape
+    small = 4 * batch * heads * queries * k.shape[1] <= CACHE_BYTES
+    if small or batch == 1 or _batch_is_split():
+        return whole(q, k, v)
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        scaling: str | None = None,
-        *,
-        rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
-        if scaling not in (None, "halve", "double"):
-            raise ValueError(f"scaling must be None, 'halve' or 'double'; got {scaling!r}.")
-        kernel = xavier_uniform(rngs, (3, 3, inputs, outputs), 3)
-        self.kernel = nnx.Param(kernel, out_sharding=(None, None, "channels", "channels"))
-        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32), out_sharding=("channels",))
-        self.scaling, self.dtype = scaling, dtype
+    def one_by_one(q, k, v):
+        return jax.lax.map(lambda row: whole(*row), (q, k, v))
 
-    def __call__(self, x: Array) -> Array:
-        """Map `[B, H, W, inputs]` to `[B, H', W', outputs]` in `dtype`; H' is H, H // 2 or 2 H."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if self.scaling == "halve":
-            y = direct(x, kernel, stride=2, padding=((0, 1), (0, 1)))
-        else:
-            plain, quick = direct, by_tiles
-            if self.scaling == "double":
-                plain, quick = doubled, doubled_by_differences
-            if x.dtype == jnp.float32 and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
-                y = jax.lax.platform_dependent(x, kernel, cpu=quick, default=plain)
-            else:
-                y = plain(x, kernel)
-        return y + self.bias[...].astype(self.dtype)[None, None, None]
+    return jax.lax.platform_dependent(q, k, v, cpu=one_by_one, default=whole)
 
 
-class GroupNorm(nnx.Module):
-    """Mean-and-variance norm over the pixels and channels of a group, statistics in float32."""
+def by_slices(function: Callable[[Array], Array], x: Array, rows: int) -> Array:
+    """Equal `function(x)`; a CPU calls it on `rows` rows after the other.
 
-    def __init__(self, channels: int, groups: int, epsilon: float = EPSILON):
-        if channels % groups:
-            raise ValueError(
-                f"channels must be a multiple of the groups of the norm; got {channels} channels "
-                f"and {groups} groups."
-            )
-        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32), out_sharding=("channels",))
-        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32), out_sharding=("channels",))
-        self.groups, self.epsilon = groups, epsilon
+    Args:
+      function: of an array [b, ...], any b, to an array [b, ...]; treats each row by itself.
+      x: [B, ...]. rows: of a slice; a batch that is no multiple of it is not sliced.
 
-    def __call__(self, x: Array) -> Array:
-        """Normalise `[B, H, W, C]`; the result has the dtype of x."""
-        rows, height, width, channels = x.shape
-        y = x.astype(jnp.float32).reshape(rows, height * width, self.groups, -1)
-        y = y - jnp.mean(y, axis=(1, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(y), axis=(1, 3), keepdims=True)
-        y = (y * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        scale, bias = (
-            v[...].astype(jnp.float32)[None, None, None] for v in (self.scale, self.bias)
-        )
-        return (y * scale + bias).astype(x.dtype)
+    Returns:
+      function(x), [B, ...].
+    """
+    if len(x) <= rows or len(x) % rows or _batch_is_split():
+        return function(x)
+
+    def in_turn(x):
+        y = jax.lax.map(function, x.reshape(-1, rows, *x.shape[1:]))
+        return y.reshape(-1, *y.shape[2:])
+
+    return jax.lax.platform_dependent(x, cpu=in_turn, default=function)
+
+
+def _batch_is_split() -> bool:
+    """Return whether several devices share the batch, of which each would wait for the others."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape.get("data", 1) > 1
+
+
+def convolve(x: Array, kernel: Array, *, double: bool = False) -> Array:
+    """Equal `direct(x, kernel)`, or `doubled(x, kernel)`; wide float32 ones are quicker on a CPU.
+
+    Args:
+      x: [B, H, W, C]. kernel: [3, 3, C, O], of the same dtype.
+      double: repeat each pixel along both sides before.
+
+    Returns:
+      [B, H, W, O], or [B, 2 H, 2 W, O].
+    """
+    plain, quick = (doubled, doubled_by_differences) if double else (direct, by_tiles)
+    if x.dtype != jnp.float32 or min(kernel.shape[2:]) < FEWEST_CHANNELS:
+        return plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=quick, default=plain)
 
 
 def direct(
@@ -170,7 +173,7 @@ def doubled_by_differences(x: Array, kernel: Array) -> Array:
     along_height = x[:, :-1] - x[:, 1:]  # [B, H + 1, W + 2, C]
     along_width = (x[:, :, :-1] - x[:, :, 1:])[:, 1:-1]  # [B, H, W + 1, C]
     along_both = along_height[:, :, :-1] - along_height[:, :, 1:]
-    # Products for the four pixels (even or odd row, even or odd column) that come of one.
+    # Products for the four pixels (even or odd row, even or odd column) that one becomes.
     whole = _products(x[:, 1:-1, 1:-1], s[1])
     by_height = _products(along_height[:, :, 1:-1], u[1], w[1])
     by_width = _products(along_width, s[0], s[2])
@@ -186,7 +189,7 @@ def doubled_by_differences(x: Array, kernel: Array) -> Array:
 
 
 def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
-    """Multiply a list of arrays by a matrix of a few numbers, zeros left out."""
+    """Multiply a list of arrays by a matrix of a few numbers; zeros cost nothing."""
     return [
         sum(a if c == 1 else np.float32(c) * a for c, a in zip(row, arrays, strict=True) if c)
         for row in matrix
