@@ -10,6 +10,7 @@ from PIL import Image
 
 from miro_jax.annotate import extremes
 from miro_jax.annotate.finish import merge
+from miro_jax.report import scored
 from tests.annotating import Brightness, call, make_pieces, sample
 from tests.sources import write_tar
 
@@ -122,3 +123,9 @@ def test_damage_of_a_piece_is_no_good_news(tmp_path):
     (tmp_path / "s" / "p1.tar").write_bytes(b"")
     call(paths, tmp_path / "out", max_failure_rate=1.0)
     assert "nothing failed" not in read_page(tmp_path / "out").lower()
+
+
+def test_empty_levels_are_counted_in_plain_grammar():
+    assert scored._emptiness(0, 64, 900) == "every level has samples"
+    assert scored._emptiness(1, 64, 900) == "1 of 64 levels is empty"
+    assert scored._emptiness(34, 64, 30) == "34 of 64 levels are empty: 30 scores for 64 levels"

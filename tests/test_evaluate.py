@@ -7,7 +7,7 @@ import pytest
 
 from configs import base as configs
 from miro_jax.evaluate import run as evaluate
-from miro_jax.report import distributions
+from miro_jax.report import statistics
 from tests.painting import Gauge
 
 REWARDS = [Gauge("first", 0), Gauge("second", 1)]
@@ -39,8 +39,8 @@ def test_variants_are_valid(variant):
 def write_stats(folder, captions, synthetic):
     names = [r.identity for r in REWARDS]
     stats = {
-        "captions": distributions.summarize(captions, names),
-        "synthetic_captions": distributions.summarize(synthetic, names),
+        "captions": statistics.summarize(captions, names),
+        "synthetic_captions": statistics.summarize(synthetic, names),
     }
     (folder / "stats.json").write_text(json.dumps(stats))
 

@@ -8,6 +8,7 @@ import pytest
 
 from configs import base as configs
 from miro_jax import evaluate, report
+from miro_jax.report.statistics import rank_correlation
 from miro_jax.rewards import load_reward
 from tests.painting import Painter, gauges
 
@@ -171,6 +172,15 @@ def test_a_working_dial_is_told_from_a_flat_one():
     cross = {"asked": ["a", "b"], "measured": ["a", "b"], "low": [[0.1, 0], [0, -0.1]]}
     found = {"cross": cross, "dials": {n: {"rank_of_means": 1.0} for n in "ab"}}
     assert report.page.works(found, "a") and not report.page.works(found, "b")
+
+
+def test_a_rank_of_nine_tenths_counts_whatever_its_rounding():
+    rank = rank_correlation([0, 0.25, 0.5, 0.75, 1], [1, 3, 2, 4, 5])
+    assert rank == pytest.approx(0.9)
+    cross = {"asked": ["a"], "measured": ["a"], "low": [[0.1]]}
+    for value, rises in ((0.8999999999999998, True), (rank, True), (0.8, False), (None, False)):
+        found = {"cross": cross, "dials": {"a": {"rank_of_means": value}}}
+        assert report.page.works(found, "a") is rises
 
 
 def test_evaluators_that_did_not_run_are_named_and_the_rest_is_shown(tmp_path):

@@ -35,7 +35,7 @@ from miro_jax.data.records.shards import join_scores, read_published
 from miro_jax.data.sources import Piece
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
-from miro_jax.report.distributions import summarize
+from miro_jax.report.statistics import summarize
 
 FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
 # What the content of a record depends on, besides the configuration.

@@ -9,6 +9,9 @@ from miro_jax.report.charts import format_number
 from miro_jax.report.facts import Facts
 from miro_jax.report.style import STYLE
 
+RISING = 0.9  # rank correlation of a dial that rises
+_ROUNDING = 1e-9  # ranks of five levels that make 0.9 give 0.8999999999999998
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:
@@ -146,11 +149,11 @@ def tiles_of(tiles: Sequence[tuple[str, str, str]]) -> str:
 
 
 def works(found: dict[str, Any], name: str) -> bool:
-    """Tell whether a dial rises: by rank, and from its lowest to its highest beyond chance."""
+    """Return whether a dial rises: by rank, and from its lowest to its highest beyond chance."""
     cross = found["cross"]
     low = cross["low"][cross["asked"].index(name)][cross["measured"].index(name)]
     rank = found["dials"][name]["rank_of_means"]
-    return rank is not None and rank >= 0.9 and low > 0
+    return rank is not None and rank >= RISING - _ROUNDING and low > 0
 
 
 def _colophon(facts: Facts) -> str:

@@ -191,9 +191,7 @@ def levels(scored: Scored) -> Section:
         chart.bars(list(range(count + 1)), numbers.tolist())
         chart.level(equal, "ideal")
         empty = int((numbers == 0).sum())
-        note = f"{empty} of {count} levels are empty" if empty else "no level is empty"
-        if len(known) < count:
-            note += f": {len(known)} scores for {count} levels"
+        note = _emptiness(empty, count, len(known))
         charts.append(
             f"<div><h4>{html.escape(name)}<span>{note}</span></h4>"
             f"{chart.svg(f'{name}: {note}')}</div>"
@@ -204,10 +202,19 @@ def levels(scored: Scored) -> Section:
     )
     lead = (
         "Levels are quantiles, so each should hold an equal share. Equal scores stay in one level: "
-        "towers and gaps mean that a reward gives the same score to many pictures."
+        "towers and gaps mean that a reward gives the same score to many pictures. No sample of "
+        "training has an empty level."
     )
     body = figure(f'<div class="pair">{"".join(charts)}</div>', caption)
     return Section("levels", "How full the levels are", lead, body)
+
+
+def _emptiness(empty: int, levels: int, scores: int) -> str:
+    """Return how many levels no sample has, and why where it is plain."""
+    if not empty:
+        return "every level has samples"
+    note = f"{empty} of {levels} levels {'is' if empty == 1 else 'are'} empty"
+    return note + (f": {scores} scores for {levels} levels" if scores < levels else "")
 
 
 def correlations(scored: Scored) -> Section:

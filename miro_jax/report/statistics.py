@@ -1,22 +1,42 @@
-"""Intervals and rank correlations of evaluators.
+"""Intervals, rank correlations and distributions: the numbers of pages and tables.
 
-All intervals are of 95 %. Letters: N samples.
+All intervals are of 95 %. Letters: N samples, R rewards.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from scipy import stats
 
-_Z = 1.959963984540054  # of a normal distribution, 95 % lie within
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+_MOST_BUCKETS = 50  # of a histogram
+_CONFIDENCE = 0.95
 _RESAMPLES = 1000
 _SEED = 0  # of the resampling: the same samples give the same interval
 
 
-def bootstrap_mean(values: np.ndarray) -> dict[str, float]:
-    """Return the mean of [N] values with its percentile bootstrap interval: mean, low, high."""
+class Mean(TypedDict):
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Share(TypedDict):
+    """A share with its interval; a mean of several shares has no counts."""
+
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: np.ndarray) -> Mean:
+    """Return the mean of [N] values with its percentile bootstrap interval."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f"values must be [N] with N >= 1; got shape {values.shape}.")
@@ -26,26 +46,23 @@ def bootstrap_mean(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def wilson(correct: int, total: int) -> dict[str, Any]:
-    """Return the share correct / total with its Wilson score interval (Wilson, 1927).
-
-    Returns:
-      correct, total, accuracy, low, high.
-    """
+def wilson(correct: int, total: int) -> Share:
+    """Return the share correct / total with its Wilson score interval (Wilson, 1927)."""
     if not 0 <= correct <= total or total < 1:
         raise ValueError(
             f"correct must be within 0..total and total >= 1; got {correct} of {total}."
         )
-    share, z2 = correct / total, _Z**2
-    center = (correct + z2 / 2) / (total + z2)
-    half = _Z * math.sqrt(total * share * (1 - share) + z2 / 4) / (total + z2)
-    # Exact at the ends, where rounding may leave the unit interval or pass the share itself.
-    low = 0.0 if correct == 0 else max(center - half, 0.0)
-    high = 1.0 if correct == total else min(center + half, 1.0)
-    return {"correct": correct, "total": total, "accuracy": share, "low": low, "high": high}
+    interval = stats.binomtest(correct, total).proportion_ci(_CONFIDENCE, method="wilson")
+    return {
+        "correct": correct,
+        "total": total,
+        "accuracy": correct / total,
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }
 
 
-def mean_of_shares(shares: Sequence[dict[str, Any]]) -> dict[str, float]:
+def mean_of_shares(shares: Sequence[Share]) -> dict[str, float]:
     """Return the unweighted mean of shares given by `wilson`: accuracy, low, high.
 
     The interval adds the squared distances of each share to its own bounds (the method of variance
@@ -64,3 +81,85 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(stats.spearmanr(x, y).statistic)
+
+
+def describe(scores: np.ndarray) -> dict:
+    """Describe the scores of one reward.
+
+    Args:
+      scores: [N] float, NaN is missing.
+
+    Returns:
+      count, missing, and where there is a score: mean, std, min, max, percentiles (exact) and the
+      histogram (`counts` in equal buckets between `edges`), as JSON values.
+    """
+    present = scores[~np.isnan(scores)]
+    facts = {"count": len(present), "missing": len(scores) - len(present)}
+    if not len(present):
+        return facts
+    present = np.sort(present)  # percentiles of a sorted array need no copies
+    counts, edges = np.histogram(present, bins=_num_buckets(present))
+    values = np.percentile(present, PERCENTILES)
+    return facts | {
+        "mean": float(present.mean(dtype=np.float64)),
+        "std": float(present.std(dtype=np.float64)),
+        "min": float(present[0]),
+        "max": float(present[-1]),
+        "percentiles": {str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
+        "histogram": {"counts": counts.tolist(), "edges": edges.astype(float).tolist()},
+    }
+
+
+def _num_buckets(values: np.ndarray) -> int:
+    """Return how many buckets [N] values fill: Sturges (1926) or Freedman and Diaconis (1981).
+
+    The larger of the two, as numpy's "auto", but bounded before an outlier makes millions.
+    """
+    size = len(values)
+    low, high = np.percentile(values, (25, 75))
+    width = 2.0 * (high - low) / size ** (1 / 3)
+    by_width = np.ptp(values) / width if width > 0 else 0.0
+    return math.ceil(min(max(math.log2(size) + 1, by_width), _MOST_BUCKETS))
+
+
+def summarize(scores: np.ndarray, names: Sequence[str]) -> dict:
+    """Describe several rewards and how they correlate, for stats.json.
+
+    Args:
+      scores: [N, R] float, NaN is missing.
+      names: [R].
+
+    Returns:
+      JSON values: `rewards`, see `describe`; and the matrices `pearson` and `spearman` [R][R] over
+      the samples that have both scores (None where undefined).
+    """
+    scores = np.asarray(scores, np.float64).reshape(-1, len(names))
+    return {
+        "rewards": {name: describe(column) for name, column in zip(names, scores.T, strict=True)},
+        "pearson": _correlations(scores, ranked=False),
+        "spearman": _correlations(scores, ranked=True),
+    }
+
+
+def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
+    """Correlate every pair of columns; None where one is constant or fewer than two have both."""
+    scores = scores[~np.isnan(scores).all(axis=1)]
+    num_rewards = scores.shape[1]
+    holes = np.isnan(scores)
+    # Sorting takes the time: a column without holes is ranked once for all its pairs.
+    whole = {
+        i: stats.rankdata(scores[:, i]) if ranked else scores[:, i]
+        for i in range(num_rewards)
+        if not holes[:, i].any()
+    }
+    table: list[list[float | None]] = [[None] * num_rewards for _ in range(num_rewards)]
+    for i in range(num_rewards):
+        for j in range(i, num_rewards):
+            if i in whole and j in whole:
+                pair = np.stack([whole[i], whole[j]])
+            else:
+                pair = scores[~holes[:, i] & ~holes[:, j]][:, [i, j]].T
+                pair = stats.rankdata(pair, axis=1) if ranked else pair
+            if pair.shape[1] >= 2 and (np.ptp(pair, axis=1) > 0).all():
+                table[i][j] = table[j][i] = float(np.corrcoef(pair)[0, 1])
+    return table

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from miro_jax import __version__
 from miro_jax.report.charts import format_number
-from miro_jax.report.distributions import PERCENTILES, describe
+from miro_jax.report.statistics import PERCENTILES, describe
 from miro_jax.score.parts import Parts
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")

@@ -1,7 +1,8 @@
-"""Intervals and rank correlations against textbook values."""
+"""Intervals, rank correlations and distributions: against textbook values, scipy and numpy."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from miro_jax.report import statistics
 
@@ -89,3 +90,36 @@ def test_rank_correlation_matches_closed_forms(x, y, rho):
 def test_rank_correlation_of_a_constant_is_undefined():
     assert statistics.rank_correlation([1, 2, 3], [4, 4, 4]) is None
     assert statistics.rank_correlation([1], [2]) is None
+
+
+def test_summary_agrees_with_scipy_and_numpy():
+    rng = np.random.default_rng(5)
+    scores = np.round(rng.normal(size=(200, 3)), 1)
+    scores[:, 1] += scores[:, 0]
+    scores[:, 2] = 7
+    scores[:50, 1] = np.nan
+    summary = statistics.summarize(scores, ["a@1", "b@1", "c@1"])
+    both = scores[50:]
+    np.testing.assert_allclose(
+        summary["spearman"][0][1], stats.spearmanr(both[:, 0], both[:, 1])[0], atol=1e-12
+    )
+    np.testing.assert_allclose(summary["pearson"][1][0], np.corrcoef(both[:, 0], both[:, 1])[0, 1])
+    assert summary["pearson"][2] == [None, None, None]
+    b = summary["rewards"]["b@1"]
+    assert (b["count"], b["missing"]) == (150, 50)
+    assert sum(b["histogram"]["counts"]) == 150
+    assert b["percentiles"]["50"] == pytest.approx(np.median(both[:, 1]))
+
+
+@pytest.mark.parametrize("count, most", [(2, 2), (24, 12), (1000, 50)])
+def test_a_histogram_has_as_many_bars_as_its_samples_carry(count, most):
+    scores = np.random.default_rng(3).normal(size=count)
+    counts = statistics.describe(scores)["histogram"]["counts"]
+    assert 2 <= len(counts) <= most and sum(counts) == count
+    assert len(counts) < count or count == 2
+
+
+def test_an_outlier_and_a_constant_give_a_bounded_histogram():
+    scores = np.append(np.linspace(0, 1, 999), 1e12)
+    assert len(statistics.describe(scores)["histogram"]["counts"]) == 50
+    assert sum(statistics.describe(np.full(9, 0.3))["histogram"]["counts"]) == 9
