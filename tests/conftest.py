@@ -2,13 +2,19 @@
 
 The environment is set before jax is imported, and through variables rather than `jax.config`, so
 that the processes that tests start inherit it.
+
+Tests below tests/oracles/ compare with PyTorch; all others pass where it is not installed, which
+`MIRO_TEST_WITHOUT_TORCH=1` proves: importing it fails, and tests/oracles/ is not collected.
 """
 
+import gc
 import importlib.metadata
 import os
 import pathlib
 
 import pytest
+
+from tests import absent
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
@@ -20,6 +26,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / importlib.metadata.version("jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+if os.environ.get("MIRO_TEST_WITHOUT_TORCH") == "1":
+    absent.hide("torch")
+    collect_ignore = ["oracles"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop the compiled programs of a finished module: those of the whole suite fill 6 GiB."""
+    yield
+    import jax  # not before the environment is set, nor where a test needs none
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -30,15 +30,11 @@ ENCODERS = {
 
 # tensorboardX imports torch where it is, which takes seconds: it is hidden.
 _SERVER = """
-import sys
+from tests import absent
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Absent())
+absent.hide("torch")
 from tests import sampling
+
 sampling.serve()
 """
 

@@ -13,17 +13,11 @@ from configs.base import get_config
 from miro_jax import annotate
 from miro_jax.annotate import estimate, sizes, tell
 from miro_jax.data.shapes import world
-from tests import published
 from tests.annotating import make_pieces, open_paths, sample
 from tests.sources import write_tar
 
 ROOT = pathlib.Path(__file__).parent.parent
 SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return published.make(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +146,6 @@ def test_a_disk_that_is_too_small_is_named(source, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)
     text = tell.describe(make_plan(source, tmp_path / "out"))
     assert f"free on {tmp_path}: 1.0 kB: DOES NOT FIT" in text
-
-
-def test_parameters_are_counted_in_the_weights_that_are_there(weights, source, tmp_path):
-    assert sizes.count_parameters("zhiqiulin/clip-flant5-xxl", "model", "") is None
-    whole = sizes.count_parameters(weights["pick_score"], "model", "")
-    vision = sizes.count_parameters(weights["aesthetic"], "model", r"vision_model\.")
-    assert 0 < vision < whole
-    text = tell.describe(
-        make_plan(source, tmp_path, weights={name: weights[name] for name in SEVEN}), 1
-    )
-    assert text.count("as published") == 2  # the encoders are the authors' own
-    assert "fetched from the hub at the start: stabilityai/sdxl-vae, google/flan-t5-xl" in text
-    assert f"rewards: pick_score            {whole / 1e6:9,.1f} M parameters:" in text
 
 
 def test_records_are_estimated_from_a_few_pieces(tmp_path):

@@ -126,9 +126,20 @@ def test_torch_is_imported_by_oracles_and_benchmarks_only_and_tensorflow_nowhere
         for top in [name.split(".")[0]]
         if top == "tensorflow"
         or (
-            top in ("torch", "miro")
+            (top in ("torch", "diffusers", "open_clip", "miro") or name.startswith("tests.oracles"))
             and not place(path).startswith(("tests/oracles/", "benchmarks/"))
         )
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_helpers_of_tests_import_no_test_module():
+    wrong = [
+        f"{place(path)}:{line} imports {name}"
+        for path in EVERYTHING
+        if place(path).startswith("tests/") and not path.stem.startswith("test_")
+        for name, line in imports(TREES[path])
+        if name.startswith("tests.") and ".test_" in name
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -146,13 +157,9 @@ def test_configs_import_ml_collections_only():
 
 IMPORT_ALL = """
 import importlib, sys, warnings
+from tests import absent
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "tensorflow"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
+absent.hide("torch", "tensorflow")
 warnings.filterwarnings("error", module="miro_jax")
 for name in sys.argv[1:]:
     importlib.import_module(name)

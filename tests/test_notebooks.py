@@ -1,48 +1,15 @@
-"""Notebooks run from top to bottom, at tiny size with weights made here."""
+"""Notebooks are valid and carry no outputs; tests/oracles/test_notebooks.py runs them."""
 
 import pathlib
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
-
-from tests import releases
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
-PATIENCE = 600  # seconds until a cell counts as hanging, on the busiest machine
-
-
-def run(name):
-    """Execute a notebook of the repository; return its cells."""
-    notebook = nbformat.read(FOLDER / name, as_version=4)
-    # Sockets of the file system: no port that another process may want.
-    settings = Config({"KernelManager": {"transport": "ipc"}})
-    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", config=settings).execute()
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def outputs(cells):
-    return [output for cell in cells for output in cell.outputs]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.name)
 def test_notebooks_are_valid_and_carry_no_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert not outputs([cell for cell in notebook.cells if cell.cell_type == "code"])
-
-
-def test_the_sampling_notebook_shows_pictures_and_memory(tmp_path, monkeypatch):
-    files = releases.make(tmp_path, num_rewards=2)
-    monkeypatch.setenv("MIRO_JAX_MODEL", str(files.miro))
-    monkeypatch.setenv("MIRO_JAX_TEXT_ENCODER", str(files.text_encoder))
-    monkeypatch.setenv("MIRO_JAX_VAE", str(files.vae))
-    monkeypatch.setenv("MIRO_JAX_STEPS", "2")
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
-    found = outputs(run("sample.ipynb"))
-    pictures = [o for o in found if o.output_type == "display_data" and "image/png" in o.data]
-    printed = "".join(o.text for o in found if o.output_type == "stream" and o.name == "stdout")
-    assert len(pictures) == 7
-    assert "rewards of this model: clip, aesthetic" in printed
-    assert printed.count("peak memory") == 4
+    assert not [c for c in notebook.cells if c.cell_type == "code" and c.outputs]

@@ -21,6 +21,7 @@ from miro_jax.report.metric_lines import read_metrics
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.state import leaf_name
+from tests import absent
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
@@ -155,16 +156,8 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-class Absent:
-    """An import hook under which torch, a test's dependency, is not installed."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":
-            raise ModuleNotFoundError(name, name=name)
-
-
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Absent())  # tensorboardX imports torch where it is, which takes seconds
+    absent.hide("torch")  # tensorboardX imports torch where it is, which takes seconds
     from miro_jax import main as entry
 
     _serve()

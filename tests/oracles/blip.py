@@ -9,6 +9,15 @@ import torch
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
+VISION = {
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "num_hidden_layers": 2,
+    "intermediate_size": 80,
+    "image_size": 24,
+    "patch_size": 8,
+}
+
 torch.set_num_threads(1)
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of ImageReward's code
@@ -134,3 +143,19 @@ def wordpiece_ids(vocabulary: Path, texts: Sequence[str], longest: int) -> np.nd
     tokenizer = BertTokenizerLegacy(str(vocabulary))
     options = {"padding": "max_length", "truncation": True, "max_length": longest}
     return np.array([tokenizer(text, **options)["input_ids"] for text in texts])
+
+
+def vocabulary():
+    pieces = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!-'ß狗猫🦊🐻ﬁø"
+    pieces += [
+        *letters,
+        *(f"##{x}" for x in letters),
+        "fox",
+        "snow",
+        "the",
+        "##tion",
+        "##ing",
+        "ka",
+    ]
+    return list(dict.fromkeys([*pieces, "##lo", "kal", "##mi", "re", "##nu", "cafe", "bar"]))

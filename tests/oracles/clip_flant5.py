@@ -29,6 +29,13 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 QUESTION = 'Does this figure show "%s"? Please answer yes or no.'
+CAPTIONS = [
+    "a red cat on the grass",
+    "",
+    "two dogs, one small and one large, play with an old ball in the garden " * 3,
+    "Café {0} with 100 % 'quotes' \"here\" and 🐱",
+]
+CORPUS = [SYSTEM, QUESTION, "USER: ASSISTANT: Yes No", *CAPTIONS, "Yes"] * 8
 
 
 class Oracle:

@@ -7,6 +7,32 @@ from PIL import Image
 from tests.oracles import clip_tokens, resize
 from tests.oracles.clip import Oracle
 
+NUM_MERGES = 40
+# Widths of heads as the family has them: HPSv2's file does not tell.
+CONFIG = {
+    "projection_dim": 16,
+    "text_config": {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 48,
+        "vocab_size": 512 + NUM_MERGES + 2,
+        "max_position_embeddings": 77,
+        "hidden_act": "gelu",
+        "eos_token_id": 2,
+    },
+    "vision_config": {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        "hidden_act": "gelu",
+    },
+}
+HEAD = "sac+logos+ava1-l14-linearMSE"
+
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTHS = (1024, 128, 64, 16, 1)
 HEAD_PLACES = (0, 2, 4, 6, 7)  # dropout stands between

@@ -13,9 +13,42 @@ import torch
 from torch.nn import functional
 from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
+from tests.oracles.jina_tokenizer import PIECES
+
 torch.set_num_threads(1)
 
 RANK, ALPHA = 4, 8  # a scale that is not 1
+KWARGS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": PIECES + 10,
+    "rotary_emb_base": 500.0,
+    "lora_adaptations": ["text-matching", "retrieval.query"],
+    "lora_alpha": ALPHA,
+    "lora_rank": RANK,
+}
+CONFIG = {
+    "add_projections": False,
+    "logit_scale_init_value": 2.6592,
+    "text_config": {
+        "default_lora_task": "retrieval.query",
+        "hf_model_config_kwargs": KWARGS,
+        "hf_model_name_or_path": "jinaai/jina-embeddings-v3",
+        "pooler_type": "mean_pooler",
+    },
+    "vision_config": {
+        "width": 32,
+        "layers": 2,
+        "head_width": 8,
+        "image_size": 30,
+        "patch_size": 7,
+        "mlp_ratio": 2.6667,
+        "pt_hw_seq_len": 3,
+        "intp_freq": True,
+    },
+}
 
 
 class Vision:

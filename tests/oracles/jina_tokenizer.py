@@ -4,9 +4,16 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from transformers import XLMRobertaTokenizer
+
+WORDS = (
+    "fox snow red The a Café in löwe 狗 naïve running with three , . ! 7 blue's under ﬁre".split()
+)
+CORPUS = [" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(200)]
+PIECES = 60
 
 FIRST = ("<s>", "<pad>", "</s>", "<unk>")  # 0, 1, 2, 3; SentencePiece has <unk>, <s>, </s>
 

@@ -17,14 +17,7 @@ from miro_jax.rewards import base, contract, load_reward, vqa
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import clip_flant5 as oracles
 from tests.oracles import t5, t5_tokenizer
-
-CAPTIONS = [
-    "a red cat on the grass",
-    "",
-    "two dogs, one small and one large, play with an old ball in the garden " * 3,
-    "Café {0} with 100 % 'quotes' \"here\" and 🐱",
-]
-CORPUS = [oracles.SYSTEM, oracles.QUESTION, "USER: ASSISTANT: Yes No", *CAPTIONS, "Yes"] * 8
+from tests.oracles.clip_flant5 import CAPTIONS, CORPUS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 
 from miro_jax.pretrained.weights.tensors import write_safetensors
-from tests import releases
 from tests.oracles import (
     blip,
     clip,
@@ -14,17 +13,10 @@ from tests.oracles import (
     clip_tokens,
     jina,
     jina_tokenizer,
+    releases,
     t5,
     t5_tokenizer,
 )
-from tests.test_rewards_clip import CONFIG as CLIP
-from tests.test_rewards_clip import HEAD, NUM_MERGES
-from tests.test_rewards_clip_jina import CONFIG as JINA
-from tests.test_rewards_clip_jina import CORPUS as JINA_CORPUS
-from tests.test_rewards_clip_jina import PIECES
-from tests.test_rewards_image_reward import VISION as BLIP_VISION
-from tests.test_rewards_image_reward import vocabulary
-from tests.test_rewards_vqa import CORPUS
 
 CLIP_REWARDS = ("aesthetic", "pick_score", "hpsv2", "sci_score")
 
@@ -43,21 +35,21 @@ def make(folder):
 def make_clip(folder):
     """One folder that is a repository of each of the rewards made of a CLIP."""
     folder.mkdir(parents=True)
-    oracle = clip.Oracle(CLIP, seed=5)
-    (folder / "config.json").write_text(json.dumps(CLIP))
+    oracle = clip.Oracle(clip_rewards.CONFIG, seed=5)
+    (folder / "config.json").write_text(json.dumps(clip_rewards.CONFIG))
     write_safetensors(folder / "model.safetensors", oracle.tensors())
     half = {k: v.astype(np.float16) for k, v in clip.opened(oracle.tensors()).items()}
     write_safetensors(folder / "HPS_v2.1_compressed.safetensors", half)
-    clip_tokens.write_tokenizer_json(folder, NUM_MERGES)
-    clip_rewards.save_pickle(folder / f"{HEAD}.pth", clip_rewards.make_head(16))
+    clip_tokens.write_tokenizer_json(folder, clip_rewards.NUM_MERGES)
+    clip_rewards.save_pickle(folder / f"{clip_rewards.HEAD}.pth", clip_rewards.make_head(16))
     return folder
 
 
 def make_jina(folder):
     """The CLIP score's."""
     folder.mkdir(parents=True)
-    jina.Oracle(JINA, seed=6).write(folder)
-    jina_tokenizer.train(folder, JINA_CORPUS, PIECES)
+    jina.Oracle(jina.CONFIG, seed=6).write(folder)
+    jina_tokenizer.train(folder, jina_tokenizer.CORPUS, jina_tokenizer.PIECES)
     return folder
 
 
@@ -69,12 +61,12 @@ def make_image_reward(folder):
         "num_attention_heads": 3,
         "num_hidden_layers": 1,
         "intermediate_size": 72,
-        "vocab_size": len(vocabulary()) + 2,
+        "vocab_size": len(blip.vocabulary()) + 2,
         "max_position_embeddings": 40,
         "layer_norm_eps": 1e-12,
     }
-    blip.Oracle(BLIP_VISION, text, widths=(20, 9, 8, 5, 1), seed=2).write(folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", "utf-8")
+    blip.Oracle(blip.VISION, text, widths=(20, 9, 8, 5, 1), seed=2).write(folder)
+    (folder / "vocab.txt").write_text("\n".join(blip.vocabulary()) + "\n", "utf-8")
     return folder
 
 
@@ -82,7 +74,7 @@ def make_vqa(folder):
     """VQAScore's, which names the folder of its vision tower's sizes."""
     vision = folder / "vision"
     vision.mkdir(parents=True)
-    processor = t5_tokenizer.train(folder, CORPUS, pieces=150)
+    processor = t5_tokenizer.train(folder, clip_flant5.CORPUS, pieces=150)
     oracle = clip_flant5.Oracle(t5.TINY | {"vocab_size": processor.vocab_size() + 15}, seed=11)
     settings = oracle.config() | {"mm_vision_tower": str(vision)}
     (folder / "config.json").write_text(json.dumps(settings))

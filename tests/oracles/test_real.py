@@ -26,10 +26,10 @@ from miro_jax.data.shapes import world
 from miro_jax.data.sources import images
 from miro_jax.pretrained.encoders import build_image_encoder
 from miro_jax.rewards import load_rewards
-from tests import published
 from tests.networks import quick_compilation
+from tests.oracles import published
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 PICTURES = 20
 
 

@@ -11,9 +11,9 @@ from miro_jax.pretrained.weights import hub, official, tensors
 from miro_jax.sample import trained
 from miro_jax.sample.pipeline import MiroPipeline
 from tests.networks import difference, make_batch, paths, quick_compilation, resize
+from tests.oracles.pairs import ODD, REWARDS, TINY, with_gaps
 from tests.oracles.release import Authors, save_release
 from tests.oracles.rin import Oracle
-from tests.pairs import ODD, REWARDS, TINY, with_gaps
 
 FOUR = resize(ODD, latent_shape=(12, 12, 4), num_rewards=4)
 

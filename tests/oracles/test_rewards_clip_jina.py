@@ -16,43 +16,9 @@ from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.rewards import base, clip, contract
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles import jina, jina_tokenizer
+from tests.oracles.jina import CONFIG
+from tests.oracles.jina_tokenizer import CORPUS, PIECES, WORDS
 
-WORDS = (
-    "fox snow red The a Café in löwe 狗 naïve running with three , . ! 7 blue's under ﬁre".split()
-)
-CORPUS = [" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(200)]
-PIECES = 60
-KWARGS = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "vocab_size": PIECES + 10,
-    "rotary_emb_base": 500.0,
-    "lora_adaptations": ["text-matching", "retrieval.query"],
-    "lora_alpha": jina.ALPHA,
-    "lora_rank": jina.RANK,
-}
-CONFIG = {
-    "add_projections": False,
-    "logit_scale_init_value": 2.6592,
-    "text_config": {
-        "default_lora_task": "retrieval.query",
-        "hf_model_config_kwargs": KWARGS,
-        "hf_model_name_or_path": "jinaai/jina-embeddings-v3",
-        "pooler_type": "mean_pooler",
-    },
-    "vision_config": {
-        "width": 32,
-        "layers": 2,
-        "head_width": 8,
-        "image_size": 30,
-        "patch_size": 7,
-        "mlp_ratio": 2.6667,
-        "pt_hw_seq_len": 3,
-        "intp_freq": True,
-    },
-}
 LONG = "a red fox in the snow, " * 300
 CAPTIONS = ["A red fox, in snow!", "", "Café 狗 naïve \U0001f98a", LONG, "A red fox, in snow!"]
 

@@ -14,33 +14,9 @@ from miro_jax.rewards.contract import check_reward
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
+from tests.oracles.clip_rewards import CONFIG, HEAD, NUM_MERGES
 
-NUM_MERGES = 40
-# Widths of heads as the family has them: HPSv2's file does not tell.
-CONFIG = {
-    "projection_dim": 16,
-    "text_config": {
-        "hidden_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 48,
-        "vocab_size": 512 + NUM_MERGES + 2,
-        "max_position_embeddings": 77,
-        "hidden_act": "gelu",
-        "eos_token_id": 2,
-    },
-    "vision_config": {
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 80,
-        "image_size": 28,
-        "patch_size": 7,
-        "hidden_act": "gelu",
-    },
-}
 HF_REWARDS = ("pick_score", "sci_score", "openai_clip")
-HEAD = "sac+logos+ava1-l14-linearMSE"
 CAPTIONS = [
     "a red fox in the snow",
     "the cat &amp; the hat",

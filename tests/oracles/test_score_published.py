@@ -13,8 +13,8 @@ from miro_jax.score import command
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
+from tests.oracles.clip_rewards import CONFIG, HEAD, NUM_MERGES
 from tests.scoring import file_bytes, picture, read_rows, score, write_csv
-from tests.test_rewards_clip import CONFIG, HEAD, NUM_MERGES
 
 NAMES = ("aesthetic", "pick_score", "sci_score", "hpsv2@2.0")
 IDENTITIES = ("aesthetic@1", "pick_score@1", "sci_score@1", "hpsv2@2.0")

@@ -13,8 +13,8 @@ from miro_jax import MiroPipeline
 from miro_jax.pretrained.networks import t5
 from miro_jax.pretrained.weights import hub
 from miro_jax.sample import trained
-from tests import releases
 from tests.networks import difference, paths, quick_compilation, small_mesh
+from tests.oracles import releases
 
 PROMPTS = ["a red fox in snow", "a robot"]
 SETTINGS = {"num_steps": 2, "seed": 3}

@@ -17,16 +17,8 @@ from miro_jax.pretrained.weights.wordpiece import load_wordpiece
 from miro_jax.rewards import base, image_reward, linear_head
 from miro_jax.rewards.contract import check_reward
 from tests.networks import quick_compilation, small_mesh
-from tests.oracles.blip import Oracle, wordpiece_ids
+from tests.oracles.blip import VISION, Oracle, vocabulary, wordpiece_ids
 
-VISION = {
-    "hidden_size": 64,
-    "num_attention_heads": 1,
-    "num_hidden_layers": 2,
-    "intermediate_size": 80,
-    "image_size": 24,
-    "patch_size": 8,
-}
 SYLLABLES = (
     "ka lo mi ré ñu ÄÖ sh tion ing 狗 猫 🦊 é́ ß Å ﬁ İ 'll - . , ! [SEP] [CLS] 3 17 \t \x07".split(
         " "
@@ -40,22 +32,6 @@ CAPTIONS = ["A fox, in snow", "ein Bär läuft 🐻 zum naïve café!", "", LONG
 def precise():
     with quick_compilation(), jax.default_matmul_precision("highest"):
         yield
-
-
-def vocabulary():
-    pieces = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!-'ß狗猫🦊🐻ﬁø"
-    pieces += [
-        *letters,
-        *(f"##{x}" for x in letters),
-        "fox",
-        "snow",
-        "the",
-        "##tion",
-        "##ing",
-        "ka",
-    ]
-    return list(dict.fromkeys([*pieces, "##lo", "kal", "##mi", "re", "##nu", "cafe", "bar"]))
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.networks import resize
 from tests.oracles import t5, t5_tokenizer, vae
+from tests.oracles.pairs import REWARDS, TINY
 from tests.oracles.release import save_release
 from tests.oracles.rin import Oracle
-from tests.pairs import REWARDS, TINY
 
 WORDS = "a an of on in with red blue fox cat robot snow forest garden portrait painting of light"
 

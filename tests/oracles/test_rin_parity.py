@@ -26,7 +26,7 @@ from tests.networks import (
     quick_compilation,
     without_effect,
 )
-from tests.pairs import ODD, RELEASED, TINY, Pair, with_gaps
+from tests.oracles.pairs import ODD, RELEASED, TINY, Pair, with_gaps
 
 TOLERANCE = 1e-5
 

@@ -1,0 +1,31 @@
+"""What the plan of an annotation reports of weights that are there."""
+
+from miro_jax import annotate
+from miro_jax.annotate import sizes, tell
+from miro_jax.data.shapes import world
+from tests.oracles import published
+
+SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
+
+
+def test_parameters_are_counted_in_the_weights_that_are_there(tmp_path):
+    weights = published.make(tmp_path / "weights")
+    world.write_shards(tmp_path / "source", 60, 24, 20)
+    assert sizes.count_parameters("zhiqiulin/clip-flant5-xxl", "model", "") is None
+    whole = sizes.count_parameters(weights["pick_score"], "model", "")
+    vision = sizes.count_parameters(weights["aesthetic"], "model", r"vision_model\.")
+    assert 0 < vision < whole
+    plan = annotate.plan(
+        f"tar:{tmp_path}/source/*.tar",
+        tmp_path / "out",
+        SEVEN,
+        image_encoder={"name": "sdxl_vae", "size": 256},
+        caption_encoder={"name": "flan_t5", "width": 2048, "max_tokens": 256},
+        dtype="bfloat16",
+        will_write=False,
+        weights={name: weights[name] for name in SEVEN},
+    )
+    text = tell.describe(plan, 1)
+    assert text.count("as published") == 2  # the encoders are the authors' own
+    assert "fetched from the hub at the start: stabilityai/sdxl-vae, google/flan-t5-xl" in text
+    assert f"rewards: pick_score            {whole / 1e6:9,.1f} M parameters:" in text
