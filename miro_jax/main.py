@@ -9,8 +9,8 @@ import jax
 
 from miro_jax import annotate, sample
 from miro_jax.cli import run_folder
-from miro_jax.cli.arguments import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.cli.config import HELP, Command, asks_for_help, parse
+from miro_jax.cli.exit import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
@@ -18,14 +18,13 @@ from miro_jax.evaluate.preview import Preview
 from miro_jax.rewards.names import SHAPES_REWARDS
 from miro_jax.train import components, loop
 
-NAME = "miro_jax"
 log = logging.getLogger("miro_jax")
 
 
 def train_and_report(config, workdir: Path) -> None:
-    """Train; make the shapes world's records first, and the report last, where asked for."""
-    missing = not (run_folder.records_folder(config, workdir) / MANIFEST_NAME).exists()
-    if config.source.spec == "shapes" and (missing or not config.data.records):
+    """Train; make the shapes world's records first, and the report last, where requested."""
+    records = run_folder.records_folder(config, workdir) / MANIFEST_NAME
+    if config.source.spec == "shapes" and not (config.data.records and records.exists()):
         annotate.run(config, workdir)  # returns at once where that is done
     loop.run(config, workdir, Preview)
     if config.train.report:
@@ -41,7 +40,7 @@ STAGES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; returns the exit status, see `arguments`."""
+    """Run one stage; returns the exit status, see `cli.exit`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP.format(stages=" | ".join(STAGES), rewards=", ".join(SHAPES_REWARDS)), end="")
@@ -53,30 +52,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.config.mesh.distributed:
             jax.distributed.initialize()
         run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
-    except MISTAKES as error:
-        return fail(NAME, error, MISTAKEN)
-    except OSError as error:
-        return fail(NAME, error, FAILED)
+    except (*MISTAKES, OSError) as error:
+        return fail(log.name, error, MISTAKEN if isinstance(error, MISTAKES) else FAILED)
     return _run(command)
 
 
 def _run(command: Command) -> int:
-    package = logging.getLogger("miro_jax")
-    package.propagate = False  # to log.txt alone: the terminal has the progress bars
+    log.propagate = False  # to log.txt alone: the terminal has the progress bars
     try:
         with errors_of_stores():
             STAGES[command.stage](command.config, command.workdir)
     except (*MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
         status = MISTAKEN if isinstance(error, MISTAKES) else FAILED
-        return fail(NAME, f"{error} (traceback: {command.workdir / 'log.txt'})", status)
+        return fail(log.name, f"{error} (traceback: {command.workdir / 'log.txt'})", status)
     except KeyboardInterrupt:
-        return fail(NAME, STOPPED, INTERRUPTED)
+        return fail(log.name, STOPPED, INTERRUPTED)
     except Exception:
         log.exception("The stage %s failed unexpectedly", command.stage)
         raise
     finally:
-        package.propagate = True
+        log.propagate = True
     return DONE
 
 

@@ -60,15 +60,14 @@ def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
 def test_nobody_has_to_read_what_is_said():
     unread, ours = os.pipe()
     os.close(unread)
-    code = "from miro_jax.cli.arguments import say; say('a'); say('b')"
+    code = "from miro_jax.cli.exit import say; say('a'); say('b')"
     done = subprocess.run([sys.executable, "-c", code], stdout=ours, stderr=subprocess.PIPE)
     os.close(ours)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_a_stage_that_is_no_program_says_which_one_is(name):
+def test_the_package_is_the_script():
     done = subprocess.run(
-        [sys.executable, "-m", f"miro_jax.{name}"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "miro_jax", "--help"], capture_output=True, text=True, check=True
     )
-    assert done.returncode != 0 and "python -m miro_jax.main" in done.stderr
+    assert done.stdout == __main__._help()

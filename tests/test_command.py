@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import base as configs
-from miro_jax.cli import config
+from miro_jax.cli import config as config_lib
 from miro_jax.rewards import SHAPES_REWARDS
 
 BASE = str(pathlib.Path(__file__).parent.parent / "configs" / "base.py")
@@ -14,7 +14,7 @@ STAGES = ("annotate", "train", "sample", "evaluate")
 
 
 def parse(*arguments, config=BASE):
-    return config.parse([f"--config={config}", "--workdir=out", *arguments], STAGES)
+    return config_lib.parse([f"--config={config}", "--workdir=out", *arguments], STAGES)
 
 
 def test_defaults_are_the_train_stage_and_the_file_as_it_is():
@@ -73,35 +73,35 @@ def test_two_calls_do_not_share_anything():
     ],
 )
 def test_a_bad_argument_is_named_in_one_line(arguments, said):
-    with pytest.raises(config.UsageError, match=said) as caught:
+    with pytest.raises(config_lib.UsageError, match=said) as caught:
         parse(*arguments)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(config.UsageError, match="^Unknown variant 'tinny' .*'tiny'"):
+    with pytest.raises(config_lib.UsageError, match="^Unknown variant 'tinny' .*'tiny'"):
         parse(config=f"{BASE}:tinny")
 
 
 def test_a_missing_config_file_is_named():
-    with pytest.raises(config.UsageError, match="existing Python file; got 'nowhere.py:tiny'"):
+    with pytest.raises(config_lib.UsageError, match="existing Python file; got 'nowhere.py:tiny'"):
         parse(config="nowhere.py:tiny")
 
 
 @pytest.mark.parametrize("name", ["config", "workdir"])
 def test_config_and_workdir_are_required(name):
     given = [a for a in (f"--config={BASE}", "--workdir=x") if not a.startswith(f"--{name}")]
-    with pytest.raises(config.UsageError, match=f"--{name} must be given"):
-        config.parse(given, STAGES)
+    with pytest.raises(config_lib.UsageError, match=f"--{name} must be given"):
+        config_lib.parse(given, STAGES)
 
 
 def test_overrides_before_the_file_are_refused():
-    with pytest.raises(config.UsageError, match="config.seed"):
-        config.parse(["--config.seed=1", f"--config={BASE}", "--workdir=x"], STAGES)
+    with pytest.raises(config_lib.UsageError, match="config.seed"):
+        config_lib.parse(["--config.seed=1", f"--config={BASE}", "--workdir=x"], STAGES)
 
 
 def test_help_names_variants_that_exist_and_every_reward():
-    text = config.HELP.format(stages="s", rewards=", ".join(SHAPES_REWARDS))
+    text = config_lib.HELP.format(stages="s", rewards=", ".join(SHAPES_REWARDS))
     listed = re.search(r"variants of configs/base.py\n\s+(.*)\n", text)[1]
     names = [word.split()[0] for word in listed.split(", ")]
     expected = set()
@@ -112,5 +112,5 @@ def test_help_names_variants_that_exist_and_every_reward():
 
 @pytest.mark.parametrize("word", ["--help", "-h", "-help", "--helpfull"])
 def test_all_forms_of_help_are_seen(word):
-    assert config.asks_for_help(["--config=x", word])
-    assert not config.asks_for_help(["--config.help=1"])
+    assert config_lib.asks_for_help(["--config=x", word])
+    assert not config_lib.asks_for_help(["--config.help=1"])

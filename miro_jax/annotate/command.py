@@ -17,7 +17,7 @@ from miro_jax.annotate.plan import Plan, plan
 from miro_jax.annotate.stage import execute
 from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
-from miro_jax.cli.arguments import (
+from miro_jax.cli.exit import (
     DONE,
     FAILED,
     INTERRUPTED,

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from miro_jax.annotate.loading import default_threads
-from miro_jax.cli.arguments import MESH_HELP, Parser
+from miro_jax.cli.flags import MESH_HELP, Parser
 from miro_jax.data.records import bins
 from miro_jax.rewards import REWARDS, VERSIONS
 

@@ -17,7 +17,7 @@ from miro_jax.annotate.summary import summarize
 from miro_jax.annotate.tell import describe
 from miro_jax.annotate.work import annotate_pieces
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.arguments import say
+from miro_jax.cli.exit import say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world

@@ -15,7 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from miro_jax.cli.arguments import UsageError
+from miro_jax.cli.exit import UsageError
 
 HELP = """Train, sample and evaluate MIRO.
 

@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from miro_jax.cli.arguments import DONE, FAILED, MISTAKEN, Parser, UsageError, fail, say
+from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, fail, say
+from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub, pickles
 
 NAME = "miro_jax.weights"

@@ -16,19 +16,19 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from miro_jax.cli.arguments import (
+from miro_jax.cli.exit import (
     DONE,
     FAILED,
     INTERRUPTED,
     MISTAKEN,
     MISTAKES,
     STOPPED,
-    Parser,
     UsageError,
     fail,
     is_out_of_memory,
     say,
 )
+from miro_jax.cli.flags import Parser
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
 from miro_jax.sample.flags import add_shared

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import ml_collections
 
-from miro_jax.cli.arguments import DONE, FAILED, MISTAKEN, MISTAKES, Parser, fail, say
+from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, MISTAKES, fail, say
+from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.official import CONFIG, FIXED
 from miro_jax.sample import trained

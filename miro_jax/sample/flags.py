@@ -4,7 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from miro_jax.cli.arguments import Parser
+from miro_jax.cli.flags import Parser
 from miro_jax.models.solvers import SOLVERS
 from miro_jax.models.targets import parse_targets
 

@@ -5,19 +5,18 @@ import sys
 from collections.abc import Sequence
 
 from miro_jax.annotate.loading import default_threads
-from miro_jax.cli.arguments import (
+from miro_jax.cli.exit import (
     DONE,
     FAILED,
     INTERRUPTED,
-    MESH_HELP,
     MISTAKEN,
     MISTAKES,
     STOPPED,
-    Parser,
     fail,
     is_out_of_memory,
     say,
 )
+from miro_jax.cli.flags import MESH_HELP, Parser
 from miro_jax.data.sources import tables
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.rewards import REWARDS, VERSIONS

@@ -1,0 +1,164 @@
+"""Whose folder is this: one request fills a folder, in any number of starts, and no other one does.
+
+    manifest.partial.json    the request, written before the first file of the folder
+    manifest.json            what was made, with the request in it, written last: the folder is
+                             complete
+
+A request is a flat JSON object. The same request resumes; one that differs is refused in a text
+that names the key and both values. Several processes may fill a folder that allows it (`begin` is
+create-if-absent, in object stores too); one that must have a single writer is also locked, see
+`locked`.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from miro_jax.data.storage.base import Folder
+from miro_jax.data.storage.files import brief, to_json
+
+MANIFEST_NAME, PARTIAL_NAME = "manifest.json", "manifest.partial.json"
+LOCK_NAME = ".lock"
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+log = logging.getLogger("miro_jax")
+
+
+class Claim:
+    """The claim of one request on a folder.
+
+    Args:
+      folder: what is claimed.
+      manifest, partial: names of the two files.
+      request_of: content of a finished manifest -> its request.
+      matches: (key, present, requested) -> whether the two values are compatible.
+      scratch: folder below for what is not finished, see `Folder.scratch`.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        manifest: str = MANIFEST_NAME,
+        partial: str = PARTIAL_NAME,
+        request_of: Callable[[Any], Mapping[str, Any]] = lambda manifest: manifest["request"],
+        matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: (
+            present == requested
+        ),
+        scratch: str = "",
+    ):
+        self.folder, self.manifest, self.partial = folder, manifest, partial
+        self._request_of, self._matches, self._scratch = request_of, matches, scratch
+
+    def present(self) -> dict[str, Any] | None:
+        """Return the request that fills or filled the folder; None where nothing says so.
+
+        Raises:
+          Damaged: a manifest holds something else.
+        """
+        # The manifest is there before the partial one goes: this order could miss both, hence twice.
+        for _ in range(2):
+            with contextlib.suppress(*_ABSENT):
+                return dict(self._request_of(self.folder.read_json(self.manifest)))
+            with contextlib.suppress(*_ABSENT):
+                return self.folder.read_json(self.partial)
+        return None
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Raise ValueError where the folder belongs to another request.
+
+        Args:
+          request: all of it, or what is known so far. Keys that the folder does not have are not
+            compared: what was written before need not know all that is requested today.
+        """
+        present = self.present()
+        if present is None:
+            return
+        request = json.loads(to_json(dict(request)))  # as it would be read back
+        differing = [
+            key
+            for key in request
+            if key in present and not self._matches(key, present[key], request[key])
+        ]
+        if differing:
+            details = "; ".join(describe_difference(k, present[k], request[k]) for k in differing)
+            raise ValueError(
+                f"{self.folder} belongs to another request: {details}. Name another folder, or "
+                "delete this one."
+            )
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Write the request, unless the folder has one; check it against the one that is there.
+
+        Raises:
+          ValueError: the folder belongs to another request, also of a process that was quicker.
+        """
+        if not self.folder.exists(self.manifest):
+            self.folder.claim(self.partial, to_json(dict(request)), self._scratch)
+        self.check(request)
+
+    def finish(self, manifest: bytes) -> None:
+        """Write the manifest, which makes the folder complete; the partial one goes."""
+        self.folder.write(self.manifest, manifest)
+        self.folder.remove(self.partial)
+
+
+def describe_difference(key: str, present: Any, requested: Any) -> str:
+    """Return in what two values of a key differ; for objects, in which of their keys."""
+    if not isinstance(present, Mapping) or not isinstance(requested, Mapping):
+        return f"{key} is {brief(present)} there, {brief(requested)} here"
+    changed = [k for k in requested if k in present and present[k] != requested[k]]
+    parts = [describe_difference(f"{key}.{k}", present[k], requested[k]) for k in changed[:3]]
+    parts += [f"{len(changed) - 3} more of {key} differ"] if len(changed) > 3 else []
+    for where, names in (
+        ("there", [k for k in present if k not in requested]),
+        ("here", [k for k in requested if k not in present]),
+    ):
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            parts.append(f"{key} has only {where}: {', '.join(names[:3])}{more}")
+    return "; ".join(parts)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Hold a local folder for this process alone; the lock ends with the process, however it ends.
+
+    The folder is made where it is missing. A file system without locks is logged and not refused.
+
+    Raises:
+      BlockingIOError: another process has it; the text names its host, pid and start.
+      PermissionError: the folder cannot be written.
+    """
+    lock = Path(path) / LOCK_NAME
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise PermissionError(
+            f"{path} must be a folder that can be written; got: {error.strerror}. Name another."
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            raise BlockingIOError(
+                f"{path} is in use by another process ({owner or 'unknown'}). Wait for it, or name "
+                "another folder."
+            ) from error
+        except OSError as error:  # a file system without locks: then it is up to the user
+            log.info("%s cannot be locked: %s", path, error.strerror)
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(
+            descriptor, f"host {socket.gethostname()}, pid {os.getpid()}, {since}\n".encode(), 0
+        )
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""A folder belongs to one request; a refusal names the key that differs and both values."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from miro_jax.data.storage import open_folder
+from miro_jax.data.storage.claim import (
+    MANIFEST_NAME,
+    PARTIAL_NAME,
+    Claim,
+    describe_difference,
+    locked,
+)
+from miro_jax.data.storage.files import to_json
+
+REQUEST = {"rewards": ["clip"], "pieces": {"a.tar": 1, "b.tar": 2}, "seed": 0}
+
+
+def claim_of(path):
+    return Claim(open_folder(path))
+
+
+def test_a_new_folder_belongs_to_the_first_request(tmp_path):
+    claim = claim_of(tmp_path / "out")
+    assert claim.present() is None
+    claim.check(REQUEST)
+    claim.begin(REQUEST)
+    claim.begin(REQUEST)
+    assert claim.present() == REQUEST
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [PARTIAL_NAME]
+
+
+def test_finish_leaves_the_manifest_alone_and_still_compares(tmp_path):
+    claim = claim_of(tmp_path)
+    claim.begin(REQUEST)
+    claim.finish(to_json({"request": REQUEST, "images": []}))
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST_NAME]
+    claim.begin(REQUEST)
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST_NAME]
+    with pytest.raises(ValueError, match="seed is 0 there, 1 here"):
+        claim.begin(REQUEST | {"seed": 1})
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_request_is_refused_by_key_and_both_values(tmp_path, finished):
+    claim = claim_of(tmp_path)
+    claim.begin(REQUEST)
+    if finished:
+        claim.finish(to_json({"request": REQUEST}))
+    other = {"rewards": ["clip", "vqa"], "seed": 0}
+    with pytest.raises(ValueError, match=r'rewards is \["clip"\] there, \["clip", "vqa"\] here'):
+        claim.check(other)
+
+
+def test_keys_that_were_not_known_then_are_not_compared(tmp_path):
+    claim = claim_of(tmp_path)
+    claim.begin({"seed": 0})
+    claim.check({"seed": 0, "new": 3})
+
+
+def test_values_are_compared_as_they_are_read_back(tmp_path):
+    claim = claim_of(tmp_path)
+    claim.begin({"levels": (0.0, 1.0)})
+    claim.check({"levels": [0.0, 1.0]})
+
+
+def test_what_matches_may_be_decided_outside(tmp_path):
+    claim = Claim(open_folder(tmp_path), matches=lambda key, a, b: key == "name" or a == b)
+    claim.begin({"name": "a", "seed": 0})
+    claim.check({"name": "b", "seed": 0})
+    with pytest.raises(ValueError, match="seed"):
+        claim.check({"name": "a", "seed": 1})
+
+
+def test_objects_are_compared_key_by_key():
+    present = {"a": 1, "b": 2, "gone": 3}
+    text = describe_difference("pieces", present, {"a": 1, "b": 4, "new": 5})
+    assert text == (
+        "pieces.b is 2 there, 4 here; pieces has only there: gone; pieces has only here: new"
+    )
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / MANIFEST_NAME).write_text("{")
+    with pytest.raises(OSError, match=MANIFEST_NAME):
+        claim_of(tmp_path).check(REQUEST)
+
+
+HOLD = """
+import sys
+from miro_jax.data.storage.claim import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"host .*, pid {first.pid}, 20.*Wait for it"):
+            with locked(tmp_path):
+                pass
+        first.kill()  # a killed process holds nothing
+        first.wait()
+        with locked(tmp_path):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PermissionError, match="file must be a folder that can be written"):
+        with locked(tmp_path / "file"):
+            pass
+
+
+def test_the_request_is_json(tmp_path):
+    claim_of(tmp_path).begin(REQUEST)
+    assert json.loads((tmp_path / PARTIAL_NAME).read_bytes()) == REQUEST

@@ -1,0 +1,108 @@
+"""One definition of an option gives the flag, its help, its default and its checks."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from miro_jax.cli.exit import UsageError
+from miro_jax.cli.flags import Parser, add_flags, check, make_settings, option
+
+
+def parse_pair(text):
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"must be KEY=VALUE; got {text!r}")
+    return key, value
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    out: str = option(help="folder for the 100 % of it")
+    batch_size: int = option(64, at_least=1, help="samples together", group="how", metavar="N")
+    rate: float = option(0.25, share=True, help="share of failures")
+    dtype: str | None = option(None, choices=("float32", "bfloat16"), help="of networks")
+    fast: bool = option(False, help="hurry")
+    rewards: tuple[str, ...] = option(("a", "b"), help="names")
+    weights: tuple[tuple[str, str], ...] = option((), repeat=True, parse=parse_pair, help="pairs")
+    hidden: object = option(None, flag=False, help="of Python alone")
+    plain: int = 3
+
+
+def make(*words, **more):
+    parser = Parser(prog="test")
+    add_flags(parser, Settings)
+    return make_settings(Settings, parser.read(words), **more)
+
+
+def test_defaults_are_those_of_the_dataclass():
+    assert make("--out=x") == Settings("x")
+
+
+def test_each_type_is_read():
+    words = "--batch-size=2 --rate=1 --dtype=bfloat16 --fast --rewards=c,,d --weights=a=b"
+    settings = make("--out=x", *words.split(), "--weights=c=d=e", hidden=7)
+    assert settings == Settings(
+        "x", 2, 1.0, "bfloat16", True, ("c", "d"), (("a", "b"), ("c", "d=e")), 7
+    )
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ([], "--out"),
+        (["--out=x", "--batch-size=a"], "--batch-size: must be an integer; got 'a'"),
+        (["--out=x", "--weights=a"], "--weights: must be KEY=VALUE; got 'a'"),
+        (["--out=x", "--dtype=int8"], "--dtype: invalid choice"),
+        (["--out=x", "--batchsize=1"], "did you mean --batch-size?"),
+        (["--otu=x"], "did you mean --out?"),
+        (["--out=x", "--hidden=1"], "unknown argument '--hidden=1'"),
+    ],
+)
+def test_a_bad_flag_is_named(words, text):
+    with pytest.raises(UsageError) as caught:
+        make(*words)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0."),
+        ({"batch_size": 1.5}, "batch_size must be an integer; got 1.5."),
+        ({"batch_size": True}, "batch_size must be an integer; got True."),
+        ({"rate": 1.01}, r"rate must be in \[0, 1\]; got 1.01."),
+        ({"rate": float("nan")}, "rate must be finite; got nan."),
+        ({"rate": "much"}, "rate must be a number; got 'much'."),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16; got 'int8'."),
+    ],
+)
+def test_the_same_checks_hold_for_flags_configs_and_python(change, text):
+    with pytest.raises(ValueError, match=text):
+        check(dataclasses.replace(Settings("x"), **change))
+    with pytest.raises(ValueError, match="config.part." + text):
+        check(dataclasses.replace(Settings("x"), **change), "config.part.")
+
+
+def test_good_values_pass():
+    check(Settings("x", dtype="float32", rate=0))
+
+
+def test_help_shows_defaults_groups_and_percent_signs(capsys):
+    parser = Parser(prog="test")
+    add_flags(parser, Settings)
+    with pytest.raises(SystemExit):
+        parser.read(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "how: --batch-size N samples together (default: 64)" in text
+    assert "100 % of it --rate" in text and "--hidden" not in text
+    assert "names (default: a,b)" in text and "hurry (default" not in text
+
+
+def test_a_rule_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="atleast"):
+        option(1, help="", atleast=3)
+
+
+def test_flags_that_are_not_there_are_passed_by():
+    assert make_settings(Settings, argparse.Namespace(out="y")).out == "y"
