@@ -61,7 +61,7 @@ class Claim:
         Raises:
           Damaged: a manifest holds something else.
         """
-        # The manifest is there before the partial one goes: this order could miss both, hence twice.
+        # The manifest comes before the partial one goes: this order could miss both, hence twice.
         for _ in range(2):
             with contextlib.suppress(*_ABSENT):
                 return dict(self._request_of(self.folder.read_json(self.manifest)))
