@@ -2,16 +2,22 @@
 
 import html.parser
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from configs import base as configs
 from miro_jax import evaluate, report
+from miro_jax.report import results
 from miro_jax.report.statistics import rank_correlation
 from miro_jax.rewards import load_reward
 from tests.painting import Painter, gauges
 
+ROOT = pathlib.Path(__file__).parent.parent
 SECTIONS = ("pictures", "geneval", "rewards", "dials", "cross", "conflict", "training", "run")
 VOID = {"meta", "img", "br", "hr", "input", "rect", "circle", "line", "polyline"}
 
@@ -137,7 +143,7 @@ def test_the_gallery_holds_a_picture_for_each_prompt_and_level(run):
     images = page.all("img")
     assert len(images) == 2 * 5
     assert all(i["src"].startswith("data:image/png;base64,") for i in images)
-    assert "all rewards asked at 0.25" in images[1]["alt"]
+    assert "all rewards requested at 0.25" in images[1]["alt"]
 
 
 def test_prompts_are_escaped(run):
@@ -150,7 +156,7 @@ def test_run_facts_stand_on_the_page(run):
     _, page = run
     for fact in ("my run", "20 of batch 16", "56,789", "abc123", "jax 9.9", "sharpness@shapes1"):
         assert fact in page.text
-    assert "1,234 pictures" in page.text
+    assert "1,234 images" in page.text
     assert "3 s in steps" in page.text  # 20 steps of 16 pictures at 100 a second
 
 
@@ -170,8 +176,8 @@ def test_rank_correlations_are_printed_and_undefined_ones_say_so(run):
 
 def test_a_working_dial_is_told_from_a_flat_one():
     cross = {"asked": ["a", "b"], "measured": ["a", "b"], "low": [[0.1, 0], [0, -0.1]]}
-    found = {"cross": cross, "dials": {n: {"rank_of_means": 1.0} for n in "ab"}}
-    assert report.page.works(found, "a") and not report.page.works(found, "b")
+    found = results.Dials([0, 1], 8, {n: {"rank_of_means": 1.0} for n in "ab"}, cross)
+    assert found.rising == ["a"]
 
 
 def test_a_rank_of_nine_tenths_counts_whatever_its_rounding():
@@ -179,8 +185,8 @@ def test_a_rank_of_nine_tenths_counts_whatever_its_rounding():
     assert rank == pytest.approx(0.9)
     cross = {"asked": ["a"], "measured": ["a"], "low": [[0.1]]}
     for value, rises in ((0.8999999999999998, True), (rank, True), (0.8, False), (None, False)):
-        found = {"cross": cross, "dials": {"a": {"rank_of_means": value}}}
-        assert report.page.works(found, "a") is rises
+        found = results.Dials([0, 1], 8, {"a": {"rank_of_means": value}}, cross)
+        assert found.rises("a") is rises
 
 
 def test_evaluators_that_did_not_run_are_named_and_the_rest_is_shown(tmp_path):
@@ -220,3 +226,23 @@ def test_a_metric_that_is_not_finite_does_not_break_the_page(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         report.write(tmp_path)
+
+
+def test_templates_and_style_are_part_of_the_installed_package(tmp_path):
+    """Built as for a wheel, and rendered from there, away from the source tree."""
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    write_run(tmp_path / "r", small_config(), evaluated=False)
+    program = "from miro_jax import report; print(report.__file__, report.write('r').name)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "lib"), "JAX_PLATFORMS": "none"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(tmp_path / "lib")) and "report.html" in done.stdout
+    assert "svg .grid {" in (tmp_path / "r" / "report.html").read_text("utf-8")
+    built = {path.name for path in (tmp_path / "lib").rglob("*.html")}
+    assert built == {path.name for path in (ROOT / "miro_jax" / "report").rglob("*.html")}

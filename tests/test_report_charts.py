@@ -30,7 +30,7 @@ def test_a_logarithmic_axis_has_ticks_at_both_ends(values):
 
 def test_a_logarithmic_axis_places_by_ratio():
     axis = charts.Axis(0.01, 100.0, (), "x", log=True)
-    assert axis.place(1.0) == pytest.approx(0.5) and axis.place(10.0) == pytest.approx(0.75)
+    assert axis.position(1.0) == pytest.approx(0.5) and axis.position(10.0) == pytest.approx(0.75)
 
 
 def test_values_without_a_place_do_not_bend_the_axis_or_the_line():

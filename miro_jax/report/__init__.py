@@ -1,29 +1,19 @@
-"""The report of a run: one HTML page that explains itself and needs nothing but itself.
+"""The pages of this project: HTML files that explain themselves and need nothing but themselves.
 
-    facts     what the run's folder holds
-    charts    line and point charts as inline SVG
-    curves, pictures, dials, tables     the sections
-    page      skeleton, style sheet, header
-
-Pictures are data URIs, styles are inline, there is no script: the page works offline and in mail.
+facts       what a run's folder holds; results, the typed results of evaluators in it
+sections    the values of a run's page; scored, those of an annotated set's page
+charts      line and point charts as inline SVG; grids, labelled grids of images
+statistics  intervals, correlations, distributions
+page        templates/*.html and style.css, put together
 """
 
 from pathlib import Path
 
 from miro_jax.data.storage.files import write_atomic
-from miro_jax.report import curves, dials, page, pictures, tables
+from miro_jax.report import page, sections
 from miro_jax.report.facts import read_facts
 
 FILE = "report.html"
-SECTIONS = (
-    pictures.gallery,
-    tables.geneval,
-    tables.reward_means,
-    dials.dials,
-    dials.cross_effects,
-    dials.conflict,
-    curves.training,
-)
 
 
 def write(workdir: str | Path) -> Path:
@@ -34,8 +24,7 @@ def write(workdir: str | Path) -> Path:
     Raises:
       FileNotFoundError: the folder is not that of a run.
     """
-    facts = read_facts(Path(workdir))
+    values = sections.values(read_facts(Path(workdir)))
     path = Path(workdir) / FILE
-    text = page.render(facts, [section(facts) for section in SECTIONS])
-    write_atomic(path, text.encode("utf-8"))
+    write_atomic(path, page.render("run.html", **values).encode("utf-8"))
     return path

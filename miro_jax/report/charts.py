@@ -1,13 +1,17 @@
 """Line and point charts as inline SVG: no script, no font, no colour of their own.
 
-Colours, strokes and text sizes are classes of the page's style sheet (`style.py`), so that charts
-turn dark with the page. A chart is a plot area with axes; data are drawn on it in data units.
+Colours, strokes and text sizes are classes of `style.css`, so that charts turn dark with the page.
+A chart is a plot area with axes; data are drawn on it in data units. Texts are escaped by `Markup`.
 """
 
 import dataclasses
-import html
+import functools
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+
+from markupsafe import Markup
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 36  # room around the plot area, in SVG units
 
@@ -27,8 +31,8 @@ class Axis:
     label: str
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """Return where a value stands: 0 at the low end, 1 at the high end."""
+    def position(self, value: float) -> float:
+        """Return the position of a value: 0 at the low end, 1 at the high end."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -44,8 +48,8 @@ def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool 
       log: logarithmic.
       zero: the axis starts at 0, if no value is below.
     """
-    found = [float(v) for v in values if math.isfinite(v) and (v > 0 or not log)]
-    low, high = (min(found), max(found)) if found else (1.0, 10.0) if log else (0.0, 1.0)
+    finite = [float(v) for v in values if math.isfinite(v) and (v > 0 or not log)]
+    low, high = (min(finite), max(finite)) if finite else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
         steps = (1, 2, 5) if len(decades) < 6 else (1,)
@@ -93,50 +97,44 @@ class Chart:
     """A plot area with axes, and what is drawn on it.
 
     Args:
-      x, y: axes. width, height: of the whole picture in SVG units; it scales with the page.
+      x, y: axes. width, height: of the whole image in SVG units; it scales with the page.
     """
 
     def __init__(self, x: Axis, y: Axis, width: int = 420, height: int = 250):
         self.x, self.y, self.width, self.height = x, y, width, height
-        self._marks: list[str] = []
+        self._marks: list[Markup] = []
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
         """Return SVG coordinates of a point in data units."""
         across = self.width - _LEFT - _RIGHT
         up = self.height - _TOP - _BOTTOM
-        return _LEFT + across * self.x.place(x), _TOP + up * (1 - self.y.place(y))
-
-    def _inside(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-        pairs = zip(xs, ys, strict=True)
-        good = [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
-        return [self._at(x, y) for x, y in good]
+        return _LEFT + across * self.x.position(x), _TOP + up * (1 - self.y.position(y))
 
     def line(self, xs: Sequence[float], ys: Sequence[float], kind: str) -> None:
-        """Draw a line through points; those that the axis cannot show are left out.
+        """Draw a line through points; those that the axis cannot show are dropped.
 
         Args:
           kind: class of the style sheet, as "raw", "series a", "ideal".
         """
-        points = " ".join(f"{px:.1f},{py:.1f}" for px, py in self._inside(xs, ys))
+        pairs = zip(xs, ys, strict=True)
+        shown = [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
+        points = " ".join("{:.1f},{:.1f}".format(*self._at(x, y)) for x, y in shown)
         if points:
-            self._marks.append(f'<polyline class="{kind}" points="{points}"/>')
+            self._marks.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
 
-    def level(self, y: float, kind: str, text: str = "") -> None:
-        """Draw a horizontal line over the whole width, with a text at its right end."""
-        if not self.y.low <= y <= self.y.high:
-            return
-        self.line([self.x.low, self.x.high], [y, y], kind)
-        if text:
-            px, py = self._at(self.x.high, y)
-            self._marks.append(
-                f'<text class="note" x="{px:.1f}" y="{py - 4:.1f}" text-anchor="end">'
-                f"{html.escape(text)}</text>"
-            )
+    def level(self, y: float, kind: str) -> None:
+        """Draw a horizontal line over the whole width."""
+        if self.y.low <= y <= self.y.high:
+            self.line([self.x.low, self.x.high], [y, y], kind)
+
+    def mark(self, x: float, kind: str) -> None:
+        """Draw a vertical line over the whole height."""
+        self.line([x, x], [self.y.low, self.y.high], kind)
 
     def points(
         self,
         xs: Sequence[float],
-        values: Sequence[dict[str, float]],
+        values: Sequence[Mapping[str, float]],
         kind: str,
         titles: Sequence[str],
         shift: float = 0.0,
@@ -145,10 +143,10 @@ class Chart:
         """Draw points with interval bars.
 
         Args:
-          xs: places.
+          xs: positions.
           values: for each mean (or accuracy), low, high.
           kind: class of the style sheet.
-          titles: what a pointer resting on a point is told.
+          titles: what a pointer resting on a point shows.
           shift: SVG units to the right, so that two series do not hide each other.
           marker: "disc" or "box".
         """
@@ -156,14 +154,11 @@ class Chart:
             px, py = self._at(x, value.get("mean", value.get("accuracy")))
             (_, low), (_, high) = self._at(x, value["low"]), self._at(x, value["high"])
             px += shift
-            shape = (
-                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
-                if marker == "disc"
-                else f'<rect x="{px - 4:.1f}" y="{py - 4:.1f}" width="8" height="8"/>'
-            )
             self._marks.append(
-                f'<g class="point {kind}"><title>{html.escape(title)}</title>'
-                f'<line x1="{px:.1f}" y1="{low:.1f}" x2="{px:.1f}" y2="{high:.1f}"/>{shape}</g>'
+                Markup(
+                    '<g class="point {}"><title>{}</title>'
+                    '<line x1="{px:.1f}" y1="{low:.1f}" x2="{px:.1f}" y2="{high:.1f}"/>{}</g>'
+                ).format(kind, title, draw_marker(px, py, marker), px=px, low=low, high=high)
             )
 
     def bars(self, edges: Sequence[float], heights: Sequence[float]) -> None:
@@ -171,15 +166,12 @@ class Chart:
         for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True):
             (left, bottom), (right, top) = self._at(low, self.y.low), self._at(high, height)
             self._marks.append(
-                f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" '
-                f'width="{max(right - left - 0.5, 0.5):.1f}" height="{bottom - top:.1f}"/>'
+                Markup(
+                    '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+                ).format(left, top, max(right - left - 0.5, 0.5), bottom - top)
             )
 
-    def mark(self, x: float, kind: str) -> None:
-        """Draw a vertical line over the whole height."""
-        self.line([x, x], [self.y.low, self.y.high], kind)
-
-    def svg(self, alt: str) -> str:
+    def svg(self, alt: str) -> Markup:
         """Return the whole chart as an SVG element.
 
         Args:
@@ -191,29 +183,90 @@ class Chart:
         for tick in self.y.ticks:
             _, py = self._at(self.x.low, tick)
             parts.append(
-                f'<line class="grid" x1="{left}" y1="{py:.1f}" x2="{right}" y2="{py:.1f}"/>'
-            )
-            parts.append(
-                f'<text x="{left - 7}" y="{py + 4:.1f}" text-anchor="end">'
-                f"{format_number(tick)}</text>"
+                Markup(
+                    '<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
+                    '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                ).format(left - 7, py + 4, format_number(tick), left=left, right=right, y=py)
             )
         for tick in self.x.ticks:
             px, _ = self._at(tick, self.y.low)
             parts.append(
-                f'<line class="tick" x1="{px:.1f}" y1="{bottom}" x2="{px:.1f}" y2="{bottom + 4}"/>'
-                f'<text x="{px:.1f}" y="{bottom + 17}" text-anchor="middle">'
-                f"{format_number(tick)}</text>"
+                Markup(
+                    '<line class="tick" x1="{x:.1f}" y1="{}" x2="{x:.1f}" y2="{}"/>'
+                    '<text x="{x:.1f}" y="{}" text-anchor="middle">{}</text>'
+                ).format(bottom, bottom + 4, bottom + 17, format_number(tick), x=px)
             )
-        parts.append(f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
-        parts.append(f'<text class="label" x="{2}" y="13">{html.escape(self.y.label)}</text>')
         parts.append(
-            f'<text class="label" x="{right}" y="{self.height - 3}" text-anchor="end">'
-            f"{html.escape(self.x.label)}</text>"
+            Markup(
+                '<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>'
+                '<text class="label" x="2" y="13">{}</text>'
+                '<text class="label" x="{right}" y="{}" text-anchor="end">{}</text>'
+            ).format(
+                self.y.label, self.height - 3, self.x.label, left=left, right=right, bottom=bottom
+            )
         )
-        return (
-            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{html.escape(alt)}">{"".join(parts)}{"".join(self._marks)}</svg>'
+        return Markup(
+            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+        ).format(self.width, self.height, alt, Markup("").join([*parts, *self._marks]))
+
+
+def draw_marker(x: float, y: float, marker: str) -> Markup:
+    """Return a "disc" or a "box" around a point in SVG units."""
+    if marker == "disc":
+        return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(x, y)
+    return Markup('<rect x="{:.1f}" y="{:.1f}" width="8" height="8"/>').format(x - 4, y - 4)
+
+
+def histogram(
+    facts: Mapping, x_label: str, y_label: str = "images", width: int = 420, height: int = 230
+) -> Chart:
+    """Draw what `statistics.describe` returns: bars, median (solid), 5th and 95th percentile."""
+    counts, edges = facts["histogram"]["counts"], facts["histogram"]["edges"]
+    chart = Chart(fit_axis(edges, x_label), fit_axis(counts, y_label, zero=True), width, height)
+    chart.bars(edges, counts)
+    for percentile, kind in (("5", "side"), ("50", "middle"), ("95", "side")):
+        chart.mark(facts["percentiles"][percentile], kind)
+    return chart
+
+
+@functools.cache
+def style() -> Markup:
+    """Return the style sheet of all pages and charts, to be inlined."""
+    return Markup(resources.files("miro_jax.report").joinpath("style.css").read_text("utf-8"))
+
+
+def _file_style() -> Markup:
+    """Return the rules for charts in light colours: viewers of SVG files know no variables."""
+    sheet = style()
+    colors = dict(re.findall(r"--([\w-]+): ([^;]+);", sheet.partition("@media")[0]))
+    rules = "\n".join(re.findall(r"^svg[^{]*\{[^}]*\}", sheet, re.MULTILINE))
+    return Markup(re.sub(r"var\(--([\w-]+)\)", lambda match: colors[match[1]], rules))
+
+
+def svg_file(
+    title: str, panels: Sequence[Markup], width: int, height: int, columns: int = 2
+) -> str:
+    """Return an SVG file of its own with charts side by side below a title.
+
+    Args:
+      panels: charts or SVG texts. width, height: of each, in SVG units. columns: at most.
+    """
+    gap, top = 24, 46
+    columns = min(columns, max(len(panels), 1))
+    whole = (columns * (width + gap) + gap, top + -(-len(panels) // columns) * (height + gap))
+    placed = [
+        Markup('<svg x="{}" y="{}" width="{}" height="{}">{}</svg>').format(
+            gap + number % columns * (width + gap),
+            top + number // columns * (height + gap),
+            *(width, height, panel),
         )
+        for number, panel in enumerate(panels)
+    ]
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" class="file" width="{w}" height="{h}" '
+        'viewBox="0 0 {w} {h}"><style>{}</style><rect class="paper" width="{w}" height="{h}"/>'
+        '<text class="heading" x="{}" y="28">{}</text>{}</svg>\n'
+    ).format(_file_style(), gap, title, Markup("").join(placed), w=whole[0], h=whole[1])
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:

@@ -1,13 +1,16 @@
 """What a run's folder says about the run, read for the report."""
 
-import base64
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
+from miro_jax.report.results import RESULTS, Result
+
+EVALUATIONS = "evaluation.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +21,19 @@ class Facts:
       folder: the run's folder.
       config: `config.json`. run: `run.json`.
       metrics: one dict a logged step, ascending.
-      evaluation: the last entry of `evaluation.json`, or None.
+      evaluation: the last entry of `evaluation.json`, or {}.
     """
 
     folder: Path
     config: dict[str, Any]
     run: dict[str, Any]
     metrics: list[dict[str, float]]
-    evaluation: dict[str, Any] | None
+    evaluation: dict[str, Any]
 
-    def result(self, name: str) -> dict[str, Any] | None:
+    def result(self, name: str) -> Result | None:
         """Return the result of an evaluator; None if it did not run."""
-        return self.evaluation["results"].get(name) if self.evaluation else None
+        values = self.evaluation.get("results", {}).get(name)
+        return None if values is None else RESULTS[name].from_json(values)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps and values of one metric."""
@@ -45,8 +49,13 @@ class Facts:
 
     @property
     def rewards(self) -> list[str]:
-        """Names of all rewards of the run."""
+        """Names of all rewards of the run, as the config has them."""
         return list(self.config["rewards"])
+
+    @property
+    def training(self) -> dict[str, dict[str, float]]:
+        """Mean and std of each reward of the training data, as far as an evaluation has them."""
+        return self.evaluation.get("training", {}).get("rewards", {})
 
     @property
     def training_seconds(self) -> float | None:
@@ -58,8 +67,8 @@ class Facts:
         before = [0.0, *steps[:-1]]
         return sum((s - b) * batch / v for s, b, v in zip(steps, before, speeds, strict=True))
 
-    def picture(self, name: str) -> str:
-        """Return a PNG of the evaluation as a data URI.
+    def image(self, name: str) -> bytes:
+        """Return a PNG file of the evaluation.
 
         Raises:
           FileNotFoundError: it is missing; the evaluate stage writes it.
@@ -67,7 +76,13 @@ class Facts:
         path = self.folder / "evaluation" / f"step-{self.step:06d}" / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; the evaluate stage writes it.")
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        return path.read_bytes()
+
+
+def in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
+    """Return names as a list orders them, others last: a JSON file has them by the alphabet."""
+    rank = {name: number for number, name in enumerate(order)}
+    return sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
 def read_facts(workdir: Path) -> Facts:
@@ -77,13 +92,13 @@ def read_facts(workdir: Path) -> Facts:
       FileNotFoundError: `config.json` or `run.json` is missing.
     """
     workdir = Path(workdir)
-    evaluations = workdir / "evaluation.json"
+    evaluations = workdir / EVALUATIONS
     return Facts(
         folder=workdir,
         config=_read_json(workdir / "config.json"),
         run=_read_json(workdir / "run.json"),
         metrics=read_metrics(workdir) if (workdir / METRICS_FILE).exists() else [],
-        evaluation=_read_json(evaluations)[-1] if evaluations.exists() else None,
+        evaluation=_read_json(evaluations)[-1] if evaluations.exists() else {},
     )
 
 

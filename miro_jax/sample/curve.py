@@ -9,28 +9,17 @@ This is exact: no resampling, and no luck of which candidates came first. Letter
 candidates.
 """
 
-import html
 import math
 
 import numpy as np
 
-from miro_jax.report.charts import Axis, Chart, fit_axis
+from miro_jax.report.charts import Axis, Chart, fit_axis, svg_file
 from miro_jax.report.statistics import bootstrap_mean
 
 _MOST_LINES = 40  # thin lines of single prompts
 _POINTS = 12  # marked, where there are more candidates
 _FEWEST = 8  # prompts for which an interval means something
 _APART = 1.25  # least ratio of ticks
-# A file of its own is seen on any ground: colours stand here, and paper is white.
-_STYLE = """
-text { font: 12px system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #5a6270; }
-text.label { font-size: 12.5px; fill: #171a20; }
-.grid { stroke: #dfe3e8; } .axis, .tick { stroke: #5a6270; }
-polyline { fill: none; stroke-linejoin: round; stroke-linecap: round; }
-.raw { stroke: #1d63b7; stroke-width: 1; opacity: .22; }
-.series { stroke: #1d63b7; stroke-width: 2.4; }
-.point { stroke: #1d63b7; stroke-width: 1.6; fill: #1d63b7; }
-"""
 
 
 def expected_best(scores: np.ndarray) -> np.ndarray:
@@ -71,22 +60,15 @@ def draw_curve(scores: np.ndarray, reward: str) -> str:
     chart = Chart(_number_axis(count), fit_axis(shown, f"expected best score, {reward}"), 560, 330)
     for one in single:
         chart.line(numbers, one, "raw")
-    chart.line(numbers, curves.mean(axis=0), "series")
+    chart.line(numbers, curves.mean(axis=0), "series a")
     titles = [f"n = {n}: {m['mean']:.4g}" for n, m in zip(chosen, means, strict=True)]
-    chart.points(chosen, means, "", titles)
+    chart.points(chosen, means, "a", titles)
     alt = (
         f"Expected best {reward} score of n candidates, from {means[0]['mean']:.4g} at 1 to "
         f"{means[-1]['mean']:.4g} at {count}; mean over {len(curves)} prompts."
     )
-    head, rest = chart.svg(alt).split(">", 1)
-    head = head.replace(
-        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="840" height="525" ', 1
-    )
-    # Room around the plot, which a page gives and a file does not.
-    head = head.replace('viewBox="0 0 560 330"', 'viewBox="-16 -12 592 370"')
-    ground = '<rect x="-16" y="-12" width="592" height="370" fill="#ffffff"/>'
-    note = f'<text x="0" y="350">{html.escape(_note(len(curves), len(single)))}</text>'
-    return f"{head}><style>{_STYLE}</style>{ground}{note}{rest}\n"
+    title = _note(len(curves), len(single))
+    return svg_file(title, [chart.svg(alt)], chart.width, chart.height, columns=1)
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

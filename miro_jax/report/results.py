@@ -1,0 +1,166 @@
+"""What evaluators return: typed results, written to `evaluation.json` and read by the page.
+
+The fields are the keys of that file, which stay: results of earlier versions are readable, keys
+that a result does not know are ignored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self, TypedDict
+
+from miro_jax.report.statistics import Mean, Share
+
+RISING = 0.9  # rank correlation of a dial that rises
+_ROUNDING = 1e-9  # ranks of five levels that make 0.9 give 0.8999999999999998
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result of one evaluator."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Undo `to_json`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery(Result):
+    """Images of prompts at levels of all rewards.
+
+    levels: empty for a network without rewards. num_images: in a file. files: [prompt][level],
+    names in the folder of the evaluation.
+    """
+
+    prompts: list[str]
+    levels: list[float]
+    guidance_scale: float
+    num_images: int
+    files: list[list[str]]
+
+
+class GenEvalRow(TypedDict):
+    """One guidance scale. categories: name -> share of images (taken as independent)."""
+
+    guidance_scale: float
+    categories: dict[str, Share]
+    overall: Share  # without counts
+    named_color: Share | None  # None without the category colors
+
+
+@dataclasses.dataclass(frozen=True)
+class GenEval(Result):
+    """Shares of images that show what their prompt describes, by category."""
+
+    images_per_prompt: int
+    rows: list[GenEvalRow]
+
+
+class RewardRow(TypedDict):
+    """One guidance scale. rewards: name -> `score` and `level`, a `Mean` each."""
+
+    guidance_scale: float
+    rewards: dict[str, dict[str, Mean]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardScores(Result):
+    """Mean rewards of images beside the training data's.
+
+    num_images: of a row. training: reward -> mean and std.
+    """
+
+    num_images: int
+    rows: list[RewardRow]
+    training: dict[str, dict[str, float]]
+
+    @property
+    def above_training(self) -> list[str]:
+        """Rewards whose mean, with the default guidance, is above that of the training data."""
+        row = self.rows[-1]["rewards"]
+        return [n for n, t in self.training.items() if row[n]["score"]["mean"] > t["mean"]]
+
+
+class Dial(TypedDict):
+    """One requested reward over the levels [L].
+
+    rank_of_means, rank_of_samples: Spearman of requested level against mean score and against all
+    scores; None where undefined.
+    """
+
+    score: list[Mean]
+    level: list[Mean]
+    rank_of_means: float | None
+    rank_of_samples: float | None
+
+
+class Cross(TypedDict):
+    """Changes of mean scores from the lowest to the highest level, [asked][measured]."""
+
+    asked: list[str]
+    measured: list[str]
+    difference: list[list[float]]
+    low: list[list[float]]
+    high: list[list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dials(Result):
+    """Achieved against requested levels, a dial for each reward that the network knows.
+
+    asked_levels: [L], requested. images_per_level: N of each dial.
+    """
+
+    asked_levels: list[float]
+    images_per_level: int
+    dials: dict[str, Dial]
+    cross: Cross
+
+    def rises(self, name: str) -> bool:
+        """Return whether a dial rises: by rank, and from lowest to highest beyond chance."""
+        cross, rank = self.cross, self.dials[name]["rank_of_means"]
+        low = cross["low"][cross["asked"].index(name)][cross["measured"].index(name)]
+        return rank is not None and rank >= RISING - _ROUNDING and low > 0
+
+    @property
+    def rising(self) -> list[str]:
+        """Names of the dials that rise."""
+        return [name for name in self.dials if self.rises(name)]
+
+
+class Way(TypedDict):
+    """One way of requesting the chased reward, over the levels [L]."""
+
+    agreement: list[Mean]
+    correct: list[Share]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conflict(Result):
+    """Agreement with the prompt against the requested level of one chased reward.
+
+    agreement_of: rewards in the mean. others_asked: all others at 1; others_not_asked: all others
+    missing. not_measured: why there is nothing else.
+    """
+
+    chased: str = ""
+    asked_levels: list[float] = dataclasses.field(default_factory=list)
+    images_per_level: int = 0
+    agreement_of: list[str] = dataclasses.field(default_factory=list)
+    others_asked: Way | None = None
+    others_not_asked: Way | None = None
+    not_measured: str = ""
+
+
+RESULTS: dict[str, type[Result]] = {
+    "gallery": Gallery,
+    "geneval": GenEval,
+    "reward_scores": RewardScores,
+    "dials": Dials,
+    "conflict": Conflict,
+}
