@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import torch
 
-from miro_jax.pretrained.networks import eva02, xlm_roberta
+from miro_jax.pretrained.networks import eva02, eva02_keys, xlm_roberta, xlm_roberta_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.lora import merge_lora
 from miro_jax.pretrained.weights.tensors import from_arrays
@@ -64,7 +64,7 @@ def vision(flags, rng) -> str:
     expected, torch_seconds = timed(lambda: timm_features(reference, images))
     written_out = reference.features(images)
     tensors = from_arrays(reference.arrays())
-    tower = Tower(eva02.load_tower(tensors, eva02.parse_config(VISION)))
+    tower = Tower(eva02_keys.load(tensors, eva02_keys.parse_config(VISION)))
     tower.run(eva02.VisionTower.__call__, images)
     found, seconds = timed(lambda: tower.run(eva02.VisionTower.__call__, images))
     return (
@@ -147,8 +147,8 @@ def text(flags, rng) -> str:
     expected, torch_seconds = timed(lambda: reference.features(ids))
     arrays = reference.arrays()
     tensors = merge_lora(from_arrays(arrays), jina.ALPHA / jina.RANK)
-    config = xlm_roberta.parse_config({"hf_model_config_kwargs": TEXT})
-    tower = Tower(xlm_roberta.load_tower(tensors, config))
+    config = xlm_roberta_keys.parse_config({"hf_model_config_kwargs": TEXT})
+    tower = Tower(xlm_roberta_keys.load(tensors, config))
     tower.run(xlm_roberta.TextTower.__call__, ids)
     found, seconds = timed(lambda: tower.run(xlm_roberta.TextTower.__call__, ids))
     return (

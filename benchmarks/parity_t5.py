@@ -10,14 +10,12 @@ import argparse
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
-from miro_jax.pretrained.weights import convert
 from miro_jax.pretrained.weights.tensors import Tensor
 
 SIZES = {  # width, MLP width, blocks, heads; a head is 64 wide
@@ -55,20 +53,14 @@ def main() -> None:
         for key, value in theirs.state_dict().items()
         if "embed_tokens" not in key
     }
-    sizes = t5.parse_config(config.to_dict() | {"tie_word_embeddings": False})
+    sizes = t5_keys.parse_config(config.to_dict() | {"tie_word_embeddings": False})
     rng = np.random.default_rng(flags.seed)
     ids = rng.integers(3, config.vocab_size, (flags.rows, flags.length)).astype(np.int32)
     lengths = np.linspace(flags.length, flags.length // 2, flags.rows).astype(int)
     mask = np.arange(flags.length)[None] < lengths[:, None]
 
     with jax.default_matmul_precision("highest"):
-        tower = Tower(
-            convert.load(
-                lambda rngs: t5.T5Encoder(sizes, rngs=rngs, dtype=jnp.float32),
-                tensors,
-                t5.ENCODER_TABLE,
-            )
-        )
+        tower = Tower(t5_keys.load(tensors, sizes, encoder_only=True))
         found, first, again = timed(lambda: tower.run(t5.T5Encoder.__call__, ids, mask))
     with torch.no_grad():
         inputs = {

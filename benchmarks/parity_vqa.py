@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
-from miro_jax.pretrained.networks import clip_flant5
+from miro_jax.pretrained.networks import clip_flant5, clip_flant5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import Tensor
 
@@ -48,11 +48,11 @@ def main() -> None:
     torch.manual_seed(flags.seed)
     language, vision, projector = build(*SIZES[flags.size])
     config = language.config.to_dict() | {"tie_word_embeddings": False}
-    sizes = clip_flant5.parse_config(config, {"vision_config": VISION}, CLASSES)
+    sizes = clip_flant5_keys.parse_config(config, {"vision_config": VISION}, CLASSES)
     found = {
         key: value for key, value in language.state_dict().items() if "embed_tokens" not in key
     }
-    for prefix, module in ((clip_flant5.VISION_KEY, vision), ("mm_projector", projector)):
+    for prefix, module in ((clip_flant5_keys.VISION_KEY, vision), ("mm_projector", projector)):
         found |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
     tensors = {
         key: Tensor(tuple(value.shape), np.dtype(np.float32), value.numpy)
@@ -67,7 +67,7 @@ def main() -> None:
     labels = np.tile(np.array(LABELS, np.int32), (flags.rows, 1))
 
     with jax.default_matmul_precision("highest"):
-        tower = Tower(clip_flant5.load(tensors, sizes))
+        tower = Tower(clip_flant5_keys.load(tensors, sizes))
 
         def ours():
             tokens = tower.run(clip_flant5.ClipFlanT5.read, images)

@@ -60,7 +60,7 @@ def source(width=8, seed=0):
 
 def load(arrays=None, **settings):
     given = from_arrays(source() if arrays is None else arrays)
-    return convert.load(lambda rngs: Net(rngs=rngs), given, TABLE, **settings)
+    return convert.load(lambda rngs, dtype: Net(rngs=rngs), given, TABLE, **settings)
 
 
 def test_a_loaded_network_computes_with_the_weights_of_the_file():
@@ -106,7 +106,7 @@ def test_two_tensors_for_one_parameter_are_refused():
     with pytest.raises(
         ValueError, match=r"blocks/0/norm/bias is given twice, by layers.0.ln.bias and by copy.bias"
     ):
-        convert.load(lambda rngs: Net(rngs=rngs), from_arrays(arrays), rows)
+        convert.load(lambda rngs, dtype: Net(rngs=rngs), from_arrays(arrays), rows)
 
 
 def test_keys_are_left_out_only_by_name():
@@ -128,7 +128,7 @@ def test_nothing_is_read_before_all_names_fit():
 
     given = from_arrays(source()) | {"more": Tensor((2,), np.dtype(np.float32), read)}
     with pytest.raises(ValueError, match="more"):
-        convert.load(lambda rngs: Net(rngs=rngs), given, TABLE)
+        convert.load(lambda rngs, dtype: Net(rngs=rngs), given, TABLE)
 
 
 def test_parameters_have_the_dtype_asked_for():
@@ -165,7 +165,7 @@ def test_the_host_holds_the_parameters_and_one_tensor():
 
     given = {key: tensor(np.broadcast_to(np.float32(0), v.shape)) for key, v in _shapes(width)}
     tracemalloc.start()
-    network = convert.load(lambda rngs: Net(width, rngs=rngs), given, TABLE)
+    network = convert.load(lambda rngs, dtype: Net(width, rngs=rngs), given, TABLE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # numpy memory alone is traced: jax's copies are the parameters. Drawing takes float64 first.
@@ -211,6 +211,6 @@ def test_one_tensor_may_fill_several_parameters():
     packed = np.arange(12, dtype=np.float32).reshape(4, 3)
     rows = [("both", f"{name}/kernel", part(i, 2, transpose)) for i, name in enumerate("ab")]
     found = paths(
-        convert.load(lambda rngs: Two(rngs=rngs), from_arrays({"both": packed}), rows).state
+        convert.load(lambda rngs, dtype: Two(rngs=rngs), from_arrays({"both": packed}), rows).state
     )
     np.testing.assert_array_equal(found["b/kernel"], packed[2:].T)

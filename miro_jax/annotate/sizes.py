@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.pretrained.encoders import flan_t5, sdxl_vae
-from miro_jax.pretrained.networks import t5, vae_keys
+from miro_jax.pretrained.networks import t5_keys, vae_keys
 from miro_jax.pretrained.networks.tower import padded_rows
 from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
@@ -254,7 +254,7 @@ def count_parameters(place: str, stem: str, used: str) -> int | None:
     if not repository.is_local:
         return None
     tensors = repository.tensors(stem)
-    copies = t5.ALIASES if "shared.weight" in tensors else ()
+    copies = t5_keys.ALIASES if "shared.weight" in tensors else ()
     return sum(
         math.prod(tensor.shape)
         for key, tensor in tensors.items()

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from miro_jax.pretrained.networks import clip, eva02, xlm_roberta
+from miro_jax.pretrained.networks import clip, eva02, eva02_keys, xlm_roberta, xlm_roberta_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.lora import merge_lora
@@ -66,14 +66,14 @@ class JinaClip(base.Judge):
     ):
         repository = hub.open(WEIGHTS if weights is None else weights)
         config = repository.json("config.json")
-        vision = eva02.parse_config(config.get("vision_config", {}))
-        text = xlm_roberta.parse_config(config.get("text_config", {}))
+        vision = eva02_keys.parse_config(config.get("vision_config", {}))
+        text = xlm_roberta_keys.parse_config(config.get("text_config", {}))
         tensors = repository.tensors()
         parts = split_towers(tensors)
         merged = merge_lora(parts["text"], *adapter(config.get("text_config", {})))
         options = {"dtype": dtype, "mesh": mesh}
-        self._vision = Tower(eva02.load_tower(parts["vision"], vision, **options))
-        self._text = Tower(xlm_roberta.load_tower(merged, text, **options))
+        self._vision = Tower(eva02_keys.load(parts["vision"], vision, **options))
+        self._text = Tower(xlm_roberta_keys.load(merged, text, **options))
         self._factor = math.exp(float(tensors["logit_scale"].read().reshape(())))
         self._tokenizer = load_tokenizer(repository)
         if (found := self._tokenizer.get_vocab_size()) > text.vocabulary:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from miro_jax.pretrained.networks import clip, clip_flant5
+from miro_jax.pretrained.networks import clip, clip_flant5, clip_flant5_keys
 from miro_jax.pretrained.networks.tower import Kept, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
@@ -103,10 +103,10 @@ class VQAScore(base.Judge):
         self._tokenizer = load_tokenizer(hub.open(tokenizer))
         self._before, self._labels = encode_texts(self._tokenizer, [BEFORE, ANSWER])
         vision = raw.get("mm_vision_tower", VISION) if vision is None else vision
-        config = clip_flant5.parse_config(
+        config = clip_flant5_keys.parse_config(
             raw, hub.open(vision).json("config.json"), self._tokenizer.get_vocab_size()
         )
-        network = clip_flant5.load(repository.tensors(), config, dtype=dtype, mesh=mesh)
+        network = clip_flant5_keys.load(repository.tensors(), config, dtype=dtype, mesh=mesh)
         self._network = Tower(network)
         self._size, self._jpeg_quality = config.vision.image_size, jpeg_quality
         jpeg = "" if jpeg_quality is None else f"-jpeg{jpeg_quality}"

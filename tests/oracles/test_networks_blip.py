@@ -72,7 +72,7 @@ def texts():
 
 
 def embed(module, array):
-    return module.embed(array)
+    return module.patches(array)
 
 
 def one_block(module, array):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.pretrained.networks import eva02
+from miro_jax.pretrained.networks import eva02, eva02_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
@@ -44,7 +44,7 @@ def tower(oracle):
 
 
 def load(arrays, config=CONFIG, **options):
-    return Tower(eva02.load_tower(from_arrays(arrays), eva02.parse_config(config), **options))
+    return Tower(eva02_keys.load(from_arrays(arrays), eva02_keys.parse_config(config), **options))
 
 
 def images(rows=3):
@@ -109,7 +109,7 @@ def test_each_convention_of_the_rotation_matters(oracle, tower, monkeypatch):
 
 
 def test_rotation_keeps_lengths_and_depends_on_differences_of_places():
-    config = eva02.parse_config(CONFIG)
+    config = eva02_keys.parse_config(CONFIG)
     cos, sin = eva02.rotary_table(config)
     assert cos.shape == sin.shape == (26, 8)
     assert (cos[0] == 1).all() and (sin[0] == 0).all()
@@ -125,7 +125,9 @@ def test_rotation_keeps_lengths_and_depends_on_differences_of_places():
 
 
 def test_published_sizes_are_the_defaults():
-    config = eva02.parse_config({"rope_embeddings": True, "subln": True, "ls_init_value": None})
+    config = eva02_keys.parse_config(
+        {"rope_embeddings": True, "subln": True, "ls_init_value": None}
+    )
     assert (config.width, config.layers, config.heads, config.mlp_width) == (1024, 24, 16, 2730)
     assert (config.image_size, config.grid, config.pretrained_grid) == (512, 36, 16)
 
@@ -133,9 +135,9 @@ def test_published_sizes_are_the_defaults():
 def test_other_variants_are_refused():
     for name, value in (("naive_swiglu", False), ("post_norm", True), ("ls_init_value", 0.1)):
         with pytest.raises(ValueError, match=f"vision_config.{name} must be"):
-            eva02.parse_config(CONFIG | {name: value})
+            eva02_keys.parse_config(CONFIG | {name: value})
     with pytest.raises(ValueError, match="multiple of 4"):
-        dataclasses.replace(eva02.parse_config(CONFIG), heads=24)
+        dataclasses.replace(eva02_keys.parse_config(CONFIG), heads=24)
 
 
 def test_rotary_tables_of_a_file_are_ignored_and_other_strangers_named(oracle):

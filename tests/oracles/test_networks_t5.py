@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.pretrained.networks import t5
-from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import t5 as oracles
@@ -27,19 +26,10 @@ def oracle():
     return oracles.Oracle(oracles.TINY, seed=0)
 
 
-def load(kind, oracle, tensors=None, dtype="float32", **options):
-    config = t5.parse_config(oracle.config())
-    tensors = t5.merge_aliases(from_arrays(oracle.tensors() if tensors is None else tensors))
-    whole = kind is t5.T5
-    network = convert.load(
-        lambda rngs: kind(config, rngs=rngs, dtype=jnp.dtype(dtype)),
-        tensors,
-        t5.TABLE if whole else t5.ENCODER_TABLE,
-        ignored=t5.IGNORED if whole else t5.ENCODER_IGNORED,
-        dtype=dtype,
-        **options,
-    )
-    return network
+def load(kind, oracle, tensors=None, dtype="float32"):
+    given = from_arrays(oracle.tensors() if tensors is None else tensors)
+    config, encoder_only = t5_keys.parse_config(oracle.config()), kind is t5.T5Encoder
+    return t5_keys.load(given, config, encoder_only=encoder_only, dtype=dtype)
 
 
 def run(network, function, *arrays):
@@ -150,7 +140,7 @@ def test_hidden_tokens_change_nothing(oracle):
 
 def test_bfloat16_is_close_and_keeps_norms_and_tables_exact(oracle):
     ids, mask = draw_ids(3, 9, seed=8)
-    network = load(t5.T5, oracle, dtype="bfloat16", keep_float32=t5.SMALL)
+    network = load(t5.T5, oracle, dtype="bfloat16")
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(network.state)}
     assert kinds == {"bfloat16", "float32"}
     assert network.state["encoder"]["norm"]["scale"][...].dtype == jnp.float32
@@ -161,13 +151,13 @@ def test_bfloat16_is_close_and_keeps_norms_and_tables_exact(oracle):
     assert 1e-4 < difference(ours[mask], exact[mask]) < 0.1
 
 
-@pytest.mark.parametrize("name", t5.ALIASES)
+@pytest.mark.parametrize("name", t5_keys.ALIASES)
 def test_the_embedding_is_found_under_each_of_its_names(oracle, name):
     tensors = oracle.tensors()
     tensors[name] = tensors["shared.weight"].copy()
-    assert sorted(t5.merge_aliases(from_arrays(tensors))) == sorted(oracle.tensors())
+    assert sorted(t5_keys.merge_aliases(from_arrays(tensors))) == sorted(oracle.tensors())
     alone = tensors.pop("shared.weight")
-    merged = t5.merge_aliases(from_arrays(tensors))
+    merged = t5_keys.merge_aliases(from_arrays(tensors))
     np.testing.assert_array_equal(merged["shared.weight"].read(), alone)
 
 
@@ -175,7 +165,7 @@ def test_two_different_embeddings_are_refused(oracle):
     tensors = oracle.tensors()
     tensors["embed_tokens.weight"] = tensors["shared.weight"] + 1
     with pytest.raises(ValueError, match="embed_tokens.weight must be a copy of shared.weight"):
-        t5.merge_aliases(from_arrays(tensors))
+        t5_keys.merge_aliases(from_arrays(tensors))
 
 
 def test_conversion_is_strict_and_ignores_the_decoder_by_name(oracle):
@@ -208,10 +198,10 @@ def test_unused_table_of_old_files_is_ignored(oracle):
 def test_other_kinds_of_t5_are_refused_by_name(oracle, change, error):
     config = {k: v for k, v in (oracle.config() | change).items() if v is not None}
     with pytest.raises(ValueError, match=error):
-        t5.parse_config(config)
+        t5_keys.parse_config(config)
 
 
 def test_decoder_has_the_depth_of_the_encoder_where_the_config_names_none(oracle):
     config = oracle.config()
     del config["num_decoder_layers"]
-    assert t5.parse_config(config).decoder_blocks == 3
+    assert t5_keys.parse_config(config).decoder_blocks == 3

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.pretrained.networks import xlm_roberta
+from miro_jax.pretrained.networks import xlm_roberta_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.lora import merge_lora
 from miro_jax.pretrained.weights.tensors import from_arrays
@@ -46,7 +46,7 @@ def tower(oracle):
 
 def load(arrays, config=CONFIG, adapter=0, **options):
     merged = merge_lora(from_arrays(arrays), SCALE, adapter)
-    return Tower(xlm_roberta.load_tower(merged, xlm_roberta.parse_config(config), **options))
+    return Tower(xlm_roberta_keys.load(merged, xlm_roberta_keys.parse_config(config), **options))
 
 
 def ids():
@@ -106,7 +106,7 @@ def test_published_sizes_are_the_defaults():
         "hf_model_name_or_path": "jinaai/jina-embeddings-v3",
         "pooler_type": "mean_pooler",
     }
-    config = xlm_roberta.parse_config(published)
+    config = xlm_roberta_keys.parse_config(published)
     assert (config.width, config.layers, config.heads, config.mlp_width) == (1024, 24, 16, 4096)
     assert (config.vocabulary, config.types, config.padding) == (250002, 1, 1)
     assert (config.rotary_base, config.epsilon) == (20000.0, 1e-5)
@@ -114,13 +114,13 @@ def test_published_sizes_are_the_defaults():
 
 def test_other_variants_are_refused():
     with pytest.raises(ValueError, match="text_config.pooler_type must be mean_pooler"):
-        xlm_roberta.parse_config(CONFIG | {"pooler_type": "cls_pooler"})
+        xlm_roberta_keys.parse_config(CONFIG | {"pooler_type": "cls_pooler"})
     absolute = KWARGS | {"position_embedding_type": "absolute"}
     with pytest.raises(ValueError, match="position_embedding_type must be rotary"):
-        xlm_roberta.parse_config(CONFIG | {"hf_model_config_kwargs": absolute})
+        xlm_roberta_keys.parse_config(CONFIG | {"hf_model_config_kwargs": absolute})
     odd = KWARGS | {"num_attention_heads": 16}
     with pytest.raises(ValueError, match="multiple of 2"):
-        xlm_roberta.parse_config(CONFIG | {"hf_model_config_kwargs": odd})
+        xlm_roberta_keys.parse_config(CONFIG | {"hf_model_config_kwargs": odd})
 
 
 def test_lora_is_merged_in_float32_from_half_precision():

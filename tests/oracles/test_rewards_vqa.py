@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax.pretrained.networks import clip, clip_flant5
+from miro_jax.pretrained.networks import clip, clip_flant5_keys
 from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.pretrained.weights.tokenizer import encode_texts
 from miro_jax.rewards import base, contract, load_reward, vqa
@@ -221,29 +221,29 @@ def test_bfloat16_is_close(published, reward, images):
 def test_the_second_name_of_the_embedding_must_hold_the_same(published):
     _, _, oracle = published
     sizes = oracle.t5.sizes["vocab_size"]
-    config = clip_flant5.parse_config(oracle.config(), oracle.vision_config(), sizes)
+    config = clip_flant5_keys.parse_config(oracle.config(), oracle.vision_config(), sizes)
     tensors = oracle.tensors()
     tensors["embed_tokens.weight"] = tensors["shared.weight"]
-    clip_flant5.load(from_arrays(tensors), config)
+    clip_flant5_keys.load(from_arrays(tensors), config)
     tensors["embed_tokens.weight"] = tensors["shared.weight"] * 2
     with pytest.raises(ValueError, match="embed_tokens.weight must be a copy of shared.weight"):
-        clip_flant5.load(from_arrays(tensors), config)
+        clip_flant5_keys.load(from_arrays(tensors), config)
 
 
 def test_conversion_is_strict_apart_from_the_vision_blocks_left_out(published):
     _, _, oracle = published
-    config = clip_flant5.parse_config(oracle.config(), oracle.vision_config(), 20)
+    config = clip_flant5_keys.parse_config(oracle.config(), oracle.vision_config(), 20)
     assert config.vision.layers == oracles.VISION["num_hidden_layers"] - 1
     tensors = oracle.tensors()
     tensors["vision_tower.vision_tower.vision_model.embeddings.position_ids"] = np.zeros((1, 17))
-    clip_flant5.load(from_arrays(tensors), config)
+    clip_flant5_keys.load(from_arrays(tensors), config)
     tensors["mm_projector.4.weight"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="mm_projector.4.weight .* has no place"):
-        clip_flant5.load(from_arrays(tensors), config)
+        clip_flant5_keys.load(from_arrays(tensors), config)
     del tensors["mm_projector.4.weight"]
     del tensors["vision_tower.vision_tower.vision_model.encoder.layers.2.mlp.fc1.bias"]
     with pytest.raises(ValueError, match=r"vision/blocks/2/hidden/bias \(20,\) is not given"):
-        clip_flant5.load(from_arrays(tensors), config)
+        clip_flant5_keys.load(from_arrays(tensors), config)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_conversion_is_strict_apart_from_the_vision_blocks_left_out(published):
 def test_other_models_are_refused_by_name(published, change, classes, error):
     _, _, oracle = published
     with pytest.raises(ValueError, match=error):
-        clip_flant5.parse_config(oracle.config() | change, oracle.vision_config(), classes)
+        clip_flant5_keys.parse_config(oracle.config() | change, oracle.vision_config(), classes)
 
 
 @pytest.mark.parametrize(

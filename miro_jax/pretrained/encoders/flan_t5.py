@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from miro_jax.pretrained.networks import t5
+from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
 from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
@@ -76,7 +76,7 @@ class FlanT5Encoder:
 
     @functools.cached_property
     def _config(self) -> t5.T5Config:
-        return t5.parse_config(self.repository.json("config.json"))
+        return t5_keys.parse_config(self.repository.json("config.json"))
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -86,19 +86,13 @@ class FlanT5Encoder:
     @functools.cached_property
     def tower(self) -> Tower:
         """The network, loaded."""
-        config, dtype = self._config, self.dtype
+        config = self._config
         if config.width != self.width:
             raise ValueError(
                 f"width must be that of {self.repository}, {config.width}; got {self.width}."
             )
-        network = convert.load(
-            lambda rngs: t5.T5Encoder(config, rngs=rngs, dtype=jnp.dtype(dtype)),
-            t5.merge_aliases(self.repository.tensors()),
-            t5.ENCODER_TABLE,
-            ignored=t5.ENCODER_IGNORED,
-            dtype=dtype,
-            keep_float32=t5.SMALL,
-            mesh=self._mesh,
+        network = t5_keys.load(
+            self.repository.tensors(), config, encoder_only=True, dtype=self.dtype, mesh=self._mesh
         )
         return Tower(network)
 

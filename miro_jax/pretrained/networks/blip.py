@@ -21,10 +21,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.clip import ACTIVATIONS, Block, StackConfig
+from miro_jax.pretrained.networks.clip import Block, StackConfig
+from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps
 
 Array = jax.Array
 
@@ -58,34 +60,13 @@ class TextConfig(StackConfig):
 class VisionTower(nnx.Module):
     """Pictures into tokens."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         self.dtype = dtype
         options = {"rngs": rngs, "dtype": dtype}
-        sides = (c.patch_size, c.patch_size, 3)
-        axes = ("patch", "patch", "patch", "embed")
-        self.patch_in = Linear((*sides, c.width), axes, num_in=3, **options)
-        self.class_token = nnx.Param(jnp.zeros((c.width,)), out_sharding=("embed",))
-        self.positions = nnx.Param(
-            jnp.zeros((c.num_tokens, c.width)), out_sharding=("tokens", "embed")
-        )
+        self.patches = Patches(c.image_size, c.patch_size, c.width, **options)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
-
-    def embed(self, images: Array) -> Array:
-        """Make the tokens before the first block of normalised pictures; see `__call__`."""
-        c = self.config
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(
-                f"images must be [B, {c.image_size}, {c.image_size}, 3]; got {images.shape}."
-            )
-        side, grid = c.patch_size, c.image_size // c.patch_size
-        x = images[:, : grid * side, : grid * side]
-        x = x.reshape(-1, grid, side, grid, side, 3).swapaxes(2, 3)
-        x = self.patch_in(x.reshape(-1, grid * grid, side, side, 3)).astype(jnp.float32)
-        first = self.class_token[...].astype(jnp.float32)[None, None]
-        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
-        return x + self.positions[...].astype(jnp.float32)[None]
 
     def __call__(self, images: Array, num_blocks: int | None = None) -> Array:
         """Read pictures into tokens.
@@ -97,7 +78,7 @@ class VisionTower(nnx.Module):
         Returns:
           [B, N, S], the class token first; in `dtype` after the last norm, else float32.
         """
-        x = self.embed(images)
+        x = self.patches(images)
         for block in self.blocks[:num_blocks]:
             x = block(x, causal=False)
         return self.out_norm(x).astype(self.dtype) if num_blocks is None else x
@@ -106,14 +87,11 @@ class VisionTower(nnx.Module):
 class Attention(nnx.Module):
     """Attention of tokens to a source, themselves or others; added to them and normed."""
 
-    def __init__(self, config: TextConfig, source_width: int, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: TextConfig, source_width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         c, options = config, {"rngs": rngs, "dtype": dtype}
-        heads = (c.heads, c.width // c.heads)
-        axes = ("heads", "head_dim")
-        self.q = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.k = Linear((source_width, *heads), ("embed", *axes), **options)
-        self.v = Linear((source_width, *heads), ("embed", *axes), **options)
-        self.out = Linear((*heads, c.width), (*axes, "embed"), num_in=2, **options)
+        self.q, self.k, self.v, self.out = attention_maps(
+            c.width, c.heads, source_width=source_width, **options
+        )
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
 
     def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
@@ -125,7 +103,7 @@ class Attention(nnx.Module):
 class TextBlock(nnx.Module):
     """Post-norm attention, cross-attention and feed-forward."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         c, options = config, {"rngs": rngs, "dtype": dtype}
         self.attention = Attention(c, c.width, **options)
         self.cross = Attention(c, c.source_width, **options)
@@ -145,7 +123,7 @@ class TextBlock(nnx.Module):
 class TextTower(nnx.Module):
     """Text that looks at a picture, into tokens."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         self.embedding = nnx.Param(
             jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")

@@ -12,8 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from miro_jax.pretrained.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
 from miro_jax.pretrained.weights.convert import (
@@ -23,10 +21,8 @@ from miro_jax.pretrained.weights.convert import (
     Network,
     below,
     load,
-    part,
+    packed,
     same,
-    split,
-    transpose,
 )
 from miro_jax.pretrained.weights.tensors import Tensor
 
@@ -47,17 +43,16 @@ SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost littl
 
 VISION_BLOCK = (
     *below("norm1", "norm", NORM),
-    *((("attn.qkv.weight", f"{n}/kernel", part(i, 3, transpose))) for i, n in enumerate("qkv")),
-    *((("attn.qkv.bias", f"{n}/bias", part(i, 3, split))) for i, n in enumerate("qkv")),
+    *packed("attn.qkv.weight", "attn.qkv.bias"),
     *below("attn.proj", "out", LINEAR),
     *below("norm2", "mlp_norm", NORM),
     *below("mlp.fc1", "hidden", LINEAR),
     *below("mlp.fc2", "mlp_out", LINEAR),
 )
 VISION = (
-    ("cls_token", "class_token", same),
-    ("pos_embed", "positions", same),
-    *below("patch_embed.proj", "patch_in", CONV),
+    ("cls_token", "patches/class_token", same),
+    ("pos_embed", "patches/positions", same),
+    *below("patch_embed.proj", "patches/linear", CONV),
     *below("blocks.*", "blocks/*", VISION_BLOCK),
     *below("norm", "out_norm", NORM),
 )
@@ -153,26 +148,20 @@ def load_towers(
     options = {"dtype": dtype, "keep_float32": SMALL, "mesh": mesh}
     return (
         load(
-            partial(_build, VisionTower, vision, dtype),
+            partial(VisionTower, vision),
             own,
             below("visual_encoder", "", VISION),
             ignored=rf"text_encoder\..*|{unused}",
             **options,
         ),
         load(
-            partial(_build, TextTower, text, dtype),
+            partial(TextTower, text),
             own,
             below("text_encoder", "", TEXT),
             ignored=rf"visual_encoder\..*|{unused}",
             **options,
         ),
     )
-
-
-def _build(
-    kind: type[nnx.Module], config: VisionConfig | TextConfig, dtype: str, rngs: nnx.Rngs
-) -> nnx.Module:
-    return kind(config, rngs=rngs, dtype=jnp.dtype(dtype))
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:

@@ -17,18 +17,18 @@ tokens, D width, E width of the shared space.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models import layers
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
+from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps
 
 Array = jax.Array
 SLICE = 4  # pictures that a CPU reads at a time
@@ -90,31 +90,13 @@ class TextConfig(StackConfig):
     end_token: int | None
 
 
-def gelu(x: Array) -> Array:
-    """x Phi(x), by erf as PyTorch does it (jax.nn.gelu takes erfc)."""
-    return x * 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def quick_gelu(x: Array) -> Array:
-    """x sigmoid(1.702 x), OpenAI's stand-in for GELU."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
-
-
 class Block(nnx.Module):
     """Pre-norm residual attention and feed-forward."""
 
-    def __init__(self, config: StackConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: StackConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         c, options = config, {"rngs": rngs, "dtype": dtype}
-        heads = (c.heads, c.width // c.heads)
-        axes = ("heads", "head_dim")
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.q = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.k = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.v = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.out = Linear((*heads, c.width), (*axes, "embed"), num_in=2, **options)
+        self.q, self.k, self.v, self.out = attention_maps(c.width, c.heads, **options)
         self.mlp_norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
         self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
@@ -151,16 +133,10 @@ class Block(nnx.Module):
 class VisionTower(nnx.Module):
     """Pictures into features of the shared space, or into tokens."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         options = {"rngs": rngs, "dtype": dtype}
-        sides = (c.patch_size, c.patch_size, 3)
-        axes = ("patch", "patch", "patch", "embed")
-        self.patch_in = Linear((*sides, c.width), axes, num_in=3, use_bias=False, **options)
-        self.class_token = nnx.Param(jnp.zeros((c.width,)), out_sharding=("embed",))
-        self.positions = nnx.Param(
-            jnp.zeros((c.num_tokens, c.width)), out_sharding=("tokens", "embed")
-        )
+        self.patches = Patches(c.image_size, c.patch_size, c.width, use_bias=False, **options)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         if c.projection is not None:
@@ -180,11 +156,6 @@ class VisionTower(nnx.Module):
         Returns:
           [B, N, D] float32; the class token is the first, patches follow row by row.
         """
-        c = self.config
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(
-                f"images must be [B, {c.image_size}, {c.image_size}, 3]; got {images.shape}."
-            )
         return cpu.by_slices(partial(self._tokens, num_blocks=num_blocks), images, SLICE)
 
     def __call__(self, images: Array) -> Array:
@@ -192,14 +163,7 @@ class VisionTower(nnx.Module):
         return cpu.by_slices(self._features, images, SLICE)
 
     def _tokens(self, images: Array, num_blocks: int | None) -> Array:
-        c = self.config
-        side, grid = c.patch_size, c.image_size // c.patch_size
-        x = images[:, : grid * side, : grid * side]
-        x = x.reshape(-1, grid, side, grid, side, 3).swapaxes(2, 3)
-        x = self.patch_in(x.reshape(-1, grid * grid, side, side, 3)).astype(jnp.float32)
-        first = self.class_token[...].astype(jnp.float32)[None, None]
-        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
-        x = self.norm(x + self.positions[...].astype(jnp.float32)[None])
+        x = self.norm(self.patches(images))
         for block in self.blocks[:num_blocks]:
             x = block(x, causal=False)
         return x
@@ -213,7 +177,7 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """Text into features of the shared space."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         options = {"rngs": rngs, "dtype": dtype}
         self.embedding = nnx.Param(

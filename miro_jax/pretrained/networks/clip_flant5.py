@@ -12,19 +12,15 @@ the T5, P tokens before the picture, L after it, K labels.
 """
 
 import dataclasses
-import re
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import Linear
-from miro_jax.pretrained.networks import clip, clip_keys, t5
-from miro_jax.pretrained.weights import convert
-from miro_jax.pretrained.weights.convert import LINEAR, Row, below
-from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.networks import clip, t5
+from miro_jax.pretrained.networks.transformer import gelu
 
 Array = jax.Array
 START = 0  # the decoder's first token, which is T5's padding
@@ -39,59 +35,23 @@ class ClipFlanT5Config:
     classes: int
 
 
-def parse_config(
-    config: Mapping[str, Any], vision: Mapping[str, Any], classes: int
-) -> ClipFlanT5Config:
-    """Take the sizes from two files `config.json`.
-
-    Args:
-        config: of the model.
-        vision: of the CLIP model whose vision tower it has.
-        classes: tokens that the tokenizer has; the weights may have rows beyond them, which were
-            never trained.
-
-    Raises:
-        ValueError: an option that this module does not offer, or too many classes.
-    """
-    for key, wanted in (
-        ("mm_projector_type", "mlp2x_gelu"),
-        ("mm_vision_select_feature", "patch"),
-    ):
-        if (found := config.get(key, wanted)) != wanted:
-            raise ValueError(f"config.json must have {key} = {wanted!r}; got {found!r}.")
-    sizes = clip_keys.vision_config(vision, projection=False)
-    kept = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
-    if not 1 <= kept <= sizes.layers:
-        raise ValueError(
-            f"config.json must have mm_vision_select_layer in [{-sizes.layers}, -1]; "
-            f"got {config['mm_vision_select_layer']}."
-        )
-    language = t5.parse_config(config)
-    if classes > language.vocabulary:
-        raise ValueError(
-            f"the tokenizer must have at most the {language.vocabulary} tokens of the weights; "
-            f"got {classes}. It belongs to another model."
-        )
-    return ClipFlanT5Config(dataclasses.replace(sizes, layers=kept), language, classes)
-
-
 class Projector(nnx.Module):
     """Vision tokens `[B, N, W]` to the T5's width, by two linear maps."""
 
-    def __init__(self, width: int, out_width: int, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, width: int, out_width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         options = {"rngs": rngs, "dtype": dtype}
         self.hidden = Linear((width, out_width), ("embed", "mlp"), **options)
         self.out = Linear((out_width, out_width), ("mlp", "embed"), **options)
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, N, W]` to `[B, N, D]`."""
-        return self.out(clip.gelu(self.hidden(x)))
+        return self.out(gelu(self.hidden(x)))
 
 
 class ClipFlanT5(nnx.Module):
     """The three parts of the model; `read` and `answer` use them."""
 
-    def __init__(self, config: ClipFlanT5Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: ClipFlanT5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         options = {"rngs": rngs, "dtype": dtype}
         self.vision = clip.VisionTower(config.vision, **options)
         self.projector = Projector(config.vision.width, config.t5.width, **options)
@@ -125,45 +85,3 @@ class ClipFlanT5(nnx.Module):
         logits = self.t5.decode(said, self.t5.encode(x, mask), mask)  # [B, K, V]
         likely = jax.nn.log_softmax(logits[..., : self.classes])
         return jnp.take_along_axis(likely, labels[..., None], axis=-1)[..., 0]
-
-
-VISION_KEY = "vision_tower.vision_tower.vision_model"
-TABLE: tuple[Row, ...] = (
-    *below(VISION_KEY, "vision", clip_keys.VISION_BODY),
-    *below("mm_projector.0", "projector/hidden", LINEAR),
-    *below("mm_projector.2", "projector/out", LINEAR),
-    *below("", "t5", t5.TABLE),
-)
-
-
-def load(
-    tensors: Mapping[str, Tensor],
-    config: ClipFlanT5Config,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> convert.Network:
-    """Load a published file; what stands behind the vision tower's last block used is ignored.
-
-    Raises:
-        ValueError: the weights do not fit, see `weights.convert.load`; or the two tables of token
-            embeddings differ.
-    """
-    vision = re.escape(VISION_KEY)
-    found = (re.match(rf"{vision}\.encoder\.layers\.(\d+)\.", key) for key in tensors)
-    numbers = {block[1] for block in found if block and int(block[1]) >= config.vision.layers}
-    unused = [
-        rf"{vision}\.post_layernorm\..*",
-        rf"{vision}\.encoder\.layers\.({'|'.join(sorted(numbers))})\..*",
-        r"(.*\.)?position_ids",
-        t5.IGNORED,
-    ]
-    return convert.load(
-        lambda rngs: ClipFlanT5(config, rngs=rngs, dtype=jnp.dtype(dtype)),
-        t5.merge_aliases(tensors),
-        TABLE,
-        ignored="|".join(unused),
-        dtype=dtype,
-        keep_float32=t5.SMALL,
-        mesh=mesh,
-    )

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from miro_jax.pretrained.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
 from miro_jax.pretrained.weights.convert import (
@@ -26,9 +25,8 @@ from miro_jax.pretrained.weights.convert import (
     below,
     conv,
     load,
-    part,
+    packed,
     same,
-    split,
     straight,
     transpose,
 )
@@ -68,9 +66,9 @@ BLOCK = (
     *below("mlp.fc2", "mlp_out", LINEAR),
 )
 VISION_BODY = (
-    ("embeddings.patch_embedding.weight", "patch_in/kernel", conv),
-    ("embeddings.class_embedding", "class_token", same),
-    ("embeddings.position_embedding.weight", "positions", same),
+    ("embeddings.patch_embedding.weight", "patches/linear/kernel", conv),
+    ("embeddings.class_embedding", "patches/class_token", same),
+    ("embeddings.position_embedding.weight", "patches/positions", same),
     *below("pre_layrnorm", "norm", NORM),  # their spelling
     *below("encoder.layers.*", "blocks/*", BLOCK),
     *below("post_layernorm", "out_norm", NORM),
@@ -88,17 +86,16 @@ TEXT = (
 )
 OPEN_BLOCK = (
     *below("ln_1", "norm", NORM),
-    *((("attn.in_proj_weight", f"{n}/kernel", part(i, 3, transpose))) for i, n in enumerate("qkv")),
-    *((("attn.in_proj_bias", f"{n}/bias", part(i, 3, split))) for i, n in enumerate("qkv")),
+    *packed("attn.in_proj_weight", "attn.in_proj_bias"),
     *below("attn.out_proj", "out", LINEAR),
     *below("ln_2", "mlp_norm", NORM),
     *below("mlp.c_fc", "hidden", LINEAR),
     *below("mlp.c_proj", "mlp_out", LINEAR),
 )
 OPEN_VISION = (
-    ("visual.conv1.weight", "patch_in/kernel", conv),
-    ("visual.class_embedding", "class_token", same),
-    ("visual.positional_embedding", "positions", same),
+    ("visual.conv1.weight", "patches/linear/kernel", conv),
+    ("visual.class_embedding", "patches/class_token", same),
+    ("visual.positional_embedding", "patches/positions", same),
     *below("visual.ln_pre", "norm", NORM),
     *below("visual.transformer.resblocks.*", "blocks/*", OPEN_BLOCK),
     *below("visual.ln_post", "out_norm", NORM),
@@ -218,7 +215,7 @@ def load_vision(
         ignored += (
             r"|vision_model\.post_layernorm\..*|visual_projection\..*|visual\.(ln_post|proj)(\..*)?"
         )
-    build = partial(_build, VisionTower, config, dtype)
+    build = partial(VisionTower, config)
     return load(build, tensors, table, ignored=ignored, dtype=dtype, mesh=mesh)
 
 
@@ -235,7 +232,7 @@ def load_text(
       ValueError: the weights do not fit, see `weights.convert.load`.
     """
     table: tuple[Row, ...] = OPEN_TEXT if is_open(tensors) else TEXT
-    build = partial(_build, TextTower, config, dtype)
+    build = partial(TextTower, config)
     ignored = f"{OF_NEITHER}|{OF_VISION}"
     return load(build, tensors, table, ignored=ignored, dtype=dtype, mesh=mesh)
 
@@ -250,10 +247,6 @@ def logit_scale(tensors: Tensors) -> float:
 def is_open(tensors: Tensors) -> bool:
     """Tell whether a file is in OpenAI's layout rather than in Hugging Face's."""
     return "visual.conv1.weight" in tensors or "token_embedding.weight" in tensors
-
-
-def _build(kind, config, dtype, rngs):
-    return kind(config, rngs=rngs, dtype=jnp.dtype(dtype))
 
 
 def _shape(tensors: Tensors, key: str) -> tuple[int, ...]:

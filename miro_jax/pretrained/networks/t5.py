@@ -1,4 +1,4 @@
-"""T5 1.1 and FLAN-T5: the encoder alone, or encoder and decoder; and their published keys.
+"""T5 1.1 and FLAN-T5: the encoder alone, or encoder and decoder.
 
     x <- x + O softmax(Q(norm x) K(norm x)^T + bias + mask) V(norm x)      no scaling of the logits
     x <- x + W_o (gelu(W_0 norm x) * W_1 norm x)                           gelu by its tanh formula
@@ -16,26 +16,23 @@ V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import Linear, RMSNorm, normal_table
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.weights.convert import Row, below, same, transpose
-from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.networks.transformer import attention_maps
 
 Array = jax.Array
-ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes of a T5; `parse_config` takes them from a published `config.json`."""
+    """Sizes of a T5."""
 
     width: int
     heads: int
@@ -47,35 +44,6 @@ class T5Config:
     buckets: int  # of distances
     max_distance: int  # all larger ones share a bucket
     epsilon: float  # of the norms
-
-
-def parse_config(config: Mapping[str, Any]) -> T5Config:
-    """Take the sizes from a `config.json`.
-
-    Raises:
-        ValueError: an option that these modules do not offer, or a key is missing.
-    """
-    for key, wanted in (("feed_forward_proj", "gated-gelu"), ("tie_word_embeddings", False)):
-        if (found := config.get(key)) != wanted:
-            raise ValueError(
-                f"config.json must have {key} = {wanted!r}, as T5 1.1 and FLAN-T5 have; "
-                f"got {found!r}. The first T5 models are not supported."
-            )
-    try:
-        return T5Config(
-            width=config["d_model"],
-            heads=config["num_heads"],
-            head_width=config["d_kv"],
-            mlp_width=config["d_ff"],
-            encoder_blocks=config["num_layers"],
-            decoder_blocks=config.get("num_decoder_layers") or config["num_layers"],
-            vocabulary=config["vocab_size"],
-            buckets=config["relative_attention_num_buckets"],
-            max_distance=config.get("relative_attention_max_distance", 128),
-            epsilon=config["layer_norm_epsilon"],
-        )
-    except KeyError as error:
-        raise ValueError(f"config.json must have the key {error} of a T5.") from error
 
 
 def bucket_distances(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
@@ -107,14 +75,10 @@ def relative_buckets(queries: int, keys: int, config: T5Config, bidirectional: b
 class Attention(nnx.Module):
     """Multi-head attention without scaling; heads x head width may differ from the width."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype):
-        c, options = config, {"rngs": rngs, "use_bias": False, "dtype": dtype}
-        axes = ("embed", "heads", "head_dim")
-        self.q = Linear((c.width, c.heads, c.head_width), axes, **options)
-        self.k = Linear((c.width, c.heads, c.head_width), axes, **options)
-        self.v = Linear((c.width, c.heads, c.head_width), axes, **options)
-        self.out = Linear(
-            (c.heads, c.head_width, c.width), (*axes[1:], axes[0]), num_in=2, **options
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        c = config
+        self.q, self.k, self.v, self.out = attention_maps(
+            c.width, c.heads, head_width=c.head_width, biases="", rngs=rngs, dtype=dtype
         )
 
     def __call__(self, x: Array, source: Array, bias: Array | None, mask: Array) -> Array:
@@ -137,7 +101,7 @@ class Attention(nnx.Module):
 class GatedMLP(nnx.Module):
     """Feed-forward `W_o (gelu(W_0 x) * W_1 x)`."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike):
         shape, options = (config.width, config.mlp_width), {"use_bias": False, "dtype": dtype}
         self.gate = Linear(shape, ("embed", "mlp"), rngs=rngs, **options)
         self.value = Linear(shape, ("embed", "mlp"), rngs=rngs, **options)
@@ -151,7 +115,7 @@ class GatedMLP(nnx.Module):
 class Block(nnx.Module):
     """Self-attention, in the decoder attention to the encoder's tokens, feed-forward."""
 
-    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
         def norm():
             return RMSNorm(config.width, epsilon=config.epsilon)
 
@@ -182,7 +146,7 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """The blocks of the encoder or of the decoder, their bias table and the last norm."""
 
-    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
         count = config.decoder_blocks if decoder else config.encoder_blocks
         self.table = normal_table(rngs, (config.buckets, config.heads), ("buckets", "heads"), 1.0)
         self.blocks = nnx.List(Block(config, decoder, rngs=rngs, dtype=dtype) for _ in range(count))
@@ -210,7 +174,7 @@ class Stack(nnx.Module):
 class T5Encoder(nnx.Module):
     """Token ids to one vector per token."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         shape = (config.vocabulary, config.width)
         self.embedding = normal_table(rngs, shape, ("vocab", "embed"), 1.0)
         self.encoder = Stack(config, decoder=False, rngs=rngs, dtype=dtype)
@@ -238,7 +202,7 @@ class T5Encoder(nnx.Module):
 class T5(T5Encoder):
     """Encoder and decoder; the decoder gives logits of the next token."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         super().__init__(config, rngs=rngs, dtype=dtype)
         self.decoder = Stack(config, decoder=True, rngs=rngs, dtype=dtype)
         self.head = normal_table(rngs, (config.width, config.vocabulary), ("embed", "vocab"), 1.0)
@@ -259,53 +223,3 @@ class T5(T5Encoder):
         decoded = self.decoder(self.embed(ids), past, encoded, mask[:, None, None, :])
         x, head = decoded.astype(self.dtype), self.head[...].astype(self.dtype)
         return jnp.einsum("bnd,dv->bnv", x, head, preferred_element_type=jnp.float32)
-
-
-def _stack_rows(decoder: bool) -> tuple[Row, ...]:
-    """The rows of a stack below `encoder` or `decoder`."""
-    attention = tuple((f"{theirs}.weight", f"{ours}/kernel", transpose) for theirs, ours in _QKVO)
-    rows = below("block.*.layer.0.SelfAttention", "blocks/*/attention", attention)
-    table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    rows += ((table, "table", same), ("final_layer_norm.weight", "norm/scale", same))
-    norms, mlp = ("norm", "mlp_norm"), 1
-    if decoder:
-        norms, mlp = ("norm", "cross_norm", "mlp_norm"), 2
-        rows += below("block.*.layer.1.EncDecAttention", "blocks/*/cross", attention)
-    for layer, norm in enumerate(norms):
-        rows += ((f"block.*.layer.{layer}.layer_norm.weight", f"blocks/*/{norm}/scale", same),)
-    for theirs, ours in (("wi_0", "gate"), ("wi_1", "value"), ("wo", "out")):
-        key = f"block.*.layer.{mlp}.DenseReluDense.{theirs}.weight"
-        rows += ((key, f"blocks/*/mlp/{ours}/kernel", transpose),)
-    return rows
-
-
-_QKVO = (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out"))
-ENCODER_TABLE: tuple[Row, ...] = (
-    ("shared.weight", "embedding", same),
-    *below("encoder", "encoder", _stack_rows(decoder=False)),
-)
-TABLE: tuple[Row, ...] = (
-    *ENCODER_TABLE,
-    *below("decoder", "decoder", _stack_rows(decoder=True)),
-    ("lm_head.weight", "head", transpose),
-)
-SMALL = r".*(norm/scale|/table)"  # parameters that stay float32 in a bfloat16 network
-ENCODER_IGNORED = r"decoder\..*|lm_head\.weight"
-# A table that some files hold and no model uses.
-IGNORED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-
-
-def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave one name, `shared.weight`, to the embedding, which files store under up to four.
-
-    Raises:
-        ValueError: two of the names hold different numbers.
-    """
-    merged = {key: tensor for key, tensor in tensors.items() if key not in ALIASES}
-    for key in ALIASES:
-        if key not in tensors:
-            continue
-        first = merged.setdefault("shared.weight", tensors[key])
-        if first is not tensors[key] and not np.array_equal(first.read(), tensors[key].read()):
-            raise ValueError(f"{key} must be a copy of shared.weight; it holds other numbers.")
-    return merged

@@ -22,6 +22,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import EPSILON, Linear, attend, xavier_uniform
 from miro_jax.models.sharding import constrain
@@ -70,7 +71,7 @@ class Conv(nnx.Module):
         scaling: str | None = None,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
     ):
         if scaling not in (None, "halve", "double"):
             raise ValueError(f"scaling must be None, 'halve' or 'double'; got {scaling!r}.")
@@ -118,7 +119,15 @@ class GroupNorm(nnx.Module):
 class Resnet(nnx.Module):
     """Two convolutions on a residual branch; a 1x1 convolution on the other where C changes."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        groups: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.norm1 = GroupNorm(inputs, groups)
         self.conv1 = Conv(inputs, outputs, rngs=rngs, dtype=dtype)
         self.norm2 = GroupNorm(outputs, groups)
@@ -138,7 +147,9 @@ class Resnet(nnx.Module):
 class Attention(nnx.Module):
     """Attention of all pixels to all pixels, one head, on a residual branch."""
 
-    def __init__(self, channels: int, groups: int, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+    ):
         self.norm = GroupNorm(channels, groups)
         self.q = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
         self.k = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
@@ -156,7 +167,9 @@ class Attention(nnx.Module):
 class Middle(nnx.Module):
     """Resnet, attention, resnet at the lowest resolution."""
 
-    def __init__(self, channels: int, groups: int, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+    ):
         self.resnet1 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
         self.attention = Attention(channels, groups, rngs=rngs, dtype=dtype)
         self.resnet2 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
@@ -169,7 +182,17 @@ class Middle(nnx.Module):
 class Level(nnx.Module):
     """Resnets at one resolution, then a convolution to the next one, but at the last level."""
 
-    def __init__(self, inputs, outputs, count, groups, scaling, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        count,
+        groups,
+        scaling,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.resnets = nnx.List(
             Resnet(inputs if i == 0 else outputs, outputs, groups, rngs=rngs, dtype=dtype)
             for i in range(count)
@@ -188,7 +211,7 @@ class Level(nnx.Module):
 class Encoder(nnx.Module):
     """Pictures to moments of the posterior."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         sizes, groups = config.block_out_channels, config.norm_num_groups
         moments = 2 * config.latent_channels
         self.config, self.dtype = config, dtype
@@ -232,7 +255,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Image latents to pictures."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.config, self.dtype = config, dtype
         self.latents = _pointwise(config.latent_channels, config.latent_channels, rngs=rngs)
@@ -272,11 +295,13 @@ class Decoder(nnx.Module):
 class Autoencoder(nnx.Module):
     """Encoder and decoder together."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.encoder = Encoder(config, rngs=rngs, dtype=dtype)
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype)
 
 
-def _pointwise(inputs: int, outputs: int, *, rngs, dtype=jnp.float32) -> Linear:
+def _pointwise(
+    inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+) -> Linear:
     """A 1x1 convolution."""
     return Linear((inputs, outputs), ("channels", "channels"), rngs=rngs, dtype=dtype)

@@ -8,10 +8,10 @@ Source: names of `diffusers.AutoencoderKL`, `diffusion_pytorch_model.safetensors
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -145,7 +145,7 @@ def load_vae(
     make, table, ignored = PARTS[part]
     config = parse_config(repository.json("config.json"))
     return load(
-        lambda rngs: make(config, rngs=rngs, dtype=jnp.dtype(dtype)),
+        partial(make, config),
         repository.tensors(STEM),
         table,
         ignored=ignored,

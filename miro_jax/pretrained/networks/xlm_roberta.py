@@ -9,54 +9,24 @@ Tokens see each other in both directions, padding is hidden. The stream x is flo
 products run in `dtype`.
 
 Source: Conneau et al. 2020 (arXiv 1911.02116) as changed by jina-embeddings-v3 (Sturua et al. 2024,
-arXiv 2409.10173), which names the weights.
+arXiv 2409.10173).
 
 Letters: B batch, L tokens, D width, A heads, H head width.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import LayerNorm, Linear, attend
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.clip import gelu
-from miro_jax.pretrained.weights.convert import (
-    LINEAR,
-    NORM,
-    Network,
-    below,
-    load,
-    part,
-    same,
-    split,
-    transpose,
-)
-from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.networks.transformer import attention_maps, gelu
 
 Array = jax.Array
-SMALL = r".*(scale|bias)"  # stay float32: they cost little
-# A `text_config` names another repository, jinaai/jina-embeddings-v3, for its sizes; these are
-# they. What stands in `hf_model_config_kwargs` goes first, as it does there. The rotary base is
-# the one number that could not be read at its source: it is that of the Hugging Face port.
-DEFAULTS = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "vocab_size": 250002,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-    "pad_token_id": 1,
-    "rotary_emb_base": 20000.0,
-}
-REQUIRED = {"position_embedding_type": "rotary", "hidden_act": "gelu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,30 +56,6 @@ class Config:
             )
 
 
-def parse_config(config: Mapping[str, Any]) -> Config:
-    """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS.
-
-    Raises:
-      ValueError: it asks for a variant that is not here.
-    """
-    given = dict(config.get("hf_model_config_kwargs", {}))
-    for name, value in (REQUIRED | {"pooler_type": "mean_pooler"}).items():
-        if (found := given.get(name, config.get(name, value))) != value:
-            raise ValueError(f"text_config.{name} must be {value}; got {found}.")
-    own = DEFAULTS | given
-    return Config(
-        width=own["hidden_size"],
-        layers=own["num_hidden_layers"],
-        heads=own["num_attention_heads"],
-        mlp_width=own["intermediate_size"],
-        vocabulary=own["vocab_size"],
-        types=own["type_vocab_size"],
-        padding=own["pad_token_id"],
-        rotary_base=own["rotary_emb_base"],
-        epsilon=own["layer_norm_eps"],
-    )
-
-
 def rotary_table(config: Config, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute cosine and sine of each place's angles, each [L, H / 2] float32."""
     half = config.width // config.heads // 2
@@ -128,14 +74,9 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 class Block(nnx.Module):
     """Post-norm attention and feed-forward."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         c, options = config, {"rngs": rngs, "dtype": dtype}
-        heads = (c.heads, c.width // c.heads)
-        axes = ("heads", "head_dim")
-        self.q = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.k = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.v = Linear((c.width, *heads), ("embed", *axes), **options)
-        self.out = Linear((*heads, c.width), (*axes, "embed"), num_in=2, **options)
+        self.q, self.k, self.v, self.out = attention_maps(c.width, c.heads, **options)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
         self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
@@ -152,7 +93,7 @@ class Block(nnx.Module):
 class TextTower(nnx.Module):
     """Text into features."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         self.embedding = nnx.Param(
             jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
@@ -180,41 +121,3 @@ class TextTower(nnx.Module):
         mask = (ids != self.config.padding).astype(jnp.float32)
         total = jnp.einsum("bld,bl->bd", self.tokens(ids), mask, precision="highest")
         return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
-
-
-BLOCK = (
-    *((("mixer.Wqkv.weight", f"{n}/kernel", part(i, 3, transpose))) for i, n in enumerate("qkv")),
-    *((("mixer.Wqkv.bias", f"{n}/bias", part(i, 3, split))) for i, n in enumerate("qkv")),
-    *below("mixer.out_proj", "out", LINEAR),
-    *below("norm1", "norm", NORM),
-    *below("mlp.fc1", "hidden", LINEAR),
-    *below("mlp.fc2", "mlp_out", LINEAR),
-    *below("norm2", "mlp_norm", NORM),
-)
-TABLE = (
-    ("embeddings.word_embeddings.weight", "embedding", same),
-    ("embeddings.token_type_embeddings.weight", "types", same),
-    *below("emb_ln", "norm", NORM),
-    *below("encoder.layers.*", "blocks/*", BLOCK),
-)
-UNUSED = r"pooler\..*|(.*\.)?inv_freq"
-
-
-def load_tower(
-    tensors: Mapping[str, Tensor],
-    config: Config,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
-    """Load the tower from tensors named without a prefix, LoRA merged (see `weights.lora`).
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`.
-    """
-    build = partial(_build, config, dtype)
-    return load(build, tensors, TABLE, ignored=UNUSED, dtype=dtype, keep_float32=SMALL, mesh=mesh)
-
-
-def _build(config: Config, dtype: str, rngs: nnx.Rngs) -> TextTower:
-    return TextTower(config, rngs=rngs, dtype=jnp.dtype(dtype))

@@ -81,6 +81,14 @@ def below(key: str, path: str, rows: Iterable[Row]) -> tuple[Row, ...]:
     )
 
 
+def packed(weight: str, bias: str) -> tuple[Row, ...]:
+    """Return the rows of a linear map that computes q, k and v at once."""
+    return (
+        *((weight, f"{name}/kernel", part(i, 3, transpose)) for i, name in enumerate("qkv")),
+        *((bias, f"{name}/bias", part(i, 3, split)) for i, name in enumerate("qkv")),
+    )
+
+
 LINEAR = (("weight", "kernel", transpose), ("bias", "bias", split))
 CONV = (("weight", "kernel", conv), ("bias", "bias", same))
 NORM = (("weight", "scale", same), ("bias", "bias", same))
@@ -101,7 +109,7 @@ class Network:
 
 
 def load(
-    build: Callable[[nnx.Rngs], nnx.Module],
+    build: Callable[..., nnx.Module],
     tensors: Mapping[str, Tensor],
     table: Iterable[Row],
     *,
@@ -113,7 +121,8 @@ def load(
     """Build a network and fill all of its parameters and buffers.
 
     Args:
-      build: makes the module; called under `jax.eval_shape`, so nothing is initialised.
+      build: makes the module of `rngs` and `dtype`, such as `partial(VisionTower, config)`; called
+        under `jax.eval_shape`, so nothing is initialised.
       tensors: what the file holds.
       table: rows (source key, our path, transform).
       ignored: regular expression of source keys that are left out on purpose.
@@ -129,7 +138,7 @@ def load(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     mesh = sharding.one_device_mesh() if mesh is None else mesh
     with sharding.use_mesh(mesh):
-        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(params=0)))
+        abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0), dtype=DTYPES[dtype]))
         graphdef, abstract = nnx.split(abstract)
         places = sharding.state_shardings(abstract, mesh)
     leaves = {_path(path): leaf for path, leaf in nnx.to_flat_state(abstract)}

@@ -11,11 +11,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -84,7 +84,7 @@ def read(
         raise ValueError(f"{repository}/{CONFIG} has no entry {error}.") from error
     tensors = repository.tensors()
     network = convert.load(
-        lambda rngs: RIN(config, rngs=rngs, dtype=jnp.dtype(dtype)),
+        partial(RIN, config),
         tensors,
         key_table(names),
         ignored=IGNORED,

@@ -1,0 +1,110 @@
+"""Published weights of EVA-02: the vision tower of jina-clip-v2.
+
+The names of weights are those of jina-clip-v2 (jinaai/jina-clip-implementation), which follow
+EVA-CLIP's. Its repository describes it by code of its own, which is never run: the sizes are read
+from its `config.json` here, as that code reads them.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from miro_jax.pretrained.networks.eva02 import Config, VisionTower
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.convert import (
+    CONV,
+    LINEAR,
+    NORM,
+    Network,
+    below,
+    same,
+    split,
+    transpose,
+)
+from miro_jax.pretrained.weights.tensors import Tensor
+
+SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost little
+# What a `vision_config` leaves out has the value of jina-clip-v2's.
+DEFAULTS = {
+    "width": 1024,
+    "layers": 24,
+    "head_width": 64,
+    "image_size": 512,
+    "patch_size": 14,
+    "mlp_ratio": 2.6667,
+    "pt_hw_seq_len": 16,
+    "intp_freq": True,
+}
+# Variants of the family that are not here.
+REQUIRED = {
+    "rope_embeddings": True,
+    "naive_swiglu": True,
+    "subln": True,
+    "qkv_bias": True,
+    "post_norm": False,
+    "ls_init_value": None,
+    "proj_type": None,
+}
+
+BLOCK = (
+    *below("norm1", "norm", NORM),
+    *((f"attn.{n}_proj.weight", f"{n}/kernel", transpose) for n in "qkv"),
+    *((f"attn.{n}_bias", f"{n}/bias", split) for n in "qv"),
+    *below("attn.inner_attn_ln", "inner_norm", NORM),
+    *below("attn.proj", "out", LINEAR),
+    *below("norm2", "mlp_norm", NORM),
+    *below("mlp.w1", "gate", LINEAR),
+    *below("mlp.w2", "value", LINEAR),
+    *below("mlp.ffn_ln", "mlp_inner_norm", NORM),
+    *below("mlp.w3", "mlp_out", LINEAR),
+)
+TABLE = (
+    ("cls_token", "patches/class_token", same),
+    ("pos_embed", "patches/positions", same),
+    *below("patch_embed.proj", "patches/linear", CONV),
+    *below("blocks.*", "blocks/*", BLOCK),
+    *below("norm", "out_norm", NORM),
+)
+ROTARY = r"(.*\.)?rope\..*"  # tables that some files hold; they are computed here
+
+
+def parse_config(config: Mapping[str, Any]) -> Config:
+    """Read the sizes from `vision_config` of jina-clip's `config.json`.
+
+    Raises:
+      ValueError: it asks for a variant that is not here.
+    """
+    for name, value in REQUIRED.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"vision_config.{name} must be {value}; got {config[name]}.")
+    own = DEFAULTS | dict(config)
+    return Config(
+        width=own["width"],
+        layers=own["layers"],
+        heads=own["width"] // own["head_width"],
+        mlp_width=int(own["width"] * own["mlp_ratio"]),
+        image_size=own["image_size"],
+        patch_size=own["patch_size"],
+        pretrained_grid=own["pt_hw_seq_len"] if own["intp_freq"] else None,
+    )
+
+
+def load(
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Load the tower from tensors named without a prefix; errors of `weights.convert.load`."""
+    return convert.load(
+        partial(VisionTower, config),
+        tensors,
+        TABLE,
+        ignored=ROTARY,
+        keep_float32=SMALL,
+        dtype=dtype,
+        mesh=mesh,
+    )

@@ -1,0 +1,124 @@
+"""Published weights of T5 1.1 and FLAN-T5: the encoder alone, or encoder and decoder.
+
+Files store the embedding under up to four names; one is left here, `shared.weight`.
+
+Source: names of `transformers.T5ForConditionalGeneration`.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from miro_jax.pretrained.networks.t5 import T5, T5Config, T5Encoder
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.convert import Network, Row, below, same, transpose
+from miro_jax.pretrained.weights.tensors import Tensor
+
+ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
+
+
+def _stack_rows(decoder: bool) -> tuple[Row, ...]:
+    """The rows of a stack below `encoder` or `decoder`."""
+    attention = tuple((f"{theirs}.weight", f"{ours}/kernel", transpose) for theirs, ours in _QKVO)
+    rows = below("block.*.layer.0.SelfAttention", "blocks/*/attention", attention)
+    table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    rows += ((table, "table", same), ("final_layer_norm.weight", "norm/scale", same))
+    norms, mlp = ("norm", "mlp_norm"), 1
+    if decoder:
+        norms, mlp = ("norm", "cross_norm", "mlp_norm"), 2
+        rows += below("block.*.layer.1.EncDecAttention", "blocks/*/cross", attention)
+    for layer, norm in enumerate(norms):
+        rows += ((f"block.*.layer.{layer}.layer_norm.weight", f"blocks/*/{norm}/scale", same),)
+    for theirs, ours in (("wi_0", "gate"), ("wi_1", "value"), ("wo", "out")):
+        key = f"block.*.layer.{mlp}.DenseReluDense.{theirs}.weight"
+        rows += ((key, f"blocks/*/mlp/{ours}/kernel", transpose),)
+    return rows
+
+
+_QKVO = (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out"))
+ENCODER_TABLE: tuple[Row, ...] = (
+    ("shared.weight", "embedding", same),
+    *below("encoder", "encoder", _stack_rows(decoder=False)),
+)
+TABLE: tuple[Row, ...] = (
+    *ENCODER_TABLE,
+    *below("decoder", "decoder", _stack_rows(decoder=True)),
+    ("lm_head.weight", "head", transpose),
+)
+SMALL = r".*(norm/scale|/table)"  # parameters that stay float32 in a bfloat16 network
+ENCODER_IGNORED = r"decoder\..*|lm_head\.weight"
+# A table that some files hold and no model uses.
+IGNORED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+
+
+def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave one name, `shared.weight`, to the embedding, which files store under up to four.
+
+    Raises:
+        ValueError: two of the names hold different numbers.
+    """
+    merged = {key: tensor for key, tensor in tensors.items() if key not in ALIASES}
+    for key in ALIASES:
+        if key not in tensors:
+            continue
+        first = merged.setdefault("shared.weight", tensors[key])
+        if first is not tensors[key] and not np.array_equal(first.read(), tensors[key].read()):
+            raise ValueError(f"{key} must be a copy of shared.weight; it holds other numbers.")
+    return merged
+
+
+def parse_config(config: Mapping[str, Any]) -> T5Config:
+    """Take the sizes from a `config.json`.
+
+    Raises:
+        ValueError: an option that these modules do not offer, or a key is missing.
+    """
+    for key, wanted in (("feed_forward_proj", "gated-gelu"), ("tie_word_embeddings", False)):
+        if (found := config.get(key)) != wanted:
+            raise ValueError(
+                f"config.json must have {key} = {wanted!r}, as T5 1.1 and FLAN-T5 have; "
+                f"got {found!r}. The first T5 models are not supported."
+            )
+    try:
+        return T5Config(
+            width=config["d_model"],
+            heads=config["num_heads"],
+            head_width=config["d_kv"],
+            mlp_width=config["d_ff"],
+            encoder_blocks=config["num_layers"],
+            decoder_blocks=config.get("num_decoder_layers") or config["num_layers"],
+            vocabulary=config["vocab_size"],
+            buckets=config["relative_attention_num_buckets"],
+            max_distance=config.get("relative_attention_max_distance", 128),
+            epsilon=config["layer_norm_epsilon"],
+        )
+    except KeyError as error:
+        raise ValueError(f"config.json must have the key {error} of a T5.") from error
+
+
+def load(
+    tensors: Mapping[str, Tensor],
+    config: T5Config,
+    *,
+    encoder_only: bool = False,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Load a `T5`, or its `T5Encoder` alone; what belongs to the decoder is not read then.
+
+    Raises:
+      ValueError: the weights do not fit, see `weights.convert.load`; or two names of the embedding
+        hold different numbers.
+    """
+    return convert.load(
+        partial(T5Encoder if encoder_only else T5, config),
+        merge_aliases(tensors),
+        ENCODER_TABLE if encoder_only else TABLE,
+        ignored=ENCODER_IGNORED if encoder_only else IGNORED,
+        keep_float32=SMALL,
+        dtype=dtype,
+        mesh=mesh,
+    )

@@ -1,0 +1,97 @@
+"""Published weights of XLM-RoBERTa with rotary positions: the text tower of jina-clip-v2.
+
+The names of weights are those of jina-embeddings-v3. The repository describes the tower by code of
+its own, which is never run: the sizes are read from its `config.json` here, as that code reads
+them.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from miro_jax.pretrained.networks.xlm_roberta import Config, TextTower
+from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights.convert import LINEAR, NORM, Network, below, packed, same
+from miro_jax.pretrained.weights.tensors import Tensor
+
+SMALL = r".*(scale|bias)"  # stay float32: they cost little
+# A `text_config` names another repository, jinaai/jina-embeddings-v3, for its sizes; these are
+# they. What stands in `hf_model_config_kwargs` goes first, as it does there. The rotary base is
+# the one number that could not be read at its source: it is that of the Hugging Face port.
+DEFAULTS = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "vocab_size": 250002,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "rotary_emb_base": 20000.0,
+}
+REQUIRED = {"position_embedding_type": "rotary", "hidden_act": "gelu"}
+
+BLOCK = (
+    *packed("mixer.Wqkv.weight", "mixer.Wqkv.bias"),
+    *below("mixer.out_proj", "out", LINEAR),
+    *below("norm1", "norm", NORM),
+    *below("mlp.fc1", "hidden", LINEAR),
+    *below("mlp.fc2", "mlp_out", LINEAR),
+    *below("norm2", "mlp_norm", NORM),
+)
+TABLE = (
+    ("embeddings.word_embeddings.weight", "embedding", same),
+    ("embeddings.token_type_embeddings.weight", "types", same),
+    *below("emb_ln", "norm", NORM),
+    *below("encoder.layers.*", "blocks/*", BLOCK),
+)
+UNUSED = r"pooler\..*|(.*\.)?inv_freq"
+
+
+def parse_config(config: Mapping[str, Any]) -> Config:
+    """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS.
+
+    Raises:
+      ValueError: it asks for a variant that is not here.
+    """
+    given = dict(config.get("hf_model_config_kwargs", {}))
+    for name, value in (REQUIRED | {"pooler_type": "mean_pooler"}).items():
+        if (found := given.get(name, config.get(name, value))) != value:
+            raise ValueError(f"text_config.{name} must be {value}; got {found}.")
+    own = DEFAULTS | given
+    return Config(
+        width=own["hidden_size"],
+        layers=own["num_hidden_layers"],
+        heads=own["num_attention_heads"],
+        mlp_width=own["intermediate_size"],
+        vocabulary=own["vocab_size"],
+        types=own["type_vocab_size"],
+        padding=own["pad_token_id"],
+        rotary_base=own["rotary_emb_base"],
+        epsilon=own["layer_norm_eps"],
+    )
+
+
+def load(
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Network:
+    """Load the tower from tensors named without a prefix, LoRA merged (see `weights.lora`).
+
+    Raises:
+      ValueError: the weights do not fit, see `weights.convert.load`.
+    """
+    return convert.load(
+        partial(TextTower, config),
+        tensors,
+        TABLE,
+        ignored=UNUSED,
+        keep_float32=SMALL,
+        dtype=dtype,
+        mesh=mesh,
+    )
