@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from miro_jax.data.storage import open_folder
+from miro_jax.data.storage import claim, open_folder
 from miro_jax.data.storage.claim import (
     MANIFEST_NAME,
     PARTIAL_NAME,
@@ -123,3 +123,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_the_request_is_json(tmp_path):
     claim_of(tmp_path).begin(REQUEST)
     assert json.loads((tmp_path / PARTIAL_NAME).read_bytes()) == REQUEST
+
+
+def test_the_lock_leaves_no_file_and_a_removed_one_is_not_taken_for_a_lock(tmp_path, monkeypatch):
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    real, calls = claim.fcntl.flock, []
+
+    def flock(descriptor, kind):
+        calls.append(kind)
+        if len(calls) == 1:  # the former owner ends right now
+            (tmp_path / ".lock").unlink()
+        real(descriptor, kind)
+
+    monkeypatch.setattr(claim.fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert len(calls) == 2 and (tmp_path / ".lock").exists()
+
+
+def test_a_partial_manifest_may_hold_more_than_the_request(tmp_path):
+    made = Claim(open_folder(tmp_path), partial_request_of=lambda partial: partial["request"])
+    made.begin(REQUEST, {"request": REQUEST, "images": []})
+    assert json.loads((tmp_path / PARTIAL_NAME).read_bytes())["images"] == []
+    assert made.present() == REQUEST
+    with pytest.raises(ValueError, match="seed is 0 there, 1 here"):
+        made.begin(REQUEST | {"seed": 1})

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+import numpy as np
 import pytest
 
 from miro_jax.cli.exit import UsageError
@@ -27,6 +28,7 @@ class Settings:
     weights: tuple[tuple[str, str], ...] = option((), repeat=True, parse=parse_pair, help="pairs")
     hidden: object = option(None, flag=False, help="of Python alone")
     plain: int = 3
+    steps: int = option(8, at_most=9, help="in turn", flag="num-steps", unset="the run's")
 
 
 def make(*words, **more):
@@ -52,6 +54,9 @@ def test_each_type_is_read():
     [
         ([], "--out"),
         (["--out=x", "--batch-size=a"], "--batch-size: must be an integer; got 'a'"),
+        (["--out=x", "--batch-size=0"], "--batch-size: must be at least 1; got '0'"),
+        (["--out=x", "--num-steps=10"], "--num-steps: must be at most 9; got '10'"),
+        (["--out=x", "--rate=inf"], "--rate: must be finite; got 'inf'"),
         (["--out=x", "--weights=a"], "--weights: must be KEY=VALUE; got 'a'"),
         (["--out=x", "--dtype=int8"], "--dtype: invalid choice"),
         (["--out=x", "--batchsize=1"], "did you mean --batch-size?"),
@@ -73,6 +78,8 @@ def test_a_bad_flag_is_named(words, text):
         ({"batch_size": True}, "batch_size must be an integer; got True."),
         ({"rate": 1.01}, r"rate must be in \[0, 1\]; got 1.01."),
         ({"rate": float("nan")}, "rate must be finite; got nan."),
+        ({"batch_size": float("inf")}, "batch_size must be finite; got inf."),
+        ({"steps": 10}, "steps must be at most 9; got 10."),
         ({"rate": "much"}, "rate must be a number; got 'much'."),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16; got 'int8'."),
     ],
@@ -96,6 +103,7 @@ def test_help_shows_defaults_groups_and_percent_signs(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "how: --batch-size N samples together (default: 64)" in text
     assert "100 % of it --rate" in text and "--hidden" not in text
+    assert "in turn (default: the run's, or 8)" in text
     assert "names (default: a,b)" in text and "hurry (default" not in text
 
 
@@ -106,3 +114,33 @@ def test_a_rule_that_is_none_is_refused():
 
 def test_flags_that_are_not_there_are_passed_by():
     assert make_settings(Settings, argparse.Namespace(out="y")).out == "y"
+
+
+def test_a_flag_that_is_not_given_takes_the_value_from_elsewhere_or_the_default():
+    assert make("--out=x").steps == 8
+    assert make("--out=x", steps=3).steps == 3
+    assert make("--out=x", "--num-steps=4", steps=3).steps == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class More:
+    what: str = option(positional=True, metavar="WHAT", help="a word")
+    rate: float = option(0.5, help="of frames")
+    size: int = option(1, group="how", help="pixels")
+
+
+def test_two_dataclasses_share_a_parser_and_its_groups(capsys):
+    parser = Parser(prog="test")
+    add_flags(parser, Settings, {"steps": 5}, skip=("rate",))
+    add_flags(parser, More)
+    flags = parser.read(["word", "--out=x", "--rate=2"])
+    assert make_settings(More, flags) == More("word", 2.0)
+    assert flags.steps == 5
+    with pytest.raises(SystemExit):
+        parser.read(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("how:") == 1 and "in turn (default: 5)" in text
+
+
+def test_numbers_of_numpy_are_numbers():
+    check(Settings("x", batch_size=np.int64(2), rate=np.float32(0.5)))

@@ -16,15 +16,17 @@ import argparse
 import dataclasses
 import difflib
 import math
+import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from miro_jax.cli.exit import UsageError
 
 T = TypeVar("T")
+_RULES = {"choices", "at_least", "at_most", "share", "repeat", "positional", "flag", "unset"}
 # Of `--mesh`, see `models.sharding.parse_mesh`.
 MESH_HELP = (
     "devices that work together: all; or DATAxMODEL, such as 4x2, where DATA devices share the "
@@ -49,38 +51,59 @@ def option(
       metavar: the value's name in `--help`.
       parse: text of the flag -> value; raises ValueError. By default the field's type decides:
         int, float, str; bool is a switch; a tuple takes its items with commas between.
-      **rules: `choices`, a sequence; `at_least`, a number; `share=True`, a number in [0, 1];
-        `repeat=True`, the flag is given once for each item of the tuple; `positional=True`, words
-        without a flag; `flag=False`, for Python and configs only.
+      **rules: `choices`, a sequence; `at_least`, `at_most`, numbers; `share=True`, a number in
+        [0, 1]; `repeat=True`, the flag is given once for each item of the tuple; `positional=True`,
+        a word without a flag, or all words for a tuple; `flag=False`, for Python and configs only;
+        `flag="steps"`, a flag of another name; `unset="the run's"`, what a flag that is not given
+        means before the default: `make_settings` is given that value where there is one.
     """
-    if unknown := rules.keys() - {"choices", "at_least", "share", "repeat", "positional", "flag"}:
+    if unknown := rules.keys() - _RULES:
         raise TypeError(f"option() has no rule {sorted(unknown)}.")
     rules |= {"help": help, "group": group, "metavar": metavar, "parse": parse}
     return dataclasses.field(default=default, metadata=rules)
 
 
-def add_flags(parser: "Parser", settings: type) -> None:
-    """Add a flag for each field of a dataclass, in order, under the titles of their groups."""
-    groups: dict[str, Any] = {"": parser}
+def add_flags(
+    parser: "Parser",
+    settings: type,
+    defaults: Mapping[str, Any] | None = None,
+    skip: Collection[str] = (),
+) -> None:
+    """Add a flag for each field of a dataclass, in order, under the titles of their groups.
+
+    Args:
+      parser: may have flags of other dataclasses; groups of the same title become one.
+      settings: the dataclass.
+      defaults: of some fields, in place of their own.
+      skip: fields that get no flag.
+    """
+    groups: dict[str, Any] = {group.title: group for group in parser._action_groups} | {"": parser}
     for field in dataclasses.fields(settings):
         rules = field.metadata
-        if "help" not in rules or rules.get("flag") is False:
+        if "help" not in rules or rules.get("flag") is False or field.name in skip:
             continue
         title = rules["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        name, arguments = _argument(field, _kind(field))
-        groups[title].add_argument(name, help=rules["help"].replace("%", "%%"), **arguments)
+        default, text = field.default, rules["help"]
+        if field.name in (defaults or {}):
+            default = defaults[field.name]
+        elif rules.get("unset"):
+            text += f" (default: {rules['unset']}, or {show(default)})"
+            default = None
+        name, arguments = _argument(field, default)
+        groups[title].add_argument(name, help=text.replace("%", "%%"), **arguments)
 
 
-def _argument(field: dataclasses.Field, kind: type) -> tuple[str, dict[str, Any]]:
+def _argument(field: dataclasses.Field, default: Any) -> tuple[str, dict[str, Any]]:
     """Return the name and the arguments of `add_argument` for a field."""
-    rules, required = field.metadata, field.default is dataclasses.MISSING
-    arguments: dict[str, Any] = {} if required else {"default": field.default}
+    rules, kind, required = field.metadata, _kind(field), default is dataclasses.MISSING
+    arguments: dict[str, Any] = {} if required else {"default": default}
     if rules.get("positional"):
-        return field.name, {"nargs": "+", "metavar": rules["metavar"]}
+        more = {"nargs": "+"} if kind is tuple else {}
+        return field.name, {"metavar": rules["metavar"]} | more
     arguments |= {"dest": field.name, "required": required}
-    name = "--" + field.name.replace("_", "-")
+    name = "--" + (rules.get("flag") or field.name).replace("_", "-")
     if kind is bool:
         return name, arguments | {"action": "store_true"}
     if rules["metavar"]:
@@ -90,21 +113,25 @@ def _argument(field: dataclasses.Field, kind: type) -> tuple[str, dict[str, Any]
         arguments["default"] = []
     if rules.get("choices"):
         arguments["choices"] = tuple(rules["choices"])
-    arguments["type"] = _reader(rules["parse"] or _PARSERS.get(kind, str))
+    arguments["type"] = _reader(field)
     return name, arguments
 
 
-def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a parser whose ValueError argparse shows as it is."""
+def _reader(field: dataclasses.Field) -> Callable[[str], Any]:
+    """Return the parser of a flag's text, whose errors argparse shows as they are."""
+    kind = _kind(field)
+    parse = field.metadata["parse"] or _PARSERS.get(kind, str)
 
     def read(text: str) -> Any:
         try:
-            return parse(text)
+            value = parse(text)
         except ValueError as error:
-            if parse in (int, float):
-                kind = "an integer" if parse is int else "a number"
-                raise argparse.ArgumentTypeError(f"must be {kind}; got {text!r}") from error
-            raise argparse.ArgumentTypeError(str(error)) from error
+            wrong = f"must be {_NUMBERS[kind]}; got {text!r}" if parse in (int, float) else error
+            raise argparse.ArgumentTypeError(str(wrong)) from error
+        broken = None if field.metadata.get("choices") else _broken_rule(field, value)
+        if broken:
+            raise argparse.ArgumentTypeError(f"{broken}; got {text!r}")
+        return value
 
     return read
 
@@ -114,7 +141,15 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
+def show(value: Any) -> str:
+    """Return a default as somebody would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(show, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 _PARSERS: Mapping[type, Callable[[str], Any]] = {int: int, float: float, tuple: split_names}
+_NUMBERS = {int: "an integer", float: "a number"}
 
 
 def _kind(field: dataclasses.Field) -> type:
@@ -130,14 +165,13 @@ def make_settings(settings: type[T], flags: argparse.Namespace, **more: Any) -> 
 
     Args:
       settings: the dataclass. flags: of a parser that `add_flags` filled.
-      **more: fields that are no flags.
+      **more: fields that are no flags, and values of flags that are not given.
     """
-    values = {}
     for field in dataclasses.fields(settings):
-        if hasattr(flags, field.name):
-            value = getattr(flags, field.name)
-            values[field.name] = tuple(value) if isinstance(value, list) else value
-    return settings(**values, **more)
+        value = getattr(flags, field.name, None)
+        if value is not None:
+            more[field.name] = tuple(value) if isinstance(value, list) else value
+    return settings(**more)
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -148,23 +182,30 @@ def check(settings: Any, prefix: str = "") -> None:
       prefix: put before the name in the message, such as "config.annotate.".
     """
     for field in dataclasses.fields(settings):
-        value, rules, name = getattr(settings, field.name), field.metadata, prefix + field.name
-        if value is None or "help" not in rules:
+        value = getattr(settings, field.name)
+        if value is None or "help" not in field.metadata:
             continue
-        kind = _kind(field)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind in (int, float) and (not is_number or kind is int and value != int(value)):
-            wanted = "an integer" if kind is int else "a number"
-            raise ValueError(f"{name} must be {wanted}; got {value!r}.")
-        if kind is float and not math.isfinite(value):
-            raise ValueError(f"{name} must be finite; got {value!r}.")
-        if rules.get("share") and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1]; got {value!r}.")
-        if "at_least" in rules and value < rules["at_least"]:
-            raise ValueError(f"{name} must be at least {rules['at_least']}; got {value!r}.")
-        if rules.get("choices") and value not in rules["choices"]:
-            known = ", ".join(map(str, rules["choices"]))
-            raise ValueError(f"{name} must be one of {known}; got {value!r}.")
+        if broken := _broken_rule(field, value):
+            raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}.")
+
+
+def _broken_rule(field: dataclasses.Field, value: Any) -> str | None:
+    """Return what must hold of an option's value and does not."""
+    kind, rules = _kind(field), field.metadata
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind in (int, float) and is_number and not math.isfinite(value):
+        return "must be finite"
+    if kind in (int, float) and (not is_number or kind is int and value != int(value)):
+        return f"must be {_NUMBERS[kind]}"
+    if rules.get("share") and not 0 <= value <= 1:
+        return "must be in [0, 1]"
+    if "at_least" in rules and value < rules["at_least"]:
+        return f"must be at least {rules['at_least']}"
+    if "at_most" in rules and value > rules["at_most"]:
+        return f"must be at most {rules['at_most']}"
+    if rules.get("choices") and value not in rules["choices"]:
+        return f"must be one of {', '.join(map(str, rules['choices']))}"
+    return None
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -175,9 +216,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         nothing = (None, "", (), [], False, argparse.SUPPRESS)
         if action.required or action.default in nothing:
             return text
-        if isinstance(action.default, tuple):
-            return f"{text} (default: {','.join(map(str, action.default))})"
-        return text if "(default" in text else f"{text} (default: %(default)s)"
+        return text if "(default" in text else f"{text} (default: {show(action.default)})"
 
 
 class Parser(argparse.ArgumentParser):

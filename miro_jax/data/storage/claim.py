@@ -37,6 +37,7 @@ class Claim:
       folder: what is claimed.
       manifest, partial: names of the two files.
       request_of: content of a finished manifest -> its request.
+      partial_request_of: the same of the partial manifest, where `begin` is given its content.
       matches: (key, present, requested) -> whether the two values are compatible.
       scratch: folder below for what is not finished, see `Folder.scratch`.
     """
@@ -47,13 +48,15 @@ class Claim:
         manifest: str = MANIFEST_NAME,
         partial: str = PARTIAL_NAME,
         request_of: Callable[[Any], Mapping[str, Any]] = lambda manifest: manifest["request"],
+        partial_request_of: Callable[[Any], Mapping[str, Any]] = lambda partial: partial,
         matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: (
             present == requested
         ),
         scratch: str = "",
     ):
         self.folder, self.manifest, self.partial = folder, manifest, partial
-        self._request_of, self._matches, self._scratch = request_of, matches, scratch
+        self._request_of, self._partial_request_of = request_of, partial_request_of
+        self._matches, self._scratch = matches, scratch
 
     def present(self) -> dict[str, Any] | None:
         """Return the request that fills or filled the folder; None where nothing says so.
@@ -66,7 +69,7 @@ class Claim:
             with contextlib.suppress(*_ABSENT):
                 return dict(self._request_of(self.folder.read_json(self.manifest)))
             with contextlib.suppress(*_ABSENT):
-                return self.folder.read_json(self.partial)
+                return dict(self._partial_request_of(self.folder.read_json(self.partial)))
         return None
 
     def check(self, request: Mapping[str, Any]) -> None:
@@ -92,14 +95,18 @@ class Claim:
                 "delete this one."
             )
 
-    def begin(self, request: Mapping[str, Any]) -> None:
+    def begin(self, request: Mapping[str, Any], partial: Mapping[str, Any] | None = None) -> None:
         """Write the request, unless the folder has one; check it against the one that is there.
+
+        Args:
+          request: all of it.
+          partial: content of the partial manifest, where that is more than the request.
 
         Raises:
           ValueError: the folder belongs to another request, also of a process that was quicker.
         """
         if not self.folder.exists(self.manifest):
-            self.folder.claim(self.partial, to_json(dict(request)), self._scratch)
+            self.folder.claim(self.partial, to_json(dict(partial or request)), self._scratch)
         self.check(request)
 
     def finish(self, manifest: bytes) -> None:
@@ -129,36 +136,47 @@ def describe_difference(key: str, present: Any, requested: Any) -> str:
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Hold a local folder for this process alone; the lock ends with the process, however it ends.
 
-    The folder is made where it is missing. A file system without locks is logged and not refused.
+    The folder is made where it is missing; the file of the lock is removed at the end. A file
+    system without locks is logged and not refused.
 
     Raises:
       BlockingIOError: another process has it; the text names its host, pid and start.
       PermissionError: the folder cannot be written.
     """
     lock = Path(path) / LOCK_NAME
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise PermissionError(
-            f"{path} must be a folder that can be written; got: {error.strerror}. Name another."
-        ) from error
-    try:
+    while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-            raise BlockingIOError(
-                f"{path} is in use by another process ({owner or 'unknown'}). Wait for it, or name "
-                "another folder."
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise PermissionError(
+                f"{path} must be a folder that can be written; got: {error.strerror}. Name another."
             ) from error
-        except OSError as error:  # a file system without locks: then it is up to the user
-            log.info("%s cannot be locked: %s", path, error.strerror)
-        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(
-            descriptor, f"host {socket.gethostname()}, pid {os.getpid()}, {since}\n".encode(), 0
-        )
-        yield
-    finally:
-        os.close(descriptor)
+        try:
+            _lock(descriptor, path)
+            # Between the two calls another process may have ended and removed the file.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+                owner = f"host {socket.gethostname()}, pid {os.getpid()}, {since}\n"
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, owner.encode(), 0)
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, path: str | os.PathLike) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        raise BlockingIOError(
+            f"{path} is in use by another process ({owner or 'unknown'}). Wait for it, or name "
+            "another folder."
+        ) from error
+    except OSError as error:  # a file system without locks: then it is up to the user
+        log.info("%s cannot be locked: %s", path, error.strerror)
