@@ -12,6 +12,7 @@ ours is quicker) and the largest relative difference of the results.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -32,7 +33,7 @@ from miro_jax.pretrained.networks import clip_keys, clip_text
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tensors import write_safetensors
-from miro_jax.rewards import base, clip_score
+from miro_jax.rewards import base, clip_family
 from miro_jax.rewards.aesthetic import Aesthetic
 from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 from tests.oracles import clip_rewards, clip_tokens, resize
@@ -77,7 +78,8 @@ class Pair:
         self.theirs = random_clip(config, 0)
         tensors = opened(self.theirs)
         sizes = clip_keys.vision_config(config)
-        self.vision = clip_score.Vision(Tower(clip_keys.load_vision(tensors, sizes)), "clip", sizes)
+        vision = Tower(clip_keys.load_vision(tensors, sizes))
+        self.vision = clip_family.Vision(vision, "clip", sizes)
         with tempfile.TemporaryDirectory() as folder:
             clip_tokens.write_tokenizer_json(Path(folder))
             found = hub.open(folder)
@@ -87,12 +89,13 @@ class Pair:
             )
         tower = Tower(clip_keys.load_text(tensors, clip_keys.text_config(config)))
         factor = clip_keys.logit_scale(tensors)
-        self.texts = [clip_score.Text(tower, t, 77, factor) for t in tokenizers]
+        self.texts = [clip_family.Text(tower, t, 77, factor) for t in tokenizers]
 
-    def reward(self, name: str, crop, text: clip_score.Text, factor: float):
+    def reward(self, name: str, crop, text: clip_family.Text, factor: float):
         """Make one of our rewards, which shares its features with none."""
-        vision = clip_score.Vision(self.vision.tower, name, self.vision.config)
-        return clip_score.ClipReward(name, "1", vision, text, crop, factor, kept=1.0)
+        vision = clip_family.Vision(self.vision.tower, name, self.vision.config)
+        card = dataclasses.replace(clip_family.CARDS[0], name=name, stored_divisor=1)
+        return clip_family.ClipReward(card, vision, text, crop, factor)
 
     @torch.no_grad()
     def image_features(self, pixels: list[np.ndarray]) -> torch.Tensor:
@@ -206,7 +209,7 @@ def report(name: str, batch: int, ours, theirs, repeats: int) -> None:
     )
 
 
-def _scaled(huge: Pair) -> tuple[clip_score.Text, float]:
+def _scaled(huge: Pair) -> tuple[clip_family.Text, float]:
     return huge.texts[0], huge.texts[0].factor
 
 

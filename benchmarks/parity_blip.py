@@ -18,8 +18,8 @@ import numpy as np
 from miro_jax.pretrained.networks import blip_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.pickles import open_pickle
+from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.image_reward import MEAN, STD
-from miro_jax.rewards.linear_head import fold
 from tests.oracles.blip import Oracle
 
 VISION = {
@@ -61,7 +61,7 @@ def main() -> None:
         vision = blip_keys.vision_config(found, "blip.visual_encoder")
         text = blip_keys.text_config(TEXT, vision.width)
         networks, loaded = timed(lambda: blip_keys.load_towers(found, vision, text))
-        weight, bias = fold(found, "mlp.layers")
+        weight, bias = fold_linear(found, "mlp.layers")
     see, look = map(Tower, networks)
     with jax.default_matmul_precision("highest"):
         see.run(_see, images)

@@ -106,11 +106,11 @@ def test_only_the_stages_that_run_are_planned(source, tmp_path):
 
 def test_a_caption_costs_what_its_padded_length_does():
     """The numbers on the right were counted in the programs."""
-    flan = sizes.MODELS["flan_t5"].text
+    flan = sizes.find("flan_t5").text
     assert [flan.gflop(words) for words in (20, 60)] == pytest.approx([74.3, 299.6], rel=0.02)
-    clip = sizes.MODELS["clip"].text
+    clip = sizes.find("clip").text
     assert [clip.gflop(words) for words in (20, 60)] == pytest.approx([19.4, 78.9], rel=0.02)
-    vqa = sizes.MODELS["vqa@clip-flant5-xxl"].text
+    vqa = sizes.find("vqa@clip-flant5-xxl").text
     assert [vqa.gflop(words) for words in (20, 60)] == pytest.approx([7542, 8273], rel=0.01)
     given = sizes.Work(64, 1, 1, ((20, 1.0), (60, 0.5)))
     size = sizes.size_of_encoder({"name": "flan_t5"}, given)

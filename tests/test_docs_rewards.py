@@ -8,68 +8,39 @@ import pytest
 
 from miro_jax import annotate, score
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.rewards import (
-    REWARDS,
-    SHAPES_REWARDS,
-    VERSIONS,
-    aesthetic,
-    hpsv2,
-    image_reward,
-    licences,
-    openai_clip,
-    pick_score,
-    sci_score,
-    vqa,
-)
-from miro_jax.rewards import clip as jina
+from miro_jax.rewards import CARDS, REWARDS
+from miro_jax.rewards.names import PUBLISHED_REWARDS, VERSIONED_REWARDS
+from tests import reward_tables
 from tests.scoring import make_folder, read_rows
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-PUBLISHED = [name for name in REWARDS if name not in SHAPES_REWARDS]
-WEIGHTS = {
-    "clip": (jina.WEIGHTS,),
-    "aesthetic": (aesthetic.WEIGHTS, aesthetic.HEAD_FILE),
-    "image_reward": (image_reward.WEIGHTS, image_reward.TOKENIZER),
-    "pick_score": (pick_score.WEIGHTS,),
-    "hpsv2": (hpsv2.WEIGHTS, *hpsv2.FILES.values()),
-    "vqa": tuple(vqa.WEIGHTS.format(variant) for variant in vqa.VARIANTS),
-    "sci_score": (sci_score.WEIGHTS,),
-    "openai_clip": (openai_clip.WEIGHTS,),
-}
 
 
-def cards():
+def sections():
     """The sections of docs/rewards.md by heading."""
     parts = re.split(r"^## (.*)\n", (DOCS / "rewards.md").read_text("utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def table():
-    """The rows of the table at the top of docs/rewards.md, by identity."""
-    text = (DOCS / "rewards.md").read_text("utf-8").partition("\n## ")[0]
-    rows = [line for line in text.splitlines() if line.startswith("| [`")]
-    return {re.match(r"\| \[`([^`]*)`\]\(#(\w+)\)", row)[1]: row for row in rows}
+@pytest.mark.parametrize("name", PUBLISHED_REWARDS)
+def test_every_published_reward_has_a_section(name):
+    for part in ("Measures", "Weights", "Image"):
+        assert f"**{part}" in sections()[name], f"{name} lacks {part}"
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_every_published_reward_has_a_card_with_its_weights_and_licence(name):
-    card = cards()[name]
-    for part in ("Measures", "Scale", "Weights", "Picture", "Cost", "Parity"):
-        assert f"**{part}" in card, f"{name} lacks {part}"
-    for weights in WEIGHTS[name]:
-        assert weights in card
-    for licence in licences.LICENCES[name]:
-        assert licence.name.lower() in card.lower()
+def test_the_tables_are_those_of_the_cards():
+    text = (DOCS / "rewards.md").read_text("utf-8")
+    assert text == reward_tables.rewritten(text), f"rewrite them by {reward_tables.COMMAND}"
 
 
-def test_the_table_has_a_row_for_every_identity():
-    rows = table()
-    assert {identity.partition("@")[0] for identity in rows} == set(PUBLISHED)
-    assert set(VERSIONS) <= set(rows)
-    for identity, row in rows.items():
-        name = identity.partition("@")[0]
-        assert f"(#{name})" in row
-        assert any(licence.name in row for licence in licences.LICENCES[name])
+def test_every_published_reward_and_every_version_has_a_card():
+    assert list(dict.fromkeys(card.name for card in CARDS.values())) == list(PUBLISHED_REWARDS)
+    assert set(VERSIONED_REWARDS) <= set(CARDS)
+    for identity, card in CARDS.items():
+        assert (
+            identity == card.identity and f"[`{identity}`](#{card.name})" in reward_tables.scores()
+        )
+        assert all(licence.name in reward_tables.scores() for licence in card.licences)
 
 
 def test_nothing_is_left_open():

@@ -105,7 +105,7 @@ def zipped(self, features, captions):
         ({"judge": by_longest}, "must not depend on its batch"),
         ({"score": lambda self, i, c: zipped(self, self.read(i), c) if i else self.judge(
             np.zeros(0, np.float32), [])}, "must refuse a missing caption"),
-        ({"score": lambda self, i, c: self.judge(self.read(i), c)}, "at least one picture"),
+        ({"score": lambda self, i, c: self.judge(self.read(i), c)}, "at least one image"),
         ({"judge": lambda self, f, c: f}, "some of the captions must change"),
         ({"needs_caption": False}, "no caption may change a score"),
         ({"stored": lambda self, s: -s}, "stored must rise"),

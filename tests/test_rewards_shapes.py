@@ -259,8 +259,10 @@ def test_pictures_that_rewards_cannot_take_are_refused_by_name():
             reward.read([good, bad])
         with pytest.raises(error, match=text):
             base.prepare_image([reward], bad)
-    with pytest.raises(TypeError, match="list of them; got str"):
-        reward.read("picture.png")
+    with pytest.raises(TypeError, match="one or a list; got NoneType"):
+        reward.read(None)
+    with pytest.raises(FileNotFoundError, match="image.png"):
+        reward.read("image.png")
     with pytest.raises(ValueError, match=r"one shape; got \(4, 4, 3\) and \(5, 4, 3\)"):
         reward.read([good, np.zeros((5, 4, 3), np.uint8)])
     with pytest.raises(ValueError, match="got none"):
@@ -280,7 +282,9 @@ def test_wrong_arguments_are_refused(pictures):
     reward, image = BUILT["count"], images[:2]
     with pytest.raises(TypeError, match="uint8.*got float64"):
         reward.score(image / 255, ["", ""])
-    with pytest.raises(ValueError, match=r"\[B, H, W, 3\]; got \(32, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3\]; got \(32, 32\)"):
+        reward.score(image[0, ..., 0], ["", ""])
+    with pytest.raises(ValueError, match="each of 1 images; got 2"):
         reward.score(image[0], ["", ""])
     with pytest.raises(ValueError, match="each of 2 images; got 1"):
         reward.score(image, [""])

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from miro_jax.rewards import has_weights, licences
+from miro_jax.rewards import CARDS, REWARDS, has_weights, why_not_commercial
 from miro_jax.score import command, run
 from tests.scoring import (
     Brightness,
@@ -65,7 +65,7 @@ def test_help_shows_defaults_and_an_example(capsys):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"--rewards": "beauty,taste"}, "sharpness.*pick_score.*got 'taste'"),
+        ({"--rewards": "beauty,taste"}, "pick_score.*sharpness.*got 'taste'"),
         ({"--rewards": "beauty,beauty"}, "must differ"),
         ({"--rewards": "beauty@shapes1"}, "got 'beauty@shapes1'. Did you mean beauty"),
         ({"--rewards": None}, "--rewards"),
@@ -172,10 +172,11 @@ def test_a_reward_of_ones_own_has_no_known_licence(tmp_path):
 
 
 def test_licences_are_known_for_every_reward_or_said_to_be_unknown():
-    assert set(licences.LICENCES) == {name for name in command.REWARDS if has_weights(name)}
-    free = {name for name in licences.LICENCES if not licences.why_not_commercial(name)}
+    assert {card.name for card in CARDS.values()} == {n for n in REWARDS if has_weights(n)}
+    assert all(card.licences for card in CARDS.values())
+    free = {name for name in REWARDS if has_weights(name) and not why_not_commercial(name)}
     assert {"hpsv2", "image_reward", "sci_score", "vqa"} == free
-    assert licences.why_not_commercial("hpsv2@2.0") == ""
+    assert why_not_commercial("hpsv2@2.0") == ""
 
 
 def test_parts_of_a_mesh_that_does_not_fit_are_refused(tmp_path, capsys):

@@ -23,6 +23,7 @@ from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Run
 from miro_jax.data.sources import Piece, expected_samples
 from miro_jax.data.storage import LocalFolder
+from miro_jax.pretrained.card import TOKENS_PER_WORD
 from miro_jax.pretrained.encoders import build_image_encoder
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
@@ -120,7 +121,7 @@ def disk(todo: Plan, seen: Look) -> dict[str, float]:
     width, most = given.get("width") or usual[0], given.get("max_tokens", usual[1])
 
     def tokens(words: float) -> float:
-        return min(words * sizes.TOKENS_PER_WORD + 1, most) * width * 2
+        return min(words * TOKENS_PER_WORD + 1, most) * width * 2
 
     fields["caption_tokens"] = tokens(seen.words)
     fields["synthetic_caption_tokens"] = tokens(seen.synthetic_words) * seen.synthetic

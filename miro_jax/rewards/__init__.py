@@ -13,14 +13,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "names": ["PUBLISHED_REWARDS", "RELEASED_REWARDS", "REWARD_NAMES", "SHAPES_REWARDS"],
         "table": [
+            "CARDS",
             "REWARDS",
             "VERSIONS",
+            "card_of",
             "check_names",
             "check_weights",
             "has_weights",
             "load_reward",
             "load_rewards",
+            "short_name",
             "ways_to_name",
+            "why_not_commercial",
         ],
     },
 )

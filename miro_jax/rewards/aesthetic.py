@@ -1,53 +1,74 @@
-"""Aesthetic score: a linear head on CLIP-L's picture feature, trained on ratings of beauty.
+"""Aesthetic score: a linear head on the image feature of CLIP-L, trained on ratings of beauty.
 
-    score = <w, u / |u|> + b, about 1 to 10; records keep score / 10
+    score = <w, u / |u|> + b, about 1 to 10; stored as score / 10
 
 The published head has five linear maps with nothing between them; they are folded into w and b.
 
 Source: C. Schuhmann, improved-aesthetic-predictor (Apache-2.0),
-github.com/christophschuhmann/improved-aesthetic-predictor, `sac+logos+ava1-l14-linearMSE.pth`;
-CLIP openai/clip-vit-large-patch14. Pictures are resized as OpenAI's package does, which begins the
-crop a pixel off from `transformers` for a quarter of all sizes.
+github.com/christophschuhmann/improved-aesthetic-predictor, `sac+logos+ava1-l14-linearMSE.pth`.
+Images are resized as OpenAI's package does, which begins the crop a pixel off from `transformers`
+for a quarter of all sizes.
 
-Letters: B pictures, H W picture, E width of the feature.
+Letters: B images, E width of the feature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tensors import Tensor
 from miro_jax.rewards import base
-from miro_jax.rewards.clip_score import SharedTowers, load_vision
-from miro_jax.rewards.linear_head import fold
+from miro_jax.rewards.card import UNKNOWN, Card, Licence
+from miro_jax.rewards.clip_family import CLIP_L, CLIP_L_LICENCE, SharedTowers, load_vision
 from miro_jax.rewards.resize import BicubicCrop
 
-WEIGHTS = "openai/clip-vit-large-patch14"
 HEAD = "camenduru/improved-aesthetic-predictor"  # holds the file of the authors' repository
 HEAD_FILE = "sac+logos+ava1-l14-linearMSE"
+CARD = Card(
+    name="aesthetic",
+    version="1",
+    judges="beauty, image alone",
+    weights=CLIP_L,
+    used=r"(vision_model|visual)\.",
+    licences=(
+        CLIP_L_LICENCE,
+        Licence(
+            f"{HEAD_FILE}.pth",
+            UNKNOWN,
+            None,
+            "its code repository is said to be Apache-2.0, which was not confirmed",
+        ),
+    ),
+    parameters=304.0e6,
+    image_gflop=156.4,
+    text=TextCost(),
+    work_mb=10,
+    scale="about 1 to 10",
+    stored_divisor=10,
+    preprocessing="bicubic to 224, central square",
+    needs_caption=False,
+    synthetic_form="long",
+)
 
 
-class Aesthetic(base.Judge):
-    """Judge the beauty of a picture.
+class Aesthetic(base.CroppedJudge):
+    """Judge the beauty of an image.
 
     Args:
-        weights: hub id, or a folder with CLIP-L's config.json and model.safetensors.
-        head: hub id, or a folder with the head's file (.pth or .safetensors); None takes `weights`
-            where that is a folder with the file.
-        dtype: of parameters and matrix products, "float32" or "bfloat16".
-        mesh: devices that share the parameters and the batch; None is the first device.
-        towers: finds a vision tower that is loaded already.
+      weights: hub id, or a folder with CLIP-L's config.json and model.safetensors.
+      head: hub id, or a folder with the head's file (.pth or .safetensors); None takes `weights` if
+        that is a folder with the file.
+      dtype: of parameters and matrix products, "float32" or "bfloat16".
+      mesh: devices that share the parameters and the batch; None is the first device.
+      towers: finds a vision tower that is loaded already.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the head does not fit the features.
+      FileNotFoundError: a file is missing.
+      ValueError: the head does not fit the features.
     """
-
-    name = "aesthetic"
-    version = "1"
-    needs_caption = False
-    synthetic_form = "long"
 
     def __init__(
         self,
@@ -57,27 +78,21 @@ class Aesthetic(base.Judge):
         mesh: jax.sharding.Mesh | None = None,
         towers: SharedTowers | None = None,
     ):
-        weights = WEIGHTS if weights is None else weights
+        weights = CARD.weights if weights is None else weights
         self._vision = load_vision(weights, dtype=dtype, mesh=mesh, towers=towers)
         if head is None:
             head = weights if _has_head(hub.open(weights)) else HEAD
-        self._head = fold(hub.open(head).tensors(HEAD_FILE), "layers")
-        if len(self._head[0]) != self._vision.config.projection:
+        self._head = fold_linear(hub.open(head).tensors(HEAD_FILE), "layers")
+        config = self._vision.config
+        if len(self._head[0]) != config.projection:
             raise ValueError(
-                f"The head must read features of width {self._vision.config.projection}; "
+                f"The head must read features of width {config.projection}; "
                 f"got one for {len(self._head[0])}."
             )
-        self._crop = BicubicCrop(self._vision.config.image_size, "round")
-        self.preprocessing = str(self._crop)
-        self.tower = self._vision.name
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Resize and crop a picture [H, W, 3] uint8 to [S, S, 3] uint8."""
-        base.check_image(image)
-        return self._crop(image)
+        super().__init__(CARD, BicubicCrop(config.image_size, "round"), self._vision.name)
 
     def encode(self, prepared: np.ndarray) -> np.ndarray:
-        """Read prepared pictures [B, S, S, 3] uint8 into features [B, E] float32 of length 1."""
+        """Encode prepared images [B, S, S, 3] uint8 into features [B, E] float32 of length 1."""
         return self._vision.encode(prepared)
 
     def judge(self, features: np.ndarray, captions: Sequence[str]) -> np.ndarray:
@@ -86,11 +101,37 @@ class Aesthetic(base.Judge):
         weight, bias = self._head
         return (features.astype(np.float64) @ weight + bias).astype(np.float32)
 
-    def stored(self, score: np.ndarray) -> np.ndarray:
-        """Return score / 10."""
-        return score / np.float32(10)
-
 
 def _has_head(repository: hub.Repository) -> bool:
     ends = (*hub.SAFETENSORS, *hub.PICKLES)
     return repository.is_local and any(repository.has(f"{HEAD_FILE}{end}") for end in ends)
+
+
+def fold_linear(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray, float]:
+    """Fold linear maps that follow each other into one map with a single output.
+
+        W_n (... (W_1 x + b_1) ...) + b_n = w . x + b
+
+    Args:
+      tensors: weights [out, in] and biases [out] at `prefix`.<number>, in the order of numbers.
+
+    Returns:
+      w [D] float64, D the width of x, and b.
+
+    Raises:
+      ValueError: the maps do not fit each other, or there are none.
+    """
+    names = {key.removesuffix(".weight") for key in tensors if key.startswith(f"{prefix}.")}
+    layers = sorted(
+        (name for name in names if f"{name}.weight" in tensors),
+        key=lambda name: int(name.rsplit(".", 1)[1]),
+    )
+    if not layers:
+        raise ValueError(f"The weights must hold linear maps at {prefix}.*; got none.")
+    weight, bias = np.ones((1, 1)), np.zeros(1)
+    for name in reversed(layers):  # from the output on, so that the product keeps one row
+        w, b = (tensors[f"{name}.{part}"].read().astype(np.float64) for part in ("weight", "bias"))
+        if w.ndim != 2 or len(w) != weight.shape[1] or b.shape != (len(w),):
+            raise ValueError(f"{name} must have {weight.shape[1]} outputs; got {w.shape}.")
+        weight, bias = weight @ w, weight @ b + bias
+    return weight[0], float(bias[0])

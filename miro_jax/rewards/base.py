@@ -1,10 +1,12 @@
-"""What a reward is, and how many of them score the same pictures together.
+"""What a reward is, and how several rewards score the same images together.
 
-A reward works in three steps. It prepares each picture by itself, at its native size: decode,
-resize, crop, on the processor, in threads where the caller likes. It encodes prepared pictures (the
-costly part: an image tower). It judges what it encoded against captions (the cheap part). So one
-resize serves all rewards of equal preprocessing, one encoding serves all rewards of one tower and
-all sets of captions, and a picture that cannot be prepared concerns no other one.
+A reward works in three steps. `prepare` resizes and crops one image, on the processor and in
+threads. `encode` runs the costly part, an image tower, over prepared images. `judge` compares the
+features with captions, the cheap part. So one resize serves all rewards of equal preprocessing, and
+one encoding serves all rewards of equal tower and all sets of captions. An image that cannot be
+prepared changes no other one.
+
+Letters: B images, H W image, R rewards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +14,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-SYNTHETIC_FORMS = ("long", "short")
-BATCH_SIZE = 32  # pictures that `score_all` holds the features of
+from miro_jax.rewards.card import Card
+from miro_jax.rewards.inputs import Images, as_arrays, check_captions, check_image, is_one
+from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
-Images = np.ndarray | Sequence[np.ndarray]  # [B, H, W, 3] uint8, or B of [H, W, 3], any sizes
+SYNTHETIC_FORMS = ("long", "short")
+BATCH_SIZE = 32  # images whose features `score_all` holds at a time
 
 
 class Reward(Protocol):
-    """A judge of pictures.
+    """A judge of images; `Judge` defines all but the attributes, `prepare`, `encode` and `judge`.
 
     Attributes:
-        name: what configs and tables call it.
-        version: changes whenever the same input gets another score.
-        tower: rewards of equal tower encode equal prepared pictures into equal features; that is
-            then done once for all. It names the weights, by their digest.
-        preprocessing: rewards of equal preprocessing give equal results of `prepare`.
-        needs_caption: False if the score does not depend on the caption.
-        synthetic_form: "long" or "short": which synthetic caption this reward judges.
+      name: what configs and tables call it.
+      version: changes whenever the same input gets another score.
+      tower: rewards of equal tower encode equal prepared images into equal features; this is then
+        done once for all. It names the weights by their digest.
+      preprocessing: rewards of equal preprocessing give equal results of `prepare`.
+      needs_caption: False if the score does not depend on the caption.
+      synthetic_form: "long" or "short": which synthetic caption this reward judges.
+      identity: `name@version`; scores of different identity do not enter one table.
     """
 
     name: str
@@ -39,43 +44,42 @@ class Reward(Protocol):
     synthetic_form: str
 
     @property
-    def identity(self) -> str:
-        """`name@version`; scores of different identity do not enter one table."""
-        ...
+    def identity(self) -> str: ...
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Bring a picture, [H, W, 3] uint8 of any size, into the one shape that `encode` takes.
+        """Bring an image, [H, W, 3] uint8 of any size, into the one shape that `encode` takes.
 
         Threads may call it at the same time. What is normalised later on the device stays uint8.
         """
         ...
 
     def encode(self, prepared: np.ndarray) -> Any:
-        """Read prepared pictures [B, ...] into whatever `judge` takes."""
-        ...
-
-    def read(self, images: Images) -> Any:
-        """Prepare and encode."""
+        """Encode prepared images [B, ...] into the features that `judge` takes."""
         ...
 
     def judge(self, features: Any, captions: Sequence[str]) -> np.ndarray:
-        """Return the scores [B] float32 of what was read, each with its caption."""
+        """Return the scores [B] float32 of features, each with its caption."""
         ...
 
-    def score(self, images: Images, captions: Sequence[str]) -> np.ndarray:
-        """Return the scores [B] float32 of pictures, each with its caption."""
+    def read(self, images: Images) -> Any:
+        """Prepare and encode images."""
+        ...
+
+    def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray:
+        """Return the scores [B] float32 of images, on the raw scale."""
         ...
 
     def stored(self, score: np.ndarray) -> np.ndarray:
-        """Return the score on the scale that records keep."""
+        """Return scores on the scale that records store."""
         ...
 
 
 class Judge:
-    """What rewards share; one that derives from it defines `prepare`, `encode` and `judge`."""
+    """What rewards share; a subclass defines `prepare`, `encode` and `judge`."""
 
     name: str
     version: str
+    needs_caption: bool
 
     @property
     def identity(self) -> str:
@@ -83,31 +87,71 @@ class Judge:
         return f"{self.name}@{self.version}"
 
     def read(self, images: Images) -> Any:
-        """Prepare and encode pictures, [B, H, W, 3] uint8 or a list of differing sizes."""
-        check_images(images)
-        return self.encode(stack([self.prepare(image) for image in images]))
+        """Prepare and encode images; see `as_arrays`."""
+        return self.encode(stack([self.prepare(image) for image in as_arrays(images)]))
 
-    def score(self, images: Images, captions: Sequence[str]) -> np.ndarray:
-        """Return the scores [B] float32 of pictures (see `read`), each with its caption."""
-        check_images(images)
-        check_captions(captions, len(images))
-        if not len(images):
+    def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray:
+        """Return the scores [B] float32 of images, on the raw scale.
+
+        Args:
+          images: paths, PIL images or [H, W, 3] uint8, of any sizes; one of them, or several.
+          captions: one for each image. A reward that needs no caption takes None, too.
+
+        Raises:
+          TypeError, ValueError: see `as_arrays` and `check_captions`.
+        """
+        arrays = as_arrays(images)
+        if captions is None and not self.needs_caption:
+            captions = [""] * len(arrays)
+        if isinstance(captions, str) and is_one(images):
+            captions = [captions]
+        if captions is None:
+            raise ValueError(
+                f"captions must hold one text for each image: {self.name} judges an image with "
+                "its caption; got None."
+            )
+        check_captions(captions, len(arrays))
+        if not arrays:
             return np.zeros(0, np.float32)
-        return self.judge(self.read(images), captions)
+        return self.judge(self.read(arrays), captions)
 
     def stored(self, score: np.ndarray) -> np.ndarray:
         """Return the score as it is."""
         return score
 
 
-def prepare_image(rewards: Sequence[Reward], image: np.ndarray) -> dict[str, np.ndarray]:
-    """Prepare one picture for all rewards, once per preprocessing; for threads.
+class CroppedJudge(Judge):
+    """What published rewards share whose images are resized and cropped.
 
     Args:
-        image: [H, W, 3] uint8.
+      card: of the reward. crop: brings an image to the network's size.
+      tower: see `Reward`.
+    """
+
+    def __init__(self, card: Card, crop: BicubicCrop | FloatBicubicCrop, tower: str):
+        self.card, self.name, self.version = card, card.name, card.version
+        self.needs_caption, self.synthetic_form = card.needs_caption, card.synthetic_form
+        self.preprocessing, self.tower = str(crop), tower
+        self._crop = crop
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Resize and crop an image [H, W, 3] uint8 to [S, S, 3]."""
+        check_image(image)
+        return self._crop(image)
+
+    def stored(self, score: np.ndarray) -> np.ndarray:
+        """Return the score on the scale that records store."""
+        return (score + np.float32(self.card.stored_offset)) / np.float32(self.card.stored_divisor)
+
+
+def prepare_image(rewards: Sequence[Reward], image: np.ndarray) -> dict[str, np.ndarray]:
+    """Prepare one image for all rewards, once for each preprocessing; for threads.
+
+    Args:
+      image: [H, W, 3] uint8.
 
     Returns:
-        preprocessing -> prepared picture. `stack_images` makes a batch of several.
+      preprocessing -> prepared image. `stack_images` makes a batch of several.
     """
     check_image(image)
     prepared: dict[str, np.ndarray] = {}
@@ -128,42 +172,39 @@ def score_prepared(
     captions: Sequence[Mapping[str, Sequence[str]]],
     stored: bool = True,
 ) -> list[np.ndarray]:
-    """Score prepared pictures with several rewards, each picture encoded once per tower.
+    """Score prepared images with several rewards; each image is encoded once for each tower.
 
     Args:
-        rewards: the R rewards, in the order of the columns.
-        prepared: preprocessing -> [B, ...], see `stack_images`.
-        captions: sets of captions, see `score_all`.
-        stored: scores are on the scale that records keep; else on the model's own.
+      rewards: the R rewards, in the order of the columns.
+      prepared: preprocessing -> [B, ...], see `stack_images`.
+      captions: sets of captions, see `score_all`.
+      stored: return scores on the stored scale, else on the raw scale.
 
     Returns:
-        See `score_all`.
+      See `score_all`.
     """
     count = len(next(iter(prepared.values()))) if prepared else 0
     _check_sets(captions, count)
     results = [np.full((count, len(rewards)), np.nan, np.float32) for _ in captions]
-    known: dict[str, list[tuple[np.ndarray, Any]]] = {}
+    encoded: dict[str, list[tuple[np.ndarray, Any]]] = {}
     for column, reward in enumerate(rewards):
-        features = _features(reward, prepared[reward.preprocessing], known)
-        blind = None
+        features = _features(reward, prepared[reward.preprocessing], encoded)
+        without_caption = None
         for result, texts in zip(results, captions, strict=True):
             if reward.needs_caption:
                 result[:, column] = _judged(reward, features, _form(reward, texts), stored)
                 continue
-            if blind is None:
-                blind = _judged(reward, features, [""] * count, stored)
-            result[:, column] = blind
+            if without_caption is None:
+                without_caption = _judged(reward, features, [""] * count, stored)
+            result[:, column] = without_caption
     return results
 
 
 def usable(scores: np.ndarray, rewards: Sequence[Reward]) -> np.ndarray:
-    """Tell which scores are what they may be: finite, or NaN where a reward may have none.
+    """Return [B, R] bool: which scores are finite, or NaN of a reward that may have none.
 
     Args:
-        scores: [B, R] float32. rewards: R of them.
-
-    Returns:
-        [B, R] bool.
+      scores: [B, R] float32. rewards: R of them.
     """
     may_be_missing = np.array([getattr(r, "may_be_missing", False) for r in rewards], bool)
     return np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
@@ -175,22 +216,22 @@ def score_all(
     captions: Sequence[Mapping[str, Sequence[str]]],
     batch_size: int = BATCH_SIZE,
 ) -> list[np.ndarray]:
-    """Prepare and score pictures with several rewards.
+    """Prepare and score images with several rewards.
 
     Args:
-        rewards: the R rewards, in the order of the columns.
-        images: [B, H, W, 3] uint8, or a list of B pictures [H, W, 3] of differing sizes.
-        captions: sets of captions. A set is either {"caption": [B texts]}, judged by all rewards,
-            or {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic
-            form.
-        batch_size: pictures at a time.
+      rewards: the R rewards, in the order of the columns.
+      images: B of them, see `as_arrays`.
+      captions: sets of captions. A set is {"caption": [B texts]}, which all rewards judge, or
+        {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
+      batch_size: images at a time.
 
     Returns:
-        For each set of captions the scores [B, R] float32 on the scale that records keep.
+      For each set of captions the scores [B, R] float32 on the stored scale.
 
     Raises:
-        ValueError: a set has not B captions, or lacks the form that a reward asks for.
+      ValueError: a set has not B captions, or lacks the form that a reward judges.
     """
+    images = as_arrays(images)
     _check_sets(captions, len(images))
     parts = [[np.empty((0, len(rewards)), np.float32)] for _ in captions]
     for start in range(0, len(images), batch_size):
@@ -203,74 +244,16 @@ def score_all(
 
 
 def stack(prepared: Sequence[np.ndarray]) -> np.ndarray:
-    """Make a batch [B, ...] of prepared pictures.
+    """Make a batch [B, ...] of prepared images.
 
     Raises:
-        ValueError: there are none, or they differ in shape.
+      ValueError: there are none, or they differ in shape.
     """
     if len(shapes := sorted({x.shape for x in prepared})) > 1:
-        raise ValueError(
-            f"pictures of a batch must have one shape; got {shapes[0]} and {shapes[1]}."
-        )
+        raise ValueError(f"images of a batch must have one shape; got {shapes[0]} and {shapes[1]}.")
     if not prepared:
-        raise ValueError("at least one picture is needed; got none.")
+        raise ValueError("at least one image is needed; got none.")
     return np.stack(prepared)
-
-
-def check_images(images: Images) -> None:
-    """Raise unless images is [B, H, W, 3] uint8, or a sequence of [H, W, 3] uint8.
-
-    Raises:
-        TypeError: not arrays of uint8.
-        ValueError: another rank or number of channels.
-    """
-    if not isinstance(images, np.ndarray):
-        if not isinstance(images, Sequence) or isinstance(images, str | bytes):
-            kind = type(images).__name__
-            raise TypeError(
-                f"images must be a numpy array of uint8, or a list of them; got {kind}."
-            )
-        for image in images:
-            check_image(image)
-        return
-    if images.dtype != np.uint8:
-        raise TypeError(f"images must be a numpy array of uint8 in [0, 255]; got {images.dtype}.")
-    if images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must have the shape [B, H, W, 3]; got {images.shape}.")
-
-
-def check_image(image: np.ndarray) -> None:
-    """Raise unless image is [H, W, 3] uint8 with at least one pixel.
-
-    Raises:
-        TypeError: not an array of uint8.
-        ValueError: another rank or number of channels, or no pixels.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        kind = getattr(image, "dtype", type(image).__name__)
-        raise TypeError(f"an image must be a numpy array of uint8 in [0, 255]; got {kind}.")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(
-            f"an image must have the shape [H, W, 3], H and W not 0; got {image.shape}."
-        )
-
-
-def check_captions(captions: Sequence[str], count: int) -> None:
-    """Raise unless captions is a sequence of `count` strings.
-
-    Raises:
-        TypeError: one string instead of a sequence, or a member that is no string.
-        ValueError: another number of captions.
-    """
-    if isinstance(captions, str):
-        raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
-    if len(captions) != count:
-        raise ValueError(
-            f"captions must hold one text for each of {count} images; got {len(captions)}."
-        )
-    for position, text in enumerate(captions):
-        if not isinstance(text, str):
-            raise TypeError(f"captions[{position}] must be a str; got {type(text).__name__}.")
 
 
 def _check_sets(captions: Sequence[Mapping[str, Sequence[str]]], count: int) -> None:
@@ -284,18 +267,18 @@ def _check_sets(captions: Sequence[Mapping[str, Sequence[str]]], count: int) -> 
 
 
 def _features(
-    reward: Reward, prepared: np.ndarray, known: dict[str, list[tuple[np.ndarray, Any]]]
+    reward: Reward, prepared: np.ndarray, encoded: dict[str, list[tuple[np.ndarray, Any]]]
 ) -> Any:
-    """Encode pictures, or find them encoded by the same tower.
+    """Encode images, or take the features that the same tower made of equal images.
 
-    Preprocessings that differ by the pixel where a crop begins agree on square pictures.
+    Preprocessings that differ by the pixel where a crop begins agree on square images.
     """
-    encoded = known.setdefault(reward.tower, [])
-    for pictures, features in encoded:
-        if pictures is prepared or np.array_equal(pictures, prepared):
+    known = encoded.setdefault(reward.tower, [])
+    for images, features in known:
+        if images is prepared or np.array_equal(images, prepared):
             return features
-    encoded.append((prepared, reward.encode(prepared)))
-    return encoded[-1][1]
+    known.append((prepared, reward.encode(prepared)))
+    return known[-1][1]
 
 
 def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Resize and crop pictures exactly as the published scorers do, in the variants that differ.
+"""Resize and crop images exactly as the published scorers do, in the variants that differ.
 
 All bring the short side to `size` and keep the central square of the long one. They differ in
 
@@ -14,7 +14,7 @@ Both interpolate by the cubic of Keys (1981, a = -0.5), widened by the factor of
 
 Source: torchvision's `Resize` and `CenterCrop`, Hugging Face's `CLIPImageProcessor`, Pillow.
 
-Letters: H W picture.
+Letters: H W of an image.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
-MAX_PIXELS = 64_000_000  # of a picture after resizing, before the crop
+MAX_PIXELS = 64_000_000  # of an image after resizing, before the crop
 ROUNDINGS = ("round", "floor")
 
 
@@ -47,20 +47,20 @@ class BicubicCrop:
             )
 
     def __str__(self) -> str:
-        """Name it; equal names make equal pictures."""
+        """Name it; equal names make equal images."""
         return f"bicubic{self.size}-{self.rounding}"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Bring a picture [H, W, 3] uint8 to [size, size, 3] uint8.
+        """Bring an image [H, W, 3] uint8 to [size, size, 3] uint8.
 
         Raises:
-            ValueError: it is so narrow that the resized picture would have over 64 million pixels.
+            ValueError: it is so narrow that the resized image would have over 64 million pixels.
         """
         height, width = resized(*image.shape[:2], self.size)
         if height * width > MAX_PIXELS:
             raise ValueError(
-                f"a picture must not be so narrow; got {image.shape[1]} x {image.shape[0]}, which "
-                f"would become {width} x {height}. Crop it or leave it out."
+                f"an image must not be so narrow; got {image.shape[1]} x {image.shape[0]}, which "
+                f"would become {width} x {height}. Crop it or skip it."
             )
         if image.shape[:2] != (height, width):
             bigger = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
@@ -80,11 +80,11 @@ class FloatBicubicCrop:
     size: int
 
     def __str__(self) -> str:
-        """Name it; equal names make equal pictures."""
+        """Name it; equal names make equal images."""
         return f"float-bicubic{self.size}-round"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Bring a picture [H, W, 3] uint8 to [size, size, 3] float32, somewhat beyond [0, 1].
+        """Bring an image [H, W, 3] uint8 to [size, size, 3] float32, somewhat beyond [0, 1].
 
         Only the rows and columns that the crop keeps are computed.
         """
@@ -122,15 +122,15 @@ def _crop_weights(old: int, new: int, size: int) -> tuple[sparse.csr_array, int,
     support = 2 * stretch
     begin = np.maximum((center - support + 0.5).astype(np.int64), 0)
     end = np.minimum((center + support + 0.5).astype(np.int64), old)
-    places = begin[:, None] + np.arange((end - begin).max())[None]  # [size, taps]
-    weights = _cubic((places - center[:, None] + 0.5) / stretch)
-    weights = np.where(places < end[:, None], weights, 0)
+    positions = begin[:, None] + np.arange((end - begin).max())[None]  # [size, taps]
+    weights = _cubic((positions - center[:, None] + 0.5) / stretch)
+    weights = np.where(positions < end[:, None], weights, 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     used = slice(begin.min(), end.max())
-    rows = np.repeat(np.arange(size), places.shape[1])
-    kept = (places < end[:, None]).ravel()
-    cells = (rows[kept], places.ravel()[kept] - used.start)
-    values = weights.ravel()[kept].astype(np.float32)
+    rows = np.repeat(np.arange(size), positions.shape[1])
+    used_cells = (positions < end[:, None]).ravel()
+    cells = (rows[used_cells], positions.ravel()[used_cells] - used.start)
+    values = weights.ravel()[used_cells].astype(np.float32)
     matrix = sparse.csr_array((values, cells), shape=(size, used.stop - used.start))
     return matrix, int(used.start), int(used.stop)
 

@@ -1,10 +1,10 @@
-"""The rewards of the shapes world: functions of what the detector reads from a picture.
+"""The rewards of the shapes world: functions of what the detector reads from an image.
 
-Three judge the picture alone, four how it agrees with its caption. All are in [0, 1], 1 is best,
-and graded: a right caption's score still tells a clear and vivid picture from a poor one. A caption
-that asks for nothing of this world gets 0 from the four, as no picture shows it.
+Three judge the image alone, four how it agrees with its caption. All are in [0, 1], 1 is best,
+and graded: a right caption's score still tells a clear and vivid image from a poor one. A caption
+that asks for nothing of this world gets 0 from the four, as no image shows it.
 
-F is the number of objects found in a picture.
+F is the number of objects found in an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,31 +21,27 @@ VERSION = "shapes1"
 
 
 class ShapesReward(base.Judge):
-    """A reward that applies one function to a detector's reading and a parsed caption."""
+    """A reward that applies one function to a detector's reading and a parsed caption.
+
+    Args:
+      name: a key of JUDGEMENTS.
+    """
 
     version = VERSION
     tower = "shapes-detector"
     preprocessing = "none"
 
-    def __init__(
-        self,
-        name: str,
-        judgement: Callable[[detect.Reading, texts.Request], float],
-        needs_caption: bool,
-        synthetic_form: str,
-    ):
+    def __init__(self, name: str):
         self.name = name
-        self.needs_caption = needs_caption
-        self.synthetic_form = synthetic_form
-        self._judgement = judgement
+        self._judgement, self.needs_caption, self.synthetic_form = JUDGEMENTS[name]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Return a picture [H, W, 3] uint8 as it is; those of a batch must have one size."""
+        """Return an image [H, W, 3] uint8 as it is; those of a batch must have one size."""
         base.check_image(image)
         return image
 
     def encode(self, prepared: np.ndarray) -> list[detect.Reading]:
-        """Read pictures, [B, H, W, 3] uint8; see detect.read."""
+        """Read images, [B, H, W, 3] uint8; see detect.read."""
         return detect.read(prepared)
 
     def judge(self, features: list[detect.Reading], captions: Sequence[str]) -> np.ndarray:
@@ -152,36 +148,13 @@ def _related(reading: detect.Reading, request: texts.Request, i: int, name: str,
     return best
 
 
-def sharpness() -> ShapesReward:
-    """Reward sharp edges."""
-    return ShapesReward("sharpness", lambda reading, _: reading.sharpness, False, "long")
-
-
-def cleanliness() -> ShapesReward:
-    """Reward the absence of noise."""
-    return ShapesReward("cleanliness", lambda reading, _: reading.cleanliness, False, "long")
-
-
-def beauty() -> ShapesReward:
-    """Reward a background that glows from above."""
-    return ShapesReward("beauty", lambda reading, _: reading.beauty, False, "long")
-
-
-def objects() -> ShapesReward:
-    """Reward the presence of the shapes asked for."""
-    return ShapesReward("objects", objects_score, True, "short")
-
-
-def colors() -> ShapesReward:
-    """Reward the colours asked for, on the shapes they are asked for."""
-    return ShapesReward("colors", colors_score, True, "long")
-
-
-def count() -> ShapesReward:
-    """Reward the number of objects asked for."""
-    return ShapesReward("count", count_score, True, "short")
-
-
-def position() -> ShapesReward:
-    """Reward the relation asked for between two objects."""
-    return ShapesReward("position", position_score, True, "long")
+# name -> (judgement, needs a caption, synthetic form that it judges)
+JUDGEMENTS: dict[str, tuple[Callable[[detect.Reading, texts.Request], float], bool, str]] = {
+    "sharpness": (lambda reading, _: reading.sharpness, False, "long"),  # sharp edges
+    "cleanliness": (lambda reading, _: reading.cleanliness, False, "long"),  # absence of noise
+    "beauty": (lambda reading, _: reading.beauty, False, "long"),  # background glows from above
+    "objects": (objects_score, True, "short"),
+    "colors": (colors_score, True, "long"),
+    "count": (count_score, True, "short"),
+    "position": (position_score, True, "long"),
+}

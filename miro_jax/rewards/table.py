@@ -1,45 +1,37 @@
-"""Rewards by name. A new reward is one file, one entry here, one test."""
+"""Rewards by name: how each is built, and its cards."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import (
-    aesthetic,
-    base,
-    clip,
-    hpsv2,
-    image_reward,
-    openai_clip,
-    pick_score,
-    sci_score,
-    shapes,
-    vqa,
-)
-from miro_jax.rewards.clip_score import SharedTowers
+from miro_jax.rewards import aesthetic, base, clip_family, image_reward, jina, shapes, vqa
+from miro_jax.rewards.card import Card
 
 REWARDS: dict[str, Callable[..., base.Reward]] = {
-    "clip": clip.JinaClip,
+    "clip": jina.JinaClip,
     "aesthetic": aesthetic.Aesthetic,
     "image_reward": image_reward.ImageReward,
-    "pick_score": pick_score.load,
-    "hpsv2": hpsv2.load,
+    "pick_score": functools.partial(clip_family.load, "pick_score"),
+    "hpsv2": functools.partial(clip_family.load, "hpsv2"),
     "vqa": vqa.VQAScore,
-    "sci_score": sci_score.load,
-    "openai_clip": openai_clip.load,
-    "sharpness": shapes.sharpness,
-    "cleanliness": shapes.cleanliness,
-    "beauty": shapes.beauty,
-    "objects": shapes.objects,
-    "colors": shapes.colors,
-    "count": shapes.count,
-    "position": shapes.position,
+    "sci_score": functools.partial(clip_family.load, "sci_score"),
+    "openai_clip": functools.partial(clip_family.load, "openai_clip"),
+    **{name: functools.partial(shapes.ShapesReward, name) for name in shapes.JUDGEMENTS},
 }
 
-# Rewards of which there are several, by identity: what the builder is told.
+# By identity, in the order of REWARDS; of several versions the first is that of the bare name.
+CARDS: dict[str, Card] = {
+    card.identity: card
+    for name in REWARDS
+    for card in (jina.CARD, aesthetic.CARD, image_reward.CARD, *clip_family.CARDS, *vqa.CARDS)
+    if card.name == name
+}
+
+# Arguments of the builder for the rewards that exist in several versions.
 VERSIONS: dict[str, dict[str, str]] = {
     "hpsv2@2.1": {"version": "2.1"},
     "hpsv2@2.0": {"version": "2.0"},
@@ -52,14 +44,14 @@ def load_reward(name: str, **arguments) -> base.Reward:
     """Build a reward.
 
     Args:
-        name: a key of REWARDS or VERSIONS.
-        **arguments: what that reward's builder takes.
+      name: a key of REWARDS or VERSIONS.
+      **arguments: of that reward's builder.
 
     Raises:
-        ValueError: the name is unknown.
+      ValueError: the name is unknown.
     """
     check_names([name])
-    return REWARDS[name.partition("@")[0]](**VERSIONS.get(name, {}), **arguments)
+    return REWARDS[short_name(name)](**VERSIONS.get(name, {}), **arguments)
 
 
 def load_rewards(
@@ -72,40 +64,66 @@ def load_rewards(
     """Build several rewards; towers of equal weights are loaded once for all.
 
     Args:
-        names: keys of REWARDS or VERSIONS.
-        weights: for some of them, hub id or folder of the weights.
-        dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
+      names: keys of REWARDS or VERSIONS.
+      weights: for some of them, hub id or folder of the weights.
+      dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
 
     Raises:
-        ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
-            not.
-        OSError: weights are not to be had; see `weights.hub`.
+      ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
+        not.
+      OSError: weights cannot be had; see `weights.hub`.
     """
     weights = {} if weights is None else weights
     check_names(names)
     check_weights(names, weights)
-    offered = {"mesh": mesh, "towers": SharedTowers()} | ({} if dtype is None else {"dtype": dtype})
+    shared = {"mesh": mesh, "towers": clip_family.SharedTowers()}
+    if dtype is not None:
+        shared["dtype"] = dtype
     rewards = []
     for name in names:
-        arguments = offered | {"weights": weights.get(name)}
-        taken = _arguments_of(name)
+        arguments = shared | {"weights": weights.get(name)}
+        accepted = _arguments_of(name)
         with hub.told_where(*ways_to_name(name)):
-            rewards.append(load_reward(name, **{k: v for k, v in arguments.items() if k in taken}))
+            chosen = {key: value for key, value in arguments.items() if key in accepted}
+            rewards.append(load_reward(name, **chosen))
     return rewards
+
+
+def short_name(name: str) -> str:
+    """Return the name without its version: hpsv2@2.1 -> hpsv2."""
+    return name.partition("@")[0]
+
+
+def card_of(name: str) -> Card | None:
+    """Return the card of a published reward, by name or identity; None for any other."""
+    if name in CARDS:
+        return CARDS[name]
+    cards = [card for card in CARDS.values() if card.name == short_name(name)]
+    return cards[0] if cards else None
+
+
+def why_not_commercial(name: str) -> str:
+    """Return why a reward's weights are not known to allow commercial use, "" if they do allow it.
+
+    Args:
+      name: of a reward, with or without its version; one without a card is unknown.
+    """
+    card = card_of(name)
+    return "the licence of its weights is unknown" if card is None else card.why_not_commercial()
 
 
 def ways_to_name(name: str) -> tuple[str, str]:
     """Return how a command line and a config name the folder of a reward's weights."""
-    return f"--weights={name}=FOLDER", f"--config.weights.{name.partition('@')[0]}=FOLDER"
+    return f"--weights={name}=FOLDER", f"--config.weights.{short_name(name)}=FOLDER"
 
 
 def has_weights(name: str) -> bool:
-    """Tell whether a reward of the table is loaded from weights; others cost nothing to build."""
+    """Return whether a reward is loaded from weights; others cost nothing to build."""
     return "weights" in _arguments_of(name)
 
 
 def _arguments_of(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(REWARDS[name.partition("@")[0]]).parameters
+    return inspect.signature(REWARDS[short_name(name)]).parameters
 
 
 def check_weights(names: Sequence[str], weights: Mapping[str, str]) -> None:
@@ -121,8 +139,8 @@ def check_names(names: Sequence[str]) -> None:
     """Raise unless names is a sequence of distinct known rewards; no reward is built.
 
     Raises:
-        TypeError: one string instead of a sequence.
-        ValueError: a name is unknown or given twice.
+      TypeError: one string instead of a sequence.
+      ValueError: a name is unknown or given twice.
     """
     if isinstance(names, str):
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")

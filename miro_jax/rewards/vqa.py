@@ -1,17 +1,17 @@
-"""VQAScore: how surely CLIP-FlanT5 answers Yes when asked whether a picture shows its caption.
+"""VQAScore: how surely CLIP-FlanT5 answers Yes when asked whether an image shows its caption.
 
-    score = exp(mean_k log P(label_k | picture, question, label_<k)),   labels = ("Yes", end)
+    score = exp(mean_k log P(label_k | image, question, label_<k)),   labels = ("Yes", end)
           = sqrt(P(Yes) P(end | Yes))
 
 The score is that of the package t2v-metrics, as MIRO's annotation calls it: not P(Yes) alone. The
-picture is padded to a square with CLIP's mean colour and resized; the text before and the text
-after the picture are two texts to the tokenizer, each with an end token of its own. MIRO cleans
-captions (see `clean_caption`) and passes pictures through a JPEG file of quality 75, which
-`jpeg_quality=75` does too; it is off by default, as it degrades the picture.
+image is padded to a square with CLIP's mean colour and resized; the text before and the text
+after the image are two texts to the tokenizer, each with an end token of its own. MIRO cleans
+captions (see `clean_caption`) and passes images through a JPEG file of quality 75, which
+`jpeg_quality=75` does too; it is off by default, as it degrades the image.
 
 Source: Lin et al. 2024 (arXiv 2404.01291); t2v-metrics 3.0; MIRO 547003a0, `utils/rewards`.
 
-Letters: B pictures, H W picture, S its side as the network sees it, N image tokens, W their width.
+Letters: B images, H W image, S its side in the network, N image tokens, W their width.
 """
 
 import io
@@ -22,14 +22,15 @@ import jax
 import numpy as np
 from PIL import Image
 
+from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import clip, clip_flant5, clip_flant5_keys
 from miro_jax.pretrained.networks.tower import Kept, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
 from miro_jax.rewards import base
+from miro_jax.rewards.card import Card, Licence
 
 VARIANTS = {"xl": 2048, "xxl": 4096}  # width of the T5
-WEIGHTS = "zhiqiulin/clip-flant5-{}"
 TOKENIZER = "google/flan-t5-{}"
 VISION = "openai/clip-vit-large-patch14-336"  # where the weights do not name it
 
@@ -39,18 +40,47 @@ BEFORE = (
 )
 AFTER = '\nDoes this figure show "{}"? Please answer yes or no. ASSISTANT: '
 ANSWER = "Yes"
-MAX_TOKENS = 2048  # of the whole prompt, the picture counted as one
-STEP = 64  # tokens; what follows the picture is padded to a multiple of it
+MAX_TOKENS = 2048  # of the whole prompt, the image counted as one
+STEP = 64  # tokens; what follows the image is padded to a multiple of it
 ROWS = 16  # pairs in one run, per device of the mesh axis `data`
 PADDING = 0
 
+
+def _card(variant: str, parameters: float, text: TextCost, work_mb: float, uncut: float) -> Card:
+    note = "model card; the file holds a tower of OpenAI's CLIP too"
+    return Card(
+        name="vqa",
+        version=f"clip-flant5-{variant}",
+        judges="agreement, by asking",
+        weights=f"zhiqiulin/clip-flant5-{variant}",
+        licences=(Licence("zhiqiulin/clip-flant5-xl, -xxl", "Apache-2.0", True, note),),
+        parameters=parameters,
+        image_gflop=366,
+        text=text,
+        work_mb=work_mb,
+        rows=ROWS,
+        read_mb=38,
+        feature_mb=1.18,
+        uncut=uncut,
+        scale="0 to 1",
+        preprocessing="padded to a square, bicubic to 336",
+        synthetic_form="long",
+    )
+
+
+_CARDS = {
+    "xxl": _card("xxl", 11.447e9, TextCost(6811, 11.4, STEP), 398, 0.02),
+    "xl": _card("xl", 3.147e9, TextCost(1739, 3.0, STEP), 196, 0.04),
+}
+CARDS = tuple(_CARDS.values())
+
 COLOR = tuple(int(255 * mean) for mean in clip.MEAN)
-BAND = 1024  # rows; the padded picture need not fit into memory as a whole
+BAND = 1024  # rows; the padded image need not fit into memory as a whole
 LONGEST_SIDE = 16384  # pixels; the time grows with its square
 
 
 class VQAScore(base.Judge):
-    """Judge pictures by CLIP-FlanT5.
+    """Judge images by CLIP-FlanT5.
 
     Args:
         variant: "xl" or "xxl"; MIRO used xxl.
@@ -65,7 +95,7 @@ class VQAScore(base.Judge):
         mesh: devices that share the parameters and the pairs; None is the first device. The axis
             `model` splits every block, which needs the least memory for xxl; `data` gathers each
             block's parameters when it is their turn.
-        jpeg_quality: pass pictures through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
+        jpeg_quality: pass images through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -73,8 +103,7 @@ class VQAScore(base.Judge):
     """
 
     name = "vqa"
-    needs_caption = True
-    synthetic_form = "long"
+    needs_caption, synthetic_form = CARDS[0].needs_caption, CARDS[0].synthetic_form
 
     def __init__(
         self,
@@ -88,14 +117,15 @@ class VQAScore(base.Judge):
     ):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+        card = _CARDS[variant]
         if jpeg_quality is not None and not 1 <= jpeg_quality <= 95:
             raise ValueError(f"jpeg_quality must be in [1, 95] or None; got {jpeg_quality}.")
-        repository = hub.open(WEIGHTS.format(variant) if weights is None else weights)
+        repository = card.repository(weights)
         raw = repository.json("config.json")
         others = {width: name for name, width in VARIANTS.items() if name != variant}
-        if (found := raw.get("d_model")) in others:
+        if (width := raw.get("d_model")) in others:
             raise ValueError(
-                f"variant must be {others[found]!r} for {repository}; got {variant!r}."
+                f"variant must be {others[width]!r} for {repository}; got {variant!r}."
             )
         if tokenizer is None:
             own = repository.is_local and repository.has("tokenizer.json")
@@ -110,21 +140,21 @@ class VQAScore(base.Judge):
         self._network = Tower(network)
         self._size, self._jpeg_quality = config.vision.image_size, jpeg_quality
         jpeg = "" if jpeg_quality is None else f"-jpeg{jpeg_quality}"
-        self.version = f"clip-flant5-{variant}{jpeg}"
+        self.version = f"{card.version}{jpeg}"
         self.preprocessing = f"padded-bicubic{self._size}{jpeg}"
         # Shared with no other reward.
         self.tower = f"{self.version}-{repository.digest()[:12]}-{dtype}"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Pad a picture [H, W, 3] uint8 to a square and resize it to [S, S, 3] uint8."""
+        """Pad an image [H, W, 3] uint8 to a square and resize it to [S, S, 3] uint8."""
         base.check_image(image)
         if self._jpeg_quality is not None:
             image = through_jpeg(image, self._jpeg_quality)
         return pad_and_resize(image, self._size)
 
     def encode(self, prepared: np.ndarray) -> Kept:
-        """Read pictures [B, S, S, 3] uint8 into vision tokens [B, N, W]."""
-        return self._network.keep(_read, prepared)
+        """Encode images [B, S, S, 3] uint8 into vision tokens [B, N, W]."""
+        return self._network.keep(_encode_images, prepared)
 
     def judge(self, features: Kept, captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 in [0, 1] of vision tokens, each with its caption."""
@@ -155,7 +185,7 @@ class VQAScore(base.Judge):
 
 
 def clean_caption(caption: str) -> str:
-    """Delete code, tags and backticks from a caption as MIRO does before it asks.
+    """Delete code, tags and backticks from a caption as MIRO does before it asks the model.
 
     Text between fences of three backticks goes, an open fence takes the rest with it; a tag
     `<...>` becomes a space; two or more blanks become one.
@@ -166,14 +196,14 @@ def clean_caption(caption: str) -> str:
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode a picture [H, W, 3] uint8 as JPEG with 4:2:0 chroma and decode it again (Pillow)."""
+    """Encode an image [H, W, 3] uint8 as JPEG with 4:2:0 chroma and decode it again (Pillow)."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file).convert("RGB"))
 
 
 def pad_and_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Pad a picture to a square of CLIP's mean colour, itself in the middle, and resize that.
+    """Pad an image to a square of CLIP's mean colour, itself in the middle, and resize that.
 
     Bicubic with antialiasing (Pillow), which works along rows first and then along columns, bytes
     in between; so do we, a band of rows at a time.
@@ -191,8 +221,8 @@ def pad_and_resize(image: np.ndarray, size: int) -> np.ndarray:
     side = max(height, width)
     if side > LONGEST_SIDE:
         raise ValueError(
-            f"a picture must be at most {LONGEST_SIDE} pixels long; got {width} x {height}. "
-            "Crop it or leave it out."
+            f"an image must be at most {LONGEST_SIDE} pixels long; got {width} x {height}. "
+            "Crop it or skip it."
         )
     bands = (image[start : start + BAND] for start in range(0, height, BAND))
     x = np.concatenate([_resize(_pad(band, side, axis=1), size, axis=1) for band in bands])
@@ -220,7 +250,7 @@ def _resize(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BICUBIC))
 
 
-def _read(network: clip_flant5.ClipFlanT5, images):
+def _encode_images(network: clip_flant5.ClipFlanT5, images):
     return network.read(images)
 
 

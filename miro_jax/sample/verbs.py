@@ -1,12 +1,12 @@
 """The verbs of `python -m miro_jax.sample`: their own flags, and the work that each one plans."""
 
 import dataclasses
-import inspect
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from miro_jax.rewards import REWARDS, check_names, load_reward
+from miro_jax.rewards import check_names, has_weights, load_reward
+from miro_jax.rewards.names import REWARD_NAMES
 from miro_jax.sample import best, images, isolate, loop, make, sweep, tradeoff
 from miro_jax.sample.animation import FORMATS, save_animation
 from miro_jax.sample.flags import Parser, at_least, names
@@ -137,7 +137,7 @@ def _add_levels(parser: Parser, what: str) -> None:
 
 
 def _add_best(parser: Parser) -> None:
-    parser.add_argument("reward", metavar="REWARD", help=f"one of {', '.join(REWARDS)}")
+    parser.add_argument("reward", metavar="REWARD", help=f"one of {', '.join(REWARD_NAMES)}")
     parser.add_argument(
         "--candidates",
         type=at_least(1),
@@ -157,8 +157,7 @@ def _add_best(parser: Parser) -> None:
 
 def _plan_best(asked: Asked, flags: Namespace) -> BestJob:
     check_names([flags.reward])
-    takes = inspect.signature(REWARDS[flags.reward]).parameters
-    if flags.reward_weights is not None and "weights" not in takes:
+    if flags.reward_weights is not None and not has_weights(flags.reward):
         raise ValueError(f"--reward-weights: the reward {flags.reward!r} has no weights.")
     return BestJob(asked, flags)
 

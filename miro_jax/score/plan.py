@@ -13,8 +13,7 @@ from miro_jax.annotate.loading import default_threads
 from miro_jax.data.sources import KINDS, tables
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import base, check_names, check_weights, has_weights
-from miro_jax.rewards.licences import why_not_commercial
+from miro_jax.rewards import base, check_names, check_weights, has_weights, why_not_commercial
 from miro_jax.score import output, parts
 from miro_jax.score.inputs import FolderSource, PieceSource, Source, TableSource
 

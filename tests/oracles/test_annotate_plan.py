@@ -11,9 +11,9 @@ SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci
 def test_parameters_are_counted_in_the_weights_that_are_there(tmp_path):
     weights = published.make(tmp_path / "weights")
     world.write_shards(tmp_path / "source", 60, 24, 20)
-    assert sizes.count_parameters("zhiqiulin/clip-flant5-xxl", "model", "") is None
-    whole = sizes.count_parameters(weights["pick_score"], "model", "")
-    vision = sizes.count_parameters(weights["aesthetic"], "model", r"vision_model\.")
+    assert sizes.find("vqa").count_parameters("zhiqiulin/clip-flant5-xxl") is None
+    whole = sizes.find("pick_score").count_parameters(weights["pick_score"])
+    vision = sizes.find("aesthetic").count_parameters(weights["aesthetic"])
     assert 0 < vision < whole
     plan = annotate.plan(
         f"tar:{tmp_path}/source/*.tar",

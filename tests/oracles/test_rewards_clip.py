@@ -9,7 +9,7 @@ import pytest
 from miro_jax import rewards as table
 from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import base
-from miro_jax.rewards.clip_score import SharedTowers
+from miro_jax.rewards.clip_family import SharedTowers
 from miro_jax.rewards.contract import check_reward
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens

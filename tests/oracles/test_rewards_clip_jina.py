@@ -13,7 +13,8 @@ from miro_jax.pretrained.networks.clip import MEAN, STD
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.pickles import convert_to_safetensors
 from miro_jax.pretrained.weights.tensors import from_arrays
-from miro_jax.rewards import base, clip, contract
+from miro_jax.rewards import base, contract
+from miro_jax.rewards import jina as reward_file
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles import jina, jina_tokenizer
 from tests.oracles.jina import CONFIG
@@ -88,13 +89,13 @@ def test_ids_equal_those_of_sentencepiece(processor, reward):
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(300)]
     texts += [t.upper() for t in texts[:50]] + ["  two   spaces\tand\nlines ", "ﬁ ½ Ⅳ e\u0301"]
     expected = jina_tokenizer.original_ids(processor, texts)
-    found = [encoding.ids for encoding in reward._tokenizer.encode_batch(texts)]
+    found = [encoding.ids for encoding in reward._text.tokenizer.encode_batch(texts)]
     assert found == expected
 
 
 def test_a_caption_that_spells_padding_is_masked_there_as_by_the_model(oracle, reward):
     """The model hides every token of id 1, whoever wrote it."""
-    ids = np.array(reward._tokenizer.encode("a <pad> fox").ids, np.int32)
+    ids = np.array(reward._text.tokenizer.encode("a <pad> fox").ids, np.int32)
     assert 1 in ids[1:-1]
     images = np.stack([prepared_by_hand(image) for image in pictures()[:1]])
     found = reward.score(pictures()[:1], ["a <pad> fox"])
@@ -118,7 +119,7 @@ def test_protocol_and_identity(reward, folder):
 
 
 def test_features_have_length_one(reward):
-    for features in (reward.read(pictures()), reward.encode_captions(CAPTIONS)):
+    for features in (reward.read(pictures()), reward._text.encode(CAPTIONS)):
         np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 
@@ -126,20 +127,20 @@ def test_safetensors_give_the_same_scores(reward, folder, tmp_path):
     convert_to_safetensors(folder / "pytorch_model.bin", tmp_path / "model.safetensors")
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    other = clip.JinaClip(str(tmp_path))
+    other = reward_file.JinaClip(str(tmp_path))
     images, captions = pictures()[:2], CAPTIONS[:2]
     np.testing.assert_array_equal(other.score(images, captions), reward.score(images, captions))
 
 
 def test_half_precision_stays_close(reward, folder):
-    half = clip.JinaClip(str(folder), dtype="bfloat16")
+    half = reward_file.JinaClip(str(folder), dtype="bfloat16")
     images, captions = pictures()[:3], CAPTIONS[:3]
     difference = half.score(images, captions) - reward.score(images, captions)
     assert 0 < np.abs(difference).max() < 1
 
 
 def test_a_mesh_gives_the_same_scores(reward, folder):
-    split = clip.JinaClip(str(folder), mesh=small_mesh(4, 2))
+    split = reward_file.JinaClip(str(folder), mesh=small_mesh(4, 2))
     images, captions = pictures()[:3], CAPTIONS[:3]
     found, expected = (x.score(images, captions) for x in (split, reward))
     np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -148,16 +149,16 @@ def test_a_mesh_gives_the_same_scores(reward, folder):
 def test_every_tensor_belongs_to_a_tower():
     one = np.zeros(1)
     with pytest.raises(ValueError, match="visual_projection.weight belongs to neither"):
-        clip.split_towers(from_arrays({"logit_scale": one, "visual_projection.weight": one}))
+        reward_file.split_towers(from_arrays({"logit_scale": one, "visual_projection.weight": one}))
     with pytest.raises(ValueError, match="must hold logit_scale"):
-        clip.split_towers(from_arrays({"vision_model.cls_token": one}))
+        reward_file.split_towers(from_arrays({"vision_model.cls_token": one}))
 
 
 def test_the_adapter_is_found_by_its_name():
-    assert clip.adapter({}) == (1.0, 0)
-    assert clip.adapter(CONFIG["text_config"]) == (2.0, 1)
+    assert reward_file.adapter({}) == (1.0, 0)
+    assert reward_file.adapter(CONFIG["text_config"]) == (2.0, 1)
     with pytest.raises(ValueError, match="must be one of text-matching, retrieval.query"):
-        clip.adapter(CONFIG["text_config"] | {"default_lora_task": "separation"})
+        reward_file.adapter(CONFIG["text_config"] | {"default_lora_task": "separation"})
 
 
 def test_a_tokenizer_with_too_many_tokens_is_refused(folder, processor, tmp_path):
@@ -167,7 +168,7 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(folder, processor, tmp_path
     config["text_config"]["hf_model_config_kwargs"]["vocab_size"] = 20
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="embedding|at most the 20 tokens"):
-        clip.JinaClip(str(tmp_path))
+        reward_file.JinaClip(str(tmp_path))
 
 
 def test_the_contract_of_rewards_is_kept(reward):

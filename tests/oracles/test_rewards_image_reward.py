@@ -14,7 +14,8 @@ from miro_jax.pretrained.weights.pickles import convert_to_safetensors, open_pic
 from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids
 from miro_jax.pretrained.weights.wordpiece import load_wordpiece
-from miro_jax.rewards import base, image_reward, linear_head
+from miro_jax.rewards import base, image_reward
+from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.contract import check_reward
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles.blip import VISION, Oracle, vocabulary, wordpiece_ids
@@ -191,15 +192,15 @@ def test_the_head_is_folded_in_the_order_of_its_numbers(folder):
     for place, (w, b) in zip((11, 2, 9, 10, 100), layers, strict=True):
         arrays |= {f"head.{place}.weight": w, f"head.{place}.bias": b}
     with pytest.raises(ValueError, match="head.* outputs"):
-        linear_head.fold(from_arrays(arrays), "head")  # 2 stands before 11
+        fold_linear(from_arrays(arrays), "head")  # 2 stands before 11
     arrays = {}
     for place, (w, b) in zip((2, 9, 10, 11, 100), layers, strict=True):
         arrays |= {f"head.{place}.weight": w, f"head.{place}.bias": b}
-    weight, bias = linear_head.fold(from_arrays(dict(reversed(arrays.items()))), "head")
+    weight, bias = fold_linear(from_arrays(dict(reversed(arrays.items()))), "head")
     np.testing.assert_allclose(x @ weight + bias, y[:, 0], rtol=1e-12)
-    assert len(linear_head.fold(open_pickle(folder / "ImageReward.pt"), "mlp.layers")[0]) == 48
+    assert len(fold_linear(open_pickle(folder / "ImageReward.pt"), "mlp.layers")[0]) == 48
     with pytest.raises(ValueError, match="got none"):
-        linear_head.fold({}, "head")
+        fold_linear({}, "head")
 
 
 def test_other_weights_are_refused(folder, tmp_path):

@@ -90,7 +90,7 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
             check(*picture.size)
             with _BUDGET.spend(picture.width * picture.height * _MOST_BYTES):
-                return _turned(_to_rgb(picture), picture.getexif().get(0x0112, 1))
+                return from_pillow(picture)
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -99,6 +99,11 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
         raise BadImage("too large", str(error)) from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise BadImage("damaged image", f"{type(error).__name__}: {error}") from error
+
+
+def from_pillow(picture: Image.Image) -> np.ndarray:
+    """Return a Pillow image as [H, W, 3] uint8: upright, transparency laid over white."""
+    return _turned(_to_rgb(picture), picture.getexif().get(0x0112, 1))
 
 
 def _check_size(width: int, height: int, length: int, max_pixels: int, min_side: int) -> None:

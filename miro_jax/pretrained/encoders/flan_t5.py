@@ -20,15 +20,25 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
+from miro_jax.pretrained.card import NetworkCard, TextCost
 from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
 from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
 
-WEIGHTS = "google/flan-t5-xl"
 SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two
 ROWS = 64  # captions in one run, per device of the mesh axis `data`
 PADDING = 0
+CARD = NetworkCard(
+    name="flan_t5",
+    weights="google/flan-t5-xl",
+    used=r"(encoder\.|shared\.)",
+    parameters=1223.5e6,
+    text=TextCost(per_token=2.33),
+    work_mb=31,
+    rows=ROWS,
+    uncut=0.05,
+)
 
 
 class FlanT5Encoder:
@@ -58,7 +68,7 @@ class FlanT5Encoder:
     ):
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
-        self.repository = hub.open(WEIGHTS if weights is None else weights)
+        self.repository = hub.open(CARD.weights if weights is None else weights)
         if dtype not in convert.DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(convert.DTYPES)}; got {dtype!r}.")
         self.max_tokens, self.dtype, self._mesh = max_tokens, dtype, mesh

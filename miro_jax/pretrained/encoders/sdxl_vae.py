@@ -25,12 +25,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
+from miro_jax.pretrained.card import NetworkCard
 from miro_jax.pretrained.networks import vae, vae_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.convert import DTYPES, Network
 
-WEIGHTS = "stabilityai/sdxl-vae"
+CARD_SIZE = 256  # pixels, side of the images that the numbers of the card are for
+CARD = NetworkCard(
+    name="sdxl_vae",
+    weights="stabilityai/sdxl-vae",
+    stem=vae_keys.STEM,
+    used=r"(encoder\.|quant_conv\.)",
+    parameters=34.2e6,
+    image_gflop=272.7,
+    work_mb=68,
+    rows=8,
+    uncut=None,
+)
 FACTOR, CHANNELS = 8, 4  # the statistics below are those of such image latents
 MEANS = (-0.3480, 0.3754, 0.0419, 2.4331)  # mu
 DEVIATIONS = (7.8518, 5.8465, 6.8716, 5.3140)  # sigma
@@ -73,7 +85,7 @@ class SdxlVaeEncoder:
         for name in (dtype, decoder_dtype):
             if name not in DTYPES:
                 raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
-        self.repository = hub.open(WEIGHTS if weights is None else weights)
+        self.repository = hub.open(CARD.weights if weights is None else weights)
         self.size, self.mesh, self.batch_size = size, mesh, batch_size
         self.dtype, self.decoder_dtype = dtype, decoder_dtype
 

@@ -1,0 +1,115 @@
+"""What is known of a published network before it is loaded: where its weights are, size and cost.
+
+Costs are those of a forward pass, two floating-point operations a multiply-add, counted in the
+compiled programs at the published sizes. Memory is what XLA sets aside for these programs on an
+H100 or a TPU, whichever takes more; where devices share parameters it depends on how early XLA
+gathers them, so that it is a bound and not a promise.
+"""
+
+import dataclasses
+import math
+import re
+
+from miro_jax.pretrained.networks import t5_keys
+from miro_jax.pretrained.weights import hub
+
+TOKENS_PER_WORD = 1.35  # of T5, about
+_FEWEST_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCost:
+    """GFLOP of a caption: a fixed part, and one for each token of its padded length.
+
+    Attributes:
+      fixed: GFLOP of any caption. per_token: GFLOP of a token.
+      step: captions are padded to multiples of it, in tokens; None: to powers of two.
+    """
+
+    fixed: float = 0
+    per_token: float = 0
+    step: int | None = None
+
+    def gflop(self, words: float) -> float:
+        """Return the GFLOP of a caption of so many words."""
+        tokens = max(words * TOKENS_PER_WORD + 1, 1)
+        if self.step is None:
+            padded = max(_FEWEST_TOKENS, 2 ** math.ceil(math.log2(tokens)))
+        else:
+            padded = self.step * math.ceil(tokens / self.step)
+        return self.fixed + self.per_token * padded
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkCard:
+    """A published network.
+
+    Attributes:
+      name: of the reward or encoder. weights: hub id.
+      stem: of the weight file. used: regular expression of the tensors that are used; "" is all.
+      parameters: number of those that stay on devices.
+      image_gflop: of an image. text: cost of a caption.
+      work_mb: MB that a row takes at most while it runs, in bfloat16.
+      rows: of one run on a device; None is the whole batch.
+      read_mb: MB of an image while all images are encoded, where that is a run of its own.
+      feature_mb: MB of an image's features that stay on the devices.
+      uncut: share of the parameters that the mesh axis `model` does not split; None: no axis splits
+        any.
+    """
+
+    name: str
+    weights: str
+    stem: str = "model"
+    used: str = ""
+    parameters: float
+    image_gflop: float = 0
+    text: TextCost = TextCost()
+    work_mb: float
+    rows: int | None = None
+    read_mb: float = 0
+    feature_mb: float = 0
+    uncut: float | None = 0
+
+    def repository(self, weights: str | None = None) -> hub.Repository:
+        """Open a folder or hub id of weights; None is the published one."""
+        return hub.open(weights or self.weights)
+
+    def require_weights(self, weights: str | None = None) -> None:
+        """Raise OSError unless the weights can be had; those of the hub are fetched.
+
+        Of weights in several files the list of the files is fetched. See `weights.hub`.
+        """
+        self.repository(weights).weights(self.stem)
+
+    def check_folder(self, weights: str) -> None:
+        """Raise ValueError if `weights` is a folder without the weights of this network.
+
+        Raises:
+          FileNotFoundError: it is neither a folder nor a hub id.
+        """
+        repository = self.repository(weights)
+        if not repository.is_local:
+            return
+        try:
+            repository.weights(self.stem)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"The folder given for {self.name} must hold its weights: {error}"
+            ) from error
+
+    def count_parameters(self, weights: str) -> int | None:
+        """Count the parameters in use; None if the weights are not in a folder of this machine.
+
+        Raises:
+          FileNotFoundError, ValueError: the folder has no such weights, or they are damaged.
+        """
+        repository = self.repository(weights)
+        if not repository.is_local:
+            return None
+        tensors = repository.tensors(self.stem)
+        copies = t5_keys.ALIASES if "shared.weight" in tensors else ()
+        return sum(
+            math.prod(tensor.shape)
+            for key, tensor in tensors.items()
+            if re.match(self.used, key) and key not in copies
+        )

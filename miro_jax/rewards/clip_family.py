@@ -1,0 +1,316 @@
+"""PickScore, HPSv2, SciScore and OpenAI's CLIP score: cosines of the two towers of a CLIP.
+
+    score = factor <u, v> / (|u| |v|),   u = vision(image), v = text(caption)
+
+The factor is exp(logit_scale) of the weights; HPSv2 has 1. Images are normalised on the device, the
+features are normed there, and the last product is float32.
+
+    pick_score   CLIP-H, which of two images people picked     Kirstain et al. 2023, 2305.01569
+    hpsv2        CLIP-H, which of several people preferred     Wu et al. 2023, 2306.09341
+    sci_score    CLIP-H, images that obey the laws of nature   Li et al. 2025, 2504.13129
+    openai_clip  CLIP-L, which MIRO's evaluation reports       Radford et al. 2021, 2103.00020
+
+HPSv2 has two versions, 2.1 of MIRO's annotation and 2.0 of its evaluation, whose scores spread
+differently. MIRO resizes its images as floats and crops them; the authors' own `hpsv2.score` pads
+to a square, which differs for images that are not square.
+
+Letters: B images, H W image, S its side in the network, E width of the shared space.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from miro_jax.pretrained.card import TextCost
+from miro_jax.pretrained.networks import clip, clip_keys, clip_text
+from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hub
+from miro_jax.rewards import base
+from miro_jax.rewards.card import UNKNOWN, Card, Licence
+from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
+
+# Used if the repository of the weights has no tokenizer; all CLIPs have the same vocabulary.
+TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+CLIP_L = "openai/clip-vit-large-patch14"
+CLIP_L_LICENCE = Licence(
+    CLIP_L,
+    UNKNOWN,
+    None,
+    "the code is MIT, the weights state no licence, and their model card calls deployed use out of "
+    "scope",
+)
+
+_HUGE = {
+    "parameters": 986.1e6,
+    "image_gflop": 325.9,
+    "text": TextCost(45.5),
+    "work_mb": 12,
+    "uncut": 0.05,
+}
+_LARGE = {
+    "parameters": 427.6e6,
+    "image_gflop": 156.4,
+    "text": TextCost(12.4),
+    "work_mb": 10,
+    "uncut": 0.09,
+}
+_SCALED = {
+    "scale": "exp(logit scale) x cosine",
+    "stored_divisor": 100,
+    "preprocessing": "bicubic to 224, central square, offset rounded down",
+}
+
+
+def _hpsv2(version: str, stem: str, judges: str) -> Card:
+    return Card(
+        name="hpsv2",
+        version=version,
+        judges=judges,
+        weights="xswu/HPSv2",
+        stem=stem,
+        licences=(Licence("xswu/HPSv2", "Apache-2.0", True, "model card"),),
+        scale="cosine",
+        preprocessing="bicubic of floats to 224, central square",
+        **_HUGE,
+    )
+
+
+CARDS = (
+    Card(
+        name="pick_score",
+        version="1",
+        judges="preference",
+        weights="yuvalkirstain/PickScore_v1",
+        licences=(
+            Licence(
+                "yuvalkirstain/PickScore_v1",
+                UNKNOWN,
+                None,
+                "the hub states no licence; the code is said to be MIT",
+            ),
+        ),
+        **_HUGE,
+        **_SCALED | {"scale": "about 17 to 24"},
+    ),
+    _hpsv2("2.1", "HPS_v2.1_compressed", "preference"),
+    _hpsv2("2.0", "HPS_v2_compressed", "preference, older and narrower"),
+    Card(
+        name="sci_score",
+        version="1",
+        judges="laws of nature",
+        weights="Jialuo21/SciScore",
+        licences=(Licence("Jialuo21/SciScore", "Apache-2.0", True, "model card"),),
+        **_HUGE,
+        **_SCALED,
+    ),
+    Card(
+        name="openai_clip",
+        version="1",
+        judges="agreement; evaluation only",
+        weights=CLIP_L,
+        licences=(CLIP_L_LICENCE,),
+        **_LARGE,
+        **_SCALED,
+    ),
+)
+
+
+class SharedTowers:
+    """Towers by what they were loaded from; rewards that are given the same one load them once."""
+
+    def __init__(self):
+        self._loaded: dict[Any, Tower] = {}
+
+    def get(self, key: Any, load: Callable[[], Tower]) -> Tower:
+        """Return the tower of a key; `load` it the first time."""
+        if key not in self._loaded:
+            self._loaded[key] = load()
+        return self._loaded[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vision:
+    """An image tower. name: with the digest of its weights. config: its sizes."""
+
+    tower: Tower
+    name: str
+    config: clip.VisionConfig
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        """Encode images, [B, S, S, 3] uint8 or float32 in [0, 1], into [B, E] of length 1."""
+        return self.tower.run(_encode_images, prepared)
+
+
+class CaptionEncoder(Protocol):
+    """A text tower with its tokenizer. factor: exp(logit_scale)."""
+
+    factor: float
+
+    def encode(self, captions: Sequence[str]) -> np.ndarray:
+        """Encode B captions into [B, E] float32 of length 1."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """The text tower of a CLIP, with its tokenizer. factor: exp(logit_scale)."""
+
+    tower: Tower
+    tokenizer: clip_text.CaptionTokenizer
+    max_tokens: int
+    factor: float
+
+    def encode(self, captions: Sequence[str]) -> np.ndarray:
+        """Encode B captions into [B, E] float32 of length 1; equal captions are encoded once."""
+        distinct = list(dict.fromkeys(captions))
+        features = self.tower.run(encode_ids, self.tokenizer(distinct, self.max_tokens))
+        rows = {text: row for row, text in enumerate(distinct)}
+        return features[[rows[text] for text in captions]]
+
+
+class ClipReward(base.CroppedJudge):
+    """Score an image by the cosine of its features and those of its caption.
+
+    Args:
+      card: of the reward. vision, text: its towers.
+      crop: brings images to the size of the vision tower.
+      factor: of the cosine.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        vision: Vision,
+        text: CaptionEncoder,
+        crop: BicubicCrop | FloatBicubicCrop,
+        factor: float,
+    ):
+        super().__init__(card, crop, vision.name)
+        self._vision, self._text, self._factor = vision, text, factor
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        """Encode prepared images [B, S, S, 3] into features [B, E] float32 of length 1."""
+        return self._vision.encode(prepared)
+
+    def judge(self, features: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """Return the scores [B] float32 of features (see `encode`), each with its caption."""
+        base.check_captions(captions, len(features))
+        cosines = np.einsum("be,be->b", features, self._text.encode(captions))
+        return np.float32(self._factor) * cosines
+
+    def stored(self, score: np.ndarray) -> np.ndarray:
+        """Return score / divisor, made as the product that earlier records hold."""
+        return score * np.float32(1 / self.card.stored_divisor)
+
+
+def load(
+    name: str,
+    weights: str | None = None,
+    version: str | None = None,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    towers: SharedTowers | None = None,
+) -> ClipReward:
+    """Load a reward of the family.
+
+    Args:
+      name: of one of CARDS.
+      weights: hub id, or a folder in the same layout; None is the published one.
+      version: None is the first of the name.
+      tokenizer: hub id or folder of its tokenizer; None takes `weights` if it has one, else that of
+        laion's CLIP-H.
+      dtype: of parameters and matrix products, "float32" or "bfloat16".
+      mesh: devices that share the parameters and the batch; None is the first device.
+      towers: finds towers that are loaded already.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: the version is unknown, the weights are no CLIP's, or the tokenizer has more
+        tokens than they have.
+    """
+    cards = {card.version: card for card in CARDS if card.name == name}
+    if version is not None and version not in cards:
+        raise ValueError(f"version must be one of {', '.join(cards)}; got {version!r}.")
+    card = cards[version or next(iter(cards))]
+    weights = card.weights if weights is None else weights
+    # HPSv2 follows OpenAI's own code: it cleans captions and resizes floats.
+    openai = name == "hpsv2"
+    options = {"stem": card.stem, "dtype": dtype, "mesh": mesh, "towers": towers}
+    text = load_text(weights, tokenizer=tokenizer, repairs=openai, **options)
+    vision = load_vision(weights, **options)
+    size = vision.config.image_size
+    crop = FloatBicubicCrop(size) if openai else BicubicCrop(size, "floor")
+    return ClipReward(card, vision, text, crop, factor=1.0 if openai else text.factor)
+
+
+def load_text(
+    weights: str,
+    *,
+    stem: str,
+    tokenizer: str | None,
+    repairs: bool,
+    dtype: str,
+    mesh: jax.sharding.Mesh | None,
+    towers: SharedTowers | None,
+) -> Text:
+    """Load the text tower of a CLIP; see `load`. repairs: clean captions as OpenAI does."""
+    repository = hub.open(weights)
+    tensors = repository.tensors(stem)
+    if tokenizer is None:
+        own = any(repository.has(name) for name in TOKENIZER_FILES)
+        tokenizer = weights if own else TOKENIZER
+    read = clip_text.openai_tokenizer if repairs else clip_text.hugging_face_tokenizer
+    encode = read(hub.open(tokenizer))
+    config = _configs(repository, tensors)[1]
+    if encode.vocabulary > config.vocabulary:
+        raise ValueError(
+            f"tokenizer must have at most the {config.vocabulary} tokens of {weights}; "
+            f"got {encode.vocabulary} of {tokenizer}."
+        )
+    tower = (towers or SharedTowers()).get(
+        ("clip text", repository.digest(stem), dtype, mesh),
+        lambda: Tower(clip_keys.load_text(tensors, config, dtype=dtype, mesh=mesh)),
+    )
+    return Text(tower, encode, config.max_tokens, clip_keys.logit_scale(tensors))
+
+
+def load_vision(
+    weights: str,
+    *,
+    stem: str = "model",
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    towers: SharedTowers | None = None,
+) -> Vision:
+    """Load the vision tower of a CLIP; see `load`."""
+    repository = hub.open(weights)
+    tensors = repository.tensors(stem)
+    config = _configs(repository, tensors)[0]
+    digest = repository.digest(stem)
+    tower = (towers or SharedTowers()).get(
+        ("clip vision", digest, dtype, mesh),
+        lambda: Tower(clip_keys.load_vision(tensors, config, dtype=dtype, mesh=mesh)),
+    )
+    return Vision(tower, f"clip-{digest[:12]}-{dtype}", config)
+
+
+def _configs(repository: hub.Repository, tensors) -> tuple[clip.VisionConfig, clip.TextConfig]:
+    if clip_keys.is_open(tensors):
+        return clip_keys.configs_of_shapes(tensors)
+    config = repository.json("config.json")
+    return clip_keys.vision_config(config), clip_keys.text_config(config)
+
+
+def _encode_images(module: nnx.Module, images: jax.Array) -> jax.Array:
+    return clip.normed(module(clip.normalize(images)))
+
+
+def encode_ids(module: nnx.Module, ids: jax.Array) -> jax.Array:
+    """Run a text tower; features of length 1."""
+    return clip.normed(module(ids))

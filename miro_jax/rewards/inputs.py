@@ -1,0 +1,100 @@
+"""What `reward.score` takes: images as paths, PIL images or arrays, and their captions.
+
+Letters: B images, H W image.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from miro_jax.data.sources.images import from_pillow, load_rgb
+
+AnyImage = str | os.PathLike | Image.Image | np.ndarray
+Images = AnyImage | Sequence[AnyImage]
+
+
+def as_arrays(images: Images) -> list[np.ndarray]:
+    """Return images as a list of [H, W, 3] uint8.
+
+    Files and PIL images are turned upright by their EXIF orientation and laid over white where they
+    are transparent.
+
+    Args:
+      images: one path, PIL image or [H, W, 3] uint8; a sequence of them; or [B, H, W, 3] uint8.
+
+    Raises:
+      TypeError: another kind of value, or arrays that are not uint8.
+      ValueError: another rank or number of channels, or a file that holds no usable image.
+      FileNotFoundError: a path is missing.
+    """
+    if is_one(images):
+        return [_as_array(images)]
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise ValueError(f"images must have the shape [B, H, W, 3]; got {images.shape}.")
+    if not isinstance(images, Sequence | np.ndarray):
+        raise TypeError(
+            "images must be paths, PIL images or numpy arrays of uint8, one or a list; "
+            f"got {type(images).__name__}."
+        )
+    return [_as_array(image) for image in images]
+
+
+def is_one(images: Images) -> bool:
+    """Return whether images is a single image."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 3
+    return isinstance(images, str | os.PathLike | Image.Image)
+
+
+def _as_array(image: AnyImage) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+        try:
+            return load_rgb(Path(image).read_bytes(), min_side=1)
+        except ValueError as error:
+            raise ValueError(f"{image} must be an image; got: {error}.") from error
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            "an image must be a path, a PIL image or a numpy array of uint8; "
+            f"got {type(image).__name__}."
+        )
+    check_image(image)
+    return image
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raise unless image is [H, W, 3] uint8 with at least one pixel.
+
+    Raises:
+      TypeError: not an array of uint8.
+      ValueError: another rank or number of channels, or no pixels.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise TypeError(f"an image must be a numpy array of uint8 in [0, 255]; got {kind}.")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(
+            f"an image must have the shape [H, W, 3], H and W not 0; got {image.shape}."
+        )
+
+
+def check_captions(captions: Sequence[str], count: int) -> None:
+    """Raise unless captions is a sequence of `count` strings.
+
+    Raises:
+      TypeError: one string instead of a sequence, or a member that is no string.
+      ValueError: another number of captions.
+    """
+    if isinstance(captions, str):
+        raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
+    if len(captions) != count:
+        raise ValueError(
+            f"captions must hold one text for each of {count} images; got {len(captions)}."
+        )
+    for position, text in enumerate(captions):
+        if not isinstance(text, str):
+            raise TypeError(f"captions[{position}] must be a str; got {type(text).__name__}.")
