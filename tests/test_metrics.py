@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +157,30 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
         writer.scalars(1, {"loss": 1.0})
         writer.images(1, "one", np.zeros((8, 8, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+WRITE = """
+import sys
+import numpy as np
+from miro_jax.train.metrics import MetricsWriter
+
+with MetricsWriter(sys.argv[1]) as writer:
+    writer.scalars(1, {"loss": 2.0})
+    writer.images(1, "one", np.zeros((8, 8, 3), np.uint8))
+print("torch" in sys.modules)
+"""
+
+
+def test_writing_metrics_imports_no_torch_where_it_is_installed(tmp_path):
+    """tensorboardX imports PyTorch where it can; here a module that stands for it."""
+    (tmp_path / "torch.py").write_text("class Tensor: ...\n")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, tmp_path / "run"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+    tags = {v.tag for e in events(tmp_path / "run") for v in e.summary.value}
+    assert {"loss", "one"} <= tags

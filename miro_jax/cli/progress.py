@@ -1,7 +1,5 @@
 """How far a long job is: a bar on a terminal, a line each minute and at the end in a log file."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable
@@ -14,16 +12,18 @@ _FIRST_LINE_AFTER = 10.0
 
 
 class Progress:
-    """Counts what is done; a context manager.
+    """Count units of work and report the pace; a context manager.
+
+    The pace is that of the units after the first update: the first one also loads and compiles.
 
     Args:
-        name: of the job.
-        unit: what is counted, in the plural.
-        total: how many there are, None where that is not known; may be set again at any time.
-        done: that were done before.
-        stream: None is stderr.
-        silent: say nothing.
-        clock: seconds.
+      name: of the job.
+      unit: what is counted, in the plural.
+      total: how many there are, None where that is not known; may be set again at any time.
+      done: that were done before.
+      stream: None is stderr.
+      silent: print nothing.
+      clock: seconds.
     """
 
     def __init__(
@@ -38,9 +38,11 @@ class Progress:
     ):
         self._stream = sys.stderr if stream is None else stream
         self._name, self._unit, self._clock = name, unit, clock
-        self._begin, self._before, self.done, self._total = clock(), done, done, total
+        self._before, self.done, self._total = done, done, total
+        self._begin = clock()
+        self._measured_from: tuple[float, int] | None = None  # time and count at the first update
         self._next = self._begin + _FIRST_LINE_AFTER
-        self._bar, self._where, self._silent = None, "", silent
+        self._bar, self._where, self._silent, self._closing = None, "", silent, False
         if self._stream.isatty() and not silent:
             self._bar = tqdm(
                 total=total,
@@ -64,41 +66,62 @@ class Progress:
 
     def update(self, count: int, where: str = "") -> None:
         """Count some more; `where` the job is, in a few words."""
+        first = self._measured_from is None
         self.done, self._where = self.done + count, where
+        if first:
+            self._measured_from = (self._clock(), self.done)
         if self._bar is not None:
             self._bar.set_description_str(f"{self._name} {where}".strip(), refresh=False)
-            self._bar.update(count)
+            if first:
+                self._bar.initial = self._bar.last_print_n = self._bar.n = self.done
+                self._bar.unpause()
+                self._bar.refresh()
+            else:
+                self._bar.update(count)
         elif self._clock() >= self._next:
             self._next = self._clock() + SECONDS_BETWEEN_LINES
             self._print()
 
     def line(self, where: str = "") -> str:
-        """Say in a line how far the job is."""
-        seconds = max(self._clock() - self._begin, 1e-9)
-        rate = (self.done - self._before) / seconds
+        """Return how far the job is, in one line."""
         text = f"{self._name}{' ' if where else ''}{where}: {self.done:,}"
         if self._total is not None:
             text += f" of {round(self._total):,}"
-        text += f" {self._unit}, {_pace(rate)}"
+        text += f" {self._unit}"
+        rate = self._rate()
+        if rate is None:
+            return text
+        text += f", {_pace(rate)}"
         if self._total is not None and rate and self.done < self._total:
             left = max(self._total - self.done, 0) / rate
             text += f", {tqdm.format_interval(left)} left"
         return text
 
+    def _rate(self) -> float | None:
+        """Return units a second; None as long as the first update is the only one."""
+        if self._measured_from is not None and self.done > self._measured_from[1]:
+            begin, before = self._measured_from
+        elif self._closing or self._measured_from is None:
+            begin, before = self._begin, self._before
+        else:
+            return None
+        return (self.done - before) / max(self._clock() - begin, 1e-9)
+
     def _print(self) -> None:
         if not self._silent:
             print(self.line(self._where), file=self._stream, flush=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
+        self._closing = True
         if self._bar is None and kind is None and self.done > self._before:
             self._print()
         self.close()
 
     def close(self) -> None:
-        """End the bar; nothing more is said."""
+        """End the bar; nothing more is printed."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,16 +1,34 @@
-"""What a run says about itself: lines of `metrics.jsonl`, and TensorBoard events."""
+"""The metrics of a run: lines of `metrics.jsonl`, and TensorBoard events."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX  # imports PyTorch where that is installed: for training alone
 
 from miro_jax.report.metric_lines import FILE, drop_after
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hide PyTorch: tensorboardX imports it where it is installed, for arguments we never give."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # `import torch` raises ImportError
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
+with _without_torch():
+    import tensorboardX
 
 
 class MetricsWriter:
@@ -25,8 +43,8 @@ class MetricsWriter:
         Args:
           workdir: the run's folder; made when missing.
           resume_step: updates done so far. Lines of later steps, left by a run that died after its
-            last checkpoint, are dropped, in one atomic exchange of the file; TensorBoard is told to
-            forget them too.
+            last checkpoint, are dropped, in one atomic exchange of the file; TensorBoard drops
+            them too.
 
         Raises:
           ValueError: a line that is no JSON object with a step, other than an unfinished last one.
@@ -66,7 +84,7 @@ class MetricsWriter:
             self._events.add_scalar(name, number, int(step))
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
-        """Show pictures in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
+        """Show images in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
         if self._lines is None:
             return
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
