@@ -5,26 +5,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
+import ml_collections
 
 from miro_jax import annotate, sample
 from miro_jax.cli import run_folder
 from miro_jax.cli.config import HELP, Command, asks_for_help, parse
 from miro_jax.cli.exit import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
-from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.rewards.names import SHAPES_REWARDS
 from miro_jax.train import components, loop
 
 log = logging.getLogger("miro_jax")
 
 
-def train_and_report(config, workdir: Path) -> None:
-    """Train; make the shapes world's records first, and the report last, where requested."""
-    records = run_folder.records_folder(config, workdir) / MANIFEST_NAME
-    if config.source.spec == "shapes" and not (config.data.records and records.exists()):
+def train_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Train; before it make the shapes world's records, after it evaluate, as the config says."""
+    missing = not run_folder.has_records(config, workdir)
+    if config.source.spec == "shapes" and (missing or not config.data.records):
         annotate.run(config, workdir)  # returns at once where that is done
     loop.run(config, workdir, Preview)
     if config.train.report:
@@ -43,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status, see `cli.exit`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
-        print(HELP.format(stages=" | ".join(STAGES), rewards=", ".join(SHAPES_REWARDS)), end="")
+        print(HELP, end="")
         return DONE
     try:
         command = parse(arguments, tuple(STAGES))
         for check in (components.validate, sample.validate, evaluate.validate):
             check(command.config)
-        if command.config.mesh.distributed:
-            jax.distributed.initialize()
+        if command.stage in ("sample", "evaluate"):
+            run_folder.require(command.workdir)
         run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
     except (*MISTAKES, OSError) as error:
         return fail(log.name, error, MISTAKEN if isinstance(error, MISTAKES) else FAILED)

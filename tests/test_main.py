@@ -47,10 +47,24 @@ def test_a_folder_that_cannot_be_made_gives_status_2(capsys, tmp_path):
     assert status == 2 and err.count("\n") == 1 and "--workdir" in err
 
 
+def test_without_arguments_all_that_must_be_given_is_named(capsys):
+    status, out, err = run(capsys)
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert "--config must be given (" in err and "--workdir must be given (" in err
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate"])
+def test_a_mistyped_run_folder_is_not_made(capsys, tmp_path, stage):
+    folder = tmp_path / "bas"
+    status, _, err = run(capsys, TINY, f"--workdir={folder}", f"--stage={stage}")
+    assert status == 2 and f"there is no folder {folder}" in err
+    assert not folder.exists()
+
+
 def test_help_goes_to_stdout_with_status_0(capsys):
     status, out, err = run(capsys, "--help")
     assert status == 0 and err == ""
-    for word in (*entry.STAGES, "tiny", "only_REWARD", "--workdir", "--config=configs/base.py"):
+    for word in (*entry.STAGES, "tiny", "only_REWARD", "--workdir", "--config=base:tiny"):
         assert word in out
 
 
@@ -112,8 +126,8 @@ def test_a_stage_gets_the_locked_config_and_leaves_status_0(tmp_path, monkeypatc
 @pytest.fixture
 def order(monkeypatch):
     seen = []
-    for name in ("annotate", "train", "evaluate"):
-        module = getattr(entry, name)
+    stages = {"annotate": entry.annotate, "train": entry.loop, "evaluate": entry.evaluate}
+    for name, module in stages.items():
         monkeypatch.setattr(module, "run", lambda *_, name=name: seen.append(name))
     return seen
 

@@ -5,9 +5,13 @@ live in an object of their own, not in absl's global one, and its errors (traceb
 are turned into `UsageError`, whose text names the argument and near misses.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
+import sys
+import traceback
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,40 +20,47 @@ from absl import flags
 from ml_collections import config_flags
 
 from miro_jax.cli.exit import UsageError
+from miro_jax.rewards.names import SHAPES_REWARDS
 
-HELP = """Train, sample and evaluate MIRO.
+HELP = f"""Train, sample and evaluate MIRO.
 
-usage: python -m miro_jax.main --config=FILE[:VARIANT,...] --workdir=DIR [--stage=STAGE]
-                               [--config.KEY=VALUE ...]
+usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE]
+                      [--config.KEY=VALUE ...]         the same as python -m miro_jax.main ...
 
-  --config    a Python file with get_config(), as configs/base.py, where every key is explained
-  --workdir   folder of the run; made where missing, continued where there is one
-  --stage     {stages} (default: train)
+  --config    base or miro, which come with the package; or the path of a Python file with
+              get_config(), as configs/base.py, where every key is explained
+  --workdir   folder of the run; made where it is missing, resumed where there is one
+  --stage     annotate | train | sample | evaluate (default: train)
 
 stages
-  annotate    score and encode the pictures of config.source into DIR/records
-  train       train, going on from the last checkpoint; annotates the shapes world first, and ends
+  annotate    score and encode the images of config.source into DIR/records
+  train       train, resuming from the last checkpoint; annotates the shapes world first, and ends
               with the evaluation and DIR/report.html if config.train.report
-  sample      pictures of config.sample.prompts into DIR/images
+  sample      images of config.sample.prompts into DIR/images
   evaluate    numbers of the last checkpoint into DIR/evaluation.json and DIR/report.html
 
-variants of configs/base.py
+variants of base
   tiny (a minute), full (an accelerator), baseline (no rewards), only_REWARD, no_REWARD
-  with REWARD one of {rewards}
-variants of configs/miro.py, the paper on real pictures
+  with REWARD one of {", ".join(SHAPES_REWARDS)}
+variants of miro, the paper on photographs
   synth, 512, baseline, only_REWARD, no_REWARD, tiny_real (small weights on a CPU)
-several are joined by commas, as configs/miro.py:synth,512
+several are joined by commas, as miro:synth,512
 
 example
-  python -m miro_jax.main --config=configs/base.py:tiny --workdir=runs/tiny --config.seed=1
+  miro-jax train --config=base:tiny --workdir=runs/tiny --config.seed=1
+
+A config of your own: copy a file of configs/, or begin with `from configs import base` and
+`base.base()`. `configs` is then the folder of your file and, for what is not there, the package's.
 
 Exit status: 0 done, 1 the stage failed, 2 a bad argument.
 """
+# Keys below these depend on the encoders and rewards that a config names.
+FREE = ("encoder.", "weights.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What was asked for. config: locked. workdir: the run's folder. stage: one of the stages."""
+    """A parsed command. config: locked. workdir: the run's folder. stage: what is run."""
 
     config: ml_collections.ConfigDict
     workdir: Path
@@ -57,7 +68,7 @@ class Command:
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Tell whether the arguments hold --help in any of its forms."""
+    """Whether the arguments hold --help in any of its forms."""
     return any(re.fullmatch(r"-h|--?help(short|full)?", word) for word in arguments)
 
 
@@ -65,23 +76,120 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
     """Read the arguments, without the program's name.
 
     Raises:
-      UsageError: they cannot be understood.
+      UsageError: they cannot be understood, or the config cannot be used.
     """
-    argv = ["miro_jax", *arguments]
-    path = _config_path(arguments)
-    if path is not None and not Path(path.split(":", 1)[0]).is_file():
-        raise UsageError(f"--config must be an existing Python file; got {path!r}.")
+    _require_all(arguments)
+    position, given = _value(arguments, "config")
+    path = find_config(given)
+    with _importable_configs(Path(path.partition(":")[0]).parent):
+        config = _load(path)
+        _check_keys(config, given)
+        argv = ["miro_jax", *arguments]
+        argv[1 + position[0] : 1 + position[1]] = [f"--config={path}"]
+        try:
+            values = _define(argv, stages)
+            rest = values(argv)[1:]
+            config = values.config
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            raise UsageError(_explain(error, arguments, config)) from error
+    if rest:
+        raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
+    _check_texts(config, arguments)
+    return Command(config, Path(values.workdir).expanduser(), values.stage)
+
+
+def configs_folder() -> Path:
+    """Folder of the configs that come with the package: in a wheel below it, in a clone beside."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def find_config(text: str) -> str:
+    """Return `PATH[:VARIANT]` for a file or for the name of a config of the package.
+
+    Args:
+      text: `FILE.py`, or `base`, `base.py`, `configs/base.py`, each with `:VARIANT` or without. A
+        file that exists comes before a config of the package.
+
+    Raises:
+      UsageError: there is no such file.
+    """
+    name, colon, variant = text.partition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = {p.stem: p for p in sorted(configs_folder().glob("*.py")) if p.stem != "__init__"}
+        stem = name.removeprefix("configs/").removesuffix(".py")
+        if stem not in known:
+            raise UsageError(
+                f"--config must be {', '.join(known)} or an existing Python file; got {text!r}."
+            )
+        path = known[stem]
+    return f"{path}{colon}{variant}"
+
+
+@contextlib.contextmanager
+def _importable_configs(folder: Path) -> Iterator[None]:
+    """Let `from configs import NAME` find a file of `folder`, or else one of the package."""
+    before = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == "configs"}
+    configs = types.ModuleType("configs")
+    configs.__path__ = [str(folder.resolve()), str(configs_folder())]
+    for name in before:
+        del sys.modules[name]
+    sys.modules["configs"] = configs
     try:
-        values = _define(argv, stages)
-        rest = values(argv)[1:]
-        _require(values, "config", "a Python file, as configs/base.py")
-        _require(values, "workdir", "the folder of the run")
-        if rest:
-            raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
-        return Command(values.config, Path(values.workdir).expanduser(), values.stage)
-    # flags.Error is what absl finds wrong, the others are what config_flags lets through.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UsageError(_explain(error, arguments, path)) from error
+        yield
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "configs"]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _load(path: str) -> ml_collections.ConfigDict:
+    """Load a config without overrides; UsageError names the file and, where it can, the line."""
+    alone = ["miro_jax", f"--config={path}"]
+    values = _define(alone, ["train"])
+    file = path.partition(":")[0]
+    try:
+        values(alone)
+        config = values.config
+    except Exception as error:  # any code can stand in the file
+        cause = _root(error)
+        lines = [f.lineno for f in traceback.extract_tb(cause.__traceback__) if f.filename == file]
+        if isinstance(cause, ValueError) and str(cause).startswith("Unknown variant"):
+            raise UsageError(str(cause)) from error
+        line = cause.lineno if isinstance(cause, SyntaxError) else (lines or [None])[-1]
+        where = f"{file}, line {line}" if line else file
+        raise UsageError(f"--config: {where}: {type(cause).__name__}: {cause}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UsageError(
+            f"--config: get_config() of {file} must return a ml_collections.ConfigDict; "
+            f"got {type(config).__name__}."
+        )
+    return config
+
+
+def _check_keys(config: ml_collections.ConfigDict, given: str) -> None:
+    """Raise UsageError unless a config has all keys of configs/base.py."""
+    known = [k for k in _keys(_load(str(configs_folder() / "base.py"))) if not k.startswith(FREE)]
+    missing = sorted(set(known) - set(_keys(config)))
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UsageError(
+            f"--config={given} lacks the keys {', '.join(missing[:5])}{more}. Begin with "
+            "`from configs import base` and `base.base()`, which has them all."
+        )
+
+
+def _check_texts(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+    """Refuse None where text belongs: it would name a folder or a file `None`."""
+    for word in arguments:
+        given = re.fullmatch(r"--?config\.([^=]+)=(None|null)", word)
+        if given and isinstance(config_flags.config_path.get_value(given[1], config), str):
+            raise UsageError(
+                f"config.{given[1]} must be text, empty for none; got {given[2]}. "
+                f"Write --config.{given[1]}= with nothing after it."
+            )
 
 
 def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
@@ -92,26 +200,40 @@ def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def _require(values: flags.FlagValues, name: str, what: str) -> None:
-    if not values[name].present or not values[name].value:
-        raise UsageError(f"--{name} must be given: {what}. See --help.")
+def _require_all(arguments: Sequence[str]) -> None:
+    """Raise UsageError that names every required argument that is missing."""
+    needed = {
+        "config": "base, miro or a Python file",
+        "workdir": "the folder of the run",
+    }
+    missing = [name for name in needed if not _value(arguments, name)[1]]
+    if missing:
+        listed = ", ".join(f"--{name} must be given ({needed[name]})" for name in missing)
+        raise UsageError(f"{listed}. See --help.")
 
 
-def _explain(error: Exception, arguments: Sequence[str], path: str | None) -> str:
-    """Say in one line what is wrong with the arguments."""
-    if path is not None:
-        alone = ["miro_jax", f"--config={path}"]
-        values = _define(alone, ["train"])
-        try:
-            values(alone)
-        except (flags.Error, TypeError, ValueError) as inner:
-            return str(_root(inner))  # get_config refused its variant
-        known = sorted(_keys(values.config))
-        for key in re.findall(r"^--?(?:no)?config\.([^=]*)", "\n".join(arguments), re.MULTILINE):
-            if key not in known:
-                return _unknown_key(key, known)
-        if found := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
-            return _wrong_type(found[1], values.config, found[2])
+def _value(arguments: Sequence[str], name: str) -> tuple[tuple[int, int], str]:
+    """Return where the last `--NAME=VALUE` or `--NAME VALUE` stands, and its value or ""."""
+    last = (0, 0), ""
+    for i, word in enumerate(arguments):
+        match = re.fullmatch(rf"--?{name}(?:=(.*))?", word)
+        if match and match[1] is not None:
+            last = (i, i + 1), match[1]
+        elif match and i + 1 < len(arguments) and not arguments[i + 1].startswith("-"):
+            last = (i, i + 2), arguments[i + 1]
+    return last
+
+
+def _explain(error: Exception, arguments: Sequence[str], config: ml_collections.ConfigDict) -> str:
+    """Return in one line what is wrong with the arguments."""
+    known = sorted(_keys(config))
+    for key in re.findall(r"^--?(?:no)?config\.([^=]*)", "\n".join(arguments), re.MULTILINE):
+        if key not in known:
+            return _unknown_key(key, known)
+        if config_flags.config_path.get_value(key, config) is None:
+            return f"config.{key} is None in the file and cannot be overridden: give it a value."
+    if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
+        return _wrong_type(wrong[1], config, wrong[2])
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"unknown argument --{error.flagname}. See --help."
     return " ".join(str(error).split())
@@ -135,14 +257,6 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
     ]
     hint = ", ".join(dict.fromkeys(near))
     return f"config has no key {key!r}" + (f"; did you mean {hint}?" if hint else ". See the file.")
-
-
-def _config_path(arguments: Sequence[str]) -> str | None:
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
-        found = re.fullmatch(r"--?config(?:=(.*))?", word)
-        if found:
-            return found[1] if found[1] is not None else following
-    return None
 
 
 def _keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 
 from miro_jax.data import storage
+from miro_jax.data.records.manifest import MANIFEST_NAME
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
 CONFIG = "config.json"
@@ -30,17 +31,33 @@ def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     return folder.path
 
 
+def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+    """Whether the annotated records of a run are there, complete."""
+    return (records_folder(config, workdir) / MANIFEST_NAME).exists()
+
+
+def require(workdir: Path) -> None:
+    """Raise FileNotFoundError where there is no folder of a run."""
+    if not workdir.is_dir():
+        raise FileNotFoundError(
+            f"--workdir must be the folder of a trained run; there is no folder {workdir}."
+        )
+
+
 def open_folder(
     config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
 ) -> None:
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
     Once there are checkpoints, `config.json` is that of their network, written by training; other
-    stages write `config-STAGE.json`.
+    stages write `config-STAGE.json`. Where several processes run together, they find each other
+    first.
 
     Raises:
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
+    if config.mesh.distributed:
+        jax.distributed.initialize()
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -69,7 +86,7 @@ def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
 
 
 def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Say what ran: command line, git revision, package versions, devices."""
+    """Return what ran: command line, git revision, package versions, devices."""
     return {
         "command": shlex.join(["python", "-m", "miro_jax.main", *arguments]),
         "stage": stage,

@@ -228,7 +228,3 @@ class Loop:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-if __name__ == "__main__":
-    raise SystemExit("This is a stage of python -m miro_jax.main: see its --help.")

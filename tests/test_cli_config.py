@@ -1,0 +1,195 @@
+"""The command line: what it understands, and one clear line for what it does not."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+
+from configs import base as configs
+from configs import miro
+from miro_jax.cli import config as cli
+from miro_jax.rewards import SHAPES_REWARDS
+
+BASE = str(pathlib.Path(__file__).parent.parent / "configs" / "base.py")
+STAGES = ("annotate", "train", "sample", "evaluate")
+
+
+def parse(*arguments, config=BASE):
+    return cli.parse([f"--config={config}", "--workdir=out", *arguments], STAGES)
+
+
+def test_defaults_are_the_train_stage_and_the_file_as_it_is():
+    found = parse()
+    assert found.stage == "train" and found.workdir == pathlib.Path("out")
+    assert found.config == configs.get_config("") and found.config.is_locked
+
+
+def test_variant_stage_and_overrides_reach_the_config():
+    found = parse(
+        "--stage=sample",
+        "--config.train.num_steps=7",
+        "--noconfig.train.report",
+        "--config.rewards=('colors','beauty')",
+        "--config.evaluate.levels=(0.0,1.0)",
+        config=f"{BASE}:tiny",
+    )
+    assert found.stage == "sample" and found.config.train.num_steps == 7
+    assert found.config.train.report is False
+    assert found.config.rewards == ("colors", "beauty")
+    assert found.config.evaluate.levels == (0.0, 1.0)
+    assert found.config.model.rin.num_blocks == configs.get_config("tiny").model.rin.num_blocks
+
+
+def test_two_calls_do_not_share_anything():
+    parse("--config.seed=5")
+    assert parse().config.seed == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--config.train.num_step=5"], "no key 'train.num_step'; did you mean train.num_steps"),
+        (["--config.learning_rate=5"], "no key 'learning_rate'; did you mean optim.learning_rate"),
+        (["--config.train.num_steps.x=5"], "no key 'train.num_steps.x'"),
+        (["--config.zzz=5"], "no key 'zzz'. See the file"),
+        (["--noconfig.train.reprt"], "no key 'train.reprt'; did you mean train.report"),
+        (
+            ["--config.train.num_steps=many"],
+            "config.train.num_steps must be of type int, as .*; got 'many'",
+        ),
+        (
+            ["--config.train.num_steps=1.5"],
+            "config.train.num_steps must be of type int, as .*; got '1.5'",
+        ),
+        (["--config.train.report=3"], "config.train.report must be of type bool, as True; got '3'"),
+        (
+            ["--config.train=5"],
+            "config.train must be set key by key .train.batch_size, .*; got '5'",
+        ),
+        (["--config.seed"], "--config.seed"),
+        (["--stage=fit"], "annotate|train|sample|evaluate"),
+        (["--steps=5"], "unknown argument --steps"),
+        (["extra"], "got 'extra'"),
+        (["--workdir="], "--workdir must be given"),
+    ],
+)
+def test_a_bad_argument_is_named_in_one_line(arguments, said):
+    with pytest.raises(cli.UsageError, match=said) as caught:
+        parse(*arguments)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_an_unknown_variant_lists_the_known_ones():
+    with pytest.raises(cli.UsageError, match="^Unknown variant 'tinny' .*'tiny'"):
+        parse(config=f"{BASE}:tinny")
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(cli.UsageError, match="existing Python file; got 'nowhere.py:tiny'"):
+        parse(config="nowhere.py:tiny")
+
+
+@pytest.mark.parametrize("name", ["config", "workdir"])
+def test_config_and_workdir_are_required(name):
+    given = [a for a in (f"--config={BASE}", "--workdir=x") if not a.startswith(f"--{name}")]
+    with pytest.raises(cli.UsageError, match=f"--{name} must be given"):
+        cli.parse(given, STAGES)
+
+
+def test_overrides_before_the_file_are_refused():
+    with pytest.raises(cli.UsageError, match="config.seed"):
+        cli.parse(["--config.seed=1", f"--config={BASE}", "--workdir=x"], STAGES)
+
+
+@pytest.mark.parametrize("name", ["base", "base.py", "configs/base.py"])
+def test_a_config_of_the_package_is_named_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(config=f"{name}:tiny").config == configs.get_config("tiny")
+
+
+def test_a_file_comes_before_a_config_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = pathlib.Path(BASE).read_text().replace("c.seed = 0", "c.seed = 7")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.py").write_text(copy)
+    assert parse(config="configs/base.py").config.seed == 7
+    assert parse(config="base").config.seed == 0
+
+
+def test_a_copied_config_works_in_any_folder(tmp_path):
+    """It finds `configs.base` beside itself, or else in the package; nothing stays behind."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(pathlib.Path(BASE).with_name("miro.py").read_text())
+    before = {name: module for name, module in sys.modules.items() if name.startswith("configs")}
+    assert parse(config=f"{mine}:synth").config == miro.get_config("synth")
+    (tmp_path / "base.py").write_text(
+        pathlib.Path(BASE).read_text().replace("c.seed = 0", "c.seed = 7")
+    )
+    assert parse(config=str(mine)).config.seed == 7
+    after = {name: module for name, module in sys.modules.items() if name.startswith("configs")}
+    assert after == before
+
+
+OWN = "from configs import base\ndef get_config(variant=''):\n    c = base.base()\n    "
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("import nowhere\n", "line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("x = 1\ndef get_config(:\n", "line 2: SyntaxError"),
+        (OWN + "c.seed = zero\n    return c\n", "line 4: NameError: name 'zero'"),
+        (OWN + "c.optim.lr = 1\n", "must return a ml_collections.ConfigDict; got NoneType"),
+        ("x = 1\n", "get_config"),
+        (
+            "from ml_collections import ConfigDict\n"
+            "def get_config(variant=''):\n    return ConfigDict({'seed': 1})\n",
+            "lacks the keys annotate, .* more. Begin with `from configs import base`",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_one_line_that_names_file_and_line(tmp_path, text, said):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(cli.UsageError, match=said) as caught:
+        parse(config=str(tmp_path / "own.py"))
+    assert "\n" not in str(caught.value) and "--config" in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["None", "null"])
+def test_none_is_no_text(word):
+    with pytest.raises(cli.UsageError, match="config.data.records must be text, empty for none"):
+        parse(f"--config.data.records={word}")
+
+
+def test_a_key_that_is_none_cannot_be_overridden(tmp_path):
+    (tmp_path / "own.py").write_text(OWN + "c.extra = None\n    return c\n")
+    assert parse(config=str(tmp_path / "own.py")).config.extra is None
+    with pytest.raises(cli.UsageError, match="^config.extra is None in the file and cannot be"):
+        parse("--config.extra=3", config=str(tmp_path / "own.py"))
+
+
+@pytest.mark.parametrize("value", ["", "None", "nowhere"])
+def test_no_config_or_an_unknown_one_lists_those_of_the_package(value):
+    with pytest.raises(cli.UsageError, match="base.* miro"):
+        parse(config=value)
+
+
+def test_all_that_is_missing_is_named_at_once():
+    with pytest.raises(cli.UsageError, match="--config must be given .*, --workdir must be given"):
+        cli.parse([], STAGES)
+
+
+def test_help_names_variants_that_exist_and_every_reward():
+    listed = re.search(r"variants of base\n\s+(.*)\n", cli.HELP)[1]
+    names = [word.split()[0] for word in listed.split(", ")]
+    expected = set()
+    for name in names:
+        expected |= {name.replace("REWARD", reward) for reward in SHAPES_REWARDS}
+    assert expected == set(configs.VARIANTS)
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "-help", "--helpfull"])
+def test_all_forms_of_help_are_seen(word):
+    assert cli.asks_for_help(["--config=x", word])
+    assert not cli.asks_for_help(["--config.help=1"])
