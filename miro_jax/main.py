@@ -47,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(arguments, tuple(STAGES))
         for check in (components.validate, sample.validate, evaluate.validate):
             check(command.config)
-        if command.stage in ("sample", "evaluate"):
-            run_folder.require(command.workdir)
         run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
     except (*MISTAKES, OSError) as error:
         return fail(log.name, error, MISTAKEN if isinstance(error, MISTAKES) else FAILED)

@@ -36,14 +36,6 @@ def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     return (records_folder(config, workdir) / MANIFEST_NAME).exists()
 
 
-def require(workdir: Path) -> None:
-    """Raise FileNotFoundError where there is no folder of a run."""
-    if not workdir.is_dir():
-        raise FileNotFoundError(
-            f"--workdir must be the folder of a trained run; there is no folder {workdir}."
-        )
-
-
 def open_folder(
     config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
 ) -> None:
@@ -54,11 +46,16 @@ def open_folder(
     first.
 
     Raises:
+      FileNotFoundError: no such folder, for a stage that begins with what training wrote.
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
+    workdir = Path(workdir)
+    if stage in ("sample", "evaluate") and not workdir.is_dir():
+        raise FileNotFoundError(
+            f"--workdir must be the folder of a trained run; there is no folder {workdir}."
+        )
     if config.mesh.distributed:
         jax.distributed.initialize()
-    workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(workdir / "log.txt")

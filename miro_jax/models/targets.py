@@ -1,8 +1,8 @@
-"""Reward targets: the levels that are asked for when sampling, in the forms that people write.
+"""Reward targets: the levels requested when sampling, in the forms that people write.
 
-{"aesthetic": 0.6, "clip": None}, one such mapping for each picture, an array, or the text
+{"aesthetic": 0.6, "clip": None}, one such mapping for each image, an array, or the text
 "aesthetic=0.6,clip=none". A level is a number in [0, 1], 1 is best; None (NaN in arrays, "none" in
-texts) is not asked for. Letters: B pictures, R rewards.
+texts) requests nothing of that reward. Letters: B images, R rewards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,13 @@ def to_levels(
       targets: see the module.
       count: B.
       names: the R rewards that the network knows, in order.
-      default: of the names that are left out, one level or one for each reward.
+      default: level of the rewards that are not named, one number or one for each reward.
 
     Returns:
-      [B, R] float32, NaN = not asked.
+      [B, R] float32 in [0, 1], NaN = not requested.
 
     Raises:
-      ValueError: an unknown reward, a level that is no finite number, a wrong length or shape.
+      ValueError: an unknown reward, a level outside [0, 1], a wrong length or shape.
       TypeError: another kind of targets.
     """
     width = len(names)
@@ -45,19 +45,23 @@ def to_levels(
         if targets.shape != (count, width):
             raise ValueError(f"targets must be [{count}, {width}]; got {targets.shape}.")
         levels = np.asarray(targets, np.float32)
-        if np.isinf(levels).any():
-            raise ValueError("targets must be finite, or NaN for not asked; got infinity.")
+        wrong = levels[(levels < 0) | (levels > 1)]
+        if wrong.size:
+            raise ValueError(
+                "targets must be in [0, 1], where 1 is best, or NaN for not requested; "
+                f"got {wrong[0]:g}."
+            )
         return levels
     if targets is None or isinstance(targets, Mapping):
         targets = [targets or {}] * count
     if not isinstance(targets, Sequence) or not all(isinstance(m, Mapping) for m in targets):
         raise TypeError(
-            "targets must be {name: level}, a list of such, one for each picture, or an array "
+            "targets must be {name: level}, a list of such, one for each image, or an array "
             f"[{count}, {width}]; got {targets!r}."
         )
     if len(targets) != count:
         raise ValueError(
-            f"one mapping of targets a picture is needed: {count}; got {len(targets)}."
+            f"targets must be one mapping for each of {count} images; got {len(targets)}."
         )
     out = np.full((count, width), default, np.float32)
     for row, mapping in zip(out, targets, strict=True):
@@ -85,13 +89,13 @@ def _index(name: str, names: Sequence[str]) -> int:
     return names.index(name)
 
 
-def _number(name: str, level) -> float:
+def _number(name: str, level: object) -> float:
     try:
-        value = float(level)
+        value = float(level)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
+        value = np.nan
+    if not 0 <= value <= 1:  # also refuses NaN
         raise ValueError(
-            f"The level of {name!r} must be a number in [0, 1]; got {level!r}."
-        ) from None
-    if not np.isfinite(value):
-        raise ValueError(f"The level of {name!r} must be finite; got {level!r}.")
+            f"The level of {name!r} must be a number in [0, 1], where 1 is best; got {level!r}."
+        )
     return value
