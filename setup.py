@@ -14,30 +14,33 @@ def read_version() -> str:
     return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
 
 
+# Bounds where another series of releases is known to break us, or does by its own rules: jax and
+# flax move together (flax 0.12.8 needs jax < 0.11.1, flax 0.12.12 needs jax >= 0.11.1).
 RUNTIME = [
     "absl-py",
-    "array_record",
-    "clu",
+    "array_record>=0.8,<0.9",
+    "clu>=0.0.12,<0.1",
     "etils",
-    "flax",
+    "flax>=0.12,<0.13",
     "fsspec",
     "ftfy",
-    "grain",
-    "huggingface_hub",
-    "jax",
+    "grain>=0.2.18,<0.3",
+    "huggingface_hub>=2,<3",
+    "jax>=0.10,<0.13",
     "jinja2",
+    "lazy_loader>=0.4",
     "markupsafe",
-    "ml_collections",
+    "ml_collections>=1.1,<2",
     "ml_dtypes",
-    "numpy",
-    "optax",
-    "orbax-checkpoint",
+    "numpy>=2,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12,<0.13",
     "pillow",
     "pyarrow",
     "scipy",
     "simplejpeg",
-    "tensorboardX",
-    "tokenizers",
+    "tensorboardX>=2.6,<3",
+    "tokenizers>=0.23,<1",
     "tqdm",
 ]
 
@@ -47,7 +50,7 @@ EXTRAS = {
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
     # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the
     # notebooks; tensorflow-datasets, without TensorFlow, writes a data set for the reader of such;
-    # moto, served by flask, is an object store.
+    # moto, served by flask, is an object store; setuptools builds the wheel.
     "test": [
         "diffusers",
         "einops",
@@ -62,6 +65,7 @@ EXTRAS = {
         "s3fs",
         "safetensors",
         "sentencepiece",
+        "setuptools",
         "tensorflow-datasets",
         "torch==2.13.0",
         "transformers",
@@ -77,8 +81,10 @@ setup(
     description="MIRO, multi-reward conditioned text-to-image pretraining, in JAX",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["miro_jax", "miro_jax.*"]),
-    package_data={"miro_jax.report": ["templates/*.html", "style.css"]},
+    # The configs of a clone stand beside the package; those of a wheel below it.
+    packages=[*find_packages(include=["miro_jax", "miro_jax.*"]), "miro_jax.configs"],
+    package_dir={"miro_jax.configs": "configs"},
+    package_data={"miro_jax": ["py.typed"], "miro_jax.report": ["templates/*.html", "style.css"]},
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["miro-jax = miro_jax.__main__:main"]},
