@@ -99,7 +99,7 @@ def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(entry.STAGES, "sample", stop)
     status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
     assert (
-        status == 130 and err == "miro_jax: error: stopped; the same command goes on from here.\n"
+        status == 130 and err == "miro_jax: error: stopped; the same command resumes from here.\n"
     )
 
 
