@@ -36,21 +36,24 @@ RUNTIME = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow",
+    "protobuf",
     "pyarrow",
     "scipy",
+    "sentencepiece",
     "simplejpeg",
     "tensorboardX>=2.6,<3",
     "tokenizers>=0.23,<1",
     "tqdm",
+    "transformers>=5,<6",
 ]
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
-    # diffusers, sentencepiece and transformers are oracles too; ipykernel and nbclient run the
-    # notebooks; tensorflow-datasets, without TensorFlow, writes a data set for the reader of such;
-    # moto, served by flask, is an object store; setuptools builds the wheel.
+    # diffusers is an oracle too; ipykernel and nbclient run the notebooks; tensorflow-datasets,
+    # without TensorFlow, writes a data set for the reader of such; moto, served by flask, is an
+    # object store; setuptools builds the wheel.
     "test": [
         "diffusers",
         "einops",
@@ -64,11 +67,9 @@ EXTRAS = {
         "pyyaml",
         "s3fs",
         "safetensors",
-        "sentencepiece",
         "setuptools",
         "tensorflow-datasets",
         "torch==2.13.0",
-        "transformers",
     ],
     "dev": ["ruff"],
     "gcs": ["gcsfs"],

@@ -29,9 +29,9 @@ import torch
 from parity_clip import HUGE, LARGE, call, opened, random_clip
 from PIL import Image
 
-from miro_jax.pretrained.networks import clip_keys, clip_text
+from miro_jax.pretrained.networks import clip_keys
 from miro_jax.pretrained.networks.tower import Tower
-from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights import hub, tokenizer
 from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import base, clip_family
 from miro_jax.rewards.aesthetic import Aesthetic
@@ -84,8 +84,8 @@ class Pair:
             clip_tokens.write_tokenizer_json(Path(folder))
             found = hub.open(folder)
             tokenizers = (
-                clip_text.hugging_face_tokenizer(found),
-                clip_text.openai_tokenizer(found),
+                tokenizer.hugging_face_tokenizer(found),
+                tokenizer.openai_tokenizer(found),
             )
         tower = Tower(clip_keys.load_text(tensors, clip_keys.text_config(config)))
         factor = clip_keys.logit_scale(tensors)

@@ -24,6 +24,8 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.s
 MAX_NAMES = 12  # below miro_jax/, __init__ and __main__ not counted
 
 PACKAGE = sorted((ROOT / "miro_jax").rglob("*.py"))
+# The one import inside a function: takes seconds and serves published models alone.
+IMPORTED_LATE = ("miro_jax/pretrained/weights/hf.py", "transformers")
 FOLDERS = ("miro_jax", "configs", "tests", "benchmarks")
 EVERYTHING = [ROOT / "setup.py", *(p for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py")))]
 TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in EVERYTHING}
@@ -101,6 +103,7 @@ def test_package_imports_stand_at_the_top_and_are_absolute():
                 wrong += [
                     f"{place(path)}:{line} imports {name} inside {node.name}"
                     for name, line in imports(node)
+                    if (place(path), name.split(".")[0]) != IMPORTED_LATE
                 ]
     assert not wrong, "\n".join(wrong)
 

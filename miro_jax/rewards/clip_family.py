@@ -26,9 +26,14 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.pretrained.card import TextCost
-from miro_jax.pretrained.networks import clip, clip_keys, clip_text
+from miro_jax.pretrained.networks import clip, clip_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import (
+    CaptionTokenizer,
+    hugging_face_tokenizer,
+    openai_tokenizer,
+)
 from miro_jax.rewards import base
 from miro_jax.rewards.card import UNKNOWN, Card, Licence
 from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
@@ -161,7 +166,7 @@ class Text:
     """The text tower of a CLIP, with its tokenizer. factor: exp(logit_scale)."""
 
     tower: Tower
-    tokenizer: clip_text.CaptionTokenizer
+    tokenizer: CaptionTokenizer
     max_tokens: int
     factor: float
 
@@ -265,7 +270,7 @@ def load_text(
     if tokenizer is None:
         own = any(repository.has(name) for name in TOKENIZER_FILES)
         tokenizer = weights if own else TOKENIZER
-    read = clip_text.openai_tokenizer if repairs else clip_text.hugging_face_tokenizer
+    read = openai_tokenizer if repairs else hugging_face_tokenizer
     encode = read(hub.open(tokenizer))
     config = _configs(repository, tensors)[1]
     if encode.vocabulary > config.vocabulary:

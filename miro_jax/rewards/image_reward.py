@@ -20,8 +20,13 @@ from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import blip, blip_keys, clip
 from miro_jax.pretrained.networks.tower import Kept, Tower
 from miro_jax.pretrained.weights import hub
-from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids, special_id
-from miro_jax.pretrained.weights.wordpiece import load_wordpiece
+from miro_jax.pretrained.weights.tokenizer import (
+    cut_ids,
+    encode_texts,
+    load_tokenizer,
+    pad_ids,
+    special_id,
+)
 from miro_jax.rewards import base
 from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.card import Card, Licence
@@ -84,7 +89,7 @@ class ImageReward(base.CroppedJudge):
         if tokenizer is None:
             own = any(repository.has(name) for name in ("tokenizer.json", "vocab.txt"))
             tokenizer = repository.source if repository.is_local and own else TOKENIZER
-        self._tokenizer = load_wordpiece(hub.open(tokenizer))
+        self._tokenizer = load_tokenizer(hub.open(tokenizer), "bert")
         self._padding = special_id(self._tokenizer, "[PAD]")
         tower = f"blip-{repository.digest(CARD.stem)[:12]}-{dtype}"
         super().__init__(CARD, BicubicCrop(vision.image_size, "round"), tower)

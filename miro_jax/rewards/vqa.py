@@ -128,9 +128,11 @@ class VQAScore(base.Judge):
                 f"variant must be {others[width]!r} for {repository}; got {variant!r}."
             )
         if tokenizer is None:
-            own = repository.is_local and repository.has("tokenizer.json")
+            own = repository.is_local and any(
+                map(repository.has, ("tokenizer.json", "spiece.model"))
+            )
             tokenizer = repository.source if own else TOKENIZER.format(variant)
-        self._tokenizer = load_tokenizer(hub.open(tokenizer))
+        self._tokenizer = load_tokenizer(hub.open(tokenizer), "t5")
         self._before, self._labels = encode_texts(self._tokenizer, [BEFORE, ANSWER])
         vision = raw.get("mm_vision_tower", VISION) if vision is None else vision
         config = clip_flant5_keys.parse_config(

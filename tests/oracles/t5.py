@@ -1,11 +1,12 @@
 """The T5 of transformers, with random weights, behind functions of numpy arrays."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Tokenizer
 
 Arrays = dict[str, np.ndarray]
 torch.set_num_threads(1)
@@ -128,3 +129,24 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     """Copy an array; integers become 64-bit."""
     array = np.array(array)
     return torch.from_numpy(array.astype(np.int64) if array.dtype == np.int32 else array)
+
+
+@torch.no_grad()
+def save_by_transformers(folder: Path, texts: Sequence[str]) -> list[np.ndarray]:
+    """Save an encoder as transformers 5 does beside a tokenizer; what it computes of each text."""
+    tokenizer = T5Tokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    model = T5EncoderModel(config).eval()
+    model.save_pretrained(folder)
+    inputs = [tokenizer(text, return_tensors="pt") for text in texts]
+    return [model(**each).last_hidden_state[0].numpy() for each in inputs]

@@ -12,8 +12,7 @@ from miro_jax.pretrained.networks.clip import MEAN, STD
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.pickles import convert_to_safetensors, open_pickle
 from miro_jax.pretrained.weights.tensors import from_arrays
-from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, pad_ids
-from miro_jax.pretrained.weights.wordpiece import load_wordpiece
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
 from miro_jax.rewards import base, image_reward
 from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.contract import check_reward
@@ -103,7 +102,7 @@ def test_scores_equal_those_of_the_published_scorer(oracle, folder, reward):
 
 def test_ids_of_a_thousand_captions_equal_those_of_bert(folder):
     captions = many_captions()
-    tokenizer = load_wordpiece(hub.open(folder))
+    tokenizer = load_tokenizer(hub.open(folder), "bert")
     rows = [cut_ids(ids, 35) for ids in encode_texts(tokenizer, captions)]
     found, _ = pad_ids(rows, 35, 0)
     expected = wordpiece_ids(folder / "vocab.txt", captions, 35)
@@ -114,18 +113,18 @@ def test_ids_of_a_thousand_captions_equal_those_of_bert(folder):
 
 
 def test_the_same_tokenizer_is_read_from_tokenizer_json(folder, tmp_path):
-    load_wordpiece(hub.open(folder)).save(str(tmp_path / "tokenizer.json"))
-    both = [encode_texts(load_wordpiece(hub.open(x)), CAPTIONS) for x in (folder, tmp_path)]
+    load_tokenizer(hub.open(folder), "bert").save(str(tmp_path / "tokenizer.json"))
+    both = [encode_texts(load_tokenizer(hub.open(x), "bert"), CAPTIONS) for x in (folder, tmp_path)]
     assert both[0] == both[1]
 
 
 def test_a_vocabulary_that_is_not_berts_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
     with pytest.raises(ValueError, match=r"vocab\.txt must hold \[CLS\], \[SEP\], \[PAD\]"):
-        load_wordpiece(hub.open(tmp_path))
+        load_tokenizer(hub.open(tmp_path), "bert")
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
-        load_wordpiece(hub.open(tmp_path))
+        load_tokenizer(hub.open(tmp_path), "bert")
 
 
 def test_a_caption_counts_by_its_first_33_pieces(reward):

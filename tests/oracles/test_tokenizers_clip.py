@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from miro_jax.pretrained.networks import clip_text
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import hugging_face_tokenizer, openai_tokenizer
 from tests.oracles import clip_tokens as oracle
 
 ODD = (
@@ -65,7 +65,7 @@ def rows(ids, end=49407):
 
 
 def test_ids_equal_those_of_transformers(repository):
-    tokenizer = clip_text.hugging_face_tokenizer(repository)
+    tokenizer = hugging_face_tokenizer(repository)
     texts = captions()
     found = tokenizer(texts, 77)
     assert found.dtype == np.int32 and found.shape == (1000, 77)
@@ -75,7 +75,7 @@ def test_ids_equal_those_of_transformers(repository):
 
 
 def test_ids_equal_those_of_open_clip(repository):
-    tokenizer = clip_text.openai_tokenizer(repository)
+    tokenizer = openai_tokenizer(repository)
     texts = captions()
     found, expected = tokenizer(texts, 77), oracle.simple_ids(texts)
     for text, ours, theirs in zip(texts, found, expected, strict=True):
@@ -84,8 +84,8 @@ def test_ids_equal_those_of_open_clip(repository):
 
 def test_the_two_ways_differ_for_entities_and_mojibake_only(repository):
     tokenizers = (
-        clip_text.hugging_face_tokenizer(repository),
-        clip_text.openai_tokenizer(repository),
+        hugging_face_tokenizer(repository),
+        openai_tokenizer(repository),
     )
     for text, alike in ((ODD[3], True), (ODD[4], False), (ODD[5], False)):
         first, second = (rows(tokenizer([text], 77))[0] for tokenizer in tokenizers)
@@ -93,7 +93,7 @@ def test_the_two_ways_differ_for_entities_and_mojibake_only(repository):
 
 
 def test_batches_are_as_short_as_their_captions_allow(repository):
-    tokenizer = clip_text.hugging_face_tokenizer(repository)
+    tokenizer = hugging_face_tokenizer(repository)
     assert tokenizer.vocabulary == 49408
     for words, length in ((1, 16), (14, 16), (15, 24), (30, 32), (33, 48), (300, 77)):
         ids = tokenizer(["cat " * words, "dog"], 77)
@@ -103,12 +103,12 @@ def test_batches_are_as_short_as_their_captions_allow(repository):
 
 
 def test_halves_of_surrogate_pairs_do_not_break_a_batch(repository):
-    for make in (clip_text.hugging_face_tokenizer, clip_text.openai_tokenizer):
+    for make in (hugging_face_tokenizer, openai_tokenizer):
         assert make(repository)(["half \ud83d a pair", "good"], 77).shape == (2, 16)
     with pytest.raises(TypeError, match="one str"):
-        clip_text.hugging_face_tokenizer(repository)("a caption", 77)
+        hugging_face_tokenizer(repository)("a caption", 77)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="vocab.json"):
-        clip_text.hugging_face_tokenizer(hub.open(tmp_path))
+        hugging_face_tokenizer(hub.open(tmp_path))

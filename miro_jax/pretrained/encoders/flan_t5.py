@@ -24,7 +24,13 @@ from miro_jax.pretrained.card import NetworkCard, TextCost
 from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
-from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
+from miro_jax.pretrained.weights.tokenizer import (
+    cut_ids,
+    encode_texts,
+    load_tokenizer,
+    pad_ids,
+    tokenizer_files,
+)
 
 SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two
 ROWS = 64  # captions in one run, per device of the mesh axis `data`
@@ -45,8 +51,8 @@ class FlanT5Encoder:
     """Encode captions by the encoder of a T5 1.1 or FLAN-T5.
 
     Args:
-        weights: hub id, or a folder in the same layout (config.json, tokenizer.json, model*.
-            safetensors); only the encoder's tensors are read.
+        weights: hub id, or a folder in the same layout (config.json, tokenizer.json or
+            spiece.model, model*.safetensors); only the encoder's tensors are read.
         dtype: of parameters and matrix products, "float32" or "bfloat16".
         mesh: devices that share the parameters and the captions; None is the first device.
         max_tokens: longest L, the end token included; longer captions are cut.
@@ -91,7 +97,7 @@ class FlanT5Encoder:
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer, loaded."""
-        return load_tokenizer(self.repository)
+        return load_tokenizer(self.repository, "t5")
 
     @functools.cached_property
     def tower(self) -> Tower:
@@ -109,7 +115,9 @@ class FlanT5Encoder:
     @functools.cached_property
     def identity(self) -> str:
         """Name, version and everything that changes the tokens; reads the weights."""
-        return self._identity(self.repository.digest("model", "tokenizer.json")[:12])
+        return self._identity(
+            self.repository.digest("model", *tokenizer_files(self.repository, "t5"))[:12]
+        )
 
     @property
     def declared(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from miro_jax.pretrained.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import (
     LINEAR,
     NORM,
@@ -34,24 +35,7 @@ from miro_jax.pretrained.weights.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
 
-# What a `config.json` leaves out has the value of the format's first release, CLIP-B/32.
-BOTH = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
-VISION_DEFAULTS = BOTH | {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
-TEXT_DEFAULTS = BOTH | {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-PROJECTION = 512
+EPSILON = 1e-5  # of OpenAI's norms
 # Written by mistake in the first releases: it stands for "the largest token".
 NO_END_TOKEN = 2
 
@@ -124,34 +108,42 @@ def vision_config(config: Mapping[str, Any], projection: bool = True) -> VisionC
       config: a `config.json`, of the whole model or of its vision tower alone.
       projection: False leaves out the last norm and the projection.
     """
-    own = VISION_DEFAULTS | dict(config.get("vision_config", config))
+    if "vision_config" in config or "vision_config_dict" in config:
+        whole = hf.read_config("CLIPConfig", config)
+        own, width = whole.vision_config, whole.projection_dim
+    else:
+        own = hf.read_config("CLIPVisionConfig", config)
+        width = own.projection_dim
     return VisionConfig(
-        width=own["hidden_size"],
-        layers=own["num_hidden_layers"],
-        heads=own["num_attention_heads"],
-        mlp_width=own["intermediate_size"],
-        activation=own["hidden_act"],
-        epsilon=own["layer_norm_eps"],
-        image_size=own["image_size"],
-        patch_size=own["patch_size"],
-        projection=config.get("projection_dim", PROJECTION) if projection else None,
+        **_stack(own),
+        image_size=own.image_size,
+        patch_size=own.patch_size,
+        projection=width if projection else None,
     )
+
+
+def _stack(own: Any) -> dict[str, Any]:
+    """Return the arguments of a `StackConfig`."""
+    return {
+        "width": own.hidden_size,
+        "layers": own.num_hidden_layers,
+        "heads": own.num_attention_heads,
+        "mlp_width": own.intermediate_size,
+        "activation": own.hidden_act,
+        "epsilon": own.layer_norm_eps,
+    }
 
 
 def text_config(config: Mapping[str, Any]) -> TextConfig:
     """Read the sizes of the text tower from a `config.json` of the whole model."""
-    own = TEXT_DEFAULTS | config.get("text_config", {})
-    end = own["eos_token_id"]
+    whole = hf.read_config("CLIPConfig", config)
+    own = whole.text_config
+    end = own.eos_token_id
     return TextConfig(
-        width=own["hidden_size"],
-        layers=own["num_hidden_layers"],
-        heads=own["num_attention_heads"],
-        mlp_width=own["intermediate_size"],
-        activation=own["hidden_act"],
-        epsilon=own["layer_norm_eps"],
-        vocabulary=own["vocab_size"],
-        max_tokens=own["max_position_embeddings"],
-        projection=config.get("projection_dim", PROJECTION),
+        **_stack(own),
+        vocabulary=own.vocab_size,
+        max_tokens=own.max_position_embeddings,
+        projection=whole.projection_dim,
         end_token=None if end == NO_END_TOKEN else end,
     )
 
@@ -172,7 +164,7 @@ def configs_of_shapes(
     vocabulary, text_width = _shape(tensors, "token_embedding.weight")
     if heads is None:
         heads = (min(width // 64, 16), text_width // 64)
-    sizes = {"activation": activation, "epsilon": BOTH["layer_norm_eps"]}
+    sizes = {"activation": activation, "epsilon": EPSILON}
     vision = VisionConfig(
         width=width,
         layers=_count(tensors, "visual.transformer.resblocks"),

@@ -13,11 +13,22 @@ import jax
 import numpy as np
 
 from miro_jax.pretrained.networks.t5 import T5, T5Config, T5Encoder
-from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights import convert, hf
 from miro_jax.pretrained.weights.convert import Network, Row, below, same, transpose
 from miro_jax.pretrained.weights.tensors import Tensor
 
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
+# Sizes that are not guessed, though transformers has a default of each.
+REQUIRED = (
+    "d_model",
+    "num_heads",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "vocab_size",
+    "relative_attention_num_buckets",
+    "layer_norm_epsilon",
+)
 
 
 def _stack_rows(decoder: bool) -> tuple[Row, ...]:
@@ -71,32 +82,35 @@ def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parse_config(config: Mapping[str, Any]) -> T5Config:
-    """Take the sizes from a `config.json`.
+    """Read the sizes from a `config.json`.
 
     Raises:
-        ValueError: an option that these modules do not offer, or a key is missing.
+      ValueError: an option that these modules do not offer, or a key is missing.
     """
-    for key, wanted in (("feed_forward_proj", "gated-gelu"), ("tie_word_embeddings", False)):
-        if (found := config.get(key)) != wanted:
+    if missing := [key for key in REQUIRED if key not in config]:
+        raise ValueError(f"config.json must have the key {missing[0]!r} of a T5.")
+    own = hf.read_config("T5Config", config)
+    # transformers 5 writes tie_word_embeddings = True of every T5; this is what it says of them.
+    wanted = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
+    for key, value in wanted.items():
+        if (got := getattr(own, key)) != value:
             raise ValueError(
-                f"config.json must have {key} = {wanted!r}, as T5 1.1 and FLAN-T5 have; "
-                f"got {found!r}. The first T5 models are not supported."
+                f"config.json must have {key} = {value!r}, as T5 1.1 and FLAN-T5 have; got {got!r} "
+                f"(tie_word_embeddings = False is the same; got "
+                f"{config.get('tie_word_embeddings')!r}). The first T5 models are not supported."
             )
-    try:
-        return T5Config(
-            width=config["d_model"],
-            heads=config["num_heads"],
-            head_width=config["d_kv"],
-            mlp_width=config["d_ff"],
-            encoder_blocks=config["num_layers"],
-            decoder_blocks=config.get("num_decoder_layers") or config["num_layers"],
-            vocabulary=config["vocab_size"],
-            buckets=config["relative_attention_num_buckets"],
-            max_distance=config.get("relative_attention_max_distance", 128),
-            epsilon=config["layer_norm_epsilon"],
-        )
-    except KeyError as error:
-        raise ValueError(f"config.json must have the key {error} of a T5.") from error
+    return T5Config(
+        width=own.d_model,
+        heads=own.num_heads,
+        head_width=own.d_kv,
+        mlp_width=own.d_ff,
+        encoder_blocks=own.num_layers,
+        decoder_blocks=own.num_decoder_layers,
+        vocabulary=own.vocab_size,
+        buckets=own.relative_attention_num_buckets,
+        max_distance=own.relative_attention_max_distance,
+        epsilon=own.layer_norm_epsilon,
+    )
 
 
 def load(

@@ -1,0 +1,87 @@
+"""Configs and slow tokenizers of published models, as the library `transformers` reads them.
+
+transformers knows how its formats changed over the years: which of two sections of a CLIP's
+`config.json` counts, what a T5 saved by its version 5 means, how `vocab.json` or `spiece.model`
+become a tokenizer. No code of a repository is ever run, and transformers opens no file but those
+that `weights.hub` found or fetched: it never asks the hub itself.
+
+It is imported when a published model is opened, not before: 1.2 s of a processor and 17 MB. Since
+version 5 it also imports PyTorch where that is installed, with no switch against it: 3.4 s and 203
+MB. PyTorch is therefore hidden from it during the import, and transformers then has no PyTorch for
+the rest of the process. A program that needs both imports torch or transformers itself before it
+opens a model here; nothing is hidden then.
+"""
+
+import contextlib
+import copy
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tokenizers
+
+
+def read_config(kind: str, values: Mapping[str, Any]) -> Any:
+    """Return the `transformers` config of a `config.json`.
+
+    Args:
+      kind: name of its class, such as "CLIPConfig".
+      values: content of the file.
+
+    Raises:
+      ValueError: a value has another type than the class allows.
+    """
+    try:
+        return getattr(_transformers(), kind)(**copy.deepcopy(dict(values)))
+    except Exception as error:  # its validation raises kinds of its own
+        raise ValueError(f"config.json must be a {kind} of transformers: {error}") from error
+
+
+def read_tokenizer(kind: str, folder: Path) -> tokenizers.Tokenizer:
+    """Convert the vocabulary files of a folder to a tokenizer of the library `tokenizers`.
+
+    Args:
+      kind: name of the class in `transformers`, such as "CLIPTokenizer".
+      folder: holds the files that this class names.
+
+    Raises:
+      ValueError: the files are damaged.
+    """
+    try:
+        slow = getattr(_transformers(), kind).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{folder} holds no {kind}: {error}. Fetch it again.") from error
+    return tokenizers.Tokenizer.from_str(slow.backend_tokenizer.to_str())
+
+
+@functools.cache
+def _transformers() -> ModuleType:
+    with _hidden_torch():
+        import transformers
+    return transformers
+
+
+@contextlib.contextmanager
+def _hidden_torch() -> Iterator[None]:
+    """Hide PyTorch and the advice to install it, unless it or transformers is here already."""
+    if "torch" in sys.modules or "transformers" in sys.modules:
+        yield
+        return
+    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(advice)
+    os.environ[advice] = "1"
+    sys.modules["torch"] = None  # Python's own way to say that a module is not there
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+        if before is None:
+            del os.environ[advice]
+        else:
+            os.environ[advice] = before
