@@ -119,6 +119,7 @@ def test_decode_refuses_other_bytes():
         b"\xff" * 64,
         good[:20],
         good[:-1],
+        good + b"x",
         other_version,
         rng.randbytes(500),
     ]:

@@ -69,6 +69,9 @@ def entry(**changes):
     return {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | changes
 
 
+ENTRY = json.dumps(entry()).encode()
+
+
 def save(path, header, size=24):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
@@ -88,6 +91,13 @@ def save(path, header, size=24):
         (b"[1, 2]", 24, "header is damaged"),
         (b"{]", 24, "header is damaged"),
         (b"\xff\xfe\xff", 24, "header is damaged"),
+        (b"[" * 100_000, 24, "header is damaged"),
+        ({"x": entry(shape=[2.0, 3])}, 24, "x has wrong offsets"),
+        ({"x": entry(), "__metadata__": {"format": 1}}, 24, "header is damaged"),
+        ({"x": entry()}, 32, "8 bytes follow the last array"),
+        ({"x": entry(), "y": entry()}, 24, "y has wrong offsets: it overlaps"),
+        ({"x": entry(), "y": entry(data_offsets=[28, 52])}, 52, "y has wrong offsets: .* a gap"),
+        (b'{"x":%s,"x":%s}' % (ENTRY, ENTRY), 24, "holds a key twice"),
     ],
 )
 def test_damage_is_named(tmp_path, header, size, said):

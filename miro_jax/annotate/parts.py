@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miro_jax.data.records.record import pack, unpack
+from miro_jax.data.safetensors import pack, unpack
 from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "parts"

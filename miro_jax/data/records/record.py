@@ -1,33 +1,20 @@
 """Records: one annotated example as bytes.
 
-A record is in the safetensors format: eight bytes of header length, a JSON header, then the arrays
-back to back. Encoder and decoder are our own: the header's order is fixed, so equal records are
-equal bytes, and decoding is a handful of views without a copy. Any safetensors library reads the
-same bytes.
+A record is in the safetensors format (`miro_jax.data.safetensors`): equal records are equal bytes,
+and decoding is a handful of views without a copy.
 
 Letters: h w c image latents, n tokens of a caption, d caption width, R rewards.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
-import struct
-from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
+
+from miro_jax.data.safetensors import NAMES, pack, unpack
 
 # Version 2 has the optional image latents at 512 pixels; a record of version 1 is one without.
 SCHEMA_VERSION = 2
 KNOWN_VERSIONS = (1, 2)
-_DTYPES = {
-    "I64": np.dtype(np.int64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # Name -> allowed dtypes and rank. Wider dtypes come first, so that every array starts on a multiple
 # of its size.
 _FIELDS = {
@@ -93,49 +80,6 @@ def encode_record(record: Record) -> bytes:
     return pack(arrays, metadata)
 
 
-def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Turn named arrays of int64, float32, float16 or bfloat16 into safetensors bytes.
-
-    Arrays stand in the order given; those of wider dtypes must come first to be aligned.
-    """
-    header: dict[str, object] = {"__metadata__": metadata}
-    offset = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": _DTYPE_NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    head += b" " * (-len(head) % 8)  # arrays start on a multiple of eight bytes
-    return b"".join([struct.pack("<Q", len(head)), head, *(a.tobytes() for a in arrays.values())])
-
-
-def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Undo `pack`; the arrays are read-only views of `data`.
-
-    Raises:
-        ValueError: the bytes are not what `pack` makes.
-    """
-    try:
-        (head_size,) = struct.unpack_from("<Q", data)
-        if 8 + head_size > len(data):
-            raise ValueError(f"the header of {head_size} bytes overruns {len(data)} bytes")
-        header = json.loads(data[8 : 8 + head_size])
-        metadata = header.pop("__metadata__")
-        arrays = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            dtype = _DTYPES[entry["dtype"]]
-            count = (end - begin) // dtype.itemsize
-            array = np.frombuffer(data, dtype, count, 8 + head_size + begin)
-            arrays[name] = array.reshape(entry["shape"])
-    except (struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return arrays, metadata
-
-
 def decode_record(data: bytes) -> Record:
     """Read a record; its arrays are read-only views of `data`.
 
@@ -172,7 +116,7 @@ def _check_arrays(key: str, arrays: dict[str, np.ndarray], synthetic_caption: st
                 raise ValueError(f"Record {key!r} lacks {name}.")
             continue
         array = arrays[name]
-        if _DTYPE_NAMES.get(array.dtype) not in dtypes or array.ndim != rank:
+        if NAMES.get(array.dtype) not in dtypes or array.ndim != rank:
             raise ValueError(
                 f"Record {key!r}: {name} must have rank {rank} and a dtype of {dtypes}; "
                 f"got shape {array.shape}, dtype {array.dtype}."

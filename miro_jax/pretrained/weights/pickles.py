@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from miro_jax.data import safetensors
 from miro_jax.pretrained.weights import tensors
 from miro_jax.pretrained.weights.storages import NAMES, Storage, Strided, storage_of
 from miro_jax.pretrained.weights.tensors import Tensor
@@ -243,7 +244,7 @@ def convert_to_safetensors(in_path: Path | str, out_path: Path | str) -> int:
     """
     found = open_pickle(in_path)
     for key, tensor in found.items():
-        if tensor.dtype not in tensors.NAMES:
+        if tensor.dtype not in safetensors.NAMES:
             raise ValueError(f"{in_path}: safetensors cannot hold {key}, {tensor.dtype} numbers.")
     tensors.write_safetensors(out_path, {key: _Lazy(t) for key, t in found.items()})
     return len(found)
