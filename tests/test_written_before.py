@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from miro_jax import __main__, main
+from miro_jax import __main__, main, report
 from miro_jax.data.records import batches, shards
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
@@ -126,16 +126,27 @@ def test_a_run_gives_the_same_images():
     assert len(list(pathlib.Path("out").glob("0*.png"))) == 2
 
 
-def test_a_run_is_evaluated_and_its_page_rendered():
-    for name in ("evaluation.json", "report.html"):
-        os.unlink(f"run/{name}")
-    assert main.main([*RUN, "--stage=evaluate"]) == 0
-    found = json.loads(pathlib.Path("run/evaluation.json").read_text())
-    assert "4" in json.dumps(found["step"])
+def check_page():
     page = pathlib.Path("run/report.html").read_text()
     assert "<html" in page and "data:image/png" in page
     for name in ("count", "beauty", "loss"):
         assert name in page
+
+
+def test_the_page_of_a_run_is_rendered():
+    os.unlink("run/report.html")
+    report.write(pathlib.Path("run"))
+    check_page()
+
+
+def test_a_run_is_evaluated():
+    (before,) = json.loads(pathlib.Path("run/evaluation.json").read_text())
+    assert main.main([*RUN, "--stage=evaluate"]) == 0
+    *_, found = json.loads(pathlib.Path("run/evaluation.json").read_text())
+    for name in ("step", "rewards", "num_parameters", "training"):
+        assert found[name] == before[name]
+    assert found["results"].keys() == before["results"].keys()
+    check_page()
 
 
 def test_a_score_table_is_complete_for_its_command_and_refused_for_another(capsys):
