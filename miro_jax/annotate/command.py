@@ -31,6 +31,7 @@ from miro_jax.cli.exit import (
 from miro_jax.data.sources import open_source
 from miro_jax.data.storage import Damaged, errors_of_stores
 from miro_jax.pretrained.weights.hub import OfflineError
+from miro_jax.rewards.names import parse_names
 
 
 def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
@@ -56,7 +57,7 @@ def make_plan(flags: argparse.Namespace) -> tuple[Plan, workers.Share]:
     todo = plan(
         source,
         flags.out,
-        flags.rewards.split(","),
+        parse_names(flags.rewards),
         parse_named(flags.image_encoder),
         parse_named(flags.caption_encoder),
         encode_512=flags.encode_512,

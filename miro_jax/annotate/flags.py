@@ -8,7 +8,7 @@ from typing import Any
 from miro_jax.annotate.loading import default_threads
 from miro_jax.cli.flags import MESH_HELP, Parser
 from miro_jax.data.records import bins
-from miro_jax.rewards import REWARDS, VERSIONS
+from miro_jax.rewards.names import HELP as REWARDS_HELP
 
 NAME = "miro_jax.annotate"
 EPILOG = """
@@ -43,8 +43,7 @@ def make_parser() -> Parser:
         "with options as in 'folder:DIR?captions=FILE&synthetic=FILE'",
     )
     what("--out", required=True, help="folder for the records, or URL of one as gs://bucket/name")
-    names = ", ".join([*REWARDS, *VERSIONS])
-    what("--rewards", required=True, help=f"names with commas between, of: {names}")
+    what("--rewards", required=True, help=REWARDS_HELP)
     what("--weights", action="append", default=[], metavar="NAME=PLACE", help="folder or hub id of "
          "a reward's weights; several times")  # fmt: skip
     what("--dtype", choices=("float32", "bfloat16"), help="of the rewards' networks")

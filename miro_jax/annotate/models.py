@@ -24,6 +24,7 @@ from miro_jax.rewards import (
     check_names,
     check_weights,
     has_weights,
+    label,
     load_rewards,
     ways_to_name,
 )
@@ -151,10 +152,7 @@ class Toolbox:
         ):
             encoder = self._probe(build, given)
             encoders[kind] = getattr(encoder, "declared", None) or encoder.identity
-        names = [r for r in self.rewards if isinstance(r, str)]
-        cheap = load_rewards([name for name in names if not has_weights(name)])
-        identities = {r.name: r.identity for r in cheap}
-        rewards = [identities.get(r, r) if isinstance(r, str) else r.identity for r in self.rewards]
+        rewards = [label(r) if isinstance(r, str) else r.identity for r in self.rewards]
         return {
             "rewards": rewards,
             **encoders,

@@ -17,16 +17,13 @@ def load_rewards(config: ml_collections.ConfigDict) -> list:
 
 def reward_labels(config: ml_collections.ConfigDict) -> list[str]:
     """Return what is known of the rewards before any is loaded: identities, else names."""
-    return [
-        name if rewards.has_weights(name) else rewards.load_reward(name).identity
-        for name in config.rewards
-    ]
+    return [rewards.label(name) for name in config.rewards]
 
 
 def reward_weights(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Return where the weights of rewards are, as far as the config says: name -> place."""
     published = [name for name in config.rewards if rewards.has_weights(name)]
-    places = {name: config.weights.get(name.partition("@")[0], "") for name in published}
+    places = {name: config.weights.get(rewards.short_name(name), "") for name in published}
     return {name: place for name, place in places.items() if place}
 
 

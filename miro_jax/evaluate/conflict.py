@@ -15,6 +15,7 @@ from tqdm import tqdm
 from miro_jax.data.shapes import world
 from miro_jax.evaluate import base, dials
 from miro_jax.report.statistics import bootstrap_mean, wilson
+from miro_jax.rewards.names import short_name
 
 
 class Evaluator:
@@ -88,6 +89,6 @@ def make_evaluator(config, rewards, **_) -> Evaluator:
     """Build it from `config.evaluate` and `config.sample`."""
     c = config.evaluate
     prompts = base.world_prompts(c.categories, c.images_per_level, config.sample.seed)
-    return Evaluator(
-        rewards, base.make_sampling(config), prompts, c.levels, c.conflict_reward, world.check
-    )
+    chased = short_name(c.conflict_reward)
+    sampling = base.make_sampling(config)
+    return Evaluator(rewards, sampling, prompts, c.levels, chased, world.check)

@@ -21,6 +21,7 @@ from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate import dials
+from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import restore
 
@@ -41,10 +42,11 @@ def validate(config) -> None:
     for key in ("batch_size", "images_per_level", "prompts_per_category", "images_per_prompt"):
         if c[key] < 1:
             raise ValueError(f"config.evaluate.{key} must be at least 1; got {c[key]}.")
-    if "conflict" in c.evaluators and c.conflict_reward not in config.rewards:
+    known = [short_name(name) for name in config.rewards]
+    if "conflict" in c.evaluators and short_name(c.conflict_reward) not in known:
         raise ValueError(
             f"config.evaluate.conflict_reward must be one of config.rewards "
-            f"{', '.join(config.rewards)}; got {c.conflict_reward!r}."
+            f"{', '.join(known)}; got {c.conflict_reward!r}."
         )
 
 

@@ -77,11 +77,13 @@ def parse_targets(text: str) -> dict[str, float | None]:
         name, equals, level = (w.strip() for w in part.partition("="))
         if not equals:
             raise ValueError(f"targets must read NAME=LEVEL,NAME=LEVEL; got {part!r}.")
+        name = name.partition("@")[0]  # a version, as in hpsv2@2.1, does not matter
         out[name] = None if level.lower() == "none" else _number(name, level)
     return out
 
 
 def _index(name: str, names: Sequence[str]) -> int:
+    name = name if name in names else name.partition("@")[0]
     if name not in names:
         raise ValueError(
             f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}."

@@ -9,6 +9,7 @@ from typing import Any
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
 from miro_jax.report.results import RESULTS, Result
+from miro_jax.rewards.names import short_name
 
 EVALUATIONS = "evaluation.json"
 
@@ -49,8 +50,8 @@ class Facts:
 
     @property
     def rewards(self) -> list[str]:
-        """Names of all rewards of the run, as the config has them."""
-        return list(self.config["rewards"])
+        """Short names of all rewards of the run, in the config's order."""
+        return [short_name(name) for name in self.config["rewards"]]
 
     @property
     def training(self) -> dict[str, dict[str, float]]:

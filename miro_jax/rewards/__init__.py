@@ -11,7 +11,14 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "names": ["PUBLISHED_REWARDS", "RELEASED_REWARDS", "REWARD_NAMES", "SHAPES_REWARDS"],
+        "names": [
+            "PUBLISHED_REWARDS",
+            "RELEASED_REWARDS",
+            "REWARD_NAMES",
+            "SHAPES_REWARDS",
+            "parse_names",
+            "short_name",
+        ],
         "table": [
             "CARDS",
             "REWARDS",
@@ -20,9 +27,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "check_names",
             "check_weights",
             "has_weights",
+            "label",
             "load_reward",
             "load_rewards",
-            "short_name",
             "ways_to_name",
             "why_not_commercial",
         ],

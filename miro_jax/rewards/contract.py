@@ -61,7 +61,7 @@ def check_reward(
         rng = np.random.default_rng(0)
         images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     texts = [captions[i % len(captions)] for i in range(len(images))]
-    _check_names(reward)
+    check_attributes(reward)
     _check_prepare(reward, images)
     _check_scores(reward, images, texts)
     _check_batches(reward, images, texts, tolerance)
@@ -74,7 +74,7 @@ def _require(holds: Any, promise: str, found: object) -> None:
         raise BrokenPromise(f"{promise}; got {found}.")
 
 
-def _check_names(reward: base.Reward) -> None:
+def check_attributes(reward: base.Reward) -> None:
     for name in _ATTRIBUTES:
         value = getattr(reward, name, None)
         _require(isinstance(value, str) and value, f"{name} must be a text", repr(value))

@@ -1,7 +1,11 @@
-"""The names of rewards, for `--help` and configs: importing this module imports nothing else.
+"""The names of rewards, for `--help`, flags and targets: importing this module imports no jax.
 
-`rewards.table` says how each is built; a test holds both equal.
+A reward is named by a name of the table, an identity of one that exists in several versions, or
+`FILE.py:Class`, a class of your own. `rewards.table` builds them; a test holds both equal.
 """
+
+import re
+from collections.abc import Sequence
 
 # In the order of the released checkpoints.
 RELEASED_REWARDS = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
@@ -15,6 +19,35 @@ SHAPES_REWARDS = (
     "count",
     "position",
 )
-# Identities of rewards that exist in several versions; the bare name is the first one of its kind.
+# Identities of rewards that exist in several versions; the first is that of the bare name.
 VERSIONED_REWARDS = ("hpsv2@2.1", "hpsv2@2.0", "vqa@clip-flant5-xxl", "vqa@clip-flant5-xl")
 REWARD_NAMES = (*PUBLISHED_REWARDS, *SHAPES_REWARDS, *VERSIONED_REWARDS)
+GROUPS = {"all": PUBLISHED_REWARDS, "shapes": SHAPES_REWARDS}
+HELP = (
+    f"names with commas between, of {', '.join(REWARD_NAMES)}; all (every published one), shapes "
+    "(those of the shapes world); or FILE.py:Class, a class of your own"
+)
+
+
+def parse_names(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a text with commas, or a sequence, stands for; each once.
+
+    `all` and `shapes` become the names of their group.
+    """
+    words = text.split(",") if isinstance(text, str) else text
+    return tuple(dict.fromkeys(n for word in words for n in GROUPS.get(word, (word,))))
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a class of a Python file."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def short_name(name: str) -> str:
+    """Return what targets, tables and pages call a reward.
+
+    hpsv2@2.1 -> hpsv2; my_file.py:ImageSharpness -> image_sharpness.
+    """
+    if is_own(name):
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(":")[2]).lower()
+    return name.partition("@")[0]

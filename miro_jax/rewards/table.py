@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import aesthetic, base, clip_family, image_reward, jina, shapes, vqa
+from miro_jax.rewards import aesthetic, base, clip_family, image_reward, jina, own, shapes, vqa
 from miro_jax.rewards.card import Card
+from miro_jax.rewards.names import REWARD_NAMES, is_own, short_name
 
 REWARDS: dict[str, Callable[..., base.Reward]] = {
     "clip": jina.JinaClip,
@@ -44,13 +45,16 @@ def load_reward(name: str, **arguments) -> base.Reward:
     """Build a reward.
 
     Args:
-      name: a key of REWARDS or VERSIONS.
+      name: a key of REWARDS or VERSIONS, or `FILE.py:Class`, see `rewards.own`.
       **arguments: of that reward's builder.
 
     Raises:
       ValueError: the name is unknown.
+      FileNotFoundError: the file is missing.
     """
     check_names([name])
+    if is_own(name):
+        return own.build(name, **arguments)
     return REWARDS[short_name(name)](**VERSIONS.get(name, {}), **arguments)
 
 
@@ -64,7 +68,7 @@ def load_rewards(
     """Build several rewards; towers of equal weights are loaded once for all.
 
     Args:
-      names: keys of REWARDS or VERSIONS.
+      names: see `load_reward`.
       weights: for some of them, hub id or folder of the weights.
       dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
 
@@ -87,11 +91,6 @@ def load_rewards(
             chosen = {key: value for key, value in arguments.items() if key in accepted}
             rewards.append(load_reward(name, **chosen))
     return rewards
-
-
-def short_name(name: str) -> str:
-    """Return the name without its version: hpsv2@2.1 -> hpsv2."""
-    return name.partition("@")[0]
 
 
 def card_of(name: str) -> Card | None:
@@ -122,8 +121,20 @@ def has_weights(name: str) -> bool:
     return "weights" in _arguments_of(name)
 
 
+def label(name: str) -> str:
+    """Return what is known of a reward's identity before weights are read.
+
+    The identity of a reward without weights; else the name, or a pattern of the identity of a
+    class of your own. `records.manifest.same_models` compares them with identities.
+    """
+    if not has_weights(name):
+        return load_reward(name).identity
+    return f"{short_name(name)}@*-{own.digest(name)}" if is_own(name) else name
+
+
 def _arguments_of(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(REWARDS[short_name(name)]).parameters
+    build = own.load_class(name) if is_own(name) else REWARDS[short_name(name)]
+    return inspect.signature(build).parameters
 
 
 def check_weights(names: Sequence[str], weights: Mapping[str, str]) -> None:
@@ -141,14 +152,21 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
       TypeError: one string instead of a sequence.
       ValueError: a name is unknown or given twice.
+      FileNotFoundError: the file of a class of your own is missing.
     """
     if isinstance(names, str):
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")
     for name in names:
-        if name not in REWARDS and name not in VERSIONS:
-            known = [*REWARDS, *VERSIONS]
-            near = difflib.get_close_matches(name.partition("@")[0], known, 1)
+        if is_own(name):
+            own.load_class(name)
+        elif name not in REWARD_NAMES:
+            near = difflib.get_close_matches(name.partition("@")[0], REWARD_NAMES, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"reward must be one of {', '.join(known)}; got {name!r}.{hint}")
-    if len(set(names)) != len(names):
+            raise ValueError(
+                f"reward must be one of {', '.join(REWARD_NAMES)}, or FILE.py:Class; "
+                f"got {name!r}.{hint}"
+            )
+    # Two versions of a published reward may stand side by side: their identities differ.
+    keys = [short_name(name) if any(map(is_own, names)) else name for name in names]
+    if len(set(keys)) != len(keys):
         raise ValueError(f"rewards must differ from each other; got {', '.join(names)}.")

@@ -8,6 +8,7 @@ settings listed there is removed first, so that the folder never mixes two reque
 from pathlib import Path
 
 from miro_jax.models.targets import parse_targets
+from miro_jax.rewards.names import short_name
 from miro_jax.sample import images, make
 from miro_jax.sample.folder import open_folder
 from miro_jax.sample.pipeline import MiroPipeline
@@ -22,11 +23,12 @@ def validate(config) -> None:
             asked = parse_targets(config.sample[key])
         except ValueError as error:
             raise ValueError(f"config.sample.{key}: {error}") from error
-        unknown = [name for name in asked if name not in config.data.train_rewards]
+        known = [short_name(name) for name in config.data.train_rewards]
+        unknown = [name for name in asked if name not in known]
         if unknown:
             raise ValueError(
                 f"config.sample.{key}: unknown rewards {unknown}; the network is told "
-                f"{', '.join(config.data.train_rewards) or 'none'}."
+                f"{', '.join(known) or 'none'}."
             )
     prompts = config.sample.prompts
     if isinstance(prompts, str) or not prompts or config.sample.images_per_prompt < 1:
@@ -53,7 +55,7 @@ def read_config(config) -> Asked:
     c = config.sample
     settings = Settings(c.guidance_scale, (0.0, 1.0), c.num_steps, c.solver, c.negative)
     return ask(
-        config.data.train_rewards,
+        tuple(map(short_name, config.data.train_rewards)),
         list(c.prompts),
         c.images_per_prompt,
         c.seed,

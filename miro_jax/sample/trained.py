@@ -19,6 +19,7 @@ from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub, official
+from miro_jax.rewards.names import short_name
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 
@@ -163,7 +164,7 @@ def peek(
             raise ValueError(f"only releases have variants; {folder} is a run, got {variant!r}.")
         settings = hub.open(folder).json(official.CONFIG)
         if "data" in settings and "sample" in settings:
-            return tuple(settings["data"]["train_rewards"]), settings["sample"]
+            return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
     else:
         settings = hub.open(source, _subfolder(folder, variant), revision).json(official.CONFIG)
         if "network" in settings:

@@ -19,7 +19,8 @@ from miro_jax.cli.exit import (
 from miro_jax.cli.flags import MESH_HELP, Parser
 from miro_jax.data.sources import tables
 from miro_jax.data.storage import errors_of_stores
-from miro_jax.rewards import REWARDS, VERSIONS
+from miro_jax.rewards.names import HELP as REWARDS_HELP
+from miro_jax.rewards.names import parse_names
 from miro_jax.score import output, summary
 from miro_jax.score.plan import DTYPES, Plan, finished, plan
 from miro_jax.score.run import execute, outputs, prepare
@@ -68,7 +69,7 @@ def _plan(flags: argparse.Namespace) -> Plan:
         weights[name] = source
     return plan(
         flags.path,
-        flags.rewards.split(","),
+        parse_names(flags.rewards),
         flags.out,
         captions=flags.captions,
         weights=weights,
@@ -101,7 +102,7 @@ def _parser() -> Parser:
         help=f"folder of pictures, table of paths ({', '.join(tables.ENDINGS)}), tar files with "
         "KEY.jpg, KEY.txt, or a source such as tar:PATTERN or tfds:NAME, as annotate has them",
     )
-    add("--rewards", required=True, help=f"names with commas between, of: {', '.join(_names())}")
+    add("--rewards", required=True, help=REWARDS_HELP)
     add("--out", required=True, help=f"file to write, ending in {', '.join(output.ENDINGS)}")
     add(
         "--captions",
@@ -153,7 +154,3 @@ def _parser() -> Parser:
         help="share of pictures that may fail before the run stops (default: %(default)s)",
     )
     return parser
-
-
-def _names() -> list[str]:
-    return [*REWARDS, *VERSIONS]

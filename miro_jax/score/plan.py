@@ -13,7 +13,15 @@ from miro_jax.annotate.loading import default_threads
 from miro_jax.data.sources import KINDS, tables
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import base, check_names, check_weights, has_weights, why_not_commercial
+from miro_jax.rewards import (
+    base,
+    check_names,
+    check_weights,
+    has_weights,
+    label,
+    why_not_commercial,
+)
+from miro_jax.rewards.names import is_own
 from miro_jax.score import output, parts
 from miro_jax.score.inputs import FolderSource, PieceSource, Source, TableSource
 
@@ -122,7 +130,7 @@ def plan(
     command = {
         "input": source.description,
         "captions": None if texts is None else [texts.sha256, texts.caption_column],
-        "rewards": [r if isinstance(r, str) else r.identity for r in chosen],
+        "rewards": [_label(r) for r in chosen],
         "weights": {name: value for name, value in weights.items() if name in chosen},
         "dtype": dtype,
         "limit": limit,
@@ -187,6 +195,12 @@ def _choose(
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ValueError(f"At least one reward is needed; got none. {reasons}".strip())
     return chosen, left_out
+
+
+def _label(reward: str | base.Reward) -> str:
+    if isinstance(reward, str):
+        return label(reward) if is_own(reward) else reward
+    return reward.identity
 
 
 def _open_rows(

@@ -80,14 +80,16 @@ def _check_names(config, key):
             f"config.{key} must be a tuple of names; got {names!r}. Write "
             f"--config.{key}=\"('a','b')\" with the quotes."
         )
-    known = sorted([*rewards.REWARDS, *rewards.VERSIONS])
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise ValueError(f"config.{key}: unknown rewards {unknown}; known: {known}.")
     if key == "rewards" and not names:
-        raise ValueError(f"config.{key} must name at least one reward of {known}.")
-    if len(set(names)) != len(names):
-        raise ValueError(f"config.{key} must name each reward once; got {tuple(names)}.")
+        raise ValueError(
+            f"config.{key} must name at least one reward of {', '.join(rewards.REWARD_NAMES)}."
+        )
+    try:
+        rewards.check_names(names)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"config.{key}: {error}") from error
+    if key == "data.train_rewards" and len(set(map(rewards.short_name, names))) != len(names):
+        raise ValueError(f"config.{key} must name one version of each reward; got {tuple(names)}.")
 
 
 def _check_positive(config, key):
@@ -164,7 +166,7 @@ def build_components(config: ml_collections.ConfigDict) -> Components:
     return Components(
         image_encoder,
         caption_encoder,
-        tuple(config.data.train_rewards),
+        tuple(map(rewards.short_name, config.data.train_rewards)),
         mesh,
         graphdef,
         models.rin_config(*sizes),
@@ -186,7 +188,7 @@ def check_told(config: ml_collections.ConfigDict, data_state: Mapping[str, Any])
     Shapes do not tell them apart.
     """
     asked, told = list(config.data.train_rewards), data_state.get(TOLD)
-    if told is not None and told != asked:
+    if told is not None and [*map(rewards.short_name, told)] != [*map(rewards.short_name, asked)]:
         raise ValueError(
             f"config.data.train_rewards must be those of the checkpoint, {told}; got {asked}. Use "
             "the config of that run, or another folder."

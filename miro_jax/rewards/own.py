@@ -1,0 +1,94 @@
+"""Rewards of your own: `FILE.py:Class` in place of a name, without a change of this package.
+
+The class keeps the promises of `rewards.base.Reward`, see docs/add_a_reward.md. Its file is
+imported by its path; nothing else in the package imports a file by path. The version of such a
+reward ends in a digest of the file, so that another content of the file is another reward.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from miro_jax.rewards import base, contract
+from miro_jax.rewards.names import short_name
+
+_DIGITS = 8  # of the digest of the file, in the version
+_METHODS = ("prepare", "encode", "judge")
+
+
+def load_class(name: str) -> type:
+    """Import the class that `FILE.py:Class` names.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be imported, or has no such class of rewards.
+    """
+    path, _, wanted = name.partition(":")
+    module = _import(Path(path))
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    }
+    rewards = [key for key, cls in classes.items() if all(hasattr(cls, m) for m in _METHODS)]
+    if wanted in rewards:
+        return classes[wanted]
+    listed = f"{path} has {', '.join(rewards) or 'none'}"
+    if wanted in classes:
+        missing = [m for m in _METHODS if not hasattr(classes[wanted], m)]
+        raise ValueError(f"{wanted} of {path} must have the methods {', '.join(missing)}.")
+    raise ValueError(
+        f"a reward of a file must be FILE.py:Class, with a class of that file that has "
+        f"{', '.join(_METHODS)}; got {name!r}. {listed}."
+    )
+
+
+def build(name: str, **arguments: Any) -> base.Reward:
+    """Build the reward that `FILE.py:Class` names.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load_class`; or the object is no reward.
+    """
+    reward = load_class(name)(**arguments)
+    short, version = short_name(name), getattr(reward, "version", "1")
+    if (declared := getattr(reward, "name", short)) != short:
+        raise ValueError(
+            f"{name}: the attribute name must be {short!r}, the class in small letters; got "
+            f"{declared!r}."
+        )
+    reward.name, reward.version = short, f"{version}-{digest(name)}"
+    try:
+        contract.check_attributes(reward)
+    except contract.BrokenPromise as error:
+        raise ValueError(f"{name} must be a reward: {error}") from error
+    return reward
+
+
+def digest(name: str) -> str:
+    """Return the first digits of the file's SHA-256."""
+    return hashlib.sha256(Path(name.partition(":")[0]).read_bytes()).hexdigest()[:_DIGITS]
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a file by its path, once for each content."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}, the file of a reward FILE.py:Class, is missing.")
+    name = f"miro_jax_own_{path.stem}_{digest(str(path))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(
+            f"{path} must be a Python file that can be imported; got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return module

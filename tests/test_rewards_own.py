@@ -1,0 +1,192 @@
+"""A reward of the user's own, `FILE.py:Class`, works in every stage of an unchanged package."""
+
+import json
+
+import numpy as np
+import pytest
+
+from miro_jax import load_reward, rewards
+from miro_jax import main as entry
+from miro_jax.data.records.manifest import Manifest, same_models
+from miro_jax.rewards import contract, own
+from miro_jax.rewards.names import is_own, parse_names, short_name
+from miro_jax.sample import command as sample
+from miro_jax.score import main as score
+from tests import training
+from tests.scoring import read_rows
+
+FILE = '''
+"""Rewards of one's own."""
+
+import dataclasses
+
+import numpy as np
+
+from miro_jax.rewards import base
+
+GREY = 0.0
+
+
+@dataclasses.dataclass
+class Options:
+    """A dataclass, which looks its module up."""
+
+    factor: float = 1.0
+
+
+class Redness(base.Judge):
+    """The share of red; captions do not matter."""
+
+    name, version = "redness", "1"
+    tower = preprocessing = "redness"
+    needs_caption, synthetic_form = False, "long"
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        base.check_image(image)
+        return image.mean((0, 1), dtype=np.float64)
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        return prepared[:, 0] / np.maximum(prepared.sum(1), 1) * Options().factor
+
+    def judge(self, features: np.ndarray, captions: list[str]) -> np.ndarray:
+        base.check_captions(captions, len(features))
+        return features.astype(np.float32)
+
+
+class Weighted(Redness):
+    """With weights, read from a file."""
+
+    name = "weighted"
+
+    def __init__(self, weights: str = "none"):
+        self.weights = weights
+
+
+class OtherName(Redness):
+    """Its name is not that of the class."""
+
+
+class Nameless(Redness):
+    name = version = None
+
+
+class Half:
+    """No reward."""
+
+    def prepare(self, image):
+        return image
+'''
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_names_of_files_and_groups():
+    assert parse_names("all,beauty") == (*rewards.PUBLISHED_REWARDS, "beauty")
+    assert parse_names("shapes,beauty,a/b.py:ImageRedness") == (
+        *rewards.SHAPES_REWARDS,
+        "a/b.py:ImageRedness",
+    )
+    assert short_name("a/b.py:ImageRedness") == "image_redness"
+    assert short_name("a/b.py:HPSv3") == "hpsv3"
+    assert short_name("hpsv2@2.1") == "hpsv2"
+    assert is_own("b.py:A") and is_own("b.py") and not is_own("vqa@clip-flant5-xl")
+
+
+def test_a_class_of_a_file_is_a_reward_that_keeps_its_promises(file):
+    name = f"{file}:Redness"
+    reward = load_reward(name)
+    assert reward.identity == f"redness@1-{own.digest(name)}"
+    contract.check_reward(reward)
+    assert own.load_class(name) is own.load_class(name)
+    assert rewards.label(name) == reward.identity and not rewards.has_weights(name)
+    assert not rewards.card_of(name) and "unknown" in rewards.why_not_commercial(name)
+    red = np.zeros((8, 8, 3), np.uint8) + np.array([9, 0, 0], np.uint8)
+    assert reward.score([red]).tolist() == [1.0]
+
+
+def test_a_changed_file_is_another_reward(file):
+    name = f"{file}:Redness"
+    before = load_reward(name)
+    file.write_text(FILE.replace("factor: float = 1.0", "factor: float = 2.0"))
+    after = load_reward(name)
+    assert before.identity != after.identity
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    assert after.score(grey) == 2 * before.score(grey)
+
+
+def test_weights_of_a_class_are_given_to_it(file):
+    name = f"{file}:Weighted"
+    (reward,) = rewards.load_rewards([name], weights={name: "folder"})
+    assert reward.weights == "folder"
+    assert rewards.has_weights(name) and same_models([reward.identity], [rewards.label(name)])
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("{file}", ValueError, "FILE.py:Class.*mine.py has Redness, Weighted"),
+        ("{file}:Rednes", ValueError, "got .*Rednes'.*mine.py has Redness"),
+        ("{file}:Options", ValueError, "Options of .*mine.py must have the methods prepare, enc"),
+        ("{file}:Half", ValueError, "Half of .*mine.py must have the methods encode, judge"),
+        ("{file}2.py:Redness", FileNotFoundError, "mine.py2.py, the file of a reward"),
+        ("{broken}:Redness", ValueError, "broken.py must be a Python file.*got ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_reward_is_refused_by_file_and_class(file, text, error, said):
+    (file.parent / "broken.py").write_text("1 / 0")
+    name = text.format(file=file, broken=file.parent / "broken.py")
+    with pytest.raises(error, match=said):
+        rewards.check_names([name])
+
+
+def test_a_class_whose_attributes_are_wrong_is_refused(file):
+    with pytest.raises(ValueError, match="OtherName: the attribute name must be 'other_name'.*got"):
+        load_reward(f"{file}:OtherName")
+    with pytest.raises(ValueError, match="Nameless: the attribute name must be 'nameless'"):
+        load_reward(f"{file}:Nameless")
+    with pytest.raises(ValueError, match="must differ"):
+        (file.parent / "other.py").write_text(FILE)
+        rewards.check_names([f"{file}:Redness", f"{file.parent / 'other.py'}:Redness"])
+
+
+def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flush):
+    """Annotated, conditioned on, asked for by its short name, evaluated and scored."""
+    monkeypatch.chdir(tmp_path)
+    names = ("beauty", "mine.py:Redness")
+    changes = training.SMALL | {
+        "rewards": names,
+        "data.train_rewards": names,
+        "source.shapes.num_images": 64,
+        "source.shapes.images_per_shard": 64,
+        "annotate.num_bins": 8,
+        "train.sample_every_steps": 0,
+        "sample.prompts": ("a red circle", "a square"),
+        "sample.targets": "redness=0.8",
+        "evaluate.evaluators": ("reward_scores", "dials"),
+        "evaluate.levels": (0.0, 1.0),
+    }
+    arguments = [training.TINY, "--workdir=run"]
+    arguments += [f"--config.{key}={value}" for key, value in changes.items()]
+    for stage in ("annotate", "train", "sample", "evaluate"):
+        status = entry.main([*arguments, f"--stage={stage}"])
+        assert status == 0, capsys.readouterr().err
+    identity = load_reward(names[1]).identity
+    assert Manifest.load("run/records").rewards == ("beauty@shapes1", identity)
+    (evaluation,) = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert evaluation["rewards"] == ["beauty@shapes1", identity]
+    assert set(evaluation["results"]["dials"]["dials"]) == {"beauty", "redness"}
+
+    flags = ["--rewards=mine.py:Redness,sharpness", "--out=scores.jsonl"]
+    assert score(["run/images", *flags]) == 0
+    assert {identity, "sharpness@shapes1"} <= set(read_rows(tmp_path / "scores.jsonl")[0])
+
+    file.unlink()  # a trained network needs it no more
+    flags = ["--prompt=a square", "--target", "redness=0.8", "--steps=2", "--out=images"]
+    assert sample.main(["--checkpoint=run", *flags]) == 0, capsys.readouterr().err
+    manifest = json.loads((tmp_path / "images/manifest.json").read_text())
+    assert "redness" in json.dumps(manifest)
