@@ -8,7 +8,7 @@ import pytest
 
 from miro_jax import annotate, score
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.rewards import CARDS, REWARDS
+from miro_jax.rewards import CARDS, load_reward
 from miro_jax.rewards.names import PUBLISHED_REWARDS, VERSIONED_REWARDS
 from tests import reward_tables
 from tests.scoring import make_folder, read_rows
@@ -54,20 +54,22 @@ def test_the_example_of_a_reward_runs_as_it_stands(tmp_path, monkeypatch, no_flu
     text = (DOCS / "add_a_reward.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 3
+    (tmp_path / "my_rewards.py").write_text(blocks[0])
     values = {}
     for block in blocks:
         exec(compile(block, "docs/add_a_reward.md", "exec"), values)
     assert list(values["summary"]["rewards"]) == ["colorfulness@1", "sharpness@shapes1"]
     rows = read_rows(tmp_path / "scores.parquet")
-    assert [row["colorfulness@1"] for row in rows] == [0.0] * 5  # grey pictures
+    assert [row["colorfulness@1"] for row in rows] == [0.0] * 5  # grey images
     assert json.loads((tmp_path / "scores.parquet.summary.json").read_text())["num_scored"] == 5
 
-    monkeypatch.setitem(REWARDS, "colorfulness", values["Colorfulness"])  # the line in the table
     (tmp_path / "photos" / "captions.csv").write_text(
         "path,caption\n" + "".join(f"{row['key']},grey\n" for row in rows)
     )
-    assert score.main(["photos", "--rewards=colorfulness", "--out=named.parquet"]) == 0
-    assert read_rows(tmp_path / "named.parquet")[0]["colorfulness@1"] == 0.0
+    name = "my_rewards.py:Colorfulness"
+    identity = load_reward(name).identity
+    assert score.main(["photos", f"--rewards={name}", "--out=named.parquet"]) == 0
+    assert read_rows(tmp_path / "named.parquet")[0][identity] == 0.0
     source = "--source=folder:photos?captions=photos/captions.csv"
-    assert annotate.main([source, "--rewards=colorfulness,beauty", "--out=records"]) == 0
-    assert Manifest.load("records").rewards == ("colorfulness@1", "beauty@shapes1")
+    assert annotate.main([source, f"--rewards={name},beauty", "--out=records"]) == 0
+    assert Manifest.load("records").rewards == (identity, "beauty@shapes1")

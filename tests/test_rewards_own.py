@@ -87,7 +87,7 @@ def file(tmp_path):
 
 def test_names_of_files_and_groups():
     assert parse_names("all,beauty") == (*rewards.PUBLISHED_REWARDS, "beauty")
-    assert parse_names("shapes,beauty,a/b.py:ImageRedness") == (
+    assert parse_names(["shapes", "a/b.py:ImageRedness"]) == (
         *rewards.SHAPES_REWARDS,
         "a/b.py:ImageRedness",
     )

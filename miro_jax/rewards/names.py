@@ -30,12 +30,9 @@ HELP = (
 
 
 def parse_names(text: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names that a text with commas, or a sequence, stands for; each once.
-
-    `all` and `shapes` become the names of their group.
-    """
+    """Return the names of a text with commas, or of a sequence, those of groups written out."""
     words = text.split(",") if isinstance(text, str) else text
-    return tuple(dict.fromkeys(n for word in words for n in GROUPS.get(word, (word,))))
+    return tuple(name for word in words for name in GROUPS.get(word, (word,)))
 
 
 def is_own(name: str) -> bool:
