@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import Checkpoints
@@ -118,6 +119,11 @@ def test_two_and_two_steps_equal_four_bit_for_bit(whole, halves, parts):
     assert step == expected_step == 4 and data_state == expected_data_state
     training.assert_same_arrays(arrays, expected)
     assert np.abs(expected["params/patch_in/kernel"] - expected["ema_params/patch_in/kernel"]).max()
+
+
+def test_a_checkpoint_keeps_the_levels_of_its_training(whole, parts, records):
+    *_, data_state = training.newest(whole.workdir, parts)
+    assert components.kept_bins(data_state).to_bytes() == Bins.load(records).to_bytes()
 
 
 def test_batches_continue_where_they_stopped(whole, halves):

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -41,6 +42,7 @@ class Trained:
       empty_tokens: [N, E] float32 of the empty prompt; None where the caption encoder makes them.
       name: which weights these are, for manifests.
       step: updates done, None where it is not known.
+      bins: the levels of training; None where the checkpoint does not keep them.
     """
 
     graphdef: nnx.GraphDef
@@ -53,6 +55,7 @@ class Trained:
     empty_tokens: np.ndarray | None = None
     name: str = ""
     step: int | None = None
+    bins: Bins | None = None
 
     @functools.cached_property
     def caption_encoder(self) -> Any:
@@ -79,11 +82,17 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
         with sharding.use_mesh(parts.mesh):
             step, weights, data_state = checkpoints.restore_latest(wanted)
     components.check_told(config, data_state)
-    return of_parts(parts, (weights["ema_params"], weights["buffers"]), Path(workdir).name, step)
+    weights = weights["ema_params"], weights["buffers"]
+    bins = components.kept_bins(data_state)
+    return of_parts(parts, weights, Path(workdir).name, step, bins)
 
 
 def of_parts(
-    parts: components.Components, weights: tuple, name: str = "", step: int | None = None
+    parts: components.Components,
+    weights: tuple,
+    name: str = "",
+    step: int | None = None,
+    bins: Bins | None = None,
 ) -> Trained:
     """Join the parts of a run with weights, which may be put in later."""
     return Trained(
@@ -96,6 +105,7 @@ def of_parts(
         parts.mesh,
         name=name,
         step=step,
+        bins=bins,
     )
 
 

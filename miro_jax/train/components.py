@@ -5,6 +5,7 @@ Training, sampling and evaluation all start here, so that a network is put toget
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import nnx
 
 from miro_jax import models, rewards
 from miro_jax.cli import build
+from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -29,7 +31,8 @@ POSITIVE = (
     "sample.num_steps",
     "sample.batch_size",
 )
-TOLD = "train_rewards"  # in the data state of a checkpoint: what the network is told
+# In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
+TOLD, BINS = "train_rewards", "bins"
 SHARES = (
     "train.self_condition_rate",
     "train.reward_dropout",
@@ -180,6 +183,17 @@ def build_components(config: ml_collections.ConfigDict) -> Components:
 
 def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
     return models.build(model, latent_shape, caption_width, num_rewards, rngs=rngs)
+
+
+def describe_training(config: ml_collections.ConfigDict, bins: Bins) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the position in the data: rewards and levels."""
+    return {TOLD: list(config.data.train_rewards), BINS: json.loads(bins.to_bytes())}
+
+
+def kept_bins(data_state: Mapping[str, Any]) -> Bins | None:
+    """Return the levels that training used, from a checkpoint; None for an early version's."""
+    kept = data_state.get(BINS)
+    return None if kept is None else Bins.from_bytes(json.dumps(kept).encode("utf-8"))
 
 
 def check_told(config: ml_collections.ConfigDict, data_state: Mapping[str, Any]) -> None:

@@ -54,9 +54,10 @@ def run(config, workdir, make_preview: Callable) -> None:
     rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
     parts = components.build_components(config)
     check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
+    bins = Bins.load(folder)
     data = make_iterator(
         folder,
-        Bins.load(folder),
+        bins,
         c.batch_size,
         config.seed,
         config.data.synthetic_caption_prob,
@@ -94,7 +95,8 @@ def run(config, workdir, make_preview: Callable) -> None:
         metrics = stack.enter_context(MetricsWriter(workdir, first))
         log.info("Training from step %d to step %d", first, c.num_steps)
         preview = make_preview(config, parts, rewards, workdir)
-        Loop(config, parts, data, checkpoints, metrics, preview).run(step_fn, state, first)
+        kept = components.describe_training(config, bins)
+        Loop(config, parts, data, kept, checkpoints, metrics, preview).run(step_fn, state, first)
 
 
 def _start(config, parts, checkpoints, data) -> TrainState:
@@ -104,7 +106,8 @@ def _start(config, parts, checkpoints, data) -> TrainState:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored
     components.check_told(config, data_state)
-    data_state.pop(components.TOLD, None)
+    for key in (components.TOLD, components.BINS):
+        data_state.pop(key, None)
     data.set_state(data_state)
     return state
 
@@ -112,8 +115,8 @@ def _start(config, parts, checkpoints, data) -> TrainState:
 class Loop:
     """The loop of one run; holds what it reads and writes, not the state."""
 
-    def __init__(self, config, parts, data, checkpoints, metrics, preview):
-        self.config, self.parts, self.data = config, parts, data
+    def __init__(self, config, parts, data, kept, checkpoints, metrics, preview):
+        self.config, self.parts, self.data, self.kept = config, parts, data, kept
         self.checkpoints, self.metrics, self.preview = checkpoints, metrics, preview
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
         self.pending: tuple[int, dict, np.ndarray] | None = None
@@ -180,8 +183,7 @@ class Loop:
 
     def _save(self, step, state, force=False):
         self._read_pending()  # a state that is not finite must not replace a good one
-        told = {components.TOLD: list(self.config.data.train_rewards)}
-        self.checkpoints.save(step, state, told | self.data.get_state(), force=force)
+        self.checkpoints.save(step, state, self.kept | self.data.get_state(), force=force)
 
     def _next_batch(self):
         batch = next(self.data)
