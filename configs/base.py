@@ -156,14 +156,21 @@ def base() -> ConfigDict:
     c.sample.seed = 0
 
     c.evaluate = ConfigDict()
-    c.evaluate.evaluators = ("gallery", "geneval", "reward_scores", "dials", "conflict")
-    c.evaluate.levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # asked levels of a dial
+    # ("all",): those that can judge the run. "gallery", "reward_scores", "dials" judge any images,
+    # "geneval" and "conflict" those of the shapes world.
+    c.evaluate.evaluators = ("all",)
+    # "shapes": prompts of the shapes world; "captions": of the run's records, which training has
+    # seen; or a file, one prompt a line or JSON lines. "auto": shapes for a run trained on it, else
+    # captions.
+    c.evaluate.prompts = "auto"
+    c.evaluate.max_prompts = 64  # taken from a file or from captions
+    c.evaluate.levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # requested levels of a dial
     c.evaluate.batch_size = 32
     c.evaluate.images_per_level = 32  # cheapest at multiples of the batch size
-    c.evaluate.conflict_reward = "beauty"  # what is chased at the cost of agreement with the prompt
-    c.evaluate.prompts_per_category = 16
+    c.evaluate.conflict_reward = "beauty"  # chased at the cost of agreement with the prompt
+    c.evaluate.prompts_per_category = 16  # of the shapes world
     c.evaluate.images_per_prompt = 4
-    c.evaluate.categories = ("single_object", "colors")
+    c.evaluate.categories = ("single_object", "colors")  # of the shapes world
     return c
 
 

@@ -84,7 +84,6 @@ def miro() -> ConfigDict:
         "a bowl of ramen on a wooden table",
         "a lighthouse on a cliff at sunset",
     )
-    c.evaluate.evaluators = ("gallery", "reward_scores", "dials")  # the others judge shapes
     return c
 
 

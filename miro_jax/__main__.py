@@ -23,6 +23,7 @@ VERBS = {
     "annotate": Verb("annotate.command", "score and encode images with captions into records"),
     "train": Verb("main", "one stage of a configured run, training by default"),
     "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
+    "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),
     "score": Verb("score.command", "score images of any origin with reward models into a table"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
     "export": Verb("sample.export", "write a run's weights in the released layout"),

@@ -10,8 +10,11 @@ import numpy as np
 
 from miro_jax.data.records.bins import fit_bins
 from miro_jax.data.shapes import captions, render, scene
-from miro_jax.evaluate.base import Sampling
+from miro_jax.evaluate.base import Inputs, Judges, Sampling, make_sampling
+from miro_jax.evaluate.prompts import make_prompts
+from miro_jax.evaluate.settings import EVALUATORS, Settings, choose
 from miro_jax.rewards import base
+from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
 
 SAMPLING = Sampling(
@@ -73,6 +76,34 @@ def gauges(names, captioned=()):
     rewards = [Gauge(name, i, name in captioned) for i, name in enumerate(names)]
     scores = np.repeat(np.linspace(0, 1, 6401)[:, None], len(names), axis=1)
     return rewards, fit_bins(scores, [r.identity for r in rewards], 64)
+
+
+def judges(names, captioned=()):
+    """A Gauge for each name, as evaluators take them."""
+    rewards, bins = gauges(names, captioned)
+    return Judges(rewards, bins)
+
+
+def inputs(config, folder, rewards=None):
+    """What evaluators of a config are built from; None measures with gauges."""
+    settings = Settings(**config.evaluate)
+    measured = judges([short_name(name) for name in config.rewards])
+    return Inputs(
+        settings,
+        make_sampling(config),
+        measured if rewards is None else Judges(rewards, measured.bins),
+        make_prompts(settings, True, folder, config.sample.seed),
+        config.sample.prompts,
+        config.sample.images_per_prompt,
+        {short_name(name): {"mean": 0.5, "std": 0.1} for name in config.rewards},
+        folder,
+    )
+
+
+def build_all(config, folder, rewards=None):
+    """All evaluators of a config of the shapes world."""
+    given = inputs(config, folder, rewards)
+    return {name: EVALUATORS[name].build(given) for name in choose(config, True)}
 
 
 def paint(prompt, index=0, size=32, **changes):

@@ -1,55 +1,57 @@
 """The table of evaluators, and what they share."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import evaluate
 from miro_jax.data.shapes import captions, scene
-from miro_jax.evaluate import base
-from tests.painting import SAMPLING, Meter, gauges
+from miro_jax.evaluate import base, settings
+from miro_jax.evaluate.prompts import prompts_in_turn
+from miro_jax.evaluate.run import run_evaluators
+from miro_jax.report.results import RESULTS
+from tests.painting import SAMPLING, Meter, Painter, build_all, gauges
 
 
 def test_every_evaluator_of_the_table_is_built_from_the_base_config(tmp_path):
-    config = configs.get_config("")
-    rewards, bins = gauges(config.rewards)
-    training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evaluate.build_evaluators(
-        config, rewards=rewards, bins=bins, training=training, folder=tmp_path
-    )
-    assert tuple(built) == config.evaluate.evaluators
-    assert set(built) == set(evaluate.EVALUATORS)
+    built = build_all(configs.get_config(""), tmp_path)
+    assert list(built) == list(settings.EVALUATORS)
 
 
 @pytest.mark.parametrize("names", [("dials", "nonsense"), ("dials", "dials"), "dials"])
 def test_unknown_repeated_or_unquoted_names_are_refused(names):
     with pytest.raises(ValueError, match="config.evaluate.evaluators must be"):
-        evaluate.check_names(names)
+        settings.check_names(names)
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="gallery, geneval, reward_scores, dials, conflict"):
-        evaluate.check_names(("nonsense",))
+        settings.check_names(("nonsense",))
 
 
 def test_results_stand_under_their_names_and_a_failure_names_evaluator_and_step():
     class Fine:
+        def num_images(self, reward_names):
+            return 0
+
         def run(self, pipeline):
             return {"seen": pipeline.reward_names}
 
-    class Broken:
+    class Broken(Fine):
         def run(self, pipeline):
             raise KeyError("missing")
 
     pipeline = Meter(("a", "b"))
-    assert evaluate.run_evaluators({"fine": Fine()}, pipeline, 5) == {"fine": {"seen": ("a", "b")}}
+    assert run_evaluators({"fine": Fine()}, pipeline, 5) == {"fine": {"seen": ("a", "b")}}
     with pytest.raises(base.EvaluatorFailed, match="'broken' failed .* step 7: KeyError") as caught:
-        evaluate.run_evaluators({"fine": Fine(), "broken": Broken()}, pipeline, 7)
+        run_evaluators({"fine": Fine(), "broken": Broken()}, pipeline, 7)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_world_prompts_take_the_categories_in_turn():
-    prompts = base.world_prompts(("single_object", "colors"), 5, seed=0)
+    prompts = prompts_in_turn(("single_object", "colors"), 5, seed=0)
     assert len(prompts) == 5
     named = [captions.parse(p).objects[0].color is not None for p in prompts]
     assert named == [False, True, False, True, False]
@@ -89,13 +91,10 @@ def test_pictures_that_differ_in_anything_are_made(change):
 
 def test_evaluators_of_the_base_config_share_pictures(tmp_path):
     config = configs.get_config("tiny")
-    rewards, bins = gauges(config.rewards, captioned=config.rewards)
-    training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evaluate.build_evaluators(
-        config, rewards=rewards, bins=bins, training=training, folder=tmp_path
-    )
+    rewards, _ = gauges(config.rewards, captioned=config.rewards)
+    built = build_all(config, tmp_path, rewards)
     pipeline = Meter(config.rewards)
-    evaluate.run_evaluators(built, pipeline, 1)
+    run_evaluators(built, pipeline, 1)
     levels = len(config.evaluate.levels)
     gallery = lone_beauty = levels
     dials = len(config.rewards) * (levels - 1) + 1  # all dials at 1 is one and the same
@@ -121,5 +120,40 @@ def test_sampling_settings_reach_the_pipeline():
 
 
 def test_guidance_scales_hold_none_and_the_default_once():
-    assert base.guidance_scales(2) == [0.0, 2.0]
-    assert base.guidance_scales(0) == [0.0]
+    assert SAMPLING.scales == [0.0, 2.0]
+    assert dataclasses.replace(SAMPLING, guidance_scale=0).scales == [0.0]
+
+
+def test_rewards_named_with_a_version_or_a_file_work_in_every_evaluator(tmp_path):
+    """Pages, tables and the network know them by their short names."""
+    config = configs.get_config("tiny")
+    config.rewards = ("hpsv2@2.1", "my_file.py:Colorfulness", "beauty")
+    config.evaluate.conflict_reward = "hpsv2@2.1"
+    names = ("hpsv2", "colorfulness", "beauty")
+    config.sample.prompts = ("a circle",)
+    rewards, _ = gauges(names, captioned=("colorfulness",))
+    built = build_all(config, tmp_path, rewards)
+    results = run_evaluators(built, Painter(names), 1)
+    assert results["dials"].cross["asked"] == results["dials"].cross["measured"] == list(names)
+    assert list(results["reward_scores"].training) == list(names)
+    conflict = results["conflict"]
+    assert (conflict.chased, conflict.agreement_of) == ("hpsv2", ["colorfulness"])
+
+
+def test_results_survive_json_and_unknown_keys_are_ignored(tmp_path):
+    config = configs.get_config("tiny")
+    built = build_all(config, tmp_path)
+    results = run_evaluators(built, Painter(config.rewards), 1)
+    for name, result in results.items():
+        values = json.loads(json.dumps(result.to_json())) | {"of a later version": 1}
+        assert RESULTS[name].from_json(values) == result
+
+
+def test_progress_counts_every_image_and_ends_each_evaluator_with_a_line(tmp_path, capsys):
+    config = configs.get_config("tiny")
+    built = build_all(config, tmp_path, gauges(config.rewards, captioned=config.rewards)[0])
+    total = sum(one.num_images(config.rewards) for one in built.values())
+    run_evaluators(built, Painter(config.rewards), 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"evaluate {name}" for name in built]
+    assert f"{total} of {total} images" in lines[-1] and "left" in lines[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from miro_jax.evaluate import conflict
-from tests.painting import SAMPLING, Meter, gauges
+from tests.painting import SAMPLING, Meter, judges
 
 NAMES = ("beauty", "words", "count")
 LEVELS = (0.0, 0.5, 1.0)
@@ -19,23 +19,23 @@ def greedy(asked, refused, scale):
 
 
 def evaluator(names=NAMES):
-    rewards, _ = gauges(names, captioned=("words", "count"))
+    measured = judges(names, captioned=("words", "count"))
     return conflict.Evaluator(
-        rewards, SAMPLING, ["a", "b"], LEVELS, "beauty", lambda image, _: image[1, 0, 0] > 150
+        measured, SAMPLING, ["a", "b"], LEVELS, "beauty", lambda image, _: image[1, 0, 0] > 150
     )
 
 
 def test_agreement_falls_only_where_the_others_are_not_asked():
     found = evaluator().run(Meter(NAMES, greedy))
     means = {
-        way: [value["mean"] for value in found[way]["agreement"]]
+        way: [value["mean"] for value in getattr(found, way)["agreement"]]
         for way in ("others_asked", "others_not_asked")
     }
     assert means["others_asked"] == pytest.approx([1, 1, 1], abs=1 / 255)
     assert means["others_not_asked"] == pytest.approx([1, 0.75, 0.5], abs=1 / 255)
-    assert [c["accuracy"] for c in found["others_not_asked"]["correct"]] == [1, 1, 0]
-    assert found["others_not_asked"]["correct"][0]["total"] == 2
-    assert found["agreement_of"] == ["words", "count"]
+    assert [c["accuracy"] for c in found.others_not_asked["correct"]] == [1, 1, 0]
+    assert found.others_not_asked["correct"][0]["total"] == 2
+    assert found.agreement_of == ["words", "count"]
 
 
 def test_others_are_left_out_of_both_branches():
@@ -48,7 +48,7 @@ def test_others_are_left_out_of_both_branches():
         assert call["negative_targets"] == {"words": None, "count": None}
 
 
-def test_a_network_that_is_not_told_the_chased_reward_says_so():
+def test_a_network_that_is_not_conditioned_on_the_chased_reward_is_not_measured():
     pipeline = Meter(("words",))
-    assert "beauty" in evaluator().run(pipeline)["not_measured"]
+    assert "beauty" in evaluator().run(pipeline).not_measured
     assert not pipeline.calls

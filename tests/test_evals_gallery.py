@@ -10,11 +10,11 @@ from tests.painting import SAMPLING, Meter
 def test_files_hold_the_pictures_of_their_prompt_and_level(tmp_path):
     pipeline = Meter(("first", "second"))
     found = gallery.Evaluator(SAMPLING, ["a", "b"], 3, (0.0, 1.0), tmp_path / "new").run(pipeline)
-    assert found["files"] == [
+    assert found.files == [
         ["gallery-0-0.png", "gallery-0-1.png"],
         ["gallery-1-0.png", "gallery-1-1.png"],
     ]
-    for row in found["files"]:
+    for row in found.files:
         for name, level in zip(row, (0, 255), strict=True):
             picture = np.asarray(Image.open(tmp_path / "new" / name))
             assert picture.shape == (5, 17, 4)  # two lines of two pictures of 2 x 8, gaps of one
@@ -32,4 +32,4 @@ def test_a_network_without_rewards_has_one_column_and_no_levels(tmp_path):
 
     plain.reward_names = ()
     found = gallery.Evaluator(SAMPLING, ["a"], 1, (0.0, 1.0), tmp_path).run(plain)
-    assert found["levels"] == [] and found["files"] == [["gallery-0-0.png"]]
+    assert found.levels == [] and found.files == [["gallery-0-0.png"]]

@@ -11,8 +11,8 @@ PROMPTS = {"single_object": ["a circle", "a square"], "colors": ["a red square",
 
 def rows(changes, sampling=SAMPLING):
     found = geneval.Evaluator(sampling, PROMPTS, 2).run(Painter(changes=changes))
-    assert found["images_per_prompt"] == 2
-    return found["rows"]
+    assert found.images_per_prompt == 2
+    return found.rows
 
 
 def test_right_pictures_count_and_each_category_has_its_own_row_entry():
@@ -44,7 +44,7 @@ def test_no_default_guidance_gives_one_row():
 
 def test_without_the_category_colors_there_is_no_named_color():
     found = geneval.Evaluator(SAMPLING, {"single_object": ["a circle"]}, 1).run(Painter())
-    assert found["rows"][0]["named_color"] is None
+    assert found.rows[0]["named_color"] is None
 
 
 @pytest.mark.parametrize("prompt", ["a circle", "", "a photo of a dog"])

@@ -3,26 +3,25 @@
 import pytest
 
 from miro_jax.evaluate import reward_scores
-from tests.painting import SAMPLING, Meter, gauges
+from tests.painting import SAMPLING, Meter, judges
 
 TRAINING = {"first": {"mean": 0.5, "std": 0.2}, "second": {"mean": 0.4, "std": 0.1}}
 
 
 def test_rows_hold_the_means_of_each_guidance_beside_the_training_data():
-    rewards, bins = gauges(("first", "second"))
-
     def behave(asked, refused, scale):
         achieved = asked * (0.8 if scale else 0.6)
         achieved[::2] -= 0.2
         return achieved
 
     pipeline = Meter(("first", "second"), behave)
-    found = reward_scores.Evaluator(rewards, bins, SAMPLING, ["a", "b", "c"], 2, TRAINING).run(
-        pipeline
-    )
-    assert found["num_images"] == 6 and found["training"] == TRAINING
-    assert [row["guidance_scale"] for row in found["rows"]] == [0.0, 2.0]
-    for row, mean in zip(found["rows"], (0.5, 0.7), strict=True):
+    measured = judges(("first", "second"))
+    evaluator = reward_scores.Evaluator(measured, SAMPLING, ["a", "b", "c"], 2, TRAINING)
+    found = evaluator.run(pipeline)
+    assert found.num_images == 6 and found.training == TRAINING
+    assert evaluator.num_images(pipeline.reward_names) == 12
+    assert [row["guidance_scale"] for row in found.rows] == [0.0, 2.0]
+    for row, mean in zip(found.rows, (0.5, 0.7), strict=True):
         for value in row["rewards"].values():
             assert value["score"]["mean"] == pytest.approx(mean, abs=1 / 255)
             assert value["level"]["mean"] == pytest.approx(mean, abs=0.02)
@@ -31,6 +30,5 @@ def test_rows_hold_the_means_of_each_guidance_beside_the_training_data():
 
 
 def test_a_reward_without_training_scores_is_an_error():
-    rewards, bins = gauges(("first", "third"))
     with pytest.raises(KeyError, match="third"):
-        reward_scores.Evaluator(rewards, bins, SAMPLING, ["a"], 1, TRAINING)
+        reward_scores.Evaluator(judges(("first", "third")), SAMPLING, ["a"], 1, TRAINING)

@@ -1,16 +1,22 @@
 """The evaluation stage's own parts: checks, the training data's scores, evaluation.json."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from configs import base as configs
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.evaluate import run as evaluate
-from miro_jax.report import statistics
-from tests.painting import Gauge
+from miro_jax.evaluate import settings
 
-REWARDS = [Gauge("first", 0), Gauge("second", 1)]
+NAMES = ("first", "second")
+
+
+def make_manifest(kind, shards=None):
+    configuration = {"source": {"kind": kind}, "rewards": []}
+    return Manifest(configuration, shards or {}, num_samples=0, num_failures=0, versions={})
 
 
 @pytest.mark.parametrize(
@@ -31,41 +37,101 @@ def test_bad_settings_name_their_key(key, value, said):
         evaluate.validate(config)
 
 
+OTHER = "tar:/data/*.tar"
+
+
+def of_other_images(**changes):
+    config = configs.get_config("tiny")
+    config.source.spec = OTHER
+    config.evaluate.update(changes)
+    return config
+
+
+@pytest.mark.parametrize("names", [("geneval",), ("dials", "conflict"), ("conflict", "geneval")])
+def test_evaluators_of_shapes_refuse_a_run_of_other_images(names):
+    with pytest.raises(ValueError, match="can judge images of the shapes world only") as refused:
+        settings.validate(of_other_images(evaluators=names))
+    assert OTHER in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_all_evaluators_are_those_that_can_judge_the_run():
+    config = of_other_images()
+    settings.validate(config)
+    assert settings.choose(config, False) == ["gallery", "reward_scores", "dials"]
+    assert settings.choose(config, True) == list(settings.EVALUATORS)
+
+
+def test_what_a_run_is_trained_on_is_what_its_records_are(tmp_path):
+    config = configs.get_config("tiny")
+    assert settings.trained_on_shapes(config, tmp_path)
+    make_manifest(kind="tar").save(tmp_path)
+    assert not settings.trained_on_shapes(config, tmp_path)
+    config.data.records = str(tmp_path)
+    config.evaluate.evaluators = ("geneval",)
+    with pytest.raises(ValueError, match="geneval can judge"):
+        settings.validate(config)
+    make_manifest(kind="shapes").save(tmp_path)
+    config.source.spec = OTHER
+    settings.validate(config)
+
+
+def test_options_have_the_defaults_of_the_config():
+    """They stand in for what configs of earlier versions do not have."""
+    config = configs.get_config("")
+    assert dataclasses.asdict(settings.Settings()) == config.evaluate.to_dict()
+
+
+def test_a_config_of_an_earlier_version_is_valid():
+    config = configs.get_config("tiny")
+    with config.unlocked():
+        del config.evaluate.prompts, config.evaluate.max_prompts
+    settings.validate(config)
+
+
 @pytest.mark.parametrize("variant", ["", "tiny", "baseline", "only_beauty", "no_beauty"])
 def test_variants_are_valid(variant):
     evaluate.validate(configs.get_config(variant))
 
 
-def write_stats(folder, captions, synthetic):
-    names = [r.identity for r in REWARDS]
-    stats = {
-        "captions": statistics.summarize(captions, names),
-        "synthetic_captions": statistics.summarize(synthetic, names),
-    }
-    (folder / "stats.json").write_text(json.dumps(stats))
-
-
-def test_training_scores_are_those_of_the_mixture_that_training_sees(tmp_path):
+def test_training_scores_are_those_of_the_mixture_that_training_sees():
     rng = np.random.default_rng(0)
     captions, synthetic = rng.random((300, 2)), 2 + rng.random((300, 2))
-    write_stats(tmp_path, captions, synthetic)
-    found = evaluate.training_scores(tmp_path, REWARDS, 0.25)
+    found = evaluate.training_scores(np.stack([captions, synthetic], 1), NAMES, 0.25)
     mixture = np.concatenate([captions] * 3 + [synthetic])  # three to one
     assert found["second"]["mean"] == pytest.approx(mixture[:, 1].mean())
     assert found["second"]["std"] == pytest.approx(mixture[:, 1].std())
 
 
-def test_training_scores_leave_out_what_is_missing_or_never_used(tmp_path):
+def test_records_without_a_synthetic_caption_always_count_by_their_own():
+    """Two of three records are re-captioned, and half of the steps use the new captions."""
+    own, synthetic = [0.0, 0.0, 3.0], [12.0, 12.0, np.nan]
+    scores = np.stack([own, synthetic], 1)[:, :, None]
+    found = evaluate.training_scores(scores, ["first"], 0.5)["first"]
+    assert found["mean"] == pytest.approx((0.5 * 12 * 2 + 3) / 3)  # 5, not (1 + 12) / 2
+    squares = np.average((np.array([0, 12, 0, 12, 3]) - 5) ** 2, weights=[1, 1, 1, 1, 2])
+    assert found["std"] == pytest.approx(np.sqrt(squares))
+
+
+def test_a_missing_score_of_a_synthetic_caption_leaves_the_weight_of_the_own_one():
+    scores = np.array([[[1, 1], [np.nan, 5]], [[3, 1], [7, 5]]])  # [record, caption, reward]
+    found = evaluate.training_scores(scores, NAMES, 0.5)
+    assert found["first"]["mean"] == pytest.approx((0.5 * 1 + 0.5 * 3 + 0.5 * 7) / 1.5)
+    assert found["second"]["mean"] == 3
+
+
+def test_training_scores_drop_what_is_missing_or_never_used():
     captions = np.random.default_rng(0).random((50, 2))
-    write_stats(tmp_path, captions, np.full((50, 2), np.nan))
-    for share in (0.0, 0.5):
-        found = evaluate.training_scores(tmp_path, REWARDS, share)
+    for share in (0.0, 0.5, 1.0):
+        scores = np.stack([captions, np.full((50, 2), np.nan)], 1)
+        found = evaluate.training_scores(scores, NAMES, share)
         assert found["first"]["mean"] == pytest.approx(captions[:, 0].mean())
 
 
-def test_missing_stats_say_who_writes_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="stats.json is missing; the annotate stage"):
-        evaluate.training_scores(tmp_path, REWARDS, 0.5)
+def test_a_reward_without_any_score_is_named():
+    scores = np.full((5, 2, 2), np.nan)
+    scores[..., 0] = 1
+    with pytest.raises(ValueError, match="no score of second: remove it"):
+        evaluate.training_scores(scores, NAMES, 0.5)
 
 
 def test_entries_are_added_and_the_same_evaluation_is_replaced(tmp_path):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from configs import base as configs
-from miro_jax import evaluate, report
+from miro_jax import report
+from miro_jax.evaluate.run import run_evaluators
 from miro_jax.report import results
 from miro_jax.report.statistics import rank_correlation
 from miro_jax.rewards import load_reward
-from tests.painting import Painter, gauges
+from tests.painting import Painter, build_all
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECTIONS = ("pictures", "geneval", "rewards", "dials", "cross", "conflict", "training", "run")
@@ -79,15 +80,9 @@ def write_run(folder, config, evaluated=True):
     if not evaluated:
         return
     rewards = [load_reward(name) for name in config.rewards]
-    _, bins = gauges(config.rewards)
+    built = build_all(config, folder / "evaluation" / "step-000020", rewards)
+    results = run_evaluators(built, Painter(config.data.train_rewards), 20)
     training = {name: {"mean": 0.5, "std": 0.1} for name in config.rewards}
-    built = evaluate.build_evaluators(
-        config,
-        rewards=rewards,
-        bins=bins,
-        training=training,
-        folder=folder / "evaluation" / "step-000020",
-    )
     entry = {
         "step": 20,
         "settings": {},
@@ -95,7 +90,7 @@ def write_run(folder, config, evaluated=True):
         "training": {"num_records": 1234, "rewards": training},
         "num_parameters": 56789,
         "seconds": 1.0,
-        "results": evaluate.run_evaluators(built, Painter(config.data.train_rewards), 20),
+        "results": {name: result.to_json() for name, result in results.items()},
     }
     (folder / "evaluation.json").write_text(json.dumps([{"step": 10}, entry]))
 
@@ -210,7 +205,7 @@ def test_a_network_without_rewards_is_called_the_baseline(tmp_path):
     write_run(tmp_path / "r", small_config(**{"data.train_rewards": ()}))
     page = Page(report.write(tmp_path / "r").read_text("utf-8"))
     assert "the baseline" in page.text and "it has no dials" in page.text
-    assert "is not told the reward 'beauty'" in page.text
+    assert "is not conditioned on the reward 'beauty'" in page.text
     assert len(page.all("img")) == 2
 
 

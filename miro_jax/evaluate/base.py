@@ -1,26 +1,42 @@
-"""What every evaluator shares: how it samples, how it scores, how its failure is told.
+"""What every evaluator shares: how it samples, how it scores, what it is built from.
 
-An evaluator is built from plain arguments and has `run(pipeline) -> dict` of JSON values. Letters:
-N pictures, R rewards.
+Letters: N images, R rewards.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from miro_jax.data.shapes import world
+from miro_jax.data.records.bins import Bins, levels
+from miro_jax.evaluate.prompts import Prompts
 from miro_jax.models.targets import Targets
+from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
 
 
 class Evaluator(Protocol):
-    """A measurement of a trained network."""
+    """A measurement of a trained network.
 
-    def run(self, pipeline) -> dict[str, Any]:
-        """Sample from a `MiroPipeline`, measure, and return JSON values."""
+    shapes_only: it judges images of the shapes world and nothing else.
+    """
+
+    shapes_only: ClassVar[bool]
+
+    @classmethod
+    def build(cls, inputs: "Inputs") -> Self:
+        """Build it for a run."""
+        ...
+
+    def num_images(self, reward_names: Sequence[str]) -> int:
+        """Return how many images it samples of a network with these rewards."""
+        ...
+
+    def run(self, pipeline: Any) -> Result:
+        """Sample from a `MiroPipeline`, and measure."""
         ...
 
 
@@ -44,8 +60,8 @@ def named_failure(name: str, step: int) -> Iterator[None]:
 class Sampling:
     """How an evaluator samples; the arguments of `MiroPipeline.__call__` of the same names.
 
-    One seed for all: pictures that differ in their targets or guidance alone start from the same
-    noise, so what differs between them is what was asked for.
+    One seed for all: images that differ in their targets or guidance alone start from the same
+    noise, so what differs between them comes from these.
     """
 
     guidance_scale: float
@@ -56,7 +72,7 @@ class Sampling:
 
     def sample(
         self,
-        pipeline,
+        pipeline: Any,
         prompts: Sequence[str],
         num_images: int = 1,
         targets: Targets = None,
@@ -76,73 +92,113 @@ class Sampling:
             **settings,
         )
 
-
-class Remembering:
-    """A pipeline that makes each picture once: evaluators ask for the same ones again and again.
-
-    What is asked for decides, not how it is said: {"beauty": 1.0} and nothing are the same to a
-    network whose default is 1. Pictures are kept on the host as long as this object is.
-    """
-
-    def __init__(self, pipeline):
-        self._pipeline, self._made = pipeline, {}
-        self.reward_names = pipeline.reward_names
-
-    def __call__(
-        self, prompts, num_images=1, targets=None, negative_targets=None, **settings
-    ) -> np.ndarray:
-        """As `MiroPipeline.__call__`."""
-        count = len(prompts) * num_images
-        asked = self._pipeline.levels(targets, count, default=1.0)
-        refused = self._pipeline.levels(negative_targets, count, default=0.0)
-        if settings["guidance_scale"] == 0:
-            refused = np.zeros_like(refused)  # there is no negative branch
-        key = (
-            tuple(prompts),
-            num_images,
-            asked.tobytes(),
-            refused.tobytes(),
-            tuple(sorted(settings.items())),
-        )
-        if key not in self._made:
-            self._made[key] = self._pipeline(
-                prompts, num_images, targets=asked, negative_targets=refused, **settings
-            )
-        return self._made[key]
+    @property
+    def scales(self) -> list[float]:
+        """The guidance scales that tables compare: none, and the default where it differs."""
+        return list(dict.fromkeys((0.0, float(self.guidance_scale))))
 
 
-def make_sampling(config) -> Sampling:
+def make_sampling(config: Any) -> Sampling:
     """Build the sampling settings of `config.sample`."""
     c = config.sample
     return Sampling(c.guidance_scale, c.num_steps, c.solver, c.negative, c.seed)
 
 
-def guidance_scales(default: float) -> list[float]:
-    """Return the scales that tables compare: none, and the default where it differs."""
-    return list(dict.fromkeys((0.0, float(default))))
+class Remembering:
+    """A pipeline that makes each image once: evaluators request the same ones again and again.
+
+    What is requested decides, not how it is written: {"beauty": 1.0} and nothing are the same to a
+    network whose default is 1. Images stay on the host as long as this object does.
+    """
+
+    def __init__(self, pipeline: Any):
+        """Wrap a `MiroPipeline`; `on_images` gets the number of images of each call."""
+        self._pipeline, self._made = pipeline, {}
+        self.reward_names = pipeline.reward_names
+        self.on_images: Callable[[int], Any] = lambda count: None
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        num_images: int = 1,
+        targets: Targets = None,
+        negative_targets: Targets = None,
+        **settings: Any,
+    ) -> np.ndarray:
+        """As `MiroPipeline.__call__`."""
+        count = len(prompts) * num_images
+        positive = self._pipeline.levels(targets, count, default=1.0)
+        negative = self._pipeline.levels(negative_targets, count, default=0.0)
+        if settings["guidance_scale"] == 0:
+            negative = np.zeros_like(negative)  # there is no negative branch
+        key = (
+            tuple(prompts),
+            num_images,
+            positive.tobytes(),
+            negative.tobytes(),
+            tuple(sorted(settings.items())),
+        )
+        if key not in self._made:
+            self._made[key] = self._pipeline(
+                prompts, num_images, targets=positive, negative_targets=negative, **settings
+            )
+        self.on_images(count)
+        return self._made[key]
 
 
-def world_prompts(categories: Sequence[str], count: int, seed: int) -> list[str]:
-    """Return `count` prompts of the shapes world, category by category in turn."""
-    each = -(-count // len(categories))
-    columns = [[text for text, _ in world.prompts(name, each, seed)] for name in categories]
-    return [text for row in zip(*columns, strict=True) for text in row][:count]
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """The rewards that measure.
+
+    Attributes:
+      rewards: [R], in the order of the config.
+      bins: of training, in the same order; None where no level is measured.
+    """
+
+    rewards: Sequence[Reward]
+    bins: Bins | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """[R], as the network and pages have them: without version or file."""
+        return [reward.name for reward in self.rewards]
+
+    def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """Return the scores [N, R] float64 of images [N, H, W, 3] uint8, each with its prompt."""
+        return score_all(self.rewards, images, [{"caption": list(prompts)}])[0].astype(np.float64)
+
+    def levels(self, scores: np.ndarray) -> np.ndarray:
+        """Return the levels [..., R] that training would have given to scores [..., R]."""
+        return levels(self.bins, scores)
+
+    @property
+    def of_captions(self) -> "Judges":
+        """Those that need a caption; they measure no levels."""
+        return Judges([reward for reward in self.rewards if reward.needs_caption])
 
 
-def category_prompts(config) -> dict[str, list[str]]:
-    """Return the prompts of each of `config.evaluate.categories`."""
-    c, seed = config.evaluate, config.sample.seed
-    return {
-        name: [text for text, _ in world.prompts(name, c.prompts_per_category, seed)]
-        for name in c.categories
-    }
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What evaluators are built from.
+
+    Attributes:
+      settings: `evaluate.settings.Settings`. sampling: of all evaluators.
+      judges: all rewards of the config. prompts: of the evaluation.
+      gallery: the prompts to look at. gallery_images: of each.
+      training: reward -> mean and std of the scores that training sees.
+      folder: images to look at are written there.
+    """
+
+    settings: Any
+    sampling: Sampling
+    judges: Judges
+    prompts: Prompts
+    gallery: Sequence[str]
+    gallery_images: int
+    training: Mapping[str, Mapping[str, float]]
+    folder: Path
 
 
-def score(rewards: Sequence[Reward], images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """Return the scores [N, R] float64 of pictures [N, H, W, 3] uint8, each with its prompt."""
-    return score_all(rewards, images, [{"caption": list(prompts)}])[0].astype(np.float64)
-
-
-def all_targets(pipeline, level: float) -> dict[str, float]:
-    """Ask every reward that the network knows for the same level."""
+def all_targets(pipeline: Any, level: float) -> dict[str, float]:
+    """Return the same level for every reward that the network knows."""
     return dict.fromkeys(pipeline.reward_names, float(level))

@@ -1,19 +1,18 @@
 """The built-in conflict: what chasing one reward costs in agreement with the prompt.
 
-In the shapes world the pictures with the highest beauty have the most wrong captions, so a network
-that is asked for beauty alone should follow its prompt less, and one that is also asked for all
-other rewards should not (the paper's argument for training on many rewards at once). The chased
-reward is asked for at several levels, once with all others asked for at 1, once with all others not
-asked for in either branch of guidance.
+In the shapes world the images with the highest beauty have the most wrong captions, so a network
+with beauty as its only target should follow its prompt less, and one with high targets for all
+rewards should not (the paper's argument for training on many rewards at once). The chased reward is
+requested at several levels, once with all others at 1, once with all others missing in both
+branches of guidance.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from tqdm import tqdm
+from typing import Any, ClassVar, Self
 
 from miro_jax.data.shapes import world
 from miro_jax.evaluate import base, dials
+from miro_jax.report.results import Conflict, Way
 from miro_jax.report.statistics import bootstrap_mean, wilson
 from miro_jax.rewards.names import short_name
 
@@ -22,73 +21,68 @@ class Evaluator:
     """Measures agreement with the prompt against the level of one chased reward.
 
     Args:
-      rewards: those that measure; agreement is the mean of those that need a caption.
+      judges: those that need a caption measure; agreement is their mean.
       sampling: how to sample.
-      prompts: [N], one picture of each at every level.
-      asked_levels: in [0, 1], at least two, ascending.
+      prompts: [N], one image of each at every level.
+      levels: in [0, 1], at least two.
       chased: name of the chased reward.
-      check: (picture, prompt) -> whether the picture shows what the prompt asks for.
+      check: (image, prompt) -> whether the image shows what the prompt describes.
     """
+
+    shapes_only: ClassVar[bool] = True
 
     def __init__(
         self,
-        rewards: Sequence,
+        judges: base.Judges,
         sampling: base.Sampling,
         prompts: Sequence[str],
-        asked_levels: Sequence[float],
+        levels: Sequence[float],
         chased: str,
         check: Callable,
     ):
-        self.asked_levels = dials.check_levels(asked_levels)
-        self.rewards = [r for r in rewards if r.needs_caption]
+        self.levels, self.judges = dials.check_levels(levels), judges.of_captions
         self.sampling, self.prompts, self.chased = sampling, list(prompts), chased
         self.check = check
 
-    def run(self, pipeline) -> dict[str, Any]:
-        """Measure both ways of asking.
+    @classmethod
+    def build(cls, inputs: base.Inputs) -> Self:
+        """Build it for a run."""
+        settings, prompts = inputs.settings, inputs.prompts.per_level
+        chased = short_name(settings.conflict_reward)
+        return cls(inputs.judges, inputs.sampling, prompts, settings.levels, chased, world.check)
 
-        Returns:
-          `chased`; `asked_levels` [L]; `agreement_of`, names of the rewards in the mean;
-          `others_asked` and `others_not_asked`, each with `agreement` [L] of mean, low, high and
-          `correct` [L] of shares with Wilson intervals. A network that does not know the chased
-          reward gives `not_measured`, a sentence, alone.
-        """
-        if self.chased not in pipeline.reward_names or not self.rewards:
-            return {"not_measured": f"This network is not told the reward {self.chased!r}."}
-        silent = {name: None for name in pipeline.reward_names if name != self.chased}
-        ways = {"others_asked": {}, "others_not_asked": silent}
-        result = {
-            "chased": self.chased,
-            "asked_levels": self.asked_levels,
-            "images_per_level": len(self.prompts),
-            "agreement_of": [r.name for r in self.rewards],
-        }
-        for way, others in ways.items():
-            measured = [
-                self._measure(pipeline, level, others)
-                for level in tqdm(
-                    self.asked_levels, desc=f"conflict, {way}", leave=False, disable=None
-                )
-            ]
-            result[way] = {key: [m[key] for m in measured] for key in measured[0]}
-        return result
+    def num_images(self, reward_names: Sequence[str]) -> int:
+        """Return how many images it samples."""
+        return 2 * len(self.levels) * len(self.prompts) if self._can_measure(reward_names) else 0
 
-    def _measure(self, pipeline, level: float, others: dict[str, None]) -> dict[str, Any]:
-        images = self.sampling.sample(
-            pipeline, self.prompts, targets={**others, self.chased: level}, negative_targets=others
+    def _can_measure(self, reward_names: Sequence[str]) -> bool:
+        return self.chased in reward_names and bool(self.judges.names)
+
+    def run(self, pipeline: Any) -> Conflict:
+        """Measure both ways of requesting the reward."""
+        if not self._can_measure(pipeline.reward_names):
+            return Conflict(
+                not_measured=f"This network is not conditioned on the reward {self.chased!r}."
+            )
+        missing = {name: None for name in pipeline.reward_names if name != self.chased}
+        return Conflict(
+            self.chased,
+            self.levels,
+            len(self.prompts),
+            self.judges.names,
+            self._way(pipeline, {}),
+            self._way(pipeline, missing),
         )
-        scores = base.score(self.rewards, images, self.prompts)
-        right = sum(self.check(i, p) for i, p in zip(images, self.prompts, strict=True))
-        return {
-            "agreement": bootstrap_mean(scores.mean(axis=1)),
-            "correct": wilson(int(right), len(images)),
-        }
 
-
-def make_evaluator(config, rewards, **_) -> Evaluator:
-    """Build it from `config.evaluate` and `config.sample`."""
-    c = config.evaluate
-    prompts = base.world_prompts(c.categories, c.images_per_level, config.sample.seed)
-    chased = short_name(c.conflict_reward)
-    sampling = base.make_sampling(config)
-    return Evaluator(rewards, sampling, prompts, c.levels, chased, world.check)
+    def _way(self, pipeline: Any, others: dict[str, None]) -> Way:
+        way = Way(agreement=[], correct=[])
+        for level in self.levels:
+            targets = {**others, self.chased: level}
+            images = self.sampling.sample(
+                pipeline, self.prompts, targets=targets, negative_targets=others
+            )
+            scores = self.judges.score(images, self.prompts)
+            right = sum(self.check(i, p) for i, p in zip(images, self.prompts, strict=True))
+            way["agreement"].append(bootstrap_mean(scores.mean(axis=1)))
+            way["correct"].append(wilson(int(right), len(images)))
+        return way

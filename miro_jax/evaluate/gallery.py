@@ -1,20 +1,25 @@
-"""Pictures to look at: the same prompts and noise at several levels of all rewards at once."""
+"""Images to look at: the same prompts and noise at several levels of all rewards at once."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
 from miro_jax.evaluate import base
 from miro_jax.report import grids
+from miro_jax.report.results import Gallery
 
 
 def sample_levels(
-    pipeline, sampling: base.Sampling, prompts: Sequence[str], num_images: int, levels
+    pipeline: Any,
+    sampling: base.Sampling,
+    prompts: Sequence[str],
+    num_images: int,
+    levels: Sequence[float],
 ) -> np.ndarray:
-    """Sample prompts with all rewards asked for at each level.
+    """Sample prompts with all rewards requested at each level.
 
     Returns:
       [levels, prompts, num_images, H, W, 3] uint8.
@@ -32,9 +37,11 @@ class Evaluator:
 
     Args:
       sampling: how to sample.
-      prompts: texts. num_images: pictures of each. levels: asked of all rewards.
-      folder: where pictures are written.
+      prompts: texts. num_images: images of each. levels: requested of all rewards.
+      folder: where images are written.
     """
+
+    shapes_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -45,37 +52,31 @@ class Evaluator:
         folder: Path,
     ):
         self.folder = Path(folder)
-        self.sampling, self.prompts, self.num_images = sampling, list(prompts), num_images
+        self.sampling, self.prompts, self._count = sampling, list(prompts), num_images
         self.levels = [float(level) for level in levels]
 
-    def run(self, pipeline) -> dict[str, Any]:
-        """Sample, and write the pictures of a prompt at a level together as `gallery-P-L.png`.
+    @classmethod
+    def build(cls, inputs: base.Inputs) -> Self:
+        """Build it for a run."""
+        levels = inputs.settings.levels
+        return cls(inputs.sampling, inputs.gallery, inputs.gallery_images, levels, inputs.folder)
 
-        Returns:
-          `prompts`; `levels`, empty for a network without rewards; `guidance_scale`; `num_images`
-          in a file; `files` [prompt][level], names in the folder.
-        """
-        # Without rewards all levels are one and the same.
-        levels = self.levels if pipeline.reward_names else [1.0]
-        pictures = sample_levels(pipeline, self.sampling, self.prompts, self.num_images, levels)
+    def num_images(self, reward_names: Sequence[str]) -> int:
+        """Return how many images it samples."""
+        return len(self.prompts) * self._count * len(self._columns(reward_names))
+
+    def _columns(self, reward_names: Sequence[str]) -> list[float]:
+        return self.levels if reward_names else [1.0]  # without rewards all levels are the same
+
+    def run(self, pipeline: Any) -> Gallery:
+        """Sample, and write the images of a prompt at a level together as `gallery-P-L.png`."""
+        levels = self._columns(pipeline.reward_names)
+        images = sample_levels(pipeline, self.sampling, self.prompts, self._count, levels)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []
-        for p, row in enumerate(pictures.swapaxes(0, 1)):
-            files.append([f"gallery-{p}-{column}.png" for column in range(len(row))])
+        for number, row in enumerate(images.swapaxes(0, 1)):
+            files.append([f"gallery-{number}-{column}.png" for column in range(len(row))])
             for name, cell in zip(files[-1], row, strict=True):
                 Image.fromarray(grids.tile(cell, gap=1)).save(self.folder / name, optimize=True)
-        return {
-            "prompts": self.prompts,
-            "levels": levels if pipeline.reward_names else [],
-            "guidance_scale": self.sampling.guidance_scale,
-            "num_images": self.num_images,
-            "files": files,
-        }
-
-
-def make_evaluator(config, folder, **_) -> Evaluator:
-    """Build it from `config.evaluate` and `config.sample`."""
-    c = config.sample
-    return Evaluator(
-        base.make_sampling(config), c.prompts, c.images_per_prompt, config.evaluate.levels, folder
-    )
+        shown = levels if pipeline.reward_names else []
+        return Gallery(self.prompts, shown, self.sampling.guidance_scale, self._count, files)

@@ -1,58 +1,61 @@
-"""A GenEval-like table: the share of pictures that show what their prompt asks for, by category.
+"""A GenEval-like table: the share of images that show what their prompt describes, by category.
 
-GenEval (Ghosh et al., 2023) checks pictures with an object detector; here the detector is that of
+GenEval (Ghosh et al., 2023) checks images with an object detector; here the detector is that of
 the shapes world, and the categories have GenEval's names. As there, the overall number is the mean
 over categories, whatever their sizes. For the category `colors` a second share ignores the shape:
-whether the largest thing found has the colour that the prompt names.
+whether the largest object has the colour that the prompt names.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from miro_jax.data.shapes import captions, detect, world
 from miro_jax.evaluate import base
-from miro_jax.report.statistics import mean_of_shares, wilson
+from miro_jax.report.results import GenEval, GenEvalRow
+from miro_jax.report.statistics import Share, mean_of_shares, wilson
 
 
 class Evaluator:
-    """Checks pictures of prompts by category, without guidance and with the default.
+    """Checks images of prompts by category, without guidance and with the default.
 
     Args:
       sampling: how to sample; its guidance scale is the default.
       prompts: category -> prompts.
-      num_images: pictures of each prompt.
+      num_images: images of each prompt.
     """
+
+    shapes_only: ClassVar[bool] = True
 
     def __init__(
         self, sampling: base.Sampling, prompts: Mapping[str, Sequence[str]], num_images: int
     ):
-        self.sampling, self.prompts, self.num_images = sampling, dict(prompts), num_images
+        self.sampling, self.prompts, self._count = sampling, dict(prompts), num_images
 
-    def run(self, pipeline) -> dict[str, Any]:
-        """Fill the table.
+    @classmethod
+    def build(cls, inputs: base.Inputs) -> Self:
+        """Build it for a run."""
+        count = inputs.settings.images_per_prompt
+        return cls(inputs.sampling, inputs.prompts.categories, count)
 
-        Returns:
-          `rows`, one for each guidance scale: `guidance_scale`; `categories`: name -> share of
-          pictures (correct, total, accuracy, low, high: Wilson, pictures taken as independent);
-          `overall` (accuracy, low, high); `named_color`: a share, null without the category colors.
-        """
-        return {
-            "images_per_prompt": self.num_images,
-            "rows": [
-                self._row(pipeline, scale)
-                for scale in base.guidance_scales(self.sampling.guidance_scale)
-            ],
-        }
+    def num_images(self, reward_names: Sequence[str]) -> int:
+        """Return how many images it samples."""
+        num_prompts = sum(len(prompts) for prompts in self.prompts.values())
+        return len(self.sampling.scales) * num_prompts * self._count
 
-    def _row(self, pipeline, scale: float) -> dict[str, Any]:
-        # All categories in one call: it fills batches, and other evaluators ask for the same.
+    def run(self, pipeline: Any) -> GenEval:
+        """Fill the table."""
+        rows = [self._row(pipeline, scale) for scale in self.sampling.scales]
+        return GenEval(self._count, rows)
+
+    def _row(self, pipeline: Any, scale: float) -> GenEvalRow:
+        # All categories in one call: it fills batches, and other evaluators request the same.
         every = [prompt for prompts in self.prompts.values() for prompt in prompts]
-        images = self.sampling.sample(pipeline, every, self.num_images, guidance_scale=scale)
+        images = self.sampling.sample(pipeline, every, self._count, guidance_scale=scale)
         categories, named_color = {}, None
         for name, prompts in self.prompts.items():
-            texts = [p for p in prompts for _ in range(self.num_images)]
+            texts = [p for p in prompts for _ in range(self._count)]
             own, images = images[: len(texts)], images[len(texts) :]
             categories[name] = _share(world.check, own, texts)
             if name == "colors":
@@ -66,18 +69,12 @@ class Evaluator:
 
 
 def has_named_color(image: np.ndarray, prompt: str) -> bool:
-    """Tell whether the largest thing found in [H, W, 3] uint8 has the first colour named."""
+    """Return whether the largest object in [H, W, 3] uint8 has the first colour named."""
     named = [phrase.color for phrase in captions.parse(prompt).objects if phrase.color]
-    found = detect.detect(image)
-    return bool(named and found and found[0].color == named[0])
+    objects = detect.detect(image)
+    return bool(named and objects and objects[0].color == named[0])
 
 
-def _share(check, images: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:
+def _share(check: Callable, images: np.ndarray, texts: Sequence[str]) -> Share:
     right = sum(bool(check(i, t)) for i, t in zip(images, texts, strict=True))
     return wilson(right, len(images))
-
-
-def make_evaluator(config, **_) -> Evaluator:
-    """Build it from `config.evaluate` and `config.sample`."""
-    prompts = base.category_prompts(config)
-    return Evaluator(base.make_sampling(config), prompts, config.evaluate.images_per_prompt)

@@ -1,5 +1,6 @@
 """A glance at a network in training: a labelled grid and the rewards of what it shows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from PIL import Image
 
 from miro_jax.evaluate import base, gallery
 from miro_jax.report import grids
+from miro_jax.rewards.base import Reward
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import of_parts
+from miro_jax.train.components import Components
 
-LEVELS = (0.0, 0.5, 1.0)  # asked of all rewards; columns of the grid
+LEVELS = (0.0, 0.5, 1.0)  # requested of all rewards; columns of the grid
 
 
 class Preview:
@@ -20,17 +23,18 @@ class Preview:
 
     Args:
       config: of the run.
-      parts: `train.components.Components`. rewards: all rewards of the config, loaded; or none.
+      parts: of the run. rewards: all rewards of the config, in order, loaded; or none.
       workdir: `samples/step-XXXXXX.png` is written there.
     """
 
-    def __init__(self, config, parts, rewards, workdir):
+    def __init__(self, config: Any, parts: Components, rewards: Sequence[Reward], workdir: Path):
         c = config.sample
-        self.rewards, self.prompts = rewards, list(c.prompts)
+        self.judges = base.Judges(rewards)
+        self.prompts = list(c.prompts)
         self.num_images, self.sampling = c.images_per_prompt, base.make_sampling(config)
         self.levels = LEVELS if parts.reward_names else LEVELS[-1:]
         self.folder = Path(workdir) / "samples"
-        # No more than is asked for at once, in whole rows of the mesh: a preview should be cheap.
+        # No more than is requested at once, in whole rows of the mesh: a preview should be cheap.
         rows = parts.mesh.shape["data"]
         needed = -(-len(self.prompts) * self.num_images // rows) * rows
         self.pipeline = MiroPipeline(of_parts(parts, ()), min(c.batch_size, needed))
@@ -43,8 +47,8 @@ class Preview:
           step: updates done.
 
         Returns:
-          ({"reward/<name>": mean score of the pictures asked for at level 1}, the grid
-          [H, W, 3] uint8).
+          ({"reward/<name>": mean score of the images requested at level 1}, the grid [H, W, 3]
+          uint8).
         """
         self.pipeline.weights = (params, buffers)
         try:
@@ -53,15 +57,12 @@ class Preview:
         finally:
             self.pipeline.weights = ()  # the step donates them
 
-    def _sample(self, step):
-        pictures = gallery.sample_levels(
+    def _sample(self, step: int) -> tuple[dict[str, float], np.ndarray]:
+        images = gallery.sample_levels(
             self.pipeline, self.sampling, self.prompts, self.num_images, self.levels
         )
-        best = pictures[-1].reshape(-1, *pictures.shape[3:])
-        texts = [p for p in self.prompts for _ in range(self.num_images)]
-        means = base.score(self.rewards, best, texts).mean(axis=0) if self.rewards else ()
         grid = grids.labelled_grid(
-            pictures.swapaxes(0, 1),
+            images.swapaxes(0, 1),
             self.prompts,
             [f"all rewards at {level:g}" for level in self.levels]
             if self.pipeline.reward_names
@@ -71,5 +72,10 @@ class Preview:
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(grid).save(self.folder / f"step-{step:06d}.png")
-        names = [f"reward/{r.name}" for r in self.rewards]
-        return dict(zip(names, map(float, means), strict=True)), grid
+        if not self.judges.names:
+            return {}, grid
+        texts = [p for p in self.prompts for _ in range(self.num_images)]
+        means = self.judges.score(images[-1].reshape(-1, *images.shape[3:]), texts).mean(axis=0)
+        return {
+            f"reward/{n}": float(m) for n, m in zip(self.judges.names, means, strict=True)
+        }, grid

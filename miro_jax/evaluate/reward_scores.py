@@ -1,4 +1,4 @@
-"""Mean reward of generated pictures, without guidance and with the default, beside that of the
+"""Mean reward of generated images, without guidance and with the default, beside that of the
 training data.
 
 All targets are at their defaults (1), so a network that uses its rewards should pass the mean of
@@ -6,69 +6,65 @@ the data it was trained on.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from miro_jax.data.records.bins import Bins, levels
 from miro_jax.evaluate import base
-from miro_jax.report.statistics import bootstrap_mean
+from miro_jax.report.results import RewardScores
+from miro_jax.report.statistics import Mean, bootstrap_mean
 
 
 class Evaluator:
-    """Scores pictures of prompts with every reward.
+    """Scores images of prompts with every reward.
 
     Args:
-      rewards: the R rewards that measure.
-      bins: their bins, in the same order.
+      judges: the R rewards that measure.
       sampling: how to sample; its guidance scale is the default.
-      prompts: texts. num_images: pictures of each.
-      training: reward name -> summary of the training data's scores (mean, std, percentiles).
+      prompts: texts. num_images: images of each.
+      training: reward -> mean and std of the scores that training sees.
     """
+
+    shapes_only: ClassVar[bool] = False
 
     def __init__(
         self,
-        rewards: Sequence,
-        bins: Bins,
+        judges: base.Judges,
         sampling: base.Sampling,
         prompts: Sequence[str],
         num_images: int,
-        training: Mapping[str, Mapping[str, Any]],
+        training: Mapping[str, Mapping[str, float]],
     ):
-        self.rewards, self.bins, self.sampling = list(rewards), bins, sampling
-        self.prompts, self.num_images = list(prompts), num_images
-        self.training = {r.name: dict(training[r.name]) for r in self.rewards}
+        self.judges, self.sampling = judges, sampling
+        self.prompts, self._count = list(prompts), num_images
+        self.training = {name: dict(training[name]) for name in judges.names}
 
-    def run(self, pipeline) -> dict[str, Any]:
-        """Score.
+    @classmethod
+    def build(cls, inputs: base.Inputs) -> Self:
+        """Build it for a run."""
+        count = inputs.settings.images_per_prompt
+        return cls(inputs.judges, inputs.sampling, inputs.prompts.texts, count, inputs.training)
 
-        Returns:
-          `rows`, one for each guidance scale: `guidance_scale`, `rewards`: name -> `score` and
-          `level` (mean, low, high each); `training`: name -> the summary given; `num_images` a row.
-        """
-        texts = [p for p in self.prompts for _ in range(self.num_images)]
+    def num_images(self, reward_names: Sequence[str]) -> int:
+        """Return how many images it samples."""
+        return len(self.sampling.scales) * len(self.prompts) * self._count
+
+    def run(self, pipeline: Any) -> RewardScores:
+        """Sample and score."""
+        texts = [p for p in self.prompts for _ in range(self._count)]
         rows = []
-        for scale in base.guidance_scales(self.sampling.guidance_scale):
-            images = self.sampling.sample(
-                pipeline, self.prompts, self.num_images, guidance_scale=scale
-            )
+        for scale in self.sampling.scales:
+            images = self.sampling.sample(pipeline, self.prompts, self._count, guidance_scale=scale)
             rows.append({"guidance_scale": scale, "rewards": self._means(images, texts)})
-        return {"num_images": len(texts), "rows": rows, "training": self.training}
+        return RewardScores(len(texts), rows, self.training)
 
-    def _means(self, images: np.ndarray, texts: Sequence[str]) -> dict[str, Any]:
-        scores = base.score(self.rewards, images, texts)
-        achieved = levels(self.bins, scores)
+    def _means(self, images: np.ndarray, texts: Sequence[str]) -> dict[str, dict[str, Mean]]:
+        scores = self.judges.score(images, texts)
+        achieved = self.judges.levels(scores)
         return {
-            reward.name: {
+            name: {
                 "score": bootstrap_mean(scores[:, column]),
                 "level": bootstrap_mean(achieved[:, column]),
             }
-            for column, reward in enumerate(self.rewards)
+            for column, name in enumerate(self.judges.names)
         }
-
-
-def make_evaluator(config, rewards, bins: Bins, training, **_) -> Evaluator:
-    """Build it from `config.evaluate` and `config.sample`."""
-    prompts = [text for texts in base.category_prompts(config).values() for text in texts]
-    num_images = config.evaluate.images_per_prompt
-    return Evaluator(rewards, bins, base.make_sampling(config), prompts, num_images, training)

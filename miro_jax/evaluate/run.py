@@ -1,165 +1,205 @@
-"""The evaluation stage: a trained network in, numbers, pictures and the report out.
+"""The evaluation stage: a trained network in, numbers, images and the report out.
 
-`WORKDIR/evaluation.json` is a list with one entry for each evaluation: step, settings, reward
-identities, what the network was trained on, its size, and the results of the evaluators by name. An
-entry of the same step and settings is replaced. Pictures lie in `WORKDIR/evaluation/step-XXXXXX/`.
-`report.html` shows the last entry.
+`WORKDIR/evaluation.json` is a list with one entry for each evaluation: step, settings, prompts,
+reward identities, what the network was trained on, its size, and the results of the evaluators by
+name. An entry of the same step and settings is replaced. Images lie in
+`WORKDIR/evaluation/step-XXXXXX/`. `report.html` shows the last entry.
 """
 
+import functools
 import json
+import logging
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
-from miro_jax import evaluate, report
+from miro_jax import report
 from miro_jax.cli import build, run_folder
+from miro_jax.cli.exit import say
+from miro_jax.cli.progress import Progress
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
-from miro_jax.data.shapes import scene
+from miro_jax.data.records.shards import read_scores
 from miro_jax.data.storage.files import to_json, write_atomic
-from miro_jax.evaluate import dials
-from miro_jax.rewards.names import short_name
+from miro_jax.evaluate import base
+from miro_jax.evaluate.prompts import make_prompts
+from miro_jax.evaluate.settings import EVALUATORS, Settings, choose, trained_on_shapes, validate
+from miro_jax.report.facts import EVALUATIONS, read_facts
+from miro_jax.report.results import Result
+from miro_jax.report.sections import headline
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.trained import restore
+from miro_jax.sample.trained import Trained, restore
 
-FILE = "evaluation.json"
-
-
-def validate(config) -> None:
-    """Check `config.evaluate` without data or a device; ValueError names the key."""
-    c = config.evaluate
-    evaluate.check_names(c.evaluators)
-    dials.check_levels(c.levels)
-    unknown = [n for n in c.categories if n not in scene.CATEGORIES]
-    if isinstance(c.categories, str) or unknown or not c.categories:
-        raise ValueError(
-            f"config.evaluate.categories must be a tuple of names from "
-            f"{', '.join(scene.CATEGORIES)}; got {c.categories!r}."
-        )
-    for key in ("batch_size", "images_per_level", "prompts_per_category", "images_per_prompt"):
-        if c[key] < 1:
-            raise ValueError(f"config.evaluate.{key} must be at least 1; got {c[key]}.")
-    known = [short_name(name) for name in config.rewards]
-    if "conflict" in c.evaluators and short_name(c.conflict_reward) not in known:
-        raise ValueError(
-            f"config.evaluate.conflict_reward must be one of config.rewards "
-            f"{', '.join(known)}; got {c.conflict_reward!r}."
-        )
+log = logging.getLogger("miro_jax")
+__all__ = ["run", "run_evaluators", "training_scores", "validate"]
 
 
-def run(config, workdir) -> None:
-    """Evaluate the latest checkpoint of a run with `config.evaluate.evaluators`; write the report.
+def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
+    """Evaluate the latest checkpoint of a run; write the report, print what stands at its top.
 
     Raises:
       FileNotFoundError: no checkpoint or no records. ValueError: they are not of this config.
       EvaluatorFailed: an evaluator raised.
     """
     validate(config)
-    workdir = Path(workdir)
+    workdir, settings = Path(workdir), Settings(**config.evaluate)
     records = run_folder.records_folder(config, workdir)
-    rewards = build.load_rewards(config)
-    identities = [r.identity for r in rewards]
     manifest = Manifest.load(records)
+    is_shapes = trained_on_shapes(config, records)
+    names = choose(config, is_shapes)
+    prompts = make_prompts(settings, is_shapes, records, config.sample.seed)
+    rewards = build.load_rewards(config)
+    identities = [reward.identity for reward in rewards]
     require_rewards(manifest, identities)
-    bins = Bins.load(records)
-    training = training_scores(records, rewards, config.data.synthetic_caption_prob)
+    names_of_rewards = [reward.name for reward in rewards]
+    share = config.data.synthetic_caption_prob
+    training = training_scores(read_scores(records), names_of_rewards, share)
     trained = restore(config, workdir)
-    pipeline, step = MiroPipeline(trained, config.evaluate.batch_size), trained.step
-    begin = time.perf_counter()
-    evaluators = evaluate.build_evaluators(
-        config,
-        rewards=rewards,
-        bins=bins,
-        training=training,
-        folder=pictures_folder(workdir, step),
+    inputs = base.Inputs(
+        settings,
+        base.make_sampling(config),
+        base.Judges(rewards, _levels_of_training(trained, records, identities)),
+        prompts,
+        config.sample.prompts,
+        config.sample.images_per_prompt,
+        training,
+        workdir / "evaluation" / f"step-{trained.step:06d}",
     )
-    results = evaluate.run_evaluators(evaluators, pipeline, step)
+    begin = time.perf_counter()
+    pipeline = MiroPipeline(trained, settings.batch_size)
+    evaluators = {name: EVALUATORS[name].build(inputs) for name in names}
+    results = run_evaluators(evaluators, pipeline, trained.step)
     entry = {
-        "step": step,
+        "step": trained.step,
         "settings": {
             "evaluate": json.loads(config.evaluate.to_json()),
             "sample": json.loads(config.sample.to_json()),
         },
+        "prompts": prompts.to_json(),
         "rewards": identities,
         "training": {"num_records": manifest.num_records, "rewards": training},
         "num_parameters": sum(x.size for x in jax.tree.leaves(pipeline.weights[0])),
         "seconds": time.perf_counter() - begin,
-        "results": results,
+        "results": {name: result.to_json() for name, result in results.items()},
     }
     if jax.process_index() == 0:
-        append(workdir / FILE, entry)
-        report.write(workdir)
+        append(workdir / EVALUATIONS, entry)
+        path = report.write(workdir)
+        say("\n".join([f"{workdir}, step {trained.step:,}:", *headline_lines(workdir)]))
+        say(f"report: {path}")
 
 
-def pictures_folder(workdir: Path, step: int) -> Path:
-    """Folder of the pictures of one evaluation."""
-    return Path(workdir) / "evaluation" / f"step-{step:06d}"
+def headline_lines(workdir: Path) -> list[str]:
+    """Return the numbers at the top of the report as lines of text."""
+    lines = []
+    for tile in headline(read_facts(workdir)):
+        line = f"  {tile.value} {tile.what}" + (f" ({tile.note})" if tile.note else "")
+        lines.append(" ".join(["", *line.split()]))  # without typographic spaces
+    return lines
 
 
-def training_scores(records: Path, rewards, synthetic_share: float) -> dict[str, dict[str, float]]:
-    """Return reward name -> mean and std of the scores that training sees.
-
-    Args:
-      records: the folder with `stats.json`.
-      rewards: those asked for.
-      synthetic_share: share of training steps that use synthetic captions and their scores.
+def run_evaluators(
+    evaluators: Mapping[str, base.Evaluator], pipeline: Any, step: int
+) -> dict[str, Result]:
+    """Run each evaluator with progress on stderr; returns name -> its result.
 
     Raises:
-      FileNotFoundError: there is no `stats.json`; the annotate stage writes it.
+      EvaluatorFailed: one of them raised; names it and the step.
     """
-    path = Path(records) / "stats.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; the annotate stage writes it (--stage=annotate)."
+    results: dict[str, Result] = {}
+    total = sum(one.num_images(pipeline.reward_names) for one in evaluators.values())
+    silent = jax.process_index() != 0
+    with Progress("evaluate", "images", total, silent=silent) as progress:
+        remembering = base.Remembering(pipeline)
+        for name, evaluator in evaluators.items():
+            remembering.on_images = functools.partial(progress.update, where=name)
+            with base.named_failure(name, step):
+                results[name] = evaluator.run(remembering)
+            if not (silent or sys.stderr.isatty()) and progress.done < total:
+                print(progress.line(name), file=sys.stderr, flush=True)
+    return results
+
+
+def _levels_of_training(trained: Trained, records: Path, identities: Sequence[str]) -> Bins:
+    """Return the levels that the network was trained with.
+
+    Raises:
+      ValueError: they are of other rewards.
+    """
+    bins = trained.bins
+    if bins is None:
+        log.info("The checkpoint keeps no levels: those of %s are used", records)
+        return Bins.load(records)
+    if list(bins.names) != list(identities):
+        raise ValueError(
+            f"The network was trained with levels of {', '.join(bins.names)}; the config names "
+            f"{', '.join(identities)}. Use the config and the weights of that run."
         )
-    stats = json.loads(path.read_bytes())
+    if bins.manifest_digest != Manifest.load(records).digest:
+        log.warning("%s has changed since training: means of its scores are of now", records)
+    return bins
+
+
+def training_scores(
+    scores: np.ndarray, names: Sequence[str], synthetic_share: float
+) -> dict[str, dict[str, float]]:
+    """Return reward name -> mean and std of the scores that training sees.
+
+    A record with a synthetic caption counts by the share of steps that use it; one without always
+    counts by its own caption.
+
+    Args:
+      scores: [N, 2, R] float32, own and synthetic captions, NaN is missing; see `read_scores`.
+      names: [R], rewards.
+      synthetic_share: share of training steps that use a synthetic caption where there is one.
+
+    Raises:
+      ValueError: a reward has no score.
+    """
+    has_synthetic = ~np.isnan(scores[:, 1]).all(axis=1)
+    groups = (  # scores, and how often training uses each
+        (scores[has_synthetic, 0], 1 - synthetic_share),
+        (scores[has_synthetic, 1], synthetic_share),
+        (scores[~has_synthetic, 0], 1.0),
+    )
     out = {}
-    for reward in rewards:
-        parts, weights = [], []
-        for kind, share in (
-            ("captions", 1 - synthetic_share),
-            ("synthetic_captions", synthetic_share),
-        ):
-            part = stats[kind]["rewards"][reward.identity]
-            if part["count"] and share:
-                parts.append(part)
-                weights.append(share)
-        if not parts:  # training takes its own caption where there is no synthetic one
-            parts, weights = [stats["captions"]["rewards"][reward.identity]], [1.0]
-        if not parts[0]["count"]:
-            raise ValueError(f"{path} has no score of {reward.identity}: leave that reward out.")
-        means, stds = (np.array([p[key] for p in parts]) for key in ("mean", "std"))
-        mean = float(np.average(means, weights=weights))
-        spread = np.average(stds**2 + (means - mean) ** 2, weights=weights)
-        out[reward.name] = {"mean": mean, "std": float(np.sqrt(spread))}
+    for column, name in enumerate(names):
+        used = [(group[:, column], weight) for group, weight in groups if weight]
+        used = [(np.sort(s[~np.isnan(s)]), weight) for s, weight in used]
+        used = [(s, weight * len(s) / len(scores)) for s, weight in used if len(s)]
+        if not used:
+            raise ValueError(f"The records have no score of {name}: remove it from config.rewards.")
+        weights = [weight for _, weight in used]
+        means = np.array([s.mean(dtype=np.float64) for s, _ in used])
+        stds = np.array([s.std(dtype=np.float64) for s, _ in used])
+        mean = np.average(means, weights=weights)
+        std = np.sqrt(np.average(stds**2 + (means - mean) ** 2, weights=weights))
+        out[name] = {"mean": float(mean), "std": float(std)}
     return out
 
 
-def append(path: Path, entry: dict[str, Any]) -> None:
+def append(path: Path, entry: Mapping[str, Any]) -> None:
     """Add an entry to the list in a JSON file, in one atomic exchange of the file.
 
     Raises:
       ValueError: the file holds something else than such a list.
     """
-    entries = []
+    others = []
     if path.exists():
         try:
-            entries = json.loads(path.read_bytes())
-            kept = [
-                e
-                for e in entries
-                if (e["step"], e["settings"]) != (entry["step"], entry["settings"])
+            others = [
+                other
+                for other in json.loads(path.read_bytes())
+                if (other["step"], other["settings"]) != (entry["step"], entry["settings"])
             ]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} must be a list of evaluations; it is damaged ({error}). Move it away."
             ) from error
-        entries = kept
-    write_atomic(path, to_json([*entries, entry]))
-
-
-if __name__ == "__main__":
-    raise SystemExit("This is a stage of python -m miro_jax.main: see its --help.")
+    write_atomic(path, to_json([*others, entry]))

@@ -1,0 +1,125 @@
+"""Options of an evaluation: the keys of `config.evaluate`, and the flags of `miro-jax evaluate`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from miro_jax.cli import flags
+from miro_jax.cli.flags import option
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
+from miro_jax.data.shapes import scene
+from miro_jax.evaluate import conflict, dials, gallery, geneval, prompts, reward_scores
+from miro_jax.evaluate.base import Evaluator
+from miro_jax.rewards.names import short_name
+
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "gallery": gallery.Evaluator,
+    "geneval": geneval.Evaluator,
+    "reward_scores": reward_scores.Evaluator,
+    "dials": dials.Evaluator,
+    "conflict": conflict.Evaluator,
+}
+ALL = "all"
+
+
+def _read_levels(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how many images. Fields are documented by their help."""
+
+    evaluators: tuple[str, ...] = option(
+        (ALL,),
+        help=f"{ALL}, which is all that can judge the run; or some of {', '.join(EVALUATORS)}",
+    )
+    prompts: str = option(
+        prompts.AUTO,
+        help="shapes, prompts of the shapes world; captions, of the run's records; a file, one "
+        "prompt a line or JSON lines; auto is shapes for a run trained on it, else captions",
+    )
+    max_prompts: int = option(64, at_least=1, help="prompts taken from a file or from captions")
+    levels: tuple[float, ...] = option(
+        (0.0, 0.25, 0.5, 0.75, 1.0), parse=_read_levels, help="requested levels of a dial"
+    )
+    batch_size: int = option(32, at_least=1, help="images sampled together, on all devices")
+    images_per_level: int = option(
+        32, at_least=1, help="images of a dial's point; cheapest at multiples of the batch size"
+    )
+    images_per_prompt: int = option(4, at_least=1, help="images of a prompt for means and shares")
+    prompts_per_category: int = option(16, at_least=1, help="prompts of the shapes world")
+    categories: tuple[str, ...] = option(
+        ("single_object", "colors"), help=f"of the shapes world: {', '.join(scene.CATEGORIES)}"
+    )
+    conflict_reward: str = option(
+        "beauty", help="reward that is chased at the cost of agreement with the prompt"
+    )
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Check `config.evaluate` without images or a device; ValueError names the key."""
+    settings = Settings(**config.evaluate)
+    flags.check(settings, "config.evaluate.")
+    check_names(settings.evaluators)
+    dials.check_levels(settings.levels)
+    unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
+    if isinstance(settings.categories, str) or unknown or not settings.categories:
+        raise ValueError(
+            f"config.evaluate.categories must be a tuple of names from "
+            f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}."
+        )
+    is_shapes = trained_on_shapes(config, config.data.records)
+    names = choose(config, is_shapes)
+    known = [short_name(name) for name in config.rewards]
+    if "conflict" in names and short_name(settings.conflict_reward) not in known:
+        raise ValueError(
+            f"config.evaluate.conflict_reward must be one of config.rewards "
+            f"{', '.join(known)}; got {settings.conflict_reward!r}."
+        )
+    prompts.check(settings.prompts, is_shapes)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError unless names is `all` or a sequence of distinct known evaluators."""
+    if isinstance(names, str):
+        raise ValueError(
+            f"config.evaluate.evaluators must be a tuple of names; got {names!r}. Write "
+            "--config.evaluate.evaluators=\"('geneval','dials')\" with the quotes."
+        )
+    unknown = [name for name in names if name not in EVALUATORS and tuple(names) != (ALL,)]
+    if unknown or len(set(names)) != len(names):
+        raise ValueError(
+            f"config.evaluate.evaluators must be ({ALL!r},) or different ones of "
+            f"{', '.join(EVALUATORS)}; got {', '.join(map(repr, names))}."
+        )
+
+
+def choose(config: ml_collections.ConfigDict, is_shapes: bool) -> list[str]:
+    """Return the evaluators of a run, in order.
+
+    Raises:
+      ValueError: one of those named judges the shapes world only, and the run is of other images.
+    """
+    names = config.evaluate.evaluators
+    if tuple(names) == (ALL,):
+        return [n for n, evaluator in EVALUATORS.items() if is_shapes or not evaluator.shapes_only]
+    refused = [] if is_shapes else [name for name in names if EVALUATORS[name].shapes_only]
+    if refused:
+        source = config.data.records or config.source.spec or "other images"
+        others = tuple(name for name in names if name not in refused)
+        raise ValueError(
+            f"config.evaluate.evaluators: {' and '.join(refused)} can judge images of the shapes "
+            f"world only; this run is trained on {source!r}. Set "
+            f'--config.evaluate.evaluators="{others or (ALL,)!r}".'
+        )
+    return list(names)
+
+
+def trained_on_shapes(config: ml_collections.ConfigDict, records: str | Path) -> bool:
+    """Return whether a run is trained on the shapes world: by its records, else by its config."""
+    if records and (Path(records) / MANIFEST_NAME).is_file():
+        return Manifest.load(records).configuration["source"].get("kind") == "shapes"
+    return config.source.spec == "shapes"
