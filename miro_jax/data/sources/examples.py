@@ -1,107 +1,70 @@
-"""Examples as TensorFlow Datasets writes them, read without TensorFlow.
+"""Examples as TensorFlow Datasets writes them, read by protobuf without TensorFlow.
 
 An example is a protocol buffer: a map from a name such as `captions/text` to a list of bytes, of
-floats or of integers. On the wire that is
+floats or of integers. Its messages are declared here; protobuf's own parser reads them.
 
-    Example { 1: Features { 1, repeated: { 1: name, 2: Feature { 1: bytes | 2: floats | 3: ints }}}}
-
-and each list is { 1, repeated: value }, its numbers packed into one field or not.
-
-Source: tensorflow/core/example/{example,feature}.proto; protobuf.dev, "Encoding".
+Source: tensorflow/core/example/{example,feature}.proto.
 """
 
-import struct
-from collections.abc import Iterator
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_SINGLE = {1: _BYTES, 2: _FIXED32, 3: _VARINT}  # wire type of one value of each kind of list
+_PACKAGE = "miro_jax.example"
+_FIELD = descriptor_pb2.FieldDescriptorProto
+# Message -> its fields as (name, number, type, whether it repeats); a message's name as its type.
+_MESSAGES = {
+    "BytesList": [("value", 1, _FIELD.TYPE_BYTES, True)],
+    "FloatList": [("value", 1, _FIELD.TYPE_FLOAT, True)],
+    "Int64List": [("value", 1, _FIELD.TYPE_INT64, True)],
+    "Feature": [
+        ("bytes_list", 1, "BytesList", False),
+        ("float_list", 2, "FloatList", False),
+        ("int64_list", 3, "Int64List", False),
+    ],
+    # On the wire a map is a list of its entries.
+    "Entry": [("key", 1, _FIELD.TYPE_STRING, False), ("value", 2, "Feature", False)],
+    "Features": [("feature", 1, "Entry", True)],
+    "Example": [("features", 1, "Features", False)],
+}
+
+
+def _declare() -> type[message.Message]:
+    """Return the class of an example."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="miro_jax/example.proto", package=_PACKAGE, syntax="proto3"
+    )
+    for name, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=name)
+        for field, number, kind, repeats in fields:
+            label = _FIELD.LABEL_REPEATED if repeats else _FIELD.LABEL_OPTIONAL
+            added = declared.field.add(name=field, number=number, label=label)
+            if isinstance(kind, str):
+                added.type, added.type_name = _FIELD.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+            else:
+                added.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Example"))
+
+
+_Example = _declare()
 
 
 def decode(data: bytes) -> dict[str, list]:
     """Read an example.
 
     Returns:
-        name -> list of bytes, floats or integers.
+      name -> list of bytes, floats or integers.
 
     Raises:
-        ValueError: the bytes are no example.
+      ValueError: the bytes are no example.
     """
-    features: dict[str, list] = {}
     try:
-        for number, _, content in _fields(memoryview(data)):
-            if number != 1:
-                continue
-            for field, _, entry in _fields(_message(content)):
-                if field == 1:
-                    parts = {n: value for n, _, value in _fields(_message(entry))}
-                    name = bytes(_message(parts[1])).decode("utf-8")
-                    features[name] = _values(_message(parts.get(2, b"")))
-    except (IndexError, KeyError, struct.error, ValueError) as error:
-        raise ValueError(f"no example: {type(error).__name__}: {error}") from error
-    return features
+        entries = _Example.FromString(data).features.feature
+    except message.DecodeError as error:
+        raise ValueError(f"no example: {error}") from error
+    return {entry.key: _values(entry.value) for entry in entries}
 
 
-def _message(value: object) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number where a message must be")
-    return memoryview(value)
-
-
-def _values(feature: memoryview) -> list:
-    """Read a Feature: the list that it holds."""
-    values: list = []
-    for kind, _, content in _fields(feature):
-        for number, wire, value in _fields(_message(content)):
-            if number != 1:
-                continue
-            if wire not in (_BYTES, _SINGLE.get(kind)):
-                raise ValueError(f"a value of kind {kind} in wire type {wire}")
-            if kind == 1:
-                values.append(bytes(value))
-            elif kind == 2:
-                values.extend(struct.unpack(f"<{len(value) // 4}f", value))
-            elif wire == _VARINT:
-                values.append(_signed(value))
-            else:
-                at = 0
-                while at < len(value):
-                    integer, at = _varint(value, at)
-                    values.append(_signed(integer))
-    return values
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, object]]:
-    """Yield (number, wire type, content) of a message: an int, or a view of its bytes."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            value, at = _varint(data, at)
-        elif wire in (_FIXED32, _FIXED64, _BYTES):
-            length = {_FIXED32: 4, _FIXED64: 8}.get(wire)
-            if length is None:
-                length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError(f"a field of {length} bytes, of which {len(data) - at} are there")
-            value, at = data[at : at + length], at + length
-        else:
-            raise ValueError(f"a field of unknown wire type {wire}")
-        yield number, wire, value
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read seven bits a byte, the low ones first; return the number and the place behind it."""
-    value = shift = 0
-    while shift < 64:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-    raise ValueError("a number of more than 64 bits")
-
-
-def _signed(value: int) -> int:
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
+def _values(feature: message.Message) -> list:
+    """Return the list that a feature holds."""
+    return [value for _, values in feature.ListFields() for value in values.value]
