@@ -12,8 +12,6 @@ Letters: B batch (rows of this process), h w c image latents, L caption tokens, 
 rewards.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
@@ -148,7 +146,7 @@ class DataIterator:
         self._bins = bins
         self._identity = identity
 
-    def __iter__(self) -> DataIterator:
+    def __iter__(self) -> "DataIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -190,7 +188,7 @@ class DataIterator:
         """Continue from a state of `get_state`, also with other batch sizes or process counts.
 
         Raises:
-            ValueError: the state belongs to other records, levels, seed or caption probability.
+          ValueError: the state belongs to other records, levels, seed or caption probability.
         """
         for name, value in self._identity.items():
             if state.get(name) != value:
@@ -221,27 +219,27 @@ def make_iterator(
     caption_width: int | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
-) -> DataIterator:
+) -> "DataIterator":
     """Check a folder of records and open it for training.
 
     Args:
-        records_dir: folder that the annotate stage completed.
-        bins: edges of the same rewards.
-        batch_size: global; each process gets batch_size / process_count rows.
-        seed: of the order and of the choice of captions.
-        synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
-        max_tokens: L; longer captions are cut.
-        identities: the rewards that the run is configured for, in order.
-        num_threads: that read and decode. prefetch_batches: that are kept ready.
-        latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
-            records and their second ones; None takes the first.
-        caption_width: D that the network takes; None takes any.
-        process_index, process_count: default to those of JAX.
+      records_dir: folder that the annotate stage completed.
+      bins: edges of the same rewards.
+      batch_size: global; each process gets batch_size / process_count rows.
+      seed: of the order and of the choice of captions.
+      synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
+      max_tokens: L; longer captions are cut.
+      identities: the rewards that the run is configured for, in order.
+      num_threads: that read and decode. prefetch_batches: that are kept ready.
+      latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
+        records and their second ones; None takes the first.
+      caption_width: D that the network takes; None takes any.
+      process_index, process_count: default to those of JAX.
 
     Raises:
-        FileNotFoundError: the set is not complete, or a shard is missing.
-        OSError: the system does not allow as many open files as there are shards.
-        ValueError: a shard is damaged; the rewards differ; a number is out of range.
+      FileNotFoundError: the set is not complete, or a shard is missing.
+      OSError: the system does not allow as many open files as there are shards.
+      ValueError: a shard is damaged; the rewards differ; a number is out of range.
     """
     process_index = jax.process_index() if process_index is None else process_index
     process_count = jax.process_count() if process_count is None else process_count

@@ -13,8 +13,6 @@ the score belongs lower), hence looking a score up stays a plain search.
 Letters: N scores, R rewards, K bins.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -42,17 +40,17 @@ def fit_edges(scores: np.ndarray, num_bins: int, strategy: str = "quantile") -> 
     """Fit the edges between the bins of one reward.
 
     Args:
-        scores: [N] float, NaN is ignored.
-        num_bins: K, at least 2.
-        strategy: "quantile", quantiles of all scores; or "official", quantiles of the *distinct*
-            scores as the authors' code has it (bins are then not equally filled; kept for
-            comparison).
+      scores: [N] float, NaN is ignored.
+      num_bins: K, at least 2.
+      strategy: "quantile", quantiles of all scores; or "official", quantiles of the *distinct*
+        scores as the authors' code has it (bins are then not equally filled; kept for
+        comparison).
 
     Returns:
-        [K - 1] float64, ascending.
+      [K - 1] float64, ascending.
 
     Raises:
-        ValueError: unknown strategy, fewer than 2 bins, no score at all, or an infinite one.
+      ValueError: unknown strategy, fewer than 2 bins, no score at all, or an infinite one.
     """
     check(num_bins, strategy)
     scores = np.asarray(scores, np.float64)
@@ -113,11 +111,11 @@ class Bins:
         return files.to_json({**dataclasses.asdict(self), "edges": self.edges.tolist()})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Bins:
+    def from_bytes(cls, data: bytes) -> "Bins":
         """Undo `to_bytes`.
 
         Raises:
-            ValueError: the bytes are something else.
+          ValueError: the bytes are something else.
         """
         try:
             values = json.loads(data)
@@ -132,12 +130,12 @@ class Bins:
         files.write_atomic(path, self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Bins:
+    def load(cls, path: str | os.PathLike) -> "Bins":
         """Read bins.json, given the file or the folder of records that holds it.
 
         Raises:
-            FileNotFoundError: there is none; the annotate stage writes it.
-            Damaged: it holds something else.
+          FileNotFoundError: there is none; the annotate stage writes it.
+          Damaged: it holds something else.
         """
         path = Path(path)
         path = path / BINS_NAME if path.is_dir() else path
@@ -163,14 +161,14 @@ def fit_bins(
     """Fit the edges of every reward; one without any score gets zeros and the count 0.
 
     Args:
-        scores: [..., R] float, NaN is ignored; all leading axes are pooled.
-        names: [R] reward identities.
-        num_bins: K.
-        strategy: see `fit_edges`.
-        manifest_digest: digest of the manifest of the records that the scores come from.
+      scores: [..., R] float, NaN is ignored; all leading axes are pooled.
+      names: [R] reward identities.
+      num_bins: K.
+      strategy: see `fit_edges`.
+      manifest_digest: digest of the manifest of the records that the scores come from.
 
     Raises:
-        ValueError: as `fit_edges`, with the reward's name.
+      ValueError: as `fit_edges`, with the reward's name.
     """
     check(num_bins, strategy)
     scores = np.reshape(scores, (-1, len(names)))
@@ -192,13 +190,13 @@ def levels(bins: Bins, scores: np.ndarray) -> np.ndarray:
     """Map scores to levels.
 
     Args:
-        scores: [..., R] float; a score beyond the edges gets the outermost bin.
+      scores: [..., R] float; a score beyond the edges gets the outermost bin.
 
     Returns:
-        [..., R] float32 in [0, 1], k / (K - 1); NaN stays NaN (missing).
+      [..., R] float32 in [0, 1], k / (K - 1); NaN stays NaN (missing).
 
     Raises:
-        ValueError: the last axis does not match the rewards of `bins`.
+      ValueError: the last axis does not match the rewards of `bins`.
     """
     scores = np.asarray(scores, np.float64)
     if scores.shape[-1:] != (len(bins.names),):

@@ -3,8 +3,6 @@
 `manifest.json` is written last of all: a folder that has one is complete.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import hashlib
@@ -84,13 +82,13 @@ class Manifest:
         open_folder(folder).write(MANIFEST_NAME, self.to_bytes())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> Manifest:
+    def load(cls, folder: str | os.PathLike) -> "Manifest":
         """Read manifest.json.
 
         Raises:
-            FileNotFoundError: there is none, so the set is not complete.
-            Damaged: it holds something else.
-            ValueError: it is of another schema version.
+          FileNotFoundError: there is none, so the set is not complete.
+          Damaged: it holds something else.
+          ValueError: it is of another schema version.
         """
         place = open_folder(folder)
         path = place / MANIFEST_NAME
@@ -124,8 +122,8 @@ def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
     """Raise ValueError unless the records hold exactly these rewards in this order.
 
     Args:
-        manifest: of the records.
-        labels: identities `name@version`, or names, which any version has.
+      manifest: of the records.
+      labels: identities `name@version`, or names, which any version has.
     """
     if not same_models(manifest.rewards, labels):
         raise ValueError(

@@ -63,7 +63,7 @@ def encode_record(record: Record) -> bytes:
     """Turn a record into safetensors bytes; equal records give equal bytes.
 
     Raises:
-        ValueError: a dtype, rank or length is not that of `Record`.
+      ValueError: a dtype, rank or length is not that of `Record`.
     """
     arrays = {name: getattr(record, name) for name in _FIELDS}
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items() if a is not None}
@@ -84,7 +84,7 @@ def decode_record(data: bytes) -> Record:
     """Read a record; its arrays are read-only views of `data`.
 
     Raises:
-        ValueError: the bytes are not a record of this schema version.
+      ValueError: the bytes are not a record of this schema version.
     """
     try:
         arrays, metadata = unpack(data)

@@ -8,8 +8,6 @@ sidecar that names its size. A folder with a `manifest` is a finished data set.
 Letters: N records, R rewards.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -79,18 +77,18 @@ def write_shard(
     published and holds other samples, which `extra` does not fit, is written anew.
 
     Args:
-        folder: where it goes. name: ends in `.array_record`.
-        records: in the order they shall have.
-        extra: further JSON values for the sidecar, such as the failures of this piece; may be
-            filled while `records` is read.
-        inside: folder below `folder` for what is not finished.
+      folder: where it goes. name: ends in `.array_record`.
+      records: in the order they shall have.
+      extra: further JSON values for the sidecar, such as the failures of this piece; may be
+        filled while `records` is read.
+      inside: folder below `folder` for what is not finished.
 
     Returns:
-        The sidecar: count, bytes, sha256, first_key, last_key, scores_sha256 and `extra`.
+      The sidecar: count, bytes, sha256, first_key, last_key, scores_sha256 and `extra`.
 
     Raises:
-        ValueError: the name does not end in `.array_record`.
-        OSError: the file cannot be written, or does not read back.
+      ValueError: the name does not end in `.array_record`.
+      OSError: the file cannot be written, or does not read back.
     """
     if not name.endswith(SHARD_SUFFIX):
         raise ValueError(f"A shard's name must end in {SHARD_SUFFIX!r}; got {folder / name}.")
@@ -167,7 +165,7 @@ def _read_records(path: Path, name: str) -> Written:
     """Read a finished file back.
 
     Raises:
-        Damaged: it is none; `name` is what it is called.
+      Damaged: it is none; `name` is what it is called.
     """
     keys, scores = [], []
     try:
@@ -234,8 +232,8 @@ def read_sidecar(shard: str | os.PathLike) -> dict:
     """Read a shard's sidecar.
 
     Raises:
-        FileNotFoundError: there is none.
-        Damaged: it holds something else.
+      FileNotFoundError: there is none.
+      Damaged: it holds something else.
     """
     path = sidecar_path(shard)
     if not path.exists():
@@ -260,12 +258,12 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
     shards with the manifest where there is one. Temporary files of a killed writer are ignored.
 
     Args:
-        folder: where the shards are.
-        full: also compare digests, which reads every byte.
+      folder: where the shards are.
+      full: also compare digests, which reads every byte.
 
     Raises:
-        FileNotFoundError: no shard at all, or one that the manifest names is missing, or a sidecar.
-        ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
+      FileNotFoundError: no shard at all, or one that the manifest names is missing, or a sidecar.
+      ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
     """
     folder = Path(folder)
     shards = sorted(folder.glob("*" + SHARD_SUFFIX))
@@ -304,12 +302,12 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
     """Read what stands beside a shard; of the shard itself only its size is asked.
 
     Returns:
-        The sidecar, and scores [N, 2, R] float32: [:, 0] of the captions, [:, 1] of the synthetic
-        captions (NaN where there is none).
+      The sidecar, and scores [N, 2, R] float32: [:, 0] of the captions, [:, 1] of the synthetic
+      captions (NaN where there is none).
 
     Raises:
-        FileNotFoundError: a file is missing.
-        Damaged: one does not hold what it should, or they do not belong to each other.
+      FileNotFoundError: a file is missing.
+      Damaged: one does not hold what it should, or they do not belong to each other.
     """
     remedy = _remedy(folder / name)
     try:
@@ -348,10 +346,10 @@ def read_scores(folder: str | os.PathLike) -> np.ndarray:
     """Read the scores of all shards of a finished set without reading images.
 
     Returns:
-        [N, 2, R] float32, see `read_published`.
+      [N, 2, R] float32, see `read_published`.
 
     Raises:
-        FileNotFoundError: a shard or its scores are missing.
+      FileNotFoundError: a shard or its scores are missing.
     """
     place = open_folder(folder)
     names = sorted(Manifest.load(folder).shards)

@@ -40,9 +40,9 @@ class Request:
     """What a text asks for.
 
     Attributes:
-        objects: the Phrases in the order of the text.
-        relations: (i, relation, j): objects[i] stands in the relation, one of RELATIONS, to
-            objects[j].
+      objects: the Phrases in the order of the text.
+      relations: (i, relation, j): objects[i] stands in the relation, one of RELATIONS, to
+        objects[j].
     """
 
     objects: tuple[Phrase, ...] = ()
@@ -102,13 +102,13 @@ def parse(text: str) -> Request:
     """Read what a text asks for, ignoring the words that are not of this world.
 
     Args:
-        text: a caption of this world, or anything else.
+      text: a caption of this world, or anything else.
 
     Returns:
-        The Request; empty if the text names no shape.
+      The Request; empty if the text names no shape.
 
     Raises:
-        TypeError: text is not a string.
+      TypeError: text is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a str; got {type(text).__name__}.")
@@ -142,9 +142,9 @@ def holds(request: Request, things: Iterable) -> bool:
     relation needs two such things within 60 degrees of its direction. An empty request never holds.
 
     Args:
-        request: what is asked for.
-        things: anything with the attributes shape, color, x and y: a scene's objects or a
-            detector's findings.
+      request: what is asked for.
+      things: anything with the attributes shape, color, x and y: a scene's objects or a
+        detector's findings.
     """
     things = tuple(things)
     matches = [

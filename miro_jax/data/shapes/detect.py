@@ -34,16 +34,16 @@ class Found:
     """An object as read from a picture.
 
     Attributes:
-        shape: the one of scene.SHAPES that fits best.
-        color: the one of scene.COLORS that fits best.
-        x: centre of the object's box in units from the left; 1/32 of the picture's shorter side is
-        a unit.
-        y: the same from the top.
-        radius: half side of the box in units.
-        shape_fits: for each of scene.SHAPES how well it explains the region, in [0, 1].
-        shape_odds: for each of scene.SHAPES the belief in it against the others; they sum to 1.
-        color_fits: for each of scene.COLORS how near the hue is, times the colourfulness, in [0,
-        1].
+      shape: the one of scene.SHAPES that fits best.
+      color: the one of scene.COLORS that fits best.
+      x: centre of the object's box in units from the left; 1/32 of the picture's shorter side is
+      a unit.
+      y: the same from the top.
+      radius: half side of the box in units.
+      shape_fits: for each of scene.SHAPES how well it explains the region, in [0, 1].
+      shape_odds: for each of scene.SHAPES the belief in it against the others; they sum to 1.
+      color_fits: for each of scene.COLORS how near the hue is, times the colourfulness, in [0,
+      1].
     """
 
     shape: str
@@ -76,10 +76,10 @@ class Reading:
     """All that is read from a picture.
 
     Attributes:
-        found: the objects, largest region first.
-        blur: standard deviation of the objects' edges in units; infinite if there is no object.
-        noise: standard deviation of the noise per channel, as a share of the full range.
-        glow: slope of the background's brightness; 0 is flat, 1 that of a scene with a glow of 1.
+      found: the objects, largest region first.
+      blur: standard deviation of the objects' edges in units; infinite if there is no object.
+      noise: standard deviation of the noise per channel, as a share of the full range.
+      glow: slope of the background's brightness; 0 is flat, 1 that of a scene with a glow of 1.
     """
 
     found: tuple[Found, ...]
@@ -118,14 +118,14 @@ def read(images: np.ndarray) -> list[Reading]:
     """Read pictures of one size.
 
     Args:
-        images: [B, H, W, 3] uint8, any pixels at all.
+      images: [B, H, W, 3] uint8, any pixels at all.
 
     Returns:
-        B Readings, each a function of its own picture only.
+      B Readings, each a function of its own picture only.
 
     Raises:
-        TypeError: images is not an array of uint8.
-        ValueError: images has another rank or number of channels, or pictures without pixels.
+      TypeError: images is not an array of uint8.
+      ValueError: images has another rank or number of channels, or pictures without pixels.
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
@@ -268,7 +268,7 @@ def _fit(
     """Fit a shape's opacity, radius and edge width to windows by Gauss-Newton steps.
 
     Returns:
-        (misfit, radius, sigma), each [K] float32: sum of squares, pixels, pixels.
+      (misfit, radius, sigma), each [K] float32: sum of squares, pixels, pixels.
     """
     start = np.sqrt(np.maximum(windows.cover.sum(axis=1), 1) / np.float32(render.AREA[shape]))
     radius, sigma = start, np.full_like(start, 0.8 * unit)

@@ -27,13 +27,13 @@ class Regions:
     float32.
 
     Attributes:
-        picture: [K] int64, index into the batch.
-        area: pixels.
-        x: centre of mass in pixels, 0 is the centre of the first pixel.
-        y: the same from the top.
-        u: of the unit vector of the hue.
-        v: the same.
-        peak: colourfulness of the strongest pixels, smoothed.
+      picture: [K] int64, index into the batch.
+      area: pixels.
+      x: centre of mass in pixels, 0 is the centre of the first pixel.
+      y: the same from the top.
+      u: of the unit vector of the hue.
+      v: the same.
+      peak: colourfulness of the strongest pixels, smoothed.
     """
 
     picture: np.ndarray
@@ -50,12 +50,12 @@ class Windows:
     """The surroundings of regions, each array [K, P] float32.
 
     Attributes:
-        cover: colourfulness along the region's hue over the region's peak: the share of a pixel
-        that the
-            object covers, plus noise; 0 where mask is 0.
-        mask: 1 for the pixels that can belong to the region, else 0.
-        dx: pixels from the centre of mass, to the right.
-        dy: the same downwards.
+      cover: colourfulness along the region's hue over the region's peak: the share of a pixel
+      that the
+        object covers, plus noise; 0 where mask is 0.
+      mask: 1 for the pixels that can belong to the region, else 0.
+      dx: pixels from the centre of mass, to the right.
+      dy: the same downwards.
     """
 
     cover: np.ndarray
@@ -80,8 +80,8 @@ def find_regions(smoothed: np.ndarray, unit: float) -> Regions:
     """Label connected pixels that are colourful and nearest to the same of the six colours.
 
     Args:
-        smoothed: [2, B, H, W] float32, the smoothed hue plane.
-        unit: pixels per unit.
+      smoothed: [2, B, H, W] float32, the smoothed hue plane.
+      unit: pixels per unit.
     """
     colorfulness = np.hypot(smoothed[0], smoothed[1])
     peak = colorfulness.max(axis=(1, 2))
@@ -126,9 +126,9 @@ def cut_windows(plane: np.ndarray, regions: Regions, unit: float) -> Windows:
     """Cut a square window around each region.
 
     Args:
-        plane: [2, B, H, W] float32, the hue plane, not smoothed.
-        regions: what find_regions found in it.
-        unit: pixels per unit.
+      plane: [2, B, H, W] float32, the hue plane, not smoothed.
+      regions: what find_regions found in it.
+      unit: pixels per unit.
     """
     height, width = plane.shape[2:]
     reach = int(np.ceil(_HALF_WINDOW * unit))

@@ -22,11 +22,11 @@ def render(scene: scenes.Scene, rng: np.random.Generator) -> np.ndarray:
     """Draw a scene.
 
     Args:
-        scene: what to draw; scene.size is the side H = W in pixels.
-        rng: source of the noise.
+      scene: what to draw; scene.size is the side H = W in pixels.
+      rng: source of the noise.
 
     Returns:
-        [H, W, 3] uint8.
+      [H, W, 3] uint8.
     """
     size = scene.size
     unit = size / scenes.SIDE
@@ -54,10 +54,10 @@ def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float | np.ndar
     corners.
 
     Args:
-        shape: one of scene.SHAPES.
-        dx: x minus the centre of the shape's box.
-        dy: y minus the centre of the shape's box; broadcasts with dx.
-        radius: half side of the box, in the unit of dx.
+      shape: one of scene.SHAPES.
+      dx: x minus the centre of the shape's box.
+      dy: y minus the centre of the shape's box; broadcasts with dx.
+      radius: half side of the box, in the unit of dx.
     """
     if shape == "circle":
         return np.sqrt(dx * dx + dy * dy) - radius

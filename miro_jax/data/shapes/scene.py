@@ -42,13 +42,13 @@ class Object:
     """One object: a shape that fills the box of half side `radius` around (x, y), upright.
 
     Attributes:
-        shape: one of SHAPES.
-        color: one of COLORS.
-        x: centre of the box in units, 0 is the left border.
-        y: centre of the box in units, 0 is the top border.
-        radius: half side of the box in units.
-        hue_shift: degrees added to the hue of the colour.
-        value: brightness of the colour, in [0, 1].
+      shape: one of SHAPES.
+      color: one of COLORS.
+      x: centre of the box in units, 0 is the left border.
+      y: centre of the box in units, 0 is the top border.
+      radius: half side of the box in units.
+      hue_shift: degrees added to the hue of the colour.
+      value: brightness of the colour, in [0, 1].
     """
 
     shape: str
@@ -65,15 +65,15 @@ class Scene:
     """A picture's content and quality.
 
     Attributes:
-        objects: one to four Objects that neither overlap nor leave the picture.
-        category: one of CATEGORIES.
-        blur: standard deviation of the Gaussian blur in units, in [0, MAX_BLUR].
-        noise: standard deviation of the noise per channel, as a share of the full range, in [0,
-            MAX_NOISE].
-        glow: strength of the background's gradient from bright top to dark bottom, in [0, 1].
-        vividness: saturation of the objects' colours, in [MIN_VIVIDNESS, 1].
-        grey: mean brightness of the background, in [0, 1].
-        size: side of the picture in pixels.
+      objects: one to four Objects that neither overlap nor leave the picture.
+      category: one of CATEGORIES.
+      blur: standard deviation of the Gaussian blur in units, in [0, MAX_BLUR].
+      noise: standard deviation of the noise per channel, as a share of the full range, in [0,
+        MAX_NOISE].
+      glow: strength of the background's gradient from bright top to dark bottom, in [0, 1].
+      vividness: saturation of the objects' colours, in [MIN_VIVIDNESS, 1].
+      grey: mean brightness of the background, in [0, 1].
+      size: side of the picture in pixels.
     """
 
     objects: tuple[Object, ...]
@@ -90,12 +90,12 @@ def sample_scene(rng: np.random.Generator, size: int = 32, category: str = "colo
     """Draw a scene of the category.
 
     Args:
-        rng: source of randomness; the scene depends on its state only.
-        size: side of the picture in pixels; the scene is otherwise the same for every size.
-        category: one of CATEGORIES.
+      rng: source of randomness; the scene depends on its state only.
+      size: side of the picture in pixels; the scene is otherwise the same for every size.
+      category: one of CATEGORIES.
 
     Raises:
-        ValueError: the category is unknown.
+      ValueError: the category is unknown.
     """
     check_category(category)
     count = 1 if category in ("single_object", "colors") else 2
@@ -134,9 +134,9 @@ def relation_component(relation: str, dx: float, dy: float) -> float:
     it.
 
     Args:
-        relation: one of RELATIONS.
-        dx: x of the second thing minus x of the first; in "a left of b", b is the second.
-        dy: the same for y.
+      relation: one of RELATIONS.
+      dx: x of the second thing minus x of the first; in "a left of b", b is the second.
+      dy: the same for y.
     """
     along = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation]
     return along / max(float(np.hypot(dx, dy)), 1e-6)

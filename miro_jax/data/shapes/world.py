@@ -36,13 +36,13 @@ class Sample:
     """One example before it is encoded.
 
     Attributes:
-        image: [size, size, 3] uint8.
-        caption: the crawl-like caption.
-        synthetic_caption: the long synthetic caption.
-        synthetic_caption_short: the short one.
-        scene: what the picture truly shows.
-        caption_is_wrong: the crawl caption is not true of the scene.
-        synthetic_is_wrong: the synthetic captions describe another scene.
+      image: [size, size, 3] uint8.
+      caption: the crawl-like caption.
+      synthetic_caption: the long synthetic caption.
+      synthetic_caption_short: the short one.
+      scene: what the picture truly shows.
+      caption_is_wrong: the crawl caption is not true of the scene.
+      synthetic_is_wrong: the synthetic captions describe another scene.
     """
 
     image: np.ndarray
@@ -64,14 +64,14 @@ def make_sample(
     """Make sample `index` of the data set `seed`.
 
     Args:
-        seed: names the data set; not negative.
-        index: number of the sample; not negative.
-        size: side of the picture in pixels.
-        categories: weight of each category; None for equal weights.
-        wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
+      seed: names the data set; not negative.
+      index: number of the sample; not negative.
+      size: side of the picture in pixels.
+      categories: weight of each category; None for equal weights.
+      wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
 
     Raises:
-        ValueError: an argument is out of its range, or a category is unknown.
+      ValueError: an argument is out of its range, or a category is unknown.
     """
     names, shares = _category_shares(categories)
     _check(size, wrong_caption_fraction, seed)
@@ -96,21 +96,21 @@ def write_shards(
     shards holds the arguments.
 
     Args:
-        folder: where to write; made if missing.
-        num_images: number of samples.
-        size: side of the pictures in pixels.
-        images_per_shard: samples in each shard but the last.
-        categories: weight of each category; None for equal weights.
-        wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
-        seed: names the data set; not negative.
-        image_format: "png" keeps the pixels, "jpg" nearly does.
+      folder: where to write; made if missing.
+      num_images: number of samples.
+      size: side of the pictures in pixels.
+      images_per_shard: samples in each shard but the last.
+      categories: weight of each category; None for equal weights.
+      wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
+      seed: names the data set; not negative.
+      image_format: "png" keeps the pixels, "jpg" nearly does.
 
     Returns:
-        The paths of all shards, in order.
+      The paths of all shards, in order.
 
     Raises:
-        ValueError: an argument is out of its range, or the folder holds shards made with other
-            arguments.
+      ValueError: an argument is out of its range, or the folder holds shards made with other
+        arguments.
     """
     names, shares = _category_shares(categories)
     _check(size, wrong_caption_fraction, seed)
@@ -158,12 +158,12 @@ def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Re
     Prompts repeat: there are three of a single object and eighteen of a coloured one.
 
     Args:
-        category: one of scene.CATEGORIES.
-        n: number of prompts.
-        seed: names the list; a longer list begins with the shorter one.
+      category: one of scene.CATEGORIES.
+      n: number of prompts.
+      seed: names the list; a longer list begins with the shorter one.
 
     Raises:
-        ValueError: the category is unknown, or n or seed is negative.
+      ValueError: the category is unknown, or n or seed is negative.
     """
     scenes.check_category(category)
     if n < 0 or seed < 0:
@@ -181,8 +181,8 @@ def check(image: np.ndarray, caption: str) -> bool:
     """Tell whether the detector finds in the picture what the caption asks for, by GenEval's rules.
 
     Args:
-        image: [H, W, 3] uint8, any picture.
-        caption: any string; one that asks for nothing is never fulfilled.
+      image: [H, W, 3] uint8, any picture.
+      caption: any string; one that asks for nothing is never fulfilled.
     """
     sure = [f for f in detect.detect(image) if f.shape_fit >= _SURE and f.color_fit >= _SURE]
     return captions.holds(captions.parse(caption), sure)

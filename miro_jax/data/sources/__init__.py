@@ -19,8 +19,6 @@ duplicates, missing captions and damage are a sample's `problem`: nothing is rai
 the storage itself. `Sample.read()` is for the threads that decode.
 """
 
-from __future__ import annotations
-
 from miro_jax.data.sources import folder, parquet, tar, tfds
 from miro_jax.data.sources.captions import index_captions, index_synthetic
 from miro_jax.data.sources.sample import Piece, Sample, Source, Tables, complete, expected_samples
@@ -52,14 +50,14 @@ def open_source(text: str) -> Source:
     """Find what a source is made of; no picture is read.
 
     Args:
-        text: see above.
+      text: see above.
 
     Returns:
-        The source; its pieces are the same, in the same order, wherever this is called.
+      The source; its pieces are the same, in the same order, wherever this is called.
 
     Raises:
-        ValueError: the text is none of a source, or a table that it names is damaged.
-        FileNotFoundError: there is no such thing.
+      ValueError: the text is none of a source, or a table that it names is damaged.
+      FileNotFoundError: there is no such thing.
     """
     spec = parse(text)
     facts = {"kind": spec.kind, **spec.options}

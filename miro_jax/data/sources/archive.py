@@ -9,8 +9,6 @@ proven by its checksum; so bytes that are lost or inserted shift nothing.
 Source: POSIX.1-2017, pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -112,11 +110,11 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Damage]:
     """Read an archive.
 
     Args:
-        file: at its beginning.
-        size: its bytes.
+      file: at its beginning.
+      size: its bytes.
 
     Yields:
-        Members in order, and damage where it is.
+      Members in order, and damage where it is.
     """
     stream, more = _Stream(file), _More()
     while True:

@@ -1,7 +1,5 @@
 """How much threads may hold together, of memory for example."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ whole path. A table of synthetic captions has no header and the columns file, sh
 name a picture by as many of the last folders of its path as it likes, or by more than there are.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json
@@ -33,8 +31,8 @@ class TextIndex:
     """Finds texts by name; any thread may ask. Lies in a temporary file that has no name.
 
     Args:
-        place: of the table, for messages.
-        rows: (name, texts, line) of every row.
+      place: of the table, for messages.
+      rows: (name, texts, line) of every row.
     """
 
     def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
@@ -142,8 +140,8 @@ def index_synthetic(path: str) -> EndIndex:
     """Index a table of synthetic captions; the texts are (short, long), None if empty.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line without a name or a caption, or not written by the rules of `tables`.
+      FileNotFoundError: no such file.
+      ValueError: a line without a name or a caption, or not written by the rules of `tables`.
     """
     if not reading.is_file(path):
         raise FileNotFoundError(

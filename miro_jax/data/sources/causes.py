@@ -51,7 +51,7 @@ def check(cause: str) -> str:
     """Return a cause of the list.
 
     Raises:
-        ValueError: it is not in the list.
+      ValueError: it is not in the list.
     """
     if cause not in CAUSES:
         raise ValueError(

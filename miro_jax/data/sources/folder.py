@@ -4,8 +4,6 @@ A piece is a fixed number of pictures that follow each other, so adding a file c
 after it, and their fingerprints say so.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os
@@ -36,8 +34,8 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
     """Return one piece for each run of pictures below a folder.
 
     Raises:
-        FileNotFoundError: no such folder, or no picture in it.
-        ValueError: a bad number of files a piece.
+      FileNotFoundError: no such folder, or no picture in it.
+      ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
     pictures = list(list_pictures(spec.place))
@@ -74,7 +72,7 @@ def list_pictures(folder: str) -> Iterator[Picture]:
     """List the pictures below a folder, in order, a folder at a time.
 
     Raises:
-        FileNotFoundError: no such folder.
+      FileNotFoundError: no such folder.
     """
     for prefix, listed in listing.walk(folder):
         texts = {}

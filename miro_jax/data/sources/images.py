@@ -9,8 +9,6 @@ Pillow. Both decoders give the same pixels.
 Letters: H W image.
 """
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -57,16 +55,16 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     an animation the first frame is taken. Colour profiles are not applied.
 
     Args:
-        data: a file of one of `FORMATS`.
-        max_pixels: refuse more, before decoding.
-        min_side: refuse a smaller width or height, in pixels.
+      data: a file of one of `FORMATS`.
+      max_pixels: refuse more, before decoding.
+      min_side: refuse a smaller width or height, in pixels.
 
     Returns:
-        [H, W, 3] uint8.
+      [H, W, 3] uint8.
 
     Raises:
-        BadImage: for any other bytes; its causes are "empty file", "not an image", "too large",
-            "too small" and "damaged image".
+      BadImage: for any other bytes; its causes are "empty file", "not an image", "too large",
+        "too small" and "damaged image".
     """
     if not data:
         raise BadImage("empty file")
@@ -167,15 +165,15 @@ def center_crop_resize(image: np.ndarray, size: int, filter: str = "bicubic") ->
     A square of the right size comes back unchanged.
 
     Args:
-        image: [H, W, 3] uint8.
-        size: pixels, at least 1.
-        filter: "bicubic" or "bilinear".
+      image: [H, W, 3] uint8.
+      size: pixels, at least 1.
+      filter: "bicubic" or "bilinear".
 
     Returns:
-        [size, size, 3] uint8.
+      [size, size, 3] uint8.
 
     Raises:
-        ValueError: the filter is unknown.
+      ValueError: the filter is unknown.
     """
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     if filter not in filters:

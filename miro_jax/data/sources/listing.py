@@ -1,7 +1,5 @@
 """Which files a source is made of: patterns and folders, here and in object stores."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 import os
@@ -27,7 +25,7 @@ def expand(pattern: str) -> list[str]:
     """Write out the braces of a pattern: {00..02} is 00, 01, 02 and {a,b} is a, b.
 
     Raises:
-        ValueError: a range that runs backwards.
+      ValueError: a range that runs backwards.
     """
     parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
     choices = [[part] if i % 2 == 0 else _choices(part, pattern) for i, part in enumerate(parts)]
@@ -57,8 +55,8 @@ def match_files(pattern: str) -> list[File]:
     Braces stand for themselves where that finds a file.
 
     Raises:
-        FileNotFoundError: nothing matches, or a file that braces name is not there, or a match is
-            a link to nothing.
+      FileNotFoundError: nothing matches, or a file that braces name is not there, or a match is
+        a link to nothing.
     """
     found: dict[str, int] = {}
     literally = _glob(pattern) if "{" in pattern else {}  # braces may be part of a name
@@ -113,10 +111,10 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
     Names that begin with a dot are passed over, links to folders are not followed.
 
     Yields:
-        (path of a folder inside `folder`, "" or ending in "/"; its files by name, sorted).
+      (path of a folder inside `folder`, "" or ending in "/"; its files by name, sorted).
 
     Raises:
-        FileNotFoundError, NotADirectoryError: no such folder.
+      FileNotFoundError, NotADirectoryError: no such folder.
     """
     if not reading.is_remote(folder):
         if not os.path.isdir(folder):

@@ -5,8 +5,6 @@ The caption and its synthetic forms are columns by the names that `texts` knows;
 become the sample's meta. A piece is whole row groups of one file, as many as fit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -41,8 +39,8 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
     A file that is no parquet is a piece too, with its damage for a sample.
 
     Raises:
-        FileNotFoundError: the pattern matches nothing.
-        ValueError: no file can be read, or none has a column of pictures.
+      FileNotFoundError: the pattern matches nothing.
+      ValueError: no file can be read, or none has a column of pictures.
     """
     length = spec.number("per_piece", ROWS_PER_PIECE)
     folder = listing.fixed_folder(spec.place)
@@ -133,8 +131,8 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     """Choose the columns of a table.
 
     Raises:
-        ValueError: there is none of pictures, or not the one asked for, or one of captions does not
-            hold text.
+      ValueError: there is none of pictures, or not the one asked for, or one of captions does not
+        hold text.
     """
     kinds = {field.name: field.type for field in schema}
     inside = [name for name, kind in kinds.items() if _is_struct(kind) or _is_bytes(kind)]

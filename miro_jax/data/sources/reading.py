@@ -7,8 +7,6 @@ A single file that a source names may be anything at all. What is wrong with it 
 wrong with the disk or the network is an error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -42,7 +40,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a path with a scheme, and the path inside it.
 
     Raises:
-        ValueError: no such scheme, or its package is not installed.
+      ValueError: no such scheme, or its package is not installed.
     """
     try:
         return fsspec.core.url_to_fs(path)
@@ -72,7 +70,7 @@ def size_of(path: str) -> int:
     """Return the bytes of a file.
 
     Raises:
-        FileNotFoundError: no such file.
+      FileNotFoundError: no such file.
     """
     if not is_remote(path):
         return os.path.getsize(path)
@@ -130,7 +128,7 @@ def fingerprint(path: str) -> str:
     """Return a short digest of a file's size, beginning and end: cheap, to notice a changed file.
 
     Raises:
-        FileNotFoundError: no such file.
+      FileNotFoundError: no such file.
     """
     size = size_of(path)
     digest = hashlib.sha256(str(size).encode())
@@ -188,12 +186,12 @@ def read_file(path: str, size: int | None = None) -> bytes:
     """Read a file that is expected to be a picture or its text.
 
     Args:
-        size: its bytes, where a listing told; a store need not be asked again.
+      size: its bytes, where a listing told; a store need not be asked again.
 
     Raises:
-        BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read; or the
-            path is none that can be read here.
-        OSError: the storage fails.
+      BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read; or the
+        path is none that can be read here.
+      OSError: the storage fails.
     """
     try:
         plain, size = (True, size) if is_remote(path) and size is not None else _facts(path)

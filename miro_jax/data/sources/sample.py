@@ -1,7 +1,5 @@
 """What every kind of source gives: samples, in pieces."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -44,8 +42,8 @@ class Sample:
         """Return the encoded file; any thread may call this.
 
         Raises:
-            BadImage: there is no such file, or it is none that can be read.
-            OSError: the storage itself fails.
+          BadImage: there is no such file, or it is none that can be read.
+          OSError: the storage itself fails.
         """
         if self.image is None:
             raise BadImage("missing image")
@@ -93,15 +91,15 @@ class Piece:
         """Read the samples in their order, which is always the same.
 
         Args:
-            needs_caption: a sample without a usable caption has a problem; else it has no caption.
+          needs_caption: a sample without a usable caption has a problem; else it has no caption.
 
         Yields:
-            Every sample, one that cannot be used with its `problem`. Damage of the piece itself
-            is such a sample too, its cause one of `causes.OF_A_PIECE` and its key the piece's id.
-            Keys of samples without a problem are unique in the whole source.
+          Every sample, one that cannot be used with its `problem`. Damage of the piece itself
+          is such a sample too, its cause one of `causes.OF_A_PIECE` and its key the piece's id.
+          Keys of samples without a problem are unique in the whole source.
 
         Raises:
-            OSError: the storage itself fails.
+          OSError: the storage itself fails.
         """
         seen: set[str] = set()
         for sample in self.read():
@@ -112,10 +110,10 @@ class Piece:
         """Return a short digest that changes when the piece does; cheap, so not of every byte.
 
         Args:
-            again: ask for the files as they are now, and not as they were listed.
+          again: ask for the files as they are now, and not as they were listed.
 
         Raises:
-            OSError: a file is gone or cannot be read.
+          OSError: a file is gone or cannot be read.
         """
         return self.sign_again() if again and self.sign_again else self.sign()
 
@@ -126,9 +124,9 @@ def complete(
     """Put the texts of tables in place, clean them, and say why a sample cannot be used.
 
     Args:
-        sample: as its file has it.
-        needs_caption: see `Piece.samples`.
-        is_repeated: another sample had the same key.
+      sample: as its file has it.
+      needs_caption: see `Piece.samples`.
+      is_repeated: another sample had the same key.
     """
     sample = _with_tables(sample, tables)
     problem, detail = _problem_of(sample, is_repeated)
@@ -196,10 +194,10 @@ def expected_samples(
     """Tell how many samples pieces have: counted, or guessed from those of some of them.
 
     Args:
-        seen: pieces that were read. samples: that they have.
+      seen: pieces that were read. samples: that they have.
 
     Returns:
-        None if there is nothing to go by.
+      None if there is nothing to go by.
     """
     counts = [piece.count for piece in pieces]
     if None not in counts:

@@ -37,7 +37,7 @@ class Spec:
         """Return an option that is a number of at least 1.
 
         Raises:
-            ValueError: it is not.
+          ValueError: it is not.
         """
         text = self.options.get(name, str(default))
         if not text.isdecimal() or int(text) < 1:
@@ -49,7 +49,7 @@ def parse(text: str) -> Spec:
     """Take the text of a source apart.
 
     Raises:
-        ValueError: unknown kind or option, or no place.
+      ValueError: unknown kind or option, or no place.
     """
     kind, _, place = text.partition(":")
     place = place.removeprefix("file://")

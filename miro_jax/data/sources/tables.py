@@ -71,13 +71,13 @@ def open_table(
     """Read a table once from end to end, to know that every row can be read.
 
     Args:
-        path: a file that ends in one of ENDINGS.
-        path_column, caption_column: names; None takes the first of PATH_COLUMNS, CAPTION_COLUMNS
-            that the table has, in capitals or not.
+      path: a file that ends in one of ENDINGS.
+      path_column, caption_column: names; None takes the first of PATH_COLUMNS, CAPTION_COLUMNS
+        that the table has, in capitals or not.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another ending, no such column, a damaged row, or no row at all.
+      FileNotFoundError: no such file.
+      ValueError: another ending, no such column, a damaged row, or no row at all.
     """
     path = os.fspath(path)
     if not reading.is_file(path):
@@ -113,7 +113,7 @@ def choose_column(
     """Return the column asked for, else the first usual one that is there, else None.
 
     Raises:
-        ValueError: the one asked for is not there.
+      ValueError: the one asked for is not there.
     """
     if asked is not None:
         if asked not in columns:
@@ -166,7 +166,7 @@ def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of a CSV or TSV file, its header first; empty lines are left out.
 
     Raises:
-        ValueError: a line breaks the rules above.
+      ValueError: a line breaks the rules above.
     """
     line = 1
     try:

@@ -5,8 +5,6 @@ other are one sample. Whatever is damaged, the rest is read; a sample next to da
 part which others have is not used, for its synthetic caption might be what is lost.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -50,7 +48,7 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     """Return one piece for each archive that a pattern names.
 
     Raises:
-        FileNotFoundError: the pattern, or a part of it, matches nothing.
+      FileNotFoundError: the pattern, or a part of it, matches nothing.
     """
     folder = listing.fixed_folder(spec.place)
     pieces = []

@@ -73,7 +73,7 @@ def decode(data: bytes) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
     Raises:
-        UnicodeDecodeError: it is something else.
+      UnicodeDecodeError: it is something else.
     """
     return data.decode("utf-8-sig")
 
@@ -105,7 +105,7 @@ def decode_row(values: Mapping[str, Any]) -> Texts:
     """Read the texts of a sample from a row of a table, in which texts are bytes.
 
     Args:
-        values: by name, `caption` and the forms of the synthetic caption among them.
+      values: by name, `caption` and the forms of the synthetic caption among them.
     """
     meta, problem, detail = {}, "", ""
     for name, value in values.items():

@@ -7,8 +7,6 @@
 A piece is a shard. The picture is the feature of that kind, the caption the first of its texts.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
@@ -32,9 +30,9 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
     """Return one piece for each shard of a split.
 
     Raises:
-        FileNotFoundError: the data set, or a shard of it, is not there.
-        ValueError: the name is not complete, or it is prepared in another format, or has no such
-            split, or not the features that are needed.
+      FileNotFoundError: the data set, or a shard of it, is not there.
+      ValueError: the name is not complete, or it is prepared in another format, or has no such
+        split, or not the features that are needed.
     """
     match = _PLACE.fullmatch(spec.place)
     if not match:

@@ -9,8 +9,6 @@ that there is no such object. Nothing else is needed to keep workers apart.
 Names are relative to the folder, with slashes.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -48,12 +46,12 @@ def open_folder(path: str | os.PathLike) -> Folder:
     """Open a folder by its path or its URL; nothing is made yet.
 
     Args:
-        path: `~` at its beginning is the home of the user.
+      path: `~` at its beginning is the home of the user.
 
     Raises:
-        ValueError: it is empty or not UTF-8, or the scheme of the URL is unknown or not complete,
-            or its package is not installed.
-        NotADirectoryError: it is a file.
+      ValueError: it is empty or not UTF-8, or the scheme of the URL is unknown or not complete,
+        or its package is not installed.
+      NotADirectoryError: it is a file.
     """
     text = os.fspath(path)
     for scheme in _LOCAL:

@@ -1,7 +1,5 @@
 """What a folder is that several workers write into, and what may be wrong with one."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import json
@@ -57,7 +55,7 @@ class Folder(abc.ABC):
         """Give a finished local file a name, which the file may be moved to.
 
         Returns:
-            False if somebody else has the name already; nothing is changed then.
+          False if somebody else has the name already; nothing is changed then.
         """
 
     @abc.abstractmethod
@@ -76,7 +74,7 @@ class Folder(abc.ABC):
         """Write a file unless there is one, and return what is there.
 
         Args:
-            inside: folder below for what is not finished.
+          inside: folder below for what is not finished.
         """
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError):  # it, or the scratch, may be deleted
@@ -92,8 +90,8 @@ class Folder(abc.ABC):
         """Read a JSON file.
 
         Raises:
-            FileNotFoundError: there is none.
-            Damaged: it holds something else.
+          FileNotFoundError: there is none.
+          Damaged: it holds something else.
         """
         return self.parse_json(name, self.read(name))
 

@@ -4,8 +4,6 @@ A file is written under a temporary name beside its own, flushed to the disk and
 sees all of it or nothing, also after a kill or a power cut.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import json
@@ -31,7 +29,7 @@ def published(path: str | os.PathLike, durable: bool = True) -> Iterator[str]:
     it.
 
     Raises:
-        OSError: naming `path`.
+      OSError: naming `path`.
     """
     temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
     try:

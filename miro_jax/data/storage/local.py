@@ -1,7 +1,5 @@
 """A folder on a disk."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

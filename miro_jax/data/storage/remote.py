@@ -4,8 +4,6 @@ What keeps workers apart is an upload on condition that there is no such object:
 store have it, and so has `memory://` within a process. Others that fsspec knows may not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
