@@ -378,7 +378,7 @@ def test_bins_of_other_rewards_are_refused(folder):
 def test_reading_needs_neither_tensorflow_nor_torch(folder):
     code = """
 import sys
-from miro_jax import bins, data
+from miro_jax.data.records import batches, bins
 b = bins.Bins.load(sys.argv[1])
 it = batches.make_iterator(sys.argv[1], b, 16, 0, 0.5, 8, b.names)
 [next(it) for _ in range(20)]

@@ -200,7 +200,9 @@ def test_failed_write_leaves_nothing_behind(tmp_path):
 # The limit on the size of a file stands in for a full disk: the system refuses the write.
 FULL = """
 import resource, signal, sys
-from miro_jax import records, shards, storage
+from miro_jax.data import storage
+from miro_jax.data.records import record as records
+from miro_jax.data.records import shards
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 record = records.decode_record(open(sys.argv[1], "rb").read())
