@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 
 from configs import base as configs
+from miro_jax.data.records.bins import fit_bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate import settings
@@ -148,3 +150,37 @@ def test_a_damaged_file_is_kept_and_named(tmp_path):
     with pytest.raises(ValueError, match="evaluation.json must be a list"):
         evaluate.append(path, {"step": 1, "settings": {}})
     assert path.read_text() == "[{"
+
+
+def make_bins(names, digest):
+    return fit_bins(
+        np.linspace(0, 1, 20)[:, None].repeat(len(names), 1), names, 4, "quantile", digest
+    )
+
+
+def levels_of(kept, folder, identities=("first@1", "second@1")):
+    trained = types.SimpleNamespace(bins=kept)
+    return evaluate._levels_of_training(trained, folder, identities)
+
+
+def test_levels_are_those_that_the_checkpoint_keeps(tmp_path, caplog):
+    names, manifest = ("first@1", "second@1"), make_manifest("tar")
+    manifest.save(tmp_path)
+    make_bins(names, "later").save(tmp_path / "bins.json")
+    kept = make_bins(names, manifest.digest)
+    assert levels_of(kept, tmp_path) is kept and not caplog.records
+    assert levels_of(make_bins(names, "before"), tmp_path).manifest_digest == "before"
+    assert "has changed since training" in caplog.text
+
+
+def test_a_checkpoint_without_levels_falls_back_to_those_of_the_records(tmp_path, caplog):
+    caplog.set_level("INFO", "miro_jax")
+    make_bins(("first@1", "second@1"), "").save(tmp_path / "bins.json")
+    assert levels_of(None, tmp_path).names == ("first@1", "second@1")
+    (line,) = caplog.messages
+    assert line == f"The checkpoint keeps no levels: those of {tmp_path} are used"
+
+
+def test_levels_of_other_rewards_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="trained with levels of first@2; the config names first"):
+        levels_of(make_bins(("first@2",), ""), tmp_path, ("first@1",))

@@ -12,7 +12,7 @@ import pytest
 
 from configs import base as configs
 from miro_jax import report
-from miro_jax.evaluate.run import run_evaluators
+from miro_jax.evaluate.run import headline_lines, run_evaluators
 from miro_jax.report import results
 from miro_jax.report.statistics import rank_correlation
 from miro_jax.rewards import load_reward
@@ -182,6 +182,17 @@ def test_a_rank_of_nine_tenths_counts_whatever_its_rounding():
     for value, rises in ((0.8999999999999998, True), (rank, True), (0.8, False), (None, False)):
         found = results.Dials([0, 1], 8, {"a": {"rank_of_means": value}}, cross)
         assert found.rises("a") is rises
+
+
+def test_the_stage_ends_with_the_numbers_at_the_top_of_the_page(run):
+    path, page = run
+    lines = headline_lines(path.parent)
+    assert len(lines) == len(page.all("strong")) == 4
+    assert lines[1] == (
+        " 0 of 7 dials rise when turned up (rank correlation 0.9 or more, and beyond chance)"
+    )
+    for word in lines[0].replace("(", "").replace(")", "").split():
+        assert word.rstrip(";") in page.text
 
 
 def test_evaluators_that_did_not_run_are_named_and_the_rest_is_shown(tmp_path):

@@ -98,7 +98,7 @@ def _override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_col
     """Apply --config.KEY=VALUE; UsageError where a key is unknown or a value of another type."""
     values, argv = absl_flags.FlagValues(), [NAME, *words]
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (absl_flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise exits.UsageError(" ".join(str(error).split())) from error

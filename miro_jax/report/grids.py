@@ -1,4 +1,4 @@
-"""Labelled grids of pictures, drawn with Pillow: what a glance at a folder should explain."""
+"""Labelled grids of images, drawn with Pillow: so that a glance at a folder is enough."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ _INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _FONT_SIZE = 13  # pixels
 _GAP, _MARGIN = 10, 14  # pixels between cells, around all
 _LABEL_WIDTH = 132  # pixels for the labels of rows
-_SMALLEST_SIDE = 64  # pixels; smaller pictures are shown enlarged by a whole factor
+_SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged by a whole factor
 
 
 def labelled_grid(
@@ -19,16 +19,16 @@ def labelled_grid(
     title: str,
     per_line: int | None = None,
 ) -> np.ndarray:
-    """Draw a grid of cells, each with one or more pictures.
+    """Draw a grid of cells, each with one or more images.
 
     Args:
       cells: [rows, columns, n, H, W, 3] uint8.
       row_labels, column_labels: one text each; long ones are wrapped.
       title: stands above all.
-      per_line: pictures side by side in a cell; None for a nearly square cell.
+      per_line: images side by side in a cell; None for a nearly square cell.
 
     Returns:
-      [height, width, 3] uint8. Small pictures are enlarged without smoothing.
+      [height, width, 3] uint8. Small images are enlarged without smoothing.
 
     Raises:
       ValueError: cells are of another rank, or the labels of another number.
@@ -69,32 +69,32 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
-def tile(pictures: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.ndarray:
-    """Lay out pictures in lines.
+def tile(images: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.ndarray:
+    """Lay out images in lines.
 
     Args:
-      pictures: [n, H, W, 3] uint8.
-      per_line: pictures in a line; None for a nearly square block.
+      images: [n, H, W, 3] uint8.
+      per_line: images in a line; None for a nearly square block.
       gap: pixels between them.
 
     Returns:
-      [height, width, 4] uint8, transparent where there is no picture.
+      [height, width, 4] uint8, transparent where there is no image.
     """
-    count, height, width = pictures.shape[:3]
+    count, height, width = images.shape[:3]
     per_line = min(per_line or int(np.ceil(np.sqrt(count))), count)
     lines = -(-count // per_line)
     out = np.zeros((lines * (height + gap) - gap, per_line * (width + gap) - gap, 4), np.uint8)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         y, x = (index // per_line) * (height + gap), (index % per_line) * (width + gap)
-        out[y : y + height, x : x + width, :3] = picture
+        out[y : y + height, x : x + width, :3] = image
         out[y : y + height, x : x + width, 3] = 255
     return out
 
 
-def _enlarged(pictures: np.ndarray) -> np.ndarray:
+def _enlarged(images: np.ndarray) -> np.ndarray:
     """Repeat the pixels of [n, H, W, 3] until a side has _SMALLEST_SIDE of them."""
-    factor = max(1, -(-_SMALLEST_SIDE // max(pictures.shape[1:3])))
-    return pictures.repeat(factor, axis=1).repeat(factor, axis=2)
+    factor = max(1, -(-_SMALLEST_SIDE // max(images.shape[1:3])))
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:

@@ -1,8 +1,8 @@
-"""`metrics.jsonl`: what a run says about itself, exact and easy to read.
+"""`metrics.jsonl`: the numbers of a run over its steps, exact and easy to read.
 
 One line is one call of `metrics.MetricsWriter.scalars`: a JSON object with `step` and the numbers.
 A float is written so that reading it gives the same float; NaN and the infinities are written as
-Python's json writes and reads them. `step` counts the updates done, so that a run which goes on
+Python's json writes and reads them. `step` counts the updates done, so that a run that resumes
 from the checkpoint of step s keeps the lines up to s and writes later ones again.
 """
 
@@ -49,16 +49,16 @@ def drop_after(path: pathlib.Path, step: int) -> None:
 
 def _finished_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     """The lines that end in a newline, each with what it holds. A kill can only cut the last."""
-    found = []
+    lines = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break
         try:
             values = json.loads(line)
-            found.append((line, values | {"step": int(values["step"])}))
+            lines.append((line, values | {"step": int(values["step"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path}, line {number} must be a JSON object with a step; got {line[:80]!r}. "
                 "Remove the line, or move the file away to begin anew."
             ) from error
-    return found
+    return lines
