@@ -28,7 +28,7 @@ class Block(nnx.Module):
 class Net(nnx.Module):
     """Two blocks."""
 
-    def __init__(self, width=8, *, rngs):
+    def __init__(self, width, *, rngs, dtype):
         self.blocks = nnx.List(Block(width, rngs=rngs) for _ in range(2))
 
 
@@ -58,9 +58,9 @@ def source(width=8, seed=0):
     return {key: value.astype(np.float32) for key, value in arrays.items()}
 
 
-def load(arrays=None, **settings):
+def load(arrays=None, ignored="", keep_float32="", **settings):
     given = from_arrays(source() if arrays is None else arrays)
-    return convert.load(lambda rngs, dtype: Net(rngs=rngs), given, TABLE, **settings)
+    return convert.Layout(Net, TABLE, ignored, keep_float32).load(given, 8, **settings)
 
 
 def test_a_loaded_network_computes_with_the_weights_of_the_file():
@@ -106,7 +106,7 @@ def test_two_tensors_for_one_parameter_are_refused():
     with pytest.raises(
         ValueError, match=r"blocks/0/norm/bias is given twice, by layers.0.ln.bias and by copy.bias"
     ):
-        convert.load(lambda rngs, dtype: Net(rngs=rngs), from_arrays(arrays), rows)
+        convert.Layout(Net, rows).load(from_arrays(arrays), 8)
 
 
 def test_keys_are_left_out_only_by_name():
@@ -128,7 +128,7 @@ def test_nothing_is_read_before_all_names_fit():
 
     given = from_arrays(source()) | {"more": Tensor((2,), np.dtype(np.float32), read)}
     with pytest.raises(ValueError, match="more"):
-        convert.load(lambda rngs, dtype: Net(rngs=rngs), given, TABLE)
+        convert.Layout(Net, TABLE).load(given, 8)
 
 
 def test_parameters_have_the_dtype_asked_for():
@@ -165,7 +165,7 @@ def test_the_host_holds_the_parameters_and_one_tensor():
 
     given = {key: tensor(np.broadcast_to(np.float32(0), v.shape)) for key, v in _shapes(width)}
     tracemalloc.start()
-    network = convert.load(lambda rngs, dtype: Net(width, rngs=rngs), given, TABLE)
+    network = convert.Layout(Net, TABLE).load(given, width)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # numpy memory alone is traced: jax's copies are the parameters. Drawing takes float64 first.
@@ -204,13 +204,11 @@ def test_transforms_fit_or_say_that_they_do_not():
 
 def test_one_tensor_may_fill_several_parameters():
     class Two(nnx.Module):
-        def __init__(self, *, rngs):
+        def __init__(self, _, *, rngs, dtype):
             self.a = Linear((3, 2), (None, None), rngs=rngs, use_bias=False)
             self.b = Linear((3, 2), (None, None), rngs=rngs, use_bias=False)
 
     packed = np.arange(12, dtype=np.float32).reshape(4, 3)
     rows = [("both", f"{name}/kernel", part(i, 2, transpose)) for i, name in enumerate("ab")]
-    found = paths(
-        convert.load(lambda rngs, dtype: Two(rngs=rngs), from_arrays({"both": packed}), rows).state
-    )
+    found = paths(convert.Layout(Two, rows).load(from_arrays({"both": packed}), None).state)
     np.testing.assert_array_equal(found["b/kernel"], packed[2:].T)

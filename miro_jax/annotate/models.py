@@ -234,7 +234,7 @@ class Toolbox:
         members = {name for group in groups for name in group.members}
         for name in self.names:
             if name in members:
-                with hub.told_where(*ways_to_name(name)):
+                with hub.naming_folders(*ways_to_name(name)):
                     sizes.require_weights(name, self.weights.get(name))
         encoders = (
             (IMAGE, "image", self.image_encoder),
@@ -243,7 +243,7 @@ class Toolbox:
         for member, kind, given in encoders:
             if member in members and isinstance(given, Mapping):
                 flag = f"--{kind}-encoder={given['name']}:weights=FOLDER"
-                with hub.told_where(flag, f"--config.weights.{kind}_encoder=FOLDER"):
+                with hub.naming_folders(flag, f"--config.weights.{kind}_encoder=FOLDER"):
                     sizes.require_weights(given["name"], given.get("weights"))
 
     def _has_network(self, groups: Sequence[Group]) -> bool:

@@ -87,7 +87,7 @@ def load_rewards(
     for name in names:
         arguments = shared | {"weights": weights.get(name)}
         accepted = _arguments_of(name)
-        with hub.told_where(*ways_to_name(name)):
+        with hub.naming_folders(*ways_to_name(name)):
             chosen = {key: value for key, value in arguments.items() if key in accepted}
             rewards.append(load_reward(name, **chosen))
     return rewards

@@ -192,7 +192,7 @@ def test_a_damaged_file_is_an_error(folder, tmp_path):
 def test_bad_arguments_are_refused(encoder):
     for arguments, message in (
         ({"size": 20}, "multiple of 8 pixels; got 20"),
-        ({"batch_size": 0}, "at least 1 picture; got 0"),
+        ({"batch_size": 0}, "at least 1 image; got 0"),
         ({"decoder_dtype": "float16"}, "float32, bfloat16; got 'float16'"),
     ):
         with pytest.raises(ValueError, match=message):

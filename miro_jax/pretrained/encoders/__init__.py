@@ -23,8 +23,8 @@ def build_image_encoder(name: str, **arguments):
     """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown, or a value out of its range.
-        TypeError: it does not take these arguments, or not of these types.
+      ValueError: the name is unknown, or a value out of its range.
+      TypeError: it does not take these arguments, or not of these types.
     """
     return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
 
@@ -33,8 +33,8 @@ def build_caption_encoder(name: str, **arguments):
     """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
 
     Raises:
-        ValueError: the name is unknown, or a value out of its range.
-        TypeError: it does not take these arguments, or not of these types.
+      ValueError: the name is unknown, or a value out of its range.
+      TypeError: it does not take these arguments, or not of these types.
     """
     return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
 

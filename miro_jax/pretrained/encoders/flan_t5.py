@@ -1,8 +1,8 @@
 """Caption encoder of the paper: the encoder of FLAN-T5-XL, one vector per token.
 
-Captions keep their case; the tokenizer adds the end token. Tokens are given without padding, the
+Captions keep their case; the tokenizer adds the end token. Tokens come without padding, the
 end token included. Captions are encoded in groups of similar length, each padded to one of a few
-lengths, so that programs are few; what a caption gives depends neither on that length nor on the
+lengths, so that programs are few; the tokens of a caption depend neither on that length nor on the
 captions beside it, apart from rounding.
 
 Source: Dufour et al. 2025 (arXiv 2510.25897); the weights are google/flan-t5-xl (Apache-2.0). The
@@ -51,17 +51,17 @@ class FlanT5Encoder:
     """Encode captions by the encoder of a T5 1.1 or FLAN-T5.
 
     Args:
-        weights: hub id, or a folder in the same layout (config.json, tokenizer.json or
-            spiece.model, model*.safetensors); only the encoder's tensors are read.
-        dtype: of parameters and matrix products, "float32" or "bfloat16".
-        mesh: devices that share the parameters and the captions; None is the first device.
-        max_tokens: longest L, the end token included; longer captions are cut.
-        width: D, where it is known: then no file is read before it is needed.
+      weights: hub id, or a folder in the same layout (config.json, tokenizer.json or
+        spiece.model, model*.safetensors); only the encoder's tensors are read.
+      dtype: of parameters and matrix products, "float32" or "bfloat16".
+      mesh: devices that share the parameters and the captions; None is the first device.
+      max_tokens: longest L, the end token included; longer captions are cut.
+      width: D, where it is known: then no file is read before it is needed.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: max_tokens is below 1, dtype is unknown, the weights are no T5 1.1, or of
-            another width.
+      FileNotFoundError: a file is missing.
+      ValueError: max_tokens is below 1, dtype is unknown, the weights are no T5 1.1, or of
+        another width.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FlanT5Encoder:
         """Read what encoding needs, now.
 
         Raises:
-            OSError: a file is missing. ValueError: it does not fit.
+          OSError: a file is missing. ValueError: it does not fit.
         """
         _ = self.tokenizer, self.tower
 
@@ -132,16 +132,16 @@ class FlanT5Encoder:
         return [len(ids) for ids in encode_texts(self.tokenizer, captions)]
 
     def encode(self, captions: Sequence[str], dtype=np.float16) -> list[np.ndarray]:
-        """Encode captions; one that is given several times is encoded once.
+        """Encode captions; a repeated one is encoded once.
 
         Args:
-            captions: any strings. dtype: of the result, np.float16 or np.float32.
+          captions: any strings. dtype: of the result, np.float16 or np.float32.
 
         Returns:
-            For each caption [L, D], 1 <= L <= max_tokens. The last token is always the end token.
+          For each caption [L, D], 1 <= L <= max_tokens. The last token is always the end token.
 
         Raises:
-            TypeError: captions is one string, or holds something else than strings.
+          TypeError: captions is one string, or holds something else than strings.
         """
         distinct = list(dict.fromkeys(captions)) if not isinstance(captions, str) else captions
         rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, distinct)]
@@ -150,15 +150,15 @@ class FlanT5Encoder:
             groups.setdefault(padded_length(len(ids), self.max_tokens), []).append(index)
         function = _FUNCTIONS[np.dtype(dtype).name]
         size = ROWS * self.tower.mesh.shape["data"]
-        found: dict[str, np.ndarray] = {}
+        results: dict[str, np.ndarray] = {}
         for length, group in groups.items():
             for start in range(0, len(group), size):
                 members = group[start : start + size]
                 ids, mask = pad_ids([rows[index] for index in members], length, PADDING)
                 encoded = self.tower.run(function, ids, mask)  # [B, L, D]
                 for index, tokens in zip(members, encoded, strict=True):
-                    found[distinct[index]] = tokens[: len(rows[index])].copy()
-        return [found[caption] for caption in captions]
+                    results[distinct[index]] = tokens[: len(rows[index])].copy()
+        return [results[caption] for caption in captions]
 
     def encode_padded(
         self, captions: Sequence[str], dtype=np.float16
@@ -166,10 +166,10 @@ class FlanT5Encoder:
         """Encode captions as one array of fixed length, as sampling needs them.
 
         Args:
-            captions, dtype: see `encode`.
+          captions, dtype: see `encode`.
 
         Returns:
-            tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
+          tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
         """
         tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
         mask = np.zeros(tokens.shape[:2], bool)

@@ -5,8 +5,6 @@ stored in records, and `normalize`, which brings them to the scale that the mode
 both are trivial.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
@@ -18,10 +16,10 @@ class PixelsEncoder:
     """Use pixels as image latents.
 
     Args:
-        size: side of the pictures.
+      size: side of the images.
 
     Raises:
-        ValueError: size is below 1.
+      ValueError: size is below 1.
     """
 
     def __init__(self, size: int = 32):
@@ -39,34 +37,34 @@ class PixelsEncoder:
         """(height, width, channels) of the image latents."""
         return (self.size, self.size, 3)
 
-    def at_size(self, size: int) -> PixelsEncoder:
-        """Return the encoder of pictures of another size."""
+    def at_size(self, size: int) -> "PixelsEncoder":
+        """Return the encoder of images of another size."""
         return PixelsEncoder(size)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Cut the largest central square of a picture and resize it.
+        """Cut the largest central square of an image and resize it.
 
         Args:
-            image: [H, W, 3] uint8.
+          image: [H, W, 3] uint8.
 
         Returns:
-            [size, size, 3] uint8.
+          [size, size, 3] uint8.
         """
         return center_crop_resize(image, self.size)
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
-            images: [B, size, size, 3] uint8.
+          images: [B, size, size, 3] uint8.
 
         Returns:
-            (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], the deviation is
-            0.
+          (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], std is
+          0.
 
         Raises:
-            TypeError: images is not an array of uint8.
-            ValueError: images has another shape.
+          TypeError: images is not an array of uint8.
+          ValueError: images has another shape.
         """
         if getattr(images, "dtype", None) != np.uint8:
             kind = getattr(images, "dtype", type(images).__name__)
@@ -88,12 +86,12 @@ class PixelsEncoder:
         return latents
 
     def decode(self, latents):
-        """Return the pictures of image latents, on numpy or jax arrays, inside jit or not.
+        """Decode image latents to images, on numpy or jax arrays, inside jit or not.
 
         Args:
-            latents: [B, size, size, 3] float in [-1, 1]; values outside are clipped.
+          latents: [B, size, size, 3] float in [-1, 1]; values outside are clipped.
 
         Returns:
-            [B, size, size, 3] uint8.
+          [B, size, size, 3] uint8.
         """
         return ((latents.clip(-1, 1) + 1) * _HALF_RANGE).round().astype(np.uint8)

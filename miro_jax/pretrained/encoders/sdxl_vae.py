@@ -1,20 +1,18 @@
 """Image encoder of the paper: the autoencoder of SDXL, 8 pixels a side for one of image latents.
 
-Records keep the mean and deviation of the raw posterior; the network works on latents z that each
-channel's own scale and shift bring to mean 0 and deviation 0.5,
+Records hold the mean and standard deviation of the raw posterior; the network works on latents z
+that each channel's own scale and shift bring to mean 0 and standard deviation 0.5,
 
     z = 0.5 / sigma (latent - mu).
 
 The factor 0.13025 of SDXL is used nowhere.
 
 Sources: Dufour et al. 2025 (arXiv 2510.25897); mu and sigma are the released configuration's. The
-weights are stabilityai/sdxl-vae (MIT). The release turns decoded pictures into bytes by truncation,
-half a grey level darker; here they are rounded, unless `truncate` is asked for.
+weights are stabilityai/sdxl-vae (MIT). The release turns decoded images into bytes by truncation,
+half a grey level darker; here they are rounded, unless `truncate` is set.
 
-Letters: B pictures, H W picture, h w image latents.
+Letters: B images, H W image, h w image latents.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
@@ -45,28 +43,28 @@ CARD = NetworkCard(
 )
 FACTOR, CHANNELS = 8, 4  # the statistics below are those of such image latents
 MEANS = (-0.3480, 0.3754, 0.0419, 2.4331)  # mu
-DEVIATIONS = (7.8518, 5.8465, 6.8716, 5.3140)  # sigma
-TARGET_DEVIATION = 0.5
+STDS = (7.8518, 5.8465, 6.8716, 5.3140)  # sigma
+TARGET_STD = 0.5
 
 
 class SdxlVaeEncoder:
-    """Encode pictures by the encoder of SDXL's autoencoder; its decoder makes them again.
+    """Encode images by the encoder of SDXL's autoencoder; decode them by its decoder.
 
     Nothing is read before it is needed: encoding loads the encoder, decoding the decoder.
 
     Args:
-        weights: hub id, or a folder in the same layout (config.json,
-            diffusion_pytorch_model.safetensors); None is stabilityai/sdxl-vae.
-        size: side of the pictures in pixels, a multiple of 8.
-        dtype: of the encoder's parameters and convolutions, "float32" or "bfloat16".
-        decoder_dtype: of the decoder's. float16 would overflow and is not offered.
-        mesh: devices that share the pictures; each holds the parameters. None is the first device.
-        batch_size: pictures that run through a network at a time, per device of the mesh axis
-            `data`.
+      weights: hub id, or a folder in the same layout (config.json,
+        diffusion_pytorch_model.safetensors); None is stabilityai/sdxl-vae.
+      size: side of the images in pixels, a multiple of 8.
+      dtype: of the encoder's parameters and convolutions, "float32" or "bfloat16".
+      decoder_dtype: of the decoder's. float16 would overflow and is not offered.
+      mesh: devices that share the images; each holds the parameters. None is the first device.
+      batch_size: images that run through a network at a time, per device of the mesh axis
+        `data`.
 
     Raises:
-        ValueError: size is no positive multiple of 8, batch_size is below 1, or a dtype is unknown.
-        FileNotFoundError: weights is neither a folder nor a hub id.
+      ValueError: size is no positive multiple of 8, batch_size is below 1, or a dtype is unknown.
+      FileNotFoundError: weights is neither a folder nor a hub id.
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class SdxlVaeEncoder:
         if size < FACTOR or size % FACTOR:
             raise ValueError(f"size must be a positive multiple of {FACTOR} pixels; got {size}.")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 picture; got {batch_size}.")
+            raise ValueError(f"batch_size must be at least 1 image; got {batch_size}.")
         for name in (dtype, decoder_dtype):
             if name not in DTYPES:
                 raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
@@ -106,7 +104,7 @@ class SdxlVaeEncoder:
         """Read what encoding needs, now.
 
         Raises:
-            OSError: a file is missing. ValueError: it does not fit.
+          OSError: a file is missing. ValueError: it does not fit.
         """
         _ = self.encoder
 
@@ -120,7 +118,7 @@ class SdxlVaeEncoder:
         """The `networks.vae.Encoder`, loaded.
 
         Raises:
-            FileNotFoundError, ValueError: see `networks.vae_keys.load_vae`.
+          FileNotFoundError, ValueError: see `networks.vae_keys.load_vae`.
         """
         return self._load("encoder", self.dtype)
 
@@ -129,8 +127,8 @@ class SdxlVaeEncoder:
         """The `networks.vae.Decoder`, loaded; errors as of `encoder`. See `decode_with`."""
         return self._load("decoder", self.decoder_dtype)
 
-    def at_size(self, size: int) -> SdxlVaeEncoder:
-        """Return the encoder of pictures of another size, which shares the loaded weights."""
+    def at_size(self, size: int) -> "SdxlVaeEncoder":
+        """Return the encoder of images of another size, which shares the loaded weights."""
         other = SdxlVaeEncoder(
             self.repository.source,
             size,
@@ -146,26 +144,26 @@ class SdxlVaeEncoder:
         """Cut the largest central square and resize it as the release does, by Pillow's bilinear.
 
         Args:
-            image: [H, W, 3] uint8.
+          image: [H, W, 3] uint8.
 
         Returns:
-            [size, size, 3] uint8.
+          [size, size, 3] uint8.
         """
         return center_crop_resize(image, self.size, "bilinear")
 
     def encode(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
-            images: [B, size, size, 3] uint8; or a list of [H, W, 3] uint8 of any sizes, which are
-                prepared first.
+          images: [B, size, size, 3] uint8; or a list of [H, W, 3] uint8 of any sizes, which are
+            prepared first.
 
         Returns:
-            (mean, std) of the raw posterior, each [B, h, w, 4] float16.
+          (mean, std) of the raw posterior, each [B, h, w, 4] float16.
 
         Raises:
-            TypeError: images hold something else than uint8.
-            ValueError: images has another shape, or none are given.
+          TypeError: images hold something else than uint8.
+          ValueError: images has another shape, or none are given.
         """
         if isinstance(images, Sequence) and images:
             images = np.stack([self.prepare(_checked(image, 3)) for image in images])
@@ -190,18 +188,18 @@ class SdxlVaeEncoder:
         return latents * scale + shift
 
     def decode(self, latents, truncate: bool = False) -> np.ndarray:
-        """Return the pictures of raw image latents.
+        """Decode raw image latents to images.
 
         Args:
-            latents: [B, h, w, 4] float, not normalised; any sides.
-            truncate: round down, as the release does.
+          latents: [B, h, w, 4] float, not normalised; any sides.
+          truncate: round down, as the release does.
 
         Returns:
-            [B, 8 h, 8 w, 3] uint8.
+          [B, 8 h, 8 w, 3] uint8.
 
         Raises:
-            TypeError: called inside jit, where the decoder would become a constant of the program.
-            ValueError: latents has another shape.
+          TypeError: called inside jit, where the decoder would become a constant of the program.
+          ValueError: latents has another shape.
         """
         if isinstance(latents, jax.core.Tracer):
             raise TypeError(
@@ -246,13 +244,13 @@ def decode_with(decoder: vae.Decoder, latents: jax.Array, truncate: bool = False
     """Decode raw image latents to bytes; a pure function of the module, to be used inside jit.
 
     Args:
-        decoder: `nnx.merge(graphdef, state)` of `SdxlVaeEncoder.decoder`, its state an argument of
-            the jitted function.
-        latents: [B, h, w, 4] float, not normalised.
-        truncate: round down, as the release does.
+      decoder: `nnx.merge(graphdef, state)` of `SdxlVaeEncoder.decoder`, its state an argument of
+        the jitted function.
+      latents: [B, h, w, 4] float, not normalised.
+      truncate: round down, as the release does.
 
     Returns:
-        [B, 8 h, 8 w, 3] uint8.
+      [B, 8 h, 8 w, 3] uint8.
     """
     x = (decoder(latents) / 2 + 0.5).clip(0, 1) * 255
     return (x if truncate else jnp.round(x)).astype(jnp.uint8)
@@ -263,7 +261,7 @@ def _truncated(decoder, latents):
 
 
 def _moments(encoder, images):
-    """Encode [B, H, W, 3] uint8 to mean and deviation, float16 as in records."""
+    """Encode [B, H, W, 3] uint8 to mean and standard deviation, float16 as in records."""
     mean, log_variance = encoder(images.astype(jnp.float32) / 255 * 2 - 1)
     return mean.astype(jnp.float16), jnp.exp(log_variance / 2).astype(jnp.float16)
 
@@ -273,7 +271,7 @@ def _statistics(latents) -> tuple[np.ndarray, np.ndarray]:
     shape = (1,) * (latents.ndim - 1) + (CHANNELS,)
     if latents.shape[-1] != CHANNELS:
         raise ValueError(f"image latents must have {CHANNELS} channels; got {latents.shape}.")
-    shift, scale = np.float32(MEANS), np.float32(DEVIATIONS) / np.float32(TARGET_DEVIATION)
+    shift, scale = np.float32(MEANS), np.float32(STDS) / np.float32(TARGET_STD)
     return shift.reshape(shape), scale.reshape(shape)
 
 

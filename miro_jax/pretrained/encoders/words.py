@@ -1,7 +1,7 @@
 """Caption encoder of the shapes world: a fixed code for each word, in place of a language model.
 
 A token's code has three parts: the word itself, the word before it, its position. The word before
-stands for the context that a language model would bring: "red" and "blue" are told apart at the
+stands for the context that a language model would bring: "red" and "blue" are distinguished at the
 noun they belong to. Codes of words are random with zero mean and unit variance and depend on the
 letters only, not on any vocabulary; positions are sines and cosines. L is the number of tokens, D
 the width.
@@ -23,11 +23,11 @@ class WordsEncoder:
     """Encode captions word by word.
 
     Args:
-        width: D, numbers per token; a multiple of 8.
-        max_tokens: longest L, the end token included; longer captions are cut.
+      width: D, numbers per token; a multiple of 8.
+      max_tokens: longest L, the end token included; longer captions are cut.
 
     Raises:
-        ValueError: width is no positive multiple of 8, or max_tokens is below 1.
+      ValueError: width is no positive multiple of 8, or max_tokens is below 1.
     """
 
     def __init__(self, width: int = 64, max_tokens: int = 32):
@@ -37,7 +37,7 @@ class WordsEncoder:
             raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
         self.width = width
         self.max_tokens = max_tokens
-        self._places = _position_codes(max_tokens, width // 4)
+        self._positions = _position_codes(max_tokens, width // 4)
         self._code = functools.lru_cache(maxsize=4096)(_word_code)
 
     @property
@@ -49,14 +49,14 @@ class WordsEncoder:
         """Encode captions.
 
         Args:
-            captions: any strings; case is ignored, and signs other than comma and full stop.
+          captions: any strings; case is ignored, and signs other than comma and full stop.
 
         Returns:
-            For each caption [L, D] float16, 1 <= L <= max_tokens. The last token is always the end
-            token.
+          For each caption [L, D] float16, 1 <= L <= max_tokens. The last token is always the end
+          token.
 
         Raises:
-            TypeError: captions is one string, or holds something else than strings.
+          TypeError: captions is one string, or holds something else than strings.
         """
         if isinstance(captions, str):
             raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
@@ -68,10 +68,10 @@ class WordsEncoder:
         """Encode captions as one array of fixed length, as sampling needs them.
 
         Args:
-            captions: see `encode`. dtype: of the tokens; codes are rounded to float16 anyway.
+          captions: see `encode`. dtype: of the tokens; codes are rounded to float16 anyway.
 
         Returns:
-            tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
+          tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
         """
         tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
         mask = np.zeros(tokens.shape[:2], bool)
@@ -92,7 +92,7 @@ class WordsEncoder:
             [
                 np.stack([self._code(word, self.width // 2) for word in words]),
                 np.stack([self._code(word, self.width // 4) for word in before]),
-                self._places[: len(words)],
+                self._positions[: len(words)],
             ],
             axis=1,
         ).astype(np.float16)

@@ -1,18 +1,18 @@
-"""BLIP: a ViT reads a picture into tokens, a BERT reads a text and looks at them in every layer.
+"""BLIP: a ViT encodes an image as tokens, a BERT reads a text and attends to them in every layer.
 
     vision    x = [class ; patches W + b] + positions, pre-norm blocks, LN(x) of every token
     text      x = LN(embedding[ids] + positions), blocks, all post-norm
-    block     x = LN(x + attention(x));  x = LN(x + attention(x, picture))
+    block     x = LN(x + attention(x));  x = LN(x + attention(x, image))
               x = LN(x + W2 gelu(W1 x))
 
 Text tokens see each other in both directions, padding is hidden; every text token sees every token
-of the picture. The streams between blocks are float32, as under PyTorch's autocast; matrix products
+of the image. The streams between blocks are float32, as under PyTorch's autocast; matrix products
 run in `dtype`.
 
 Source: Li et al. 2022 (arXiv 2201.12086); ImageReward (Xu et al. 2023, arXiv 2304.05977) names the
 weights as BLIP's own code does, see `miro_jax.pretrained.networks.blip_keys`.
 
-Letters: B batch, H W picture, N image tokens with the class token first, L text tokens, D width,
+Letters: B batch, H W image, N image tokens with the class token first, L text tokens, D width,
 S width of the image tokens, A heads.
 """
 
@@ -33,7 +33,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(StackConfig):
-    """Sizes of the tower that reads pictures; `image_size` and `patch_size` in pixels."""
+    """Sizes of the tower that reads images; `image_size` and `patch_size` in pixels."""
 
     image_size: int
     patch_size: int
@@ -58,7 +58,7 @@ class TextConfig(StackConfig):
 
 
 class VisionTower(nnx.Module):
-    """Pictures into tokens."""
+    """Images into tokens."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
@@ -69,7 +69,7 @@ class VisionTower(nnx.Module):
         self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
 
     def __call__(self, images: Array, num_blocks: int | None = None) -> Array:
-        """Read pictures into tokens.
+        """Encode images as tokens.
 
         Args:
           images: [B, H, W, 3] float32, normalised (see `clip.normalize`).
@@ -121,7 +121,7 @@ class TextBlock(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """Text that looks at a picture, into tokens."""
+    """Text that attends to an image, into tokens."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
@@ -145,7 +145,7 @@ class TextTower(nnx.Module):
           num_blocks: how many blocks to run; None runs all.
 
         Returns:
-          [B, L, D] float32; the first token stands for the pair of text and picture.
+          [B, L, D] float32; the first token stands for the pair of text and image.
         """
         length = ids.shape[1]
         if length > self.config.max_tokens:

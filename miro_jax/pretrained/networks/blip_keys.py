@@ -8,7 +8,6 @@ Source: names of BLIP's `VisionTransformer` and `BertModel`.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +17,9 @@ from miro_jax.pretrained.weights.convert import (
     CONV,
     LINEAR,
     NORM,
+    Layout,
     Network,
     below,
-    load,
     packed,
     same,
 )
@@ -28,7 +27,7 @@ from miro_jax.pretrained.weights.tensors import Tensor
 
 HEAD_WIDTH = 64  # of every published vision tower; weights do not show it
 VISION_EPSILON = 1e-6
-# What a `med_config.json` leaves out has the value of BERT-base.
+# A key that a `med_config.json` lacks has the value of BERT-base.
 TEXT_DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -141,27 +140,21 @@ def load_towers(
       prefix: before `visual_encoder` and `text_encoder`.
 
     Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`.
+      ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     unused = r"vision_proj\..*|text_proj\..*|.*\.position_ids"
-    options = {"dtype": dtype, "keep_float32": SMALL, "mesh": mesh}
-    return (
-        load(
-            partial(VisionTower, vision),
-            own,
-            below("visual_encoder", "", VISION),
-            ignored=rf"text_encoder\..*|{unused}",
-            **options,
-        ),
-        load(
-            partial(TextTower, text),
-            own,
-            below("text_encoder", "", TEXT),
-            ignored=rf"visual_encoder\..*|{unused}",
-            **options,
-        ),
+    towers = (
+        (VisionTower, vision, below("visual_encoder", "", VISION), "text_encoder"),
+        (TextTower, text, below("text_encoder", "", TEXT), "visual_encoder"),
     )
+    first, second = (
+        Layout(make, table, rf"{other}\..*|{unused}", SMALL).load(
+            own, config, dtype=dtype, mesh=mesh
+        )
+        for make, config, table, other in towers
+    )
+    return first, second
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:

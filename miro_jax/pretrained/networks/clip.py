@@ -1,4 +1,4 @@
-"""CLIP: a tower that reads pictures and one that reads text, into one space.
+"""CLIP: a tower that reads images and one that reads text, into one space.
 
     vision    x = LN([class ; patches W] + positions), blocks, LN(x[class]) P
     text      x = embedding[ids] + positions, causal blocks, LN(x)[end] P
@@ -12,7 +12,7 @@ score does not.
 Source: Radford et al. 2021 (arXiv 2103.00020); Hugging Face's `CLIPModel` and open_clip name the
 weights, see `miro_jax.pretrained.networks.clip_keys`.
 
-Letters: B batch, H W picture, P patch side, N image tokens with the class token first, L text
+Letters: B batch, H W image, P patch side, N image tokens with the class token first, L text
 tokens, D width, E width of the shared space.
 """
 
@@ -31,8 +31,8 @@ from miro_jax.pretrained.networks import cpu
 from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps
 
 Array = jax.Array
-SLICE = 4  # pictures that a CPU reads at a time
-# Of the pictures that OpenAI trained on, in [0, 1]; CLIP, BLIP and their kin all use them.
+SLICE = 4  # images that a CPU encodes at a time
+# Of the images that OpenAI trained on, in [0, 1]; CLIP, BLIP and their kin all use them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -58,10 +58,10 @@ class StackConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(StackConfig):
-    """Sizes of the tower that reads pictures.
+    """Sizes of the tower that reads images.
 
     Attributes:
-      image_size, patch_size: sides in pixels. projection: E; None leaves out the last norm and the
+      image_size, patch_size: sides in pixels. projection: E; None omits the last norm and the
         projection, for users of the tokens alone.
     """
 
@@ -81,7 +81,8 @@ class TextConfig(StackConfig):
 
     Attributes:
       vocabulary: rows of the embedding. max_tokens: the longest L. projection: E.
-      end_token: the text's feature stands at its first place; None takes the largest token's.
+      end_token: the text's feature stands at its first position; None takes the
+        largest token's.
     """
 
     vocabulary: int
@@ -108,21 +109,21 @@ class Block(nnx.Module):
         y = cpu.attend(self.q(y), self.k(y), self.v(y), causal=causal)
         return constrain(self._add(x, y), "batch", None, None)
 
-    def one_token(self, x: Array, place: Array, mask: Array | None = None) -> Array:
-        """Map a single token of each row, as `__call__` maps it; nobody reads the others.
+    def one_token(self, x: Array, position: Array, mask: Array | None = None) -> Array:
+        """Map a single token of each row, as `__call__` maps it; the others are not computed.
 
         Args:
-          x: [B, N, D] float32. place: [B] int32, of the token.
+          x: [B, N, D] float32. position: [B] int32, of the token.
           mask: [B, N] bool, False hides a token from it.
 
         Returns:
           [B, 1, D].
         """
-        place = place[:, None, None]
+        position = position[:, None, None]
         y = self.norm(x)
-        q = self.q(jnp.take_along_axis(y, place, axis=1))  # [B, 1, A, H]
+        q = self.q(jnp.take_along_axis(y, position, axis=1))  # [B, 1, A, H]
         y = layers.attend(q, self.k(y), self.v(y), mask)
-        return self._add(jnp.take_along_axis(x, place, axis=1), y)
+        return self._add(jnp.take_along_axis(x, position, axis=1), y)
 
     def _add(self, x: Array, attended: Array) -> Array:
         x = x + self.out(attended).astype(x.dtype)
@@ -131,7 +132,7 @@ class Block(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Pictures into features of the shared space, or into tokens."""
+    """Images into features of the shared space, or into tokens."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
@@ -146,7 +147,7 @@ class VisionTower(nnx.Module):
             )
 
     def tokens(self, images: Array, num_blocks: int | None = None) -> Array:
-        """Read pictures into tokens, without the last norm.
+        """Encode images as tokens, without the last norm.
 
         Args:
           images: [B, H, W, 3] float32, normalised (see `normalize`).
@@ -159,7 +160,7 @@ class VisionTower(nnx.Module):
         return cpu.by_slices(partial(self._tokens, num_blocks=num_blocks), images, SLICE)
 
     def __call__(self, images: Array) -> Array:
-        """Read normalised pictures `[B, H, W, 3]` into features `[B, E]` float32, any length."""
+        """Encode normalised images `[B, H, W, 3]` as features `[B, E]` float32, any length."""
         return cpu.by_slices(self._features, images, SLICE)
 
     def _tokens(self, images: Array, num_blocks: int | None) -> Array:
@@ -211,7 +212,7 @@ class TextTower(nnx.Module):
 
 
 def normalize(images: Array, mean: tuple = MEAN, std: tuple = STD) -> Array:
-    """Bring pictures on the scale that towers read.
+    """Normalise images as the towers read them.
 
     Args:
       images: [B, H, W, 3] uint8 in [0, 255], or float32 on the scale of [0, 1].

@@ -1,14 +1,14 @@
-"""CLIP-FlanT5: a T5 that reads a picture as tokens among those of a question, and answers.
+"""CLIP-FlanT5: a T5 that reads an image as tokens among those of a question, and answers.
 
-    picture   CLIP's vision tower up to the last block but one, class token left out     [B, N, W]
-    tokens    Linear(gelu(Linear(picture)))                                              [B, N, D]
+    image     CLIP's vision tower up to the last block but one, without class token      [B, N, W]
+    tokens    Linear(gelu(Linear(image)))                                                [B, N, D]
     encoder   [embedding(before); tokens; embedding(after)]
     decoder   log P(label_k | start, label_0 .. label_k-1)
 
 Source: Lin et al. 2024 (arXiv 2404.01291), package t2v-metrics; weights zhiqiulin/clip-flant5-*.
 
-Letters: B pairs of picture and question, N image tokens, W width of the vision tower, D width of
-the T5, P tokens before the picture, L after it, K labels.
+Letters: B pairs of image and question, N image tokens, W width of the vision tower, D width of
+the T5, P tokens before the image, L after it, K labels.
 """
 
 import dataclasses
@@ -59,29 +59,29 @@ class ClipFlanT5(nnx.Module):
         self.classes, self.dtype = config.classes, dtype
 
     def read(self, images: Array) -> Array:
-        """Read pictures `[B, S, S, 3]` uint8 into vision tokens `[B, N, W]` in `dtype`."""
+        """Encode images `[B, S, S, 3]` uint8 as vision tokens `[B, N, W]` in `dtype`."""
         # The projector's product is in `dtype`: rounding here loses nothing.
         return self.vision.tokens(clip.normalize(images))[:, 1:].astype(self.dtype)
 
     def answer(
         self, tokens: Array, before: Array, after: Array, mask: Array, labels: Array
     ) -> Array:
-        """Return how likely an answer is.
+        """Compute how likely an answer is.
 
         Args:
-            tokens: [B, N, W], from `read`.
-            before: [B, P] int32, ids before the picture.
-            after: [B, L] int32, ids after it. mask: [B, L] bool, False where there is none.
-            labels: [B, K] int32, ids of the answer, the end token included.
+          tokens: [B, N, W], from `read`.
+          before: [B, P] int32, ids before the image.
+          after: [B, L] int32, ids after it. mask: [B, L] bool, False where there is none.
+          labels: [B, K] int32, ids of the answer, the end token included.
 
         Returns:
-            [B, K] float32, the log-probability of each label after those before it.
+          [B, K] float32, the log-probability of each label after those before it.
         """
         x = self.projector(tokens).astype(jnp.float32)
         x = jnp.concatenate([self.t5.embed(before), x, self.t5.embed(after)], axis=1)
         shown = jnp.ones((x.shape[0], x.shape[1] - mask.shape[1]), bool)
         mask = jnp.concatenate([shown, mask], axis=1)  # [B, P + N + L]
-        said = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        logits = self.t5.decode(said, self.t5.encode(x, mask), mask)  # [B, K, V]
+        inputs = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+        logits = self.t5.decode(inputs, self.t5.encode(x, mask), mask)  # [B, K, V]
         likely = jax.nn.log_softmax(logits[..., : self.classes])
         return jnp.take_along_axis(likely, labels[..., None], axis=-1)[..., 0]

@@ -6,15 +6,13 @@ Source: names of t2v-metrics' `CLIPT5ForConditionalGeneration`; weights zhiqiuli
 import dataclasses
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
 
 from miro_jax.pretrained.networks import clip_keys, t5_keys
 from miro_jax.pretrained.networks.clip_flant5 import ClipFlanT5, ClipFlanT5Config
-from miro_jax.pretrained.weights import convert
-from miro_jax.pretrained.weights.convert import LINEAR, Network, Row, below
+from miro_jax.pretrained.weights.convert import LINEAR, Layout, Network, Row, below
 from miro_jax.pretrained.weights.tensors import Tensor
 
 VISION_KEY = "vision_tower.vision_tower.vision_model"
@@ -32,23 +30,23 @@ def parse_config(
     """Take the sizes from two files `config.json`.
 
     Args:
-        config: of the model.
-        vision: of the CLIP model whose vision tower it has.
-        classes: tokens that the tokenizer has; the weights may have rows beyond them, which were
-            never trained.
+      config: of the model.
+      vision: of the CLIP model whose vision tower it has.
+      classes: tokens that the tokenizer has; the weights may have rows beyond them, which were
+        never trained.
 
     Raises:
-        ValueError: an option that this module does not offer, or too many classes.
+      ValueError: an option that this module does not offer, or too many classes.
     """
     for key, wanted in (
         ("mm_projector_type", "mlp2x_gelu"),
         ("mm_vision_select_feature", "patch"),
     ):
-        if (found := config.get(key, wanted)) != wanted:
-            raise ValueError(f"config.json must have {key} = {wanted!r}; got {found!r}.")
+        if (got := config.get(key, wanted)) != wanted:
+            raise ValueError(f"config.json must have {key} = {wanted!r}; got {got!r}.")
     sizes = clip_keys.vision_config(vision, projection=False)
-    kept = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
-    if not 1 <= kept <= sizes.layers:
+    used = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
+    if not 1 <= used <= sizes.layers:
         raise ValueError(
             f"config.json must have mm_vision_select_layer in [{-sizes.layers}, -1]; "
             f"got {config['mm_vision_select_layer']}."
@@ -59,7 +57,7 @@ def parse_config(
             f"the tokenizer must have at most the {language.vocabulary} tokens of the weights; "
             f"got {classes}. It belongs to another model."
         )
-    return ClipFlanT5Config(dataclasses.replace(sizes, layers=kept), language, classes)
+    return ClipFlanT5Config(dataclasses.replace(sizes, layers=used), language, classes)
 
 
 def load(
@@ -72,24 +70,17 @@ def load(
     """Load a published file; what stands behind the vision tower's last block used is ignored.
 
     Raises:
-        ValueError: the weights do not fit, see `weights.convert.load`; or the two tables of token
-            embeddings differ.
+      ValueError: the weights do not fit, see `weights.convert.Layout`; or the two tables of token
+        embeddings differ.
     """
     vision = re.escape(VISION_KEY)
-    found = (re.match(rf"{vision}\.encoder\.layers\.(\d+)\.", key) for key in tensors)
-    numbers = {block[1] for block in found if block and int(block[1]) >= config.vision.layers}
+    matches = (re.match(rf"{vision}\.encoder\.layers\.(\d+)\.", key) for key in tensors)
+    numbers = {block[1] for block in matches if block and int(block[1]) >= config.vision.layers}
     unused = [
         rf"{vision}\.post_layernorm\..*",
         rf"{vision}\.encoder\.layers\.({'|'.join(sorted(numbers))})\..*",
         r"(.*\.)?position_ids",
         t5_keys.IGNORED,
     ]
-    return convert.load(
-        partial(ClipFlanT5, config),
-        t5_keys.merge_aliases(tensors),
-        TABLE,
-        ignored="|".join(unused),
-        dtype=dtype,
-        keep_float32=t5_keys.SMALL,
-        mesh=mesh,
-    )
+    layout = Layout(ClipFlanT5, TABLE, "|".join(unused), t5_keys.SMALL)
+    return layout.load(t5_keys.merge_aliases(tensors), config, dtype=dtype, mesh=mesh)

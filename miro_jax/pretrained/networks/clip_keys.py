@@ -11,7 +11,6 @@ Source: names of `transformers.CLIPModel` and of `open_clip.CLIP`.
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,11 +20,11 @@ from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import (
     LINEAR,
     NORM,
+    Layout,
     Network,
     Row,
     below,
     conv,
-    load,
     packed,
     same,
     straight,
@@ -106,7 +105,7 @@ def vision_config(config: Mapping[str, Any], projection: bool = True) -> VisionC
 
     Args:
       config: a `config.json`, of the whole model or of its vision tower alone.
-      projection: False leaves out the last norm and the projection.
+      projection: False omits the last norm and the projection.
     """
     if "vision_config" in config or "vision_config_dict" in config:
         whole = hf.read_config("CLIPConfig", config)
@@ -199,7 +198,7 @@ def load_vision(
     """Load the vision tower of a file in either layout; the text tower is ignored.
 
     Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`.
+      ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
     table: tuple[Row, ...] = OPEN_VISION if is_open(tensors) else VISION
     ignored = f"{OF_NEITHER}|{OF_TEXT}"
@@ -207,8 +206,7 @@ def load_vision(
         ignored += (
             r"|vision_model\.post_layernorm\..*|visual_projection\..*|visual\.(ln_post|proj)(\..*)?"
         )
-    build = partial(VisionTower, config)
-    return load(build, tensors, table, ignored=ignored, dtype=dtype, mesh=mesh)
+    return Layout(VisionTower, table, ignored).load(tensors, config, dtype=dtype, mesh=mesh)
 
 
 def load_text(
@@ -221,12 +219,11 @@ def load_text(
     """Load the text tower of a file in either layout; the vision tower is ignored.
 
     Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`.
+      ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
     table: tuple[Row, ...] = OPEN_TEXT if is_open(tensors) else TEXT
-    build = partial(TextTower, config)
-    ignored = f"{OF_NEITHER}|{OF_VISION}"
-    return load(build, tensors, table, ignored=ignored, dtype=dtype, mesh=mesh)
+    layout = Layout(TextTower, table, f"{OF_NEITHER}|{OF_VISION}")
+    return layout.load(tensors, config, dtype=dtype, mesh=mesh)
 
 
 def logit_scale(tensors: Tensors) -> float:
@@ -237,7 +234,7 @@ def logit_scale(tensors: Tensors) -> float:
 
 
 def is_open(tensors: Tensors) -> bool:
-    """Tell whether a file is in OpenAI's layout rather than in Hugging Face's."""
+    """Return whether a file is in OpenAI's layout rather than in Hugging Face's."""
     return "visual.conv1.weight" in tensors or "token_embedding.weight" in tensors
 
 

@@ -3,15 +3,15 @@
     x = [class ; patches W + b] + positions, blocks, LN(x)[class]
     block   x += LN'(attention(LN x)) Wo;   x += LN'(silu(y W1) * (y W2)) W3,  y = LN x
     rotary  (a, b) -> (a cos - b sin, b cos + a sin) of neighbouring channels (a, b) of q and k,
-            angle = place * 10000^(-j / J), j = 0..J-1: first the rows' half of a head, then the
-            columns' half;  place = index / grid * pretrained grid
+            angle = position * 10000^(-j / J), j = 0..J-1: first the rows' half of a head, then the
+            columns' half;  position = index / grid * pretrained grid
 
 LN' normalises the joined heads and the hidden layer. The class token is not rotated. The keys have
 no bias. The stream x is float32; matrix products run in `dtype`.
 
 Source: Fang et al. 2023 (arXiv 2303.11331), as jina-clip-v2 has it.
 
-Letters: B batch, H W picture, P patch side, N tokens with the class token first, D width, A heads,
+Letters: B batch, H W image, P patch side, N tokens with the class token first, D width, A heads,
 J angles of an axis.
 """
 
@@ -38,8 +38,8 @@ class Config:
     """Sizes.
 
     Attributes:
-      width: D. heads: A. image_size, patch_size: pixels; what is left of a picture is cut off.
-      pretrained_grid: patches of a side that places are scaled to; None leaves them.
+      width: D. heads: A. image_size, patch_size: pixels; the rest of an image is cut off.
+      pretrained_grid: patches of a side that positions are scaled to; None does not scale.
     """
 
     width: int
@@ -71,10 +71,10 @@ def rotary_table(config: Config) -> tuple[np.ndarray, np.ndarray]:
     c = config
     num_angles = c.width // c.heads // 4  # J
     frequencies = TEMPERATURE ** (-np.arange(num_angles) / num_angles)
-    place = np.arange(c.grid, dtype=np.float64)
+    position = np.arange(c.grid, dtype=np.float64)
     if c.pretrained_grid is not None:
-        place = place / c.grid * c.pretrained_grid
-    angles = place[:, None] * frequencies[None]  # [grid, J]
+        position = position / c.grid * c.pretrained_grid
+    angles = position[:, None] * frequencies[None]  # [grid, J]
     rows = np.repeat(angles[:, None], c.grid, axis=1)
     columns = np.repeat(angles[None], c.grid, axis=0)
     patches = np.concatenate([rows, columns], axis=-1).reshape(c.grid**2, 2 * num_angles)
@@ -118,7 +118,7 @@ class Block(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Pictures into features."""
+    """Images into features."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
@@ -128,7 +128,7 @@ class VisionTower(nnx.Module):
         self.out_norm = LayerNorm(c.width, epsilon=EPSILON)
 
     def tokens(self, images: Array, num_blocks: int | None = None) -> Array:
-        """Read pictures into tokens, without the last norm.
+        """Encode images as tokens, without the last norm.
 
         Args:
           images: [B, H, W, 3] float32, normalised (see `clip.normalize`).
@@ -144,5 +144,5 @@ class VisionTower(nnx.Module):
         return x
 
     def __call__(self, images: Array) -> Array:
-        """Read normalised pictures `[B, H, W, 3]` into features `[B, D]` float32, any length."""
+        """Encode normalised images `[B, H, W, 3]` as features `[B, D]` float32, any length."""
         return self.out_norm(self.tokens(images)[:, 0])

@@ -6,27 +6,22 @@ from its `config.json` here, as that code reads them.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
-
 from miro_jax.pretrained.networks.eva02 import Config, VisionTower
-from miro_jax.pretrained.weights import convert
 from miro_jax.pretrained.weights.convert import (
     CONV,
     LINEAR,
     NORM,
-    Network,
+    Layout,
     below,
     same,
     split,
     transpose,
 )
-from miro_jax.pretrained.weights.tensors import Tensor
 
 SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost little
-# What a `vision_config` leaves out has the value of jina-clip-v2's.
+# A key that a `vision_config` lacks has the value of jina-clip-v2's.
 DEFAULTS = {
     "width": 1024,
     "layers": 24,
@@ -68,13 +63,15 @@ TABLE = (
     *below("norm", "out_norm", NORM),
 )
 ROTARY = r"(.*\.)?rope\..*"  # tables that some files hold; they are computed here
+# Of tensors named without a prefix.
+load = Layout(VisionTower, TABLE, ROTARY, SMALL).load
 
 
 def parse_config(config: Mapping[str, Any]) -> Config:
     """Read the sizes from `vision_config` of jina-clip's `config.json`.
 
     Raises:
-      ValueError: it asks for a variant that is not here.
+      ValueError: a variant that is not here.
     """
     for name, value in REQUIRED.items():
         if config.get(name, value) != value:
@@ -88,23 +85,4 @@ def parse_config(config: Mapping[str, Any]) -> Config:
         image_size=own["image_size"],
         patch_size=own["patch_size"],
         pretrained_grid=own["pt_hw_seq_len"] if own["intp_freq"] else None,
-    )
-
-
-def load(
-    tensors: Mapping[str, Tensor],
-    config: Config,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
-    """Load the tower from tensors named without a prefix; errors of `weights.convert.load`."""
-    return convert.load(
-        partial(VisionTower, config),
-        tensors,
-        TABLE,
-        ignored=ROTARY,
-        keep_float32=SMALL,
-        dtype=dtype,
-        mesh=mesh,
     )

@@ -50,10 +50,10 @@ def bucket_distances(distance: np.ndarray, buckets: int, max_distance: int) -> n
     """Number the buckets of distances >= 0: one each below buckets / 2, then by logarithm.
 
     Args:
-        distance: integers. buckets: how many there are. max_distance: from here on all the last.
+      distance: integers. buckets: how many there are. max_distance: from here on all the last.
 
     Returns:
-        Integers in [0, buckets), of the shape of `distance`.
+      Integers in [0, buckets), of the shape of `distance`.
     """
     exact = buckets // 2
     # In float32 like the trained models: a bucket's edge may fall to either side of an integer.
@@ -85,11 +85,11 @@ class Attention(nnx.Module):
         """Attend from `x` [B, N, D] to `source` [B, S, D].
 
         Args:
-            bias: [1, A, N, S] float32, added to the logits; None adds nothing.
-            mask: bool, broadcast to [B, A, N, S]; False hides a source token.
+          bias: [1, A, N, S] float32, added to the logits; None adds nothing.
+          mask: bool, broadcast to [B, A, N, S]; False hides a source token.
 
         Returns:
-            [B, N, D] in the matrix products' dtype.
+          [B, N, D] in the matrix products' dtype.
         """
         # Logits, bias, mask and softmax are float32 inside.
         y = jax.nn.dot_product_attention(
@@ -162,8 +162,8 @@ class Stack(nnx.Module):
         """Map embedded tokens `[B, N, D]` float32 to `[B, N, D]` float32.
 
         Args:
-            mask: of self-attention, bool, broadcast to [B, A, N, N].
-            source: the decoder's alone: encoded [B, S, D] and mask, broadcast to [B, A, N, S].
+          mask: of self-attention, bool, broadcast to [B, A, N, N].
+          source: the decoder's alone: encoded [B, S, D] and mask, broadcast to [B, A, N, S].
         """
         bias = self.bias(x.shape[1])
         for block in self.blocks:
@@ -187,10 +187,10 @@ class T5Encoder(nnx.Module):
         """Encode embedded tokens.
 
         Args:
-            embedded: [B, N, D] float32. mask: [B, N] bool, False hides a token from all others.
+          embedded: [B, N, D] float32. mask: [B, N] bool, False hides a token from all others.
 
         Returns:
-            [B, N, D] float32; without meaning where the mask is False.
+          [B, N, D] float32; without meaning where the mask is False.
         """
         return self.encoder(embedded, mask[:, None, None, :])
 
@@ -209,14 +209,14 @@ class T5(T5Encoder):
         self.dtype = dtype
 
     def decode(self, ids: Array, encoded: Array, mask: Array) -> Array:
-        """Predict what follows each of some tokens.
+        """Predict the token after each of some tokens.
 
         Args:
-            ids: [B, N] int32, what the decoder has said so far, from the start token (0) on.
-            encoded: [B, S, D] float32, from `encode`. mask: [B, S] bool, as there.
+          ids: [B, N] int32, the output so far, from the start token (0) on.
+          encoded: [B, S, D] float32, from `encode`. mask: [B, S] bool, as there.
 
         Returns:
-            logits [B, N, V] float32.
+          logits [B, N, V] float32.
         """
         length = ids.shape[1]
         past = jnp.asarray(np.tri(length, dtype=bool))[None, None]

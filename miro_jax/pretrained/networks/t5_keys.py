@@ -1,20 +1,17 @@
 """Published weights of T5 1.1 and FLAN-T5: the encoder alone, or encoder and decoder.
 
-Files store the embedding under up to four names; one is left here, `shared.weight`.
-
 Source: names of `transformers.T5ForConditionalGeneration`.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from miro_jax.pretrained.networks.t5 import T5, T5Config, T5Encoder
-from miro_jax.pretrained.weights import convert, hf
-from miro_jax.pretrained.weights.convert import Network, Row, below, same, transpose
+from miro_jax.pretrained.weights import hf
+from miro_jax.pretrained.weights.convert import Layout, Network, Row, below, same, transpose
 from miro_jax.pretrained.weights.tensors import Tensor
 
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
@@ -63,13 +60,15 @@ SMALL = r".*(norm/scale|/table)"  # parameters that stay float32 in a bfloat16 n
 ENCODER_IGNORED = r"decoder\..*|lm_head\.weight"
 # A table that some files hold and no model uses.
 IGNORED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+ENCODER_LAYOUT = Layout(T5Encoder, ENCODER_TABLE, ENCODER_IGNORED, SMALL)
+LAYOUT = Layout(T5, TABLE, IGNORED, SMALL)
 
 
 def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave one name, `shared.weight`, to the embedding, which files store under up to four.
+    """Reduce the names of the embedding, up to four in a file, to `shared.weight`.
 
     Raises:
-        ValueError: two of the names hold different numbers.
+      ValueError: two of the names hold different numbers.
     """
     merged = {key: tensor for key, tensor in tensors.items() if key not in ALIASES}
     for key in ALIASES:
@@ -90,7 +89,7 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     if missing := [key for key in REQUIRED if key not in config]:
         raise ValueError(f"config.json must have the key {missing[0]!r} of a T5.")
     own = hf.read_config("T5Config", config)
-    # transformers 5 writes tie_word_embeddings = True of every T5; this is what it says of them.
+    # transformers 5 writes tie_word_embeddings = True for every T5; this key shows the difference.
     wanted = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
     for key, value in wanted.items():
         if (got := getattr(own, key)) != value:
@@ -124,15 +123,8 @@ def load(
     """Load a `T5`, or its `T5Encoder` alone; what belongs to the decoder is not read then.
 
     Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`; or two names of the embedding
-        hold different numbers.
+      ValueError: the weights do not fit, see `weights.convert.Layout`; or two names of the
+        embedding hold different numbers.
     """
-    return convert.load(
-        partial(T5Encoder if encoder_only else T5, config),
-        merge_aliases(tensors),
-        ENCODER_TABLE if encoder_only else TABLE,
-        ignored=ENCODER_IGNORED if encoder_only else IGNORED,
-        keep_float32=SMALL,
-        dtype=dtype,
-        mesh=mesh,
-    )
+    layout = ENCODER_LAYOUT if encoder_only else LAYOUT
+    return layout.load(merge_aliases(tensors), config, dtype=dtype, mesh=mesh)

@@ -1,4 +1,4 @@
-"""SDXL's autoencoder (diffusers `AutoencoderKL`): pictures to image latents and back.
+"""SDXL's autoencoder (diffusers `AutoencoderKL`): images to image latents and back.
 
     resnet:     x <- skip(x) + conv(silu(norm(conv(silu(norm x)))))      skip: identity or 1x1
     attention:  x <- x + O softmax(Q(norm x) K(norm x)^T / sqrt C) V(norm x)     one head
@@ -14,10 +14,11 @@ posterior: the published scaling factor is no part of the network.
 Sources: Podell et al. 2023 (arXiv 2307.01952), Rombach et al. 2022 (arXiv 2112.10752); diffusers,
 `models/autoencoders`. Weights: `diffusion_pytorch_model.safetensors` of stabilityai/sdxl-vae.
 
-Letters: B batch, H W picture, h w image latents, C channels, N = h w pixels as tokens.
+Letters: B batch, H W image, h w image latents, C channels, N = h w pixels as tokens.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,8 @@ class VAEConfig:
     """Sizes of the autoencoder.
 
     Attributes:
-      in_channels, out_channels: of pictures. latent_channels: of image latents.
-      block_out_channels: C of each level, from the pictures' side on.
+      in_channels, out_channels: of images. latent_channels: of image latents.
+      block_out_channels: C of each level, from the images' side on.
       layers_per_block: resnets of a level of the encoder; the decoder has one more.
       norm_num_groups: of all norms.
     """
@@ -184,11 +185,11 @@ class Level(nnx.Module):
 
     def __init__(
         self,
-        inputs,
-        outputs,
-        count,
-        groups,
-        scaling,
+        inputs: int,
+        outputs: int,
+        count: int,
+        groups: int,
+        scaling: str | None,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
@@ -208,33 +209,48 @@ class Level(nnx.Module):
         return x
 
 
+def _levels(
+    sizes: Sequence[int],
+    count: int,
+    groups: int,
+    scaling: str,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike,
+) -> nnx.List:
+    """Return one level for each of `sizes` channels; all but the last end by `scaling`."""
+    last = len(sizes) - 1
+    return nnx.List(
+        Level(
+            sizes[max(i - 1, 0)],
+            size,
+            count,
+            groups,
+            scaling if i < last else None,
+            rngs=rngs,
+            dtype=dtype,
+        )
+        for i, size in enumerate(sizes)
+    )
+
+
 class Encoder(nnx.Module):
-    """Pictures to moments of the posterior."""
+    """Images to moments of the posterior."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         sizes, groups = config.block_out_channels, config.norm_num_groups
         moments = 2 * config.latent_channels
         self.config, self.dtype = config, dtype
-        self.conv_in = Conv(config.in_channels, sizes[0], rngs=rngs, dtype=dtype)
-        self.levels = nnx.List(
-            Level(
-                sizes[max(i - 1, 0)],
-                sizes[i],
-                config.layers_per_block,
-                groups,
-                "halve" if i < len(sizes) - 1 else None,
-                rngs=rngs,
-                dtype=dtype,
-            )
-            for i in range(len(sizes))
-        )
-        self.middle = Middle(sizes[-1], groups, rngs=rngs, dtype=dtype)
+        options = {"rngs": rngs, "dtype": dtype}
+        self.conv_in = Conv(config.in_channels, sizes[0], **options)
+        self.levels = _levels(sizes, config.layers_per_block, groups, "halve", **options)
+        self.middle = Middle(sizes[-1], groups, **options)
         self.norm_out = GroupNorm(sizes[-1], groups)
-        self.conv_out = Conv(sizes[-1], moments, rngs=rngs, dtype=dtype)
+        self.conv_out = Conv(sizes[-1], moments, **options)
         self.moments = _pointwise(moments, moments, rngs=rngs)
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
           images: [B, H, W, 3] float32 in [-1, 1]; sides that `factor` does not divide lose pixels
@@ -253,28 +269,18 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Image latents to pictures."""
+    """Image latents to images."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.config, self.dtype = config, dtype
+        options = {"rngs": rngs, "dtype": dtype}
         self.latents = _pointwise(config.latent_channels, config.latent_channels, rngs=rngs)
-        self.conv_in = Conv(config.latent_channels, sizes[0], rngs=rngs, dtype=dtype)
-        self.middle = Middle(sizes[0], groups, rngs=rngs, dtype=dtype)
-        self.levels = nnx.List(
-            Level(
-                sizes[max(i - 1, 0)],
-                sizes[i],
-                config.layers_per_block + 1,
-                groups,
-                "double" if i < len(sizes) - 1 else None,
-                rngs=rngs,
-                dtype=dtype,
-            )
-            for i in range(len(sizes))
-        )
+        self.conv_in = Conv(config.latent_channels, sizes[0], **options)
+        self.middle = Middle(sizes[0], groups, **options)
+        self.levels = _levels(sizes, config.layers_per_block + 1, groups, "double", **options)
         self.norm_out = GroupNorm(sizes[-1], groups)
-        self.conv_out = Conv(sizes[-1], config.out_channels, rngs=rngs, dtype=dtype)
+        self.conv_out = Conv(sizes[-1], config.out_channels, **options)
 
     def __call__(self, latents: Array) -> Array:
         """Decode image latents.

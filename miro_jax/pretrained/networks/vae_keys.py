@@ -7,22 +7,20 @@ Source: names of `diffusers.AutoencoderKL`, `diffusion_pytorch_model.safetensors
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig
 from miro_jax.pretrained.weights.convert import (
     CONV,
     NORM,
+    Layout,
     Network,
     Row,
     below,
-    load,
     same,
     transpose,
 )
@@ -79,14 +77,13 @@ DECODER: tuple[Row, ...] = (
     *below("decoder.up_blocks.*.resnets.*", "levels/*/resnets/*", RESNET),
     *below("decoder.up_blocks.*.upsamplers.0.conv", "levels/*/scaling", CONV),
 )
-# For each half: how it is made, where its tensors go, what belongs to the other half.
-PARTS: dict[str, tuple[Callable[..., nnx.Module], tuple[Row, ...], str]] = {
-    "encoder": (Encoder, ENCODER, r"(decoder|post_quant_conv)\..*"),
-    "decoder": (Decoder, DECODER, r"(encoder|quant_conv)\..*"),
-    "both": (
+PARTS = {
+    "encoder": Layout(Encoder, ENCODER, r"(decoder|post_quant_conv)\..*", KEEP_FLOAT32),
+    "decoder": Layout(Decoder, DECODER, r"(encoder|quant_conv)\..*", KEEP_FLOAT32),
+    "both": Layout(
         Autoencoder,
         (*below("", "encoder", ENCODER), *below("", "decoder", DECODER)),
-        "",
+        keep_float32=KEEP_FLOAT32,
     ),
 }
 
@@ -111,10 +108,10 @@ def parse_config(config: Mapping[str, Any]) -> VAEConfig:
         "mid_block_add_attention": True,
     }
     for key, value in wanted.items():
-        if (found := config.get(key, value)) != value:
+        if (got := config.get(key, value)) != value:
             raise ValueError(
                 f"config.json of the autoencoder must have {key} = {value!r}, as SDXL's has; got "
-                f"{found!r}. Give the weights of an SDXL autoencoder."
+                f"{got!r}. Give the weights of an SDXL autoencoder."
             )
     sizes = {name: config[name] for name in names}
     sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
@@ -138,18 +135,10 @@ def load_vae(
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: an unknown part or dtype, or weights that do not fit, see `weights.convert.load`.
+      ValueError: an unknown part or dtype, or weights that do not fit, see
+        `weights.convert.Layout`.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
-    make, table, ignored = PARTS[part]
     config = parse_config(repository.json("config.json"))
-    return load(
-        partial(make, config),
-        repository.tensors(STEM),
-        table,
-        ignored=ignored,
-        dtype=dtype,
-        keep_float32=KEEP_FLOAT32,
-        mesh=mesh,
-    )
+    return PARTS[part].load(repository.tensors(STEM), config, dtype=dtype, mesh=mesh)

@@ -3,7 +3,7 @@
     x = LN(word[ids] + type[0]), blocks, mean over the tokens that are no padding
     block   x = LN(x + attention(x) Wo);   x = LN(x + W2 gelu(W1 x))
     rotary  (a, b) -> (a cos - b sin, b cos + a sin) of channels (a, b) half a head apart, of q and
-            k;  angle = place * base^(-2 j / H), j = 0..H/2-1, place = 0..L-1
+            k;  angle = position * base^(-2 j / H), j = 0..H/2-1, position = 0..L-1
 
 Tokens see each other in both directions, padding is hidden. The stream x is float32; matrix
 products run in `dtype`.
@@ -57,7 +57,7 @@ class Config:
 
 
 def rotary_table(config: Config, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute cosine and sine of each place's angles, each [L, H / 2] float32."""
+    """Compute cosine and sine of each position's angles, each [L, H / 2] float32."""
     half = config.width // config.heads // 2
     frequencies = config.rotary_base ** (-np.arange(half) / half)
     angles = np.arange(length)[:, None] * frequencies[None]

@@ -6,19 +6,14 @@ them.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
-
 from miro_jax.pretrained.networks.xlm_roberta import Config, TextTower
-from miro_jax.pretrained.weights import convert
-from miro_jax.pretrained.weights.convert import LINEAR, NORM, Network, below, packed, same
-from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.weights.convert import LINEAR, NORM, Layout, below, packed, same
 
 SMALL = r".*(scale|bias)"  # stay float32: they cost little
 # A `text_config` names another repository, jinaai/jina-embeddings-v3, for its sizes; these are
-# they. What stands in `hf_model_config_kwargs` goes first, as it does there. The rotary base is
+# they. `hf_model_config_kwargs` overrides them, as it does there. The rotary base is
 # the one number that could not be read at its source: it is that of the Hugging Face port.
 DEFAULTS = {
     "hidden_size": 1024,
@@ -48,18 +43,20 @@ TABLE = (
     *below("encoder.layers.*", "blocks/*", BLOCK),
 )
 UNUSED = r"pooler\..*|(.*\.)?inv_freq"
+# Of tensors named without a prefix, LoRA merged (see `weights.lora`).
+load = Layout(TextTower, TABLE, UNUSED, SMALL).load
 
 
 def parse_config(config: Mapping[str, Any]) -> Config:
     """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS.
 
     Raises:
-      ValueError: it asks for a variant that is not here.
+      ValueError: a variant that is not here.
     """
     given = dict(config.get("hf_model_config_kwargs", {}))
     for name, value in (REQUIRED | {"pooler_type": "mean_pooler"}).items():
-        if (found := given.get(name, config.get(name, value))) != value:
-            raise ValueError(f"text_config.{name} must be {value}; got {found}.")
+        if (got := given.get(name, config.get(name, value))) != value:
+            raise ValueError(f"text_config.{name} must be {value}; got {got}.")
     own = DEFAULTS | given
     return Config(
         width=own["hidden_size"],
@@ -71,27 +68,4 @@ def parse_config(config: Mapping[str, Any]) -> Config:
         padding=own["pad_token_id"],
         rotary_base=own["rotary_emb_base"],
         epsilon=own["layer_norm_eps"],
-    )
-
-
-def load(
-    tensors: Mapping[str, Tensor],
-    config: Config,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
-    """Load the tower from tensors named without a prefix, LoRA merged (see `weights.lora`).
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.load`.
-    """
-    return convert.load(
-        partial(TextTower, config),
-        tensors,
-        TABLE,
-        ignored=UNUSED,
-        keep_float32=SMALL,
-        dtype=dtype,
-        mesh=mesh,
     )

@@ -1,10 +1,10 @@
 """The one strict loader: tensors of a published file into the parameters of one of our networks.
 
-A network's file holds a table of rows (source key, our path, transform). `*` in a key stands for
-one part between dots and is put at the `*`s of the path, in order. One source key may stand in
-several rows: a packed tensor is cut into several parameters. Everything must fit: each tensor
-that is not ignored on purpose finds a place, each parameter is filled once, each shape agrees; what
-does not is reported all together.
+The key table of a network has rows (source key, our path, transform). `*` in a key stands for one
+part between dots and replaces the `*`s of the path, in order. One source key may stand in several
+rows: a packed tensor is cut into several parameters. Everything must fit: each tensor that is not
+ignored on purpose fills a parameter, each parameter is filled once, each shape agrees; all that
+does not is reported together.
 
 Tensors are read, converted and put on their devices one by one, so the host holds no more than the
 parameters that live on it and one tensor.
@@ -13,7 +13,7 @@ parameters that live on it and one tensor.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,49 +108,63 @@ class Network:
     mesh: jax.sharding.Mesh
 
 
-def load(
-    build: Callable[..., nnx.Module],
-    tensors: Mapping[str, Tensor],
-    table: Iterable[Row],
-    *,
-    ignored: str = "",
-    dtype: str = "float32",
-    keep_float32: str = "",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
-    """Build a network and fill all of its parameters and buffers.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a published file fills one of our networks.
 
-    Args:
-      build: makes the module of `rngs` and `dtype`, such as `partial(VisionTower, config)`; called
-        under `jax.eval_shape`, so nothing is initialised.
-      tensors: what the file holds.
+    Attributes:
+      make: makes the module of (config, rngs=, dtype=); usually its class.
       table: rows (source key, our path, transform).
-      ignored: regular expression of source keys that are left out on purpose.
-      dtype: of the parameters, "float32" or "bfloat16"; integers keep theirs.
-      keep_float32: regular expression of our paths that stay float32 whatever `dtype` is.
-      mesh: where the parameters go, laid out by their logical axes; None is the first device.
-
-    Raises:
-      ValueError: all at once: tensors without a place, two for one place, places left empty, wrong
-        shapes; or an unknown dtype.
+      ignored: regular expression of source keys that are skipped on purpose.
+      keep_float32: regular expression of our paths that stay float32 whatever the dtype.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-    mesh = sharding.one_device_mesh() if mesh is None else mesh
-    with sharding.use_mesh(mesh):
-        abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0), dtype=DTYPES[dtype]))
-        graphdef, abstract = nnx.split(abstract)
-        places = sharding.state_shardings(abstract, mesh)
-    leaves = {_path(path): leaf for path, leaf in nnx.to_flat_state(abstract)}
-    homes = {_path(path): leaf for path, leaf in nnx.to_flat_state(places)}
-    shapes = {path: tuple(leaf.get_raw_value().shape) for path, leaf in leaves.items()}
-    arrays = {}
-    for path, array in converted(tensors, table, shapes, ignored):
-        kind = jnp.float32 if keep_float32 and re.fullmatch(keep_float32, path) else DTYPES[dtype]
-        kind = array.dtype if np.issubdtype(array.dtype, np.integer) else kind
-        arrays[path] = jax.device_put(array.astype(kind), homes[path].get_raw_value())
-    flat = [(path, leaf.replace(arrays[_path(path)])) for path, leaf in nnx.to_flat_state(abstract)]
-    return Network(graphdef, nnx.from_flat_state(flat), mesh)
+
+    make: Callable[..., nnx.Module]
+    table: Sequence[Row]
+    ignored: str = ""
+    keep_float32: str = ""
+
+    def load(
+        self,
+        tensors: Mapping[str, Tensor],
+        config: Any,
+        *,
+        dtype: str = "float32",
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> Network:
+        """Build a network and fill all of its parameters and buffers.
+
+        Args:
+          tensors: what the file holds.
+          config: sizes of the network, for `make`; called under `jax.eval_shape`, so nothing is
+            initialised.
+          dtype: of parameters and matrix products, "float32" or "bfloat16"; integers keep theirs.
+          mesh: where the parameters go, laid out by their logical axes; None is the first device.
+
+        Raises:
+          ValueError: all at once: tensors without a parameter, two for one parameter, parameters
+            without a tensor, wrong shapes; or an unknown dtype.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+        mesh = sharding.one_device_mesh() if mesh is None else mesh
+        with sharding.use_mesh(mesh):
+            abstract = nnx.eval_shape(
+                lambda: self.make(config, rngs=nnx.Rngs(params=0), dtype=DTYPES[dtype])
+            )
+            graphdef, abstract = nnx.split(abstract)
+            shardings = sharding.state_shardings(abstract, mesh)
+        flat = [(path, leaf) for path, leaf in nnx.to_flat_state(abstract)]
+        homes = {_path(path): leaf for path, leaf in nnx.to_flat_state(shardings)}
+        shapes = {_path(path): tuple(leaf.get_raw_value().shape) for path, leaf in flat}
+        arrays = {}
+        for path, array in converted(tensors, self.table, shapes, self.ignored):
+            kept = self.keep_float32 and re.fullmatch(self.keep_float32, path)
+            kind = jnp.float32 if kept else DTYPES[dtype]
+            kind = array.dtype if np.issubdtype(array.dtype, np.integer) else kind
+            arrays[path] = jax.device_put(array.astype(kind), homes[path].get_raw_value())
+        filled = [(path, leaf.replace(arrays[_path(path)])) for path, leaf in flat]
+        return Network(graphdef, nnx.from_flat_state(filled), mesh)
 
 
 def converted(
@@ -162,7 +176,7 @@ def converted(
     """Read tensor by tensor and give (our path, array); names are checked before the first read.
 
     Raises:
-      ValueError: see `load`. Wrong shapes are found while reading and reported at the end.
+      ValueError: see `Layout.load`. Wrong shapes are found while reading and reported at the end.
     """
     rows = [(_pattern(key), path, transform) for key, path, transform in table]
     plan: dict[str, list[tuple[str, Transform]]] = {}
@@ -171,7 +185,7 @@ def converted(
     for key in tensors:
         if ignored and re.fullmatch(ignored, key):
             continue
-        plan[key] = [(p, t) for p, t in _places(key, rows) if p in shapes]
+        plan[key] = [(p, t) for p, t in _targets(key, rows) if p in shapes]
         if not plan[key]:
             errors.append(f"{key} {tensors[key].shape} has no place in the network")
         for path, _ in plan[key]:
@@ -195,11 +209,11 @@ def _pattern(key: str) -> re.Pattern:
     return re.compile(re.escape(key).replace(r"\*", r"([^.]+)"))
 
 
-def _places(key: str, rows: list) -> Iterator[tuple[str, Transform]]:
+def _targets(key: str, rows: list) -> Iterator[tuple[str, Transform]]:
     for pattern, path, transform in rows:
         if match := pattern.fullmatch(key):
-            for found in match.groups():
-                path = path.replace("*", found, 1)
+            for name in match.groups():
+                path = path.replace("*", name, 1)
             yield path, transform
 
 

@@ -3,8 +3,8 @@
     repository = hub.open("nicolas-dufour/miro")         # or a folder in the same layout
     repository.path("config.json")                       # a local path; fetched if it must be
 
-Files are fetched one by one, when they are asked for. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1`
-switches fetching off; what is in the cache is still found. `HF_HOME` moves the cache.
+Files are fetched one by one, when they are needed. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1`
+switches fetching off; what is in the cache is still used. `HF_HOME` moves the cache.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ SECONDS_TO_CONNECT = 3.0
 
 
 class OfflineError(FileNotFoundError):
-    """A file is not here and fetching is switched off; the text says how to get it."""
+    """A file is not here and fetching is switched off; the message names the way to get it."""
 
 
 class UnreachableError(ConnectionError):
-    """A file is not here and the hub gives no answer; the text says how to get it elsewhere."""
+    """A file is not here and the hub does not answer; the message names another way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Repository:
     """The files of a model.
 
     Attributes:
-      source: a local folder or a hub id, as it was given.
+      source: a local folder or a hub id.
       subfolder: inside of it; "" is the top. revision: branch, tag or commit on the hub.
     """
 
@@ -65,17 +65,17 @@ class Repository:
           FileNotFoundError: the folder or the hub has no such file.
           OfflineError, UnreachableError: it would have to be fetched and cannot be.
         """
-        found = self._find(name)
-        if found is None:
+        path = self._find(name)
+        if path is None:
             raise FileNotFoundError(f"{self} has no file {self._inside(name)}.")
-        return found
+        return path
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a file of this name (it is fetched on the way)."""
+        """Return whether there is a file of this name; it is fetched for that."""
         return self._find(name) is not None
 
     def is_here(self, stem: str = "model") -> bool:
-        """Tell whether weights, see `weights`, are on this machine; nothing is fetched."""
+        """Return whether weights (see `weights`) are on this machine; nothing is fetched."""
         return any(isinstance(self._known(name), Path) for name in _weight_files(stem))
 
     def json(self, name: str) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def open(source: str | Path, subfolder: str = "", revision: str | None = None) -
 
 
 @contextlib.contextmanager
-def told_where(*ways: str) -> Iterator[None]:
-    """Add to what is said of weights that are not here how to name their folder."""
+def naming_folders(*ways: str) -> Iterator[None]:
+    """Add to the message of missing weights the ways to name their folder."""
     try:
         yield
     except (OfflineError, UnreachableError) as error:
@@ -236,7 +236,7 @@ def _weight_files(stem: str) -> list[str]:
 
 
 def is_offline() -> bool:
-    """Tell whether fetching is switched off."""
+    """Return whether fetching is switched off."""
     return constants.HF_HUB_OFFLINE or os.environ.get("MIRO_JAX_OFFLINE", "0") not in ("", "0")
 
 

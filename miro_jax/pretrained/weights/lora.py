@@ -33,21 +33,21 @@ def merge_lora(tensors: Mapping[str, Tensor], scale: float, adapter: int = 0) ->
     Raises:
       ValueError: half of a change is missing, or its shapes do not fit.
     """
-    found = {}
+    merged = {}
     for key, tensor in tensors.items():
         name, separator, rest = key.partition(LORA)
         if not separator:
-            found[key] = tensor
+            merged[key] = tensor
         elif rest == "original":
             halves = [tensors.get(f"{name}{LORA}0.lora_{letter}") for letter in "AB"]
             if None in halves:
                 raise ValueError(f"{key} must come with 0.lora_A and 0.lora_B.")
             # Rows of the change come from the second factor of a linear map, the first of a table.
             factors = halves if "embeddings" in name else halves[::-1]
-            found[f"{name}.weight"] = _merged(key, tensor, factors, scale, adapter)
+            merged[f"{name}.weight"] = _merged(key, tensor, factors, scale, adapter)
         elif rest not in ("0.lora_A", "0.lora_B"):
             raise ValueError(f"{key} is no low-rank change; only lora_A and lora_B are known.")
-    return found
+    return merged
 
 
 def _merged(

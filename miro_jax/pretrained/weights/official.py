@@ -11,7 +11,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ CONFIG, WEIGHTS, EMPTY = "config.json", "model.safetensors", "uncond_embedding.n
 MAX_TOKENS = 77  # where config.json has no max_text_len
 OURS = "miro_jax"  # section of config.json that only this package reads and writes
 
+# Frequencies are multiplied by 2 pi x: rounding them turns phases.
+KEEP_FLOAT32 = r"(.*/)?fourier/.*"
 # What the release fixes in code: it has no entry in config.json.
 FIXED = {"condition_heads": 16, "condition_layers": 2, "mlp_multiplier": 4, "mlp_multiple": 256}
 
@@ -83,15 +84,8 @@ def read(
     except KeyError as error:
         raise ValueError(f"{repository}/{CONFIG} has no entry {error}.") from error
     tensors = repository.tensors()
-    network = convert.load(
-        partial(RIN, config),
-        tensors,
-        key_table(names),
-        ignored=IGNORED,
-        dtype=dtype,
-        mesh=mesh,
-        keep_float32=r"(.*/)?fourier/.*",  # frequencies times 2 pi x: rounding them turns phases
-    )
+    layout = convert.Layout(RIN, key_table(names), IGNORED, KEEP_FLOAT32)
+    network = layout.load(tensors, config, dtype=dtype, mesh=mesh)
     empty = np.load(repository.path(EMPTY), allow_pickle=False).astype(np.float32)
     empty = empty.reshape(-1, empty.shape[-1])
     if empty.shape[-1] != config.caption_width:
@@ -129,7 +123,7 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
     """Turn the release's config into the sizes of our network.
 
     Raises:
-      ValueError: it asks for a part that our network does not have. KeyError: an entry is missing.
+      ValueError: it needs a part that our network does not have. KeyError: an entry is missing.
     """
     c, pre = settings["network"], settings["preconditioning"]
     wanted = {
@@ -151,7 +145,7 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
         f"{key} must be {want}; got {got}" for key, (got, want) in wanted.items() if got != want
     ]
     if wrong:
-        raise ValueError(f"{CONFIG} asks for what this network has not: {'; '.join(wrong)}.")
+        raise ValueError(f"{CONFIG} asks for what this network does not have: {'; '.join(wrong)}.")
     return RINConfig(
         latent_shape=(c["data_size"], c["data_size"], c["num_input_channels"]),
         caption_width=c["label_dim"],
@@ -286,8 +280,8 @@ def released_tensors(
 def _their_key(path: str, rows: list) -> str:
     for pattern, key in rows:
         if match := pattern.fullmatch(path):
-            for found in match.groups():
-                key = key.replace("*", found, 1)
+            for name in match.groups():
+                key = key.replace("*", name, 1)
             return key
     raise ValueError(f"{path} has no place in the released layout.")
 
@@ -304,7 +298,7 @@ def _num_inputs(config: RINConfig) -> dict[str, int]:
 
 
 def _constants(config: RINConfig) -> dict[str, np.ndarray]:
-    """Masks that are always true, and the channel statistics: the authors' loader asks for them."""
+    """Masks that are always true, and the channel statistics: the authors' loader requires them."""
     blocks = [f"transformers_blocks.{i}" for i in range(config.condition_layers)]
     for i in range(config.num_blocks):
         blocks += [f"rin_blocks.{i}.{n}" for n in ("retriever_ca", "writer_ca", "retrieve_cond")]

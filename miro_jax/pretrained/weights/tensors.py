@@ -21,7 +21,7 @@ class Tensor:
 
     Attributes:
       shape: sizes of its axes. dtype: numpy dtype, ml_dtypes included.
-      read: gives the array, freshly read; nothing is kept.
+      read: returns the array, read anew each time.
     """
 
     shape: tuple[int, ...]
@@ -81,14 +81,14 @@ def open_indexed(
       open_file: lists the tensors of one of them.
     """
     names = json.loads(Path(index).read_text("utf-8"))["weight_map"]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise ValueError(f"{index} names a file outside of its folder: {name!r}.")
-        found |= open_file(file_of(name))
-    if missing := sorted(set(names) - set(found)):
+        tensors |= open_file(file_of(name))
+    if missing := sorted(set(names) - set(tensors)):
         raise ValueError(f"{index} lists tensors that its files do not hold: {missing[:5]}.")
-    return found
+    return tensors
 
 
 def write_safetensors(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
