@@ -93,3 +93,12 @@ def test_a_network_without_rewards_has_no_dials():
 def test_bad_levels_are_refused_with_the_key(levels):
     with pytest.raises(ValueError, match="config.evaluate.levels"):
         dials.check_levels(levels)
+
+
+def test_a_reward_that_may_be_missing_is_measured_where_it_is_there():
+    measured = judges(NAMES)
+    measured.rewards[1].judge = lambda features, captions: np.where(
+        np.arange(len(features)) % 2, np.nan, features[:, 1, 0, 0] / 255
+    ).astype(np.float32)
+    found = dials.Evaluator(measured, SAMPLING, PROMPTS, LEVELS).run(Meter(NAMES))
+    assert found.rises("second") and found.dials["second"]["level"][-1]["mean"] == 1.0

@@ -206,6 +206,19 @@ def test_evaluators_that_did_not_run_are_named_and_the_rest_is_shown(tmp_path):
     assert "single object" in page.text
 
 
+def test_a_run_of_other_images_has_no_sections_of_the_shapes_world(tmp_path):
+    write_run(tmp_path / "r", small_config(**{"evaluate.evaluators": ("dials",)}))
+    path = tmp_path / "r" / "evaluation.json"
+    entries = json.loads(path.read_text())
+    entries[-1] |= {"shapes": False, "prompts": {"source": "prompts.txt"}}
+    path.write_text(json.dumps(entries))
+    page = Page(report.write(tmp_path / "r").read_text("utf-8"))
+    ids = [s["id"] for s in page.all("section")]
+    assert tuple(ids) == tuple(n for n in SECTIONS if n not in ("geneval", "conflict"))
+    assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in ids]
+    assert "prompts.txt" in page.text and page.text.count("Not measured") == 2
+
+
 def test_a_run_that_was_not_evaluated_has_curves_and_facts(tmp_path):
     write_run(tmp_path / "r", small_config(), evaluated=False)
     page = Page(report.write(tmp_path / "r").read_text("utf-8"))

@@ -123,3 +123,9 @@ def test_an_outlier_and_a_constant_give_a_bounded_histogram():
     scores = np.append(np.linspace(0, 1, 999), 1e12)
     assert len(statistics.describe(scores)["histogram"]["counts"]) == 50
     assert sum(statistics.describe(np.full(9, 0.3))["histogram"]["counts"]) == 9
+
+
+def test_missing_values_are_dropped_from_means_and_ranks():
+    values = np.array([1.0, np.nan, 3.0, 2.0])
+    assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values[[0, 2, 3]])
+    assert statistics.rank_correlation([1, 2, 3, 4], values) == pytest.approx(0.5)

@@ -10,6 +10,8 @@ branches of guidance.
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from miro_jax.data.shapes import world
 from miro_jax.evaluate import base, dials
 from miro_jax.report.results import Conflict, Way
@@ -83,6 +85,6 @@ class Evaluator:
             )
             scores = self.judges.score(images, self.prompts)
             right = sum(self.check(i, p) for i, p in zip(images, self.prompts, strict=True))
-            way["agreement"].append(bootstrap_mean(scores.mean(axis=1)))
+            way["agreement"].append(bootstrap_mean(np.nanmean(scores, axis=1)))
             way["correct"].append(wilson(int(right), len(images)))
         return way

@@ -80,7 +80,7 @@ class Evaluator:
         return {
             "score": [bootstrap_mean(row) for row in own],
             "level": [bootstrap_mean(row) for row in achieved],
-            "rank_of_means": rank_correlation(self.levels, own.mean(axis=1)),
+            "rank_of_means": rank_correlation(self.levels, np.nanmean(own, axis=1)),
             "rank_of_samples": rank_correlation(requested.ravel(), own.ravel()),
         }
 

@@ -75,7 +75,6 @@ class Preview:
         if not self.judges.names:
             return {}, grid
         texts = [p for p in self.prompts for _ in range(self.num_images)]
-        means = self.judges.score(images[-1].reshape(-1, *images.shape[3:]), texts).mean(axis=0)
-        return {
-            f"reward/{n}": float(m) for n, m in zip(self.judges.names, means, strict=True)
-        }, grid
+        scores = self.judges.score(images[-1].reshape(-1, *images.shape[3:]), texts)
+        names = [f"reward/{name}" for name in self.judges.names]
+        return dict(zip(names, np.nanmean(scores, axis=0).tolist(), strict=True)), grid

@@ -81,6 +81,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
             "evaluate": json.loads(config.evaluate.to_json()),
             "sample": json.loads(config.sample.to_json()),
         },
+        "shapes": is_shapes,
         "prompts": prompts.to_json(),
         "rewards": identities,
         "training": {"num_records": manifest.num_records, "rewards": training},

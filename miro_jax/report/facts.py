@@ -54,6 +54,11 @@ class Facts:
         return [short_name(name) for name in self.config["rewards"]]
 
     @property
+    def is_shapes(self) -> bool:
+        """Whether the run is trained on the shapes world, as earlier evaluations all were."""
+        return self.evaluation.get("shapes", True)
+
+    @property
     def training(self) -> dict[str, dict[str, float]]:
         """Mean and std of each reward of the training data, as far as an evaluation has them."""
         return self.evaluation.get("training", {}).get("rewards", {})

@@ -30,6 +30,7 @@ SECTIONS = {
     "training": "Training",
     "run": "The run",
 }
+OF_SHAPES = ("geneval", "conflict")  # judge the shapes world only
 _MOST_POINTS = 300  # of a curve
 _STRIP = 3.0  # standard deviations to either side that a strip shows
 # Metric -> (axis label, logarithmic if all values are above 0, what it is).
@@ -53,7 +54,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "title": f"miro_jax run: {name}",
         "kind": "report of a run",
         "name": name,
-        "sections": SECTIONS,
+        "sections": {k: v for k, v in SECTIONS.items() if facts.is_shapes or k not in OF_SHAPES},
         "facts": facts,
         "tiles": headline(facts),
         "gallery": facts.result("gallery"),

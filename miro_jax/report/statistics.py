@@ -36,10 +36,11 @@ class Share(TypedDict):
 
 
 def bootstrap_mean(values: np.ndarray) -> Mean:
-    """Return the mean of [N] values with its percentile bootstrap interval."""
+    """Return the mean of [N] values with its percentile bootstrap interval; NaN is missing."""
     values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)] if values.ndim == 1 else values
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"values must be [N] with N >= 1; got shape {values.shape}.")
+        raise ValueError(f"values must be [N] with N >= 1 numbers; got shape {values.shape}.")
     rng = np.random.default_rng(_SEED)
     chosen = rng.integers(0, len(values), (_RESAMPLES, len(values)))
     low, high = np.percentile(values[chosen].mean(axis=1), (2.5, 97.5))
@@ -76,8 +77,12 @@ def mean_of_shares(shares: Sequence[Share]) -> dict[str, float]:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return Spearman's rank correlation of [N] and [N]; None where one of them is constant."""
+    """Return Spearman's rank correlation of [N] and [N]; None where one of them is constant.
+
+    NaN is missing: its pair is dropped.
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x, y = np.stack([x, y])[:, ~(np.isnan(x) | np.isnan(y))]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(stats.spearmanr(x, y).statistic)
