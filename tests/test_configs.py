@@ -11,6 +11,7 @@ from configs import base as configs
 from configs import miro
 from miro_jax import sample
 from miro_jax.evaluate import run as evaluate
+from miro_jax.rewards import names
 from miro_jax.train import components
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -55,6 +56,13 @@ def test_the_network_of_the_paper_has_the_size_of_the_released_one():
     parts = components.build_components(MODULES["miro"].get_config(""))
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract.params))
     assert count == 360_411_793  # see test_rin_parity for how the authors count
+
+
+def test_names_of_rewards_are_those_of_the_package():
+    """Configs import nothing of the package, so they list them again."""
+    assert configs.PUBLISHED_REWARDS == names.PUBLISHED_REWARDS
+    assert configs.REWARDS == names.SHAPES_REWARDS
+    assert miro.REWARDS == names.RELEASED_REWARDS
 
 
 @pytest.mark.parametrize("name", miro.REWARDS)

@@ -7,7 +7,9 @@ import jax
 import pytest
 
 from configs import base as configs
+from miro_jax import sample
 from miro_jax.cli import run_folder
+from miro_jax.evaluate import run as evaluate
 from miro_jax.train import components
 
 
@@ -85,6 +87,25 @@ def test_the_network_is_told_the_train_rewards_in_their_order():
     parts = components.build_components(changed(data__train_rewards=("count", "beauty")))
     assert parts.reward_names == ("count", "beauty")
     assert parts.abstract.params["reward_positions"]["table"].shape[0] == 2
+
+
+def test_a_reward_named_with_its_version_goes_by_its_short_name():
+    names = ("clip", "hpsv2@2.0")
+    config = changed(
+        rewards=names,
+        data__train_rewards=names,
+        sample__targets="hpsv2@2.0=0.5",
+        evaluate__conflict_reward="hpsv2@2.0",
+    )
+    for check in (components.validate, sample.validate, evaluate.validate):
+        check(config)
+    assert components.build_components(config).reward_names == ("clip", "hpsv2")
+    components.check_told(config, {components.TOLD: list(names)})
+    with pytest.raises(
+        ValueError, match="one version of each reward; got .'hpsv2@2.1', 'hpsv2@2.0"
+    ):
+        both = ("hpsv2@2.1", "hpsv2@2.0")
+        components.validate(changed(rewards=both, data__train_rewards=both))
 
 
 def test_records_are_in_the_folder_of_the_run_or_where_the_config_says(tmp_path):

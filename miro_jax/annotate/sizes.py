@@ -60,8 +60,8 @@ def size_of_reward(name: str, place: str | None, dtype: str | None, given: Work)
     """Return the size of a published reward, None for any other.
 
     Args:
-        name: as it was asked for. place: of its weights, None for the published ones.
-        dtype: of its network.
+      name: as it was asked for. place: of its weights, None for the published ones.
+      dtype: of its network.
     """
     card = card_of(name)
     return None if card is None else _size(name, card, place, dtype, given)
@@ -73,7 +73,7 @@ def size_of_encoder(
     """Return the size of an encoder given as for its builder, None for one without a network.
 
     Args:
-        side: pixels, of an image encoder.
+      side: pixels, of an image encoder.
     """
     card = _ENCODERS.get(arguments["name"])
     if card is None:
@@ -112,7 +112,7 @@ def check_folder(name: str, place: str) -> None:
     """Raise ValueError where a folder that is given for a model holds no weights of it.
 
     Raises:
-        FileNotFoundError: the place is neither a folder nor a hub id.
+      FileNotFoundError: the place is neither a folder nor a hub id.
     """
     if card := find(name):
         card.check_folder(place)

@@ -60,7 +60,7 @@ class Aesthetic(base.CroppedJudge):
     Args:
       weights: hub id, or a folder with CLIP-L's config.json and model.safetensors.
       head: hub id, or a folder with the head's file (.pth or .safetensors); None takes `weights` if
-        that is a folder with the file.
+      that is a folder with the file.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
       towers: finds a vision tower that is loaded already.

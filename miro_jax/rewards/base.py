@@ -29,7 +29,7 @@ class Reward(Protocol):
       name: what configs and tables call it.
       version: changes whenever the same input gets another score.
       tower: rewards of equal tower encode equal prepared images into equal features; this is then
-        done once for all. It names the weights by their digest.
+      done once for all. It names the weights by their digest.
       preprocessing: rewards of equal preprocessing give equal results of `prepare`.
       needs_caption: False if the score does not depend on the caption.
       synthetic_form: "long" or "short": which synthetic caption this reward judges.
@@ -61,17 +61,11 @@ class Reward(Protocol):
         """Return the scores [B] float32 of features, each with its caption."""
         ...
 
-    def read(self, images: Images) -> Any:
-        """Prepare and encode images."""
-        ...
+    def read(self, images: Images) -> Any: ...
 
-    def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray:
-        """Return the scores [B] float32 of images, on the raw scale."""
-        ...
+    def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray: ...
 
-    def stored(self, score: np.ndarray) -> np.ndarray:
-        """Return scores on the scale that records store."""
-        ...
+    def stored(self, score: np.ndarray) -> np.ndarray: ...
 
 
 class Judge:
@@ -222,7 +216,7 @@ def score_all(
       rewards: the R rewards, in the order of the columns.
       images: B of them, see `as_arrays`.
       captions: sets of captions. A set is {"caption": [B texts]}, which all rewards judge, or
-        {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
+      {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
       batch_size: images at a time.
 
     Returns:

@@ -19,7 +19,7 @@ Letters: B images, H W image, S its side in the network, E width of the shared s
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,78 +50,68 @@ CLIP_L_LICENCE = Licence(
     "scope",
 )
 
-_HUGE = {
-    "parameters": 986.1e6,
-    "image_gflop": 325.9,
-    "text": TextCost(45.5),
-    "work_mb": 12,
-    "uncut": 0.05,
+_SIZES = {
+    "huge": {
+        "parameters": 986.1e6,
+        "image_gflop": 325.9,
+        "text": TextCost(45.5),
+        "work_mb": 12,
+        "uncut": 0.05,
+    },
+    "large": {
+        "parameters": 427.6e6,
+        "image_gflop": 156.4,
+        "text": TextCost(12.4),
+        "work_mb": 10,
+        "uncut": 0.09,
+    },
 }
-_LARGE = {
-    "parameters": 427.6e6,
-    "image_gflop": 156.4,
-    "text": TextCost(12.4),
-    "work_mb": 10,
-    "uncut": 0.09,
-}
-_SCALED = {
-    "scale": "exp(logit scale) x cosine",
-    "stored_divisor": 100,
-    "preprocessing": "bicubic to 224, central square, offset rounded down",
-}
+
+
+def _card(name: str, judges: str, licence: Licence, size: str = "huge", **fields: Any) -> Card:
+    usual = {
+        "version": "1",
+        "scale": "exp(logit scale) x cosine",
+        "stored_divisor": 100,
+        "preprocessing": "bicubic to 224, central square, offset rounded down",
+    }
+    about = {"name": name, "judges": judges, "weights": licence.weights, "licences": (licence,)}
+    return Card(**about | usual | _SIZES[size] | fields)
 
 
 def _hpsv2(version: str, stem: str, judges: str) -> Card:
-    return Card(
-        name="hpsv2",
+    return _card(
+        "hpsv2",
+        judges,
+        Licence("xswu/HPSv2", "Apache-2.0", True, "model card"),
         version=version,
-        judges=judges,
-        weights="xswu/HPSv2",
         stem=stem,
-        licences=(Licence("xswu/HPSv2", "Apache-2.0", True, "model card"),),
         scale="cosine",
+        stored_divisor=1,
         preprocessing="bicubic of floats to 224, central square",
-        **_HUGE,
     )
 
 
 CARDS = (
-    Card(
-        name="pick_score",
-        version="1",
-        judges="preference",
-        weights="yuvalkirstain/PickScore_v1",
-        licences=(
-            Licence(
-                "yuvalkirstain/PickScore_v1",
-                UNKNOWN,
-                None,
-                "the hub states no licence; the code is said to be MIT",
-            ),
+    _card(
+        "pick_score",
+        "preference",
+        Licence(
+            "yuvalkirstain/PickScore_v1",
+            UNKNOWN,
+            None,
+            "the hub states no licence; the code is said to be MIT",
         ),
-        **_HUGE,
-        **_SCALED | {"scale": "about 17 to 24"},
+        scale="about 17 to 24",
     ),
     _hpsv2("2.1", "HPS_v2.1_compressed", "preference"),
     _hpsv2("2.0", "HPS_v2_compressed", "preference, older and narrower"),
-    Card(
-        name="sci_score",
-        version="1",
-        judges="laws of nature",
-        weights="Jialuo21/SciScore",
-        licences=(Licence("Jialuo21/SciScore", "Apache-2.0", True, "model card"),),
-        **_HUGE,
-        **_SCALED,
+    _card(
+        "sci_score",
+        "laws of nature",
+        Licence("Jialuo21/SciScore", "Apache-2.0", True, "model card"),
     ),
-    Card(
-        name="openai_clip",
-        version="1",
-        judges="agreement; evaluation only",
-        weights=CLIP_L,
-        licences=(CLIP_L_LICENCE,),
-        **_LARGE,
-        **_SCALED,
-    ),
+    _card("openai_clip", "agreement; evaluation only", CLIP_L_LICENCE, "large"),
 )
 
 
@@ -151,16 +141,6 @@ class Vision:
         return self.tower.run(_encode_images, prepared)
 
 
-class CaptionEncoder(Protocol):
-    """A text tower with its tokenizer. factor: exp(logit_scale)."""
-
-    factor: float
-
-    def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Encode B captions into [B, E] float32 of length 1."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Text:
     """The text tower of a CLIP, with its tokenizer. factor: exp(logit_scale)."""
@@ -182,7 +162,7 @@ class ClipReward(base.CroppedJudge):
     """Score an image by the cosine of its features and those of its caption.
 
     Args:
-      card: of the reward. vision, text: its towers.
+      card: of the reward. vision, text: its towers; the text one has `encode(captions)`.
       crop: brings images to the size of the vision tower.
       factor: of the cosine.
     """
@@ -191,7 +171,7 @@ class ClipReward(base.CroppedJudge):
         self,
         card: Card,
         vision: Vision,
-        text: CaptionEncoder,
+        text: Any,
         crop: BicubicCrop | FloatBicubicCrop,
         factor: float,
     ):
@@ -229,7 +209,7 @@ def load(
       weights: hub id, or a folder in the same layout; None is the published one.
       version: None is the first of the name.
       tokenizer: hub id or folder of its tokenizer; None takes `weights` if it has one, else that of
-        laion's CLIP-H.
+      laion's CLIP-H.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
       towers: finds towers that are loaded already.
@@ -237,7 +217,7 @@ def load(
     Raises:
       FileNotFoundError: a file is missing.
       ValueError: the version is unknown, the weights are no CLIP's, or the tokenizer has more
-        tokens than they have.
+      tokens than they have.
     """
     cards = {card.version: card for card in CARDS if card.name == name}
     if version is not None and version not in cards:

@@ -3,10 +3,10 @@
     from miro_jax.rewards.contract import check_reward
     check_reward(MyReward())
 
-The pictures are noise of many sizes and the captions of many kinds, all drawn from fixed seeds. The
-first broken promise is raised as `BrokenPromise`, which says what was promised and what was found.
+The images are noise of many sizes and the captions of many kinds, all drawn from fixed seeds. The
+first broken promise is raised as `BrokenPromise`, which names the promise and the result.
 
-Letters: B pictures.
+Letters: B images.
 """
 
 import re
@@ -45,17 +45,17 @@ def check_reward(
     """Raise at the first promise that a reward breaks.
 
     Args:
-        reward: to be checked.
-        sizes: height and width of the pictures; the shapes rewards take those of one size alone.
-        captions: as many as pictures, or more; with a reward that needs captions, two of them must
-            change some score.
-        tolerance: by which a score may depend on the batch it is in, relative to the score where
-            that is above 1.
-        images: [H, W, 3] uint8 each, in place of noise of those sizes.
+      reward: to be checked.
+      sizes: height and width of the images; the shapes rewards take those of one size alone.
+      captions: as many as images, or more; with a reward that needs captions, two of them must
+        change some score.
+      tolerance: by which a score may depend on the batch it is in, relative to the score where
+        that is above 1.
+      images: [H, W, 3] uint8 each, in place of noise of those sizes.
 
     Raises:
-        BrokenPromise: with what was promised and what was found.
-        Exception: whatever the reward itself raises on an input that it must take.
+      BrokenPromise: with the promise and the result.
+      Exception: whatever the reward itself raises on an input that it must take.
     """
     if images is None:
         rng = np.random.default_rng(0)
@@ -69,9 +69,9 @@ def check_reward(
     _check_stored(reward, reward.score(images, texts))
 
 
-def _require(holds: Any, promise: str, found: object) -> None:
+def _require(holds: Any, promise: str, result: object) -> None:
     if not holds:
-        raise BrokenPromise(f"{promise}; got {found}.")
+        raise BrokenPromise(f"{promise}; got {result}.")
 
 
 def check_attributes(reward: base.Reward) -> None:
@@ -101,25 +101,25 @@ def check_attributes(reward: base.Reward) -> None:
 def _check_prepare(reward: base.Reward, images: Sequence[np.ndarray]) -> None:
     prepared = []
     for image in images:
-        kept = image.copy()
-        kept.flags.writeable = False
-        found = reward.prepare(kept)
-        _require(isinstance(found, np.ndarray), "prepare must return an array", type(found))
-        prepared.append(found)
+        frozen = image.copy()
+        frozen.flags.writeable = False
+        result = reward.prepare(frozen)
+        _require(isinstance(result, np.ndarray), "prepare must return an array", type(result))
+        prepared.append(result)
     first = prepared[0]
-    for image, found in zip(images, prepared, strict=True):
+    for image, result in zip(images, prepared, strict=True):
         _require(
-            (found.shape, found.dtype) == (first.shape, first.dtype),
+            (result.shape, result.dtype) == (first.shape, first.dtype),
             f"prepare must bring all sizes to one shape and dtype, {first.shape} {first.dtype}",
-            f"{found.shape} {found.dtype} from a picture of {image.shape[:2]}",
+            f"{result.shape} {result.dtype} from an image of {image.shape[:2]}",
         )
     with ThreadPoolExecutor(_THREADS) as pool:
         again = list(pool.map(reward.prepare, list(images) * _THREADS))
-    for number, found in enumerate(again):
+    for number, result in enumerate(again):
         _require(
-            np.array_equal(found, prepared[number % len(images)]),
+            np.array_equal(result, prepared[number % len(images)]),
             "prepare must give the same result each time, in several threads too",
-            f"another one for a picture of {images[number % len(images)].shape[:2]}",
+            f"another one for an image of {images[number % len(images)].shape[:2]}",
         )
     square = np.zeros((32, 32, 3), np.uint8)
     wrong = {
@@ -134,10 +134,10 @@ def _check_prepare(reward: base.Reward, images: Sequence[np.ndarray]) -> None:
 
 def _refuses(action: Callable[[], object], promise: str) -> None:
     try:
-        found = action()
+        result = action()
     except (TypeError, ValueError):
         return
-    _require(False, f"{promise} with a TypeError or ValueError", type(found).__name__)
+    _require(False, f"{promise} with a TypeError or ValueError", type(result).__name__)
 
 
 def _check_scores(reward: base.Reward, images: Sequence[np.ndarray], texts: list[str]) -> None:
@@ -163,7 +163,7 @@ def _check_scores(reward: base.Reward, images: Sequence[np.ndarray], texts: list
             judged,
         )
     empty = reward.score([], [])
-    _require(np.shape(empty) == (0,), "the score of no pictures must be [0]", np.shape(empty))
+    _require(np.shape(empty) == (0,), "the score of no images must be [0]", np.shape(empty))
     _refuses(lambda: reward.score(images, texts[1:]), "score must refuse a missing caption")
     _refuses(lambda: reward.score(images[:1], "x"), "score must refuse captions that are one str")
 
@@ -176,21 +176,21 @@ def _check_batches(
         alone = reward.score([image], [text])
         _require(
             _close(alone[0], together[row], tolerance),
-            f"a score must not depend on its batch; picture {row} alone has {alone[0]}",
+            f"a score must not depend on its batch; image {row} alone has {alone[0]}",
             f"{together[row]} in a batch of {len(images)}",
         )
     order = np.arange(len(images))[::-1]
     turned = reward.score([images[i] for i in order], [texts[i] for i in order])
     _require(
         _close(turned[order], together, tolerance),
-        f"scores must follow the order of the pictures; {together}",
+        f"scores must follow the order of the images; {together}",
         f"{turned} for the reverse",
     )
     same = np.stack([images[0]] * 3)
     as_array, as_list = reward.score(same, texts[:1] * 3), reward.score(list(same), texts[:1] * 3)
     _require(
         _equal(as_array, as_list),
-        f"pictures in one array must have the scores of a list, {as_list}",
+        f"images in one array must have the scores of a list, {as_list}",
         as_array,
     )
 
@@ -217,13 +217,13 @@ def _check_stored(reward: base.Reward, scores: np.ndarray) -> None:
     low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
     room = max(high - low, 1e-2)
     grid = np.linspace(low - room, high + room, 33, dtype=np.float32)
-    kept = reward.stored(grid)
+    stored = reward.stored(grid)
     _require(
-        np.shape(kept) == grid.shape and kept.dtype == np.float32,
+        np.shape(stored) == grid.shape and stored.dtype == np.float32,
         f"stored must return [{len(grid)}] float32",
-        f"{list(np.shape(kept))} {getattr(kept, 'dtype', type(kept))}",
+        f"{list(np.shape(stored))} {getattr(stored, 'dtype', type(stored))}",
     )
-    _require((np.diff(kept) > 0).all(), "stored must rise with the score", kept)
+    _require((np.diff(stored) > 0).all(), "stored must rise with the score", stored)
     missing = reward.stored(np.array([np.nan], np.float32))
     _require(np.isnan(missing).all(), "stored must leave a missing score (NaN) missing", missing)
 

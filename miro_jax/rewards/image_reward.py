@@ -63,7 +63,7 @@ class ImageReward(base.CroppedJudge):
     Args:
       weights: hub id, or a folder with ImageReward.pt (or .safetensors) and med_config.json.
       tokenizer: hub id or folder of BERT's uncased tokenizer (tokenizer.json or vocab.txt); None
-        takes `weights` if that is a folder with one of them, else BERT's own.
+      takes `weights` if that is a folder with one of them, else BERT's own.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the work; None is the first device.
 

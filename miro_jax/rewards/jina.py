@@ -86,7 +86,7 @@ class JinaClip(ClipReward):
 
     Args:
       weights: hub id, or a folder in the same layout (config.json, tokenizer.json and
-        model.safetensors or pytorch_model.bin).
+      model.safetensors or pytorch_model.bin).
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
 

@@ -33,8 +33,8 @@ class BicubicCrop:
     """Resize bytes by Pillow and crop.
 
     Attributes:
-        size: side of the result, in pixels.
-        rounding: "round" or "floor", of where the crop begins.
+      size: side of the result, in pixels.
+      rounding: "round" or "floor", of where the crop begins.
     """
 
     size: int
@@ -54,7 +54,7 @@ class BicubicCrop:
         """Bring an image [H, W, 3] uint8 to [size, size, 3] uint8.
 
         Raises:
-            ValueError: it is so narrow that the resized image would have over 64 million pixels.
+          ValueError: it is so narrow that the resized image would have over 64 million pixels.
         """
         height, width = resized(*image.shape[:2], self.size)
         if height * width > MAX_PIXELS:
@@ -74,7 +74,7 @@ class FloatBicubicCrop:
     """Resize floats in [0, 1] without clamping, and crop, its beginning rounded.
 
     Attributes:
-        size: side of the result, in pixels.
+      size: side of the result, in pixels.
     """
 
     size: int

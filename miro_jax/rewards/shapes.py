@@ -1,10 +1,10 @@
 """The rewards of the shapes world: functions of what the detector reads from an image.
 
 Three judge the image alone, four how it agrees with its caption. All are in [0, 1], 1 is best,
-and graded: a right caption's score still tells a clear and vivid image from a poor one. A caption
-that asks for nothing of this world gets 0 from the four, as no image shows it.
+and graded: a right caption's score is still higher for a clear and vivid image than for a poor one.
+A caption that requests nothing of this world gets 0 from the four, as no image shows it.
 
-F is the number of objects found in an image.
+F is the number of objects that the detector reads in an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,17 +47,18 @@ class ShapesReward(base.Judge):
     def judge(self, features: list[detect.Reading], captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 in [0, 1] of B readings, each with its caption."""
         base.check_captions(captions, len(features))
-        requests = [
-            texts.parse(text) if self.needs_caption else texts.Request() for text in captions
-        ]
-        scores = [self._judgement(r, q) for r, q in zip(features, requests, strict=True)]
+        scores = [self._score(*pair) for pair in zip(features, captions, strict=True)]
         return np.array(scores, np.float32)
+
+    def _score(self, reading: detect.Reading, caption: str) -> float:
+        if not self.needs_caption:
+            return self._judgement(reading, texts.Request())
+        request = texts.parse(caption)
+        return self._judgement(reading, request) if request.objects else 0.0
 
 
 def objects_score(reading: detect.Reading, request: texts.Request) -> float:
-    """Judge whether every shape asked for is there, and how large."""
-    if not request.objects:
-        return 0.0
+    """Judge whether every requested shape is there, and how large."""
     # Half of the objects in scenes of that many are larger.
     usual = max(7 - 0.5 * sum(p.count for p in request.objects), 5.5)
     fits = [
@@ -68,36 +69,30 @@ def objects_score(reading: detect.Reading, request: texts.Request) -> float:
 
 
 def colors_score(reading: detect.Reading, request: texts.Request) -> float:
-    """Judge whether the objects asked for have their colours, and how vivid.
+    """Judge whether the requested objects have their colours, and how vivid.
 
     Where the text names no colour any will do, so that the score keeps its scale.
     """
-    if not request.objects:
-        return 0.0
     named = [p for p in request.objects if p.color is not None] or request.objects
     return float(np.mean([_colored(reading, phrase) for phrase in named]))
 
 
 def count_score(reading: detect.Reading, request: texts.Request) -> float:
-    """Judge the number of objects, of each shape asked for and in all."""
-    if not request.objects:
-        return 0.0
-    asked = np.zeros(len(scenes.SHAPES))
+    """Judge the number of objects, of each requested shape and in all."""
+    wanted = np.zeros(len(scenes.SHAPES))
     for phrase in request.objects:
-        asked[scenes.SHAPES.index(phrase.shape)] += phrase.count
+        wanted[scenes.SHAPES.index(phrase.shape)] += phrase.count
     fits = np.array([f.shape_fit for f in reading.found])
     certain = special.expit((fits - 0.3) / 0.05)  # what hardly looks like a shape hardly counts
     odds = np.array([f.shape_odds for f in reading.found]).reshape(-1, len(scenes.SHAPES))
-    off = np.abs(certain @ odds - asked)[asked > 0].mean()
-    off_in_all = abs(certain.sum() - asked.sum())
+    off = np.abs(certain @ odds - wanted)[wanted > 0].mean()
+    off_in_all = abs(certain.sum() - wanted.sum())
     clearness = fits.mean() if len(fits) else 0.0
     return float(np.exp(-(off + off_in_all) / 2) * (0.5 + 0.5 * clearness))
 
 
 def position_score(reading: detect.Reading, request: texts.Request) -> float:
     """Judge the stated relations of the objects; without one, the objects' presence."""
-    if not request.objects:
-        return 0.0
     if not request.relations:
         fits = [[_affinity(f, shape) for f in reading.found] for shape in scenes.SHAPES]
         return _mean_of_best(fits, request)
@@ -105,7 +100,7 @@ def position_score(reading: detect.Reading, request: texts.Request) -> float:
 
 
 def _affinity(found: detect.Found, shape: str) -> float:
-    """Say how much a found object is of the shape, in [0, 1]: a good fit and no better rival."""
+    """Return how much an object is of the shape, in [0, 1]: a good fit and no better rival."""
     index = scenes.SHAPES.index(shape)
     return found.shape_fits[index] * found.shape_odds[index]
 
@@ -114,8 +109,8 @@ def _mean_of_best(fits: list[list[float]], request: texts.Request) -> float:
     """Average over the phrases the fit of the best object left; a second circle needs another one.
 
     Args:
-        fits: for each of scene.SHAPES the fits of the F objects.
-        request: what is asked for, not empty.
+      fits: for each of scene.SHAPES the fits of the F objects.
+      request: not empty.
     """
     left = {s: sorted(row) for s, row in zip(scenes.SHAPES, fits, strict=True)}  # best last
     best = [left[p.shape].pop() if left[p.shape] else 0.0 for p in request.objects]

@@ -74,7 +74,7 @@ def load_rewards(
 
     Raises:
       ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
-        not.
+      not.
       OSError: weights cannot be had; see `weights.hub`.
     """
     weights = {} if weights is None else weights

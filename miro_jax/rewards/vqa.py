@@ -1,4 +1,4 @@
-"""VQAScore: how surely CLIP-FlanT5 answers Yes when asked whether an image shows its caption.
+"""VQAScore: how surely CLIP-FlanT5 answers Yes to the question whether an image shows its caption.
 
     score = exp(mean_k log P(label_k | image, question, label_<k)),   labels = ("Yes", end)
           = sqrt(P(Yes) P(end | Yes))
@@ -83,23 +83,23 @@ class VQAScore(base.Judge):
     """Judge images by CLIP-FlanT5.
 
     Args:
-        variant: "xl" or "xxl"; MIRO used xxl.
-        weights: hub id, or a folder in the same layout: config.json, weights in safetensors or
-            pickles, in one file or several; None takes that of the variant's authors.
-        tokenizer: hub id or folder of the T5's tokenizer.json; None takes `weights` where it has
-            one, else google/flan-t5-*.
-        vision: hub id or folder of the CLIP model whose config.json has the sizes of the vision
-            tower; None takes the one that the weights' config.json names.
-        dtype: of parameters and matrix products, "float32" or "bfloat16". The weights are
-            published in bfloat16: xxl takes 23 GB, xl 6.3, and twice as much in float32.
-        mesh: devices that share the parameters and the pairs; None is the first device. The axis
-            `model` splits every block, which needs the least memory for xxl; `data` gathers each
-            block's parameters when it is their turn.
-        jpeg_quality: pass images through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
+      variant: "xl" or "xxl"; MIRO used xxl.
+      weights: hub id, or a folder in the same layout: config.json, weights in safetensors or
+        pickles, in one file or several; None takes that of the variant's authors.
+      tokenizer: hub id or folder of the T5's tokenizer.json; None takes `weights` where it has
+        one, else google/flan-t5-*.
+      vision: hub id or folder of the CLIP model whose config.json has the sizes of the vision
+        tower; None takes the one that the weights' config.json names.
+      dtype: of parameters and matrix products, "float32" or "bfloat16". The weights are
+        published in bfloat16: xxl takes 23 GB, xl 6.3, and twice as much in float32.
+      mesh: devices that share the parameters and the pairs; None is the first device. The axis
+        `model` splits every block, which needs the least memory for xxl; `data` gathers each
+        block's parameters when it is their turn.
+      jpeg_quality: pass images through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: an argument is unknown, or the weights do not fit it.
+      FileNotFoundError: a file is missing.
+      ValueError: an argument is unknown, or the weights do not fit it.
     """
 
     name = "vqa"
@@ -211,13 +211,13 @@ def pad_and_resize(image: np.ndarray, size: int) -> np.ndarray:
     in between; so do we, a band of rows at a time.
 
     Args:
-        image: [H, W, 3] uint8. size: S, in pixels.
+      image: [H, W, 3] uint8. size: S, in pixels.
 
     Returns:
-        [S, S, 3] uint8.
+      [S, S, 3] uint8.
 
     Raises:
-        ValueError: a side is longer than 16384 pixels.
+      ValueError: a side is longer than 16384 pixels.
     """
     height, width, _ = image.shape
     side = max(height, width)
