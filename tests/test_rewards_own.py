@@ -8,11 +8,13 @@ import pytest
 from miro_jax import load_reward, rewards
 from miro_jax import main as entry
 from miro_jax.data.records.manifest import Manifest, same_models
+from miro_jax.models import sharding
 from miro_jax.rewards import contract, own
 from miro_jax.rewards.names import is_own, parse_names, short_name
 from miro_jax.sample import command as sample
 from miro_jax.score import main as score
 from tests import training
+from tests.networks import small_mesh
 from tests.scoring import read_rows
 
 FILE = '''
@@ -157,6 +159,7 @@ def test_a_class_whose_attributes_are_wrong_is_refused(file):
 def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flush):
     """Annotated, conditioned on, asked for by its short name, evaluated and scored."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sharding, "make_mesh", lambda *_: small_mesh())
     names = ("beauty", "mine.py:Redness")
     changes = training.SMALL | {
         "rewards": names,
@@ -165,6 +168,7 @@ def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flu
         "source.shapes.images_per_shard": 64,
         "annotate.num_bins": 8,
         "train.sample_every_steps": 0,
+        "train.num_steps": 6,
         "sample.prompts": ("a red circle", "a square"),
         "sample.targets": "redness=0.8",
         "evaluate.evaluators": ("reward_scores", "dials"),
