@@ -9,19 +9,29 @@ from difflib import get_close_matches
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """One verb. module: has `main(arguments) -> exit status`. summary: a line for `--help`."""
+    """One verb.
+
+    Attributes:
+      module: has `main(arguments) -> exit status`; imported when the verb is called.
+      summary: a line for `--help`.
+      help: a module with `print_help()` that imports no jax; "" where `main` prints it.
+    """
 
     module: str
     summary: str
+    help: str = ""
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Import the stage, which takes seconds, and run it; returns its exit status."""
+        """Run the verb; returns its exit status."""
+        if self.help and any(word in ("-h", "--help") for word in arguments):
+            importlib.import_module(f"miro_jax.{self.help}").print_help()
+            return 0
         return importlib.import_module(f"miro_jax.{self.module}").main(arguments)
 
 
 VERBS = {
     "annotate": Verb("annotate.command", "score and encode images with captions into records"),
-    "train": Verb("main", "one stage of a configured run, training by default"),
+    "train": Verb("main", "one stage of a configured run, training by default", "cli.config"),
     "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
     "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),
     "score": Verb("score.command", "score images of any origin with reward models into a table"),

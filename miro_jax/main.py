@@ -9,7 +9,7 @@ import ml_collections
 
 from miro_jax import annotate, sample
 from miro_jax.cli import run_folder
-from miro_jax.cli.config import HELP, Command, asks_for_help, parse
+from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.cli.exit import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status, see `cli.exit`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
-        print(HELP, end="")
+        print_help()
         return DONE
     try:
         command = parse(arguments, tuple(STAGES))

@@ -71,3 +71,13 @@ def test_the_package_is_the_script():
         [sys.executable, "-m", "miro_jax", "--help"], capture_output=True, text=True, check=True
     )
     assert done.stdout == __main__._help()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["weights", "--help"]])
+def test_help_needs_no_jax(words):
+    program = "import sys; from miro_jax.__main__ import main; status = main(sys.argv[1:]); "
+    program += "print('jax' in sys.modules, status, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "False 0\n" and "usage" in done.stdout

@@ -72,6 +72,11 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return any(re.fullmatch(r"-h|--?help(short|full)?", word) for word in arguments)
 
 
+def print_help() -> None:
+    """Print `HELP` to stdout."""
+    print(HELP, end="")
+
+
 def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
     """Read the arguments, without the program's name.
 
