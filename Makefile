@@ -16,7 +16,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test lint clean
+.PHONY: help train test check lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,9 +28,14 @@ train: $(VENV)/.installed  ## install, then train on the shapes world: CONFIG, W
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
 	$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-lint  ## check format and style, changing nothing
+check: $(VENV)/.installed-test  ## lint, types and all tests but those marked slow: minutes
+	$(MAKE) --no-print-directory lint
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: $(VENV)/.installed-lint  ## check format, style and types, changing nothing
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
 clean:  ## remove the environment, caches and builds; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
@@ -53,6 +58,7 @@ $(VENV)/.installed-test: setup.py constraints.txt tests/requirements-oracle.txt 
 	$(PIP) --no-deps --requirement tests/requirements-oracle.txt
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-lint: constraints.txt | $(VENV)/.created
-	$(PIP) ruff
-	@touch $@
+# The types of jax and others come from the packages themselves.
+$(VENV)/.installed-lint: setup.py constraints.txt | $(VENV)/.created
+	$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.installed $@

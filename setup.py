@@ -71,7 +71,7 @@ EXTRAS = {
         "tensorflow-datasets",
         "torch==2.13.0",
     ],
-    "dev": ["ruff"],
+    "dev": ["basedpyright", "ruff"],
     "gcs": ["gcsfs"],
     "s3": ["s3fs"],
 }
