@@ -315,11 +315,11 @@ def test_no_usable_checkpoint_is_an_error_with_all_causes(damaged):
         (lambda s: dataclasses.replace(s, ema_params=s.params), r"bfloat16\[8, 8\] saved, float32"),
         (
             lambda s: dataclasses.replace(s, opt_state=[s.opt_state[0].mu]),
-            r"opt_state/0/count: int32\[\] saved, nothing asked for",
+            r"opt_state/0/count: int32\[\] saved, nothing needed",
         ),
         (
             lambda s: dataclasses.replace(s, opt_state=(*s.opt_state, {"new": jnp.ones(3)})),
-            r"opt_state/2/new: nothing saved, float32\[3\] asked for",
+            r"opt_state/2/new: nothing saved, float32\[3\] needed",
         ),
     ],
 )

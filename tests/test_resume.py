@@ -123,7 +123,7 @@ def test_two_and_two_steps_equal_four_bit_for_bit(whole, halves, parts):
 
 def test_a_checkpoint_keeps_the_levels_of_its_training(whole, parts, records):
     *_, data_state = training.newest(whole.workdir, parts)
-    assert components.kept_bins(data_state).to_bytes() == Bins.load(records).to_bytes()
+    assert components.stored_bins(data_state).to_bytes() == Bins.load(records).to_bytes()
 
 
 def test_batches_continue_where_they_stopped(whole, halves):

@@ -154,10 +154,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, obstacle):
 
 def test_a_checkpoint_is_of_the_rewards_that_its_network_was_told():
     config = changed(data__train_rewards=("count", "beauty"))
-    components.check_told(config, {"train_rewards": ["count", "beauty"]})
+    components.check_conditioning(config, {"train_rewards": ["count", "beauty"]})
     for told in (["beauty", "count"], ["count"], []):
         with pytest.raises(ValueError, match="must be those of the checkpoint"):
-            components.check_told(config, {"train_rewards": told})
+            components.check_conditioning(config, {"train_rewards": told})
 
 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):

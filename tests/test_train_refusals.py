@@ -110,8 +110,8 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
 @pytest.mark.parametrize(
     "changes, error, said",
     [
-        ({"model__rin__latent_width": 64}, LayoutMismatch, "asked for.*Use the config of that run"),
-        ({"data__train_rewards": ("beauty",)}, LayoutMismatch, "asked for.*Use the config of that"),
+        ({"model__rin__latent_width": 64}, LayoutMismatch, "needed.*Use the config of that run"),
+        ({"data__train_rewards": ("beauty",)}, LayoutMismatch, "needed.*Use the config of that"),
         ({"optim__name": "lamb"}, LayoutMismatch, "opt_state"),
         ({"seed": 1}, ValueError, "The data state must have seed = 1; got 0. Resume with"),
         ({"data__synthetic_caption_prob": 0.1}, ValueError, "synthetic_caption_prob = 0.1; got 0"),

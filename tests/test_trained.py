@@ -46,7 +46,7 @@ def test_averaged_weights_and_the_buffers_are_restored(monkeypatch, tmp_path):
 
 
 def test_checkpoints_of_early_versions_keep_no_levels():
-    assert components.kept_bins({"train_rewards": ["beauty"]}) is None
+    assert components.stored_bins({"train_rewards": ["beauty"]}) is None
 
 
 def test_a_folder_without_checkpoints_says_who_writes_them(tmp_path):

@@ -6,7 +6,7 @@
     loss = mse / exp(u) + u            u = learned log-variance at t
 
 Sources: flow matching (arXiv 2210.02747), logit-normal times (arXiv 2403.03206, section 3.1), the
-learned log-variance (arXiv 2312.02696, Eq. 16), the MIRO recipe (reference section 4).
+learned log-variance (arXiv 2312.02696, Eq. 16), the MIRO recipe (arXiv 2510.25897, section 3).
 """
 
 import jax

@@ -2,7 +2,7 @@
 
     v = v+ + w (v+ - v-)               MIRO section 3; w = 0 is no guidance
 
-v+ is the velocity under the asked reward levels, v- under the negative ones. In the paper both use
+v+ is the velocity under the positive targets, v- under the negative ones. In the paper both use
 the same prompt; the release gives v- the empty prompt (`config.sample.negative`).
 """
 

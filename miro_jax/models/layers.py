@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 Array = jax.Array
 EPSILON = 1e-6  # of every norm in the release
@@ -35,7 +36,7 @@ def xavier_uniform(rngs: nnx.Rngs, shape: Sequence[int], num_in: int) -> Array:
 def normal_table(
     rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], std: float
 ) -> nnx.Param:
-    """Make a learned table of rows: normal with deviation `std`, cut at two deviations."""
+    """Make a learned table of rows: normal with std `std`, cut at two of them."""
     table = std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
     return nnx.Param(table, out_sharding=axes)
 
@@ -43,7 +44,16 @@ def normal_table(
 class Linear(nnx.Module):
     """`y = x W + b` over the last `num_in` axes of x; inputs and outputs may be several axes."""
 
-    def __init__(self, shape, axes, *, rngs, num_in=1, use_bias=True, dtype=jnp.float32):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        axes: Sequence[str | None],
+        *,
+        rngs: nnx.Rngs,
+        num_in: int = 1,
+        use_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.kernel = nnx.Param(xavier_uniform(rngs, shape, num_in), out_sharding=tuple(axes))
         bias = jnp.zeros(shape[num_in:], jnp.float32)
         self.bias = nnx.Param(bias, out_sharding=tuple(axes[num_in:])) if use_bias else None
@@ -129,7 +139,7 @@ class FourierFeatures(nnx.Module):
 class ScalarEmbedding(nnx.Module):
     """Embed a number in [0, 1] (time, a level): Fourier features, standardise, two linears."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.fourier = FourierFeatures(width // 4, rngs=rngs)
         self.hidden = Linear((width // 4, width), ("fourier", "mlp"), rngs=rngs, dtype=dtype)
         self.out = Linear((width, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
@@ -138,7 +148,7 @@ class ScalarEmbedding(nnx.Module):
         """Embed `[B]` float32 as `[B, D]`."""
         y = self.fourier(x)
         mean = jnp.mean(y, axis=-1, keepdims=True)
-        # Unbiased deviation and no epsilon, as the release computes it.
+        # Unbiased std and no epsilon, as the release computes it.
         std = jnp.std(y, axis=-1, keepdims=True, ddof=1)
         return self.out(nnx.silu(self.hidden((y - mean) / std)))
 
@@ -146,7 +156,15 @@ class ScalarEmbedding(nnx.Module):
 class SwiGLU(nnx.Module):
     """Gated feed-forward `W2 (a * silu(b))`; hidden width 2/3 `multiplier` D, rounded up."""
 
-    def __init__(self, width, multiplier, multiple, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        width: int,
+        multiplier: int,
+        multiple: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         hidden = -(-int(multiplier * width * 2 / 3) // multiple) * multiple
         self.packed = Linear((width, 2, hidden), ("embed", "pack", "mlp"), rngs=rngs, dtype=dtype)
         self.out = Linear((hidden, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
@@ -160,7 +178,9 @@ class SwiGLU(nnx.Module):
 class GeluMLP(nnx.Module):
     """Feed-forward with exact (erf) GELU, hidden width `multiplier * D`."""
 
-    def __init__(self, width, multiplier, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self, width: int, multiplier: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+    ):
         hidden = multiplier * width
         self.hidden = Linear((width, hidden), ("embed", "mlp"), rngs=rngs, dtype=dtype)
         self.out = Linear((hidden, width), ("mlp", "embed"), rngs=rngs, dtype=dtype)
@@ -192,7 +212,17 @@ class SelfAttentionBlock(nnx.Module):
     `style="condition"` is the condition encoder's (LayerNorm, qkv bias, GELU, layer scale 0.1).
     """
 
-    def __init__(self, width, heads, multiplier, multiple, style, *, rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        multiplier: int,
+        multiple: int,
+        style: str,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         process = style == "process"
         head_width = _head_width(width, heads)
         norm = RMSNorm if process else LayerNorm
@@ -224,7 +254,7 @@ class SelfAttentionBlock(nnx.Module):
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Map tokens `[B, N, D]`; `mask` [B, N] bool hides tokens as sources."""
         q, k, v = self.qkv.unpack(self.norm(x))  # each [B, N, A, H]
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         y = self.out(attend(q, k, v, mask))
         x = x + (y if self.attention_scale is None else self.attention_scale(y))
@@ -250,7 +280,15 @@ class CrossAttentionBlock(nnx.Module):
     """
 
     def __init__(
-        self, width, source_width, heads, multiplier, multiple, *, rngs, dtype=jnp.float32
+        self,
+        width: int,
+        source_width: int,
+        heads: int,
+        multiplier: int,
+        multiple: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
     ):
         head_width = _head_width(min(width, source_width), heads)
         axes = ("embed", "pack", "heads", "head_dim")

@@ -1,7 +1,7 @@
 """The velocity network: a Recurrent Interface Network with reward tokens (`CADRINTextCond` of the
 release).
 
-One evaluation, from a noisy picture to a velocity:
+One evaluation, from a noisy image to a velocity:
 
     x tokens  = RMSNorm(Linear(patches of c_in x_t)) + positions
     condition = [time ; encoder([rewards + reward positions ; registers ; caption tokens])]
@@ -16,7 +16,7 @@ Source: MIRO (arXiv 2510.25897) section 3 and the authors' release; RIN (arXiv 2
 The layers are a Python loop, not a scan over stacked parameters: LAMB's trust ratio is one number
 per layer's matrix, and a stacked parameter would share it.
 
-Letters: B batch, H W C picture, P patch side, N image tokens, M latent tokens, L caption tokens,
+Letters: B batch, H W C image, P patch side, N image tokens, M latent tokens, L caption tokens,
 R rewards, G registers, D latent width.
 """
 
@@ -27,6 +27,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from miro_jax.models.layers import (
     CrossAttentionBlock,
@@ -48,7 +49,7 @@ Array = jax.Array
 class RINConfig:
     """Sizes of the network; `configs/miro.py` holds the released ones."""
 
-    latent_shape: tuple[int, int, int]  # H, W, C of the picture the network sees
+    latent_shape: tuple[int, int, int]  # H, W, C of the image the network sees
     caption_width: int  # of one caption token
     num_rewards: int  # 0 makes the baseline without rewards
     patch_size: int
@@ -64,8 +65,8 @@ class RINConfig:
     num_registers: int
     mlp_multiplier: int
     mlp_multiple: int  # SwiGLU hidden widths are rounded up to a multiple of it
-    table_std: float  # deviation of learned tables at the start; 0.02 in the release
-    sigma: float  # deviation of the data that preconditioning assumes
+    table_std: float  # standard deviation of learned tables at the start; 0.02 in the release
+    sigma: float  # standard deviation of the data that preconditioning assumes
     log_variance_features: int
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
 
@@ -74,14 +75,14 @@ class RINConfig:
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"latent_shape must be a multiple of patch_size {self.patch_size}; got {height} x "
-                f"{width}. Change config.model.rin.patch_size or the picture size."
+                f"{width}. Change config.model.rin.patch_size or the image size."
             )
 
 
 class RINBlock(nnx.Module):
-    """Read the condition, read the picture, think, write the picture."""
+    """Read the condition, read the image, process, write the image."""
 
-    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
         c = config
         mlp = (c.mlp_multiplier, c.mlp_multiple)
         cross = {"rngs": rngs, "dtype": dtype}
@@ -99,7 +100,7 @@ class RINBlock(nnx.Module):
             c.token_width, c.latent_width, c.read_write_heads, *mlp, **cross
         )
 
-    def __call__(self, x, z, condition, mask):
+    def __call__(self, x: Array, z: Array, condition: Array, mask: Array) -> tuple[Array, Array]:
         """Update image tokens x [B, N, E] and latent tokens z [B, M, D]."""
         z = self.read_condition(z, condition, mask)
         z = self.read(z, x)
@@ -111,7 +112,7 @@ class RINBlock(nnx.Module):
 class RIN(nnx.Module):
     """The velocity network with its preconditioning and log-variance head."""
 
-    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = c = config
         height, width, channels = c.latent_shape
         patch = c.patch_size * c.patch_size * channels
@@ -155,8 +156,10 @@ class RIN(nnx.Module):
         self.patch_out = Linear((c.token_width, patch), ("embed", "patch"), **options)
         self.logvar = LogVariance(c.log_variance_features, rngs=rngs)
 
-    def encode_condition(self, caption_tokens, caption_mask, levels):
-        """Encode what the picture should be: rewards and caption. Does not depend on x_t or t.
+    def encode_condition(
+        self, caption_tokens: Array, caption_mask: Array, levels: Array | None
+    ) -> tuple[Array, Array]:
+        """Encode rewards and caption. The result does not depend on x_t or t.
 
         Args:
           caption_tokens: [B, L, caption_width] float.
@@ -169,7 +172,7 @@ class RIN(nnx.Module):
         batch = caption_tokens.shape[0]
         parts = []
         if self.reward_positions is not None:
-            self._check_levels(levels, batch)
+            levels = self._check_levels(levels, batch)
             missing = jnp.isnan(levels)
             known = jnp.where(missing, 0.0, levels)
             rows = [embed(known[:, r]) for r, embed in enumerate(self.rewards)]
@@ -185,11 +188,18 @@ class RIN(nnx.Module):
             tokens = constrain(layer(tokens, mask), "batch", None, None)
         return tokens, mask
 
-    def __call__(self, x_t, t, condition, mask, prev_latent_tokens=None):
+    def __call__(
+        self,
+        x_t: Array,
+        t: Array,
+        condition: Array,
+        mask: Array,
+        prev_latent_tokens: Array | None = None,
+    ) -> tuple[Array, Array]:
         """Predict the velocity.
 
         Args:
-          x_t: [B, H, W, C] float32, the noisy picture.
+          x_t: [B, H, W, C] float32, the noisy image.
           t: [B] float32 in [0, 1], 1 is noise.
           condition, mask: from `encode_condition`.
           prev_latent_tokens: [B, M, D] of the last evaluation; None for the first (zeros).
@@ -223,11 +233,12 @@ class RIN(nnx.Module):
         velocity = unpatchify(patches, c.latent_shape, c.patch_size) * c_out
         return velocity, z.astype(jnp.float32)
 
-    def _check_levels(self, levels, batch):
+    def _check_levels(self, levels: Array | None, batch: int) -> Array:
         want = (batch, self.config.num_rewards)
         if levels is None or levels.shape != want:
             got = None if levels is None else levels.shape
             raise ValueError(f"levels must be [B, R] = {want}; got {got}.")
+        return levels
 
 
 class Table(nnx.Module):

@@ -1,6 +1,6 @@
 """Sampling: guided velocity and solver in one jitted call, from noise to image latents.
 
-The condition of each branch is encoded once per picture: it depends on neither x_t nor t. Each
+The condition of each branch is encoded once per image: it depends on neither x_t nor t. Each
 branch carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets,
 scales, the guidance interval, noise and prompts are traced: only shapes, the number of steps, the
 solver and `guided` compile anew.
@@ -13,8 +13,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from miro_jax.models.guidance import guide
+from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
 
 Array = jax.Array
@@ -23,11 +25,11 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """What one branch of guidance asks for.
+    """The condition of one branch of guidance.
 
     Attributes:
       tokens: [B, L, E] caption tokens. mask: [B, L] bool.
-      levels: [B, R] float32 in [0, 1], NaN = not asked.
+      levels: [B, R] float32 in [0, 1], NaN = not requested.
     """
 
     tokens: Array
@@ -35,12 +37,12 @@ class Branch:
     levels: Array
 
 
-def sample_keys(seed: int, prompt_index, sample_index) -> Array:
-    """Return the PRNG keys `[B]` of pictures; a picture depends on these three numbers only.
+def sample_keys(seed: int, prompt_index: ArrayLike, sample_index: ArrayLike) -> Array:
+    """Return the PRNG keys `[B]` of images; a image depends on these three numbers only.
 
     Args:
       seed: of the whole request.
-      prompt_index, sample_index: [B] ints, which prompt and which of its pictures.
+      prompt_index, sample_index: [B] ints, which prompt and which of its images.
     """
     root = jax.random.key(seed)
 
@@ -52,7 +54,7 @@ def sample_keys(seed: int, prompt_index, sample_index) -> Array:
 
 @partial(jax.jit, static_argnames="shape")
 def draw_noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Draw `[B, *shape]` float32 standard normal noise, one key a picture."""
+    """Draw `[B, *shape]` float32 standard normal noise, one key a image."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
@@ -70,7 +72,9 @@ class Guidance:
     interval: Array
 
 
-def make_velocity(model: nnx.Module, positive: Branch, negative: Branch | None, guidance: Guidance):
+def make_velocity(
+    model: RIN, positive: Branch, negative: Branch | None, guidance: Guidance
+) -> tuple[Callable[..., tuple[Array, Array]], Array]:
     """Return `velocity(x, t, carry)` for a solver, and its first carry.
 
     Args:
@@ -110,7 +114,7 @@ def make_sampler(
     Returns:
       A function giving image latents [B, H, W, C] float32 on the network's scale. Its arguments:
       weights (tuple of nnx.State), noise [B, H, W, C] float32, two `Branch`es, `Guidance`, and the
-      static `guided`: False leaves the negative branch out, which is what scale 0 means, at half
+      static `guided`: False skips the negative branch, which is what scale 0 means, at half
       the cost.
     """
 

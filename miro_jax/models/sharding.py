@@ -7,6 +7,8 @@ MLP width). Code names logical axes; `RULES` is the only place that knows mesh a
 import contextlib
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from flax import nnx
@@ -31,7 +33,7 @@ RULES = (
     ("bins", None),
     ("buckets", None),  # of distances between tokens
     ("one", None),
-    ("channels", None),  # of pictures; towers that have them are whole on every device
+    ("channels", None),  # of images; towers that have them are whole on every device
 )
 
 
@@ -74,10 +76,10 @@ def parse_mesh(text: str) -> tuple[int | None, int]:
     Raises:
       ValueError: it is no such text.
     """
-    found = re.fullmatch(r"(all|[1-9]\d*)(?:x([1-9]\d*))?", text)
-    if found is None or (found[1] != "all" and found[2] is None):
+    match = re.fullmatch(r"(all|[1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None or (match[1] != "all" and match[2] is None):
         raise ValueError(f"mesh must be all, DATAxMODEL or allxMODEL, such as 4x2; got {text!r}.")
-    return None if found[1] == "all" else int(found[1]), int(found[2] or 1)
+    return None if match[1] == "all" else int(match[1]), int(match[2] or 1)
 
 
 def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
@@ -107,7 +109,7 @@ def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: jax.sharding.Mesh):
+def use_mesh(mesh: jax.sharding.Mesh) -> Iterator[jax.sharding.Mesh]:
     """Enter a mesh and the axis rules together; annotated modules cannot be built outside."""
     with jax.set_mesh(mesh), nnx.logical_axis_rules(RULES):
         yield mesh
@@ -133,7 +135,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(abstract_state, mesh: jax.sharding.Mesh):
+def state_shardings(abstract_state: Any, mesh: jax.sharding.Mesh) -> Any:
     """Shardings of a whole state from `jax.eval_shape` of its init, in the same tree.
 
     Parameters carry their logical axes; optimizer moments and EMA inherit them. An axis whose
@@ -155,5 +157,5 @@ def state_shardings(abstract_state, mesh: jax.sharding.Mesh):
     return jax.tree.map(of, abstract_state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _divides(mesh, axis, size) -> bool:
+def _divides(mesh: jax.sharding.Mesh, axis: str | None, size: int) -> bool:
     return axis is None or math.gcd(mesh.shape[axis], size) == mesh.shape[axis]

@@ -81,9 +81,9 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
             step, weights, data_state = checkpoints.restore_latest(wanted)
-    components.check_told(config, data_state)
+    components.check_conditioning(config, data_state)
     weights = weights["ema_params"], weights["buffers"]
-    bins = components.kept_bins(data_state)
+    bins = components.stored_bins(data_state)
     return of_parts(parts, weights, Path(workdir).name, step, bins)
 
 

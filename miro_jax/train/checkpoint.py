@@ -28,13 +28,13 @@ from miro_jax.train.digest import examine, layout
 from miro_jax.train.state import leaf_name
 
 HOST = "host"
-log = logging.getLogger(__name__)
-# Orbax warns of what was asked for.
+log = logging.getLogger("miro_jax")
+# Orbax warns of what is intended.
 logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 
 class LayoutMismatch(ValueError):
-    """A checkpoint is whole but holds other names, shapes or dtypes than asked for."""
+    """A checkpoint is whole but holds other names, shapes or dtypes than the caller needs."""
 
 
 class Checkpoints:
@@ -51,10 +51,10 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ):
-        """Open the folder, and make it when missing.
+        """Open the folder, and make it where it is missing.
 
         Args:
-          folder: where the checkpoints of this run are.
+          folder: of this run's checkpoints.
           every_steps: `save` without `force` saves the multiples of this step count.
           keep: the newest so many are kept; 2 or more leave something to fall back on.
           read_only: nothing is made, saved, renamed or removed: for sampling and evaluation.
@@ -142,7 +142,9 @@ class Checkpoints:
             for name, (digest, _) in examined.items()
         }
         host = {"step": step, "data_state": dict(data_state), "leaves": leaves}
-        items = {part: ocp.args.StandardSave(tree) for part, tree in _by_part(arrays).items()}
+        items: dict[str, Any] = {
+            part: ocp.args.StandardSave(tree) for part, tree in _by_part(arrays).items()
+        }
         items[HOST] = ocp.args.JsonSave(host | {"checksum": _checksum(host)})
         if not self._manager.save(step, args=ocp.args.Composite(**items), force=True):
             raise RuntimeError(f"Orbax refused to save step {step} into {self.folder}.")
@@ -165,7 +167,7 @@ class Checkpoints:
           (step, state, data_state), or None where there is no checkpoint yet.
 
         Raises:
-          LayoutMismatch: the state asked for is not the one that was saved.
+          LayoutMismatch: `abstract_state` is not the state that was saved.
           FileNotFoundError: no checkpoint of `step`.
           ValueError: there are checkpoints, and none can be used.
         """
@@ -200,8 +202,8 @@ class Checkpoints:
 
     def restore_item(self, part: str, abstract: Any) -> tuple[int, Any] | None:
         """Restore one part of the newest usable state, as "ema_params": (step, part) or None."""
-        found = self.restore_latest({part: abstract})
-        return None if found is None else (found[0], found[1][part])
+        restored = self.restore_latest({part: abstract})
+        return None if restored is None else (restored[0], restored[1][part])
 
     def wait(self) -> None:
         """Return when what was saved is committed; raise what went wrong meanwhile."""
@@ -236,17 +238,17 @@ class Checkpoints:
             ),
         )
         arrays = {name: array for part in parts for name, array in restored[part].items()}
-        found = examine(arrays)
-        damaged = [name for name in saved if found[name][0] != saved[name]["digest"]]
+        examined = examine(arrays)
+        damaged = [name for name in saved if examined[name][0] != saved[name]["digest"]]
         if damaged:
             raise ValueError(f"{len(damaged)} arrays do not match their digest, as {damaged[0]}")
         return arrays, host["data_state"]
 
     def _set_aside(self, causes: Mapping[int, str], step: int) -> None:
-        """Say why the steps after `step` cannot be used, and take them out of the way."""
+        """Log why the steps after `step` cannot be used, and move them out of the way."""
         fate = "they stay" if self._read_only else "they are renamed to unusable-*"
         log.warning(
-            "Checkpoints in %s cannot be used, going on from step %d; %s. %s",
+            "Checkpoints in %s cannot be used, resuming from step %d; %s. %s",
             *(self.folder, step, fate, "; ".join(causes.values())),
         )
         if self._read_only:
@@ -290,12 +292,12 @@ def _by_part(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_layout(step: int, saved: Mapping[str, dict], wanted: Mapping[str, Any]) -> None:
-    asked = {name: layout(leaf) for name, leaf in wanted.items()}
+    needed = {name: layout(leaf) for name, leaf in wanted.items()}
     differing = [
         f"{name}: {saved[name]['layout'] if name in saved else 'nothing'} saved, "
-        f"{asked.get(name, 'nothing')} asked for"
-        for name in sorted(saved.keys() | asked.keys())
-        if name not in saved or saved[name]["layout"] != asked.get(name)
+        f"{needed.get(name, 'nothing')} needed"
+        for name in sorted(saved.keys() | needed.keys())
+        if name not in saved or saved[name]["layout"] != needed.get(name)
     ]
     if differing:
         raise LayoutMismatch(

@@ -1,6 +1,6 @@
-"""What a run is made of, built from its config.
+"""The parts of a run, built from its config: encoders, mesh, network, optimizer, and their checks.
 
-Training, sampling and evaluation all start here, so that a network is put together in one place.
+Training, sampling and evaluation all build their network here.
 """
 
 import dataclasses
@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 from flax import nnx
 
-from miro_jax import models, rewards
+from miro_jax import models
 from miro_jax.cli import build
+from miro_jax.cli.build import Config
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.rewards.names import REWARD_NAMES, short_name
+from miro_jax.rewards.table import check_names
 from miro_jax.train.optim import make_optimizer, warmup_cosine
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
@@ -32,7 +34,7 @@ POSITIVE = (
     "sample.batch_size",
 )
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
-TOLD, BINS = "train_rewards", "bins"
+CONDITIONED_ON, BINS = "train_rewards", "bins"
 SHARES = (
     "train.self_condition_rate",
     "train.reward_dropout",
@@ -42,7 +44,7 @@ SHARES = (
 )
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Check all that needs no data and no device; ValueError names the key and the remedy."""
     for key in ("rewards", "data.train_rewards"):
         _check_names(config, key)
@@ -71,11 +73,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.optim with config.train.num_steps: {error}") from error
 
 
-def _lookup(config, key):
+def _lookup(config: Config, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), config)
 
 
-def _check_names(config, key):
+def _check_names(config: Config, key: str) -> None:
     names = _lookup(config, key)
     # The command line makes one name of a,b without quotes.
     if isinstance(names, str) or not all(isinstance(n, str) and "," not in n for n in names):
@@ -85,28 +87,28 @@ def _check_names(config, key):
         )
     if key == "rewards" and not names:
         raise ValueError(
-            f"config.{key} must name at least one reward of {', '.join(rewards.REWARD_NAMES)}."
+            f"config.{key} must name at least one reward of {', '.join(REWARD_NAMES)}."
         )
     try:
-        rewards.check_names(names)
+        check_names(names)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"config.{key}: {error}") from error
-    if key == "data.train_rewards" and len(set(map(rewards.short_name, names))) != len(names):
+    if key == "data.train_rewards" and len(set(map(short_name, names))) != len(names):
         raise ValueError(f"config.{key} must name one version of each reward; got {tuple(names)}.")
 
 
-def _check_positive(config, key):
+def _check_positive(config: Config, key: str) -> None:
     if _lookup(config, key) < 1:
         raise ValueError(f"config.{key} must be at least 1; got {_lookup(config, key)}.")
 
 
-def _check_share(config, key):
+def _check_share(config: Config, key: str) -> None:
     if not 0 <= _lookup(config, key) <= 1:
         raise ValueError(f"config.{key} must be in [0, 1]; got {_lookup(config, key)}.")
 
 
 def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
-    """Refuse a global batch that does not divide over the mesh."""
+    """Raise ValueError unless a global batch divides over the mesh."""
     size = mesh.shape["data"]
     if batch_size % size:
         raise ValueError(
@@ -121,7 +123,7 @@ class Components:
 
     Attributes:
       image_encoder, caption_encoder: see `miro_jax.pretrained.encoders`.
-      reward_names: what the network is told, in the order of its reward tokens.
+      reward_names: the conditioning rewards, in the order of the network's reward tokens.
       mesh: device mesh; enter it with `sharding.use_mesh`.
       graphdef: static structure of the network. network_config: its sizes.
       optimizer: optax transformation. schedule: step -> learning rate.
@@ -141,7 +143,7 @@ class Components:
     shardings: Any
 
 
-def build_components(config: ml_collections.ConfigDict) -> Components:
+def build_components(config: Config) -> Components:
     """Build everything of a run except its data and its parameters."""
     image_encoder = build_image_encoder(**build.image_encoder_arguments(config))
     caption_encoder = build_caption_encoder(**build.caption_encoder_arguments(config))
@@ -154,7 +156,10 @@ def build_components(config: ml_collections.ConfigDict) -> Components:
         caption_encoder.width,
         len(config.data.train_rewards),
     )
-    build_model = functools.partial(_build_model, *sizes)
+
+    def build_model(rngs: nnx.Rngs) -> nnx.Module:
+        return models.build(*sizes, rngs=rngs)
+
     with sharding.use_mesh(mesh):
         optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
         schedule = warmup_cosine(
@@ -167,43 +172,39 @@ def build_components(config: ml_collections.ConfigDict) -> Components:
         abstract, shardings = abstract_state(init, mesh)
         graphdef = graph_of(build_model)
     return Components(
-        image_encoder,
-        caption_encoder,
-        tuple(map(rewards.short_name, config.data.train_rewards)),
-        mesh,
-        graphdef,
-        models.rin_config(*sizes),
-        optimizer,
-        schedule,
-        init,
-        abstract,
-        shardings,
+        image_encoder=image_encoder,
+        caption_encoder=caption_encoder,
+        reward_names=tuple(map(short_name, config.data.train_rewards)),
+        mesh=mesh,
+        graphdef=graphdef,
+        network_config=models.rin_config(*sizes),
+        optimizer=optimizer,
+        schedule=schedule,
+        init=init,
+        abstract=abstract,
+        shardings=shardings,
     )
 
 
-def _build_model(model, latent_shape, caption_width, num_rewards, rngs):
-    return models.build(model, latent_shape, caption_width, num_rewards, rngs=rngs)
+def describe_training(config: Config, bins: Bins) -> dict[str, Any]:
+    """Return what a checkpoint stores beside the position in the data: rewards and levels."""
+    return {CONDITIONED_ON: list(config.data.train_rewards), BINS: json.loads(bins.to_bytes())}
 
 
-def describe_training(config: ml_collections.ConfigDict, bins: Bins) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the position in the data: rewards and levels."""
-    return {TOLD: list(config.data.train_rewards), BINS: json.loads(bins.to_bytes())}
-
-
-def kept_bins(data_state: Mapping[str, Any]) -> Bins | None:
+def stored_bins(data_state: Mapping[str, Any]) -> Bins | None:
     """Return the levels that training used, from a checkpoint; None for an early version's."""
-    kept = data_state.get(BINS)
-    return None if kept is None else Bins.from_bytes(json.dumps(kept).encode("utf-8"))
+    content = data_state.get(BINS)
+    return None if content is None else Bins.from_bytes(json.dumps(content).encode("utf-8"))
 
 
-def check_told(config: ml_collections.ConfigDict, data_state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a checkpoint's network was told the rewards of the config, in order.
+def check_conditioning(config: Config, data_state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint has the conditioning rewards of the config, in order.
 
-    Shapes do not tell them apart.
+    The shapes of the parameters do not show it.
     """
-    asked, told = list(config.data.train_rewards), data_state.get(TOLD)
-    if told is not None and [*map(rewards.short_name, told)] != [*map(rewards.short_name, asked)]:
+    wanted, saved = list(config.data.train_rewards), data_state.get(CONDITIONED_ON)
+    if saved is not None and [*map(short_name, saved)] != [*map(short_name, wanted)]:
         raise ValueError(
-            f"config.data.train_rewards must be those of the checkpoint, {told}; got {asked}. Use "
-            "the config of that run, or another folder."
+            f"config.data.train_rewards must be those of the checkpoint, {saved}; got {wanted}. "
+            "Use the config of that run, or another folder."
         )

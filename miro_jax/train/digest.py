@@ -11,7 +11,7 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # by bytes of an element
 
 
 def layout(array: Any) -> str:
-    """Say dtype and shape of an array or a jax.ShapeDtypeStruct, as `float32[8, 4]`."""
+    """Return dtype and shape of an array or a jax.ShapeDtypeStruct, as `float32[8, 4]`."""
     return f"{array.dtype}{list(array.shape)}"
 
 
@@ -29,10 +29,10 @@ def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
             raise TypeError(f"{name} must be an array of at most 32 bits; got {array.dtype}.")
     # One at a time: on CPU, programs with collectives that run side by side can wait for each
     # other's threads forever.
-    found = {name: jax.device_get(_digest(array)) for name, array in arrays.items()}
+    sums = {name: jax.device_get(_digest(array)) for name, array in arrays.items()}
     return {
         name: (f"{total:08x}{mixed:08x}", bool(finite))
-        for name, (total, mixed, finite) in found.items()
+        for name, (total, mixed, finite) in sums.items()
     }
 
 
@@ -41,16 +41,16 @@ def _digest(array: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Two sums over the bits of the elements, modulo 2^32, and whether all are finite.
 
     Integer addition has no rounding, so the sums do not depend on its order, which the layout over
-    devices changes. In the second sum each element is first scrambled together with its place, by
+    devices changes. In the second sum each element is first scrambled together with its index, by
     steps that can be undone (the finalizer of MurmurHash3): one changed element always changes the
-    sum, several or elements that changed places do so but for one case in 2^32.
+    sum, several or swapped elements do so but for one case in 2^32.
     """
     bits = array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array
     bits = jax.lax.bitcast_convert_type(bits, WORDS[bits.dtype.itemsize]).astype(jnp.uint32)
-    place = jnp.zeros(array.shape, jnp.uint32)  # the index in row-major order
+    index = jnp.zeros(array.shape, jnp.uint32)  # in row-major order
     for axis, size in enumerate(array.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    mixed = bits ^ (place * np.uint32(0x9E3779B1))
+        index = index * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    mixed = bits ^ (index * np.uint32(0x9E3779B1))
     mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
     mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
     mixed = mixed ^ (mixed >> 16)

@@ -1,4 +1,4 @@
-"""The training stage: the loop around the step.
+"""The training stage: set-up, and the loop around the step.
 
 The loop: sample a preview if due, save if due, next batch, step, read the metrics of the step
 before.
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from miro_jax.cli import build, run_folder
+from miro_jax.cli.build import Config
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
@@ -35,8 +37,8 @@ Array = jax.Array
 log = logging.getLogger("miro_jax")
 
 
-def run(config, workdir, make_preview: Callable) -> None:
-    """Train until `config.train.num_steps`, continuing from the latest checkpoint if there is one.
+def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callable]) -> None:
+    """Train until `config.train.num_steps`, resuming from the latest checkpoint if there is one.
 
     Args:
       config: of the run. workdir: its folder.
@@ -95,18 +97,21 @@ def run(config, workdir, make_preview: Callable) -> None:
         metrics = stack.enter_context(MetricsWriter(workdir, first))
         log.info("Training from step %d to step %d", first, c.num_steps)
         preview = make_preview(config, parts, rewards, workdir)
-        kept = components.describe_training(config, bins)
-        Loop(config, parts, data, kept, checkpoints, metrics, preview).run(step_fn, state, first)
+        described = components.describe_training(config, bins)
+        loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
+        loop.run(step_fn, state, first)
 
 
-def _start(config, parts, checkpoints, data) -> TrainState:
+def _start(
+    config: Config, parts: components.Components, checkpoints: Checkpoints, data: Any
+) -> TrainState:
     """Restore the latest usable checkpoint with its data position, or initialise."""
     restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored
-    components.check_told(config, data_state)
-    for key in (components.TOLD, components.BINS):
+    components.check_conditioning(config, data_state)
+    for key in (components.CONDITIONED_ON, components.BINS):
         data_state.pop(key, None)
     data.set_state(data_state)
     return state
@@ -115,18 +120,33 @@ def _start(config, parts, checkpoints, data) -> TrainState:
 class Loop:
     """The loop of one run; holds what it reads and writes, not the state."""
 
-    def __init__(self, config, parts, data, kept, checkpoints, metrics, preview):
-        self.config, self.parts, self.data, self.kept = config, parts, data, kept
+    def __init__(
+        self,
+        config: Config,
+        parts: components.Components,
+        data: Any,
+        described: dict[str, Any],
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter,
+        preview: Callable,
+    ):
+        """Take what a run reads from and writes to.
+
+        Args:
+          data: the iterator of batches. described: what a checkpoint stores beside its position.
+          preview: (ema_params, buffers, step) -> (scalars, labelled grid).
+        """
+        self.config, self.parts, self.data, self.described = config, parts, data, described
         self.checkpoints, self.metrics, self.preview = checkpoints, metrics, preview
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
         self.pending: tuple[int, dict, np.ndarray] | None = None
         self.stop_signal: int | None = None
 
-    def run(self, step_fn, state: TrainState, first: int) -> TrainState:
+    def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         previous = signal.signal(signal.SIGTERM, self._on_signal) if _in_main_thread() else None
-        self.clock, self.since, self.said = time.perf_counter(), first, ""
+        self.clock, self.since, self.status = time.perf_counter(), first, ""
         silent = jax.process_index() != 0
         try:
             with Progress("train", "steps", c.num_steps, first, silent=silent) as progress:
@@ -137,15 +157,15 @@ class Loop:
                         state, values = step_fn(state, batch["arrays"])
                     self._read_pending()
                     self.pending = (step + 1, values, batch["index"])
-                    progress.update(1, self.said)
+                    progress.update(1, self.status)
                 self._finish(c.num_steps, state, first)
         finally:
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         return state
 
-    def _before_step(self, step, state, first):
-        """Preview and save when due; leave when asked to stop."""
+    def _before_step(self, step: int, state: TrainState, first: int) -> None:
+        """Preview and save when due; leave when a signal came."""
         c = self.config.train
         if step != first:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
@@ -153,47 +173,47 @@ class Loop:
                 self._sample(step, state)
             if step % c.checkpoint_every_steps == 0:
                 self._save(step, state)
-        if self._asked_to_stop():
+        if self._should_stop():
             if step != first and step % c.checkpoint_every_steps:
                 self._save(step, state, force=True)
             self._leave(step)
 
-    def _finish(self, step, state, first):
-        """Do what is due at the last step, in the loop's order: what is saved was shown before."""
+    def _finish(self, step: int, state: TrainState, first: int) -> None:
+        """Do what is due at the last step: the preview, then the checkpoint."""
         if step > first:
             self._read_pending()
             if self.config.train.sample_every_steps:
                 self._sample(step, state)
             self._save(step, state, force=True)
         self.checkpoints.wait()
-        if self._asked_to_stop():  # the next stage must not begin
+        if self._should_stop():  # the next stage must not begin
             self._leave(step)
 
-    def _leave(self, step):
+    def _leave(self, step: int) -> None:
         self.checkpoints.wait()
         log.info("Stopped by a signal after step %d; the state is saved", step)
         raise SystemExit(128 + signal.SIGTERM)
 
-    def _sample(self, step, state):
+    def _sample(self, step: int, state: TrainState) -> None:
         scalars, grid = self.preview(state.ema_params, state.buffers, step)
         if jax.process_index() == 0:
             self.metrics.scalars(step, scalars)
             self.metrics.images(step, "samples", grid)
         self.clock, self.since = time.perf_counter(), step
 
-    def _save(self, step, state, force=False):
+    def _save(self, step: int, state: TrainState, force: bool = False) -> None:
         self._read_pending()  # a state that is not finite must not replace a good one
-        self.checkpoints.save(step, state, self.kept | self.data.get_state(), force=force)
+        self.checkpoints.save(step, state, self.described | self.data.get_state(), force=force)
 
-    def _next_batch(self):
+    def _next_batch(self) -> dict[str, Any]:
         batch = next(self.data)
         index = batch.pop("index")
         batch["levels"] = np.ascontiguousarray(batch["levels"][:, self.columns])
-        place = sharding.batch_sharding(self.parts.mesh)
-        arrays = {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+        layout = sharding.batch_sharding(self.parts.mesh)
+        arrays = {k: jax.make_array_from_process_local_data(layout, v) for k, v in batch.items()}
         return {"arrays": arrays, "index": index}
 
-    def _read_pending(self):
+    def _read_pending(self) -> None:
         """Read the metrics of the last step, now that the next one is under way."""
         if self.pending is None:
             return
@@ -216,12 +236,12 @@ class Loop:
             if jax.process_index() == 0:
                 self.metrics.scalars(step, values)
             rate = values["images_per_second"]
-            self.said = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
+            self.status = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
 
     def _on_signal(self, number, _frame):
         self.stop_signal = number
 
-    def _asked_to_stop(self) -> bool:
+    def _should_stop(self) -> bool:
         if jax.process_count() == 1:
             return self.stop_signal is not None
         from_any = multihost_utils.process_allgather(np.array(self.stop_signal is not None))

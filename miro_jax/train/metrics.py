@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ def _without_torch() -> Iterator[None]:
     """Hide PyTorch: tensorboardX imports it where it is installed, for arguments we never give."""
     hidden = "torch" not in sys.modules
     if hidden:
-        sys.modules["torch"] = None  # `import torch` raises ImportError
+        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` raises
     try:
         yield
     finally:
@@ -49,7 +49,8 @@ class MetricsWriter:
         Raises:
           ValueError: a line that is no JSON object with a step, other than an unfinished last one.
         """
-        self._lines = self._events = None
+        self._lines: TextIO | None = None
+        self._events: tensorboardX.SummaryWriter | None = None
         if jax.process_index() != 0:
             return
         path = pathlib.Path(workdir) / FILE
@@ -70,7 +71,7 @@ class MetricsWriter:
         Raises:
           ValueError: a value that is no single number, or one named `step`.
         """
-        if self._lines is None:
+        if self._lines is None or self._events is None:
             return
         if "step" in values:
             raise ValueError("'step' is an argument of its own; give the value another name.")
@@ -85,7 +86,7 @@ class MetricsWriter:
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Show images in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
-        if self._lines is None:
+        if self._lines is None or self._events is None:
             return
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(
@@ -97,7 +98,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Finish both files. Calling it again does nothing."""
-        if self._lines is not None:
+        if self._lines is not None and self._events is not None:
             self._lines.close()
             self._events.close()
             self._lines = self._events = None

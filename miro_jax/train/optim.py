@@ -13,7 +13,6 @@ whole leaves, so a leaf must hold what one tensor of the authors' model holds.
 The moments have the shapes of the parameters, leaf by leaf, and are laid out over a mesh like them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ PLAIN_EXCEPT_BELOW = "logvar"  # the authors give this head decay and trust rati
 
 def warmup_cosine(
     learning_rate: float, warmup_steps: int, total_steps: int, rate: float
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
     """Make the schedule: linear warm-up from 0, then 0.5 (1 + cos(rate pi p)).
 
     p is the fraction of the steps after the warm-up that is done. The argument of the schedule
@@ -54,7 +53,7 @@ def warmup_cosine(
             f"{total_steps}. Shorten the warm-up or lengthen the run."
         )
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(count, jnp.float32)
         progress = jnp.clip((done - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
         cosine = 0.5 * (1.0 + jnp.cos(rate * jnp.pi * progress))
@@ -65,7 +64,7 @@ def warmup_cosine(
 
 
 def adapted(params: Any) -> Any:
-    """Tell which leaves get weight decay and trust ratio: a tree of bools shaped like `params`.
+    """Return which leaves get weight decay and trust ratio: a tree of bools shaped like `params`.
 
     All do, except leaves named `scale` or `bias` that do not stand below a key `logvar`.
     """

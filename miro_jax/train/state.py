@@ -59,15 +59,17 @@ def graph_of(build_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
 
     def split(key):
         graphdef, *_ = nnx.split(build_model(nnx.Rngs(params=key)), nnx.Param, Buffer)
-        found.append(graphdef)
+        graphs.append(graphdef)
         return 0
 
-    found: list[nnx.GraphDef] = []
+    graphs: list[nnx.GraphDef] = []
     jax.eval_shape(split, jax.random.key(0))
-    return found[0]
+    return graphs[0]
 
 
-def abstract_state(init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh):
+def abstract_state(
+    init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh
+) -> tuple[TrainState, TrainState]:
     """Return the state's shapes with their shardings on `mesh`, and the shardings alone."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = sharding.state_shardings(shapes, mesh)
@@ -77,7 +79,7 @@ def abstract_state(init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh)
     return abstract, shardings
 
 
-def update_ema(ema_params, params, decay: Array):
+def update_ema(ema_params: Any, params: Any, decay: float | Array) -> Any:
     """Return `decay * ema + (1 - decay) * params`, leaf by leaf."""
     return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema_params, params)
 
@@ -87,7 +89,7 @@ def leaf_name(path: tuple) -> str:
 
     Args:
       path: as given by `jax.tree_util.tree_flatten_with_path`. An nnx.Variable adds the attribute
-        `value` at its end, which is left out.
+        `value` at its end, which is dropped.
     """
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]

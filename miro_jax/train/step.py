@@ -1,4 +1,4 @@
-"""One step of flow matching under reward levels.
+"""One step of flow matching conditioned on captions and reward levels.
 
 Draw t and noise, run the network once without gradient for its latent tokens, run it again with
 them (zeroed for some samples), weigh the squared error of the velocity by the learned log-variance,
@@ -7,6 +7,8 @@ neither.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import optax
 from flax import nnx
 
 from miro_jax.models import flow
+from miro_jax.models.rin import RIN
 from miro_jax.train.state import TrainState, update_ema
 
 Array = jax.Array
@@ -32,7 +35,12 @@ class Recipe:
     ema_decay: float
 
 
-def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
+def make_loss(
+    graphdef: nnx.GraphDef,
+    recipe: Recipe,
+    normalize: Callable[[Array], Array],
+    empty_tokens: np.ndarray,
+) -> Callable[..., tuple[Array, dict[str, Array]]]:
     """Return `loss(params, buffers, batch, key) -> (scalar, metrics)`.
 
     Args:
@@ -68,7 +76,16 @@ def make_loss(graphdef, recipe: Recipe, normalize, empty_tokens: np.ndarray):
     return loss
 
 
-def velocity_error(model, x, noise, t, keep, caption_tokens, caption_mask, levels):
+def velocity_error(
+    model: RIN,
+    x: Array,
+    noise: Array,
+    t: Array,
+    keep: Array,
+    caption_tokens: Array,
+    caption_mask: Array,
+    levels: Array,
+) -> tuple[Array, Array]:
     """Run the network twice at x_t and compare its velocity with the target; nothing is drawn here.
 
     Args:
@@ -91,7 +108,9 @@ def velocity_error(model, x, noise, t, keep, caption_tokens, caption_mask, level
 KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
 
 
-def _drop_captions(key, batch, empty_tokens, share):
+def _drop_captions(
+    key: Array, batch: dict[str, Array], empty_tokens: np.ndarray, share: float
+) -> tuple[Array, Array]:
     """Put the empty caption in place of a share of captions: tokens [B, L, E], mask [B, L]."""
     tokens, mask = batch["caption_tokens"], batch["caption_mask"]
     if share == 0:
@@ -104,7 +123,13 @@ def _drop_captions(key, batch, empty_tokens, share):
     return tokens, jnp.where(drop[:, None], empty_mask[None], mask)
 
 
-def make_train_step(loss, optimizer, schedule, recipe: Recipe, seed: int):
+def make_train_step(
+    loss: Callable[..., tuple[Array, dict[str, Array]]],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    recipe: Recipe,
+    seed: int,
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Any]]]:
     """Return the pure `train_step(state, batch) -> (state, metrics)`.
 
     The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
