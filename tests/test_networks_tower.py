@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.pretrained.networks.tower import Kept, Tower, padded_rows
+from miro_jax.pretrained.networks.tower import OnDevice, Tower, padded_rows
 from miro_jax.pretrained.weights.convert import Network
 from tests.networks import small_mesh
 
@@ -64,24 +64,24 @@ def test_padding_is_a_power_of_two_for_each_device():
     assert [padded_rows(n, 4) for n in (1, 4, 5, 17)] == [4, 4, 8, 32]
 
 
-def test_what_is_kept_stays_on_the_devices_and_goes_into_other_functions(tower):
+def test_results_stay_on_the_devices_and_go_into_other_functions(tower):
     x = rows(5)
-    kept = tower.keep(scaled, x)
-    product, total = kept.arrays
-    assert len(kept) == 5 and len(product) == padded_rows(5, tower.mesh.shape["data"])
+    batch = tower.run_on_device(scaled, x)
+    product, total = batch.arrays
+    assert len(batch) == 5 and len(product) == padded_rows(5, tower.mesh.shape["data"])
     for array in (product, total):
         assert array.sharding.is_equivalent_to(sharding.batch_sharding(tower.mesh), array.ndim)
-    first = Kept(product, kept.rows)
+    first = OnDevice(product, batch.rows)
     np.testing.assert_array_equal(tower.run(added, first, x), x * [1, 2, 3] + [1, 2, 3] + x)
     np.testing.assert_array_equal(first.fetch(), x * [1, 2, 3])
 
 
 @pytest.mark.parametrize("chosen", [[4], [3, 0, 3], [4, 3, 2, 1, 0]])
-def test_rows_of_what_is_kept_can_be_taken_in_any_order(tower, chosen):
+def test_rows_on_the_devices_can_be_taken_in_any_order(tower, chosen):
     x = rows(5)
-    taken = tower.take(tower.keep(scaled, x), chosen)
+    taken = tower.take(tower.run_on_device(scaled, x), chosen)
     assert len(taken) == len(chosen)
     np.testing.assert_array_equal(taken.fetch()[0], x[chosen] * [1, 2, 3])
-    product = Kept(taken.arrays[0], taken.rows)
+    product = OnDevice(taken.arrays[0], taken.rows)
     expected = x[chosen] * [1, 2, 3] + [1, 2, 3] + 1
     np.testing.assert_array_equal(tower.run(added, product, np.ones_like(x[chosen])), expected)

@@ -18,7 +18,7 @@ import numpy as np
 
 from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import blip, blip_keys, clip
-from miro_jax.pretrained.networks.tower import Kept, Tower
+from miro_jax.pretrained.networks.tower import OnDevice, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import (
     cut_ids,
@@ -94,11 +94,11 @@ class ImageReward(base.CroppedJudge):
         tower = f"blip-{repository.digest(CARD.stem)[:12]}-{dtype}"
         super().__init__(CARD, BicubicCrop(vision.image_size, "round"), tower)
 
-    def encode(self, prepared: np.ndarray) -> Kept:
+    def encode(self, prepared: np.ndarray) -> OnDevice:
         """Encode prepared images [B, size, size, 3] uint8 into tokens [B, N, S]."""
-        return self._vision.keep(_encode_images, prepared)
+        return self._vision.run_on_device(_encode_images, prepared)
 
-    def judge(self, features: Kept, captions: Sequence[str]) -> np.ndarray:
+    def judge(self, features: OnDevice, captions: Sequence[str]) -> np.ndarray:
         """Return the rewards [B] float32 of features (see `encode`), each with its caption."""
         base.check_captions(captions, len(features))
         rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self._tokenizer, captions)]

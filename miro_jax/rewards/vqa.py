@@ -24,7 +24,7 @@ from PIL import Image
 
 from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import clip, clip_flant5, clip_flant5_keys
-from miro_jax.pretrained.networks.tower import Kept, Tower
+from miro_jax.pretrained.networks.tower import OnDevice, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
 from miro_jax.rewards import base
@@ -154,11 +154,11 @@ class VQAScore(base.Judge):
             image = through_jpeg(image, self._jpeg_quality)
         return pad_and_resize(image, self._size)
 
-    def encode(self, prepared: np.ndarray) -> Kept:
+    def encode(self, prepared: np.ndarray) -> OnDevice:
         """Encode images [B, S, S, 3] uint8 into vision tokens [B, N, W]."""
-        return self._network.keep(_encode_images, prepared)
+        return self._network.run_on_device(_encode_images, prepared)
 
-    def judge(self, features: Kept, captions: Sequence[str]) -> np.ndarray:
+    def judge(self, features: OnDevice, captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 in [0, 1] of vision tokens, each with its caption."""
         base.check_captions(captions, len(features))
         questions = [AFTER.format(clean_caption(caption)) for caption in captions]

@@ -2,15 +2,19 @@
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from miro_jax.pretrained.encoders import flan_t5, pixels, sdxl_vae, words
 
-IMAGE_ENCODERS: dict[str, Callable] = {
+ImageEncoder = pixels.PixelsEncoder | sdxl_vae.SdxlVaeEncoder
+CaptionEncoder = words.WordsEncoder | flan_t5.FlanT5Encoder
+
+IMAGE_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "pixels": pixels.PixelsEncoder,
     "sdxl_vae": sdxl_vae.SdxlVaeEncoder,
 }
-CAPTION_ENCODERS: dict[str, Callable] = {
+CAPTION_ENCODERS: dict[str, Callable[..., CaptionEncoder]] = {
     "words": words.WordsEncoder,
     "flan_t5": flan_t5.FlanT5Encoder,
 }
@@ -19,7 +23,7 @@ CAPTION_ENCODERS: dict[str, Callable] = {
 PUBLISHED = ("sdxl_vae", "flan_t5")
 
 
-def build_image_encoder(name: str, **arguments):
+def build_image_encoder(name: str, **arguments) -> ImageEncoder:
     """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
 
     Raises:
@@ -29,7 +33,7 @@ def build_image_encoder(name: str, **arguments):
     return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
 
 
-def build_caption_encoder(name: str, **arguments):
+def build_caption_encoder(name: str, **arguments) -> CaptionEncoder:
     """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
 
     Raises:
@@ -39,7 +43,9 @@ def build_caption_encoder(name: str, **arguments):
     return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
 
 
-def _build(table: dict[str, Callable], kind: str, name: str, arguments: dict):
+def _build(
+    table: Mapping[str, Callable[..., Any]], kind: str, name: str, arguments: dict[str, Any]
+) -> Any:
     if name not in table:
         raise ValueError(f"{kind} must be one of {', '.join(table)}; got {name!r}.")
     build = table[name]

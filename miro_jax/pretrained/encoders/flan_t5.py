@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from numpy.typing import DTypeLike
 
 from miro_jax.pretrained.card import NetworkCard, TextCost
+from miro_jax.pretrained.encoders.base import pad_tokens
 from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
@@ -131,7 +133,7 @@ class FlanT5Encoder:
         """Return the tokens of each caption before it is cut, the end token included."""
         return [len(ids) for ids in encode_texts(self.tokenizer, captions)]
 
-    def encode(self, captions: Sequence[str], dtype=np.float16) -> list[np.ndarray]:
+    def encode(self, captions: Sequence[str], dtype: DTypeLike = np.float16) -> list[np.ndarray]:
         """Encode captions; a repeated one is encoded once.
 
         Args:
@@ -161,21 +163,10 @@ class FlanT5Encoder:
         return [results[caption] for caption in captions]
 
     def encode_padded(
-        self, captions: Sequence[str], dtype=np.float16
+        self, captions: Sequence[str], dtype: DTypeLike = np.float16
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode captions as one array of fixed length, as sampling needs them.
-
-        Args:
-          captions, dtype: see `encode`.
-
-        Returns:
-          tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
-        """
-        tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
-        mask = np.zeros(tokens.shape[:2], bool)
-        for row, code in enumerate(self.encode(captions, dtype)):
-            tokens[row, : len(code)], mask[row, : len(code)] = code, True
-        return tokens, mask
+        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_tokens`."""
+        return pad_tokens(self.encode(captions, dtype), self.max_tokens, self.width, dtype)
 
 
 def padded_length(length: int, longest: int) -> int:

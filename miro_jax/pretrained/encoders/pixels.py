@@ -8,6 +8,7 @@ both are trivial.
 import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
+from miro_jax.pretrained.encoders.base import Latents
 
 _HALF_RANGE = 127.5
 
@@ -77,15 +78,15 @@ class PixelsEncoder:
         mean = (images.astype(np.float32) / _HALF_RANGE - 1).astype(np.float16)
         return mean, np.zeros_like(mean)
 
-    def normalize(self, latents):
+    def normalize(self, latents: Latents) -> Latents:
         """Return image latents on the model's scale, as they are; numpy or jax arrays."""
         return latents
 
-    def denormalize(self, latents):
+    def denormalize(self, latents: Latents) -> Latents:
         """Undo `normalize`."""
         return latents
 
-    def decode(self, latents):
+    def decode(self, latents: Latents) -> Latents:
         """Decode image latents to images, on numpy or jax arrays, inside jit or not.
 
         Args:

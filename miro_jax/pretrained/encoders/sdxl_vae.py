@@ -24,6 +24,7 @@ import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.pretrained.card import NetworkCard
+from miro_jax.pretrained.encoders.base import Latents
 from miro_jax.pretrained.networks import vae, vae_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
@@ -177,17 +178,17 @@ class SdxlVaeEncoder:
         mean, std = zip(*parts, strict=True)
         return np.concatenate(mean), np.concatenate(std)
 
-    def normalize(self, latents):
+    def normalize(self, latents: Latents) -> Latents:
         """Bring image latents [..., 4] to the model's scale, float32; numpy or jax arrays."""
         shift, scale = _statistics(latents)
         return (latents - shift) * (1 / scale)
 
-    def denormalize(self, latents):
+    def denormalize(self, latents: Latents) -> Latents:
         """Undo `normalize`."""
         shift, scale = _statistics(latents)
         return latents * scale + shift
 
-    def decode(self, latents, truncate: bool = False) -> np.ndarray:
+    def decode(self, latents: Latents, truncate: bool = False) -> np.ndarray:
         """Decode raw image latents to images.
 
         Args:

@@ -13,6 +13,9 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+from miro_jax.pretrained.encoders.base import pad_tokens
 
 _END = "</s>"
 _TOKEN = re.compile(r"\w+|[,.]")
@@ -63,21 +66,10 @@ class WordsEncoder:
         return [self._encode(text) for text in captions]
 
     def encode_padded(
-        self, captions: Sequence[str], dtype=np.float16
+        self, captions: Sequence[str], dtype: DTypeLike = np.float16
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode captions as one array of fixed length, as sampling needs them.
-
-        Args:
-          captions: see `encode`. dtype: of the tokens; codes are rounded to float16 anyway.
-
-        Returns:
-          tokens [B, max_tokens, D], zero where there is none; mask [B, max_tokens] bool.
-        """
-        tokens = np.zeros((len(captions), self.max_tokens, self.width), dtype)
-        mask = np.zeros(tokens.shape[:2], bool)
-        for row, code in enumerate(self.encode(captions)):
-            tokens[row, : len(code)], mask[row, : len(code)] = code, True
-        return tokens, mask
+        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_tokens`."""
+        return pad_tokens(self.encode(captions), self.max_tokens, self.width, dtype)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, the end token included, before any cut."""

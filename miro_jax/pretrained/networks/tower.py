@@ -2,7 +2,7 @@
 
 Rows are padded to a power of two times the devices of the mesh axis `data`, so that a stream of
 batches compiles a handful of programs, and a row does not depend on those beside it. What one
-network makes for another may stay on the devices: the image tokens of 64 pictures are 150 MB.
+network computes for another may stay on the devices: the image tokens of 64 images are 150 MB.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from miro_jax.pretrained.weights.convert import Network
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class OnDevice:
     """Results that stay on the devices.
 
-    arrays: a tree of arrays [P, ...], P >= rows; what follows the first `rows` rows is padding.
+    Attributes:
+      arrays: a tree of arrays [P, ...], P >= rows; after the first `rows` rows comes padding.
     """
 
     arrays: Any
@@ -41,28 +42,30 @@ class Tower:
     """Run functions of a network over its mesh.
 
     Args:
-      network: from `weights.convert.load`.
+      network: from `weights.convert.Layout`.
     """
 
     def __init__(self, network: Network):
         self.graphdef, self.state, self.mesh = network.graphdef, network.state, network.mesh
         self._jitted: dict[Callable, Callable] = {}
 
-    def run(self, function: Callable[..., Any], *arrays: np.ndarray | Kept) -> Any:
+    def run(self, function: Callable[..., Any], *arrays: np.ndarray | OnDevice) -> Any:
         """Call `function(module, *arrays)` under jit.
 
         Args:
           function: a plain function defined once (not a lambda made for each call: it is the key
             of what was compiled).
-          arrays: each `[B, ...]`; or what a tower of the same mesh kept.
+          arrays: each `[B, ...]`; or results of `run_on_device` of a tower of the same mesh.
 
         Returns:
           What `function` returns, every leaf `[B, ...]` as a numpy array.
         """
-        return self.keep(function, *arrays).fetch()
+        return self.run_on_device(function, *arrays).fetch()
 
-    def keep(self, function: Callable[..., Any], *arrays: np.ndarray | Kept) -> Kept:
-        """Do as `run`, and leave the result on the devices."""
+    def run_on_device(
+        self, function: Callable[..., Any], *arrays: np.ndarray | OnDevice
+    ) -> OnDevice:
+        """Do as `run`; the result stays on the devices."""
         rows = len(arrays[0])
         if rows == 0:
             raise ValueError("at least one row is needed; got an empty batch.")
@@ -73,13 +76,15 @@ class Tower:
         if function not in self._jitted:
             self._jitted[function] = jax.jit(functools.partial(_call, function, self.graphdef))
         with sharding.use_mesh(self.mesh):
-            inputs = [x.arrays if isinstance(x, Kept) else self._put(x) for x in arrays]
-            return Kept(self._jitted[function](self.state, *inputs), rows)
+            inputs = [x.arrays if isinstance(x, OnDevice) else self._put(x) for x in arrays]
+            return OnDevice(self._jitted[function](self.state, *inputs), rows)
 
-    def take(self, kept: Kept, rows: Sequence[int]) -> Kept:
-        """Return some rows of what was kept, at least one."""
+    def take(self, batch: OnDevice, rows: Sequence[int]) -> OnDevice:
+        """Return some rows of a result on the devices, at least one."""
         with sharding.use_mesh(self.mesh):
-            return Kept(self._taking(kept.arrays, self._put(np.asarray(rows, np.int32))), len(rows))
+            return OnDevice(
+                self._taking(batch.arrays, self._put(np.asarray(rows, np.int32))), len(rows)
+            )
 
     @functools.cached_property
     def _taking(self) -> Callable:

@@ -195,7 +195,7 @@ def write(
     Raises:
       ValueError: the network has sizes or parts that the release's has not.
     """
-    height, width, channels = config.latent_shape
+    height, width, _ = config.latent_shape
     wrong = [
         f"{key} must be {want}; got {getattr(config, key)}"
         for key, want in FIXED.items()
@@ -205,12 +205,32 @@ def write(
     wrong += ["at least one reward is needed; got none"] * (not reward_names)
     if wrong:
         raise ValueError(f"The released layout cannot hold this network: {'; '.join(wrong)}.")
+    settings = released_settings(config, reward_names, max_tokens)
+    settings |= {OURS: dict(extra)} if extra else {}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = released_tensors(config, state, reward_names)
+    if normalization is not None:
+        for section in ("data_preprocessing", "postprocessing"):
+            for name, value in zip(("scale", "bias"), normalization, strict=True):
+                tensors[f"{section}.{name}"] = np.asarray(value, np.float32).reshape(1, -1, 1, 1)
+    write_safetensors(folder / WEIGHTS, tensors)
+    np.save(folder / EMPTY, np.asarray(empty_tokens, np.float32))
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    return folder
+
+
+def released_settings(
+    config: RINConfig, reward_names: Sequence[str], max_tokens: int
+) -> dict[str, Any]:
+    """Return the content of `config.json`; the inverse of `rin_config` and `reward_names`."""
     keys = [RELEASE_NAMES.get(name, name) for name in reward_names]
-    settings = {
+    height = config.latent_shape[0]
+    return {
         "network": {
             "data_size": height,
             "data_dim": config.token_width,
-            "num_input_channels": channels,
+            "num_input_channels": config.latent_shape[2],
             "num_latents": config.num_latent_tokens,
             "latents_dim": config.latent_width,
             "label_dim": config.caption_width,
@@ -239,19 +259,7 @@ def write(
         "coherence_keys": keys,
         "data_resolution": height,
         "max_text_len": max_tokens,
-        **({OURS: dict(extra)} if extra else {}),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = released_tensors(config, state, reward_names)
-    if normalization is not None:
-        for section in ("data_preprocessing", "postprocessing"):
-            for name, value in zip(("scale", "bias"), normalization, strict=True):
-                tensors[f"{section}.{name}"] = np.asarray(value, np.float32).reshape(1, -1, 1, 1)
-    write_safetensors(folder / WEIGHTS, tensors)
-    np.save(folder / EMPTY, np.asarray(empty_tokens, np.float32))
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    return folder
 
 
 def released_tensors(

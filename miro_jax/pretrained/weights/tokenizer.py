@@ -62,7 +62,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[Path], tokenizers.Tokenizer
     "clip": (("vocab.json", "merges.txt"), _read_clip),
     "t5": (("spiece.model",), _read_t5),
 }
-# What else may change how a vocabulary is read.
+# What else transformers reads beside a vocabulary.
 _OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -78,7 +78,16 @@ def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tu
     if not files or not all(repository.has(name) for name in files):
         either = f" and no {' and '.join(files)}" if files else ""
         raise FileNotFoundError(f"{repository} has no file tokenizer.json{either}.")
-    return (*files, *(name for name in _OPTIONS if repository.has(name)))
+    options = () if family == "bert" else _OPTIONS
+    return (*files, *(name for name in options if _has_option(repository, name)))
+
+
+def _has_option(repository: hub.Repository, name: str) -> bool:
+    """Return whether there is a file; one that the cache does not know counts as none offline."""
+    try:
+        return repository.has(name)
+    except (hub.OfflineError, hub.UnreachableError):
+        return False
 
 
 def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tokenizers.Tokenizer:
