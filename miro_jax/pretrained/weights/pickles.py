@@ -48,8 +48,8 @@ def open_pickle(
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, no checkpoint, or asks for what is not allowed; the text
-        names the file and what it asked for.
+      ValueError: the file is damaged, no checkpoint, or names what is not allowed; the
+        message names the file and that name.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -58,19 +58,19 @@ def open_pickle(
         head = file.read(512)
         try:
             if head.startswith(b"PK\x03\x04"):
-                found, places, big = _read_zip(file, size, placeholders)
+                content, offsets, big = _read_zip(file, size, placeholders)
             else:
-                found, places, big = _read_legacy(file, size, head, placeholders)
-            chosen = _choose(found, entry)
+                content, offsets, big = _read_legacy(file, size, head, placeholders)
+            chosen = _choose(content, entry)
             if sum(t.nbytes for t in chosen.values()) > max(EXPANSION * size, SMALL):
                 raise ValueError("its tensors would take far more bytes than the file has.")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return {key: _tensor(path, value, places, big) for key, value in chosen.items()}
+    return {key: _tensor(path, value, offsets, big) for key, value in chosen.items()}
 
 
 def _read_zip(file: BinaryIO, size: int, placeholders: bool) -> tuple[Any, dict[str, int], bool]:
-    """Return the object, the place in the file of each storage, and whether it is big endian."""
+    """Return the object, the offset in the file of each storage, and whether it is big endian."""
     try:
         with zipfile.ZipFile(file) as archive:
             listed = archive.infolist()
@@ -87,21 +87,21 @@ def _read_zip(file: BinaryIO, size: int, placeholders: bool) -> tuple[Any, dict[
         raise ValueError("this is a TorchScript program. Get the state dict, not the program.")
     storages: dict[str, Storage] = {}
     source = _member(file, size, members, f"{top}/data.pkl")
-    found = Machine(source, NAMES, lambda p: storage_of(p, 5, storages), placeholders).run()
+    content = Machine(source, NAMES, lambda p: storage_of(p, 5, storages), placeholders).run()
     if sum(s.size for s in storages.values()) > size:
         raise ValueError("its storages are larger than the file. Fetch the file again.")
-    places = {}
+    offsets = {}
     for key, storage in storages.items():
         data = _member(file, size, members, f"{top}/data/{key}")
         if data.end - data.position != storage.size:
             raise ValueError(f"storage {key} must have {storage.size} bytes. Fetch the file again.")
-        places[key] = data.position
+        offsets[key] = data.position
     order = b"little"
     if f"{top}/byteorder" in members:
         order = _member(file, size, members, f"{top}/byteorder").take(3)
     if order[:3] not in (b"lit", b"big"):
         raise ValueError(f"byteorder must be little or big; got {order!r}...")
-    return found, places, order == b"big"
+    return content, offsets, order == b"big"
 
 
 def _member(file: BinaryIO, size: int, members: dict[str, zipfile.ZipInfo], name: str) -> Source:
@@ -134,46 +134,46 @@ def _read_legacy(
     if Machine(source, {}, _refuse).run() != MAGIC or Machine(source, {}, _refuse).run() != VERSION:
         raise ValueError("this pickle was not written by PyTorch, or by an unknown version.")
     Machine(source, {}, _refuse).run()
-    found = Machine(source, NAMES, lambda p: storage_of(p, 6, storages), placeholders).run()
+    content = Machine(source, NAMES, lambda p: storage_of(p, 6, storages), placeholders).run()
     keys = Machine(source, {}, _refuse).run()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("the list of storages is damaged. Fetch the file again.")
     if sorted(keys) != sorted(storages):
         raise ValueError("the storages are not those that the tensors need. Fetch it again.")
-    places = {}
+    offsets = {}
     for key in keys:
         storage = storages[key]
         if source.number("<q") * storage.dtype.itemsize != storage.size:
             raise ValueError(f"storage {key} must have {storage.size} bytes. Fetch the file again.")
-        places[key] = source.position
+        offsets[key] = source.position
         if storage.size > size - source.position:
             raise ValueError(f"the file is cut short inside storage {key}. Fetch it again.")
         source = Source(file, source.position + storage.size, size)
-    return found, places, False
+    return content, offsets, False
 
 
 def _refuse(_: Any) -> None:
     raise ValueError("a persistent id stands where none belongs.")
 
 
-def _choose(found: Any, entry: str | None) -> dict[str, Strided]:
+def _choose(content: Any, entry: str | None) -> dict[str, Strided]:
     """Take the dictionary of tensors out of the file's object."""
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds no dictionary of tensors but a {type(found).__name__}.")
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds no dictionary of tensors but a {type(content).__name__}.")
     if entry is not None:
-        if entry not in found:
-            known = ", ".join(str(key)[:40] for key in list(found)[:20])
+        if entry not in content:
+            known = ", ".join(str(key)[:40] for key in list(content)[:20])
             raise ValueError(f"it has no entry {entry!r}; it has {known}.")
-        return _all_tensors(found[entry], entry)
-    if any(isinstance(value, Strided) for value in found.values()):
-        return _all_tensors(found, "the file's object")
-    if "state_dict" in found:
-        return _all_tensors(found["state_dict"], "state_dict")
-    inside = [key for key, value in found.items() if _has_tensors(value)]
+        return _all_tensors(content[entry], entry)
+    if any(isinstance(value, Strided) for value in content.values()):
+        return _all_tensors(content, "the file's object")
+    if "state_dict" in content:
+        return _all_tensors(content["state_dict"], "state_dict")
+    inside = [key for key, value in content.items() if _has_tensors(value)]
     if len(inside) != 1:
         names = ", ".join(str(key)[:40] for key in inside[:20]) or "none"
         raise ValueError(f"name the entry that holds the tensors; there are these: {names}.")
-    return _all_tensors(found[inside[0]], str(inside[0]))
+    return _all_tensors(content[inside[0]], str(inside[0]))
 
 
 def _has_tensors(value: Any) -> bool:
@@ -191,9 +191,9 @@ def _all_tensors(value: Any, name: str) -> dict[str, Strided]:
     return value
 
 
-def _tensor(path: Path, value: Strided, places: Mapping[str, int], big: bool) -> Tensor:
+def _tensor(path: Path, value: Strided, offsets: Mapping[str, int], big: bool) -> Tensor:
     dtype, size = value.dtype, value.span * value.dtype.itemsize
-    begin = places[value.storage.key] + value.storage.start + value.offset * dtype.itemsize
+    begin = offsets[value.storage.key] + value.storage.start + value.offset * dtype.itemsize
 
     def read() -> np.ndarray:
         if not size:
@@ -242,9 +242,9 @@ def convert_to_safetensors(in_path: Path | str, out_path: Path | str) -> int:
     Raises:
       ValueError: see `open_pickle`; or a dtype that safetensors does not know.
     """
-    found = open_pickle(in_path)
-    for key, tensor in found.items():
+    content = open_pickle(in_path)
+    for key, tensor in content.items():
         if tensor.dtype not in safetensors.NAMES:
             raise ValueError(f"{in_path}: safetensors cannot hold {key}, {tensor.dtype} numbers.")
-    tensors.write_safetensors(out_path, {key: _Lazy(t) for key, t in found.items()})
-    return len(found)
+    tensors.write_safetensors(out_path, {key: _Lazy(t) for key, t in content.items()})
+    return len(content)

@@ -2,7 +2,7 @@
 
 A storage is a run of bytes, named by a persistent id ("storage", class, key, device, count[,
 view]); a tensor is a storage, an offset, a shape and strides, counted in elements. Nothing here
-holds numbers: a `Strided` says where they are. What a pickle may name is NAMES and no more.
+holds numbers: a `Strided` is their position. What a pickle may name is NAMES and no more.
 
 Source: PyTorch, `torch/_utils.py` and `torch/serialization.py` (formats only).
 """
@@ -86,7 +86,7 @@ def storage_of(identity: Any, length: int, storages: dict[str, Storage]) -> Stor
 
     Args:
       identity: as it stands in the file, a tuple of `length` facts.
-      length: 5 in ZIPs, 6 in older files, where the last may tell a part of the storage.
+      length: 5 in ZIPs, 6 in older files, where the last may name a part of the storage.
       storages: key -> whole storage; this one is entered.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A pickle is a program for a small stack machine. Python's own machine imports and calls whatever the
 program names; this one knows containers, strings, numbers and a table of names given by its caller.
-A name outside of the table is refused (or, if asked, becomes an inert placeholder), nothing is ever
-imported, and no method of an object from the file is called. Opcodes that only serve to make
+A name outside of the table is refused (or, on request, becomes an inert placeholder), nothing is
+ever imported, and no method of an object from the file is called. Opcodes that only serve to make
 foreign objects (INST, OBJ, extensions, buffers) do not exist here.
 
 Work and memory are bounded by the length of the program and by MOST_STEPS. Keys of dictionaries are
@@ -26,7 +26,7 @@ LARGEST_KEY = 2**61 - 1  # integers from here on share hashes with smaller ones
 
 @dataclasses.dataclass(frozen=True)
 class Constructor:
-    """A function of ours that stands for a name in the file; checks the arguments it is given."""
+    """A function of ours that stands for a name in the file; checks its arguments."""
 
     function: Callable[[tuple], Any]
 
@@ -90,7 +90,7 @@ class Machine:
     Args:
       source: where the program stands.
       names: (module, name) -> value; a `Constructor` can be called by the file, others are inert.
-      persistent: makes the value of a persistent id; it checks what it is given.
+      persistent: makes the value of a persistent id; it checks the id.
       placeholders: True keeps unknown names as `Placeholder`; False refuses them.
     """
 
@@ -115,7 +115,7 @@ class Machine:
           and what `names` and `persistent` give.
 
         Raises:
-          ValueError: the program is damaged, too long, or asks for what is not allowed.
+          ValueError: the program is damaged, too long, or names what is not allowed.
         """
         for _ in range(MOST_STEPS):
             code = self._source.take(1)
@@ -167,7 +167,7 @@ class Machine:
             raise ValueError(f"pickles must be of protocol 5 or lower; got {version}.")
 
     def _frame(self) -> None:
-        self._source.take(8)  # only tells how much to read at once
+        self._source.take(8)  # only a hint how much to read at once
 
     def _integer(self, form: str) -> None:
         length = self._source.number(form)
