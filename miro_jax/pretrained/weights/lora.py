@@ -39,8 +39,8 @@ def merge_lora(tensors: Mapping[str, Tensor], scale: float, adapter: int = 0) ->
         if not separator:
             merged[key] = tensor
         elif rest == "original":
-            halves = [tensors.get(f"{name}{LORA}0.lora_{letter}") for letter in "AB"]
-            if None in halves:
+            halves = [tensors[k] for x in "AB" if (k := f"{name}{LORA}0.lora_{x}") in tensors]
+            if len(halves) != 2:
                 raise ValueError(f"{key} must come with 0.lora_A and 0.lora_B.")
             # Rows of the change come from the second factor of a linear map, the first of a table.
             factors = halves if "embeddings" in name else halves[::-1]

@@ -101,7 +101,7 @@ def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tok
       ValueError: a file is damaged, or a special token is missing.
     """
     path = repository.path(tokenizer_files(repository, family)[0])
-    if path.name != "tokenizer.json":
+    if family is not None and path.name != "tokenizer.json":
         tokenizer = FAMILIES[family][1](path.parent)
     else:
         try:
