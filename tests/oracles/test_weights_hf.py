@@ -46,6 +46,34 @@ def test_the_older_sections_of_a_clip_config_count_where_both_are_there():
     assert clip_keys.text_config(clip_config()).activation == "quick_gelu"
 
 
+def test_a_config_as_transformers_4_wrote_it_is_read():
+    """With keys of generation and of labels in each section, which later versions dropped."""
+    old = {
+        "attention_dropout": 0.0,
+        "bad_words_ids": None,
+        "bos_token_id": 0,
+        "early_stopping": False,
+        "eos_token_id": 2,
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+        "max_length": 20,
+        "num_beams": 1,
+        "pruned_heads": {},
+        "tie_encoder_decoder": False,
+        "top_k": 50,
+        "torch_dtype": None,
+        "transformers_version": "4.24.0",
+        "use_bfloat16": False,
+    }
+    text = SIZES | old | {"hidden_act": "gelu", "model_type": "clip_text_model"}
+    vision = VISION | old | {"hidden_act": "gelu", "model_type": "clip_vision_model"}
+    config = clip_config(_commit_hash=None, text_config=text, vision_config=vision)
+    found = clip_keys.text_config(config)
+    assert (found.width, found.activation, found.end_token) == (64, "gelu", None)
+    assert clip_keys.vision_config(config).image_size == 28
+    alone = clip_keys.vision_config(vision, projection=False)
+    assert (alone.patch_size, alone.projection) == (7, None)
+
+
 def test_a_config_of_other_types_is_refused():
     with pytest.raises(ValueError, match="must be a CLIPConfig.*hidden_size"):
         clip_keys.text_config(clip_config(text_config=SIZES | {"hidden_size": "wide"}))
