@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    near = get_close_matches(arguments[0], VERBS, 2, 0.5)
+    near = get_close_matches(arguments[0], VERBS, 2, 0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     print(
         f"miro-jax: error: the verb must be one of {', '.join(VERBS)}; got {arguments[0]!r}{hint}",

@@ -70,8 +70,17 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
 def test_a_bad_argument_gives_status_2_and_one_line(folder, seen, capsys, words, said):
     assert entry.main(["evaluate", str(folder), *words]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("miro-jax evaluate: error: ") and err.count("\n") == 1 and said in err
+    assert err.startswith("miro_jax.evaluate: error: ") and err.count("\n") == 1 and said in err
     assert not seen
+
+
+def test_the_records_of_the_run_decide_what_can_judge_it(folder, seen, capsys):
+    (folder / "records").mkdir()
+    manifest = {"configuration": {"source": {"kind": "tar"}}}
+    (folder / "records" / "manifest.json").write_text(json.dumps(manifest))
+    assert entry.main(["evaluate", str(folder)]) == 2 and not seen
+    assert "geneval can judge images of the shapes world" in capsys.readouterr().err
+    assert entry.main(["evaluate", str(folder), "--evaluators=all"]) == 0 and seen
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):

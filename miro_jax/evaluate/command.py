@@ -22,7 +22,7 @@ from miro_jax.evaluate import run as stage
 from miro_jax.evaluate.base import EvaluatorFailed
 from miro_jax.evaluate.settings import Settings
 
-NAME = "miro-jax evaluate"
+NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
 _DESCRIPTION = """Evaluate the last checkpoint of a run: images in RUN_FOLDER/evaluation, numbers
 with intervals in RUN_FOLDER/evaluation.json, and the page RUN_FOLDER/report.html.
 Options are taken from the run's config.json where they are not given."""
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     """Return the config of the evaluation and the run's folder."""
-    parser = flags.Parser(prog=NAME, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a run with checkpoints")
     names = [field.name for field in dataclasses.fields(Settings)]
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides
@@ -53,7 +53,7 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     config = read_config(folder)
     config.evaluate.update({name: value for name, value in given.items() if value is not None})
     config = _override(config, overrides)
-    stage.validate(config)
+    stage.validate(config, run_folder.records_folder(config, folder))
     return config, folder
 
 

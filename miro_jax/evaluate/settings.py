@@ -36,7 +36,7 @@ class Settings:
 
     evaluators: tuple[str, ...] = option(
         (ALL,),
-        help=f"{ALL}, which is all that can judge the run; or some of {', '.join(EVALUATORS)}",
+        help=f"{ALL}, those that can judge the run; or some of {', '.join(EVALUATORS)}",
     )
     prompts: str = option(
         prompts.AUTO,
@@ -61,8 +61,12 @@ class Settings:
     )
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Check `config.evaluate` without images or a device; ValueError names the key."""
+def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> None:
+    """Check `config.evaluate` without images or a device; ValueError names the key.
+
+    Args:
+      records: folder of the run's records, where it is known.
+    """
     settings = Settings(**config.evaluate)
     flags.check(settings, "config.evaluate.")
     check_names(settings.evaluators)
@@ -73,7 +77,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.evaluate.categories must be a tuple of names from "
             f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}."
         )
-    is_shapes = trained_on_shapes(config, config.data.records)
+    is_shapes = trained_on_shapes(config, records or config.data.records)
     names = choose(config, is_shapes)
     known = [short_name(name) for name in config.rewards]
     if "conflict" in names and short_name(settings.conflict_reward) not in known:

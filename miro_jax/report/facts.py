@@ -1,4 +1,4 @@
-"""What a run's folder says about the run, read for the report."""
+"""What a run's folder holds, read for the report."""
 
 import dataclasses
 import json
