@@ -149,3 +149,27 @@ def test_a_partial_manifest_may_hold_more_than_the_request(tmp_path):
     assert made.present() == REQUEST
     with pytest.raises(ValueError, match="seed is 0 there, 1 here"):
         made.begin(REQUEST | {"seed": 1})
+
+
+CAPTIONS = {"name": "c.csv", "rows": 9, "digest": "3fab"}
+
+
+def test_content_is_compared_by_digest_and_described_by_what_a_reader_knows(tmp_path):
+    claim = claim_of(tmp_path)
+    claim.begin({"captions": CAPTIONS})
+    claim.check({"captions": CAPTIONS | {"name": "moved.csv"}})
+    with pytest.raises(ValueError, match="captions.rows is 9 there, 10 here") as caught:
+        claim.check({"captions": CAPTIONS | {"rows": 10, "digest": "99cc"}})
+    assert "3fab" not in str(caught.value) and "99cc" not in str(caught.value)
+    text = describe_difference("captions", CAPTIONS, CAPTIONS | {"digest": "99cc"})
+    assert text == 'captions has other content there than here, {"name": "c.csv", "rows": 9}'
+    assert "null there" in describe_difference("captions", None, CAPTIONS)
+
+
+def test_a_bare_digest_of_an_older_request_is_still_compared(tmp_path):
+    claim = claim_of(tmp_path)
+    claim.begin({"source": {"kind": "tar", "captions": "3fab"}})
+    claim.check({"source": {"kind": "tar", "captions": CAPTIONS}})
+    with pytest.raises(ValueError, match="source.captions has other content") as caught:
+        claim.check({"source": {"kind": "tar", "captions": CAPTIONS | {"digest": "99cc"}}})
+    assert "3fab" not in str(caught.value) and "99cc" not in str(caught.value)

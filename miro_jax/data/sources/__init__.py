@@ -19,6 +19,8 @@ duplicates, missing captions and damage are a sample's `problem`: nothing is rai
 the storage itself. `Sample.read()` is for the threads that decode.
 """
 
+import os
+
 from miro_jax.data.sources import folder, parquet, tar, tfds
 from miro_jax.data.sources.captions import index_captions, index_synthetic
 from miro_jax.data.sources.sample import Piece, Sample, Source, Tables, complete, expected_samples
@@ -68,8 +70,9 @@ def open_source(text: str) -> Source:
             raise ValueError(
                 f"{table.path} must have a column of captions; give one the name 'caption'."
             )
-        captions, facts["captions"] = index_captions(table), table.sha256
+        captions, facts["captions"] = index_captions(table), table.facts
     if "synthetic" in spec.options:
         synthetic = index_synthetic(spec.options["synthetic"])
-        facts["synthetic"] = sha256(spec.options["synthetic"])
+        name = os.path.basename(spec.options["synthetic"])
+        facts["synthetic"] = {"name": name, "digest": sha256(spec.options["synthetic"])}
     return Source(text, facts, _LISTERS[spec.kind](spec, Tables(captions, synthetic)))

@@ -50,6 +50,11 @@ class Table:
     count: int
     sha256: str
 
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a request says of the table; see `storage.claim`."""
+        return {"name": os.path.basename(self.path), "rows": self.count, "digest": self.sha256}
+
     def rows(self) -> Iterator[Row]:
         """Read the rows in order; see `open_table` for what this raises."""
         yield from _rows(self.path, self.path_column, self.caption_column)

@@ -5,7 +5,9 @@
                              complete
 
 A request is a flat JSON object. The same request resumes; one that differs is refused in a text
-that names the key and both values. Several processes may fill a folder that allows it (`begin` is
+that names the key and both values. What only a digest can compare, such as the content of a file,
+is an object of a `digest` and of what a reader knows it by: {"name": "a.csv", "rows": 9, "digest":
+"3fab..."}. Two such objects are equal if their digests are, and a text shows the rest. Several processes may fill a folder that allows it (`begin` is
 create-if-absent, in object stores too); one that must have a single writer is also locked, see
 `locked`.
 """
@@ -40,6 +42,7 @@ class Claim:
       partial_request_of: the same of the partial manifest, where `begin` is given its content.
       matches: (key, present, requested) -> whether the two values are compatible.
       scratch: folder below for what is not finished, see `Folder.scratch`.
+      subject: what is claimed, for messages; the folder by default. remedy: what to do about it.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class Claim:
         request_of: Callable[[Any], Mapping[str, Any]] = lambda manifest: manifest["request"],
         partial_request_of: Callable[[Any], Mapping[str, Any]] = lambda partial: partial,
         matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: (
-            present == requested
+            same(present, requested)
         ),
         scratch: str = "",
+        subject: str = "",
+        remedy: str = "Name another folder, or delete this one.",
     ):
         self.folder, self.manifest, self.partial = folder, manifest, partial
+        self._subject, self._remedy = subject or str(folder), remedy
         self._request_of, self._partial_request_of = request_of, partial_request_of
         self._matches, self._scratch = matches, scratch
 
@@ -91,21 +97,27 @@ class Claim:
         if differing:
             details = "; ".join(describe_difference(k, present[k], request[k]) for k in differing)
             raise ValueError(
-                f"{self.folder} belongs to another request: {details}. Name another folder, or "
-                "delete this one."
+                f"{self._subject} belongs to another request: {details}. {self._remedy}"
             )
 
-    def begin(self, request: Mapping[str, Any], partial: Mapping[str, Any] | None = None) -> None:
+    def begin(
+        self,
+        request: Mapping[str, Any],
+        partial: Mapping[str, Any] | None = None,
+        again: bool = False,
+    ) -> None:
         """Write the request, unless the folder has one; check it against the one that is there.
 
         Args:
           request: all of it.
           partial: content of the partial manifest, where that is more than the request.
+          again: write it also beside a manifest, for a folder that was complete and lacks a file
+            now.
 
         Raises:
           ValueError: the folder belongs to another request, also of a process that was quicker.
         """
-        if not self.folder.exists(self.manifest):
+        if again or not self.folder.exists(self.manifest):
             self.folder.claim(self.partial, to_json(dict(partial or request)), self._scratch)
         self.check(request)
 
@@ -115,11 +127,34 @@ class Claim:
         self.folder.remove(self.partial)
 
 
+def same(present: Any, requested: Any) -> bool:
+    """Return whether two values are equal, of objects with a digest whether their digests are.
+
+    A bare digest, as older requests have it, equals an object with that digest.
+    """
+    if isinstance(requested, Mapping) and "digest" in requested:
+        if not isinstance(present, Mapping):
+            return present == requested["digest"]
+        shared = (requested.keys() & present.keys()) - {"name"}  # files may be moved
+        return all(same(present[key], requested[key]) for key in shared)
+    if isinstance(requested, Mapping) and isinstance(present, Mapping):
+        equal_keys = requested.keys() == present.keys()
+        return equal_keys and all(same(present[key], requested[key]) for key in requested)
+    if isinstance(requested, list) and isinstance(present, list):
+        return len(present) == len(requested) and all(map(same, present, requested))
+    return present == requested
+
+
 def describe_difference(key: str, present: Any, requested: Any) -> str:
     """Return in what two values of a key differ; for objects, in which of their keys."""
+    if isinstance(requested, list) and isinstance(present, list) and len(present) == len(requested):
+        if any(isinstance(one, Mapping) for one in requested):  # as a mapping by position
+            present, requested = dict(enumerate(present)), dict(enumerate(requested))
+    if isinstance(requested, Mapping) and "digest" in requested:
+        return _describe_content(key, present, requested)
     if not isinstance(present, Mapping) or not isinstance(requested, Mapping):
-        return f"{key} is {brief(present)} there, {brief(requested)} here"
-    changed = [k for k in requested if k in present and present[k] != requested[k]]
+        return f"{key} is {_readable(present)} there, {_readable(requested)} here"
+    changed = [k for k in requested if k in present and not same(present[k], requested[k])]
     parts = [describe_difference(f"{key}.{k}", present[k], requested[k]) for k in changed[:3]]
     parts += [f"{len(changed) - 3} more of {key} differ"] if len(changed) > 3 else []
     for where, names in (
@@ -128,8 +163,27 @@ def describe_difference(key: str, present: Any, requested: Any) -> str:
     ):
         if names:
             more = ", ..." if len(names) > 3 else ""
-            parts.append(f"{key} has only {where}: {', '.join(names[:3])}{more}")
+            parts.append(f"{key} has only {where}: {', '.join(map(str, names[:3]))}{more}")
     return "; ".join(parts)
+
+
+def _describe_content(key: str, present: Any, requested: Mapping[str, Any]) -> str:
+    """Describe the difference of objects of which a digest tells whether they are equal."""
+    known = present if isinstance(present, Mapping) else {}
+    shared = [k for k in requested if k in known and k not in ("digest", "name")]
+    changed = [k for k in shared if not same(known[k], requested[k])]
+    if present is not None and not changed:
+        return f"{key} has other content there than here, {_readable(requested)}"
+    if not changed:
+        return f"{key} is {_readable(present)} there, {_readable(requested)} here"
+    return "; ".join(describe_difference(f"{key}.{k}", known[k], requested[k]) for k in changed)
+
+
+def _readable(value: Any) -> str:
+    """Return a value as short JSON without its digests."""
+    if isinstance(value, Mapping):
+        value = {key: one for key, one in value.items() if key != "digest"}
+    return brief(value)
 
 
 @contextlib.contextmanager
