@@ -1,26 +1,30 @@
-"""Stage: pictures with captions -> records with image latents, caption tokens and reward scores.
+"""Stage: images with captions -> records with image latents, caption tokens and reward scores.
 
     python -m miro_jax.annotate --source='tar:/data/*.tar' --out=/data/records --rewards=beauty
 
-Each piece of the source becomes one shard. On the way it is cut into chunks, and what a group of
-models made of a chunk is kept at once: a run that was killed goes on at the next chunk, on the same
-machine or on others, and ends with the same bytes. A sample that cannot be used is a failure: it is
-counted by cause and listed, never dropped in silence, never replaced.
+One engine puts images through models, for annotate and for score. Each piece of the source is read
+in batches of one size; what a group of models makes of a batch is stored at once as a part; the
+parts of a piece become a shard (of records) or rows (of a table). A run that was killed resumes at
+the next batch, on the same machine or on others, and ends with the same bytes. A sample that cannot
+be used is a failure: it is counted by cause and listed, and changes no other sample's result.
 
-    command     flags -> a plan -> what is to be done    stage       the same from a config
-    plan        every argument, checked                 workers     whose pieces are whose
-    tell        a plan in words                         estimate    what it will take
-    summary     what is there at the end, in words
-    models      rewards and encoders, in groups         sizes       what they need
-    work        the loop over pieces                    chunks      pieces -> decoded pictures
-    compute     pictures -> arrays                      gauge       how fast, and what is waited for
-    parts       what is kept of a chunk                 publish     parts -> a shard
-    merge       shards -> bins, statistics, manifest    coverage    what became of all samples
-    extremes    the best and worst pictures             origin      what a folder is made with
+    settings    every option                         plan       settings -> a checked job
+    workers     which pieces a process takes         origin     what a folder is made with
+    models      rewards and encoders, in groups      sizes      how large they are
+    batches     pieces -> decoded images, in batches work       the loop over pieces
+    parts       what is stored of a batch            publish    parts -> a shard
+    finish      shards -> bins, statistics, manifest extremes   the best and worst images
+    estimate    what a run will take                 stage      from a config, Python or flags
 """
 
-from miro_jax.annotate.command import main
-from miro_jax.annotate.plan import Plan, plan
-from miro_jax.annotate.stage import annotate, execute, run
+import lazy_loader
 
-__all__ = ["Plan", "annotate", "execute", "main", "plan", "run"]
+# Imported when first used: `--help` needs no jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "__main__": ["main"],
+        "settings": ["Settings"],
+        "stage": ["annotate", "execute", "make_job", "run", "run_job"],
+    },
+)

@@ -1,89 +1,121 @@
-"""What a group of models makes of a chunk: arrays with one row for each usable picture.
+"""What a group of models makes of a batch: arrays with one row for each usable image.
 
-Each image tower reads a picture once for both captions; a caption that occurs twice in a chunk is
-encoded once. A row that holds a number it must not hold is named, and not used.
+A row that holds a number it must not hold is named, and not used.
 
-Letters: B pictures, R rewards of the group, N tokens of all captions, D caption width.
+Letters: B rows of the batch, n usable ones, R rewards of the group, N tokens, D caption width.
 """
 
-from __future__ import annotations
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from miro_jax.annotate.chunks import Batch
-from miro_jax.annotate.models import SECOND_SIZE, Loaded
+from miro_jax.annotate.batches import Batch
+from miro_jax.annotate.models import ENDS, Loaded
 from miro_jax.rewards import base
 
-ENDS = ("", f"_{SECOND_SIZE}")
 Trouble = dict[int, tuple[str, str]]  # row -> (cause, detail)
 
 
-def compute(models: Loaded, batch: Batch) -> tuple[dict[str, np.ndarray], Trouble]:
-    """Run the models of a group over pictures and their captions.
+def compute(models: Loaded, batch: Batch, stored: bool = True) -> tuple[dict, Trouble]:
+    """Run the models of a group over a batch.
+
+    Each image tower reads an image once for both captions; a caption that occurs twice in a batch
+    is encoded once.
 
     Args:
-        models: the group.
-        batch: B samples, at least 1.
+      models: the group. batch: with n examples, at least 1.
+      stored: scores are on the scale that records store, and not on the models' own.
 
     Returns:
-        Arrays, as far as the group makes them, and the rows that cannot be used:
-        scores, synthetic_scores: [B, R] float32, NaN where missing; of an example without synthetic
-            captions, NaN.
-        image_mean, image_std: [B, h, w, c] float16; the same with `_512`.
-        tokens, synthetic_tokens: [N, D] of all captions one after the other.
-        lengths, synthetic_lengths: [B] int64, tokens of each.
+      Arrays with a row for each example, as far as the group makes them, and the rows that hold a
+      number which they must not hold:
+      scores, synthetic_scores: [n, R] float32, NaN where missing: of an example without synthetic
+        captions, or without a caption that the reward needs.
+      image_mean, image_std: [n, h, w, c] float16; the same with `_512`.
+      tokens, synthetic_tokens: [N, D] of all captions one after the other.
+      lengths, synthetic_lengths: [n] int64, tokens of each.
     """
     arrays: dict[str, np.ndarray] = {}
     trouble: Trouble = {}
     if models.rewards:
-        _score(models.rewards, batch, arrays, trouble)
+        _score(models.rewards, batch, stored, arrays, trouble)
     for number, encoder in enumerate(models.image_encoders):
         mean, std = encoder.encode(batch.squares[number])
         for part, array in (("mean", mean), ("std", std)):
             name = f"image_{part}{ENDS[number]}"
-            arrays[name] = np.asarray(array)
-            _note_not_finite(arrays[name], "latents not finite", name, trouble)
+            arrays[name] = np.asarray(array)[batch.rows]
+            finite = np.isfinite(arrays[name].astype(np.float32))
+            for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)):
+                trouble.setdefault(int(row), ("latents not finite", name))
     if models.caption_encoder is not None:
-        _encode_captions(models.caption_encoder, batch.examples, arrays, trouble)
+        _encode_captions(models.caption_encoder, batch, arrays, trouble)
     return arrays, trouble
 
 
-def _score(rewards, batch, arrays, trouble) -> None:
-    examples = batch.examples
-    captions = [{"caption": [example.caption for example in examples]}]
-    if any(example.synthetic for example in examples):
-        # Samples without a synthetic caption get their own there; that score is not used.
-        forms = {
-            form: [example.synthetic.get(form, example.caption) for example in examples]
-            for form in base.SYNTHETIC_FORMS
-        }
-        captions.append(forms)
-    scores = base.score_prepared(rewards, batch.prepared, captions)
-    synthetic = scores[1] if len(scores) > 1 else np.full_like(scores[0], np.nan)
-    has = np.array([bool(example.synthetic) for example in examples])
-    bad = ~base.usable(scores[0], rewards) | (has[:, None] & ~base.usable(synthetic, rewards))
+def _score(
+    rewards: Sequence[base.Reward], batch: Batch, stored: bool, arrays: dict, trouble: Trouble
+) -> None:
+    """Add the scores with own and with synthetic captions."""
+    sets = [batch.captions, *([batch.synthetic] if batch.synthetic else [])]
+    results = _score_shapes(rewards, batch.prepared, sets, stored)
+    scores, synthetic = results[0][batch.rows], results[-1][batch.rows]
+    has_synthetic = np.array([bool(e.synthetic) for e in batch.examples])[:, None]
+    unread = np.array([e.caption is None for e in batch.examples])[:, None]
+    unread = unread & np.array([reward.needs_caption for reward in rewards])
+    bad = ~base.usable(scores, rewards) & ~unread
+    bad |= ~base.usable(synthetic, rewards) & has_synthetic
     for row in np.flatnonzero(bad.any(axis=1)):
         trouble[int(row)] = ("score not finite", rewards[int(bad[row].argmax())].identity)
-    arrays["scores"] = scores[0]
-    arrays["synthetic_scores"] = np.where(has[:, None], synthetic, np.float32(np.nan))
+    arrays["scores"] = np.where(unread, np.float32(np.nan), scores)
+    arrays["synthetic_scores"] = np.where(has_synthetic, synthetic, np.float32(np.nan))
 
 
-def _encode_captions(encoder, examples, arrays, trouble) -> None:
-    own = [example.caption for example in examples]
-    synthetic = [example.synthetic.get("long") for example in examples]
-    wanted = list(dict.fromkeys([*own, *filter(None, synthetic)]))
+def _score_shapes(
+    rewards: Sequence[base.Reward],
+    prepared: Mapping[str, np.ndarray | list[np.ndarray]],
+    captions: Sequence[Mapping[str, Sequence[str]]],
+    stored: bool,
+) -> list[np.ndarray]:
+    """Score a batch; where a preprocessing leaves images of several shapes, those of each shape."""
+    count = len(next(iter(captions[0].values())))
+    results = [np.full((count, len(rewards)), np.nan, np.float32) for _ in captions]
+
+    def score(columns: list[int], images: Mapping[str, np.ndarray], rows: list[int]) -> None:
+        texts = [{form: [some[r] for r in rows] for form, some in one.items()} for one in captions]
+        chosen = [rewards[column] for column in columns]
+        for result, part in zip(
+            results, base.score_prepared(chosen, images, texts, stored), strict=True
+        ):
+            result[np.ix_(rows, columns)] = part
+
+    even = {name: one for name, one in prepared.items() if isinstance(one, np.ndarray)}
+    columns = [c for c, reward in enumerate(rewards) if reward.preprocessing in even]
+    if columns:
+        score(columns, even, list(range(count)))
+    for name in prepared.keys() - even.keys():
+        shapes: dict[tuple, list[int]] = {}
+        for row, image in enumerate(prepared[name]):
+            shapes.setdefault(image.shape, []).append(row)
+        columns = [c for c, reward in enumerate(rewards) if reward.preprocessing == name]
+        for rows in shapes.values():
+            score(columns, {name: np.stack([prepared[name][row] for row in rows])}, rows)
+    return results
+
+
+def _encode_captions(encoder: Any, batch: Batch, arrays: dict, trouble: Trouble) -> None:
+    """Add the tokens of own and of synthetic captions."""
+    own = [example.caption for example in batch.examples]
+    synthetic = [example.synthetic.get("long") for example in batch.examples]
+    # Those of samples that failed are encoded, too: so they change no program and no other result.
+    every = [*batch.captions["caption"], *(batch.synthetic["long"] if batch.synthetic else [])]
+    wanted = list(dict.fromkeys(every))
     tokens = dict(zip(wanted, encoder.encode(wanted), strict=True))
-    none = np.zeros((0, encoder.width), tokens[own[0]].dtype)
+    none = np.zeros((0, encoder.width), tokens[wanted[0]].dtype)
     for kind, texts in (("", own), ("synthetic_", synthetic)):
-        found = [tokens[text] if text else none for text in texts]
-        for row, one in enumerate(found):
+        encoded = [tokens[text] if text else none for text in texts]
+        for row, one in enumerate(encoded):
             if not np.isfinite(one.astype(np.float32)).all():
                 trouble.setdefault(row, ("tokens not finite", f"{kind}caption_tokens"))
-        arrays[f"{kind}lengths"] = np.array([len(one) for one in found], np.int64)
-        arrays[f"{kind}tokens"] = np.concatenate(found)
-
-
-def _note_not_finite(array: np.ndarray, cause: str, name: str, trouble: Trouble) -> None:
-    good = np.isfinite(array.astype(np.float32)).reshape(len(array), -1).all(axis=1)
-    for row in np.flatnonzero(~good):
-        trouble.setdefault(int(row), (cause, name))
+        arrays[f"{kind}lengths"] = np.array([len(one) for one in encoded], np.int64)
+        arrays[f"{kind}tokens"] = np.concatenate(encoded)

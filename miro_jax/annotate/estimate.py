@@ -1,33 +1,32 @@
 """What a run will take, before it starts: records, disk, device memory; the rate, measured.
 
-No device is touched but by `probe`. See `tell` for how it is put into words.
+No device is touched but by `_probe`.
 """
-
-from __future__ import annotations
 
 import collections
 import dataclasses
 import itertools
+import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from miro_jax.annotate import sizes
-from miro_jax.annotate.gauge import Gauge
+from miro_jax.annotate import origin, sizes
 from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Toolbox
-from miro_jax.annotate.plan import Plan
+from miro_jax.annotate.plan import Job
 from miro_jax.annotate.sizes import Size
-from miro_jax.annotate.work import Run
+from miro_jax.annotate.work import Gauge, Run
 from miro_jax.data.sources import Piece, expected_samples
 from miro_jax.data.storage import LocalFolder
 from miro_jax.pretrained.card import TOKENS_PER_WORD
 from miro_jax.pretrained.encoders import build_image_encoder
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
-_TAR_BYTES = 4096  # of a sample, besides its picture: three headers, texts, filling
+_TAR_BYTES = 4096  # of a sample, besides its image: three headers, texts, filling
 _OTHER_BYTES = 900  # of a record: names, sizes, header, index
 # Compiled while warming up are the programs of the very samples that are timed then.
 _WARM_CHUNKS = _TIMED_CHUNKS = 4
@@ -51,7 +50,7 @@ class Look:
 
 
 def look(pieces: list[Piece]) -> Look:
-    """Count the samples of some pieces, evenly spread; pictures are not decoded."""
+    """Count the samples of some pieces, evenly spread; images are not decoded."""
     step = max(1, len(pieces) // _PIECES_READ)
     chosen = pieces[::step][:_PIECES_READ]
     facts, samples = [], 0
@@ -74,7 +73,7 @@ def look(pieces: list[Piece]) -> Look:
 
 
 class _Facts(NamedTuple):
-    """Of a sample: bytes of its picture; words of its captions, None where there is none.
+    """Of a sample: bytes of its image; words of its captions, None where there is none.
 
     problem: of it, or "". example: the sample, where there is one.
     """
@@ -104,9 +103,9 @@ def _whole(piece: Piece, begin: list[_Facts]) -> int:
     return max(len(begin), round(len(begin) * piece.num_bytes / read))
 
 
-def disk(todo: Plan, seen: Look) -> dict[str, float]:
+def disk(job: Job, seen: Look) -> dict[str, float]:
     """Return the bytes of a record, by field, before compression."""
-    toolbox = todo.toolbox
+    toolbox = job.toolbox
     fields = {}
     image = toolbox.image_encoder
     encoder = build_image_encoder(**image) if isinstance(image, Mapping) else image
@@ -129,20 +128,20 @@ def disk(todo: Plan, seen: Look) -> dict[str, float]:
     return fields
 
 
-def model_sizes(todo: Plan, seen: Look, data: int, model: int) -> dict[str, list[Size]]:
+def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[Size]]:
     """Return the sizes of the networks of each group that is to run.
 
     Args:
         data, model: devices along the axes of the mesh.
     """
-    toolbox = todo.toolbox
+    toolbox = job.toolbox
     own, synthetic = (seen.words, 1.0), (seen.synthetic_words, seen.synthetic)
     # Where some samples of a chunk have a synthetic caption, rewards judge a second one of all.
     second = [(seen.synthetic_words, 1.0)] if seen.synthetic else []
-    rewards = sizes.Work(todo.batch_size, data, model, (own, *second))
-    encoders = sizes.Work(todo.batch_size, data, model, (own, synthetic))
+    rewards = sizes.Work(job.settings.batch_size, data, model, (own, *second))
+    encoders = sizes.Work(job.settings.batch_size, data, model, (own, synthetic))
     found = {}
-    for group in todo.groups:
+    for group in job.groups:
         some = [
             sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rewards)
             for name in toolbox.names
@@ -171,23 +170,27 @@ def _without_copies(found: list[Size], toolbox: Toolbox) -> list[Size]:
     ]
 
 
-def probe(todo: Plan) -> tuple[dict[str, float], float | None]:
+def _probe(job: Job) -> tuple[dict[str, float], float | None]:
     """Run the models over the first samples of a piece, and throw the result away.
 
     Returns:
-        Pictures a second of each set of groups that are loaded together, compilation not counted;
+        Images a second of each set of groups that are loaded together, compilation not counted;
         and the memory of a device in GiB, where it is known.
     """
-    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
+    sets = [(group,) for group in job.groups] if job.settings.one_by_one else [job.groups]
     rates = {}
     for groups in sets:
         with tempfile.TemporaryDirectory(prefix="miro-jax-probe-") as folder:
             short = [
-                _shortened((todo.pieces or todo.source.pieces)[0], number, count * todo.batch_size)
+                _shortened((job.pieces or job.source.pieces)[0], number, count * job.settings.batch_size)
                 for number, count in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
             ]
             trial = dataclasses.replace(
-                todo, folder=LocalFolder(folder), pieces=tuple(short), max_failure_rate=1.0
+                job,
+                folder=LocalFolder(folder),
+                claim=origin.make_claim(LocalFolder(folder)),
+                pieces=tuple(short),
+                settings=dataclasses.replace(job.settings, max_failure_rate=1.0),
             )
             run, gauge = Run(trial, groups), Gauge()
             run.over(short[:1], Gauge(), "warm up")
@@ -203,3 +206,166 @@ def _shortened(piece: Piece, number: int, samples: int) -> Piece:
     return dataclasses.replace(
         piece, number=number, read=lambda: itertools.islice(piece.read(), samples), count=None
     )
+
+
+def describe(job: Job) -> str:
+    """Return the plan of a job for people; measures the rate where `settings.probe` requests it.
+
+    Raises:
+      ValueError: `model` of the mesh does not divide the devices.
+    """
+    devices, device_memory = job.settings.devices, job.settings.device_memory
+    if origin.is_complete(job.folder):
+        return f"{job.folder} is complete; nothing is left to do"
+    seen = look(job.source.pieces)
+    records = seen.samples * seen.usable
+    share = len(job.pieces) / len(job.source.pieces)
+    lines = [
+        f"pieces: {len(job.source.pieces):,}, of which this worker does {len(job.pieces):,}",
+        f"samples: about {seen.samples:,.0f}; {seen.usable:.1%} are usable before decoding, "
+        f"{seen.synthetic:.0%} of those have synthetic captions",
+        *(
+            f"  {part:.1%} cannot: {cause}, as {first}"
+            for cause, (part, first) in seen.causes.items()
+        ),
+        *(["  NOTHING IS USABLE: mend the source first"] if not seen.usable else []),
+        "",
+        *_disk_lines(job, seen, records),
+    ]
+    rates = {}
+    if job.settings.probe:
+        rates, memory = _probe(job)
+        devices, device_memory = jax.local_device_count(), memory or device_memory
+    lines += ["", *_memory_lines(job, seen, mesh_of(job, devices), device_memory)]
+    lines += ["", *_time_lines(job, seen, records, share, rates)]
+    return "\n".join(lines)
+
+
+def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
+    fields = disk(job, seen)
+    total = sum(fields.values()) * records
+    lines = ["disk, before compression (which saves 10 to 20 %):"]
+    for name, size in (fields | {"in all": sum(fields.values())}).items():
+        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {_bytes(size * records):>12}")
+    # Until a piece is published it takes its room twice, as parts: one piece at a time, or all of
+    # them where other stages are still to come.
+    waiting = len(job.pieces) if len(job.groups) < len(job.toolbox.groups) else 1
+    parts = total * waiting / len(job.source.pieces)
+    lines.append(f"  {'parts of unfinished pieces, of this worker':56} {_bytes(parts):>12}")
+    if isinstance(job.folder, LocalFolder):
+        place = job.folder.path.absolute()
+        there = next(path for path in (place, *place.parents) if path.exists())
+        free = shutil.disk_usage(Path(there)).free
+        done = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        fits = "fits" if total + parts < free + done else "DOES NOT FIT"
+        already = f", {_bytes(done)} are there already" if done else ""
+        lines.append(f"  free on {there}: {_bytes(free)}{already}: {fits}")
+    return lines
+
+
+def _bytes(count: float) -> str:
+    """Write a number of bytes in the unit that suits it."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
+
+
+def _memory_lines(
+    job: Job, seen: Look, mesh: tuple[int, int], device_memory: float | None
+) -> list[str]:
+    data, model = mesh
+    devices = "one device" if data * model == 1 else f"each of {data * model} devices"
+    lines = [f"memory of {devices} ({data} x {model}), batches of {job.settings.batch_size}:"]
+    sizes = model_sizes(job, seen, data, model)
+    missing: list[str] = []
+    for group, found in sizes.items():
+        for one in found:
+            missing += [one.fetch] if one.fetch and one.fetch not in missing else []
+            source = "" if one.counted else ", as published"
+            label, millions = f"{group}: {one.name}", one.parameters / 1e6
+            lines.append(
+                f"  {label:30} {millions:9,.1f} M parameters{source}: "
+                f"{one.resident / _GIB:.2f} GiB, at work {one.work / _GIB:.2f} GiB more"
+            )
+    if not any(one.resident for found in sizes.values() for one in found):
+        return [*lines, "  no model has a network"]
+    if missing:
+        lines.append(f"  fetched from the hub at the start: {', '.join(missing)}")
+    one_by_one, together = _peak(sizes, True), _peak(sizes, False)
+    chosen = one_by_one if job.settings.one_by_one else together
+    lines.append(
+        f"  one group at a time: {one_by_one / _GIB:.2f} GiB; all groups together: "
+        f"{together / _GIB:.2f} GiB; requested: {'one' if job.settings.one_by_one else 'all'}"
+    )
+    if device_memory is None:
+        lines.append("  whether that fits is not known; give --device-memory, or --probe")
+    elif chosen > device_memory * _GIB:
+        remedies = ["more devices", "a smaller batch"]
+        for cut in range(model + 1, data * model + 1):
+            if data * model % cut == 0:
+                sizes = model_sizes(job, seen, data * model // cut, cut)
+                if _peak(sizes, job.settings.one_by_one) <= device_memory * _GIB:
+                    remedies.insert(0, f"--mesh=allx{cut}")
+                    break
+        if job.toolbox.dtype != "bfloat16":
+            remedies.insert(0, "--dtype=bfloat16")
+        if not job.settings.one_by_one and one_by_one <= device_memory * _GIB:
+            remedies = ["--one-by-one"]
+        *some, last = remedies
+        remedy = f"{', '.join(some)} or {last}" if some else last
+        lines.append(f"  DOES NOT FIT into {device_memory:g} GiB; {remedy} would help")
+    else:
+        lines.append(f"  fits into {device_memory:g} GiB")
+    return lines
+
+
+def _peak(sizes: Mapping[str, Sequence[Size]], one_by_one: bool) -> float:
+    """Return the bytes of a device that groups of models need, one by one or all together."""
+    resident = [sum(one.resident for one in found) for found in sizes.values()]
+    work = [max((one.work for one in found), default=0.0) for found in sizes.values()]
+    if one_by_one:
+        return max(map(sum, zip(resident, work, strict=True)))
+    return sum(resident) + max(work)
+
+
+def mesh_of(job: Job, devices: int) -> tuple[int, int]:
+    """Return how many devices lie along `data` and `model`.
+
+    Raises:
+        ValueError: `model` does not divide them.
+    """
+    data, model = job.toolbox.mesh
+    if data is None and devices % model:
+        raise ValueError(f"mesh axis model must divide the {devices} devices; got {model}.")
+    return devices // model if data is None else data, model
+
+
+def _time_lines(
+    job: Job, seen: Look, records: float, share: float, rates: Mapping[str, float]
+) -> list[str]:
+    found = model_sizes(job, seen, 1, 1)
+    gflop = sum(one.gflop for some in found.values() for one in some)
+    lines = ["work: no model has a network"]
+    if gflop:
+        lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
+        hours = gflop * records / 100e3 / 3600
+        lines.append(f"  at 100 TFLOP/s, all the time: {_time(hours)}")
+    if not rates:
+        lines.append("  hours on these devices are not known; --probe measures them")
+        return lines
+    for groups, rate in rates.items():
+        lines.append(f"  {groups}: {rate:,.1f} images a second, measured")
+    if not all(rates.values()):
+        lines.append("  no image of the first ones could be used, so hours are not known")
+        return lines
+    hours = sum(records / rate for rate in rates.values()) / 3600
+    lines.append(
+        f"  all pieces by one such worker: {_time(hours)}; the pieces of this one: "
+        f"{_time(hours * share)}"
+    )
+    return lines
+
+
+def _time(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"

@@ -7,8 +7,6 @@ large set are searched.
 Letters: N records, R rewards.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -4,18 +4,18 @@
     coverage.json     how many of the source's samples became records, by cause and by piece
     stats.json        distributions and correlations of the scores
     bins.json         edges of the levels, see `bins`
-    report.html       all of this for people, with the best and worst pictures
+    report.html       all of this for people, with the best and worst images
     manifest.json     what the set is; written last: with it the set is complete
 
-One pass over sidecars and scores; no image latents are read, and no picture but the few of the
+One pass over sidecars and scores; no image latents are read, and no image but the few of the
 report.
 
 Letters: N records, R rewards.
 """
 
-from __future__ import annotations
-
+import collections
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,109 +24,98 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.annotate import coverage, origin, parts
+from miro_jax.annotate import origin
 from miro_jax.annotate.extremes import read_extremes
-from miro_jax.annotate.plan import Plan
-from miro_jax.annotate.publish import is_done, shard_name
+from miro_jax.annotate.plan import Job
+from miro_jax.annotate.publish import shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores, read_published
-from miro_jax.data.sources import Piece
+from miro_jax.data.sources import Piece, causes
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
-from miro_jax.report.statistics import summarize
+from miro_jax.report.statistics import summarize as describe_scores
 
-FAILURES_NAME, STATS_NAME = "failures.jsonl", "stats.json"
-# What the content of a record depends on, besides the configuration.
+FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
+# What the content of a record depends on, besides the request.
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
 _THREADS = 16  # reading small files of an object store is a matter of waiting
 
 
-def merge(todo: Plan) -> Manifest:
+def merge(job: Job) -> Manifest:
     """Finish a set whose pieces are all published; any number of processes may do so at once.
 
     Raises:
-        RuntimeError: pieces are missing, no sample is usable, or too many failed.
-        ValueError: pieces were made with different models.
-        OSError: a file is damaged, or cannot be read or written.
+      RuntimeError: pieces are missing, no sample is usable, or too many failed.
+      ValueError: pieces were made with different models.
+      OSError: a file is damaged, or cannot be read or written.
     """
     try:
-        return _merge(todo)
+        return _merge(job)
     except OSError:
-        if not origin.has_all(todo.folder):  # by another process, which also cleaned up
+        if not origin.has_all(job.folder):  # by another process, which also cleaned up
             raise
-        return Manifest.load(str(todo.folder))
+        return Manifest.load(str(job.folder))
 
 
-def _merge(todo: Plan) -> Manifest:
-    folder = todo.folder
-    numbers = [piece.number for piece in todo.source.pieces]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        done = list(pool.map(lambda number: is_done(folder, number), numbers))
-    _require_all(todo, [n for n, there in zip(numbers, done, strict=True) if not there])
-    sidecars, scores = read_all(todo)
+def _merge(job: Job) -> Manifest:
+    folder, pieces = job.folder, job.source.pieces
+    job.require_all()
+    sidecars, scores = read_all(job)
     failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
-    tally = Tally(todo.max_failure_rate, todo.remedy)
+    tally = Tally(job.settings.max_failure_rate, job.remedy)
     for sidecar in sidecars:
         tally.add(sidecar["num_samples"], sidecar["failures"])
-    lost = coverage.lost_samples(todo.source.pieces, sidecars)
-    tally.lose(sum(lost.values()), coverage.describe_lost(lost))
+    lost = _lost_samples(pieces, sidecars)
+    tally.lose(sum(lost.values()), describe_lost(lost))
     lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))  # also where they are too many
     tally.check()
     if not len(scores):
-        causes = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))
-        raise RuntimeError(f"At least one sample must be usable; none was: {causes}.")
-    configuration = _configuration(todo, sidecars)
+        listed = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))
+        raise RuntimeError(f"At least one sample must be usable; none was: {listed}.")
+    configuration = _configuration(job, sidecars)
     names = configuration["rewards"]
-    folder.write(coverage.FILE, to_json(coverage.summarize(sidecars, tally, lost, scores)))
+    folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, lost, scores)))
     stats = {
-        "captions": summarize(scores[:, 0], names),
-        "synthetic_captions": summarize(scores[:, 1], names),
+        "captions": describe_scores(scores[:, 0], names),
+        "synthetic_captions": describe_scores(scores[:, 1], names),
         "failures": dict(tally.causes),
     }
     folder.write(STATS_NAME, to_json(stats))
     manifest = Manifest(
         configuration=configuration,
-        shards={shard_name(n): s["count"] for n, s in zip(numbers, sidecars, strict=True)},
+        shards={
+            shard_name(p.number): s["count"] for p, s in zip(pieces, sidecars, strict=True)
+        },
         num_samples=tally.samples,
         num_failures=tally.samples - len(scores),
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
-    fit_levels(todo, manifest, sidecars, scores)
+    _fit_levels(job, manifest, sidecars, scores)
     manifest.save(str(folder))
     origin.clean(folder)
     return manifest
 
 
-def _require_all(todo: Plan, missing: Sequence[int]) -> None:
-    if missing:
-        begun = [n for n in missing if todo.folder.names(parts.place(n))]
-        listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
-        raise RuntimeError(
-            f"All {len(todo.source.pieces)} pieces must be published; {len(missing)} are not "
-            f"({len(begun)} of them are begun). Annotate them first: --pieces={listed}"
-        )
-
-
-def _configuration(todo: Plan, sidecars: Sequence[dict]) -> dict[str, Any]:
-    """Return the plan's configuration with the identities of the models that were used."""
+def _configuration(job: Job, sidecars: Sequence[dict]) -> dict[str, Any]:
+    """Return the request with the identities of the models that were used."""
     facts = _models_of(sidecars[0])
     for sidecar in sidecars:
         if _models_of(sidecar) != facts:
             raise ValueError(
                 f"All pieces must be made with the same models; {sidecar['piece']} and "
                 f"{sidecars[0]['piece']} were not. Delete the shard of one of them in "
-                f"{todo.folder} and annotate it again."
+                f"{job.folder} and annotate it again."
             )
-    rewards = [facts["rewards"][name] for name in todo.toolbox.names]
+    rewards = [facts["rewards"][name] for name in job.toolbox.names]
     facts |= {
         "rewards": [reward["identity"] for reward in rewards],
         "towers": {reward["identity"]: reward["tower"] for reward in rewards},
         "synthetic_forms": {r["identity"]: r["synthetic_form"] for r in rewards},
     }
-    return todo.configuration | facts
+    return job.request | facts
 
 
 def _models_of(sidecar: Mapping) -> dict[str, Any]:
@@ -138,43 +127,45 @@ def _models_of(sidecar: Mapping) -> dict[str, Any]:
     return facts
 
 
-def finished(todo: Plan) -> Manifest:
-    """Check a complete set; fit its levels anew if others are asked for than it has.
+def finished(job: Job) -> Manifest:
+    """Check a complete set; fit its levels anew if others are requested than it has.
 
     Raises:
-        OSError: a file is missing or damaged.
+      OSError: a file is missing or damaged.
     """
-    folder, manifest = todo.folder, Manifest.load(str(todo.folder))
-    todo.toolbox.check_width(manifest.configuration)
+    folder, manifest = job.folder, Manifest.load(str(job.folder))
+    job.toolbox.check_width(manifest.configuration)
     if manifest.schema_version > 1:  # the first one does not name weights
-        todo.toolbox.check_weights(manifest.configuration)
-    sidecars, scores = read_all(todo)
+        job.toolbox.check_weights(manifest.configuration)
+    sidecars, scores = read_all(job)
     try:
-        present = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
-        found = (present.num_bins, present.strategy, present.manifest_digest)
+        fitted = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
+        present = (fitted.num_bins, fitted.strategy, fitted.manifest_digest)
     except (FileNotFoundError, ValueError):  # it is made of the scores, again
-        found = None
-    wanted = (todo.num_bins, todo.bins_strategy, manifest.digest)
-    if found != wanted:
-        before = "none" if found is None else f"{found[0]} ({found[1]})"
+        present = None
+    wanted = (job.settings.num_bins, job.settings.bins_strategy, manifest.digest)
+    if present != wanted:
+        before = "none" if present is None else f"{present[0]} ({present[1]})"
         print(
             f"levels are fitted anew: {before} before, {wanted[0]} ({wanted[1]}) now",
             file=sys.stderr,
         )
-        fit_levels(todo, manifest, sidecars, scores)
+        _fit_levels(job, manifest, sidecars, scores)
     return manifest
 
 
-def fit_levels(
-    todo: Plan, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray
+def _fit_levels(
+    job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray
 ) -> None:
     """Fit the levels over own and synthetic captions together; write the page and the bins."""
-    folder, names = todo.folder, manifest.rewards
-    fitted = bins.fit_bins(scores, names, todo.num_bins, todo.bins_strategy, manifest.digest)
-    if folder.exists(coverage.FILE):  # sets of the first schema version have none
-        covered, stats = map(folder.read_json, (coverage.FILE, STATS_NAME))
+    folder, names, settings = job.folder, manifest.rewards, job.settings
+    fitted = bins.fit_bins(
+        scores, names, settings.num_bins, settings.bins_strategy, manifest.digest
+    )
+    if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
+        covered, stats = map(folder.read_json, (COVERAGE_NAME, STATS_NAME))
         failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
-        best, worst, searched = read_extremes(names, scores[:, 0], todo.source.pieces, sidecars)
+        best, worst, searched = read_extremes(names, scores[:, 0], job.source.pieces, sidecars)
         page = scored.Scored(
             manifest, fitted, stats, covered, scores, failures, best, worst, searched
         )
@@ -182,16 +173,104 @@ def fit_levels(
     folder.write(bins.BINS_NAME, fitted.to_bytes())  # after the page, which is thereby its own
 
 
-def read_all(todo: Plan) -> tuple[list[dict], np.ndarray]:
+def read_all(job: Job) -> tuple[list[dict], np.ndarray]:
     """Read the sidecars of all pieces, and their scores [N, 2, R].
 
     Raises:
-        FileNotFoundError, Damaged: see `shards.read_published`.
+      FileNotFoundError, Damaged: see `shards.read_published`.
     """
 
     def read(piece: Piece) -> tuple[dict, np.ndarray]:
-        return read_published(todo.folder, shard_name(piece.number))
+        return read_published(job.folder, shard_name(piece.number))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(read, todo.source.pieces))
-    return [sidecar for sidecar, _ in found], join_scores([table for _, table in found])
+        published = list(pool.map(read, job.source.pieces))
+    return [sidecar for sidecar, _ in published], join_scores([table for _, table in published])
+
+
+def _lost_samples(pieces: Sequence[Piece], sidecars: Sequence[Mapping]) -> dict[str, int]:
+    """Estimate what damage of files has cost: piece -> samples that it lacks.
+
+    Of the number it is known to have, else of that of an undamaged one, the median.
+    """
+    damaged = [
+        any(failure["cause"] in causes.OF_A_PIECE for failure in sidecar["failures"])
+        for sidecar in sidecars
+    ]
+    sound = [s["num_samples"] for s, bad in zip(sidecars, damaged, strict=True) if not bad]
+    usual = statistics.median_low(sound) if sound else 0
+    return {
+        sidecar["piece"]: max(0, (piece.count or usual) - sidecar["num_samples"])
+        for piece, sidecar, bad in zip(pieces, sidecars, damaged, strict=True)
+        if bad
+    }
+
+
+def _coverage(
+    sidecars: Sequence[Mapping], tally: Tally, lost: Mapping[str, int], scores: np.ndarray
+) -> dict[str, Any]:
+    """Return the content of coverage.json: share is that of all samples, lost ones included."""
+    return {
+        "samples": tally.samples,
+        "records": len(scores),
+        "share": len(scores) / max(tally.samples + sum(lost.values()), 1),
+        "records_with_synthetic_caption": int((~np.isnan(scores[:, 1])).any(axis=1).sum()),
+        "causes": dict(tally.causes.most_common()),
+        "lost_about": sum(lost.values()),
+        "damaged_pieces": dict(lost),
+        "pieces": {
+            sidecar["piece"]: {
+                "samples": sidecar["num_samples"],
+                "records": sidecar["count"],
+                "causes": dict(collections.Counter(f["cause"] for f in sidecar["failures"])),
+            }
+            for sidecar in sidecars
+        },
+    }
+
+
+def describe_lost(lost: Mapping[str, int]) -> str:
+    """Describe what damage has cost; nothing where there is none."""
+    if not lost:
+        return ""
+    worst = sorted(lost, key=lambda piece: -lost[piece])
+    named = ", ".join(worst[:3]) + (", ..." if len(worst) > 3 else "")
+    noun = "damaged piece lacks" if len(lost) == 1 else "damaged pieces lack"
+    return f"{len(lost):,} {noun} about {sum(lost.values()):,} samples, {named}"
+
+
+def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -> str:
+    """Return in a line what a run has made, or what is left to do.
+
+    Args:
+      manifest: of a complete set. was_complete: when the run began.
+    """
+    if manifest is None:
+        return describe_unfinished(job)
+    lost = {}
+    if job.folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
+        lost = job.folder.read_json(COVERAGE_NAME).get("damaged_pieces", {})
+    text = f", {describe_lost(lost)}" if lost else ""
+    return (
+        f"{manifest.num_records} records, {manifest.num_failures} failures{text}"
+        f"{', complete already' if was_complete else ''}: {job.folder}"
+    )
+
+
+def describe_unfinished(job: Job) -> str:
+    """Return in a line what is published, and what pieces wait for."""
+    waiting = [p.number for p in job.pieces if not job.sink.is_done(job.folder, p.number)]
+    mine, everyone = len(job.pieces), len(job.source.pieces)
+    done = f"published: all {mine} {'pieces' if mine == everyone else 'pieces of this worker'}"
+    if waiting:
+        stages = []
+        for group in job.toolbox.groups:
+            if not job.assembly.is_whole(waiting[0], group.name):
+                others = job.assembly.batch_sizes(waiting[0], group.name)
+                others -= {job.settings.batch_size}
+                made = f" (made in batches of {others.pop()}; all need the same)" if others else ""
+                stages.append(group.name + made)
+        done = f"published: {mine - len(waiting)} of {mine} pieces; the others wait for "
+        done += f"the stages {', '.join(stages)}"
+    when = f"when all {everyone} are, finish" if waiting or mine < everyone else "finish"
+    return f"{done}; {when} with --merge, or without a choice of pieces and stages: {job.folder}"

@@ -1,11 +1,9 @@
-"""The models of the stage: rewards and encoders, in groups that are in memory together.
+"""The models of the engine: rewards and encoders, in groups that are in memory together.
 
 A group has a name and members: names of rewards, `image` for the image encoder, `captions` for the
-caption encoder. What a group makes of a picture does not depend on the other groups, so groups may
+caption encoder. What a group makes of an image does not depend on the other groups, so groups may
 run together or one after the other, in one process or in several.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,19 +17,12 @@ from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.models import sharding
 from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import (
-    base,
-    check_names,
-    check_weights,
-    has_weights,
-    label,
-    load_rewards,
-    ways_to_name,
-)
+from miro_jax.rewards import base, has_weights, label, load_rewards, ways_to_name
 
 IMAGE, CAPTIONS = "image", "captions"
 SECOND_SIZE = 512  # pixels, of the second image latents that records may hold
-# Rewards of this preprocessing take pictures as they are, and all of one size.
+ENDS = ("", f"_{SECOND_SIZE}")  # of the fields of image latents
+# Rewards of this preprocessing take images as they are: squares where there is an image encoder.
 AS_IT_IS = "none"
 
 
@@ -54,14 +45,14 @@ class Loaded:
     names: of the rewards as they were asked for. rewards: in the order of the record.
     image_encoders: none, one, or two of the same weights, the second for 512 pixels.
     caption_encoder: or None. size: pixels a side of the square that the image encoder and rewards
-    without a preprocessing of their own are given.
+    without a preprocessing of their own are given; None: these take images as they are.
     """
 
     names: tuple[str, ...]
     rewards: tuple[base.Reward, ...]
     image_encoders: tuple[Any, ...]
     caption_encoder: Any
-    size: int
+    size: int | None
 
     def facts(self) -> dict[str, Any]:
         """Return JSON values that say which models these are; takes a while: files are digested."""
@@ -91,22 +82,9 @@ class Loaded:
         """
         prepared = base.prepare_image([r for r in self.rewards if not _as_it_is(r)], image)
         if any(map(_as_it_is, self.rewards)):
-            prepared[AS_IT_IS] = center_crop_resize(image, self.size)
+            given = image if self.size is None else center_crop_resize(image, self.size)
+            prepared |= base.prepare_image([r for r in self.rewards if _as_it_is(r)], given)
         return prepared, tuple(encoder.prepare(image) for encoder in self.image_encoders)
-
-
-def prepare_each(loaded: Mapping[str, Loaded], image: np.ndarray) -> dict[str, Prepared]:
-    """Prepare a picture for several groups; of one that refuses it, the ValueError that says why.
-
-    What a group gets does not depend on the others.
-    """
-    found: dict[str, Prepared] = {}
-    for name, models in loaded.items():
-        try:
-            found[name] = models.prepare(image)
-        except ValueError as error:  # a model has limits of its own, as of a side's length
-            found[name] = error
-    return found
 
 
 def _as_it_is(reward: base.Reward) -> bool:
@@ -139,8 +117,10 @@ class Toolbox:
         return tuple(r if isinstance(r, str) else r.name for r in self.rewards)
 
     @property
-    def image_size(self) -> int:
-        """Pixels a side of the pictures that the image encoder takes."""
+    def image_size(self) -> int | None:
+        """Pixels a side of the images that the image encoder takes; None without one."""
+        if self.image_encoder is None:
+            return None
         return self._probe(build_image_encoder, self.image_encoder).size
 
     def labels(self) -> dict[str, Any]:
@@ -279,48 +259,3 @@ def _build(build, given, mesh):
     encoder = build(**given, mesh=mesh)
     encoder.load()  # what does not fit should be told before anything is kept
     return encoder
-
-
-def default_groups(rewards: Sequence[str]) -> tuple[Group, ...]:
-    """Split the models as they usually fit into memory: rewards, VQAScore, encoders."""
-    large = tuple(name for name in rewards if name.partition("@")[0] == "vqa")
-    small = tuple(name for name in rewards if name not in large)
-    groups = (Group("rewards", small), Group("vqa", large), Group("encode", (IMAGE, CAPTIONS)))
-    return tuple(group for group in groups if group.members)
-
-
-def check_groups(groups: Sequence[Group], rewards: Sequence[str]) -> None:
-    """Raise ValueError unless every model is in exactly one group, and groups have good names."""
-    members = [name for group in groups for name in group.members]
-    wanted = [*rewards, IMAGE, CAPTIONS]
-    if sorted(members) != sorted(wanted):
-        raise ValueError(
-            f"The groups must hold each of {', '.join(wanted)} once; got {', '.join(members)}."
-        )
-    names = [group.name for group in groups]
-    if len(set(names)) < len(names) or not all(
-        name.isidentifier() and name != "all" for name in names
-    ):
-        raise ValueError(
-            f"The groups must have names of letters that differ from each other and from 'all'; "
-            f"got {', '.join(map(repr, names))}."
-        )
-
-
-def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, str]) -> None:
-    """Raise unless there are rewards, all known and different, and weights are given for some.
-
-    Raises:
-        TypeError: one string instead of a sequence.
-        ValueError: anything else.
-    """
-    if isinstance(rewards, str):
-        raise TypeError(f"rewards must be a tuple of names; got the one string {rewards!r}.")
-    names = [r for r in rewards if isinstance(r, str)]
-    check_names(names)
-    check_weights(names, weights)
-    everybody = [r if isinstance(r, str) else r.name for r in rewards]
-    if not everybody or len(set(everybody)) < len(everybody):
-        raise ValueError(
-            f"There must be at least one reward, and none twice; got {', '.join(everybody)}."
-        )

@@ -1,19 +1,17 @@
-"""Parts: what a group of models made of a chunk, kept until its piece is published.
+"""Parts: what a group of models made of a batch, stored until its piece is published.
 
     OUT/parts/00012/encode-00000512+64.part     piece 12, group `encode`, samples 512 to 575
 
 A part is a digest and the safetensors form of arrays with one row for each usable sample. It is
 renamed into place but not flushed to the disk, which would cost more than to make it again: one
-that a power cut spoiled does not have its digest and counts as not there.
+that a power cut spoiled, or that stands under the name of another, counts as missing.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,27 +24,30 @@ _DIGEST_BYTES = 16
 
 
 class Usable(NamedTuple):
-    """A usable sample of a chunk.
+    """A usable sample of a batch.
 
     position: in its piece. key, caption: of it. synthetic: its synthetic caption, or None. width,
-    height: pixels. digest: of the picture's file.
+    height: pixels. digest: of the image's file. cause, detail: why there is no caption.
     """
 
     position: int
     key: str
-    caption: str
+    caption: str | None
     synthetic: str | None
     width: int
     height: int
     digest: str
+    cause: str = ""
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What is known of a chunk after one group of models.
+    """What is known of a batch after one group of models.
 
     count: samples of the source in it. last: of its piece. samples: the usable ones. failures: of
-    the others. arrays: see `compute`, rows as `samples`.
+    the others. arrays: see `models.compute`, rows as `samples`. name: of its file. seconds: that
+    the batch took.
     """
 
     count: int
@@ -54,6 +55,8 @@ class Part:
     samples: list[Usable]
     failures: list[dict]
     arrays: dict[str, np.ndarray]
+    name: str = ""
+    seconds: float = 0.0
 
     @property
     def positions(self) -> list[int]:
@@ -61,30 +64,46 @@ class Part:
         return [sample.position for sample in self.samples]
 
 
-def encode_part(part: Part) -> bytes:
-    """Turn a part into bytes; equal parts give equal bytes."""
-    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "arrays"}
-    wide_first = sorted(part.arrays.items(), key=lambda item: -item[1].dtype.itemsize)
+def seal(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> bytes:
+    """Return arrays and JSON values as bytes behind a digest of them."""
+    wide_first = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
     body = pack(dict(wide_first), {"facts": json.dumps(facts, ensure_ascii=False)})
     return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() + body
 
 
-def decode_part(data: bytes) -> Part:
-    """Undo `encode_part`; arrays are read-only views.
+def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Undo `seal`; arrays are read-only views.
+
+    Args:
+      name: of the file, which the facts must have, too; those of older parts have none.
 
     Raises:
-        Damaged: the bytes are something else.
+      Damaged: the bytes are something else.
     """
     body = data[_DIGEST_BYTES:]
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[:_DIGEST_BYTES]:
-        raise Damaged("a part does not have its digest")
+        raise Damaged(f"{name} does not have its digest.")
     arrays, metadata = unpack(body)
     facts = json.loads(metadata["facts"])
+    if facts.get("name", name) != name:
+        raise Damaged(f"{name} is the file {facts['name']}.")
+    return arrays, facts
+
+
+def encode_part(part: Part) -> bytes:
+    """Turn a part into bytes; equal parts give equal bytes."""
+    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "arrays"}
+    return seal(part.arrays, facts)
+
+
+def decode_part(data: bytes, name: str) -> Part:
+    """Undo `encode_part`; see `unseal`."""
+    arrays, facts = unseal(data, name)
     facts["samples"] = [Usable(*sample) for sample in facts["samples"]]
     return Part(**facts, arrays=arrays)
 
 
-def place(piece: int) -> str:
+def folder_of(piece: int) -> str:
     """Return the folder of a piece's parts."""
     return f"{FOLDER}/{piece:05d}"
 
@@ -96,23 +115,23 @@ def models_name(group: str) -> str:
 
 def part_name(piece: int, group: str, start: int, batch_size: int) -> str:
     """Return the name of a part; another batch size has other parts."""
-    return f"{place(piece)}/{group}-{start:08d}+{batch_size}.part"
+    return f"{folder_of(piece)}/{group}-{start:08d}+{batch_size}.part"
 
 
 def list_parts(folder: Folder, piece: int) -> list[tuple[str, int, int]]:
     """Return group, first sample and batch size of each part of a piece."""
-    found = map(_NAME.fullmatch, folder.names(place(piece)))
-    return [(match[1], int(match[2]), int(match[3])) for match in found if match]
+    matches = map(_NAME.fullmatch, folder.names(folder_of(piece)))
+    return [(match[1], int(match[2]), int(match[3])) for match in matches if match]
 
 
 def load_part(folder: Folder, name: str) -> Part | None:
-    """Read a part; None if it is not there or damaged."""
+    """Read a part; None if it is missing or damaged."""
     try:
-        return decode_part(folder.read(name))
+        return decode_part(folder.read(name), name)
     except (FileNotFoundError, Damaged):
         return None
 
 
-def save_part(folder: Folder, name: str, part: Part) -> None:
+def save_part(folder: Folder, part: Part) -> None:
     """Write a part, whole or not at all."""
-    folder.write(name, encode_part(part), durable=False)
+    folder.write(part.name, encode_part(part), durable=False)

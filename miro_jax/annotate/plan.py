@@ -1,6 +1,4 @@
-"""What is to be annotated, with what, into what: every argument checked before any work."""
-
-from __future__ import annotations
+"""What is to be done, with which models, into what: checked before any device is touched."""
 
 import dataclasses
 import json
@@ -9,196 +7,221 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from miro_jax.annotate import models, origin, sizes
-from miro_jax.annotate.loading import default_threads
-from miro_jax.annotate.models import Group, Toolbox
-from miro_jax.annotate.publish import Assembly
-from miro_jax.data.records import bins
+import jax
+
+from miro_jax.annotate import origin, sizes, workers
+from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Group, Toolbox
+from miro_jax.annotate.publish import Assembly, Records, Sink
+from miro_jax.annotate.settings import ALL, SHARED, EngineSettings, Settings, parse_named
+from miro_jax.cli.flags import check
 from miro_jax.data.sources import Piece, Source, open_source
 from miro_jax.data.storage import Folder, check_writable, open_folder
+from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
-from miro_jax.rewards import base
+from miro_jax.rewards import base, check_names, check_weights
 
-ALL = "all"
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
+_MOST_THREADS = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The arguments of `plan`, checked.
+class Job:
+    """What the engine is to do, checked.
 
-    source: with all its pieces. pieces: those to be done now. groups: those to run now.
-    configuration: JSON values that say what the records depend on, as far as it is known before
-    any model is loaded.
+    settings: of annotate or score. source: with all its pieces. pieces: those to be done now; why:
+    how they were chosen. groups: of models, those to run now. folder: of parts and of what pieces
+    become. claim, request: who may write there, and JSON values that the result depends on, as far
+    as they are known before any model is loaded. digests: of the pieces, by id. sink: what a piece
+    becomes. stored: scores are on the scale that records store, and not on the models' own.
     """
 
+    settings: Any
     source: Source
     pieces: tuple[Piece, ...]
-    folder: Folder
+    why: str
     toolbox: Toolbox
     groups: tuple[Group, ...]
-    one_by_one: bool
-    batch_size: int
-    num_threads: int
-    max_failure_rate: float
-    num_bins: int
-    bins_strategy: str
-    configuration: dict
+    folder: Folder
+    claim: Claim
+    request: dict
+    digests: dict[str, str]
+    sink: Sink
+    stored: bool = True
 
     @property
     def is_whole(self) -> bool:
-        """Whether all pieces and all models are asked for: the set is finished at the end."""
+        """Whether all pieces and all models are requested: then the end is made, too."""
         return (len(self.pieces), self.groups) == (len(self.source.pieces), self.toolbox.groups)
 
     @property
     def assembly(self) -> Assembly:
         """What publishes pieces."""
-        return Assembly(self.folder, self.toolbox.groups, self.toolbox.names, self.batch_size)
+        toolbox = self.toolbox
+        return Assembly(
+            self.folder, toolbox.groups, toolbox.names, self.settings.batch_size, self.sink
+        )
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that decode."""
+        return self.settings.num_threads or min(os.cpu_count() or 1, _MOST_THREADS)
 
     @property
     def remedy(self) -> str:
         """What to do when too many samples fail."""
         return (
             f"Mend the source and delete {self.folder}, or raise max_failure_rate and run again: "
-            "what is done is kept."
+            "finished work is kept."
         )
 
+    def missing_pieces(self) -> list[int]:
+        """Return the numbers of the pieces of the source that are not published."""
+        numbers = [piece.number for piece in self.source.pieces]
+        with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
+            done = list(pool.map(lambda n: self.sink.is_done(self.folder, n), numbers))
+        return [n for n, there in zip(numbers, done, strict=True) if not there]
 
-def plan(
-    source: str | Source,
-    out: str | os.PathLike,
-    rewards: Sequence[str | base.Reward],
-    image_encoder: Mapping[str, Any] | Any,
-    caption_encoder: Mapping[str, Any] | Any,
-    *,
-    encode_512: bool = False,
-    weights: Mapping[str, str] | None = None,
-    dtype: str | None = None,
-    mesh: str = "all",
-    groups: Sequence[tuple[str, Sequence[str]]] = (),
-    stages: str = ALL,
-    one_by_one: bool = False,
-    pieces: Sequence[int] | None = None,
-    batch_size: int = 64,
-    num_threads: int | None = None,
-    max_failure_rate: float = 0.01,
-    num_bins: int = 64,
-    bins_strategy: str = "quantile",
-    will_write: bool = True,
-) -> Plan:
-    """Check everything that can be checked before the first picture is read or a device is touched.
+    def require_all(self) -> None:
+        """Raise RuntimeError unless every piece is published."""
+        if missing := self.missing_pieces():
+            begun = [n for n in missing if self.assembly.has_parts(n)]
+            listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
+            raise RuntimeError(
+                f"All {len(self.source.pieces)} pieces must be published; {len(missing)} are not "
+                f"({len(begun)} of them are begun). Do them first: --pieces={listed}"
+            )
 
-    Args:
-        source: see `sources.open_source`.
-        out: folder for the records, made where missing, or URL of one in an object store. Any
-            number of processes may work on it.
-        rewards: names, or rewards that are loaded already. One with a true attribute
-            `may_be_missing` may answer NaN, which is then stored as missing; else a score that is
-            not finite is a failure.
-        image_encoder, caption_encoder: what the builders in `encoders` take, or built ones.
-        encode_512: also keep the image latents of pictures of 512 pixels.
-        weights: name of a reward -> folder or hub id of its weights.
-        dtype: of the rewards' networks, "float32" or "bfloat16"; None leaves each its own.
-        mesh: of the devices: "all" shares pictures and parameters among them; with "allx2" pairs
-            also share each matrix; see `sharding.parse_mesh`.
-        groups: (name, members) in the order in which they run, see `annotate.models`; empty means
-            `models.default_groups`.
-        stages: names of the groups to run now with commas between, or "all".
-        one_by_one: load one group at a time, for models that do not fit together.
-        pieces: numbers of those to be done now; None is all.
-        batch_size: samples that are annotated together and kept together.
-        num_threads: that decode; None is one for each processor.
-        max_failure_rate: share of samples in [0, 1] that may fail.
-        num_bins, bins_strategy: see `bins.fit_edges`; may be changed on a complete set.
-        will_write: whether `out` must be a folder that can be written.
+
+def plan(settings: Settings) -> Job:
+    """Check everything that can be checked before the first image is read or a device is touched.
 
     Raises:
-        ValueError: a bad argument, or the folder holds records of another configuration.
-        TypeError: rewards is one string.
-        OSError: something is not there, or cannot be read or written.
+      ValueError: a bad value, or the folder holds records of another request.
+      TypeError: a value of a wrong kind.
+      OSError: something is missing, or cannot be read or written.
     """
-    folder = open_folder(out)
-    num_threads = default_threads() if num_threads is None else num_threads
-    for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}.")
-    if not 0 <= max_failure_rate <= 1:
-        raise ValueError(f"max_failure_rate must be in [0, 1]; got {max_failure_rate}.")
-    bins.check(num_bins, bins_strategy)
-    weights = {name: place for name, place in (weights or {}).items() if place}
-    models.check_rewards(rewards, weights)
-    for name, place in weights.items():
-        sizes.check_folder(name, place)
-    for given in (image_encoder, caption_encoder):
-        if isinstance(given, str):
-            raise TypeError(f"An encoder must be given as {{'name': {given!r}}}; got {given!r}.")
-        if isinstance(given, Mapping) and given.get("weights"):
-            sizes.check_folder(given["name"], given["weights"])
-    names = [r if isinstance(r, str) else r.name for r in rewards]
-    chosen = tuple(Group(name, tuple(members)) for name, members in groups)
-    chosen = chosen or models.default_groups(names)
-    models.check_groups(chosen, names)
-    toolbox = Toolbox(
-        rewards=tuple(rewards),
-        image_encoder=image_encoder,
-        caption_encoder=caption_encoder,
-        groups=chosen,
-        encode_512=encode_512,
-        weights=weights,
-        dtype=dtype,
-        mesh=sharding.parse_mesh(mesh),
-    )
-    if encode_512 and toolbox.image_size == models.SECOND_SIZE:
+    folder = open_folder(settings.out)
+    encoders = [_read_encoder(e) for e in (settings.image_encoder, settings.caption_encoder)]
+    toolbox = make_toolbox(settings, settings.rewards, *encoders, settings.encode_512)
+    if settings.encode_512 and toolbox.image_size == SECOND_SIZE:
         raise ValueError(
-            "The image encoder is of size 512 already: leave out encode_512, or take size 256 "
-            "beside it."
+            "The image encoder is of size 512 already: drop encode_512, or take size 256 beside it."
         )
+    source = settings.source
     source = open_source(source) if isinstance(source, str) else source
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
     if not any(piece.has_captions or piece.tables.captions for piece in source.pieces):
         raise ValueError(
             f"{source.spec} has no captions. Give a table of them with ?captions=FILE, or of a "
-            "table with pictures the column with ?caption=COLUMN."
+            "table with images the column with ?caption=COLUMN."
         )
-    with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
-        prints = list(pool.map(lambda piece: piece.fingerprint(), source.pieces))
-    configuration = {
-        "source": source.facts,
-        "pieces": {p.id: sign for p, sign in zip(source.pieces, prints, strict=True)},
-        **toolbox.labels(),
-    }
-    todo = Plan(
+    share = choose_pieces(settings, source)
+    request = {"source": source.facts, "pieces": sign(source.pieces), **toolbox.labels()}
+    job = Job(
+        settings=settings,
         source=source,
-        pieces=tuple(source.pieces[n] for n in _numbers(pieces, len(source.pieces))),
-        folder=folder,
+        pieces=tuple(source.pieces[n] for n in share.pieces),
+        why=share.why,
         toolbox=toolbox,
-        groups=_select(chosen, stages),
-        one_by_one=one_by_one,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        max_failure_rate=max_failure_rate,
-        num_bins=num_bins,
-        bins_strategy=bins_strategy,
-        configuration=json.loads(to_json(configuration)),  # as it will be read back
+        groups=select_groups(toolbox.groups, settings.stages),
+        folder=folder,
+        claim=origin.make_claim(folder),
+        request=json.loads(to_json(request)),  # as it will be read back
+        digests={name: facts["digest"] for name, facts in request["pieces"].items()},
+        sink=Records(),
     )
-    origin.check(folder, todo.configuration)
+    origin.check(job.claim, job.request)
     # A complete set may well be shared and read-only.
-    if will_write and not origin.is_complete(folder):
-        check_writable(out)
-    return todo
+    if not (settings.plan or settings.probe or origin.is_complete(folder)):
+        check_writable(settings.out)
+    return job
 
 
-def _numbers(pieces: Sequence[int] | None, count: int) -> Sequence[int]:
-    if pieces is None:
-        return range(count)
-    if unknown := [n for n in pieces if not 0 <= n < count]:
-        raise ValueError(f"pieces must be numbers in 0 .. {count - 1}; got {unknown}.")
-    return pieces
+def make_toolbox(
+    settings: EngineSettings,
+    rewards: Sequence[str | base.Reward],
+    image_encoder: Any = None,
+    caption_encoder: Any = None,
+    encode_512: bool = False,
+) -> Toolbox:
+    """Check the models of a job and put them into groups; nothing is loaded."""
+    check(settings)
+    weights = {name: str(url) for name, url in dict(settings.weights or {}).items() if url}
+    check_rewards(rewards, weights)
+    for name, url in weights.items():
+        sizes.check_folder(name, url)
+    members = [r if isinstance(r, str) else r.name for r in rewards]
+    encoders = {IMAGE: image_encoder, CAPTIONS: caption_encoder}
+    for member, given in encoders.items():
+        if isinstance(given, Mapping) and given.get("weights"):
+            sizes.check_folder(given["name"], given["weights"])
+        members += [member] if given is not None else []
+    groups = tuple(Group(name, tuple(some)) for name, some in settings.groups)
+    groups = groups or _default_groups(members)
+    _check_groups(groups, members)
+    return Toolbox(
+        rewards=tuple(rewards),
+        image_encoder=image_encoder,
+        caption_encoder=caption_encoder,
+        groups=groups,
+        encode_512=encode_512,
+        weights=weights,
+        dtype=settings.dtype,
+        mesh=sharding.parse_mesh(settings.mesh),
+    )
 
 
-def _select(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
+def sign(pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
+    """Return what a request says of pieces, by id; see `storage.claim`."""
+    with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
+        prints = list(pool.map(lambda piece: piece.fingerprint(), pieces))
+    return {
+        piece.id: {"bytes": piece.num_bytes, "images": piece.count, "digest": digest}
+        for piece, digest in zip(pieces, prints, strict=True)
+    }
+
+
+def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
+    """Return the pieces of this process.
+
+    Raises:
+      ValueError: contradicting options, or a piece that the source does not have.
+    """
+    pieces, index, count = settings.pieces, settings.worker_index, settings.num_workers
+    if settings.piece is not None:
+        if pieces not in (SHARED, ALL):
+            raise ValueError("--piece and --pieces must not both be given.")
+        pieces = str(settings.piece)
+    if settings.merge:
+        if (index, count, settings.stages) != (None, None, ALL) or pieces not in (SHARED, ALL):
+            raise ValueError("--merge is of all pieces and stages; it takes no choice of them.")
+        pieces = ALL
+    total = len(source.pieces)
+    if not isinstance(pieces, str):
+        if unknown := [n for n in pieces if not 0 <= n < total]:
+            raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {unknown}.")
+        return workers.Share(tuple(pieces), "pieces as requested")
+    if settings.distributed and (pieces, index) == (SHARED, None):
+        index, count = _ask_jax()
+    requested = None if pieces == SHARED else pieces
+    return workers.choose(total, os.environ, requested, index, count)
+
+
+def _ask_jax() -> tuple[int, int]:
+    """Return index and number of the processes of jax.distributed."""
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed needs a cluster that jax knows; it reports: {error} Give "
+            "--worker-index and --num-workers instead."
+        ) from error
+    return jax.process_index(), jax.process_count()
+
+
+def select_groups(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
     """Return the groups that `stages` names, in their own order."""
     if stages == ALL:
         return tuple(groups)
@@ -208,3 +231,52 @@ def _select(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
             f"stages must be {ALL} or some of {', '.join(known)}; got {', '.join(unknown)}."
         )
     return tuple(group for group in groups if group.name in wanted)
+
+
+def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, str]) -> None:
+    """Raise unless there are rewards, all known and different, and weights are given for some.
+
+    Raises:
+      TypeError: one string instead of a sequence.
+      ValueError: anything else.
+    """
+    if isinstance(rewards, str):
+        raise TypeError(f"rewards must be a tuple of names; got the one string {rewards!r}.")
+    names = [r for r in rewards if isinstance(r, str)]
+    check_names(names)
+    check_weights(names, weights)
+    everybody = [r if isinstance(r, str) else r.name for r in rewards]
+    if not everybody or len(set(everybody)) < len(everybody):
+        raise ValueError(
+            f"There must be at least one reward, and none twice; got {', '.join(everybody)}."
+        )
+
+
+def _read_encoder(given: Any) -> Any:
+    return parse_named(given) if isinstance(given, str) else given
+
+
+def _default_groups(members: Sequence[str]) -> tuple[Group, ...]:
+    """Split the models as they usually fit into memory: rewards, VQAScore, encoders."""
+    encoders = tuple(name for name in members if name in (IMAGE, CAPTIONS))
+    large = tuple(name for name in members if name.partition("@")[0] == "vqa")
+    small = tuple(name for name in members if name not in encoders + large)
+    groups = (Group("rewards", small), Group("vqa", large), Group("encode", encoders))
+    return tuple(group for group in groups if group.members)
+
+
+def _check_groups(groups: Sequence[Group], wanted: Sequence[str]) -> None:
+    """Raise ValueError unless every model is in exactly one group, and groups have good names."""
+    members = [name for group in groups for name in group.members]
+    if sorted(members) != sorted(wanted):
+        raise ValueError(
+            f"The groups must hold each of {', '.join(wanted)} once; got {', '.join(members)}."
+        )
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names) or not all(
+        name.isidentifier() and name != ALL for name in names
+    ):
+        raise ValueError(
+            f"The groups must have names of letters that differ from each other and from 'all'; "
+            f"got {', '.join(map(repr, names))}."
+        )

@@ -1,24 +1,93 @@
-"""From the parts of a piece to its shard: merged, written, published once.
+"""From the parts of a piece to what it becomes: merged, written, published once.
 
-A piece is done if and only if its shard is published; then its parts go. A worker that was slower
-finds it done and leaves.
+A piece is done if and only if it is published; then its parts go. A process that was slower finds
+it done and leaves.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.compute import ENDS
-from miro_jax.annotate.models import Group
+from miro_jax.annotate.models import ENDS, Group
 from miro_jax.annotate.parts import Part, Usable
 from miro_jax.data.records import shards
 from miro_jax.data.records.record import Record
 from miro_jax.data.storage import Damaged, Folder
+
+Rows = Iterator[tuple[Usable, dict[str, Any]]]  # a sample, its fields by name
+
+
+class Sink(Protocol):
+    """What pieces become.
+
+    Attributes:
+      needs_caption: a sample without a usable caption is a failure.
+      takes_synthetic: synthetic captions are read.
+    """
+
+    needs_caption: bool
+    takes_synthetic: bool
+
+    def is_done(self, folder: Folder, piece: int) -> bool:
+        """Return whether a piece is published."""
+        ...
+
+    def discard_spoiled(self, folder: Folder, piece: int) -> None:
+        """Delete what is left of a piece that is published in part, or damaged.
+
+        To be called before work on the piece begins, when no other process can be about to end it.
+        """
+        ...
+
+    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
+        """Return what `write` was given as facts of a published piece."""
+        ...
+
+    def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
+        """Publish a piece; facts are complete only when all rows are read.
+
+        Args:
+          rows: of the usable samples, in order, with `scores` and `synthetic_scores` [R] among
+            their fields.
+          facts: piece (its id), num_samples, failures, models (by group), seconds.
+        """
+        ...
+
+
+class Records:
+    """Pieces become shards of records."""
+
+    needs_caption = takes_synthetic = True
+
+    def is_done(self, folder: Folder, piece: int) -> bool:
+        """See `Sink`."""
+        return shards.is_published(folder, shard_name(piece))
+
+    def discard_spoiled(self, folder: Folder, piece: int) -> None:
+        """Delete a sidecar whose shard somebody deleted: it would be taken for the next one's."""
+        sidecar = shard_name(piece) + shards.SIDECAR_ENDING
+        # In this order, since writers make the sidecar last.
+        if folder.exists(sidecar) and not folder.exists(shard_name(piece)):
+            folder.remove(sidecar)
+
+    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
+        """See `Sink`."""
+        return shards.read_published(folder, shard_name(piece))[0]
+
+    def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
+        """See `Sink`."""
+
+        def records() -> Iterator[Record]:
+            for s, fields in rows:
+                if s.synthetic is None:
+                    fields |= {"synthetic_scores": None, "synthetic_caption_tokens": None}
+                yield Record(s.key, s.caption, s.synthetic, s.width, s.height, **fields)
+            del facts["seconds"]  # equal sets are equal byte by byte
+
+        shards.write_shard(folder, shard_name(piece), records(), facts, parts.folder_of(piece))
 
 
 def shard_name(piece: int) -> str:
@@ -26,24 +95,8 @@ def shard_name(piece: int) -> str:
     return f"shard-{piece:05d}{shards.SHARD_SUFFIX}"
 
 
-def is_done(folder: Folder, piece: int) -> bool:
-    """Tell whether a piece is published."""
-    return shards.is_published(folder, shard_name(piece))
-
-
-def discard_orphan(folder: Folder, piece: int) -> None:
-    """Delete a sidecar whose shard somebody deleted: it would be taken for that of the next one.
-
-    To be called before work on the piece begins, when no other worker can be about to end it.
-    """
-    sidecar = shard_name(piece) + shards.SIDECAR_ENDING
-    # In this order, since writers make the sidecar last.
-    if folder.exists(sidecar) and not folder.exists(shard_name(piece)):
-        folder.remove(sidecar)
-
-
 class SourceChanged(OSError):
-    """A piece of the source is not any more what it was when its annotation began."""
+    """A piece of the source is no longer what it was when the work on it began."""
 
 
 class _SpoiledPart(Exception):
@@ -56,10 +109,10 @@ class _SpoiledPart(Exception):
 
 def discard_changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
     """Return the error that says so, and delete what was made of the piece so far."""
-    folder.remove(parts.place(piece))
+    folder.remove(parts.folder_of(piece))
     return SourceChanged(
-        f"{piece_id} changed while it was annotated; nothing of it is published. Bring it back as "
-        "it was and run again, or annotate the source as it is now into another folder."
+        f"{piece_id} changed while it was read; nothing of it is published. Bring it back as it "
+        "was and run again, or give the source as it is now another --out."
     )
 
 
@@ -67,28 +120,29 @@ def discard_changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
 class Assembly:
     """What is needed to publish pieces.
 
-    folder: of the records. groups: all of them. rewards: names, in the order of the record.
-    batch_size: of the parts.
+    folder: where they go. groups: all of them. rewards: names, in the order of the scores.
+    batch_size: of the parts. sink: what a piece becomes.
     """
 
     folder: Folder
     groups: Sequence[Group]
     rewards: Sequence[str]
     batch_size: int
+    sink: Sink
 
     def publish(self, piece: int, piece_id: str) -> bool:
-        """Publish a piece whose parts are all there.
+        """Publish a piece whose parts are complete.
 
         Returns:
-            False if parts are missing: other groups have not run over it yet, or a part was
-            damaged, as by a power cut, and is gone now.
+          False if parts are missing: other groups have not run over it yet, or a part was damaged,
+          as by a power cut, and is deleted now.
 
         Raises:
-            SourceChanged: the groups saw different samples.
-            OSError: the files cannot be written.
+          SourceChanged: the groups saw different samples.
+          OSError: the files cannot be written.
         """
         try:
-            if not is_done(self.folder, piece):
+            if not self.sink.is_done(self.folder, piece):
                 if not all(self.is_whole(piece, group.name) for group in self.groups):
                     return False
                 if spoiled := self._write(piece, piece_id):
@@ -97,114 +151,113 @@ class Assembly:
         except SourceChanged:
             raise
         except OSError:
-            if not is_done(self.folder, piece):  # another worker published it and cleaned up
+            if not self.sink.is_done(self.folder, piece):  # another process was quicker
                 raise
-        self.folder.remove(parts.place(piece))
+        self.folder.remove(parts.folder_of(piece))
         return True
 
     def is_whole(self, piece: int, group: str) -> bool:
-        """Tell whether a group's parts reach to the end of the piece, and its models are known."""
+        """Return whether a group's parts reach the end of the piece, and its models are known."""
         if not self.folder.exists(parts.models_name(group)):
             return False
-        starts = _starts(self.folder, piece, group, self.batch_size)
+        sizes = parts.list_parts(self.folder, piece)
+        starts = sorted(s for name, s, size in sizes if (name, size) == (group, self.batch_size))
         if starts != list(range(0, len(starts) * self.batch_size, self.batch_size)) or not starts:
             return False
         name = parts.part_name(piece, group, starts[-1], self.batch_size)
-        found = parts.load_part(self.folder, name)
-        return found is not None and found.last
+        part = parts.load_part(self.folder, name)
+        return part is not None and part.last
+
+    def has_parts(self, piece: int) -> bool:
+        """Return whether work on a piece has begun."""
+        return bool(self.folder.names(parts.folder_of(piece)))
 
     def batch_sizes(self, piece: int, group: str) -> set[int]:
-        """Return in batches of which sizes there are parts of a group."""
+        """Return the batch sizes of the parts of a group."""
         return {size for name, _, size in parts.list_parts(self.folder, piece) if name == group}
 
     def _write(self, piece: int, piece_id: str) -> str | None:
-        """Write shard, scores and sidecar; return the name of a damaged part in their way."""
-        facts = {"piece": piece_id, "num_samples": 0, "failures": []}
-        facts["models"] = {
-            group.name: self.folder.read_json(parts.models_name(group.name))
-            for group in self.groups
-        }
-        found = self._records_of(piece, piece_id, facts)
+        """Write a piece; return the name of a damaged part in the way."""
+        models = {g.name: self.folder.read_json(parts.models_name(g.name)) for g in self.groups}
+        facts = {"piece": piece_id, "num_samples": 0, "failures": [], "models": models}
+        facts["seconds"] = 0.0
         try:
-            shards.write_shard(self.folder, shard_name(piece), found, facts, parts.place(piece))
+            self.sink.write(self.folder, piece, self._rows(piece, piece_id, facts), facts)
         except _SpoiledPart as error:
             return error.name
         return None
 
-    def _records_of(self, piece: int, piece_id: str, facts: dict) -> Iterator[Record]:
-        """Yield the record of each good sample; fill in the facts on the way."""
+    def _rows(self, piece: int, piece_id: str, facts: dict[str, Any]) -> Rows:
+        """Yield each sample that every group could use; fill in the facts on the way."""
         start, last = 0, False
         while not last:
-            found = {
+            some = {
                 group.name: self._read(parts.part_name(piece, group.name, start, self.batch_size))
                 for group in self.groups
             }
-            self._require_same_samples(piece, piece_id, found)
-            one = next(iter(found.values()))
+            self._require_same_samples(piece, piece_id, some)
+            one = next(iter(some.values()))
             facts["num_samples"] += one.count
-            facts["failures"] += merge_failures(found.values())
-            yield from self._join(found)
+            facts["failures"] += merge_failures(some.values())
+            facts["seconds"] += sum(part.seconds for part in some.values())
+            yield from self._join(some)
             start, last = start + self.batch_size, one.last
         facts["failures"].sort(key=lambda failure: failure["position"])
 
     def _read(self, name: str) -> Part:
         try:
-            return parts.decode_part(self.folder.read(name))
+            return parts.decode_part(self.folder.read(name), name)
         except Damaged as error:
             raise _SpoiledPart(name) from error
 
-    def _require_same_samples(self, piece: int, piece_id: str, found: dict[str, Part]) -> None:
+    def _require_same_samples(self, piece: int, piece_id: str, some: dict[str, Part]) -> None:
         """Raise SourceChanged unless all groups saw the same; each may refuse some of it."""
         seen: dict[int, Usable] = {}
-        for part in found.values():
+        for part in some.values():
             for sample in part.samples:
                 if seen.setdefault(sample.position, sample) != sample:
                     raise discard_changed(self.folder, piece, piece_id)
-        if len({(part.count, part.last) for part in found.values()}) > 1:
+        if len({(part.count, part.last) for part in some.values()}) > 1:
             raise discard_changed(self.folder, piece, piece_id)
 
-    def _join(self, found: dict[str, Part]) -> Iterator[Record]:
+    def _join(self, some: dict[str, Part]) -> Rows:
         """Join the rows of all groups; a sample is used if every group could."""
-        rows = {name: {p: r for r, p in enumerate(part.positions)} for name, part in found.items()}
-        fields = {name: _fields(part) for name, part in found.items()}
-        columns = _columns(self.groups, self.rewards)
-        first = next(iter(found.values()))
-        for s in first.samples:
-            if not all(s.position in known for known in rows.values()):
+        rows = {name: {p: r for r, p in enumerate(part.positions)} for name, part in some.items()}
+        fields = {name: _fields(part) for name, part in some.items()}
+        columns = self._columns()
+        for sample in next(iter(some.values())).samples:
+            if not all(sample.position in known for known in rows.values()):
                 continue
-            at = {name: known[s.position] for name, known in rows.items()}
-            arrays: dict[str, Any] = {}
-            for name, values in fields.items():
-                arrays |= {field: value[at[name]] for field, value in values.items()}
+            at = {name: known[sample.position] for name, known in rows.items()}
+            values: dict[str, Any] = {}
+            for name, arrays in fields.items():
+                values |= {field: array[at[name]] for field, array in arrays.items()}
             for kind in ("scores", "synthetic_scores"):
-                arrays[kind] = np.array(
+                values[kind] = np.array(
                     [fields[name][kind][at[name]][column] for name, column in columns], np.float32
                 )
-            if s.synthetic is None:
-                arrays |= {"synthetic_scores": None, "synthetic_caption_tokens": None}
-            yield Record(s.key, s.caption, s.synthetic, s.width, s.height, **arrays)
+            yield sample, values
+
+    def _columns(self) -> list[tuple[str, int]]:
+        """Return for each reward its group and its column there."""
+        columns = {}
+        for group in self.groups:
+            inside = [name for name in self.rewards if name in group.members]
+            columns |= {name: (group.name, column) for column, name in enumerate(inside)}
+        return [columns[name] for name in self.rewards]
 
 
-def merge_failures(found: Iterable[Part]) -> list[dict]:
-    """Join the failures of one chunk in several groups; of one sample the first is kept."""
+def merge_failures(some: Iterable[Part]) -> list[dict]:
+    """Join the failures of one chunk in several groups; of one sample the first counts."""
     merged: dict[int, dict] = {}
-    for part in found:
+    for part in some:
         for failure in part.failures:
             merged.setdefault(failure["position"], failure)
     return list(merged.values())
 
 
-def _columns(groups: Sequence[Group], rewards: Sequence[str]) -> list[tuple[str, int]]:
-    """Return for each reward its group and its column there."""
-    places = {}
-    for group in groups:
-        inside = [name for name in rewards if name in group.members]
-        places |= {name: (group.name, column) for column, name in enumerate(inside)}
-    return [places[name] for name in rewards]
-
-
 def _fields(part: Part) -> dict[str, Any]:
-    """Return the fields of records that a part has, each with one entry a row."""
+    """Return the fields that a part has, each with one entry a row."""
     fields: dict[str, Any] = {
         name: part.arrays[name] for name in ("scores", "synthetic_scores") if name in part.arrays
     }
@@ -216,9 +269,3 @@ def _fields(part: Part) -> dict[str, Any]:
             cuts = np.cumsum(part.arrays[f"{kind}lengths"])[:-1]
             fields[f"{kind}caption_tokens"] = np.split(part.arrays[f"{kind}tokens"], cuts)
     return fields
-
-
-def _starts(folder: Folder, piece: int, group: str, batch_size: int) -> list[int]:
-    """List where the parts of a group begin, sorted."""
-    found = parts.list_parts(folder, piece)
-    return sorted(start for name, start, size in found if (name, size) == (group, batch_size))

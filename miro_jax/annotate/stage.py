@@ -1,111 +1,160 @@
-"""The stage as other code calls it: from a config, or from plain arguments."""
-
-from __future__ import annotations
+"""The stage as other code calls it: from a config, from Python, from the command line."""
 
 import glob
 import logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 
-from miro_jax.annotate import origin, workers
-from miro_jax.annotate.finish import finished, merge
-from miro_jax.annotate.plan import Plan, plan
-from miro_jax.annotate.summary import summarize
-from miro_jax.annotate.tell import describe
-from miro_jax.annotate.work import annotate_pieces
+from miro_jax.annotate import origin
+from miro_jax.annotate.estimate import describe
+from miro_jax.annotate.finish import finished, merge, summarize
+from miro_jax.annotate.plan import Job, plan
+from miro_jax.annotate.settings import ALL, SHARED, Settings
+from miro_jax.annotate.work import work_on
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.exit import say
+from miro_jax.cli.exit import UsageError, say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import check_writable
+from miro_jax.pretrained.weights.hub import OfflineError
 
-SHARED, PLAN, PROBE = "shared", "plan", "probe"
+BEFORE = ("", "plan", "probe")
 log = logging.getLogger("miro_jax")
 
 
-def annotate(*arguments, **keywords) -> Manifest | None:
+def annotate(
+    source: str | sources.Source,
+    out: str | os.PathLike,
+    rewards: Any,
+    image_encoder: Any,
+    caption_encoder: Any,
+    *,
+    pieces: Any = ALL,
+    **options: Any,
+) -> Manifest | None:
     """Annotate a source into a folder; where that is done, check it and return.
 
     Args:
-        As `plan`.
+      source: text of a source, or one that is open; see `sources.open_source`.
+      out: folder for the records, or URL of one in an object store. Any number of processes may
+        work on it.
+      rewards: names, or rewards that are loaded already. One with a true attribute
+        `may_be_missing` may answer NaN, which is then stored as missing; otherwise a score that is
+        not finite is a failure.
+      image_encoder, caption_encoder: arguments of `encoders.build_image_encoder` and
+        `build_caption_encoder` as a mapping or as text, or encoders that are built already.
+      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all.
+      **options: further fields of `Settings`.
 
     Returns:
-        The manifest of the complete set, or None while pieces or groups are left to others.
+      The manifest of the complete set, or None while pieces or groups are left to others.
 
     Raises:
-        ValueError: a bad argument, or the folder holds records of another configuration.
-        OSError: something is not there, or cannot be read or written.
-        RuntimeError: more samples failed than `max_failure_rate`, with the main causes; everything
-            done so far is kept.
+      ValueError: a bad argument, or the folder holds records of another request.
+      OSError: something is missing, or cannot be read or written.
+      RuntimeError: more samples failed than `max_failure_rate`, with the main causes; finished
+        work is kept.
     """
-    return execute(plan(*arguments, **keywords))
+    settings = Settings(
+        source=source,
+        out=out,
+        rewards=rewards,
+        image_encoder=image_encoder,
+        caption_encoder=caption_encoder,
+        pieces=ALL if pieces is None else pieces,
+        **options,
+    )
+    return execute(plan(settings))
 
 
-def execute(todo: Plan) -> Manifest | None:
-    """Do what is not done yet of a plan; see `annotate`."""
-    if not origin.is_complete(todo.folder):
-        annotate_pieces(todo)
-        # Others may have finished it before we said that we make it, too.
-        return merge(todo) if todo.is_whole or origin.has_all(todo.folder) else None
-    manifest = finished(todo)
-    origin.clean(todo.folder)
+def make_job(settings: Settings) -> Job:
+    """Check the settings of a command line; see `plan`."""
+    job = plan(settings)
+    print(f"annotate: {job.why}", file=sys.stderr)
+    if job.settings.plan:  # no device is touched
+        say(describe(job))
+    return job
+
+
+def run_job(job: Job) -> Manifest | None:
+    """Do what a command line or a config requests, and print what was made; see `annotate`."""
+    settings = job.settings
+    if settings.probe:
+        say(describe(job))
+    if settings.plan or settings.probe:
+        return None
+    was_complete = origin.is_complete(job.folder)
+    try:
+        manifest = merge(job) if settings.merge else execute(job)
+    except OfflineError as error:  # weights that a bad argument or a missing one names
+        raise UsageError(str(error)) from error
+    say(summarize(job, manifest, was_complete))
     return manifest
+
+
+def execute(job: Job) -> Manifest | None:
+    """Do what is not done yet of a job; see `annotate`."""
+    if not origin.is_complete(job.folder):
+        work_on(job, "annotate", _report)
+        # Others may have finished it before this process noted that it works on it, too.
+        return merge(job) if job.is_whole or origin.has_all(job.folder) else None
+    manifest = finished(job)
+    origin.clean(job.folder)
+    return manifest
+
+
+def _report(text: str) -> None:
+    log.info("%s", text)
+    print(text, file=sys.stderr)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manifest | None:
     """Annotate the source of a config into the run's folder of records.
 
-    The shapes world is drawn into `WORKDIR/source` first, where it is not there yet.
+    The images of the shapes world are drawn into `WORKDIR/source` first, where they are missing.
 
     Raises:
-        See `annotate`.
+      See `annotate`.
     """
-    todo = plan_of(config, workdir)
-    if config.annotate.before:
-        say(describe(todo, measure=config.annotate.before == PROBE))
-        return None
-    was_complete = origin.is_complete(todo.folder)
-    manifest = execute(todo)
-    say(summarize(todo, manifest, was_complete))
-    return manifest
+    job = plan(settings_of(config, Path(workdir)))
+    log.info("annotate: %s", job.why)
+    if job.settings.plan:
+        say(describe(job))
+    return run_job(job)
 
 
-def plan_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
-    """Make the plan of a config; see `run`."""
+def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> Settings:
+    """Return the settings of a config; makes its source where that is the shapes world."""
     c = config.annotate
-    if c.before not in ("", PLAN, PROBE):
-        raise ValueError(
-            f"config.annotate.before must be '', {PLAN!r} or {PROBE!r}; got {c.before!r}."
-        )
-    source = _open_source(config, Path(workdir))
-    asked = None if c.pieces == SHARED else c.pieces
-    environment = os.environ if c.pieces == SHARED else {}
-    index = count = None
+    if c.before not in BEFORE:
+        raise ValueError(f"config.annotate.before must be '', 'plan' or 'probe'; got {c.before!r}.")
+    share = {}
     if c.pieces == SHARED and config.mesh.distributed:
-        index, count = jax.process_index(), jax.process_count()
-    share = workers.choose(len(source.pieces), environment, asked, index, count)
-    log.info("annotate: %s", share.why)
-    return plan(
-        source,
+        share = {"worker_index": jax.process_index(), "num_workers": jax.process_count()}
+    return Settings(
+        source=_open_source(config, workdir),
         # A path would lose a slash of a URL.
-        config.data.records or run_folder.records_folder(config, Path(workdir)),
-        config.rewards,
-        build.image_encoder_arguments(config),
-        build.caption_encoder_arguments(config),
+        out=config.data.records or run_folder.records_folder(config, workdir),
+        rewards=config.rewards,
+        image_encoder=build.image_encoder_arguments(config),
+        caption_encoder=build.caption_encoder_arguments(config),
         weights=build.reward_weights(config),
-        pieces=share.pieces,
-        will_write=not c.before,
-        **{name: c[name] for name in c if name not in ("pieces", "before")},
+        plan=c.before == "plan",
+        probe=c.before == "probe",
+        **share,
+        **{name: c[name] for name in c if name != "before"},
     )
 
 
 def _open_source(config: ml_collections.ConfigDict, workdir: Path) -> sources.Source:
     if not config.source.spec:
-        raise ValueError("config.source.spec must say where the pictures are, as tar:/data/*.tar.")
+        raise ValueError("config.source.spec must name the source, such as tar:/data/*.tar.")
     if config.source.spec != "shapes":
         return sources.open_source(config.source.spec)
     arguments = config.source.shapes.to_dict()
@@ -113,5 +162,5 @@ def _open_source(config: ml_collections.ConfigDict, workdir: Path) -> sources.So
     folder = workdir / "source"
     check_writable(folder)
     world.write_shards(folder, **arguments)
-    found = sources.open_source(f"tar:{glob.escape(str(folder))}/shapes-*.tar")
-    return sources.Source("shapes", {"kind": "shapes", **arguments}, found.pieces)
+    shards = sources.open_source(f"tar:{glob.escape(str(folder))}/shapes-*.tar")
+    return sources.Source("shapes", {"kind": "shapes", **arguments}, shards.pieces)

@@ -1,7 +1,5 @@
 """Counts what is read and what fails, and stops a run in which too much does."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Sequence
 

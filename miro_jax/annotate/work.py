@@ -1,48 +1,30 @@
-"""The work itself: chunks of pieces through the groups of models, kept as parts, published.
+"""The engine: chunks of pieces through the groups of models, stored as parts, published.
 
-What runs at the same time: one thread reads pieces, some decode and prepare pictures two chunks
+What runs at the same time: one thread reads pieces, some decode and prepare images two chunks
 ahead, one makes the next batch of them, this one runs the models, one writes parts and publishes
 pieces.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
-import functools
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from miro_jax.annotate import models, origin, parts
-from miro_jax.annotate.chunks import (
-    Batch,
-    Chunk,
-    Example,
-    ahead,
-    failure,
-    read_chunks,
-)
+from miro_jax.annotate import origin, parts
+from miro_jax.annotate.batches import Batch, Chunk, Example, Loader, Reading, ahead, failure
 from miro_jax.annotate.compute import Trouble, compute
-from miro_jax.annotate.gauge import Gauge
-from miro_jax.annotate.loading import Loader
 from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part, Usable
-from miro_jax.annotate.plan import Plan
-from miro_jax.annotate.publish import (
-    discard_changed,
-    discard_orphan,
-    is_done,
-    merge_failures,
-    shard_name,
-)
+from miro_jax.annotate.plan import Job
+from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
 from miro_jax.cli.progress import Progress
-from miro_jax.data.records.shards import read_published
 from miro_jax.data.sources import Piece, Sample, expected_samples
 
 _CHUNKS_AHEAD = 2
@@ -50,77 +32,82 @@ _CHUNKS_BEHIND = 2  # that wait to be written
 log = logging.getLogger("miro_jax")
 
 
-def annotate_pieces(todo: Plan) -> None:
-    """Run the groups of a plan over its pieces; publish the pieces that all groups have done.
+def work_on(job: Job, name: str, report: Callable[[str], object] = log.info) -> None:
+    """Run the groups of a job over its pieces; publish the pieces that all groups have done.
+
+    Args:
+      name: shown beside the progress. report: takes the speed of each pass, in words.
 
     Raises:
-        TooManyFailures: more samples failed than may; what is done is kept.
-        ValueError, OSError: models cannot be loaded or are others than before, or the storage
-            fails.
+      TooManyFailures: more samples failed than may; finished work is kept.
+      ValueError, OSError: models cannot be loaded or are others than before, or the storage fails.
     """
-    _annotate_once(todo)
-    if todo.groups == todo.toolbox.groups and not all(
-        is_done(todo.folder, piece.number) for piece in todo.pieces
+    _work_once(job, name, report)
+    if job.groups == job.toolbox.groups and not all(
+        job.sink.is_done(job.folder, piece.number) for piece in job.pieces
     ):  # a damaged part, as a power cut leaves it, shows when its piece is to be published
-        _annotate_once(todo)
+        _work_once(job, name, report)
 
 
-def _annotate_once(todo: Plan) -> None:
-    sets = [(group,) for group in todo.groups] if todo.one_by_one else [todo.groups]
+def _work_once(job: Job, name: str, report: Callable[[str], object]) -> None:
+    sets = [(group,) for group in job.groups] if job.settings.one_by_one else [job.groups]
     for number, groups in enumerate(sets):
-        pending = [piece for piece in todo.pieces if not _is_settled(todo, piece, groups)]
+        pending = [piece for piece in job.pieces if not _is_settled(job, piece, groups)]
         if not pending:
             continue
-        if number == 0:  # what is missing should be told now, and not days later
-            todo.toolbox.require_weights(todo.groups)
+        if number == 0:  # what is missing must show now, and not days later
+            job.toolbox.require_weights(job.groups)
         gauge = Gauge()
-        Run(todo, groups).over(pending, gauge)
-        text = f"{', '.join(group.name for group in groups)}: {gauge}" if sets[1:] else str(gauge)
-        log.info("%s", text)
-        print(text, file=sys.stderr)
+        Run(job, groups).over(pending, gauge, name)
+        names = ", ".join(group.name for group in groups)
+        report(f"{names}: {gauge}" if sets[1:] else str(gauge))
         if sets[1:]:
             gc.collect()  # the next models need the memory of these
 
 
-def _is_settled(todo: Plan, piece: Piece, groups: Sequence[Group]) -> bool:
-    """Tell whether nothing is left to do for some groups; publish what was left unpublished."""
-    if is_done(todo.folder, piece.number):
-        todo.folder.remove(parts.place(piece.number))
+def _is_settled(job: Job, piece: Piece, groups: Sequence[Group]) -> bool:
+    """Return whether nothing is left to do for some groups; publish what was left unpublished."""
+    job.sink.discard_spoiled(job.folder, piece.number)
+    if job.sink.is_done(job.folder, piece.number):
+        job.folder.remove(parts.folder_of(piece.number))
         return True
-    discard_orphan(todo.folder, piece.number)
 
     def is_whole() -> bool:
-        return all(todo.assembly.is_whole(piece.number, group.name) for group in groups)
+        return all(job.assembly.is_whole(piece.number, group.name) for group in groups)
 
     # A damaged part disappears when its piece is to be published.
-    return is_whole() and (todo.assembly.publish(piece.number, piece.id) or is_whole())
+    return is_whole() and (job.assembly.publish(piece.number, piece.id) or is_whole())
 
 
 class Run:
     """Some groups, loaded, at work on pieces."""
 
-    def __init__(self, todo: Plan, groups: Sequence[Group]):
-        self._todo, self._folder = todo, todo.folder
-        mesh = todo.toolbox.make_mesh(groups)
-        self._models = {group.name: todo.toolbox.load(group, mesh) for group in groups}
+    def __init__(self, job: Job, groups: Sequence[Group]):
+        self._job, self._folder, self._sink = job, job.folder, job.sink
+        self._batch_size = job.settings.batch_size
+        self._reading = Reading(
+            self._batch_size, job.sink.needs_caption, job.sink.takes_synthetic
+        )
+        mesh = job.toolbox.make_mesh(groups)
+        self._models = {group.name: job.toolbox.load(group, mesh) for group in groups}
         facts = {name: loaded.facts() for name, loaded in self._models.items()}
         # Not before: a run that cannot start leaves nothing that others would have to agree with.
-        origin.begin(self._folder, todo.configuration)
+        job.claim.begin(job.request, again=True)
         for name in self._models:
             origin.claim_models(self._folder, name, facts[name])
 
-    def over(self, pieces: Sequence[Piece], gauge: Gauge, name: str = "annotate") -> None:
-        """Annotate pieces, and measure it; `name` is what people see."""
-        self._gauge = gauge
-        self._tally = Tally(self._todo.max_failure_rate, self._todo.remedy)
-        self._doubt = Doubt(pieces)
-        for piece in self._todo.pieces:
-            if is_done(self._folder, piece.number):
-                sidecar, _ = read_published(self._folder, shard_name(piece.number))
-                self._tally.add(sidecar["num_samples"], sidecar["failures"])
+    def over(self, pieces: Sequence[Piece], gauge: "Gauge", name: str = "annotate") -> None:
+        """Put pieces through the models, and measure it; `name` is what people see."""
+        self._gauge, self._since = gauge, time.monotonic()
+        self._tally = Tally(self._job.settings.max_failure_rate, self._job.remedy)
+        self._doubt = Doubt(pieces if self._sink.takes_synthetic else ())
+        for piece in self._job.pieces:
+            if self._sink.is_done(self._folder, piece.number):
+                facts = self._sink.read_facts(self._folder, piece.number)
+                self._tally.add(facts["num_samples"], facts["failures"])
         with (
             ThreadPoolExecutor(1, "writer") as writer,
-            Loader(self._todo.num_threads) as self._loader,
+            Loader(self._job.num_threads) as self._loader,
             contextlib.closing(self._ready(pieces)) as ready,
             Progress(name, "images", expected_samples(pieces)) as progress,
             self._gauge.time("running"),
@@ -133,53 +120,59 @@ class Run:
                         _wait(unwritten.popleft())
                     number = pieces.index(chunk.piece) + 1
                     progress.update(chunk.count, self._where(number, len(pieces)))
-                    if chunk.last:  # what is left can be told from what is behind
+                    if chunk.last:  # what is left can be estimated from what is behind
                         progress.total = expected_samples(pieces, pieces[:number], progress.done)
                     self._tally.check(MIN_SAMPLES)
-                    self._doubt.voice(MIN_SAMPLES)
+                    self._doubt.warn(MIN_SAMPLES)
                 while unwritten:
                     _wait(unwritten.popleft())
-                self._doubt.voice()
+                self._doubt.warn()
             except BaseException:
                 self._loader.stop()
                 raise
 
     def _where(self, number: int, count: int) -> str:
-        """Say where the run is, for people."""
+        """Return where the run is, for people."""
         failed = f", {self._tally.failures:,} failed" if self._tally.failures else ""
         return f"{'+'.join(self._models)}, piece {number} of {count}{failed}"
 
     def _ready(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, dict[str, Batch]]]:
-        """Yield chunks with their pictures, timing the wait for them."""
+        """Yield chunks with their images, timing the wait for them."""
         with contextlib.closing(ahead(self._batches(pieces), 1)) as ready:
             while True:
                 with self._gauge.time("waiting"):
-                    found = next(ready, None)
-                if found is None:
+                    item = next(ready, None)
+                if item is None:
                     return
-                yield found
+                yield item
 
     def _batches(self, pieces: Sequence[Piece]) -> Iterator[tuple[Chunk, dict[str, Batch]]]:
         with contextlib.closing(ahead(self._chunks(pieces), _CHUNKS_AHEAD)) as chunks:
             for chunk in chunks:
-                yield chunk, chunk.collect()
+                yield chunk, chunk.collect(self._batch_size)
 
     def _chunks(self, pieces: Sequence[Piece]) -> Iterator[Chunk]:
         for piece in pieces:
-            if is_done(self._folder, piece.number):  # by another worker, meanwhile
+            if self._sink.is_done(self._folder, piece.number):  # by another process, meanwhile
                 continue
-            there = set(self._folder.names(parts.place(piece.number)))
-            missing = functools.partial(self._missing, piece.number, there)
-            yield from read_chunks(piece, self._todo.batch_size, missing, self._decode)
+            # Listed once: asking for each part in turn takes long.
+            there = set(self._folder.names(parts.folder_of(piece.number)))
+
+            def missing(
+                start: int, number: int = piece.number, there: set[str] = there
+            ) -> tuple[tuple[str, ...], list[dict]]:
+                return self._missing(number, there, start)
+
+            yield from self._reading.chunks(piece, missing, self._decode)
 
     def _missing(
         self, piece: int, there: set[str], start: int
     ) -> tuple[tuple[str, ...], list[dict]]:
         """Return which groups have no part yet, and the failures in the parts of the others.
 
-        there: files of the piece when its reading began; asking for each in turn takes long.
+        there: files of the piece when its reading began.
         """
-        names, found = [], []
+        names, known = [], []
         for name in self._models:
             file = self._part_name(piece, name, start)
             is_there = file.rpartition("/")[2] in there
@@ -187,47 +180,62 @@ class Run:
             if part is None:
                 names.append(name)
             else:
-                found.append(part)
-        return tuple(names), merge_failures(found)
+                known.append(part)
+        return tuple(names), merge_failures(known)
 
     def _part_name(self, piece: int, group: str, start: int) -> str:
-        return parts.part_name(piece, group, start, self._todo.batch_size)
+        return parts.part_name(piece, group, start, self._batch_size)
 
     def _decode(self, sample: Sample, groups: tuple[str, ...]) -> Future:
-        chosen = {name: self._models[name] for name in groups}
-        return self._loader.submit(sample, functools.partial(models.prepare_each, chosen))
+        return self._loader.submit(sample, {name: self._models[name] for name in groups})
 
-    def _process(self, chunk: Chunk, batches: dict[str, Batch], writer) -> list[Future]:
+    def _process(
+        self, chunk: Chunk, batches: dict[str, Batch], writer: ThreadPoolExecutor
+    ) -> list[Future]:
         """Run the missing groups over a chunk; return what is being written."""
-        futures, found = [], [*chunk.known]
+        futures, failures = [], [*chunk.known]
         for name, batch in batches.items():
             arrays, trouble = {}, {}
             if batch.examples:
                 with self._gauge.time("busy"):
-                    arrays, trouble = compute(self._models[name], batch)
-            part = make_part(chunk, batch, arrays, trouble)
-            found += part.failures
-            place = self._part_name(chunk.piece.number, name, chunk.start)
-            futures.append(writer.submit(parts.save_part, self._folder, place, part))
+                    arrays, trouble = compute(self._models[name], batch, self._job.stored)
+            since, self._since = self._since, time.monotonic()
+            file = self._part_name(chunk.piece.number, name, chunk.start)
+            part = make_part(chunk, batch, arrays, trouble, file, self._since - since)
+            failures += part.failures
+            futures.append(writer.submit(parts.save_part, self._folder, part))
         if chunk.last:
             futures.append(writer.submit(self._publish, chunk.piece))
         most = max((batch.examples for batch in batches.values()), key=len, default=[])
         self._doubt.see(most)
         self._gauge.images += len(most)
-        # Of several failures of a sample the first counts, as in the sidecar.
-        first = {one["position"]: one for one in reversed(found)}
+        # Of several failures of a sample the first counts, as in what is published.
+        first = {one["position"]: one for one in reversed(failures + self._unread(chunk, most))}
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
 
+    def _unread(self, chunk: Chunk, examples: Sequence[Example]) -> list[dict]:
+        """Return the failures of examples of which no reward can be had without a caption."""
+        rewards = [reward for loaded in self._models.values() for reward in loaded.rewards]
+        whole = len(rewards) == len(self._job.toolbox.rewards)
+        if not whole or not all(reward.needs_caption for reward in rewards):
+            return []
+        return [
+            failure(chunk.piece.id, e.position, e.key, e.cause, e.detail)
+            for e in examples
+            if e.caption is None
+        ]
+
     def _publish(self, piece: Piece) -> None:
         """Publish a piece if all groups have done it, and its file is still what it was."""
-        if piece.fingerprint(again=True) != self._todo.configuration["pieces"][piece.id]:
+        known = self._job.digests[piece.id]
+        if piece.fingerprint(again=True) != known:
             raise discard_changed(self._folder, piece.number, piece.id)
-        self._todo.assembly.publish(piece.number, piece.id)
+        self._job.assembly.publish(piece.number, piece.id)
 
 
 class Doubt:
-    """Says once that a table of synthetic captions seems to be that of other pictures."""
+    """Warns once that a table of synthetic captions seems to be that of other images."""
 
     def __init__(self, pieces: Sequence[Piece]):
         self._table = next((p.tables.synthetic for p in pieces if p.tables.synthetic), None)
@@ -239,20 +247,27 @@ class Doubt:
         if any(example.synthetic for example in examples):
             self._table = None
 
-    def voice(self, least: int = 1) -> None:
-        """Speak up if none of at least so many had a synthetic caption."""
+    def warn(self, least: int = 1) -> None:
+        """Print the warning if none of at least so many had a synthetic caption."""
         if self._table is not None and self._seen >= least:
-            said = f"none of {self._seen:,} pictures has a synthetic caption"
-            print(f"warning: {said}: {self._table.describe_missing()}", file=sys.stderr)
+            text = f"none of {self._seen:,} images has a synthetic caption"
+            print(f"warning: {text}: {self._table.describe_missing()}", file=sys.stderr)
             self._table = None
 
 
-def make_part(chunk: Chunk, batch: Batch, arrays: dict[str, np.ndarray], trouble: Trouble) -> Part:
-    """Return what is kept of a chunk: the rows without trouble, and why the others are not there.
+def make_part(
+    chunk: Chunk,
+    batch: Batch,
+    arrays: dict[str, np.ndarray],
+    trouble: Trouble,
+    name: str,
+    seconds: float,
+) -> Part:
+    """Return what is stored of a chunk: the rows without trouble, and why others are missing.
 
     Args:
-        chunk: with the failures of its pictures.
-        batch: of the group. arrays, trouble: see `compute`.
+      chunk: with the failures of its images. batch: of the group.
+      arrays, trouble: see `compute`. name: of the part's file. seconds: that the batch took.
     """
     examples = batch.examples
     bad = [(example, "unfit for a model", detail) for example, detail in batch.refused]
@@ -263,26 +278,75 @@ def make_part(chunk: Chunk, batch: Batch, arrays: dict[str, np.ndarray], trouble
     ]
     good = [row for row in range(len(examples)) if row not in trouble]
     samples = [
-        Usable(e.position, e.key, e.caption, e.synthetic.get("long"), e.width, e.height, e.digest)
+        Usable(
+            e.position,
+            e.key,
+            e.caption,
+            e.synthetic.get("long"),
+            e.width,
+            e.height,
+            e.digest,
+            e.cause,
+            e.detail,
+        )
         for e in (examples[row] for row in good)
     ]
-    kept = _rows(arrays, good) if trouble else arrays
-    return Part(chunk.count, chunk.last, samples, failures, kept)
+    rows = _take(arrays, good) if trouble else arrays
+    return Part(chunk.count, chunk.last, samples, failures, rows, name, round(seconds, 4))
 
 
-def _rows(arrays: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
+def _take(arrays: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
     """Take some rows of the arrays of `compute`."""
-    kept = {}
+    taken = {}
     for name, array in arrays.items():
         if name.endswith("tokens"):
             cuts = np.cumsum(arrays[name.removesuffix("tokens") + "lengths"])[:-1]
             every = np.split(array, cuts)
-            kept[name] = np.concatenate([every[row] for row in rows] or [array[:0]])
+            taken[name] = np.concatenate([every[row] for row in rows] or [array[:0]])
         else:
-            kept[name] = array[list(rows)]
-    return kept
+            taken[name] = array[list(rows)]
+    return taken
 
 
 def _wait(futures: Sequence[Future]) -> None:
     for future in futures:
         future.result()
+
+
+class Gauge:
+    """Counts images, and seconds of three kinds; `images` is to be counted up.
+
+    running: while there is work, loading models not included. busy: in calls of models, the
+    splitting of captions into tokens included. waiting: for images.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seconds = dict.fromkeys(("running", "busy", "waiting"), 0.0)
+        self.images = 0
+
+    @contextlib.contextmanager
+    def time(self, kind: str) -> Iterator[None]:
+        """Time what happens inside as one of the kinds."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[kind] += self._clock() - begin
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / max(self._seconds["running"], 1e-9)
+
+    def __str__(self) -> str:
+        if not self.images:
+            return "no usable image was left to do"
+        seconds = max(self._seconds["running"], 1e-9)
+        # While models are called, devices also wait for the host: for tokens, for copies.
+        idle = max(0.0, 1 - self._seconds["busy"] / seconds)
+        return (
+            f"{self.images} images in {seconds:.1f} s, {self.rate:.1f} a second; devices idle at "
+            f"least {idle:.0%} of the time ({self._seconds['waiting'] / seconds:.0%} waiting for "
+            "images)"
+        )

@@ -6,8 +6,6 @@ in NUM_WORKERS), a Slurm array (SLURM_ARRAY_TASK_ID and its COUNT, MIN and STEP)
 slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -71,6 +71,8 @@ def add_flags(
 ) -> None:
     """Add a flag for each field of a dataclass, in order, under the titles of their groups.
 
+    The fields that a class inherits come after its own.
+
     Args:
       parser: may have flags of other dataclasses; groups of the same title become one.
       settings: the dataclass.
@@ -78,7 +80,8 @@ def add_flags(
       skip: fields that get no flag.
     """
     groups: dict[str, Any] = {group.title: group for group in parser._action_groups} | {"": parser}
-    for field in dataclasses.fields(settings):
+    own = settings.__annotations__
+    for field in sorted(dataclasses.fields(settings), key=lambda field: field.name not in own):
         rules = field.metadata
         if "help" not in rules or rules.get("flag") is False or field.name in skip:
             continue

@@ -17,7 +17,7 @@ class Sample:
     caption: or None. synthetic: {"long": text, "short": text}, or empty.
     meta: further values, as JSON has them. problem: why it cannot be used, one of `causes`, or "".
     detail: what a cause alone does not say. names: what tables of captions may call it, the
-    likeliest first.
+    likeliest first. no_caption: cause and detail where a caption is not needed and not usable.
     """
 
     key: str
@@ -28,6 +28,7 @@ class Sample:
     problem: str = ""
     detail: str = ""
     names: tuple[str, ...] = ()
+    no_caption: tuple[str, str] = ("", "")
 
     def __post_init__(self):
         if self.problem:
@@ -133,7 +134,14 @@ def complete(
     if problem == "missing caption" and sample.caption is None and tables.captions is not None:
         detail = tables.captions.describe_missing()
     if problem in causes.OF_TEXTS and not needs_caption:
-        sample = dataclasses.replace(sample, caption=None, synthetic={}, problem="", detail="")
+        sample = dataclasses.replace(
+            sample,
+            caption=None,
+            synthetic={},
+            problem="",
+            detail="",
+            no_caption=(problem, detail),
+        )
         problem, detail = _problem_of_picture(sample, is_repeated)
     return dataclasses.replace(
         sample,
