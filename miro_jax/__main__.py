@@ -30,7 +30,7 @@ class Verb:
 
 
 VERBS = {
-    "annotate": Verb("annotate.command", "score and encode images with captions into records"),
+    "annotate": Verb("annotate.__main__", "score and encode images with captions into records"),
     "train": Verb("main", "one stage of a configured run, training by default", "cli.config"),
     "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
     "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),

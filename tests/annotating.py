@@ -8,7 +8,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from miro_jax import annotate
+from miro_jax.annotate import stage
 from miro_jax.data import sources
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
@@ -20,7 +20,10 @@ SIZE = 16
 
 
 class Brightness(base.Judge):
-    """Mean of the picture, or of the picture and the caption's length; counts its readings."""
+    """Mean of the image, or of the image and the caption's length; counts the images it reads.
+
+    Images that fill a batch are copies of others, and not counted.
+    """
 
     version = "test1"
     synthetic_form = "long"
@@ -37,7 +40,7 @@ class Brightness(base.Judge):
 
     def encode(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (SIZE, SIZE, 3)
-        self.num_read += len(images)
+        self.num_read += len(np.unique(images.reshape(len(images), -1), axis=0))
         return images.mean(axis=(1, 2, 3)) / 255
 
     def judge(self, features, captions):
@@ -108,7 +111,7 @@ def call(paths, out, reward_list=None, **changes):
         "num_bins": 4,
         "batch_size": 4,
     }
-    return annotate.annotate(**(arguments | changes))
+    return stage.annotate(**(arguments | changes))
 
 
 def read_records(out):

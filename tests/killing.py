@@ -17,10 +17,12 @@ import tempfile
 import time
 
 from miro_jax import annotate
+from miro_jax.annotate import stage
 from miro_jax.data.shapes import world
 from tests.annotating import contents
 
 SHARDS = 8
+ENGINE = stage  # imported here, and not by each child
 
 
 def command(source, out, *more):

@@ -40,7 +40,7 @@ def test_command_line_annotates_and_says_what_it_did(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("12 records, 0 failures")
-    assert re.search(r"12 pictures in .* devices idle at least \d+% of the time", done.stderr)
+    assert re.search(r"12 images in .* devices idle at least \d+% of the time", done.stderr)
     assert Manifest.load(tmp_path / "out").caption_width == 16
 
 
@@ -60,10 +60,10 @@ def test_help_shows_defaults_and_an_example(capsys):
     [
         ({"rewards": "beauty,taste"}, "sharpness.*taste"),
         ({"source": "zip:x"}, "'tar'"),
-        ({"weights": "clip"}, "NAME=PLACE"),
+        ({"weights": "clip"}, "NAME=FOLDER_OR_HUB_ID"),
         ({"group": "a"}, "NAME=MEMBER"),
         ({"piece": "0", "pieces": "0"}, "must not both"),
-        ({"piece": "0-1"}, "invalid int"),
+        ({"piece": "0-1"}, "must be an integer"),
         ({"pieces": ""}, "numbers or ranges"),
         ({"num-workers": "4"}, "must come with a worker's index"),
         ({"pieces": "0", "num-workers": "4"}, "must not both"),
@@ -78,9 +78,9 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"image-encoder": "vae9"}, "pixels.*vae9"),
         ({"image-encoder": "pixels:speed=3"}, "speed"),
         ({"caption-encoder": "words:width"}, "KEY=VALUE"),
-        ({"batch-size": "0"}, "batch_size"),
+        ({"batch-size": "0"}, "batch-size: must be at least 1"),
         ({"mesh": "2"}, "DATAxMODEL"),
-        ({"num-bins": "x"}, "invalid int"),
+        ({"num-bins": "x"}, "must be an integer"),
         ({"out": "/dev/null/x"}, "must be a folder"),
         ({"out": None}, "--out"),
     ],
@@ -152,7 +152,7 @@ def test_a_plan_of_impossible_devices_is_refused_and_one_of_a_complete_set_is_sh
     arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
     arguments.append("--rewards=beauty")
     status, _, err = run_main([*arguments, "--plan", "--devices=0"], capsys)
-    assert status == 2 and "must be positive; got 0" in err
+    assert status == 2 and "devices: must be at least 1; got '0'" in err
     share = ["--probe", "--worker-index=7", "--num-workers=8"]  # without any piece
     status, out, _ = run_main([*arguments, *share], capsys)
     assert status == 0 and "pieces: 1, of which this worker does 0" in out
@@ -169,8 +169,8 @@ def test_stopping_from_the_keyboard_is_said_in_a_line(tmp_path, capsys, monkeypa
     def stop(*_):
         raise KeyboardInterrupt
 
-    for place, said in (("execute", "goes on from here"), ("make_plan", "nothing has begun")):
-        monkeypatch.setattr(f"miro_jax.annotate.command.{place}", stop)
+    for place, said in (("execute", "resumes from here"), ("plan", "nothing has begun")):
+        monkeypatch.setattr(f"miro_jax.annotate.stage.{place}", stop)
         status, _, err = run_main(arguments, capsys)
         assert status == 130 and err.splitlines()[-1].endswith(f"{said}.")
 
@@ -196,5 +196,5 @@ def test_synthetic_captions_of_other_pictures_are_noticed(tmp_path, capsys):
     arguments = [f"--source=tar:{tmp_path}/source/*.tar?synthetic={tmp_path}/s.tsv"]
     arguments += [f"--out={tmp_path}/out", "--rewards=beauty", "--image-encoder=pixels:size=16"]
     status, _, err = run_main(arguments, capsys)
-    assert status == 0 and "warning: none of 4 pictures has a synthetic caption" in err
+    assert status == 0 and "warning: none of 4 images has a synthetic caption" in err
     assert "its first is for 'photos/other'" in err

@@ -74,10 +74,10 @@ def test_a_piece_that_changes_meanwhile_is_not_published(pieces, whole, tmp_path
             os.replace(pieces[1] + ".new", pieces[1])
 
     out = tmp_path / "out"
-    with pytest.raises(SourceChanged, match="p1.tar changed while it was annotated"):
+    with pytest.raises(SourceChanged, match="p1.tar changed while it was read"):
         call(pieces, out, meddle(deed))
     assert not (out / "shard-00001.array_record").exists()
-    with pytest.raises(ValueError, match="pieces: 1 changed: p1.tar"):
+    with pytest.raises(ValueError, match="pieces.p1.tar.bytes is 40960 there"):
         call(pieces, out)
     pathlib.Path(pieces[1]).write_bytes(before)
     call(pieces, out)
@@ -301,7 +301,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, capsys, mon
         assert annotate.main(arguments) == 1
     err = capsys.readouterr().err.splitlines()[-1]
     assert "No space left on device" in err and f"{tmp_path}/out/" in err
-    assert err.endswith("What is done is kept: the same command goes on.")
+    assert err.endswith("Finished work is kept: the same command resumes.")
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
     assert annotate.main(arguments) == 0
     shutil.copytree(tmp_path / "out", tmp_path / "first")
@@ -335,7 +335,7 @@ def test_each_pass_is_measured_and_other_levels_are_said(pieces, tmp_path, capsy
     out = tmp_path / "out"
     call(pieces, out, one_by_one=True)
     err = capsys.readouterr().err
-    assert "\nrewards: 30 pictures in" in err and "\nencode: 30 pictures in" in err
+    assert "\nrewards: 30 images in" in err and "\nencode: 30 images in" in err
     call(pieces, out, num_bins=8)
     assert (
         "levels are fitted anew: 4 (quantile) before, 8 (quantile) now" in capsys.readouterr().err

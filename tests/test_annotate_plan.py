@@ -11,7 +11,8 @@ import pytest
 
 from configs.base import get_config
 from miro_jax import annotate
-from miro_jax.annotate import estimate, sizes, tell
+from miro_jax.annotate import estimate, sizes
+from miro_jax.annotate.plan import plan
 from miro_jax.data.shapes import world
 from tests.annotating import make_pieces, open_paths, sample
 from tests.sources import write_tar
@@ -32,9 +33,18 @@ def make_plan(source, out, rewards=SEVEN, **changes):
         "image_encoder": {"name": "sdxl_vae", "size": 256},
         "caption_encoder": {"name": "flan_t5", "width": 2048, "max_tokens": 256},
         "dtype": "bfloat16",
-        "will_write": False,
+        "plan": True,
     }
-    return annotate.plan(source, out, rewards, **arguments | changes)
+    arguments |= {"source": source, "out": out, "rewards": rewards, "pieces": "all"}
+    return plan(annotate.Settings(**arguments | changes))
+
+
+def describe(source, out, rewards=SEVEN, devices=1, device_memory=None, **changes):
+    """What `--plan` prints."""
+    job = make_plan(
+        source, out, rewards, devices=devices, device_memory=device_memory, **changes
+    )
+    return estimate.describe(job)
 
 
 def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
@@ -59,7 +69,7 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
         "about 60; 100.0% are usable",
         "memory of each of 4 devices (1 x 4), batches of 64:",
         "vqa: vqa                        11,447.0 M parameters, as published: 5.65 GiB, at work",
-        "asked for: one\n  fits into 16 GiB",
+        "requested: one\n  fits into 16 GiB",
         "hours on these devices are not known",
     ):
         assert fact in text, fact
@@ -67,14 +77,15 @@ def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
 
 
 def test_what_does_not_fit_is_said_with_what_would_help(source, tmp_path):
-    text = tell.describe(make_plan(source, tmp_path), 1, 40.0)
+    text = describe(source, tmp_path, device_memory=40.0)
     assert "DOES NOT FIT into 40 GiB; --one-by-one would help" in text
-    text = tell.describe(make_plan(source, tmp_path, one_by_one=True), 1, 16.0)
+    text = describe(source, tmp_path, device_memory=16.0, one_by_one=True)
     assert "DOES NOT FIT into 16 GiB; more devices or a smaller batch would help" in text
-    text = tell.describe(make_plan(source, tmp_path, dtype="float32", one_by_one=True), 8, 16.0)
+    one = {"dtype": "float32", "one_by_one": True}
+    text = describe(source, tmp_path, devices=8, device_memory=16.0, **one)
     remedy = "--dtype=bfloat16, --mesh=allx8, more devices or a smaller batch would help"
     assert f"DOES NOT FIT into 16 GiB; {remedy}" in text
-    text = tell.describe(make_plan(source, tmp_path), 8, 80.0)
+    text = describe(source, tmp_path, devices=8, device_memory=80.0)
     assert "fits into 80 GiB" in text and "DOES NOT" not in text
 
 
@@ -86,7 +97,7 @@ def resident(text, name):
 
 def test_devices_share_parameters_as_the_mesh_lays_them_out(source, tmp_path):
     def told(mesh, devices):
-        return tell.describe(make_plan(source, tmp_path, mesh=mesh), devices)
+        return describe(source, tmp_path, mesh=mesh, devices=devices)
 
     one, eight, pairs, alone = told("all", 1), told("all", 8), told("allx2", 8), told("1x1", 8)
     assert "of 8 devices (4 x 2)" in pairs and "of one device (1 x 1)" in alone
@@ -100,7 +111,7 @@ def test_devices_share_parameters_as_the_mesh_lays_them_out(source, tmp_path):
 
 
 def test_only_the_stages_that_run_are_planned(source, tmp_path):
-    text = tell.describe(make_plan(source, tmp_path, stages="encode"))
+    text = describe(source, tmp_path, stages="encode")
     assert "flan_t5" in text and "vqa" not in text
 
 
@@ -119,16 +130,16 @@ def test_a_caption_costs_what_its_padded_length_does():
 
 def test_weights_that_two_rewards_share_count_once(source, tmp_path):
     rewards = ("aesthetic", "openai_clip")
-    text = tell.describe(make_plan(source, tmp_path, rewards))
+    text = describe(source, tmp_path, rewards)
     assert resident(text, "aesthetic")[0] == 0 and resident(text, "openai_clip")[0] > 0.7
     places = {"openai_clip": "another/clip"}
-    text = tell.describe(make_plan(source, tmp_path, rewards, weights=places))
+    text = describe(source, tmp_path, rewards, weights=places)
     assert resident(text, "aesthetic")[0] > 0.5
 
 
 def test_missing_weights_of_a_later_group_are_told_before_any_work(source, tmp_path, monkeypatch):
     monkeypatch.setenv("MIRO_JAX_OFFLINE", "1")
-    todo = make_plan(
+    job = make_plan(
         source,
         tmp_path,
         ("beauty", "vqa"),
@@ -137,14 +148,14 @@ def test_missing_weights_of_a_later_group_are_told_before_any_work(source, tmp_p
         one_by_one=True,
     )
     with pytest.raises(FileNotFoundError, match="clip-flant5-xxl must be fetched"):
-        annotate.execute(todo)
+        annotate.execute(job)
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_disk_that_is_too_small_is_named(source, tmp_path, monkeypatch):
     full = dataclasses.make_dataclass("Usage", ["free"])(1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)
-    text = tell.describe(make_plan(source, tmp_path / "out"))
+    text = describe(source, tmp_path / "out")
     assert f"free on {tmp_path}: 1.0 kB: DOES NOT FIT" in text
 
 
@@ -169,37 +180,42 @@ def test_a_large_piece_is_read_in_part(tmp_path, monkeypatch):
 
 
 def test_disk_is_estimated_near_to_what_is_written(source, tmp_path):
-    encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
-    todo = annotate.plan(source, tmp_path / "out", ["beauty"], *encoders, encode_512=False)
-    each = sum(estimate.disk(todo, estimate.look(todo.source.pieces)).values())
-    annotate.execute(todo)
+    small = {
+        "image_encoder": {"name": "pixels", "size": 48},
+        "caption_encoder": {"name": "words", "width": 64},
+        "dtype": None,
+    }
+    job = make_plan(source, tmp_path / "out", ["beauty"], **small)
+    each = sum(estimate.disk(job, estimate.look(job.source.pieces)).values())
+    annotate.execute(job)
     names = sorted((tmp_path / "out").glob("*.array_record"))
     from_parts = sum(path.stat().st_size for path in names)
     assert 0.3 * from_parts < 60 * each < 3 * from_parts
-    more = annotate.plan(source, tmp_path / "b", ["beauty"], *encoders, encode_512=True)
-    fields = estimate.disk(more, estimate.look(todo.source.pieces))
+    more = make_plan(source, tmp_path / "b", ["beauty"], encode_512=True, **small)
+    fields = estimate.disk(more, estimate.look(job.source.pieces))
     assert fields["image_mean_512, image_std_512"] == 4 * 512 * 512 * 3
     assert fields["image_mean, image_std"] == 4 * 48 * 48 * 3
 
 
 def test_the_second_latents_must_be_of_another_size(source, tmp_path):
     make_plan(source, tmp_path, encode_512=True)
-    with pytest.raises(ValueError, match="size 512 already: leave out encode_512"):
+    with pytest.raises(ValueError, match="size 512 already: drop encode_512"):
         large = {"name": "sdxl_vae", "size": 512}
         make_plan(source, tmp_path, image_encoder=large, encode_512=True)
 
 
 def test_a_probe_measures_the_rate_and_leaves_nothing(source, tmp_path):
-    todo = make_plan(
+    text = describe(
         source,
         tmp_path / "out",
         ("beauty", "count"),
         image_encoder={"name": "pixels", "size": 24},
         caption_encoder={"name": "words"},
         batch_size=2,
+        plan=False,
+        probe=True,
     )
-    text = tell.describe(todo, measure=True)
-    (rate,) = re.findall(r"rewards, encode: ([\d,.]+) pictures a second, measured", text)
+    (rate,) = re.findall(r"rewards, encode: ([\d,.]+) images a second, measured", text)
     assert float(rate.replace(",", "")) > 1
     assert "all pieces by one such worker" in text and "no model has a network" in text
     assert list(tmp_path.iterdir()) == []
@@ -222,9 +238,8 @@ def test_a_config_tells_its_plan_too(tmp_path, capsys):
 def test_a_source_without_usable_samples_is_said_to_be_one(tmp_path):
     members = [m for i in range(3) for m in sample(i, caption="")] + sample(4, image=b"")
     pieces = write_tar(tmp_path / "a.tar", members)
-    encoders = ({"name": "pixels", "size": 48}, {"name": "words", "width": 64})
-    todo = annotate.plan(f"tar:{pieces}", tmp_path / "out", ["beauty"], *encoders)
-    text = tell.describe(todo)
+    small = {"image_encoder": "pixels:size=48", "caption_encoder": "words:width=64"}
+    text = describe(f"tar:{pieces}", tmp_path / "out", ["beauty"], **small)
     assert (
         "  75.0% cannot: missing caption, as a.tar/key0000\n  25.0% cannot: missing image" in text
     )

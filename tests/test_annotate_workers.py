@@ -6,10 +6,11 @@ import uuid
 import numpy as np
 import pytest
 
-from miro_jax.annotate import origin, parts, publish, work, workers
-from miro_jax.annotate.chunks import Batch
+from miro_jax.annotate import parts, work, workers
+from miro_jax.annotate.batches import Batch
 from miro_jax.annotate.finish import merge
 from miro_jax.data import storage
+from miro_jax.data.storage.claim import Claim
 from tests.annotating import (
     SIZE,
     Brightness,
@@ -94,13 +95,13 @@ def test_workers_together_make_the_same_bytes(pieces, whole, tmp_path, count):
 
 def test_merging_says_which_pieces_are_missing(pieces, tmp_path):
     call(pieces, tmp_path, pieces=[0, 2, 3])
-    todo = make_plan(pieces, tmp_path)
+    job = make_job(pieces, tmp_path)
     with pytest.raises(RuntimeError, match=r"All 5 pieces .* 2 are not .*--pieces=1,4"):
-        merge(todo)
+        merge(job)
 
 
-def make_plan(paths, out, **changes):
-    """The plan of `call`."""
+def make_job(paths, out, **changes):
+    """The job of `call`."""
     made = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("miro_jax.annotate.stage.execute", made.append)
@@ -164,7 +165,7 @@ def test_what_one_group_refuses_does_not_change_what_another_makes(pieces, tmp_p
     go("resumed", stages="second")
     assert go("resumed") == together
     scores = [record.scores[0] for record in read_records(tmp_path / "together").values()]
-    assert len(scores) == 33 and set(scores) == {np.float32(0.04), np.float32(0.03)}
+    assert len(scores) == 33 and set(scores) == {np.float32(0.04)}  # one size of batch
     causes = [failure["cause"] for failure in read_failures(tmp_path / "together")]
     assert causes == ["unfit for a model"] * 2
 
@@ -186,8 +187,8 @@ def test_other_models_in_the_same_folder_are_refused(pieces, tmp_path):
 def test_two_workers_on_one_piece_do_not_harm_each_other(pieces, whole, tmp_path):
     """The second does everything between any two steps of the first."""
     out = tmp_path / "out"
-    todo = make_plan(pieces, out, pieces=[0])
-    origin.begin(todo.folder, todo.configuration)
+    job = make_job(pieces, out, pieces=[0])
+    job.claim.begin(job.request)
     interrupted = []
 
     class Interrupted(Brightness):
@@ -195,7 +196,7 @@ def test_two_workers_on_one_piece_do_not_harm_each_other(pieces, whole, tmp_path
             if not interrupted and "picture 5" in captions:
                 interrupted.append(True)
                 call(pieces, out, pieces=[0])
-                assert publish.is_done(todo.folder, 0)
+                assert job.sink.is_done(job.folder, 0)
             return super().judge(features, captions)
 
     first, _, third = rewards()
@@ -209,11 +210,11 @@ def test_parts_of_a_slower_worker_disappear(pieces, whole, tmp_path, monkeypatch
     out = tmp_path / "out"
     save = parts.save_part
 
-    def late(folder, name, part):
-        if "rewards-00000004" in name:
+    def late(folder, part):
+        if "rewards-00000004" in part.name:
             monkeypatch.setattr(parts, "save_part", save)
             call(pieces, out, pieces=[0])
-        save(folder, name, part)
+        save(folder, part)
 
     monkeypatch.setattr(parts, "save_part", late)
     call(pieces, out, pieces=[0])
@@ -277,10 +278,13 @@ def test_a_part_reads_back(tmp_path):
     class Chunk:
         piece, start, count, last, failures = None, 0, 2, True, []
 
-    part = work.make_part(Chunk, Batch(), {}, {})
-    assert parts.decode_part(parts.encode_part(part)) == part
+    batch = Batch([], [], {}, {}, None, (), [])
+    part = work.make_part(Chunk, batch, {}, {}, "a.part", 0.5)
+    assert parts.decode_part(parts.encode_part(part), "a.part") == part
     with pytest.raises(storage.Damaged, match="digest"):
-        parts.decode_part(parts.encode_part(part)[:-1])
+        parts.decode_part(parts.encode_part(part)[:-1], "a.part")
+    with pytest.raises(storage.Damaged, match="b.part is the file a.part"):
+        parts.decode_part(parts.encode_part(part), "b.part")
     assert parts.load_part(storage.open_folder(tmp_path), "x.part") is None
 
 
@@ -296,32 +300,32 @@ def test_part_of_a_complete_set_is_not_made_again_with_other_models(pieces, tmp_
 
 def test_a_worker_that_begins_while_others_end_leaves_nothing(pieces, whole, tmp_path, monkeypatch):
     """The set is complete between its look at it and the note that it makes."""
-    out, begin = tmp_path / "out", origin.begin
+    out, begin = tmp_path / "out", Claim.begin
     call(pieces, out, pieces=range(4))
 
-    def late(folder, configuration):
-        monkeypatch.setattr(origin, "begin", begin)
+    def late(claim, request, **options):
+        monkeypatch.setattr(Claim, "begin", begin)
         call(pieces, out)
-        begin(folder, configuration)
+        begin(claim, request, **options)
 
-    monkeypatch.setattr(origin, "begin", late)
+    monkeypatch.setattr(Claim, "begin", late)
     call(pieces, out, pieces=[4])
     assert contents(out) == whole
 
 
 def test_the_origin_of_a_set_stays_while_it_is_mended(pieces, whole, tmp_path, monkeypatch):
     """One worker mends and merges while another has seen that a shard is missing."""
-    out, begin = tmp_path / "out", origin.begin
+    out, begin = tmp_path / "out", Claim.begin
     call(pieces, out)
     (out / "shard-00001.array_record").unlink()
 
-    def late(folder, configuration):
-        monkeypatch.setattr(origin, "begin", begin)
+    def late(claim, request, **options):
+        monkeypatch.setattr(Claim, "begin", begin)
         call(pieces, out)
-        begin(folder, configuration)
+        begin(claim, request, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(origin, "begin", late)
+    monkeypatch.setattr(Claim, "begin", late)
     with pytest.raises(KeyboardInterrupt):
         call(pieces, out, pieces=[1])
     call(pieces, out)
