@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from miro_jax import annotate
-from miro_jax.annotate import origin
 from miro_jax.annotate.finish import merge
+from miro_jax.annotate.plan import plan
 from miro_jax.data.records import shards
 from miro_jax.data.sources import Piece, Sample, Source
 from miro_jax.data.storage.files import to_json
@@ -50,12 +50,12 @@ def make_source(pieces: int, records: int) -> Source:
     return Source("made", {"kind": "made"}, made)
 
 
-def write_pieces(todo, records: int, rng: np.random.Generator) -> None:
+def write_pieces(job, records: int, rng: np.random.Generator) -> None:
     """Write what stands beside shards, and files in place of shards."""
     facts = {}
-    for group in todo.toolbox.groups:
-        facts[group.name] = todo.toolbox.load(group, None).facts()
-    for piece in todo.source.pieces:
+    for group in job.toolbox.groups:
+        facts[group.name] = job.toolbox.load(group, None).facts()
+    for piece in job.source.pieces:
         scores = rng.normal(size=(records, 2, len(REWARDS))).astype(np.float32)
         written = shards.Written(
             0, "0" * 64, [f"{piece.number}/{i}" for i in range(records)], scores
@@ -76,7 +76,7 @@ def write_pieces(todo, records: int, rng: np.random.Generator) -> None:
             "failures": failures,
             "models": facts,
         }
-        path = Path(str(todo.folder)) / name
+        path = Path(str(job.folder)) / name
         path.touch()
         np.save(str(path) + shards.SCORES_ENDING, scores)
         Path(str(path) + shards.SIDECAR_ENDING).write_bytes(to_json(written.sidecar() | extra))
@@ -89,13 +89,20 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=1000)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(open(os.devnull, "w")):
-        encoders = ({"name": "pixels", "size": 16}, {"name": "words"})
         source = make_source(flags.pieces, flags.records)
-        todo = annotate.plan(source, f"{folder}/out", REWARDS, *encoders)
-        origin.begin(todo.folder, todo.configuration)
-        write_pieces(todo, flags.records, np.random.default_rng(0))
+        settings = annotate.Settings(
+            source=source,
+            out=f"{folder}/out",
+            rewards=REWARDS,
+            image_encoder="pixels:size=16",
+            caption_encoder="words",
+            pieces="all",
+        )
+        job = plan(settings)
+        job.claim.begin(job.request)
+        write_pieces(job, flags.records, np.random.default_rng(0))
         begin = time.perf_counter()
-        manifest = merge(todo)
+        manifest = merge(job)
         seconds = time.perf_counter() - begin
     print(f"{flags.pieces} pieces, {manifest.num_records:,} records: merged in {seconds:.1f} s")
     return 0 if seconds <= 60 else 1

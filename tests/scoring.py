@@ -14,7 +14,10 @@ from miro_jax.score import score_images
 
 
 class Brightness(base.Judge):
-    """Mean of the picture, or that and the caption's length; counts what it encodes."""
+    """Mean of the image, or that and the caption's length; counts the images it encodes.
+
+    Images that fill a batch are copies of others, and not counted.
+    """
 
     version = "test1"
     tower = "mean"
@@ -31,7 +34,7 @@ class Brightness(base.Judge):
 
     def encode(self, prepared):
         assert prepared.dtype == np.float32 and prepared.shape[1:] == (3,)
-        self.num_encoded += len(prepared)
+        self.num_encoded += len(np.unique(prepared, axis=0))
         return prepared.mean(axis=1)
 
     def judge(self, features, captions):

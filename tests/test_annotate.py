@@ -133,7 +133,9 @@ def test_set_of_another_configuration_is_refused(tmp_path, change, field, comple
     source = open_paths(pieces[: change.pop("paths", 3)])
     facts = change.pop("facts", source.facts)
     change["source"] = dataclasses.replace(source, facts=facts)
-    with pytest.raises(ValueError, match=f"belongs to another request: .*{field}.*delete") as caught:
+    with pytest.raises(
+        ValueError, match=f"belongs to another request: .*{field}.*delete"
+    ) as caught:
         call(pieces, out, **change)
     assert str(out) in str(caught.value)
     assert contents(out) == before

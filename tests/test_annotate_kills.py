@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # kills itself before the event whose number it was given; 0 is never.
 KILLED = """
 import os, signal, sys
-from miro_jax import records
+from miro_jax.data.records import shards
 from tests.annotating import call
 
 pieces, out, moments = sys.argv[1].split(","), sys.argv[2], map(int, sys.argv[3:])
@@ -34,7 +34,7 @@ for moment in moments:
         os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "fsync", "link", "unlink"):
             setattr(os, name, watched(getattr(os, name), moment))
-        records.encode_record = watched(records.encode_record, moment)
+        shards.encode_record = watched(shards.encode_record, moment)
         call(pieces, out, max_failure_rate=0.5)
         print("finished", events, flush=True)
         os._exit(0)

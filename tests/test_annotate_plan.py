@@ -41,9 +41,7 @@ def make_plan(source, out, rewards=SEVEN, **changes):
 
 def describe(source, out, rewards=SEVEN, devices=1, device_memory=None, **changes):
     """What `--plan` prints."""
-    job = make_plan(
-        source, out, rewards, devices=devices, device_memory=device_memory, **changes
-    )
+    job = make_plan(source, out, rewards, devices=devices, device_memory=device_memory, **changes)
     return estimate.describe(job)
 
 

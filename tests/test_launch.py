@@ -11,7 +11,10 @@ import yaml
 
 from configs import miro
 from miro_jax import annotate
-from miro_jax.annotate import command, flags, stage
+from miro_jax.annotate import stage
+from miro_jax.annotate.plan import plan
+from miro_jax.annotate.settings import Settings, make_parser
+from miro_jax.cli.flags import make_settings
 from miro_jax.data.shapes import world
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -133,17 +136,18 @@ def test_launchers_make_the_records_that_the_paper_s_configuration_trains_on(
     name, source, tmp_path
 ):
     arguments = [f"--source={source}", f"--out={tmp_path}/out", *flags_of(name)]
-    todo, _ = command.make_plan(flags.make_parser().read(arguments))
+    job = plan(make_settings(Settings, make_parser().read(arguments)))
     config = miro.get_config("")
     config.source.spec = source
-    wanted = stage.plan_of(config, tmp_path / "run")
-    assert todo.configuration == wanted.configuration
-    assert todo.toolbox.dtype == wanted.toolbox.dtype == "bfloat16"
+    wanted = plan(stage.settings_of(config, tmp_path / "run"))
+    assert job.request == wanted.request
+    assert job.toolbox.dtype == wanted.toolbox.dtype == "bfloat16"
     usual = {"weights": None}
-    assert usual | todo.toolbox.caption_encoder == wanted.toolbox.caption_encoder
+    assert usual | job.toolbox.caption_encoder == wanted.toolbox.caption_encoder
     usual |= {"dtype": "float32"}
-    assert usual | todo.toolbox.image_encoder == wanted.toolbox.image_encoder
-    assert todo.one_by_one and wanted.one_by_one and todo.batch_size == wanted.batch_size
+    assert usual | job.toolbox.image_encoder == wanted.toolbox.image_encoder
+    ours, theirs = job.settings, wanted.settings
+    assert ours.one_by_one and theirs.one_by_one and ours.batch_size == theirs.batch_size
 
 
 def test_the_slurm_array_ends_in_a_command_that_is_accepted(machine, source):

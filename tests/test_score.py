@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from miro_jax.rewards import load_reward
-from miro_jax.score.inputs import FolderSource
 from tests.scoring import (
     Brightness,
     file_bytes,
@@ -196,17 +195,28 @@ def test_histograms_have_a_labelled_panel_for_each_reward(tmp_path):
     assert any("median 2" in text for text in texts)
 
 
-def test_an_input_that_changes_while_it_is_scored_is_noticed(tmp_path, monkeypatch):
+def test_an_input_that_changes_while_it_is_scored_is_noticed(tmp_path):
     folder = make_folder(tmp_path / "in", 6)
-    entries = FolderSource.entries
 
-    def growing(self, *arguments):
-        (folder / "zzz.png").write_bytes(file_bytes(grey(1)))
-        yield from entries(self, *arguments)
+    class Meddling(Brightness):
+        def encode(self, prepared):
+            (folder / "005.png").write_bytes(file_bytes(grey(1, 30, 30)))
+            return super().encode(prepared)
 
-    monkeypatch.setattr(FolderSource, "entries", growing)
-    with pytest.raises(RuntimeError, match="must not change.*6.*7"):
-        score(folder, tmp_path / "a.csv", [Brightness()])
+    with pytest.raises(OSError, match="files-00000 changed while it was read"):
+        score(folder, tmp_path / "a.csv", [Meddling()])
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_an_image_that_comes_while_others_are_scored_is_not_part_of_the_table(tmp_path):
+    folder = make_folder(tmp_path / "in", 6)
+
+    class Growing(Brightness):
+        def encode(self, prepared):
+            (folder / "zzz.png").write_bytes(file_bytes(grey(1)))
+            return super().encode(prepared)
+
+    assert score(folder, tmp_path / "a.csv", [Growing()])["num_images"] == 6
 
 
 def test_limit_scores_the_first_pictures(tmp_path):

@@ -11,8 +11,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from miro_jax import score as stage
+from miro_jax.annotate import models
 from miro_jax.rewards import CARDS, REWARDS, has_weights, why_not_commercial
-from miro_jax.score import command, run
+from miro_jax.score import run
 from tests.scoring import (
     Brightness,
     make_folder,
@@ -26,12 +28,13 @@ from tests.scoring import (
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+PROGRESS = r"score rewards, piece 1 of 1, 1 failed: 13 of 13 images, [\d,.]+ (a second|s each)\n"
 pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 def run_main(arguments, capsys):
     """Run in this process; return exit status, stdout and stderr."""
-    return command.main([str(a) for a in arguments]), *capsys.readouterr()
+    return stage.main([str(a) for a in arguments]), *capsys.readouterr()
 
 
 def test_command_line_scores_and_prints_a_table(tmp_path):
@@ -47,11 +50,11 @@ def test_command_line_scores_and_prints_a_table(tmp_path):
     assert re.match(r"reward +count +mean +std +min +1% .* 99% +max", lines[0])
     assert re.match(r"colors@shapes1 +12 ", lines[2])
     assert lines[4].startswith("12 of 13 images scored, ")
-    assert lines[5] == "failed: missing caption (1)"
+    assert lines[5] == "failed: empty file (1)"
     assert lines[6:] == [
         f"{out}{e}" for e in ("", ".summary.json", ".histograms.svg", ".failures.jsonl")
     ]
-    assert re.fullmatch(r"score: 13 of 13 images, [\d,.]+ (a second|s each)\n", done.stderr)
+    assert re.fullmatch(PROGRESS, done.stderr)
     assert len(read_rows(out)) == 12
 
 
@@ -59,7 +62,7 @@ def test_help_shows_defaults_and_an_example(capsys):
     status, out, _ = run_main(["--help"], capsys)
     out = " ".join(out.split())
     assert status == 0 and "example: python -m miro_jax.score" in out
-    assert "(default: 64)" in out and "(default: 1.0)" in out and "None" not in out
+    assert "(default: 64)" in out and "(default: 1)" in out and "None" not in out
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--rewards": None}, "--rewards"),
         ({"--rewards": None, "--reward": "beauty"}, "'--reward=beauty'; did you mean --rewards"),
         ({"--out": "scores.txt"}, "must end in one of .parquet, .csv, .jsonl"),
-        ({"--out": "/dev/null/x.csv"}, "must be a folder that can be written"),
+        ({"--out": "/dev/null/x.csv"}, "/dev/null must be a folder"),
         ({"--weights": "beauty"}, "NAME=FOLDER_OR_HUB_ID"),
         ({"--weights": "beauty=/tmp"}, "published rewards"),
         ({"--rewards": "pick_score", "--weights": "pick_score=/nowhere/x"}, "/nowhere/x"),
@@ -79,19 +82,19 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--dtype": "float16"}, "invalid choice"),
         ({"--mesh": "2"}, "DATAxMODEL"),
         ({"--mesh": "0x1"}, "DATAxMODEL"),
-        ({"--batch-size": "0"}, "batch_size must be at least 1"),
-        ({"--num-threads": "0"}, "num_threads"),
+        ({"--batch-size": "0"}, "batch-size: must be at least 1"),
+        ({"--num-threads": "0"}, "num-threads"),
         ({"--limit": "-1"}, "limit"),
-        ({"--max-failure-rate": "2"}, "max_failure_rate"),
+        ({"--max-failure-rate": "2"}, "max-failure-rate"),
         ({"--captions": "/nowhere/c.csv"}, "/nowhere/c.csv"),
         ({"--captions": "EMPTY"}, "column of captions"),
         ({"--caption-column": "long"}, "must come with a table"),
-        ({"PATH": "/nowhere"}, "/nowhere is not there"),
+        ({"PATH": "/nowhere"}, "/nowhere is missing"),
         ({"PATH": "/nowhere/*.tar"}, "matches none"),
         ({"PATH": "tar:/nowhere/*"}, "matches none"),
         ({"PATH": "VOID"}, "holds none"),
         ({"PATH": "/nowhere/t.csv"}, "there is none"),
-        ({"PATH": "/dev/null"}, "folder of pictures"),
+        ({"PATH": "/dev/null"}, "folder of images"),
     ],
 )
 def test_bad_argument_exits_with_2_before_any_device_is_touched(
@@ -100,7 +103,7 @@ def test_bad_argument_exits_with_2_before_any_device_is_touched(
     def refuse(*arguments, **keywords):
         raise AssertionError("a device was touched or a reward was built")
 
-    for place, name in ((jax, "local_devices"), (jax, "devices"), (run, "load_rewards")):
+    for place, name in ((jax, "local_devices"), (jax, "devices"), (models, "load_rewards")):
         monkeypatch.setattr(place, name, refuse)
     flags = {"PATH": make_folder(tmp_path / "in", 1), "--rewards": "beauty", "--out": "a.csv"}
     flags |= change
@@ -132,7 +135,7 @@ def test_other_command_over_the_same_output_is_refused_in_one_line(tmp_path, cap
     assert run_main(arguments, capsys)[0] == 0
     assert run_main(arguments, capsys)[0] == 0
     status, _, err = run_main([*arguments, "--stored"], capsys)
-    assert status == 2 and "a.csv belongs to another command, which differs in stored" in err
+    assert status == 2 and "a.csv belongs to another request: stored is false there" in err
 
 
 def test_failures_end_with_1_above_the_rate_and_0_below(tmp_path, capsys):
@@ -148,17 +151,17 @@ def test_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path, capsys, monkeyp
     def interrupt(job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "execute", interrupt)
+    monkeypatch.setattr(run, "execute", interrupt)
     arguments = [make_folder(tmp_path / "in", 1), "--rewards=beauty", f"--out={tmp_path}/a.csv"]
     status, _, err = run_main(arguments, capsys)
-    assert status == 130 and "the same command goes on" in err
+    assert status == 130 and "the same command resumes" in err
 
 
 def test_commercial_only_leaves_out_what_forbids_it_or_does_not_say(tmp_path, capsys):
     arguments = [make_folder(tmp_path / "in", 2), f"--out={tmp_path}/a.csv", "--commercial-only"]
     status, _, err = run_main([*arguments, "--rewards=clip,beauty,aesthetic"], capsys)
     assert status == 0
-    assert "left out by --commercial-only: clip; CC-BY-NC-4.0 of jinaai/jina-clip-v2" in err
+    assert "dropped by --commercial-only: clip; CC-BY-NC-4.0 of jinaai/jina-clip-v2" in err
     assert "aesthetic; the licence of openai/clip-vit-large-patch14 is unknown" in err
     summary = json.loads((tmp_path / "a.csv.summary.json").read_text())
     assert set(summary["left_out"]) == {"clip", "aesthetic"}

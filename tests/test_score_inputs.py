@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miro_jax.score import summary
 from tests.annotating import make_pieces, sample
 from tests.scoring import (
     Brightness,
@@ -105,17 +106,35 @@ def test_a_reward_that_cannot_prepare_a_picture_fails_that_picture(tmp_path):
 
 def test_captions_stand_beside_pictures_and_a_missing_one_is_a_failure(tmp_path):
     folder, out = make_folder(tmp_path / "in", 5), tmp_path / "a.csv"
+    needing = [Brightness("length", True)]
     (folder / "001.txt").unlink()
     (folder / "002.txt").write_text(" \n")
     (folder / "003.txt").write_bytes(b"\xff\xfe\x00")
     (folder / "004.txt").write_bytes(b"\xef\xbb\xbfwith a mark\n")
-    score(folder, out)
+    score(folder, out, needing)
     assert read_failures(out) == {
         "001.png": "missing caption",
         "002.png": "missing caption",
         "003.png": "unreadable caption",
     }
     assert [row["caption"] for row in read_rows(out)] == ["picture 0", "with a mark"]
+
+
+def test_an_image_without_a_caption_is_scored_by_the_rewards_that_need_none(tmp_path):
+    folder, out = make_folder(tmp_path / "in", 6), tmp_path / "a.jsonl"
+    (folder / "001.txt").unlink()
+    (folder / "003.txt").write_bytes(b"\xff\xfe\x00")
+    facts = score(folder, out)
+    rows = read_rows(out)
+    assert [row["brightness@test1"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["length@test1"] for row in rows] == [9, None, 11, None, 13, 14]
+    assert [row["caption"] for row in rows][1:4:2] == [None, None]
+    assert read_failures(out) == {}
+    assert facts["without_caption"] == {"missing caption": 1, "unreadable caption": 1}
+    assert facts["rewards"]["length@test1"]["missing"] == 2
+    assert facts["rewards"]["brightness@test1"]["missing"] == 0
+    text = summary.as_text(facts)
+    assert "so without length@test1: missing caption (1), unreadable caption (1)" in text
 
 
 def test_rewards_that_need_no_caption_score_pictures_without_one(tmp_path):
@@ -144,7 +163,11 @@ def test_a_table_of_captions_names_pictures_in_several_ways(tmp_path):
 
 def test_a_picture_that_the_table_lacks_has_no_caption_even_if_one_stands_beside_it(tmp_path):
     folder, out = make_folder(tmp_path / "in", 2), tmp_path / "a.csv"
-    score(folder, out, captions=write_csv(tmp_path / "c.csv", [("path", "text"), ("000", "x")]))
+    captions = write_csv(tmp_path / "c.csv", [("path", "text"), ("000", "x")])
+    score(folder, out, captions=captions)
+    assert [row["caption"] for row in read_rows(out)] == ["x", ""]
+    out = tmp_path / "b.csv"
+    score(folder, out, [Brightness("length", True)], captions=captions)
     assert read_failures(out) == {"001.png": "missing caption"}
 
 
@@ -172,7 +195,7 @@ def test_every_row_of_a_table_is_scored_also_those_of_one_picture(tmp_path):
         (str(folder / "000.png"), "absolute"),
     ]
     out = tmp_path / "a.csv"
-    score(write_csv(folder / "table.csv", rows), out)
+    score(write_csv(folder / "table.csv", rows), out, [Brightness("length", True)])
     assert [(r["key"], r["caption"]) for r in read_rows(out)] == [*rows[1:5], rows[8]]
     assert read_failures(out) == {
         "009.png": "missing image",
@@ -209,7 +232,8 @@ def test_tar_shards_are_scored_one_after_the_other(tmp_path):
         tmp_path / "c.csv",
         [("key", "caption"), ("p1.tar/key0006", "by shard"), ("key0001", "by key")],
     )
-    score(pieces, tmp_path / "d.csv", captions=captions)
+    needing = [Brightness("length", True)]
+    score(pieces, tmp_path / "d.csv", needing, captions=captions)
     assert {r["key"]: r["caption"] for r in read_rows(tmp_path / "d.csv")} == {
         "p0.tar/key0001": "by key",
         "p1.tar/key0006": "by shard",
@@ -225,7 +249,7 @@ def test_damaged_tar_and_bad_samples_are_listed_and_the_rest_is_scored(tmp_path)
         file.truncate(os.path.getsize(path) - 9000)
     other = write_tar(tmp_path / "b.tar", sample(7))
     out = tmp_path / "out.csv"
-    score([path, other], out)
+    score([path, other], out, [Brightness("length", True)])
     assert read_failures(out) == {
         "a.tar/key0001": "not an image",
         "a.tar/key0002": "missing image",
@@ -241,8 +265,7 @@ def test_damaged_tar_and_bad_samples_are_listed_and_the_rest_is_scored(tmp_path)
     ]
 
 
-def test_a_tar_run_goes_on_inside_of_a_shard_and_after_a_damaged_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("miro_jax.score.run.PART_SECONDS", 0.0)
+def test_a_tar_run_resumes_inside_of_a_shard_and_after_a_damaged_one(tmp_path):
     pieces = make_pieces(tmp_path / "source", 2, 7)
     with open(pieces[0], "r+b") as file:
         file.truncate(os.path.getsize(pieces[0]) - 9000)
@@ -291,7 +314,7 @@ def test_text_that_utf8_cannot_hold_is_a_failure(tmp_path):
     ]
     table.write_text("\n".join(lines))
     out = tmp_path / "a.jsonl"
-    score(table, out)
+    score(table, out, [Brightness("length", True)])
     assert read_failures(out) == {
         "000.png": "unreadable caption",
         "\\ud83e.png": "missing image",

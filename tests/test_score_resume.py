@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from miro_jax.score import run
 from tests.scoring import Brightness, file_bytes, grey, make_folder, make_shapes, read_rows, score
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,10 +22,10 @@ def test_complete_output_is_returned_at_once_and_never_given_to_another_command(
     before = out.read_bytes()
     again = [Brightness(), Brightness("length", True)]
     assert score(folder, out, again) == first and again[0].num_encoded == 0
-    with pytest.raises(ValueError, match="another command.*rewards.*Give another --out"):
+    with pytest.raises(ValueError, match="another request: rewards is .*Give another --out"):
         score(folder, out, [Brightness()])
     (folder / "new.png").write_bytes(file_bytes(grey(9)))
-    with pytest.raises(ValueError, match="another command.*input"):
+    with pytest.raises(ValueError, match="another request: input.images is 5 there, 6 here"):
         score(folder, out)
     assert out.read_bytes() == before
 
@@ -43,9 +42,8 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt(tmp_path, monkeypatch, folder, out):
+def interrupt(folder, out):
     """Begin to score and stop after two batches."""
-    monkeypatch.setattr(run, "PART_SECONDS", 0.0)
 
     class Stops(Brightness):
         def encode(self, prepared):
@@ -57,13 +55,12 @@ def interrupt(tmp_path, monkeypatch, folder, out):
         score(folder, out, [Stops(), Brightness("length", True)])
 
 
-def test_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_interrupted_run_resumes_where_it_was(tmp_path):
     folder, out = make_folder(tmp_path / "in", 18), tmp_path / "a.parquet"
-    interrupt(tmp_path, monkeypatch, folder, out)
+    interrupt(folder, out)
     chosen = [Brightness(), Brightness("length", True)]
     score(folder, out, chosen)
     assert chosen[0].num_encoded == 10
-    monkeypatch.setattr(run, "PART_SECONDS", 30.0)
     score(folder, tmp_path / "whole.parquet")
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
@@ -78,30 +75,31 @@ def test_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
         ({"rename": True}, "input"),
     ],
 )
-def test_parts_of_another_command_are_refused(tmp_path, monkeypatch, change, text):
+def test_parts_of_another_request_are_refused(tmp_path, change, text):
     folder, out = make_folder(tmp_path / "in", 18), tmp_path / "a.csv"
-    interrupt(tmp_path, monkeypatch, folder, out)
+    interrupt(folder, out)
     change = dict(change)
     if change.pop("rename", False):
         (folder / "003.png").rename(folder / "x.png")
     if change.get("captions"):
         change["captions"] = make_shapes(tmp_path / "shapes", 1)
-    with pytest.raises(ValueError, match=f"a.csv.parts belongs to another command.*{text}"):
+    differs = f"{text}.* is .* there, .* here|input has other content there than here"
+    with pytest.raises(ValueError, match=f"a.csv belongs to another request: ({differs})"):
         score(folder, out, **change)
 
 
-def test_other_weights_of_a_reward_are_refused(tmp_path, monkeypatch):
+def test_other_weights_of_a_reward_are_refused(tmp_path):
     folder, out = make_folder(tmp_path / "in", 18), tmp_path / "a.csv"
-    interrupt(tmp_path, monkeypatch, folder, out)
+    interrupt(folder, out)
     other = [Brightness(), Brightness("length", True)]
     other[0].tower = "other weights"
-    with pytest.raises(ValueError, match="towers"):
+    with pytest.raises(ValueError, match="brightness.tower is .mean. there, .other weights. here"):
         score(folder, out, other)
 
 
-def test_batch_size_and_threads_may_change_on_the_way(tmp_path, monkeypatch):
+def test_batch_size_and_threads_may_change_on_the_way(tmp_path):
     folder, out = make_folder(tmp_path / "in", 18), tmp_path / "a.csv"
-    interrupt(tmp_path, monkeypatch, folder, out)
+    interrupt(folder, out)
     score(folder, out, batch_size=3, num_threads=1)
     assert [row["key"] for row in read_rows(out)] == [f"{i:03d}.png" for i in range(18)]
 
@@ -111,7 +109,7 @@ def test_batch_size_and_threads_may_change_on_the_way(tmp_path, monkeypatch):
 KILLED = """
 import json, os, signal, sys
 from miro_jax.rewards import base
-from miro_jax.score import run, score_images
+from miro_jax.score import score_images
 
 folder, captions, trials = *sys.argv[1:3], json.loads(sys.argv[3])
 events = 0
@@ -128,7 +126,6 @@ def watched(action, moment):
 for out, moment in trials:
     child = os.fork()
     if not child:
-        run.PART_SECONDS = 0.0
         os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "unlink"):
             setattr(os, name, watched(getattr(os, name), moment))

@@ -8,9 +8,7 @@ from miro_jax.annotate.settings import NAME, Settings, make_parser
 from miro_jax.cli import exit
 from miro_jax.cli.flags import make_settings
 
-OUT_OF_MEMORY = (
-    "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
-)
+OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

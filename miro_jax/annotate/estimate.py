@@ -182,7 +182,9 @@ def _probe(job: Job) -> tuple[dict[str, float], float | None]:
     for groups in sets:
         with tempfile.TemporaryDirectory(prefix="miro-jax-probe-") as folder:
             short = [
-                _shortened((job.pieces or job.source.pieces)[0], number, count * job.settings.batch_size)
+                _shortened(
+                    (job.pieces or job.source.pieces)[0], number, count * job.settings.batch_size
+                )
                 for number, count in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
             ]
             trial = dataclasses.replace(

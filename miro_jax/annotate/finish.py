@@ -86,9 +86,7 @@ def _merge(job: Job) -> Manifest:
     folder.write(STATS_NAME, to_json(stats))
     manifest = Manifest(
         configuration=configuration,
-        shards={
-            shard_name(p.number): s["count"] for p, s in zip(pieces, sidecars, strict=True)
-        },
+        shards={shard_name(p.number): s["count"] for p, s in zip(pieces, sidecars, strict=True)},
         num_samples=tally.samples,
         num_failures=tally.samples - len(scores),
         versions={name: metadata.version(name) for name in _PACKAGES},
@@ -154,9 +152,7 @@ def finished(job: Job) -> Manifest:
     return manifest
 
 
-def _fit_levels(
-    job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray
-) -> None:
+def _fit_levels(job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray) -> None:
     """Fit the levels over own and synthetic captions together; write the page and the bins."""
     folder, names, settings = job.folder, manifest.rewards, job.settings
     fitted = bins.fit_bins(

@@ -11,12 +11,12 @@ from typing import Any
 
 from miro_jax.cli.flags import MESH_HELP, Parser, add_flags, option
 from miro_jax.data.records.bins import STRATEGIES
-from miro_jax.rewards.names import REWARD_NAMES
+from miro_jax.rewards.names import HELP as REWARDS_HELP
+from miro_jax.rewards.names import parse_names
 
 NAME = "miro_jax.annotate"
 DTYPES = ("float32", "bfloat16")
 ALL, SHARED = "all", "shared"  # of pieces: every one; those that a scheduler gives this process
-REWARDS_HELP = f"names with commas between, of: {', '.join(REWARD_NAMES)}"
 _IMAGES, _ENGINE, _SHARE, _BEFORE = "records", "engine", "which pieces", "before the start"
 
 
@@ -127,7 +127,7 @@ class Settings(EngineSettings):
     out: Any = option(
         help="folder for the records, or URL of one as gs://bucket/name", group=_IMAGES
     )
-    rewards: tuple = option(help=REWARDS_HELP, group=_IMAGES)
+    rewards: tuple = option(parse=parse_names, help=REWARDS_HELP, group=_IMAGES)
     image_encoder: Any = option(
         "pixels:size=32",
         metavar="NAME:KEY=VALUE,...",
@@ -147,9 +147,7 @@ class Settings(EngineSettings):
     bins_strategy: str = option(
         "quantile", choices=STRATEGIES, help="how the edges of the levels are fitted", group=_IMAGES
     )
-    plan: bool = option(
-        False, help="print what the run will take, and do nothing", group=_BEFORE
-    )
+    plan: bool = option(False, help="print what the run will take, and do nothing", group=_BEFORE)
     probe: bool = option(
         False, help="--plan with the rate measured on the devices here", group=_BEFORE
     )

@@ -17,7 +17,7 @@ from miro_jax.annotate.plan import Job, plan
 from miro_jax.annotate.settings import ALL, SHARED, Settings
 from miro_jax.annotate.work import work_on
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.exit import UsageError, say
+from miro_jax.cli.exit import say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
@@ -93,7 +93,7 @@ def run_job(job: Job) -> Manifest | None:
     try:
         manifest = merge(job) if settings.merge else execute(job)
     except OfflineError as error:  # weights that a bad argument or a missing one names
-        raise UsageError(str(error)) from error
+        raise ValueError(str(error)) from error
     say(summarize(job, manifest, was_complete))
     return manifest
 

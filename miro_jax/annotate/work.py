@@ -55,7 +55,8 @@ def _work_once(job: Job, name: str, report: Callable[[str], object]) -> None:
         pending = [piece for piece in job.pieces if not _is_settled(job, piece, groups)]
         if not pending:
             continue
-        if number == 0:  # what is missing must show now, and not days later
+        if number == 0:  # what does not fit or is missing must show now, and not days later
+            job.toolbox.make_mesh(job.groups)
             job.toolbox.require_weights(job.groups)
         gauge = Gauge()
         Run(job, groups).over(pending, gauge, name)
@@ -85,9 +86,7 @@ class Run:
     def __init__(self, job: Job, groups: Sequence[Group]):
         self._job, self._folder, self._sink = job, job.folder, job.sink
         self._batch_size = job.settings.batch_size
-        self._reading = Reading(
-            self._batch_size, job.sink.needs_caption, job.sink.takes_synthetic
-        )
+        self._reading = Reading(self._batch_size, job.sink.needs_caption, job.sink.takes_synthetic)
         mesh = job.toolbox.make_mesh(groups)
         self._models = {group.name: job.toolbox.load(group, mesh) for group in groups}
         facts = {name: loaded.facts() for name, loaded in self._models.items()}
@@ -210,21 +209,9 @@ class Run:
         self._doubt.see(most)
         self._gauge.images += len(most)
         # Of several failures of a sample the first counts, as in what is published.
-        first = {one["position"]: one for one in reversed(failures + self._unread(chunk, most))}
+        first = {one["position"]: one for one in reversed(failures)}
         self._tally.add(chunk.count, [first[position] for position in sorted(first)])
         return futures
-
-    def _unread(self, chunk: Chunk, examples: Sequence[Example]) -> list[dict]:
-        """Return the failures of examples of which no reward can be had without a caption."""
-        rewards = [reward for loaded in self._models.values() for reward in loaded.rewards]
-        whole = len(rewards) == len(self._job.toolbox.rewards)
-        if not whole or not all(reward.needs_caption for reward in rewards):
-            return []
-        return [
-            failure(chunk.piece.id, e.position, e.key, e.cause, e.detail)
-            for e in examples
-            if e.caption is None
-        ]
 
     def _publish(self, piece: Piece) -> None:
         """Publish a piece if all groups have done it, and its file is still what it was."""

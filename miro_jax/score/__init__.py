@@ -1,15 +1,22 @@
-"""Stage: pictures of any origin with captions -> a table of rewards.
+"""Stage: images of any origin with captions -> a table of rewards.
 
     python -m miro_jax.score photos --captions=captions.csv --rewards=pick_score --out=scores.csv
 
     from miro_jax.score import score_images
     summary = score_images("photos", ["pick_score"], "scores.csv", captions="captions.csv")
 
-`plan` checks the arguments, `inputs` finds the pictures, `pictures` scores them batch by batch,
-`parts` keeps what is done, `output`, `summary` and `histograms` make what is left of it.
+The engine of annotate does the work; here stand its options (`settings`), what is read (`inputs`),
+the checks (`plan`), what a piece becomes (`table`), and the end (`run`, `summary`, `histograms`).
 """
 
-from miro_jax.score.command import main
-from miro_jax.score.run import score_images
+import lazy_loader
 
-__all__ = ["main", "score_images"]
+# Imported when first used: `--help` needs no jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "__main__": ["main"],
+        "settings": ["Settings"],
+        "run": ["make_job", "run_job", "score_images"],
+    },
+)

@@ -1,128 +1,169 @@
-"""What is scored, as one stream of entries: a folder of pictures, a table of paths, or any source.
+"""What is scored, as pieces of one source: a folder of images, a table of paths, or any source.
 
-An entry is one picture, not read yet. A *cursor* says where the stream goes on after an entry, so
-that a run which was killed begins again there without reading what is done.
+    folder    runs of the images below it, by path; of a folder that sample wrote, the images that
+              its manifest.json lists, with their prompts
+    table     runs of rows, in the table's order; paths from the table's folder. An image may stand
+              in many rows, so that several captions of it are scored
+    source    the pieces of tar shards and of whatever else `miro_jax.data.sources` reads
 
-    folder    every picture below it, by path, listed one folder at a time
-    table     one entry a row, in the table's order; paths from the table's folder. A picture may
-              stand in many rows, so that several captions of it are judged
-    source    tar shards and whatever else `miro_jax.data.sources` knows, piece by piece
+The pieces are the same, in the same order, in every process.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from miro_jax.data import sources
-from miro_jax.data.sources import Sample, Tables, complete, folder, reading
-from miro_jax.data.sources import texts as words
+from miro_jax.data.sources import (
+    KINDS,
+    Piece,
+    Sample,
+    Source,
+    Tables,
+    folder,
+    reading,
+    tables,
+    texts,
+)
 from miro_jax.data.sources.tables import Row, Table
 
-Cursor = tuple[int, int]  # piece, entries of it that are done
-START: Cursor = (0, 0)
+IMAGES_PER_PIECE = 1000
+MANIFEST_NAME = "manifest.json"  # of sample
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A sample on its way.
-
-    after: cursor of the entry that follows. share: of all input that is behind with this one, in
-    [0, 1], where `count` is not known.
-    """
-
-    sample: Sample
-    after: Cursor
-    share: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """Where captions come from. tables: None: from where the pictures are. needed: by a reward."""
-
-    tables: Tables | None
-    needed: bool
+def open_rows(
+    words: Sequence[str], path_column: str | None, caption_column: str | None
+) -> Table | None:
+    """Open PATH where it is a table, or a folder with the manifest of sample."""
+    if len(words) != 1 or is_source(words[0]):
+        return None
+    (word,) = words
+    if _is_folder(word):
+        word = reading.join(word, MANIFEST_NAME)
+        if not _is_of_sample(word):
+            return None
+    elif not tables.is_table(word):
+        return None
+    return tables.open_table(word, path_column, caption_column)
 
 
-class Source(Protocol):
-    """A stream of entries.
-
-    Attributes:
-        description: JSON values that differ where the entries do.
-        count: entries in all, or None.
-        may_have_captions: False where no entry can have one.
-    """
-
-    description: dict
-    count: int | None
-    may_have_captions: bool
-
-    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
-        """Yield entries in order, from a cursor on."""
-        ...
+def is_source(word: str) -> bool:
+    """Return whether a word is the text of a source, as tar:PATTERN."""
+    return word.partition(":")[0] in KINDS and ":" in word
 
 
-class FolderSource:
-    """The pictures below a folder, with captions from KEY.txt or KEY.json beside KEY.jpg.
-
-    Unlike the pieces of a source it holds no list of all pictures.
+def open_input(words: Sequence[str], rows: Table | None, given: Tables) -> Source:
+    """Return the pieces of PATH, with `facts` for the request.
 
     Args:
-        place: the folder.
+      words: PATH. rows: see `open_rows`. given: captions in place of those that PATH has.
 
     Raises:
-        FileNotFoundError: there is no picture.
-        OSError: a folder cannot be read.
+      ValueError: it is nothing that can be scored, or two pieces have one name.
+      OSError: something is missing or cannot be read.
     """
-
-    may_have_captions = True
-
-    def __init__(self, place: str):
-        self._place = place
-        digest, self.count = hashlib.sha256(), 0
-        for picture in folder.list_pictures(place):
-            digest.update(folder.facts_of(picture))
-            self.count += 1
-        if not self.count:
-            raise folder.no_pictures(place)
-        self.description = {"kind": "folder", "count": self.count, "names": digest.hexdigest()}
-
-    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
-        """See `Source`."""
-        for number, picture in enumerate(folder.list_pictures(self._place)):
-            if number >= cursor[1]:
-                sample = folder.make_sample(self._place, picture)
-                sample = complete(sample, texts.tables or Tables(), texts.needed)
-                yield Entry(sample, (0, number + 1))
+    if rows is not None:
+        return _open_table(rows, given)
+    if words and all(word.endswith(".tar") or is_source(word) for word in words):
+        return _join([word if is_source(word) else f"tar:{word}" for word in words], given)
+    if len(words) == 1 and _is_folder(words[0]):
+        return _open_folder(words[0], given)
+    raise ValueError(
+        f"PATH must be one folder of images, one table ({', '.join(tables.ENDINGS)}), tar files, "
+        f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."
+        + "".join(f" {word} is missing." for word in words if not os.path.exists(word))
+    )
 
 
-class TableSource:
-    """The pictures that the rows of a table name.
+def _is_folder(word: str) -> bool:
+    if reading.is_remote(word):
+        return not (tables.is_table(word) or word.endswith(".tar"))
+    return os.path.isdir(word)
 
-    Args:
-        table: of paths, from its own folder where they are not absolute.
-        has_captions: whether another table gives the captions.
-    """
 
-    def __init__(self, table: Table, has_captions: bool):
-        self._table, self.count = table, table.count
-        self.may_have_captions = has_captions or table.caption_column is not None
-        columns = [table.path_column, table.caption_column]
-        self.description = {"kind": "table", "sha256": table.sha256, "columns": columns}
+def _is_of_sample(manifest: str) -> bool:
+    """Return whether a file is the manifest of sample: JSON with images, files and prompts."""
+    try:
+        with reading.open_read(manifest) as file:
+            images = json.load(file)["images"]
+        return bool(images) and all({"file", "prompt"} <= image.keys() for image in images)
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
-    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
-        """See `Source`."""
-        for number, row in enumerate(self._table.rows()):
-            if number >= cursor[1]:
-                sample = complete(self._sample(row), texts.tables or Tables(), texts.needed)
-                yield Entry(sample, (0, number + 1))
+
+def _open_folder(place: str, given: Tables) -> Source:
+    images = list(folder.list_pictures(place))
+    digest = hashlib.sha256(b"".join(map(folder.facts_of, images))).hexdigest()
+    pieces = folder.make_runs(place, images, IMAGES_PER_PIECE, given)
+    return Source(place, {"kind": "folder", "images": len(images), "digest": digest}, pieces)
+
+
+def _join(specs: Sequence[str], given: Tables) -> Source:
+    """Return the pieces of several sources one after the other."""
+    opened = [sources.open_source(spec) for spec in specs]
+    pieces: list[Piece] = []
+    known: set[str] = set()
+    digest = hashlib.sha256()
+    for piece in (piece for source in opened for piece in source.pieces):
+        if piece.id in known:
+            raise ValueError(f"Pieces must differ in name; two are called {piece.id}.")
+        known.add(piece.id)
+        digest.update(f"{piece.id}\0{piece.fingerprint()}\n".encode())
+        texts = piece.tables if given.captions is None else given
+        pieces.append(dataclasses.replace(piece, number=len(pieces), tables=texts))
+    facts = {"kind": "pieces", "facts": [source.facts for source in opened]}
+    facts |= {"count": len(pieces), "bytes": sum(piece.num_bytes or 0 for piece in pieces)}
+    return Source(" ".join(specs), facts | {"digest": digest.hexdigest()}, pieces)
+
+
+def _open_table(table: Table, given: Tables) -> Source:
+    reader = _RowReader(table)
+    sign = functools.partial(reading.fingerprint, table.path)
+    pieces = []
+    for number, start in enumerate(range(0, table.count, IMAGES_PER_PIECE)):
+        count = min(IMAGES_PER_PIECE, table.count - start)
+        pieces.append(
+            Piece(
+                number,
+                f"rows-{number:05d}",
+                count,
+                None,
+                functools.partial(reader.samples, start, count),
+                sign,
+                given,
+                has_captions=table.caption_column is not None,
+                keys_repeat=True,
+            )
+        )
+    columns = [table.path_column, table.caption_column]
+    facts = {"kind": "table", "columns": columns} | table.facts
+    return Source(table.path, facts, pieces)
+
+
+class _RowReader:
+    """Reads runs of rows; runs that follow each other in one pass over the table."""
+
+    def __init__(self, table: Table):
+        self._table, self._rows, self._next = table, iter(()), 0
+        self._is_open = False
+
+    def samples(self, start: int, count: int) -> Iterator[Sample]:
+        """Yield the samples of `count` rows from row `start` on."""
+        if not self._is_open or start < self._next:
+            self._rows, self._next, self._is_open = self._table.rows(), 0, True
+        skipped, self._next = start - self._next, start
+        for row in itertools.islice(self._rows, skipped, skipped + count):
+            self._next += 1
+            yield self._sample(row)
 
     def _sample(self, row: Row) -> Sample:
         path = reading.join(reading.parent(self._table.path), row.path)
-        is_path = bool(row.path) and words.encodable(row.path)
+        is_path = bool(row.path) and texts.encodable(row.path)
         return Sample(
             key=reading.readable(row.path or f"line {row.line}"),
             image=functools.partial(reading.read_file, path),
@@ -135,52 +176,27 @@ class TableSource:
         )
 
 
-class PieceSource:
-    """The samples of a source of `miro_jax.data.sources`, such as tar shards; a key is SHARD/KEY.
+def first_images(pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """Return the pieces of the first so many samples; those that hold an unknown number are read.
 
-    Args:
-        specs: texts of sources, whose pieces follow each other.
-
-    Raises:
-        ValueError: a text is none of a source, or two pieces have one name.
-        OSError: something is not there.
+    Damage of a piece counts as a sample.
     """
+    chosen: list[Piece] = []
+    for piece in pieces:
+        if limit <= 0:
+            break
+        count = piece.count
+        if count is None:
+            count = sum(1 for _ in itertools.islice(piece.read(), limit))
+        if count > limit or piece.count is None:
+            count = min(count, limit)
+            piece = dataclasses.replace(
+                piece, count=count, read=functools.partial(_first, piece, count)
+            )
+        chosen.append(piece)
+        limit -= count
+    return chosen
 
-    may_have_captions = True
 
-    def __init__(self, specs: Iterable[str]):
-        opened = [sources.open_source(spec) for spec in specs]
-        self._pieces = [piece for source in opened for piece in source.pieces]
-        seen: set[str] = set()
-        for piece in self._pieces:
-            if piece.id in seen:
-                raise ValueError(f"Pieces must differ in name; two are called {piece.id}.")
-            seen.add(piece.id)
-        counts = [piece.count for piece in self._pieces]
-        self.count = None if None in counts else sum(counts)
-        self._sizes = [piece.num_bytes or 1 for piece in self._pieces]
-        digest = hashlib.sha256()
-        for piece in self._pieces:
-            digest.update(f"{piece.id}\0{piece.fingerprint()}\n".encode())
-        self.description = {
-            "kind": "pieces",
-            "facts": [source.facts for source in opened],
-            "pieces": digest.hexdigest(),
-        }
-
-    def entries(self, cursor: Cursor, texts: Texts) -> Iterator[Entry]:
-        """See `Source`."""
-        for number in range(cursor[0], len(self._pieces)):
-            yield from self._piece(number, cursor[1] if number == cursor[0] else 0, texts)
-
-    def _piece(self, number: int, done: int, texts: Texts) -> Iterator[Entry]:
-        behind, whole = sum(self._sizes[:number]), sum(self._sizes)
-        piece, inside = self._pieces[number], 0
-        if texts.tables is not None:
-            tables = dataclasses.replace(piece.tables, captions=texts.tables.captions)
-            piece = dataclasses.replace(piece, tables=tables)
-        for position, sample in enumerate(piece.samples(texts.needed), start=1):
-            inside += sample.num_bytes
-            if position > done:
-                share = (behind + min(inside, self._sizes[number])) / whole
-                yield Entry(sample, (number, position), share)
+def _first(piece: Piece, count: int) -> Iterator[Any]:
+    return itertools.islice(piece.read(), count)

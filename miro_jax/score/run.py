@@ -1,223 +1,206 @@
-"""Score pictures into a table: load, score part by part, merge.
+"""Score images into a table: the engine for its pieces, then one file of all rows.
 
-    OUT                    one row a picture: key, caption, width, height, a column per reward
-    OUT.failures.jsonl     key, cause and detail of each picture without a row
+    OUT                    one row an image: key, caption, width, height, a column per reward
+    OUT.failures.jsonl     key, cause and detail of each image without a row
     OUT.summary.json       moments and percentiles, failures, speed, versions; written last
     OUT.histograms.svg     the distributions
 
-A run that was killed goes on at the last part, see `parts`; the table it ends with is the same,
-byte for byte, where batch size and devices are the same.
+A run that was killed resumes at the last batch; the table it ends with is the same, byte for byte,
+where batch size and devices are the same.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import itertools
+import contextlib
+import json
 import os
-import time
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from miro_jax.annotate.loading import Loader
-from miro_jax.annotate.tally import MIN_SAMPLES, Tally
-from miro_jax.cli.progress import Progress
-from miro_jax.data.sources import Tables
-from miro_jax.data.sources.captions import TextIndex, index_captions
-from miro_jax.data.storage import files
-from miro_jax.models import sharding
-from miro_jax.rewards import base, has_weights, load_rewards
-from miro_jax.score import histograms, output, parts, summary
-from miro_jax.score.inputs import Texts
-from miro_jax.score.parts import Parts
-from miro_jax.score.pictures import Scored, score_entries
-from miro_jax.score.plan import Plan, finished, plan
+import numpy as np
 
-# A part is published after so much of either: what a kill costs, and how many files there are.
-PART_SECONDS = 30.0
-PART_ENTRIES = 65536
+from miro_jax.annotate.finish import describe_unfinished
+from miro_jax.annotate.settings import ALL
+from miro_jax.annotate.tally import Tally
+from miro_jax.annotate.work import work_on
+from miro_jax.cli.exit import say
+from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.claim import locked
+from miro_jax.data.storage.files import to_json
+from miro_jax.pretrained.weights.hub import OfflineError
+from miro_jax.rewards import base
+from miro_jax.score import histograms, summary, table
+from miro_jax.score.plan import TableJob, plan
+from miro_jax.score.settings import Settings
+
 SCALES = {False: "the model's own scale", True: "the scale of records"}
+_FAILURES, _HISTOGRAMS = ".failures.jsonl", ".histograms.svg"
 
 
 def score_images(
     path: str | os.PathLike | Sequence[str | os.PathLike],
     rewards: Sequence[str | base.Reward],
     out: str | os.PathLike,
-    **options,
-) -> dict:
-    """Score pictures into a table; return at once where that is done.
+    *,
+    pieces: Any = ALL,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Score images into a table; return at once where that is done.
 
     Args:
-        path, rewards, out, options: see `plan`.
+      path: a folder of images, a table of paths, tar files or sources; see `score.inputs`.
+      rewards: names, and rewards of your own.
+      out: .parquet, .csv or .jsonl file to write, or its URL in an object store.
+      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all.
+      **options: further fields of `Settings`.
 
     Returns:
-        What OUT.summary.json says.
+      The content of OUT.summary.json, or None while pieces or groups are left to others.
 
     Raises:
-        ValueError, TypeError, OSError: a bad argument, see `plan`, or weights that cannot be read.
-        RuntimeError: too many pictures failed, or all of them.
+      ValueError, TypeError, OSError: a bad argument, or weights that cannot be read.
+      RuntimeError: too many images failed, or all of them.
     """
-    todo = plan(path, rewards, out, **options)
-    done = finished(todo)
-    return execute(prepare(todo)) if done is None else done
+    pieces = ALL if pieces is None else pieces
+    return execute(plan(Settings(path=path, rewards=rewards, out=out, pieces=pieces, **options)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A plan with its rewards loaded; command: what the scores depend on, in full."""
+def make_job(settings: Settings) -> TableJob:
+    """Check the settings of a command line; see `plan`."""
+    job = plan(settings)
+    for name, why in job.dropped.items():
+        print(f"dropped by --commercial-only: {name}; {why}", file=sys.stderr)
+    if len(job.pieces) < len(job.source.pieces):
+        print(f"score: {job.why}", file=sys.stderr)
+    return job
 
-    plan: Plan
-    rewards: tuple[base.Reward, ...]
-    captions: TextIndex | None
-    command: dict
+
+def run_job(job: TableJob) -> None:
+    """Do what a command line requests, and print what was made."""
+    try:
+        facts = execute(job)
+    except OfflineError as error:  # weights that a bad argument or a missing one names
+        raise ValueError(str(error)) from error
+    if facts is None:
+        say(describe_unfinished(job))
+        return
+    say(summary.as_text(facts))
+    endings = ("", ".summary.json", _HISTOGRAMS, _FAILURES)
+    say("\n".join(job.out + ending for ending in endings))
 
 
-def prepare(todo: Plan) -> Job:
-    """Index the captions and load the rewards.
+def execute(job: TableJob) -> dict[str, Any] | None:
+    """Do what is not done yet of a job; see `score_images`."""
+    if job.is_complete:
+        return job.home.read_json(job.claim.manifest)
+    with _alone(job):
+        if not job.settings.merge:
+            work_on(job, "score")
+        if job.is_whole or job.settings.merge:
+            return finish(job)
+    return None
+
+
+@contextlib.contextmanager
+def _alone(job: TableJob) -> Iterator[None]:
+    """Keep a second process from doing the same pieces and groups."""
+    if not isinstance(job.folder, LocalFolder):
+        yield
+        return
+    numbers = [piece.number for piece in job.pieces] or [-1]
+    groups = "+".join(group.name for group in job.groups)
+    name = f"{groups}-{numbers[0]}-{numbers[-1]}-{len(job.pieces)}"
+    path = job.folder.path / "workers" / name
+    try:
+        with locked(path):
+            yield
+    finally:  # a run that could not start leaves nothing
+        for place in (path, path.parent, path.parent.parent):
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def finish(job: TableJob) -> dict[str, Any]:
+    """Write what stands beside the table, the table, and the summary as the last of all.
 
     Raises:
-        ValueError: captions contradict each other or are missing as a whole, weights do not fit,
-            or the parts that are there belong to another command.
-        OSError: a file of weights is missing.
+      RuntimeError: pieces are missing, no image has scores, or too many failed.
+      ValueError: pieces were made with different models.
+      Damaged: a piece or the table does not read back.
     """
-    index = None if todo.captions is None else index_captions(todo.captions)
-    try:
-        if index is not None and (clash := index.first_clash()):
-            raise ValueError(
-                f"{todo.captions.path} must give a picture one caption; it gives {clash[0]!r} two, "
-                f"in lines {clash[1]} and {clash[2]}. Score the table itself to judge every row."
-            )
-        rewards = _load(todo)
-        identities = [reward.identity for reward in rewards]
-        if len(set(identities)) < len(identities):
-            raise ValueError(f"rewards must differ from each other; got {', '.join(identities)}.")
-        if not todo.source.may_have_captions:
-            if names := [reward.name for reward in rewards if reward.needs_caption]:
-                raise ValueError(
-                    f"captions are needed for {', '.join(names)}; the table has no column of them. "
-                    "Give --captions or --caption-column."
-                )
-        towers = [reward.tower for reward in rewards]
-        command = todo.command | {"identities": identities, "towers": towers}
-        parts.check_command(todo.parts_folder, command)
-    except BaseException:
-        if index is not None:
-            index.close()
-        raise
-    return Job(todo, tuple(rewards), index, command)
-
-
-def _load(todo: Plan) -> list[base.Reward]:
-    names = [r for r in todo.rewards if isinstance(r, str)]
-    mesh = None
-    if any(map(has_weights, names)):
-        mesh = sharding.local_mesh(*todo.mesh)
-    loaded = load_rewards(names, weights=todo.weights, dtype=todo.dtype, mesh=mesh)
-    known = dict(zip(names, loaded, strict=True))
-    return [known[r] if isinstance(r, str) else r for r in todo.rewards]
-
-
-def execute(job: Job) -> dict:
-    """Score what is missing, merge the parts and return the summary; see `score_images`."""
-    todo = job.plan
-    identities = [reward.identity for reward in job.rewards]
-    parts.write_command(todo.parts_folder, job.command)
-    done = Parts(todo.parts_folder, identities)
-    try:
-        _score_missing(job, done)
-    finally:
-        if job.captions is not None:
-            job.captions.close()
-    return _finish(job, done, identities)
-
-
-def _score_missing(job: Job, done: Parts) -> None:
-    todo, tally = job.plan, _tally(job.plan)
-    for part in done:
-        tally.add(part.num_entries, part.failures)
-    left = None if todo.limit is None else todo.limit - tally.samples
-    tables = None if job.captions is None else Tables(captions=job.captions)
-    texts = Texts(tables, any(reward.needs_caption for reward in job.rewards))
-    entries = itertools.islice(todo.source.entries(done.after, texts), left)
-    total = todo.source.count
-    if todo.limit is not None:
-        total = todo.limit if total is None else min(total, todo.limit)
-    with (
-        Loader(todo.num_threads) as loader,
-        Progress("score", "images", total, tally.samples) as progress,
-    ):
-        batches = score_entries(entries, job.rewards, loader, todo.batch_size, todo.stored)
-        try:
-            for batch in _published(batches, done):
-                tally.add(batch.num_entries, batch.failures)
-                if total is None and batch.share:
-                    progress.total = tally.samples / batch.share
-                progress.update(batch.num_entries)
-                tally.check(MIN_SAMPLES)
-            progress.total = tally.samples  # what was guessed is known now
-        except BaseException:
-            loader.stop()
-            raise
-    if todo.limit is None and total is not None and tally.samples != total:
+    job.require_all()
+    numbers = [piece.number for piece in job.source.pieces]
+    facts, columns, failures = _read_facts(job, numbers)
+    lines = [
+        json.dumps({key: one[key] for key in ("key", "cause", "detail")}, ensure_ascii=False)
+        for one in failures
+    ]
+    job.home.write(job.name + _FAILURES, "".join(f"{line}\n" for line in lines).encode("utf-8"))
+    report = summary.summarize(facts, columns, failures)
+    if not report["num_scored"]:
+        job.folder.remove("")  # the input must be mended, and is another one then
+        causes = ", ".join(f"{cause} ({n})" for cause, n in report["failures"].items())
         raise RuntimeError(
-            f"The input must not change while it is scored: it held {total} pictures at first and "
-            f"{tally.samples} then. Delete {todo.parts_folder} and run again."
+            f"At least one image must get its scores; none of {report['num_images']} did: "
+            f"{causes or 'there were none'}. See {job.out}{_FAILURES}."
         )
-
-
-def _published(batches: Iterator[Scored], done: Parts) -> Iterator[Scored]:
-    """Hand batches on, and publish a part whenever enough has come together, and at the end."""
-    waiting, start = [], time.monotonic()
-    for batch in batches:
-        waiting.append(batch)
-        yield batch
-        seconds = time.monotonic() - start
-        if seconds >= PART_SECONDS or sum(b.num_entries for b in waiting) >= PART_ENTRIES:
-            done.publish(waiting, seconds)
-            waiting, start = [], time.monotonic()
-    if waiting:
-        done.publish(waiting, time.monotonic() - start)
-
-
-def _tally(todo: Plan) -> Tally:
-    remedy = (
-        f"Mend the input and delete {todo.parts_folder}, or raise max_failure_rate and run again: "
-        "what is done is kept."
-    )
-    return Tally(todo.max_failure_rate, remedy)
-
-
-def _finish(job: Job, done: Parts, identities: Sequence[str]) -> dict:
-    """Write what stands beside the table, the table, and the summary as the last of all."""
-    todo = job.plan
-    output.write_failures(todo.beside(".failures.jsonl"), done)
-    facts = summary.summarize(done, identities)
-    if not facts["num_scored"]:
-        done.remove()  # the input must be mended, and is another one then
-        causes = ", ".join(f"{cause} ({n})" for cause, n in facts["failures"].items())
-        raise RuntimeError(
-            f"At least one picture must get its scores; none of {facts['num_images']} did: "
-            f"{causes or 'there were none'}. See {todo.beside('.failures.jsonl')}."
-        )
-    tally = _tally(todo)
-    for part in done:
-        tally.add(part.num_entries, part.failures)
+    tally = Tally(job.settings.max_failure_rate, job.remedy)
+    tally.add(sum(one["num_samples"] for one in facts), failures)
     tally.check()
-    picture = histograms.draw(facts["rewards"], SCALES[todo.stored])
-    files.write_atomic(todo.beside(".histograms.svg"), picture.encode("utf-8"))
-    output.write_scores(todo.out, parts.schema(identities), done.tables())
-    for reward in job.rewards:
-        facts["rewards"][reward.identity]["tower"] = reward.tower
-    facts |= {
-        "scale": SCALES[todo.stored],
-        "left_out": todo.left_out,
-        "command": job.command,
+    drawing = histograms.draw(report["rewards"], SCALES[job.stored])
+    job.home.write(job.name + _HISTOGRAMS, drawing.encode("utf-8"))
+    identities = list(columns)
+    _write_table(job, numbers, identities)
+    towers = {r["identity"]: r["tower"] for r in table.rewards_of(facts[0]).values()}
+    for identity in identities:
+        report["rewards"][identity]["tower"] = towers[identity]
+    made_with = {"identities": identities, "towers": [towers[name] for name in identities]}
+    report |= {
+        "scale": SCALES[job.stored],
+        "left_out": job.dropped,
+        "command": job.request | made_with,
     }
-    files.write_atomic(todo.summary_path, files.to_json(facts))
-    done.remove()
-    return facts
+    job.claim.finish(to_json(report))
+    job.folder.remove("")
+    return json.loads(to_json(report))
 
 
-def outputs(todo: Plan) -> list[Path]:
-    """Return the files of a complete run, the table first."""
-    endings = (".summary.json", ".histograms.svg", ".failures.jsonl")
-    return [todo.out, *(todo.beside(ending) for ending in endings)]
+def _read_facts(
+    job: TableJob, numbers: Sequence[int]
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], list[dict]]:
+    """Read all pieces: what is known of each, the scores by identity, the failures.
+
+    Of texts only the causes are kept: those of a large table fill the memory.
+    """
+    facts, scores, failures = [], [], []
+    for number in numbers:
+        array, one = table.read_rows(job.folder, number)
+        one = {key: one[key] for key in ("num_samples", "seconds", "models", "causes")} | {
+            "piece": one["piece"],
+            "failures": one["failures"],
+        }
+        if table.rewards_of(one) != table.rewards_of(facts[0] if facts else one):
+            raise ValueError(
+                f"All pieces must be made with the same models; {one['piece']} and "
+                f"{facts[0]['piece']} were not. Delete {job.folder} and run again."
+            )
+        failures += one.pop("failures")
+        facts.append(one)
+        scores.append(array)
+    known = table.rewards_of(facts[0])
+    identities = [known[name]["identity"] for name in job.toolbox.names]
+    return facts, dict(zip(identities, np.concatenate(scores).T, strict=True)), failures
+
+
+def _write_table(job: TableJob, numbers: Sequence[int], identities: Sequence[str]) -> None:
+    """Write the table, read it back, and publish it."""
+
+    def pieces() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        return (table.read_rows(job.folder, number) for number in numbers)
+
+    with job.folder.scratch("") as scratch:
+        path = Path(scratch) / job.name
+        rows = (table.to_arrow(scores, one, identities) for scores, one in pieces())
+        table.write_table(path, identities, rows)
+        table.check_table(path, (key for _, one in pieces() for key in one["keys"]))
+        job.home.put(job.name, path)

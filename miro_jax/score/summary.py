@@ -1,41 +1,49 @@
-"""What all the scores together say: per reward moments and percentiles, failures by cause, speed.
-
-Percentiles are exact: the scores of one reward at a time, four bytes each, are read from the parts.
-"""
-
-from __future__ import annotations
+"""What all scores together show: per reward moments and percentiles, failures by cause, speed."""
 
 import collections
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import Any
+
+import numpy as np
 
 from miro_jax import __version__
 from miro_jax.report.charts import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
-from miro_jax.score.parts import Parts
+from miro_jax.score.table import rewards_of
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
 
 
-def summarize(parts: Parts, identities: Sequence[str]) -> dict:
-    """Describe all parts: the rewards, the failures, the speed, the versions."""
-    causes: collections.Counter[str] = collections.Counter()
-    num_scored, seconds = 0, 0.0
-    for part in parts:
-        num_scored += part.count
-        seconds += part.seconds
-        causes.update(failure["cause"] for failure in part.failures)
-    num_failures = causes.total()
-    speed = (num_scored + num_failures) / seconds if seconds else None
+def summarize(
+    pieces: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, np.ndarray],
+    failures: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Describe all pieces: the rewards, the failures, the speed, the versions.
+
+    Args:
+      pieces: facts of each. columns: identity of a reward -> all scores, [N] float32, NaN is
+        missing. failures: of all pieces.
+    """
+    num_scored = len(next(iter(columns.values())))
+    causes = collections.Counter(failure["cause"] for failure in failures)
+    seconds = sum(piece["seconds"] for piece in pieces)
+    number = num_scored + causes.total()
+    rewards = {reward["identity"]: reward for reward in rewards_of(pieces[0]).values()}
+    reading = [name for name in columns if rewards[name]["synthetic_form"] is not None]
+    without = collections.Counter(c for piece in pieces for c in piece["causes"] if c and reading)
     return {
-        "num_images": num_scored + num_failures,
+        "num_images": number,
         "num_scored": num_scored,
-        "num_failures": num_failures,
+        "num_failures": causes.total(),
         "failures": dict(causes.most_common()),
-        "rewards": {name: describe(parts.column(name)) for name in identities},
+        "without_caption": dict(without.most_common()),
+        "need_captions": reading,
+        "rewards": {name: describe(scores) for name, scores in columns.items()},
         "seconds": round(seconds, 3),
-        "images_per_second": None if speed is None else round(speed, 3),
+        "images_per_second": round(number / seconds, 3) if seconds else None,
         "versions": {
             "miro_jax": __version__,
             "python": platform.python_version(),
@@ -44,8 +52,8 @@ def summarize(parts: Parts, identities: Sequence[str]) -> dict:
     }
 
 
-def as_text(summary: dict) -> str:
-    """Return the summary as a table for the eyes, one line a reward, then the failures."""
+def as_text(summary: Mapping[str, Any]) -> str:
+    """Return the summary as a table to read, one line a reward, then the failures."""
     head = ["reward", "count", "mean", "std", "min", *(f"{p}%" for p in PERCENTILES), "max"]
     lines = [head]
     for name, facts in summary["rewards"].items():
@@ -54,29 +62,33 @@ def as_text(summary: dict) -> str:
             numbers = [facts["mean"], facts["std"], facts["min"]]
             # By name: in a file they are sorted as texts.
             numbers += [*(facts["percentiles"][str(p)] for p in PERCENTILES), facts["max"]]
-        lines.append([name, str(facts["count"]), *map(_number, numbers)])
-    widths = [
-        max(map(len, column)) for column in zip(*(_filled(x, head) for x in lines), strict=True)
-    ]
+        numbers = [str(facts["count"]), *map(_number, numbers)]
+        lines.append([name, *numbers, *[""] * (len(head) - 1 - len(numbers))])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [_aligned(line, widths) for line in lines]
     text.append("")
     speed = summary["images_per_second"]
     pace = "" if speed is None else f", {_number(speed)} images/s"
     text.append(f"{summary['num_scored']} of {summary['num_images']} images scored{pace}")
-    if causes := summary["failures"]:
-        text.append("failed: " + ", ".join(f"{cause} ({n})" for cause, n in causes.items()))
+    if without := summary.get("without_caption"):  # tables of older versions have no such key
+        text.append(
+            f"without a caption, so without {', '.join(summary['need_captions'])}: "
+            + _counted(without)
+        )
+    if summary["failures"]:
+        text.append(f"failed: {_counted(summary['failures'])}")
     return "\n".join(text)
+
+
+def _counted(causes: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause} ({count})" for cause, count in causes.items())
 
 
 def _number(value: float) -> str:
     return format_number(value).replace("\N{MINUS SIGN}", "-")
 
 
-def _filled(line: Sequence[str], head: Sequence[str]) -> list[str]:
-    return [*line, *[""] * (len(head) - len(line))]
-
-
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     cells = [line[0].ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=False)]
+    cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
     return "  ".join(cells).rstrip()

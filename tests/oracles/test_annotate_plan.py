@@ -1,7 +1,8 @@
 """What the plan of an annotation reports of weights that are there."""
 
 from miro_jax import annotate
-from miro_jax.annotate import sizes, tell
+from miro_jax.annotate import estimate, sizes
+from miro_jax.annotate.plan import plan
 from miro_jax.data.shapes import world
 from tests.oracles import published
 
@@ -15,17 +16,17 @@ def test_parameters_are_counted_in_the_weights_that_are_there(tmp_path):
     whole = sizes.find("pick_score").count_parameters(weights["pick_score"])
     vision = sizes.find("aesthetic").count_parameters(weights["aesthetic"])
     assert 0 < vision < whole
-    plan = annotate.plan(
-        f"tar:{tmp_path}/source/*.tar",
-        tmp_path / "out",
-        SEVEN,
+    settings = annotate.Settings(
+        source=f"tar:{tmp_path}/source/*.tar",
+        out=tmp_path / "out",
+        rewards=SEVEN,
         image_encoder={"name": "sdxl_vae", "size": 256},
         caption_encoder={"name": "flan_t5", "width": 2048, "max_tokens": 256},
         dtype="bfloat16",
-        will_write=False,
+        plan=True,
         weights={name: weights[name] for name in SEVEN},
     )
-    text = tell.describe(plan, 1)
+    text = estimate.describe(plan(settings))
     assert text.count("as published") == 2  # the encoders are the authors' own
     assert "fetched from the hub at the start: stabilityai/sdxl-vae, google/flan-t5-xl" in text
     assert f"rewards: pick_score            {whole / 1e6:9,.1f} M parameters:" in text

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from miro_jax.data.sources import listing, reading
@@ -38,9 +38,17 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    pictures = list(list_pictures(spec.place))
+    return make_runs(spec.place, list(list_pictures(spec.place)), length, tables)
+
+
+def make_runs(place: str, pictures: Sequence[Picture], length: int, tables: Tables) -> list[Piece]:
+    """Return one piece for each run of so many images of a folder.
+
+    Raises:
+        FileNotFoundError: there is no image.
+    """
     if not pictures:
-        raise no_pictures(spec.place)
+        raise no_pictures(place)
     pieces = []
     for number, begin in enumerate(range(0, len(pictures), length)):
         run = tuple(pictures[begin : begin + length])
@@ -50,10 +58,10 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
                 f"files-{number:05d}",
                 len(run),
                 sum(max(picture.size, 0) for picture in run),
-                functools.partial(_run_samples, spec.place, run),
+                functools.partial(_run_samples, place, run),
                 functools.partial(_sign, run),
                 tables,
-                functools.partial(_sign_again, spec.place, run),
+                functools.partial(_sign_again, place, run),
                 any(one.txt or one.json for one in run),
             )
         )

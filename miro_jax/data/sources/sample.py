@@ -75,7 +75,7 @@ class Piece:
     count: samples, or None where only reading tells. num_bytes: of its files, or None.
     read, sign: of its kind: yield samples; return the fingerprint. sign_again: the same, where
     `sign` goes by a listing that was made before. has_captions: False where it is known that
-    only a table can have any.
+    only a table can have any. keys_repeat: one image may stand in several samples.
     """
 
     number: int
@@ -87,6 +87,7 @@ class Piece:
     tables: Tables = Tables()
     sign_again: Callable[[], str] | None = None
     has_captions: bool = True
+    keys_repeat: bool = False
 
     def samples(self, needs_caption: bool = True) -> Iterator[Sample]:
         """Read the samples in their order, which is always the same.
@@ -104,7 +105,8 @@ class Piece:
         """
         seen: set[str] = set()
         for sample in self.read():
-            yield complete(sample, self.tables, needs_caption, sample.key in seen)
+            is_repeated = sample.key in seen and not self.keys_repeat
+            yield complete(sample, self.tables, needs_caption, is_repeated)
             seen.add(sample.key)
 
     def fingerprint(self, again: bool = False) -> str:

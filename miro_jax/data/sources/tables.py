@@ -3,7 +3,8 @@
 A table names a picture in each row and may give its caption. Text is UTF-8, with or without a byte
 order mark; a field of CSV or TSV that holds the separator, a quote or a line break stands in
 quotes, and quotes inside are doubled. A table that breaks these rules is refused as a whole, with
-the line: a quote that is never closed would else swallow the rest of it.
+the line: a quote that is never closed would else swallow the rest of it. A `.json` file is the
+manifest that sample writes: its rows are the objects of the list `images`.
 """
 
 import codecs
@@ -19,7 +20,7 @@ from pyarrow import parquet
 
 from miro_jax.data.sources import reading
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".json")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
 CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -137,7 +138,7 @@ def _columns(path: str) -> list[str]:
     if kind == ".parquet":
         with _parquet(path) as file:
             return list(file.schema_arrow.names)
-    if kind == ".jsonl":
+    if kind in (".jsonl", ".json"):
         return list(next(_objects(path), (0, {}))[1])
     line, header = next(records(path, _SEPARATORS[kind]), (0, []))
     if len(set(header)) < len(header):
@@ -149,7 +150,7 @@ def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[R
     kind = ending(path)
     if kind == ".parquet":
         found = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
-    elif kind == ".jsonl":
+    elif kind in (".jsonl", ".json"):
         found = _objects(path)
     else:
         found = _named(path, _SEPARATORS[kind])
@@ -203,8 +204,11 @@ def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line, object) of a JSONL file; blank lines are left out."""
+    """Yield (line, object) of a JSONL file, blank lines dropped, or of a manifest of sample."""
     line = 0
+    if ending(path) == ".json":
+        yield from _images(path)
+        return
     try:
         with reading.open_read(path) as file:
             for line, text in enumerate(_lines(file), start=1):
@@ -216,6 +220,20 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
                 yield line, values
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise damaged(path, line, error) from error
+
+
+def _images(path: str) -> Iterator[tuple[int, dict]]:
+    try:
+        with reading.open_read(path) as file:
+            images = json.load(file)["images"]
+        if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+            raise TypeError("its `images` are no list of objects")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} must be the manifest.json of a folder that sample wrote: {error!r}. Give a "
+            f"table that ends in one of {', '.join(ENDINGS[:-1])}."
+        ) from error
+    yield from enumerate(images, start=1)
 
 
 def _parquet(path: str) -> parquet.ParquetFile:

@@ -7,9 +7,9 @@
 A request is a flat JSON object. The same request resumes; one that differs is refused in a text
 that names the key and both values. What only a digest can compare, such as the content of a file,
 is an object of a `digest` and of what a reader knows it by: {"name": "a.csv", "rows": 9, "digest":
-"3fab..."}. Two such objects are equal if their digests are, and a text shows the rest. Several processes may fill a folder that allows it (`begin` is
-create-if-absent, in object stores too); one that must have a single writer is also locked, see
-`locked`.
+"3fab..."}. Two such objects are equal if their digests are, and a text shows the rest. Several
+processes may fill a folder that allows it (`begin` is create-if-absent, in object stores too); one
+that must have a single writer is also locked, see `locked`.
 """
 
 import contextlib
@@ -52,8 +52,8 @@ class Claim:
         partial: str = PARTIAL_NAME,
         request_of: Callable[[Any], Mapping[str, Any]] = lambda manifest: manifest["request"],
         partial_request_of: Callable[[Any], Mapping[str, Any]] = lambda partial: partial,
-        matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: (
-            same(present, requested)
+        matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: same(
+            present, requested
         ),
         scratch: str = "",
         subject: str = "",

@@ -58,6 +58,13 @@ class LocalFolder(Folder):
         with files.published(path, durable) as temporary, open(temporary, "wb") as file:
             file.write(data)
 
+    def put(self, name: str, path: str | os.PathLike) -> None:
+        final = self.path / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        files.sync(path)
+        os.replace(path, final)
+        files.sync(final.parent)
+
     def create(self, name: str, path: str | os.PathLike) -> bool:
         final = self.path / name
         final.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,212 @@
+"""The table: what a piece becomes, and all pieces in one parquet, CSV or JSONL file.
+
+    OUT.parts/manifest.partial.json    the request; another one is refused
+    OUT.parts/parts/...                what groups of models made of batches, see `annotate.parts`
+    OUT.parts/pieces/00012.rows        the rows of piece 12, with a digest and their own name
+    OUT                                one row an image: key, caption, width, height, scores
+
+A score is a float32 and is written as short as reading it back exactly allows; a missing score or
+caption is a null, in CSV an empty field.
+
+Letters: N rows, R rewards.
+"""
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from miro_jax.annotate import parts
+from miro_jax.annotate.publish import Rows
+from miro_jax.data.storage import Damaged, Folder
+
+FOLDER = "pieces"
+_ROWS_IN_A_GROUP = 65536
+
+
+class TableRows:
+    """Pieces become rows of a table; see `annotate.publish.Sink`.
+
+    Args:
+      needs_caption: an image without a caption is a failure; otherwise it has a row, with nothing
+        in the columns of the rewards that need one.
+    """
+
+    takes_synthetic = False
+
+    def __init__(self, needs_caption: bool):
+        self.needs_caption = needs_caption
+
+    def is_done(self, folder: Folder, piece: int) -> bool:
+        """Return whether a piece is published."""
+        return folder.exists(rows_name(piece))
+
+    def discard_spoiled(self, folder: Folder, piece: int) -> None:
+        """Delete the rows of a piece that do not have their digest, or are those of another."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                read_rows(folder, piece)
+        except Damaged:
+            folder.remove(rows_name(piece))
+
+    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
+        """Return num_samples, failures and more of a published piece."""
+        return read_rows(folder, piece)[1]
+
+    def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
+        """Publish a piece."""
+        samples, scores = [], []
+        for sample, fields in rows:
+            samples.append(sample)
+            scores.append(fields["scores"])
+        columns = {
+            "keys": [s.key for s in samples],
+            "captions": [s.caption for s in samples],
+            "widths": [s.width for s in samples],
+            "heights": [s.height for s in samples],
+            "causes": [s.cause for s in samples],  # why there is no caption
+        }
+        name, array = rows_name(piece), np.array(scores, np.float32)
+        array = array.reshape(len(scores), len(rewards_of(facts)))
+        folder.write(name, parts.seal({"scores": array}, facts | columns | {"name": name}))
+
+
+def rows_name(piece: int) -> str:
+    """Return the name of the file of a piece's rows."""
+    return f"{FOLDER}/{piece:05d}.rows"
+
+
+def read_rows(folder: Folder, piece: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a published piece: its scores [n, R], and its facts with the other columns.
+
+    Raises:
+      Damaged: the file does not have its digest, or is that of another piece.
+    """
+    name = rows_name(piece)
+    arrays, facts = parts.unseal(folder.read(name), name)
+    return arrays["scores"], facts
+
+
+def rewards_of(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what is known of the rewards of a piece, by name, whatever groups they were in."""
+    groups = facts["models"].values()
+    return {name: reward for group in groups for name, reward in group["rewards"].items()}
+
+
+def schema(identities: Sequence[str]) -> pyarrow.Schema:
+    """Return the columns of a table: one float32 for each reward's identity."""
+    text = pyarrow.string()
+    columns = [("key", text), ("caption", text), ("width", pyarrow.int32())]
+    columns += [("height", pyarrow.int32()), *((name, pyarrow.float32()) for name in identities)]
+    return pyarrow.schema(columns)
+
+
+def to_arrow(scores: np.ndarray, facts: dict[str, Any], identities: Sequence[str]) -> pyarrow.Table:
+    """Return the rows of a piece as a table."""
+    columns = [facts[name] for name in ("keys", "captions", "widths", "heights")]
+    return pyarrow.table([*map(pyarrow.array, columns), *scores.T], schema=schema(identities))
+
+
+def write_table(path: Path, identities: Sequence[str], tables: Iterable[pyarrow.Table]) -> None:
+    """Write rows by the ending of the path, a group of rows in memory at a time.
+
+    Equal rows give equal bytes, however they are cut into tables.
+    """
+    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+    columns = schema(identities)
+    write[path.suffix.lower()](path, columns, _regrouped(columns, tables))
+
+
+def check_table(path: Path, keys: Iterable[str]) -> None:
+    """Read a table back and compare its keys, in order, with those that it must have.
+
+    Raises:
+      Damaged: it has other rows.
+    """
+    count = 0
+    for written, key in _pairs(_read_keys(path), keys):
+        if written != key:
+            raise Damaged(
+                f"row {count} of the table {path.name} must be of {key!r}; it is of {written!r}."
+            )
+        count += 1
+
+
+_END = None  # no key is None
+
+
+def _pairs(written: Iterator[str], keys: Iterable[str]) -> Iterator[tuple[str | None, str | None]]:
+    for key in keys:
+        yield next(written, _END), key
+    if (more := next(written, _END)) is not _END:
+        yield more, _END
+
+
+def _read_keys(path: Path) -> Iterator[str]:
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["key"]):
+                yield from batch["key"].to_pylist()
+        return
+    with open(path, encoding="utf-8", newline="") as file:
+        if ending == ".csv":
+            yield from (row["key"] for row in csv.DictReader(file))
+        else:
+            yield from (json.loads(line)["key"] for line in file)
+
+
+def _regrouped(columns: pyarrow.Schema, tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+    """Yield the rows in groups of one size, the last one smaller."""
+    waiting = columns.empty_table()
+    for table in tables:
+        waiting = pyarrow.concat_tables([waiting, table])
+        while waiting.num_rows >= _ROWS_IN_A_GROUP:
+            yield waiting.slice(0, _ROWS_IN_A_GROUP).combine_chunks()
+            waiting = waiting.slice(_ROWS_IN_A_GROUP)
+    if waiting.num_rows:
+        yield waiting.combine_chunks()
+
+
+def _write_parquet(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+    with parquet.ParquetWriter(path, columns, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=_ROWS_IN_A_GROUP)
+
+
+def _write_csv(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns.names)
+        for row in _rows(groups):
+            writer.writerow("" if value is None else value for value in row)
+
+
+def _write_jsonl(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for row in _rows(groups):
+            values = dict(zip(columns.names, row, strict=True))
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _rows(groups: Iterable[pyarrow.Table]) -> Iterator[tuple]:
+    for group in groups:
+        columns = [
+            map(_shortest, column.to_numpy())
+            if pyarrow.types.is_floating(column.type)
+            else column.to_pylist()
+            for column in group.columns
+        ]
+        yield from zip(*columns, strict=True)
+
+
+def _shortest(score: np.float32) -> float | None:
+    """Return the shortest float that is the float32 again when rounded."""
+    return None if math.isnan(score) else float(str(score))
