@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from miro_jax import annotate
 from miro_jax.annotate.settings import NAME, Settings, make_parser
@@ -13,9 +14,14 @@ OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mes
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+
+    def plan() -> Any:
+        settings = make_settings(Settings, make_parser().read(arguments))
+        return annotate.make_job(settings)  # the engine is imported here: not for --help
+
     return exit.run(
         NAME,
-        lambda: annotate.make_job(make_settings(Settings, make_parser().read(arguments))),
+        plan,
         lambda job: annotate.run_job(job),
         mistakes_at_work=(ValueError,),  # such as models that are not the folder's
         out_of_memory=OUT_OF_MEMORY,

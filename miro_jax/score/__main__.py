@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from miro_jax import score
 from miro_jax.cli import exit
@@ -13,9 +14,14 @@ OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16 or a smaller --batch-size need l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+
+    def plan() -> Any:
+        settings = make_settings(Settings, make_parser().read(arguments))
+        return score.make_job(settings)  # the engine is imported here: not for --help
+
     return exit.run(
         NAME,
-        lambda: score.make_job(make_settings(Settings, make_parser().read(arguments))),
+        plan,
         lambda job: score.run_job(job),
         mistakes_at_work=(ValueError,),  # such as models that are not those of the table
         out_of_memory=OUT_OF_MEMORY,
