@@ -1,8 +1,6 @@
 """The sampling stage and the folder it fills: files, manifest, grid, and going on after a stop."""
 
-import fcntl
 import json
-import os
 
 import numpy as np
 import pytest
@@ -10,7 +8,10 @@ from PIL import Image
 
 from configs import base as configs
 from miro_jax import sample
-from miro_jax.sample import folder, images, make, request, sheets
+from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.claim import locked
+from miro_jax.sample import draw, folder, request, sheets
+from miro_jax.sample.verbs import Images
 from tests.sampling import NAMES, Dial, contents
 
 SETTINGS = {"guidance_scale": 2.0, "num_steps": 3}
@@ -27,15 +28,15 @@ def write(path, pipe=None, **changes):
     return paths, json.loads((path / "manifest.json").read_text())
 
 
-def fill(path, pipe=None, request=None, **changes):
-    """Write as the command does: go on, or refuse."""
+def fill(path, pipe=None, **changes):
+    """Write as the command does: resume, or refuse."""
     pipe = pipe or Dial()
     asked = ask(names=pipe.reward_names, **changes)
-    sheet = images.sheet(asked)
-    found = make.describe("images", asked, sheet.pictures) | make.describe_pipeline(pipe)
-    files = [picture.file for picture in sheet.pictures]
-    with folder.open_folder(path, found, files) as opened:
-        make.fill(opened, pipe, sheet, request.settings)
+    sheet = Images().sheet(asked)
+    facts = asked.describe("images", sheet.images) | draw.describe_pipeline(pipe)
+    files = [image.file for image in sheet.images]
+    with folder.open_folder(path, facts, files) as opened:
+        draw.fill(opened, pipe, sheet)
     return pipe
 
 
@@ -104,11 +105,12 @@ def test_the_grid_shows_all_pictures(tmp_path):
 
 
 def test_a_grid_of_very_many_pictures_shows_the_first_and_says_so():
-    found = images.sheet(ask(prompts=["x"] * 500, num_images=4))
-    assert len(found.pictures) == 2000 and len(found.on_grid) == sheets.MOST_PICTURES
-    drawn = found.grid(np.zeros((len(found.on_grid), 8, 8, 3), np.uint8))
+    sheet = Images().sheet(ask(prompts=["x"] * 500, num_images=4))
+    assert len(sheet.images) == 2000 and len(sheet.on_grid) == sheets.MOST_IMAGES
+    drawn = draw.draw_grid(sheet, np.zeros((len(sheet.on_grid), 8, 8, 3), np.uint8))
     assert drawn.shape[0] < 64 * 74 * 2
-    one = images.sheet(ask(prompts=["x"], num_images=300))
+    assert sheet.labels()[1].endswith("; the first 64 of 500 prompts")
+    one = Images().sheet(ask(prompts=["x"], num_images=300))
     assert len(one.on_grid) == 300
 
 
@@ -116,7 +118,7 @@ def test_a_grid_of_very_many_pictures_shows_the_first_and_says_so():
     "targets, text",
     [
         ({"a": 1.0, "b": 1.0}, "all rewards 1"),
-        ({"a": 0.6, "b": None, "c": 1.0}, "a 0.6, b not asked, all others 1"),
+        ({"a": 0.6, "b": None, "c": 1.0}, "a 0.6, b not requested, all others 1"),
         ({"a": 0.0}, "a 0"),
         ({}, "no rewards"),
     ],
@@ -177,18 +179,27 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, count, half=False):
     """Make the write number `count` the last: it does not happen, or leaves half of a file."""
-    write_atomic, done = folder.write_atomic, []
+    done = []
 
-    def write(path, data):
-        done.append(path)
-        if len(done) >= count:
-            if half and len(done) == count:
-                with open(f"{path}.tmp-1", "wb") as file:
-                    file.write(data[: len(data) // 2])
-            raise Killed
-        write_atomic(path, data)
+    def stop(name, data):
+        done.append(name)
+        if len(done) < count:
+            return
+        if half and len(done) == count:
+            name.with_name(f"{name.name}.tmp-{'0' * 32}").write_bytes(data[: len(data) // 2])
+        raise Killed
 
-    monkeypatch.setattr(folder, "write_atomic", write)
+    def write(self, name, data, durable=True):
+        stop(self.path / name, data)
+        real_write(self, name, data, durable)
+
+    def create(self, name, path):
+        stop(self.path / name, path.read_bytes())
+        return real_create(self, name, path)
+
+    real_write, real_create = LocalFolder.write, LocalFolder.create
+    monkeypatch.setattr(LocalFolder, "write", write)
+    monkeypatch.setattr(LocalFolder, "create", create)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -227,11 +238,11 @@ def test_only_batches_with_missing_pictures_are_drawn_and_none_when_all_is_done(
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"prompts": ("A red circle!", "c")}, 'prompts there .*"b".*, asked .*"c"'),
-        ({"num_images": 3}, "images_per_prompt there 2, asked 3"),
-        ({"targets": {"beauty": 0.5}}, 'targets there {}, asked {"beauty": 0.5}'),
-        ({"num_steps": 4}, "num_steps there 3, asked 4"),
-        ({"negative_prompt": "same"}, 'negative_prompt there "empty", asked "same"'),
+        ({"prompts": ("A red circle!", "c")}, 'prompts is .*"b".* there, .*"c".* here'),
+        ({"num_images": 3}, "images_per_prompt is 2 there, 3 here"),
+        ({"targets": {"beauty": 0.5}}, "targets has only here: beauty"),
+        ({"num_steps": 4}, "num_steps is 3 there, 4 here"),
+        ({"negative_prompt": "same"}, 'negative_prompt is "empty" there, "same" here'),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])
@@ -246,6 +257,7 @@ def test_another_request_is_refused_in_one_line(tmp_path, monkeypatch, changes, 
     with pytest.raises(ValueError, match=said) as caught:
         fill(tmp_path, **changes)
     assert "\n" not in str(caught.value) and "Name another folder" in str(caught.value)
+    assert "sha256" not in str(caught.value)
     assert contents(tmp_path) == before
 
 
@@ -253,7 +265,9 @@ def test_another_checkpoint_is_refused(tmp_path):
     fill(tmp_path)
     other = Dial()
     other.trained.name = "dial sha256:0000"
-    with pytest.raises(ValueError, match='checkpoint there "dial sha256:d1a1", asked "dial sha256'):
+    with pytest.raises(
+        ValueError, match='checkpoint is "dial sha256:d1a1" there, "dial sha256:0000" here'
+    ):
         fill(tmp_path, other)
 
 
@@ -271,15 +285,11 @@ def test_a_manifest_of_something_else_is_refused(tmp_path):
 
 
 def test_a_folder_that_another_process_fills_is_refused(tmp_path):
-    tmp_path.mkdir(exist_ok=True)
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(BlockingIOError, match="is being filled by another process"):
+    with locked(tmp_path):
+        with pytest.raises(BlockingIOError, match="is in use by another process"):
             fill(tmp_path)
-    finally:
-        os.close(descriptor)
     fill(tmp_path)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -302,7 +312,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ({"targets": {"beuty": 1}}, "Unknown reward 'beuty'; this model knows: beauty, count"),
         ({"negative_targets": {"count": "x"}}, "level of 'count' must be a number"),
         ({"prompts": [sample.Prompt("a", {"beuty": 1})]}, "Unknown reward 'beuty'"),
-        ({"prompts": [sample.Prompt("a", seed=-1)]}, "a seed must be in 0..4294967295; got -1"),
+        ({"targets": {"beauty": 1.5}}, "level of 'beauty' must be .*got 1.5"),
+        ({"prompts": [sample.Prompt("a", {"beauty": -1})]}, "level of 'beauty' must be .*got -1"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be finite; got inf"),
+        ({"num_steps": 1.5}, "num_steps must be an integer; got 1.5"),
+        ({"guidance_interval": (0, 0.5, 1)}, "guidance_interval must be"),
+        ({"prompts": [sample.Prompt("a", seed=-1)]}, "seed must be in 0..4294967295; got -1"),
     ],
 )
 def test_bad_requests_are_named(changes, said):
@@ -314,8 +329,12 @@ def test_bad_requests_are_named(changes, said):
     "key, value, said",
     [
         ("targets", "beauty", "config.sample.targets: .*NAME=LEVEL"),
-        ("targets", "beuty=1", "config.sample.targets: unknown rewards .'beuty'.*beauty"),
+        ("targets", "beuty=1", "config.sample.targets: Unknown reward 'beuty'; .*beauty"),
         ("negative_targets", "count=high", "config.sample.negative_targets: .*number"),
+        ("targets", "beauty=1.5", "config.sample.targets: .*1 is best; got '1.5'"),
+        ("guidance_scale", float("nan"), "config.sample.guidance_scale must be finite; got nan"),
+        ("num_steps", 0, "config.sample.num_steps must be at least 1; got 0"),
+        ("seed", -1, "config.sample.seed must be in 0..4294967295; got -1"),
         ("prompts", (), "config.sample.prompts must be a tuple"),
         ("images_per_prompt", 0, "config.sample.images_per_prompt"),
     ],
@@ -334,3 +353,27 @@ def test_the_base_config_is_valid_and_reaches_the_request():
     assert found.settings.num_steps == config.sample.num_steps
     assert found.settings.guidance_scale == config.sample.guidance_scale
     assert [p.text for p in found.prompts] == list(config.sample.prompts)
+
+
+def test_rewards_are_named_with_or_without_their_version():
+    asked = ask(names=("hpsv2@2.1", "redness"), targets={"hpsv2": 0.5, "mine.py:Redness": 0.25})
+    assert asked.targets == {"hpsv2@2.1": 0.5, "redness": 0.25}
+    assert request.find_reward("hpsv2@2.1", ("hpsv2",)) == "hpsv2"
+    with pytest.raises(ValueError, match="Unknown reward 'hpsv2'; this model knows: hpsv2@2.1, hp"):
+        request.find_reward("hpsv2", ("hpsv2@2.1", "hpsv2@2.0"))
+
+
+def test_an_image_request_is_the_entry_of_the_manifest():
+    image = Images().sheet(ask(guidance_interval=(0.1, 0.9))).images[3]
+    entry = json.loads(json.dumps(image.to_entry()))
+    assert request.ImageRequest.from_entry(entry) == image
+    assert entry["guidance_interval"] == [0.1, 0.9] and "settings" not in entry
+
+
+def test_every_image_of_a_manifest_has_a_file_and_a_prompt_and_other_files_stand_apart(tmp_path):
+    _, manifest = write(tmp_path)
+    assert sorted(manifest) == ["files", "images", "request"]
+    files = [entry["file"] for entry in manifest["images"]]
+    assert all(entry["prompt"] for entry in manifest["images"])
+    assert manifest["files"] == ["grid.png"]
+    assert {p.name for p in tmp_path.glob("*.png")} == {*files, *manifest["files"]}

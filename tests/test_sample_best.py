@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from miro_jax import sample
-from miro_jax.sample import best, curve, folder, make, scores
+from miro_jax.data.storage import LocalFolder
+from miro_jax.sample import best, curve, folder
+from miro_jax.sample.verbs import Best
 from tests.painting import Gauge
 from tests.sampling import NAMES, Dial, contents
 
@@ -83,9 +85,9 @@ def test_best_of_returns_the_best_picture_of_each_prompt_and_all_scores():
 def fill(path, pipe=None, count=9, keep=False, reward=REWARD):
     pipe = pipe or Dial()
     asked = sample.ask(NAMES, list(PROMPTS), count, 3)
-    pictures = best.candidates(asked)
-    request = make.describe("best", asked, pictures) | {"reward": reward.identity, "keep": keep}
-    with folder.open_folder(path, request, [p.file for p in pictures]) as opened:
+    images = Best("luck").sheet(asked).images
+    request = asked.describe("best", images) | {"reward": reward.identity, "keep": keep}
+    with folder.open_folder(path, request, [image.file for image in images]) as opened:
         best.fill(opened, pipe, asked, reward, keep)
     return pipe
 
@@ -125,13 +127,13 @@ def test_all_candidates_are_kept_where_asked_for(tmp_path):
 
 def test_pictures_that_are_out_of_the_race_are_removed_on_the_way(tmp_path, monkeypatch):
     most = []
-    append = scores.Scores.append
+    append = best.Scores.append
 
     def watch(self, lines):
         append(self, lines)
         most.append(len(list((tmp_path / "candidates").iterdir())))
 
-    monkeypatch.setattr(scores.Scores, "append", watch)
+    monkeypatch.setattr(best.Scores, "append", watch)
     fill(tmp_path, count=64)
     assert max(most) <= 3 * (len(best.milestones(64)) + 1) + Dial.batch_size
 
@@ -151,7 +153,7 @@ def test_work_that_is_killed_at_any_point_goes_on_to_the_same_bytes(tmp_path, mo
     """At each write, and in the middle of a line of scores."""
     fill(tmp_path / "whole", count=3, keep=keep)
     expected = contents(tmp_path / "whole")
-    write_atomic, append = folder.write_atomic, scores.Scores.append
+    real_write, append = LocalFolder.write, best.Scores.append
     for stop in range(1, 40):
         path = tmp_path / f"{stop}"
         done = []
@@ -160,7 +162,7 @@ def test_work_that_is_killed_at_any_point_goes_on_to_the_same_bytes(tmp_path, mo
             done.append(0)
             if len(done) >= stop:
                 raise Killed
-            write_atomic(*arguments)
+            real_write(*arguments)
 
         def tear(self, lines, done=done, stop=stop):
             done.append(0)
@@ -171,8 +173,8 @@ def test_work_that_is_killed_at_any_point_goes_on_to_the_same_bytes(tmp_path, mo
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(folder, "write_atomic", write)
-            patch.setattr(scores.Scores, "append", tear)
+            patch.setattr(LocalFolder, "write", write)
+            patch.setattr(best.Scores, "append", tear)
             try:
                 fill(path, count=3, keep=keep)
             except Killed:
@@ -207,7 +209,7 @@ def test_a_lost_picture_is_drawn_again_without_new_scores(tmp_path):
 def test_a_damaged_line_of_scores_is_named(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"prompt_index": 0}\n{"x": 1}\n')
     with pytest.raises(ValueError, match="line 1 of .*scores.jsonl is damaged"):
-        scores.Scores(tmp_path / "scores.jsonl")
+        best.Scores(tmp_path / "scores.jsonl")
 
 
 def test_a_score_that_is_not_finite_stops_the_work_and_names_the_candidate(tmp_path):

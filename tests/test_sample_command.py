@@ -5,13 +5,25 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from miro_jax import sample
-from miro_jax.sample import command, pipeline
+from miro_jax.models.solvers import SOLVERS
+from miro_jax.sample import (
+    animation,
+    command,
+    draw,
+    folder,
+    pipeline,
+    settings,
+    trained,
+    verbs,
+)
 from miro_jax.sample.verbs import VERBS
 from tests.networks import quick_compilation
 from tests.sampling import NAMES, Launcher, contents, save_tiny
@@ -48,8 +60,8 @@ def run(checkpoint, loaded, monkeypatch, capsys, tmp_path):
     return call
 
 
-def entries(folder):
-    return json.loads(pathlib.Path(folder, "manifest.json").read_text())["images"]
+def entries(path):
+    return json.loads(pathlib.Path(path, "manifest.json").read_text())["images"]
 
 
 QUICK = ("--prompt=a red circle", "--steps=2", "--guidance-scale=3")
@@ -61,8 +73,8 @@ def test_images_are_what_the_pipeline_draws(run, loaded, checkpoint):
     )
     assert status == 0 and out == "o\n" and "sample: 6 of 6 images" in err
     found = np.stack([np.asarray(Image.open(f"o/{e['file']}")) for e in entries("o")])
-    settings = {"num_steps": 2, "guidance_scale": 3.0, "seed": 5, "output_type": "numpy"}
-    expected = loaded(["a red circle", "b"], 3, {"beauty": 0.5, "count": None}, **settings)
+    how = {"num_steps": 2, "guidance_scale": 3.0, "seed": 5, "output_type": "numpy"}
+    expected = loaded(["a red circle", "b"], 3, {"beauty": 0.5, "count": None}, **how)
     np.testing.assert_array_equal(found, expected)
     entry = entries("o")[4]
     assert entry["targets"] == {"beauty": 0.5, "count": None, "colors": 1.0}
@@ -116,7 +128,7 @@ def test_each_verb_fills_its_folder(run, words, count, files):
 def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     asked = []
     usual = {"num_steps": 16, "guidance_scale": 1.5, "solver": "heun", "negative": "same"}
-    monkeypatch.setattr(command, "peek", lambda *_: (NAMES, usual))
+    monkeypatch.setattr(trained, "peek", lambda *_: (NAMES, usual))
 
     def load(flags):
         raise ValueError("far enough")
@@ -124,9 +136,10 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(command, "_load", load)
     real = command._plan
     monkeypatch.setattr(command, "_plan", lambda *a: asked.append(real(*a)) or asked[-1])
+    monkeypatch.chdir(tmp_path)
     for more in ([], ["--steps=3", "--guidance-scale=0", "--solver=euler"]):
         assert sample.main(["--prompt=a", "--checkpoint=run", *more]) == 2
-    first, second = (request.settings for request, _ in asked)
+    first, second = (plan.request.settings for plan, _ in asked)
     assert (first.num_steps, first.guidance_scale, first.solver) == (16, 1.5, "heun")
     assert first.negative_prompt == "same"
     assert (second.num_steps, second.guidance_scale, second.solver) == (3, 0.0, "euler")
@@ -138,13 +151,22 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["isolte"], "one of images, isolate, .*; got 'isolte'; did you mean isolate"),
         (["--prompt=a", "--target=beuty=1"], "Unknown reward 'beuty'; .* beauty, count, colors"),
         (["--prompt=a", "--target=beauty"], "--target: .*NAME=LEVEL"),
-        (["--prompt=a", "--target=beauty=high"], "--target: .*number in .0, 1.; got 'high'"),
+        (["--prompt=a", "--target=beauty=high"], "--target: .*number in .0, 1., .*; got 'high'"),
+        (
+            ["--prompt=a", "--target=beauty=1.5"],
+            "--target: .*in .0, 1., where 1 is best; got '1.5'",
+        ),
+        (["--prompts-file=p.jsonl"], "level of 'beauty' must be .*got 1.5"),
+        (["--prompt=a", "--seed=-1"], "--seed: must be at least 0; got '-1'"),
+        (["--prompt=a", "--seed=4294967296"], "--seed: must be at most 4294967295"),
+        (["--prompt=a", "--out=file/o"], "file/o must be a folder that can be written"),
+        (["--prompt=a", "--out=/proc/o"], "/proc/o must be a folder that can be written"),
         (["--prompt=a", "--stpes=3"], "unknown argument '--stpes=3'; did you mean --steps"),
-        (["--prompt=a", "--steps=0"], "--steps: must be an integer of at least 1; got '0'"),
-        (["--prompt=a", "--images=x"], "--images: must be an integer of at least 1; got 'x'"),
+        (["--prompt=a", "--steps=0"], "--steps: must be at least 1; got '0'"),
+        (["--prompt=a", "--images=x"], "--images: must be an integer; got 'x'"),
         (["--prompt=a", "--solver=rk4"], "--solver: invalid choice: 'rk4' .*euler.*heun"),
         (["--prompt=a", "--dtype=f16"], "--dtype: invalid choice: 'f16' .*bfloat16"),
-        (["--prompt=a", "--guidance-scale=nan"], "--guidance-scale: must be a number"),
+        (["--prompt=a", "--guidance-scale=nan"], "--guidance-scale: must be finite; got 'nan'"),
         (["--prompt=a", "--guidance-interval=1,0"], "--guidance-interval: must be LOW,HIGH"),
         (["--prompt=a", "--variant=no_clip"], "has no folder 'miro-no-clip'"),
         (["--prompts-file=none.txt"], "none.txt must be a file of prompts"),
@@ -152,7 +174,7 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["tradeoff", "beauty", "--prompt=a"], "required: B"),
         (["tradeoff", "beauty", "x", "--prompt=a"], "Unknown reward 'x'"),
         (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty"),
-        (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be .* at least 2"),
+        (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be at least 2; got '1'"),
         (["best", "x", "--prompt=a"], "reward must be one of clip, .*; got 'x'"),
         (["best", "beauty", "--reward-weights=w", "--prompt=a"], "'beauty' has no weights"),
         (["loop", "--rewards=x", "--prompt=a"], "Unknown reward 'x'"),
@@ -166,11 +188,13 @@ def test_a_bad_argument_is_one_line_and_reads_no_weights(
 
     monkeypatch.setattr(command, "_load", load)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "targets": {"beauty": 1.5}}')
     assert sample.main([*words, f"--checkpoint={checkpoint}"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("miro_jax.sample: error: ")
     assert re.search(said, err), err
-    assert not list(tmp_path.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "p.jsonl"]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, None])
@@ -184,6 +208,57 @@ def test_help_shows_all_flags_with_their_defaults_and_an_example(capsys, verb):
     for flag in flags:
         assert f"--{flag}" in out
     assert "default: nicolas-dufour/miro" in out and "or 50" in out and "or 7" in out
+
+
+def test_help_and_bad_flags_import_no_jax():
+    program = """
+import sys
+from miro_jax.sample import command
+print(command.main(["--help"]), command.main(["--prompt=a", "--steps=0"]), "jax" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 2 False", done.stderr
+    assert settings.SOLVERS == tuple(SOLVERS) and verbs.ANIMATIONS == tuple(animation.FORMATS)
+
+
+@pytest.mark.parametrize(
+    "words, other, said",
+    [
+        (["sweep", "beauty"], ["sweep", "count"], 'rewards is ."beauty". there, ."count". here'),
+        (["sweep", "beauty"], ["sweep", "beauty", "--levels=3"], "levels is 5 there, 3 here"),
+        (["isolate"], ["isolate", "--rewards=count"], 'rewards is .*"colors". there, ."count".'),
+        (["loop"], ["loop", "--frames=5"], "frames is 36 there, 5 here"),
+        (["--prompts-file=a.jsonl"], ["--prompts-file=b.jsonl"], "of_prompts is .*0.25.*0.5"),
+    ],
+)
+def test_another_command_in_a_folder_is_refused_by_what_differs(
+    checkpoint, monkeypatch, capsys, tmp_path, words, other, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_load", lambda options: 1 / 0)
+    for name, level in (("a", 0.25), ("b", 0.5)):
+        line = {"prompt": "a", "targets": {"beauty": level}}
+        pathlib.Path(f"{name}.jsonl").write_text(json.dumps(line))
+    more = [f"--checkpoint={checkpoint}", "--out=o"]
+    more += [] if "prompts" in words[0] else ["--prompt=a"]
+    plan, _ = command._plan(*command._parse([*words, *more]))
+    with folder.open_folder(plan.out, plan.facts, plan.files):
+        pass
+    assert sample.main([*other, *more]) == 2
+    err = capsys.readouterr().err
+    assert re.search(said, err) and "sha256" not in err, err
+
+
+def test_a_folder_whose_manifest_does_not_name_what_was_varied_is_still_refused(tmp_path):
+    """As an earlier version wrote it: the digest of all images differs."""
+    asked = sample.ask(NAMES, "a")
+    facts = [verbs.Sweep(name).sheet(asked) for name in ("beauty", "count")]
+    here, there = (asked.describe("sweep", sheet.images) for sheet in facts)
+    with folder.open_folder(tmp_path, here, []):
+        pass
+    folder.check_folder(tmp_path, here | {"levels": 5})
+    with pytest.raises(ValueError, match="pictures_sha256 is"):
+        folder.check_folder(tmp_path, there | {"levels": 5})
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +280,7 @@ def test_as_a_program_a_bad_name_touches_no_device(launcher, checkpoint, tmp_pat
 
 
 def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, loaded, monkeypatch):
-    real = sample.draw.draw
+    real = draw.draw
     drawn = []
 
     def fail(*arguments):
@@ -215,9 +290,13 @@ def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, load
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample.draw, "draw", fail)
+        patch.setattr(draw, "draw", fail)
         status, out, err = run(*QUICK, "--images=6", "--out=o")
-    assert status == 1 and out == "" and err.splitlines()[-1].endswith("the disk is full")
+    assert (
+        status == 1
+        and out == ""
+        and "the disk is full. Finished work is kept" in err.splitlines()[-1]
+    )
     there = {path: path.stat().st_mtime_ns for path in pathlib.Path("o").glob("0*.png")}
     assert len(there) == 2
     assert run(*QUICK, "--images=6", "--out=o")[0] == 0
@@ -229,19 +308,19 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(launcher, checkpoint
     words = ("--prompt=a red circle", "--prompt=b", "--images=15", "--steps=40", "--batch-size=2")
     found = []
 
-    def start(folder):
-        return launcher.start(*words, f"--checkpoint={checkpoint}", f"--out={folder}")
+    def start(out):
+        return launcher.start(*words, f"--checkpoint={checkpoint}", f"--out={out}")
 
     start(tmp_path / "whole")
     found.append(launcher.wait())
-    folder = tmp_path / "killed"
-    pid = start(folder)
-    if wait_until(lambda: len(list(folder.glob("0*.png"))) >= 3, pid):
+    out = tmp_path / "killed"
+    pid = start(out)
+    if wait_until(lambda: len(list(out.glob("0*.png"))) >= 3, pid):
         os.kill(pid, signal.SIGKILL)
     found.append(launcher.wait())
-    assert not (folder / "manifest.json").exists()
-    start(folder)
+    assert not (out / "manifest.json").exists()
+    start(out)
     found.append(launcher.wait())
     assert found == [0, -signal.SIGKILL, 0]
-    assert contents(folder) == contents(tmp_path / "whole")
-    assert len(contents(folder)) == 32
+    assert contents(out) == contents(tmp_path / "whole")
+    assert len(contents(out)) == 32

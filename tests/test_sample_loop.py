@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 from miro_jax import sample
-from miro_jax.sample import animation, loop
+from miro_jax.sample import animation, verbs
+from miro_jax.sample.verbs import Loop
 from tests.sampling import NAMES, Dial
 
 
 def levels(rewards, frames):
-    return np.array([list(step.values()) for step in loop.walk(rewards, frames)])
+    return np.array([list(step.values()) for step in verbs.walk(rewards, frames)])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -35,13 +36,13 @@ def test_two_rewards_walk_a_circle():
 
 def test_frames_keep_the_noise_and_ask_for_the_levels():
     asked = sample.ask(NAMES, ["a", "b"], 2, targets={"colors": 0.25})
-    sheet = loop.sheet(asked, ["beauty", "count"], 8)
-    assert len(sheet.pictures) == 2 * 8 * 2
-    assert len({p.file for p in sheet.pictures}) == 32
-    assert {p.file.split("/")[0] for p in sheet.pictures} == {"frames"}
-    for picture in sheet.pictures:
+    sheet = Loop(("beauty", "count"), 8).sheet(asked)
+    assert len(sheet.images) == 2 * 8 * 2
+    assert len({p.file for p in sheet.images}) == 32
+    assert {p.file.split("/")[0] for p in sheet.images} == {"frames"}
+    for picture in sheet.images:
         frame = int(picture.file.split("-")[-2])
-        expected = loop.walk(["beauty", "count"], 8)[frame] | {"colors": 0.25}
+        expected = verbs.walk(["beauty", "count"], 8)[frame] | {"colors": 0.25}
         assert picture.targets == expected
         assert picture.negative_targets == {"beauty": 0, "count": 0, "colors": 0}
         assert (picture.seed, picture.prompt_index) == (0, sheet.rows.index(picture.prompt))
@@ -51,15 +52,16 @@ def test_frames_keep_the_noise_and_ask_for_the_levels():
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ((["beuty"], 8), "Unknown reward 'beuty'"),
-        ((["beauty", "beauty"], 8), "one or more different rewards"),
+        ((("beuty",), 8), "Unknown reward 'beuty'"),
+        ((("beauty", "beauty"), 8), "one or more different rewards"),
         (((), 8), "one or more different rewards"),
-        ((None, 1), "frames must be in 2..1000; got 1"),
+        ((None, 1001), "frames must be at most 1000; got 1001"),
+        ((None, 1), "frames must be at least 2; got 1"),
     ],
 )
 def test_what_cannot_be_walked_is_named(arguments, said):
     with pytest.raises(ValueError, match=said):
-        loop.sheet(sample.ask(NAMES, "a"), *arguments)
+        Loop(*arguments).sheet(sample.ask(NAMES, "a"))
 
 
 def bar_length(frame, row):

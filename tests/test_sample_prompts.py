@@ -2,8 +2,7 @@
 
 import pytest
 
-from miro_jax.sample import Prompt
-from miro_jax.sample.prompts import read_prompts
+from miro_jax.sample.request import Prompt, read_prompts
 
 
 def write(tmp_path, text, name="prompts.txt"):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from miro_jax import sample
-from miro_jax.sample import isolate, sweep, tradeoff
+from miro_jax.sample import draw, verbs
+from miro_jax.sample.verbs import Isolate, Sweep, Tradeoff
 from tests.sampling import NAMES, Dial
 
 
@@ -14,15 +15,19 @@ def ask(**changes):
 
 def table(sheet):
     """Column label -> (levels asked for, levels of the negative branch, guidance scale)."""
-    first = sheet.pictures[: len(sheet.columns) * sheet.num_images : sheet.num_images]
+    first = sheet.images[: len(sheet.columns) * sheet.num_images : sheet.num_images]
     return {
-        label: (list(p.targets.values()), list(p.negative_targets.values()), p.guidance_scale)
+        label: (
+            list(p.targets.values()),
+            list(p.negative_targets.values()),
+            p.settings.guidance_scale,
+        )
         for label, p in zip(sheet.columns, first, strict=True)
     }
 
 
 def test_isolation_changes_one_level_of_the_negative_branch_at_a_time():
-    assert table(isolate.sheet(ask())) == {
+    assert table(Isolate().sheet(ask())) == {
         "no guidance": ([1, 1, 1], [0, 0, 0], 0.0),
         "beauty alone": ([1, 1, 1], [0, 1, 1], 7.0),
         "count alone": ([1, 1, 1], [1, 0, 1], 7.0),
@@ -32,15 +37,15 @@ def test_isolation_changes_one_level_of_the_negative_branch_at_a_time():
 
 
 def test_isolation_stays_isolation_around_other_targets():
-    found = table(isolate.sheet(ask(targets={"beauty": 0.5, "colors": None}), ["count"]))
+    found = table(Isolate(("count",)).sheet(ask(targets={"beauty": 0.5, "colors": None})))
     assert found["count alone"] == ([0.5, 1, None], [0.5, 0, None], 7.0)
     assert len(found) == 3
     asked = ask(negative_targets={"beauty": 0.25})
-    assert table(isolate.sheet(asked, ["count"]))["count alone"][1] == [0.25, 0, 1]
+    assert table(Isolate(("count",)).sheet(asked))["count alone"][1] == [0.25, 0, 1]
 
 
 def test_a_trade_off_moves_the_push_from_one_reward_to_the_other():
-    assert table(tradeoff.sheet(ask(), "colors", "beauty", 3)) == {
+    assert table(Tradeoff("colors", "beauty", 3).sheet(ask())) == {
         "u = 0: colors alone": ([1, 1, 1], [1, 1, 0], 7.0),
         "u = 0.5": ([1, 1, 1], [0.5, 1, 0.5], 7.0),
         "u = 1: beauty alone": ([1, 1, 1], [0, 1, 1], 7.0),
@@ -48,31 +53,24 @@ def test_a_trade_off_moves_the_push_from_one_reward_to_the_other():
 
 
 def test_the_ends_of_a_trade_off_are_columns_of_the_isolation_grid():
-    strip = tradeoff.sheet(ask(), "count", "beauty").pictures
-    grid = isolate.sheet(ask()).pictures
+    strip = Tradeoff("count", "beauty").sheet(ask()).images
+    grid = Isolate().sheet(ask()).images
     assert strip[0].negative_targets == grid[2].negative_targets
     assert strip[4].negative_targets == grid[1].negative_targets
 
 
 def test_a_sweep_asks_for_one_reward_at_rising_levels():
-    assert table(sweep.sheet(ask(targets={"count": 0.25, "beauty": 0.9}), "beauty", 3)) == {
+    assert table(Sweep("beauty", 3).sheet(ask(targets={"count": 0.25, "beauty": 0.9}))) == {
         "beauty = 0": ([0, 0.25, 1], [0, 0, 0], 7.0),
         "beauty = 0.5": ([0.5, 0.25, 1], [0, 0, 0], 7.0),
         "beauty = 1": ([1, 0.25, 1], [0, 0, 0], 7.0),
     }
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        isolate.sheet,
-        lambda asked: tradeoff.sheet(asked, "beauty", "count", 33),
-        lambda asked: sweep.sheet(asked, "beauty", 256),
-    ],
-)
-def test_all_pictures_of_a_prompt_start_from_the_same_noise_and_have_their_own_file(make):
-    sheet = make(ask(num_images=2, seed=5))
-    pictures = sheet.pictures
+@pytest.mark.parametrize("verb", [Isolate(), Tradeoff("beauty", "count", 33), Sweep("beauty", 256)])
+def test_all_pictures_of_a_prompt_start_from_the_same_noise_and_have_their_own_file(verb):
+    sheet = verb.sheet(ask(num_images=2, seed=5))
+    pictures = sheet.images
     assert len({p.file for p in pictures}) == len(pictures) == 2 * len(sheet.columns) * 2
     for prompt in range(2):
         for index in range(2):
@@ -86,19 +84,29 @@ def test_all_pictures_of_a_prompt_start_from_the_same_noise_and_have_their_own_f
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "verb, said",
     [
-        (lambda: isolate.sheet(ask(), ["beuty"]), "Unknown reward 'beuty'; .* beauty, count"),
-        (lambda: tradeoff.sheet(ask(), "beauty", "x"), "Unknown reward 'x'"),
-        (lambda: tradeoff.sheet(ask(), "beauty", "beauty"), "needs two rewards; got 'beauty' twi"),
-        (lambda: tradeoff.sheet(ask(), "beauty", "count", 1), "levels must be in 2..256; got 1"),
-        (lambda: sweep.sheet(ask(), "x"), "Unknown reward 'x'"),
-        (lambda: isolate.sheet(sample.ask((), ["a"])), "it knows none"),
+        (Isolate(("beuty",)), "Unknown reward 'beuty'; .* beauty, count"),
+        (Tradeoff("beauty", "x"), "Unknown reward 'x'"),
+        (Tradeoff("beauty", "beauty"), "needs two rewards; got 'beauty' twi"),
+        (Tradeoff("beauty", "count", 1), "levels must be at least 2; got 1"),
+        (Tradeoff("beauty", "count", 257), "levels must be at most 256; got 257"),
+        (Sweep("x"), "Unknown reward 'x'"),
     ],
 )
-def test_what_cannot_be_asked_is_named(make, said):
+def test_what_cannot_be_requested_is_named(verb, said):
     with pytest.raises(ValueError, match=said):
-        make()
+        verb.sheet(ask())
+
+
+def test_isolation_needs_a_network_with_rewards():
+    with pytest.raises(ValueError, match="it knows none"):
+        Isolate().sheet(sample.ask((), ["a"]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 33, 99, 256])
+def test_levels_are_spaced_as_numpy_does(count):
+    assert verbs.spaced(count) == np.linspace(0, 1, count).tolist()
 
 
 # From Python.
@@ -112,11 +120,9 @@ def test_calls_from_python_draw_the_same_grids_as_the_sheets():
     assert {call["guidance_scale"] for call in pipe.calls} == {0.0, 7.0}
     assert {call["num_steps"] for call in pipe.calls} == {2}
     asked = sample.ask(NAMES, "a red circle", seed=3, num_steps=2, negative_prompt="same")
-    sheet = isolate.sheet(asked, ["count"])
-    images = np.concatenate(
-        [sample.draw.draw(Dial(), [picture], asked.settings) for picture in sheet.pictures]
-    )
-    np.testing.assert_array_equal(grid, sheet.grid(images))
+    sheet = Isolate(("count",)).sheet(asked)
+    images = np.concatenate([draw.draw(Dial(), [image]) for image in sheet.images])
+    np.testing.assert_array_equal(grid, draw.draw_grid(sheet, images))
 
 
 def test_strips_have_a_row_a_prompt_and_a_column_a_level():

@@ -7,8 +7,9 @@ import pytest
 from configs import base as configs
 from miro_jax.data.records.bins import fit_bins
 from miro_jax.models import sharding
+from miro_jax.pretrained.weights import hub
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.trained import restore
+from miro_jax.sample.trained import load, peek, restore
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 
@@ -56,3 +57,42 @@ def test_a_folder_without_checkpoints_says_who_writes_them(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no checkpoint; the train stage"):
         restore(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("runs/bas", "there is no folder runs/bas; did you mean runs/base"),
+        ("run/base", "there is no folder run/base; did you mean runs/base"),
+        ("runs/another", r"there is no folder runs/another\. A hub id reads owner/name"),
+        ("./owner/name", "there is no folder ./owner/name"),
+        ("../owner/name", "there is no folder"),
+        ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
+        ("~/nowhere", "there is no folder ~/nowhere"),
+        ("base", "there is no folder base"),
+    ],
+)
+def test_a_mistyped_folder_is_not_taken_for_a_hub_id(monkeypatch, tmp_path, source, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub.Repository, "_find", lambda *_: 1 / 0)  # nothing is looked for
+    for name in ("runs/base/checkpoints", "runs/colors/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    for look in (peek, load):
+        with pytest.raises(FileNotFoundError, match=said):
+            look(source)
+
+
+def test_offline_a_hub_id_names_both_possibilities(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", "1")
+    (tmp_path / "runs/base/checkpoints").mkdir(parents=True)
+    with pytest.raises(hub.OfflineError, match="no folder owner/name; as a hub id: .*fetched"):
+        peek("owner/name")
+
+
+def test_the_home_of_the_user_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="~/mine must be a run .*or a folder in the released"):
+        peek("~/mine")

@@ -163,7 +163,7 @@ def _kind(field: dataclasses.Field) -> type:
     return typing.get_origin(kinds[0]) or kinds[0]
 
 
-def make_settings(settings: type[T], flags: argparse.Namespace, **more: Any) -> T:
+def make_settings(settings: type[T], flags: argparse.Namespace, /, **more: Any) -> T:
     """Return the dataclass with the values of the flags.
 
     Args:
@@ -216,8 +216,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        nothing = (None, "", (), [], False, argparse.SUPPRESS)
-        if action.required or action.default in nothing:
+        nothing = (None, "", (), [], argparse.SUPPRESS)
+        if action.required or action.default is False or action.default in nothing:
             return text
         return text if "(default" in text else f"{text} (default: {show(action.default)})"
 

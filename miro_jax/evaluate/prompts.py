@@ -19,7 +19,7 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.record import decode_record
 from miro_jax.data.shapes import world
 from miro_jax.data.storage.files import to_json
-from miro_jax.sample.prompts import read_prompts
+from miro_jax.sample.request import read_prompts
 
 AUTO, SHAPES, CAPTIONS = "auto", "shapes", "captions"
 log = logging.getLogger("miro_jax")

@@ -1,50 +1,10 @@
-"""Velocity networks by name. `build` is the one place that turns a config into a network."""
+"""The method on one shelf: rin layers sharding attention flow guidance solvers sampler targets.
 
-from typing import Any
+The names below are imported when first used: `models.targets` alone costs no import of jax.
+"""
 
-import jax.numpy as jnp
-from flax import nnx
+import lazy_loader
 
-from miro_jax.models.rin import RIN, RINConfig
-
-
-def build(
-    model: Any,
-    latent_shape: tuple[int, int, int],
-    caption_width: int,
-    num_rewards: int,
-    *,
-    rngs: nnx.Rngs,
-) -> RIN:
-    """Build the network of `config.model`.
-
-    Args:
-      model: `config.model`, a ConfigDict: `dtype` (of matrix products) and `rin` (the sizes).
-      latent_shape: (H, W, C) of what the image encoder makes.
-      caption_width: width of one caption token.
-      num_rewards: R; 0 builds the baseline without rewards.
-      rngs: nnx.Rngs with a `params` stream.
-
-    Returns:
-      An `RIN`. Must be called inside `sharding.use_mesh`.
-    """
-    return RIN(
-        rin_config(model, latent_shape, caption_width, num_rewards),
-        rngs=rngs,
-        dtype=jnp.dtype(model.dtype),
-    )
-
-
-def rin_config(
-    model: Any, latent_shape: tuple[int, int, int], caption_width: int, num_rewards: int
-) -> RINConfig:
-    """Join `config.model.rin` with the sizes that encoders and rewards give."""
-    return RINConfig(
-        latent_shape=latent_shape,
-        caption_width=caption_width,
-        num_rewards=num_rewards,
-        **model.rin,
-    )
-
-
-__all__ = ["RIN", "RINConfig", "build", "rin_config"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"rin": ["RIN", "RINConfig", "build", "rin_config"]}
+)

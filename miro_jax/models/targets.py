@@ -7,16 +7,9 @@ texts) requests nothing of that reward. Letters: B images, R rewards.
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 
-Targets = (
-    Mapping[str, float | None]
-    | Sequence[Mapping[str, float | None]]
-    | np.ndarray
-    | jax.Array
-    | None
-)
+Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | np.ndarray | None
 
 
 def to_levels(
@@ -41,7 +34,7 @@ def to_levels(
       TypeError: another kind of targets.
     """
     width = len(names)
-    if isinstance(targets, np.ndarray | jax.Array):
+    if hasattr(targets, "shape"):
         if targets.shape != (count, width):
             raise ValueError(f"targets must be [{count}, {width}]; got {targets.shape}.")
         levels = np.asarray(targets, np.float32)

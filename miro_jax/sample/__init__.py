@@ -1,13 +1,12 @@
-"""Sampling tools: prompts and reward targets in, picture files out.
+"""Sampling tools: prompts and reward targets in, image files out.
 
-    asked, prompts     what is asked for, down to the single picture
-    draw, make         pictures from a pipeline; into a folder that can be gone on with
-    folder, scores     that folder, and the scores of candidates in it
-    sheets             pictures as labelled rows and columns
-    images, isolate, tradeoff, sweep, best, loop     one verb each
-    curve, animation   what best-of-n is worth; frames with bars of levels
-    flags, verbs, command     `python -m miro_jax.sample VERB`
-    stage              the sampling stage of a configured run
+    settings, request   what may be set; what is requested, down to the single image
+    sheets, verbs       images as labelled rows and columns; a verb chooses the columns
+    draw, folder        images from a pipeline, into a folder where work resumes
+    calls, best         the verbs as calls from Python; best of N by a reward
+    curve, animation    what best-of-N is worth; frames with bars of levels
+    command, stage      `miro-jax sample VERB`; the sampling stage of a configured run
+    pipeline, trained, export    a trained network, sampled and written in the released layout
 
 From Python, with a `MiroPipeline`:
 
@@ -17,35 +16,24 @@ From Python, with a `MiroPipeline`:
     best_of(pipe, ["a red fox"], load_reward("pick_score"), num_candidates=64).images
     save_animation(reward_loop(pipe, ["a red fox"]), "fox.webp")
     remake(pipe, manifest["images"][0])
+
+The names below are imported when first used.
 """
 
-from miro_jax.sample.animation import save_animation
-from miro_jax.sample.best import best_of
-from miro_jax.sample.command import main
-from miro_jax.sample.curve import expected_best
-from miro_jax.sample.isolate import isolation_grid
-from miro_jax.sample.loop import reward_loop
-from miro_jax.sample.make import remake
-from miro_jax.sample.request import Asked, Prompt, Settings, ask
-from miro_jax.sample.stage import run, validate, write_images
-from miro_jax.sample.sweep import sweep_strip
-from miro_jax.sample.tradeoff import tradeoff_strip
+import lazy_loader
 
-__all__ = [
-    "Asked",
-    "Prompt",
-    "Settings",
-    "ask",
-    "best_of",
-    "expected_best",
-    "isolation_grid",
-    "main",
-    "remake",
-    "reward_loop",
-    "run",
-    "save_animation",
-    "sweep_strip",
-    "tradeoff_strip",
-    "validate",
-    "write_images",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules={"animation", "best", "curve", "draw", "folder", "pipeline", "stage", "trained"},
+    submod_attrs={
+        "animation": ["save_animation"],
+        "best": ["best_of"],
+        "calls": ["isolation_grid", "reward_loop", "sweep_strip", "tradeoff_strip"],
+        "command": ["main"],
+        "curve": ["expected_best"],
+        "draw": ["remake"],
+        "request": ["Asked", "ImageRequest", "Prompt", "Request", "ask", "make_request"],
+        "settings": ["Settings"],
+        "stage": ["run", "validate", "write_images"],
+    },
+)

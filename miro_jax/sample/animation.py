@@ -1,4 +1,4 @@
-"""Frames of an animation: pictures side by side, below them a bar for each reward's level."""
+"""Frames of an animation: images side by side, below them a bar for each reward's level."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,36 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from miro_jax.data.storage.files import write_atomic
+from miro_jax.sample.sheets import Sheet
 
 FORMATS = {"webp": "WEBP", "gif": "GIF", "apng": "PNG"}  # ending -> Pillow's name
 _INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _TRACK, _BAR = (226, 230, 235), (29, 99, 183)
 _FONT_SIZE = 14  # pixels
 _LINE = 20  # pixels of a line of text, or of a bar
-_MARGIN, _GAP = 14, 10  # pixels around all, between pictures
-_SMALLEST_SIDE = 192  # pixels; smaller pictures are shown enlarged by a whole factor
+_MARGIN, _GAP = 14, 10  # pixels around all, between images
+_SMALLEST_SIDE = 192  # pixels; smaller images are shown enlarged by a whole factor
 _SHORTEST_BAR = 90  # pixels
-_PER_LINE = 4  # pictures side by side
+_PER_LINE = 4  # images side by side
+
+
+def draw_frames(sheet: Sheet, images: np.ndarray, rewards: Sequence[str]) -> list[np.ndarray]:
+    """Label the frames of a loop.
+
+    Args:
+      sheet: of `verbs.Loop`. images: [images of the sheet, H, W, 3] uint8, in its order.
+      rewards: whose bars are drawn.
+
+    Returns:
+      One [height, width, 3] uint8 for each frame.
+    """
+    shape = (len(sheet.rows), len(sheet.columns), sheet.num_images)
+    by_frame = images.reshape(*shape, *images.shape[1:]).swapaxes(0, 1)
+    levels = [sheet.images[i * sheet.num_images].targets for i in range(shape[1])]
+    return [
+        draw_frame(cells, sheet.rows, {name: targets[name] for name in rewards}, sheet.title)
+        for cells, targets in zip(by_frame, levels, strict=True)
+    ]
 
 
 def draw_frame(
@@ -26,8 +46,8 @@ def draw_frame(
     """Draw one frame.
 
     Args:
-      cells: [P, n, H, W, 3] uint8, n pictures of each prompt.
-      prompts: P texts, written below the first picture of each.
+      cells: [P, n, H, W, 3] uint8, n images of each prompt.
+      prompts: P texts, written below the first image of each.
       levels: reward -> level in [0, 1], a bar each.
       title: at the bottom.
 
@@ -36,27 +56,25 @@ def draw_frame(
     """
     count, each = cells.shape[:2]
     factor = max(1, -(-_SMALLEST_SIDE // max(cells.shape[2:4])))
-    pictures = cells.repeat(factor, axis=2).repeat(factor, axis=3)
-    pictures = pictures.reshape(count * each, *pictures.shape[2:])
+    images = cells.repeat(factor, axis=2).repeat(factor, axis=3)
+    images = images.reshape(count * each, *images.shape[2:])
     texts = [text for prompt in prompts for text in (prompt, *[""] * (each - 1))]
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     font = ImageFont.load_default(_FONT_SIZE)
-    per_line = min(_PER_LINE, len(pictures))
-    lines = -(-len(pictures) // per_line)
+    per_line = min(_PER_LINE, len(images))
     row = height + _LINE + _GAP
     names = max((int(font.getlength(name)) + 1 for name in levels), default=0)
     value = int(font.getlength("0.00")) + 1
     inner = max(per_line * (width + _GAP) - _GAP, names + _SHORTEST_BAR + value + 2 * _GAP)
     inner = max(inner, int(font.getlength(title)) + 1)
-    total = 2 * _MARGIN + lines * row + (len(levels) + 1) * _LINE + _GAP
+    y = _MARGIN + -(-len(images) // per_line) * row  # of the first bar
+    total = y + _MARGIN + (len(levels) + 1) * _LINE + _GAP
     canvas = Image.new("RGB", (inner + 2 * _MARGIN, total), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        x = _MARGIN + (index % per_line) * (width + _GAP)
-        y = _MARGIN + (index // per_line) * row
-        canvas.paste(Image.fromarray(picture), (x, y))
-        pen.text((x, y + height + 3), _cut(text, width, font), _INK, font)
-    y = _MARGIN + lines * row
+    for index, (image, text) in enumerate(zip(images, texts, strict=True)):
+        corner = _MARGIN + (index % per_line) * (width + _GAP), _MARGIN + index // per_line * row
+        canvas.paste(Image.fromarray(image), corner)
+        pen.text((corner[0], corner[1] + height + 3), _cut(text, width, font), _INK, font)
     left, right = _MARGIN + names + _GAP, _MARGIN + inner - value - _GAP
     for name, level in levels.items():
         middle = y + _LINE // 2

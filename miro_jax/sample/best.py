@@ -1,12 +1,15 @@
-"""`best REWARD`: many candidates of each prompt, judged by a reward; the best one is kept.
+"""Best-of-N: many candidates of each prompt, judged by a reward; the best one is kept.
 
-Candidates are made prompt by prompt and scored in the batch that made them. Pictures that can no
+Candidates are made prompt by prompt and scored in the batch that made them. Images that can no
 longer be the best are removed on the way, scores stay. Letters: P prompts, N candidates.
 """
 
 import dataclasses
+import json
 import math
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,21 +17,20 @@ import numpy as np
 from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
-from miro_jax.sample import draw, make
+from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import GRID, Folder
-from miro_jax.sample.request import Asked, Picture, Settings, ask
-from miro_jax.sample.scores import FILE as SCORES
-from miro_jax.sample.scores import Scores
-from miro_jax.sample.sheets import Column, Sheet, make_sheet
+from miro_jax.sample.request import ImageRequest, Request, make_request
+from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.verbs import CANDIDATES, Best
 
-CANDIDATES, BEST = "candidates", "best"
-CURVE, NUMBERS = "curve.svg", "curve.json"
+BEST = "best/"
+SCORES, CURVE, NUMBERS = "scores.jsonl", "curve.svg", "curve.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What best-of-N found.
+class BestImages:
+    """The result of best-of-N.
 
     Attributes:
       images: [P, H, W, 3] uint8, the best of each prompt.
@@ -42,62 +44,71 @@ class Found:
     expected: np.ndarray
 
 
-def candidates(asked: Asked) -> tuple[Picture, ...]:
-    """Return the candidates of all prompts, prompt by prompt; `asked.num_images` of each."""
-
-    def columns(prompt):
-        levels = (asked.positive(prompt), asked.negative(prompt))
-        return [Column("", "", *levels, asked.settings.guidance_scale)]
-
-    return make_sheet(asked, columns, "", folder=f"{CANDIDATES}/").pictures
-
-
 def best_of(
     pipe: Any,
     prompts: str | Sequence[str],
     reward: Reward,
-    num_candidates: int = 16,
+    num_candidates: int = Best.candidates,
     *,
     progress: bool = False,
-    **request,
-) -> Found:
+    **request: Any,
+) -> BestImages:
     """Make candidates of prompts and keep the best by a reward.
 
     Args:
       pipe: a `MiroPipeline`. prompts: P texts, or one.
       reward: from `load_reward`. num_candidates: N.
       progress: show a bar on stderr.
-      request: see `isolation_grid`.
+      **request: see `isolation_grid`.
 
     Raises:
-      ValueError: an unknown reward or solver, a level that is no number. FloatingPointError: a
+      ValueError: an unknown reward or solver, a level outside of [0, 1]. FloatingPointError: a
         score is not finite.
     """
-    asked = ask(pipe.reward_names, prompts, num_candidates, **request)
-    scores = np.full((len(asked.prompts), num_candidates), -np.inf)
+    made = make_request(pipe.reward_names, prompts, num_candidates, **request)
+    candidates = Best(reward.identity).sheet(made).images
+    scores = np.full((len(made.prompts), num_candidates), -np.inf)
     images: dict[int, np.ndarray] = {}
     with Progress("sample", "images", scores.size, silent=not progress) as shown:
-        for batch in draw.batches(candidates(asked), pipe.batch_size):
-            made = _draw_and_score(pipe, batch, reward, asked.settings)
-            for picture, image, score in zip(batch, *made, strict=True):
-                row = picture.prompt_index
+        for batch in draw.batches(candidates, pipe.batch_size):
+            for candidate, pixels, score in _draw_and_score(pipe, batch, reward):
+                row = candidate.prompt_index
                 if score > scores[row].max():
-                    images[row] = image
-                scores[row, picture.sample_index] = score
+                    images[row] = pixels
+                scores[row, candidate.sample_index] = score
             shown.update(len(batch))
-    kept = np.stack([images[row] for row in range(len(scores))])
-    return Found(kept, scores, scores.argmax(axis=1), expected_best(scores))
+    best = np.stack([images[row] for row in range(len(scores))])
+    return BestImages(best, scores, scores.argmax(axis=1), expected_best(scores))
+
+
+def _draw_and_score(
+    pipe: Any, batch: Sequence[ImageRequest], reward: Reward
+) -> list[tuple[ImageRequest, np.ndarray, float]]:
+    images = draw.draw(pipe, batch)
+    scores = [float(s) for s in reward.score(images, [candidate.prompt for candidate in batch])]
+    for candidate, score in zip(batch, scores, strict=True):
+        if not math.isfinite(score):
+            raise FloatingPointError(
+                f"a score must be finite; {reward.identity} gave {score} to sample "
+                f"{candidate.sample_index} of {candidate.prompt!r}."
+            )
+    return list(zip(batch, images, scores, strict=True))
+
+
+def milestones(count: int) -> list[int]:
+    """Return 1, 2, 4, ... and `count`: the numbers of candidates that the grid shows."""
+    return sorted({*(2**k for k in range(count.bit_length()) if 2**k <= count), count})
 
 
 def fill(
     folder: Folder,
     pipe: Any,
-    asked: Asked,
+    request: Request,
     reward: Reward,
     keep_candidates: bool = False,
     progress: bool = False,
 ) -> None:
-    """Fill a folder, going on where it stopped.
+    """Fill a folder, resuming where it stopped.
 
     It gets `best/*.png`, `scores.jsonl` with all scores, `curve.svg` and `curve.json`, `grid.png`
     with the best of the first 1, 2, 4, ... candidates, `manifest.json`, and `candidates/*.png`
@@ -106,142 +117,187 @@ def fill(
     Raises:
       FloatingPointError: a score is not finite.
     """
-    pictures = candidates(asked)
+    job = _Filling(folder, pipe, request, reward, keep_candidates)
     if not folder.is_complete():
         scores = Scores(folder.path / SCORES)
-        _score(folder, pipe, asked, pictures, reward, scores, keep_candidates, progress)
-        _finish(folder, pipe, asked, pictures, reward, scores, keep_candidates)
+        job.score(scores, progress)
+        job.finish(scores)
     if not keep_candidates:
-        _remove(folder, (picture.file for picture in pictures))
+        job.remove(range(len(job.candidates)))
         if (folder.path / CANDIDATES).is_dir():
             (folder.path / CANDIDATES).rmdir()
 
 
-def milestones(count: int) -> list[int]:
-    """Return 1, 2, 4, ... and `count`: the numbers of candidates that the grid shows."""
-    return sorted({*(2**k for k in range(count.bit_length()) if 2**k <= count), count})
+class _Filling:
+    """A folder being filled; the arguments of `fill`."""
 
+    def __init__(
+        self, folder: Folder, pipe: Any, request: Request, reward: Reward, keep_candidates: bool
+    ):
+        self.folder, self.pipe, self.request, self.reward = folder, pipe, request, reward
+        self.keep, self.total = keep_candidates, request.num_images
+        self.candidates = Best(reward.identity).sheet(request).images
+        self.batches = draw.batches(self.candidates, pipe.batch_size)
 
-def _score(folder, pipe, asked, pictures, reward, scores, keep, progress) -> None:
-    """Make and score the candidates that have no score yet."""
-    total = asked.num_images
-    if not keep:
-        _prune(folder, pictures, scores, total, range(len(asked.prompts)))
-    with Progress(
-        "sample and score", "images", len(pictures), len(scores), silent=not progress
-    ) as shown:
-        for batch in draw.batches(pictures, pipe.batch_size):
-            wanted = [(p.prompt_index, p.sample_index) not in scores for p in batch]
-            if not any(wanted):
-                continue
-            made = _draw_and_score(pipe, batch, reward, asked.settings)
-            new = [
-                x for x, want in zip(zip(batch, *made, strict=True), wanted, strict=True) if want
-            ]
-            for picture, image, _ in new:
-                folder.save(picture.file, image)
-            scores.append([_line(picture, score, reward) for picture, _, score in new])
-            if not keep:
-                rows = sorted({picture.prompt_index for picture in batch})
-                _prune(folder, pictures, scores, total, rows)
-            shown.update(len(new))
+    def score(self, scores: "Scores", progress: bool) -> None:
+        """Make and score the candidates that have no score yet."""
+        self._prune(scores, range(len(self.request.prompts)))
+        count, title = len(self.candidates), "sample and score"
+        with Progress(title, "images", count, len(scores), silent=not progress) as shown:
+            for batch in self.batches:
+                if all((c.prompt_index, c.sample_index) in scores for c in batch):
+                    continue
+                new = [
+                    entry
+                    for entry in _draw_and_score(self.pipe, batch, self.reward)
+                    if (entry[0].prompt_index, entry[0].sample_index) not in scores
+                ]
+                for candidate, pixels, _ in new:
+                    self.folder.save(candidate.file, pixels)
+                scores.append([self._line(candidate, score) for candidate, _, score in new])
+                self._prune(scores, sorted({candidate.prompt_index for candidate in batch}))
+                shown.update(len(new))
 
+    def _line(self, candidate: ImageRequest, score: float) -> dict[str, Any]:
+        """Return the line of `scores.jsonl`."""
+        return {
+            "prompt_index": candidate.prompt_index,
+            "sample_index": candidate.sample_index,
+            "seed": candidate.seed,
+            "reward": self.reward.identity,
+            "score": score,
+            "prompt": candidate.prompt,
+        }
 
-def _finish(folder, pipe, asked, pictures, reward, scores, keep) -> None:
-    total, name = asked.num_images, make.weights_name(pipe.trained)
-    table = np.array([scores.of_prompt(row) for row in range(len(asked.prompts))])
-    stages = milestones(total)
-    shown = [
-        [row * total + int(table[row, :n].argmax()) for n in stages] for row in range(len(table))
-    ]
-    _redraw(folder, pipe, asked, pictures, {i for line in shown for i in line})
-    entries = []
-    for row, line in enumerate(shown):
-        picture = pictures[line[-1]]
-        file = picture.file.replace(f"{CANDIDATES}/", f"{BEST}/")
-        folder.write(file, (folder.path / picture.file).read_bytes())
-        entries.append(
-            make.entry(picture, asked.settings, pipe.trained, name)
-            | {"file": file, "score": table[row].max(), "reward": reward.identity}
-        )
-    if keep:
-        entries += [
-            make.entry(picture, asked.settings, pipe.trained, name)
-            | {"score": table.ravel()[i], "reward": reward.identity}
-            for i, picture in enumerate(pictures)
+    def _prune(self, scores: "Scores", rows: Iterable[int]) -> None:
+        """Remove the images of prompts that neither the grid nor the best file will need."""
+        if self.keep:
+            return
+        for row in rows:
+            values = scores.of_prompt(row)
+            ahead = [*(n for n in milestones(self.total) if n <= len(values)), len(values)]
+            needed = {int(np.argmax(values[:n])) for n in ahead if n}
+            self.remove(row * self.total + i for i in set(range(len(values))) - needed)
+
+    def remove(self, indices: Iterable[int]) -> None:
+        """Remove the images of candidates."""
+        for index in indices:
+            (self.folder.path / self.candidates[index].file).unlink(missing_ok=True)
+
+    def finish(self, scores: "Scores") -> None:
+        """Write what the scores show, and the manifest."""
+        table = np.array([scores.of_prompt(row) for row in range(len(self.request.prompts))])
+        stages = milestones(self.total)
+        shown = [
+            [row * self.total + int(values[:n].argmax()) for n in stages]
+            for row, values in enumerate(table)
         ]
-    curves = expected_best(table)
-    numbers = {
-        "reward": reward.identity,
-        "candidates": list(range(1, total + 1)),
-        "expected_best": curves.mean(axis=0).tolist(),
-        "expected_best_by_prompt": curves.tolist(),
-    }
-    folder.write(NUMBERS, to_json(numbers))
-    folder.write(CURVE, draw_curve(table, reward.identity).encode("utf-8"))
-    sheet = _sheet(asked, pictures, shown, table, stages, reward)
-    folder.save(GRID, sheet.grid(folder.read([picture.file for picture in sheet.on_grid])))
-    folder.finish(entries, [SCORES, CURVE, NUMBERS, GRID])
+        self._redraw({index for row in shown for index in row})
+        entries = self._entries([row[-1] for row in shown], table)
+        curves = expected_best(table)
+        numbers = {
+            "reward": self.reward.identity,
+            "candidates": list(range(1, self.total + 1)),
+            "expected_best": curves.mean(axis=0).tolist(),
+            "expected_best_by_prompt": curves.tolist(),
+        }
+        self.folder.write(NUMBERS, to_json(numbers))
+        self.folder.write(CURVE, draw_curve(table, self.reward.identity).encode("utf-8"))
+        draw.write_grid(self._sheet(shown, table, stages), self.folder)
+        self.folder.finish(entries, [SCORES, CURVE, NUMBERS, GRID])
+
+    def _redraw(self, indices: set[int]) -> None:
+        """Draw images again that are scored and no longer there."""
+        files = {self.candidates[i].file for i in indices}
+        files = {file for file in files if not self.folder.has(file)}
+        for batch in self.batches:
+            if files.isdisjoint(candidate.file for candidate in batch):
+                continue
+            for candidate, pixels in zip(batch, draw.draw(self.pipe, batch), strict=True):
+                if candidate.file in files:
+                    self.folder.save(candidate.file, pixels)
+
+    def _entries(self, best: Sequence[int], table: np.ndarray) -> list[dict[str, Any]]:
+        """Write the best images; return the entries of the manifest."""
+        describe = draw.entry_of(self.pipe.trained)
+
+        def entry(index: int) -> dict[str, Any]:
+            judged = {"score": table.ravel()[index], "reward": self.reward.identity}
+            return describe(self.candidates[index]) | judged
+
+        entries = []
+        for index in best:
+            file = self.candidates[index].file
+            copy = file.replace(CANDIDATES, BEST)
+            self.folder.write(copy, (self.folder.path / file).read_bytes())
+            entries.append(entry(index) | {"file": copy})
+        return entries + [entry(i) for i in range(len(self.candidates)) if self.keep]
+
+    def _sheet(
+        self, shown: Sequence[Sequence[int]], table: np.ndarray, stages: Sequence[int]
+    ) -> Sheet:
+        """Lay out the best of the first n candidates: a row a prompt, a column an n."""
+        rows = [
+            f"{prompt.text} (first {values[0]:.3g}, best {values.max():.3g})"
+            for prompt, values in zip(self.request.prompts, table, strict=True)
+        ]
+        columns = [f"best of {n}" if n > 1 else "first" for n in stages]
+        title = f"best of the first n candidates by {self.reward.identity}; "
+        title += self.request.settings.describe()
+        chosen = tuple(self.candidates[i] for row in shown for i in row)
+        return Sheet(chosen, tuple(rows), tuple(columns), 1, title)
 
 
-def _draw_and_score(
-    pipe: Any, batch: Sequence[Picture], reward: Reward, settings: Settings
-) -> tuple[np.ndarray, list[float]]:
-    images = draw.draw(pipe, batch, settings)
-    scores = [float(s) for s in reward.score(images, [picture.prompt for picture in batch])]
-    for picture, score in zip(batch, scores, strict=True):
-        if not math.isfinite(score):
-            raise FloatingPointError(
-                f"a score must be finite; {reward.identity} gave {score} to sample "
-                f"{picture.sample_index} of {picture.prompt!r}."
-            )
-    return images, scores
+class Scores:
+    """The scored candidates of a folder, one JSON line each, appended batch by batch.
 
+    A kill can leave the last line half written. It is cut off when the file is opened again, so
+    that the file ends up the same as if nothing had happened.
 
-def _line(picture: Picture, score: float, reward: Reward) -> dict[str, Any]:
-    return {
-        "prompt_index": picture.prompt_index,
-        "sample_index": picture.sample_index,
-        "seed": picture.seed,
-        "reward": reward.identity,
-        "score": score,
-        "prompt": picture.prompt,
-    }
+    Args:
+      path: of the file; made where it is missing.
 
+    Raises:
+      ValueError: a line that is not the last is no JSON.
+    """
 
-def _prune(folder, pictures, scores: Scores, total: int, rows: Iterable[int]) -> None:
-    """Remove the pictures of prompts that neither the grid nor the best file will need."""
-    for row in rows:
-        found = scores.of_prompt(row)
-        ahead = [*(n for n in milestones(total) if n <= len(found)), len(found)]
-        needed = {int(np.argmax(found[:n])) for n in ahead if n}
-        _remove(folder, (pictures[row * total + i].file for i in set(range(len(found))) - needed))
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._scores: dict[tuple[int, int], float] = {}  # by prompt and sample index
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                self._note(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"line {number} of {self.path} is damaged: {error}. Delete the folder."
+                ) from error
+        with self.path.open("ab") as file:
+            file.truncate(len(whole))
 
+    def __len__(self) -> int:
+        return len(self._scores)
 
-def _remove(folder: Folder, files: Iterable[str]) -> None:
-    for file in files:
-        (folder.path / file).unlink(missing_ok=True)
+    def __contains__(self, candidate: tuple[int, int]) -> bool:
+        return candidate in self._scores
 
+    def of_prompt(self, prompt_index: int) -> list[float]:
+        """Return the scores of a prompt's candidates, from the first to the last without a gap."""
+        scores: list[float] = []
+        while (prompt_index, len(scores)) in self._scores:
+            scores.append(self._scores[prompt_index, len(scores)])
+        return scores
 
-def _redraw(folder, pipe, asked, pictures, indices: set[int]) -> None:
-    """Draw pictures again that are scored and no longer there."""
-    files = {pictures[i].file for i in indices if not folder.has(pictures[i].file)}
-    for batch in draw.batches(pictures, pipe.batch_size):
-        if files.isdisjoint(picture.file for picture in batch):
-            continue
-        images = draw.draw(pipe, batch, asked.settings)
-        for picture, image in zip(batch, images, strict=True):
-            if picture.file in files:
-                folder.save(picture.file, image)
+    def append(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Add lines with `prompt_index`, `sample_index` and `score`, and flush them to the disk."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with self.path.open("ab") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        for line in lines:
+            self._note(line)
 
-
-def _sheet(asked, pictures, shown, table, stages, reward) -> Sheet:
-    """Lay out the best of the first n candidates: a row a prompt, a column an n."""
-    rows = [
-        f"{prompt.text} (first {line[0]:.3g}, best {line.max():.3g})"
-        for prompt, line in zip(asked.prompts, table, strict=True)
-    ]
-    columns = [f"best of {n}" if n > 1 else "first" for n in stages]
-    title = f"best of the first n candidates by {reward.identity}; {asked.settings.describe()}"
-    chosen = tuple(pictures[i] for line in shown for i in line)
-    return Sheet(chosen, tuple(rows), tuple(columns), 1, title)
+    def _note(self, line: dict[str, Any]) -> None:
+        self._scores[line["prompt_index"], line["sample_index"]] = float(line["score"])

@@ -1,9 +1,11 @@
-"""The command line of sampling: `python -m miro_jax.sample [VERB] ...`.
+"""The command line of sampling: `miro-jax sample [VERB] ...`.
 
 Whatever can be wrong with the arguments is found before a device is touched or weights are read:
-names of rewards and defaults come from the checkpoint's `config.json`.
+names of rewards and defaults come from the checkpoint's `config.json`. What imports jax is reached
+through `sample`, which imports it when it is used: `--help` is quick.
 """
 
+import dataclasses
 import hashlib
 import sys
 import warnings
@@ -13,87 +15,111 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
-from miro_jax.cli.exit import (
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    MISTAKEN,
-    MISTAKES,
-    STOPPED,
-    UsageError,
-    fail,
-    is_out_of_memory,
-    say,
-)
-from miro_jax.cli.flags import Parser
+from miro_jax import rewards, sample
+from miro_jax.cli.exit import UsageError, run, say
+from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.storage.files import to_json
-from miro_jax.models import sharding
-from miro_jax.sample.flags import add_shared
-from miro_jax.sample.folder import MANIFEST, check_folder, open_folder
-from miro_jax.sample.make import describe_pipeline
-from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.prompts import read_prompts
-from miro_jax.sample.request import Asked, Prompt, Settings, slug
-from miro_jax.sample.trained import peek
-from miro_jax.sample.verbs import VERBS, Verb
+from miro_jax.sample.request import Prompt, Request, read_prompts, slug
+from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
+from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.verbs import VERBS, Best, Loop
 
 NAME = "miro_jax.sample"
 PROGRAM = f"python -m {NAME}"
 DEFAULT = "images"
-# Of a release; a run of this package says in its config.json what it is sampled with.
-RELEASE = {"guidance_scale": 7.0, "num_steps": 50, "solver": "euler", "negative": "empty"}
-EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked command, with what it needs.
+
+    Attributes:
+      verb: options of the verb. request: what is requested. sheet: its images.
+      out: the folder. facts: plain JSON of all that the files depend on.
+      pipe: a `MiroPipeline`. reward: of best-of-N.
+    """
+
+    verb: Any
+    request: Request
+    sheet: Sheet
+    out: Path
+    facts: dict[str, Any]
+    pipe: Any = None
+    reward: Any = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the images."""
+        return [image.file for image in self.sheet.images]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        verb, flags = _parse(arguments)
-        asked, job = _plan(VERBS[verb], flags)
-        out = Path(flags.out) if flags.out else _default_folder(verb, flags, job)
-        check_folder(out, job.request, job.files)
-        more = job.load()
-        pipe = _load(flags)
-        request = job.request | more | describe_pipeline(pipe) | {"dtype": _dtype(flags)}
-        check_folder(out, request, job.files)
-        if not (out / MANIFEST).exists():
-            _ = pipe.trained.caption_encoder  # a missing one should be told now
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
-    except MISTAKES as error:
-        return fail(NAME, error, MISTAKEN)
-    except EXPECTED as error:
-        return fail(NAME, error, FAILED)
-    try:
-        with warnings.catch_warnings(), open_folder(out, request, job.files) as folder:
-            warnings.showwarning = _show_warning
-            job.fill(folder, pipe)
-    except EXPECTED as error:
-        return fail(NAME, error, FAILED)
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return fail(NAME, "out of memory on the device; give a smaller --batch-size.", FAILED)
-    except KeyboardInterrupt:
-        return fail(NAME, STOPPED, INTERRUPTED)
-    say(out)
-    return DONE
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return run(NAME, lambda: _prepare(words), _fill)
 
 
-def _parse(arguments: list[str]) -> tuple[str, Namespace]:
+def _prepare(words: list[str]) -> Plan:
+    """Check the arguments, then load the network; the folder is compared before and after."""
+    plan, options = _plan(*_parse(words))
+    sample.folder.check_folder(plan.out, plan.facts, plan.files)
+    reward, more = None, {}
+    if isinstance(plan.verb, Best):
+        weights = plan.verb.reward_weights
+        reward = rewards.load_reward(plan.verb.reward, **({"weights": weights} if weights else {}))
+        more = {"reward": reward.identity}
+    pipe = _load(options)
+    more |= sample.draw.describe_pipeline(pipe)
+    more["dtype"] = options.dtype or sample.pipeline.default_dtype()
+    plan = dataclasses.replace(plan, facts=plan.facts | more, pipe=pipe, reward=reward)
+    sample.folder.check_folder(plan.out, plan.facts, plan.files)
+    if not (plan.out / sample.folder.MANIFEST_NAME).exists():
+        _ = pipe.trained.caption_encoder  # a missing one is reported before work begins
+    return plan
+
+
+def _fill(plan: Plan) -> None:
+    """Fill the folder, and print its name."""
+    with (
+        warnings.catch_warnings(),
+        sample.folder.open_folder(plan.out, plan.facts, plan.files) as folder,
+    ):
+        warnings.showwarning = _show_warning
+        if isinstance(plan.verb, Best):
+            keep = plan.verb.keep_candidates
+            sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep, progress=True)
+        else:
+            sample.draw.fill(folder, plan.pipe, plan.sheet, True, _compose(plan))
+    say(plan.out)
+
+
+def _compose(plan: Plan) -> Any:
+    """Return what shows the images together, see `draw.fill`."""
+    if not isinstance(plan.verb, Loop):
+        return None
+    verb, name = plan.verb, f"loop.{plan.verb.format}"
+
+    def compose(folder: Any) -> list[str]:
+        images, shown = folder.read(plan.files), verb.shown(plan.request)
+        frames = sample.animation.draw_frames(plan.sheet, images, shown)
+        sample.animation.save_animation(frames, folder.path / name, verb.fps)
+        return [name]
+
+    return compose
+
+
+def _parse(words: list[str]) -> tuple[str, Namespace]:
     """Split off the verb, and read the flags."""
-    verb = DEFAULT
-    if arguments and not arguments[0].startswith("-"):
-        verb, *arguments = arguments
-        if verb not in VERBS:
-            near = get_close_matches(verb, VERBS, 1)
+    name = DEFAULT
+    if words and not words[0].startswith("-"):
+        name, *words = words
+        if name not in VERBS:
+            near = get_close_matches(name, VERBS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"the verb must be one of {', '.join(VERBS)}; got {verb!r}{hint}")
-    return verb, _parser(verb).read(arguments)
+            raise UsageError(f"the verb must be one of {', '.join(VERBS)}; got {name!r}{hint}")
+    return name, _parser(name).read(words)
 
 
 def _parser(name: str) -> Parser:
@@ -106,74 +132,55 @@ def _parser(name: str) -> Parser:
         epilog=f"example:\n  {PROGRAM} {name} {verb.example}\n\n"
         "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
     )
-    verb.add(parser)
-    words = [action.metavar for action in parser._actions if not action.option_strings]
-    parser.usage = " ".join([PROGRAM, name, *words, "--prompt=TEXT [--FLAG=VALUE ...]"])
-    add_shared(parser, verb.negative_prompt, verb.count == "images")
+    add_flags(parser, verb.options)
+    positional = [f.metadata for f in dataclasses.fields(verb.options)]
+    operands = [rules["metavar"] for rules in positional if rules.get("positional")]
+    parser.usage = " ".join([PROGRAM, name, *operands, "--prompt=TEXT [--FLAG=VALUE ...]"])
+    for title in (WHAT, HOW, MODEL, WHERE):
+        parser.add_argument_group(title)
+    add_flags(parser, Options)
+    add_flags(parser, Request, skip=("num_images",) if verb.options is Best else ())
+    own = {} if verb.negative_prompt is None else {"negative_prompt": verb.negative_prompt}
+    add_flags(parser, Settings, own)
     return parser
 
 
-def _plan(verb: Verb, flags: Namespace) -> tuple[Asked, Any]:
-    """Check the flags against the checkpoint's config, and plan the work."""
-    prompts = [Prompt(text) for text in flags.prompt]
-    if flags.prompts_file is not None:
-        prompts += read_prompts(flags.prompts_file)
+def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
+    """Check the flags against the checkpoint's config."""
+    options = make_settings(Options, flags)
+    verb: Any = make_settings(VERBS[name].options, flags)
+    prompts = [Prompt(text) for text in options.prompt]
+    if options.prompts_file is not None:
+        prompts += read_prompts(options.prompts_file)
     if not prompts:
         raise UsageError("at least one prompt must be given: --prompt=TEXT or --prompts-file=FILE.")
-    names, sample = peek(flags.checkpoint, flags.variant, flags.revision)
-    usual = RELEASE if sample is None else sample
-
-    def chosen(value, key):
-        return usual[key] if value is None else value
-
-    settings = Settings(
-        chosen(flags.guidance_scale, "guidance_scale"),
-        flags.guidance_interval,
-        chosen(flags.steps, "num_steps"),
-        chosen(flags.solver, "solver"),
-        chosen(flags.negative_prompt, "negative"),
-    )
-    targets, negative = map(_merged, (flags.target, flags.negative_target))
-    count = getattr(flags, verb.count)
-    asked = Asked(names, tuple(prompts), count, flags.seed, targets, negative, settings)
-    return asked, verb.plan(asked, flags)
+    if isinstance(verb, Best):
+        rewards.check_names([verb.reward])
+        if verb.reward_weights is not None and not rewards.has_weights(verb.reward):
+            raise UsageError(f"--reward-weights: the reward {verb.reward!r} has no weights.")
+        flags.num_images = verb.candidates
+    names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
+    usual = {} if run_config is None else sample.stage.read_settings(run_config)
+    settings = make_settings(Settings, flags, **usual)
+    request = make_settings(Request, flags, names=names, prompts=tuple(prompts), settings=settings)
+    sheet = verb.sheet(request)
+    facts = request.describe(name, sheet.images, **verb.facts(request))
+    out = Path(options.out or _default_folder(name, options, facts)).expanduser()
+    return Plan(verb, request, sheet, out, facts), options
 
 
-def _merged(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    return {name: level for part in parts for name, level in part.items()}
+def _default_folder(name: str, options: Options, facts: dict[str, Any]) -> Path:
+    """Name a folder after the command: the same one resumes there, another one goes elsewhere."""
+    o = options
+    source = [o.checkpoint, o.variant, o.revision, o.dtype, o.batch_size]
+    digest = hashlib.sha256(to_json({"request": facts, "source": source})).hexdigest()
+    return Path("samples") / f"{slug(facts['prompts'][0])}-{name}-{digest[:8]}"
 
 
-def _default_folder(verb: str, flags: Namespace, job: Any) -> Path:
-    """Name a folder after the command: the same one goes on there, another one goes elsewhere."""
-    source = [str(flags.checkpoint), flags.variant, flags.revision, flags.dtype, flags.batch_size]
-    digest = hashlib.sha256(to_json({"request": job.request, "source": source})).hexdigest()
-    return Path("samples") / f"{slug(job.asked.prompts[0].text)}-{verb}-{digest[:8]}"
-
-
-def _dtype(flags: Namespace) -> str:
-    on_cpu = jax.default_backend() == "cpu"
-    return flags.dtype or ("float32" if on_cpu else "bfloat16")
-
-
-def _load(flags: Namespace) -> MiroPipeline:
+def _load(options: Options) -> Any:
     """Load the pipeline onto all devices of this machine."""
-    devices = jax.device_count()
-    if flags.batch_size is not None and flags.batch_size % devices:
-        raise UsageError(
-            f"argument --batch-size: must be a multiple of the {devices} devices; "
-            f"got {flags.batch_size}"
-        )
-    return MiroPipeline.from_pretrained(
-        flags.checkpoint,
-        flags.variant,
-        dtype=_dtype(flags),
-        mesh=sharding.make_mesh(-1, 1),
-        batch_size=flags.batch_size,
-        text_encoder=flags.text_encoder,
-        vae=flags.vae,
-        revision=flags.revision,
-    )
+    return sample.pipeline.open_pipeline(options)
 
 
-def _show_warning(message, *_, **__) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"note: {message}", file=sys.stderr)

@@ -1,26 +1,41 @@
-"""Pictures from a pipeline, cut into batches that do not depend on where work began."""
+"""Images from a pipeline: in memory, or into a folder where work resumes; and one of them again.
 
+Batches do not depend on where work began: the same requests always give the same ones, and a batch
+of which some images are there is drawn whole. So not even rounding tells work that was resumed from
+work that was never stopped.
+"""
+
+import functools
+import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.cli.progress import Progress
+from miro_jax.data.storage.files import to_json
 from miro_jax.models.sampler import draw_noise, sample_keys
-from miro_jax.sample.request import Picture, Settings
+from miro_jax.report import grids
+from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.request import ImageRequest
+from miro_jax.sample.settings import Settings
+from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.trained import Trained
+from miro_jax.train.digest import examine
+from miro_jax.train.state import leaf_name
+
+_WRITERS = 4  # threads that compress images while the device draws the next ones
 
 
-def batches(pictures: Iterable[Picture], size: int) -> list[list[Picture]]:
-    """Cut pictures into batches of at most `size` with one guidance scale each.
-
-    The same pictures always give the same batches: work that is gone on with makes a batch whole,
-    so that not even rounding tells it from work that was never stopped.
-    """
-    groups: dict[float, list[Picture]] = {}
-    for picture in pictures:
-        groups.setdefault(picture.guidance_scale, []).append(picture)
+def batches(images: Iterable[ImageRequest], size: int) -> list[list[ImageRequest]]:
+    """Cut requests into batches of at most `size` with the same settings each."""
+    groups: dict[Settings, list[ImageRequest]] = {}
+    for image in images:
+        groups.setdefault(image.settings, []).append(image)
     return [
         group[start : start + size]
         for group in groups.values()
@@ -28,51 +43,159 @@ def batches(pictures: Iterable[Picture], size: int) -> list[list[Picture]]:
     ]
 
 
-def draw(pipe: Any, pictures: Sequence[Picture], settings: Settings) -> np.ndarray:
+def draw(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
     """Draw one batch.
 
     Args:
-      pipe: a `MiroPipeline`. pictures: [B] of one guidance scale.
-      settings: how to sample; the scale is the pictures' own.
+      pipe: a `MiroPipeline`. images: [B] of the same settings.
 
     Returns:
       [B, H, W, 3] uint8.
     """
-    (scale,) = {picture.guidance_scale for picture in pictures}
+    (settings,) = {image.settings for image in images}
     return pipe(
-        [picture.prompt for picture in pictures],
+        [image.prompt for image in images],
         1,
-        targets=[picture.targets for picture in pictures],
-        negative_targets=[picture.negative_targets for picture in pictures],
+        targets=[image.targets for image in images],
+        negative_targets=[image.negative_targets for image in images],
         negative_prompt=settings.negative_prompt,
-        guidance_scale=scale,
-        guidance_interval=tuple(settings.guidance_interval),
+        guidance_scale=settings.guidance_scale,
+        guidance_interval=settings.guidance_interval,
         num_steps=settings.num_steps,
         solver=settings.solver,
-        noise=_noise(pipe, pictures),
+        noise=_noise(pipe, images),
         output_type="numpy",
     )
 
 
-def draw_all(
-    pipe: Any, pictures: Sequence[Picture], settings: Settings, progress: bool = False
-) -> np.ndarray:
-    """Draw any number of pictures, [N, H, W, 3] uint8 in their order."""
-    found: dict[str, np.ndarray] = {}
-    with Progress("sample", "images", len(pictures), silent=not progress) as shown:
-        for batch in batches(pictures, pipe.batch_size):
-            images = draw(pipe, batch, settings)
-            found |= {picture.file: image for picture, image in zip(batch, images, strict=True)}
+def draw_all(pipe: Any, images: Sequence[ImageRequest], progress: bool = False) -> np.ndarray:
+    """Draw any number of images, [N, H, W, 3] uint8 in their order."""
+    drawn: dict[str, np.ndarray] = {}
+    with Progress("sample", "images", len(images), silent=not progress) as shown:
+        for batch in batches(images, pipe.batch_size):
+            for image, pixels in zip(batch, draw(pipe, batch), strict=True):
+                drawn[image.file] = pixels
             shown.update(len(batch))
-    return np.stack([found[picture.file] for picture in pictures])
+    return np.stack([drawn[image.file] for image in images])
 
 
-def _noise(pipe: Any, pictures: Sequence[Picture]) -> np.ndarray:
-    """Draw the noise of pictures, [B, h, w, C], as the pipeline itself would."""
-    padded = [*pictures, *[pictures[-1]] * (pipe.batch_size - len(pictures))]
+def draw_grid(sheet: Sheet, images: np.ndarray) -> np.ndarray:
+    """Draw the labelled grid of a sheet.
+
+    Args:
+      sheet: the layout. images: [on_grid, H, W, 3] uint8, those of `sheet.on_grid`, in order.
+
+    Returns:
+      [height, width, 3] uint8.
+    """
+    rows, title = sheet.labels()
+    cells = images.reshape(-1, len(sheet.columns), sheet.num_images, *images.shape[1:])
+    return grids.labelled_grid(cells, rows, sheet.columns, title, sheet.per_line)
+
+
+def _noise(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
+    """Draw the noise of images, [B, h, w, C], as the pipeline itself would."""
+    padded = [*images, *[images[-1]] * (pipe.batch_size - len(images))]
     keys = [
         sample_keys(seed, *np.array([(p.prompt_index, p.sample_index) for p in group]).T)
-        for seed, group in itertools.groupby(padded, key=lambda picture: picture.seed)
+        for seed, group in itertools.groupby(padded, key=lambda image: image.seed)
     ]
     noise = draw_noise(jnp.concatenate(keys), pipe.trained.config.latent_shape)
-    return np.asarray(noise)[: len(pictures)]
+    return np.asarray(noise)[: len(images)]
+
+
+def fill(
+    folder: Folder,
+    pipe: Any,
+    sheet: Sheet,
+    progress: bool = False,
+    compose: Callable[[Folder], Sequence[str]] | None = None,
+) -> None:
+    """Fill a folder with a sheet, resuming where it stopped: images, what shows them, manifest.
+
+    Args:
+      compose: writes what shows the images together and returns the names of these files; None
+        draws the labelled grid.
+    """
+    if folder.is_complete():
+        return
+    _write_images(folder, pipe, sheet.images, progress)
+    files = (compose or functools.partial(write_grid, sheet))(folder)
+    describe = entry_of(pipe.trained)
+    folder.finish([describe(image) for image in sheet.images], files)
+
+
+def _write_images(
+    folder: Folder, pipe: Any, images: Sequence[ImageRequest], progress: bool
+) -> None:
+    """Draw the images that a folder does not have yet."""
+    missing = sum(not folder.has(image.file) for image in images)
+    done = len(images) - missing
+    with (
+        ThreadPoolExecutor(_WRITERS) as pool,
+        Progress("sample", "images", len(images), done, silent=not progress) as shown,
+    ):
+        writing: list = []
+        for batch in batches(images, pipe.batch_size):
+            wanted = [not folder.has(image.file) for image in batch]
+            if not any(wanted):
+                continue
+            drawn = draw(pipe, batch)
+            for job in writing:
+                job.result()
+            writing = [
+                pool.submit(folder.save, image.file, pixels)
+                for image, pixels, new in zip(batch, drawn, wanted, strict=True)
+                if new
+            ]
+            shown.update(len(writing))
+        for job in writing:
+            job.result()
+
+
+def write_grid(sheet: Sheet, folder: Folder) -> list[str]:
+    """Write the labelled grid of images that a folder has; returns its name."""
+    folder.save(GRID, draw_grid(sheet, folder.read([image.file for image in sheet.on_grid])))
+    return [GRID]
+
+
+def entry_of(trained: Trained) -> Callable[[ImageRequest], dict[str, Any]]:
+    """Return the function that gives an image's entry of the manifest; `remake` reads it."""
+    of_weights = {"checkpoint": weights_name(trained), "checkpoint_step": trained.step}
+    return lambda image: image.to_entry() | of_weights
+
+
+def remake(pipe: Any, entry: Mapping[str, Any]) -> np.ndarray:
+    """Draw an image of a manifest again.
+
+    Args:
+      pipe: a `MiroPipeline` of the checkpoint that the entry names; with the batch size and dtype
+        of the manifest's request it draws the same bits.
+      entry: one of the manifest's `images`.
+
+    Returns:
+      [H, W, 3] uint8.
+
+    Raises:
+      KeyError: it is no entry of a manifest.
+    """
+    return draw(pipe, [ImageRequest.from_entry(entry)])[0]
+
+
+def weights_name(trained: Trained) -> str:
+    """Name the weights, with a digest of them: the file's of a release, the arrays' of a run."""
+    if "sha256:" in trained.name:
+        return trained.name
+    pairs, _ = jax.tree_util.tree_flatten_with_path(trained.weights)
+    digests = examine({leaf_name(path): leaf for path, leaf in pairs})
+    text = to_json({name: digest for name, (digest, _) in digests.items()})
+    return f"{trained.name} step {trained.step} sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+def describe_pipeline(pipe: Any) -> dict[str, Any]:
+    """Return what else the bits of images depend on: the rest of a request."""
+    return {
+        "checkpoint": weights_name(pipe.trained),
+        "batch_size": pipe.batch_size,
+        "platform": jax.default_backend(),
+    }

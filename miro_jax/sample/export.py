@@ -7,12 +7,13 @@ the encoders, so that `MiroPipeline.from_pretrained` of the folder needs nothing
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
 
-from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, MISTAKES, fail, say
+from miro_jax.cli.exit import run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.official import CONFIG, FIXED
@@ -34,6 +35,13 @@ def export(workdir: Path | str, out: Path | str) -> Path:
       FileNotFoundError: there is no run, or no checkpoint. ValueError: the released layout cannot
         hold this network, with the sizes that it fixes.
     """
+    settings = check_layout(workdir)
+    encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
+    return trained.export(trained.load(workdir), out, encoders)
+
+
+def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
+    """Return the config of a run whose network the released layout can hold; else ValueError."""
     trained.peek(workdir)
     settings = ml_collections.ConfigDict(hub.open(workdir).json(CONFIG))
     sizes = settings.model.rin
@@ -47,8 +55,7 @@ def export(workdir: Path | str, out: Path | str) -> Path:
             f"The released layout cannot hold the network of {workdir}: {'; '.join(wrong)}. Train "
             "one with these sizes."
         )
-    encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
-    return trained.export(trained.load(workdir), out, encoders)
+    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,21 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
-    try:
+
+    def plan() -> Namespace:
         flags = parser.read(arguments)
         if not (Path(flags.workdir) / "checkpoints").is_dir():
             raise FileNotFoundError(
                 f"--workdir must be a run's folder with checkpoints; got {flags.workdir}."
             )
-        written = export(flags.workdir, flags.out)
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
-    except (KeyError, *MISTAKES) as error:
-        return fail(NAME, error, MISTAKEN)
-    except OSError as error:
-        return fail(NAME, error, FAILED)
-    say(written)
-    return DONE
+        check_layout(flags.workdir)
+        return flags
+
+    return run(NAME, plan, lambda flags: say(export(flags.workdir, flags.out)))
 
 
 if __name__ == "__main__":

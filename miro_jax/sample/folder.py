@@ -1,16 +1,20 @@
 """A folder that one request fills, in any number of starts.
 
-`manifest.partial.json` comes first and says what the folder is being filled with; pictures follow,
-each written whole or not at all; `manifest.json` comes last: a folder that has one is complete. A
-request that finds its own pictures goes on after them, another request is refused.
+`manifest.partial.json` comes first and holds the request; images follow, each written whole or not
+at all; `manifest.json` comes last: a folder that has one is complete. Both read
+
+    {"request": {...}, "images": [{"file": "0000-a-red-fox-0.png", "prompt": ..., ...}, ...],
+     "files": ["grid.png"]}
+
+where `images` are what `miro-jax score` scores, and `files` is what else there is. The same request
+resumes; another one is refused, see `data.storage.claim`.
 """
 
 import contextlib
-import fcntl
 import io
-import json
-import logging
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,44 +22,44 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data import storage
+from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim, locked
+from miro_jax.data.storage.files import TEMPORARY, to_json
 
-MANIFEST = "manifest.json"
-PARTIAL = "manifest.partial.json"
 GRID = "grid.png"
-_BRIEF = 80  # letters of a value in an error
-
-log = logging.getLogger(__name__)
+_LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
+_SCRATCH = ".claim"
 
 
 class Folder:
     """The files of one request. Made by `open_folder`."""
 
-    def __init__(self, path: Path, request: dict[str, Any]):
-        self.path, self.request = path, request
+    def __init__(self, claim: Claim, request: dict[str, Any]):
+        self.request, self._claim, self._folder = request, claim, claim.folder
+        self.path: Path = claim.folder.path
 
     def has(self, name: str) -> bool:
-        """Tell whether a file is there; it is whole then."""
-        return (self.path / name).exists()
+        """Return whether a file is there; it is whole then."""
+        return self._folder.exists(name)
 
     def is_complete(self) -> bool:
-        """Tell whether there is a manifest and every file that it lists."""
-        return self.has(MANIFEST) and all(map(self.has, _listed(_read(self.path / MANIFEST))))
+        """Return whether there is a manifest and every file that it lists."""
+        return self.has(MANIFEST_NAME) and all(
+            map(self.has, _listed(self._folder.read_json(MANIFEST_NAME)))
+        )
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        self._folder.write(name, data)
 
     def save(self, name: str, image: np.ndarray) -> None:
-        """Write a picture [H, W, 3] uint8 as PNG."""
+        """Write an image [H, W, 3] uint8 as PNG."""
         data = io.BytesIO()
         Image.fromarray(image).save(data, "PNG")
         self.write(name, data.getvalue())
 
     def read(self, names: Sequence[str]) -> np.ndarray:
-        """Read pictures of one size, [N, H, W, 3] uint8."""
+        """Read images of one size, [N, H, W, 3] uint8."""
         images = []
         for name in names:
             with Image.open(self.path / name) as image:
@@ -66,97 +70,96 @@ class Folder:
         """Write the manifest.
 
         Args:
-          images: an entry for each picture, with its `file`.
+          images: an entry for each image, with its `file`.
           files: what else belongs to the folder.
         """
         manifest = {"request": self.request, "images": list(images), "files": list(files)}
-        self.write(MANIFEST, to_json(manifest))
-        (self.path / PARTIAL).unlink(missing_ok=True)
+        self._claim.finish(to_json(manifest))
 
 
 @contextlib.contextmanager
 def open_folder(
     path: Path | str, request: Mapping[str, Any], names: Sequence[str], replace: bool = False
 ) -> Iterator[Folder]:
-    """Make a folder, or go on with the one that the same request began.
+    """Make a folder, or resume the one that the same request began.
 
     Args:
-      path: the folder. request: all that the pictures depend on, plain JSON.
+      path: the folder. request: all that the images depend on, plain JSON.
       names: files that it will write.
       replace: remove what another request listed in its manifest, instead of refusing.
 
     Raises:
-      ValueError: it holds, or is to hold, the pictures of another request, or files of these names
+      ValueError: it holds, or is to hold, the images of another request, or files of these names
         that no manifest explains. BlockingIOError: another process fills it now.
       PermissionError: it cannot be written.
     """
-    path, request = Path(path), json.loads(to_json(dict(request)))
+    claim = _claim(path)
     if not replace:
         check_folder(path, request, names)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PermissionError(
-            f"{path} must be a folder that can be written; got: {error.strerror}. Name another."
-        ) from error
-    with _locked(path):
-        if replace and _differing(_present(path), request):
-            _clear(path)
+    with locked(claim.folder.path):
+        if replace:
+            try:
+                claim.check(request)
+            except ValueError:
+                _clear(claim.folder)
         check_folder(path, request, names)
-        if not (path / MANIFEST).exists():
-            files = [{"file": name} for name in names]
-            write_atomic(path / PARTIAL, to_json({"request": request, "images": files}))
-        yield Folder(path, request)
+        for path_inside in claim.folder.path.rglob(f"*{TEMPORARY}*"):
+            if _LEFTOVER.search(path_inside.name):  # of a killed writer
+                path_inside.unlink()
+        files = [{"file": name} for name in names]
+        claim.begin(request, {"request": dict(request), "images": files})
+        claim.folder.remove(_SCRATCH)
+        yield Folder(claim, dict(request))
 
 
-def check_folder(path: Path, request: Mapping[str, Any], names: Sequence[str] = ()) -> None:
-    """Raise ValueError if a folder holds something else than this request's pictures.
+def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[str] = ()) -> None:
+    """Raise an error if a folder cannot be filled by a request; nothing is written.
 
     Args:
       path: the folder; it may be missing. request: all of it, or what is known so far.
       names: see `open_folder`.
+
+    Raises:
+      ValueError, PermissionError: see `open_folder`.
     """
-    present = _present(path)
-    if present is None:
-        strangers = [name for name in names if (path / name).exists()]
-        if strangers or (path / MANIFEST).exists():
-            raise ValueError(
-                f"{path} holds {(strangers or [MANIFEST])[0]}, and nothing there says how it was "
-                "sampled. Name another folder."
-            )
-        return
-    request = json.loads(to_json(dict(request)))
-    if differing := _differing(present, request):
-        details = "; ".join(
-            f"{name} there {_brief(present.get(name))}, asked {_brief(request[name])}"
-            for name in differing
-        )
-        raise ValueError(
-            f"{path} holds the pictures of another command ({details}). Name another folder, or "
-            "delete this one."
-        )
-
-
-def _present(path: Path) -> dict[str, Any] | None:
-    """Return the request that fills, or filled, a folder."""
-    for name in (MANIFEST, PARTIAL):
-        if (path / name).exists() and isinstance(found := _read(path / name), dict):
-            if isinstance(request := found.get("request"), dict):
-                return request
-    return None
-
-
-def _differing(present: dict[str, Any] | None, request: Mapping[str, Any]) -> list[str]:
-    if present is None:
-        return ["manifest"]
-    return [name for name in request if present.get(name) != request[name]]
-
-
-def _read(path: Path) -> Any:
+    claim = _claim(path)
+    folder = claim.folder.path
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}. Delete it, or name another.") from error
+        os.listdir(existing)
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{path} must be a folder that can be written; got: {existing}: {error.strerror}. Name "
+            "another."
+        ) from error
+    if claim.present() is None:
+        if strangers := [name for name in names if (folder / name).exists()]:
+            raise _unexplained(folder, strangers[0])
+        return
+    # What was varied is named where it differs; the digest of all images only if nothing else does.
+    claim.check({key: value for key, value in request.items() if key != "pictures_sha256"})
+    claim.check(request)
+
+
+def _claim(path: Path | str) -> Claim:
+    folder = storage.open_folder(path)
+    if not isinstance(folder, storage.LocalFolder):
+        raise ValueError(f"images are written into a folder of this machine; got {path}.")
+
+    def request_of(manifest: Any) -> Mapping[str, Any]:
+        if isinstance(manifest, Mapping) and isinstance(manifest.get("request"), Mapping):
+            return manifest["request"]
+        raise _unexplained(folder, MANIFEST_NAME)
+
+    return Claim(folder, request_of=request_of, partial_request_of=request_of, scratch=_SCRATCH)
+
+
+def _unexplained(folder: Any, name: str) -> ValueError:
+    return ValueError(
+        f"{folder} holds {name}, and nothing there says how it was sampled. Name another folder."
+    )
 
 
 def _listed(manifest: Mapping[str, Any]) -> list[str]:
@@ -166,35 +169,12 @@ def _listed(manifest: Mapping[str, Any]) -> list[str]:
     return [n for n in names if not PurePosixPath(n).is_absolute() and ".." not in n.split("/")]
 
 
-def _clear(path: Path) -> None:
+def _clear(folder: storage.LocalFolder) -> None:
     """Remove what an earlier request made, its manifests first."""
     names = []
-    for manifest in (path / MANIFEST, path / PARTIAL):
-        if manifest.exists():
-            names += _listed(_read(manifest))
-            manifest.unlink()
+    for manifest in (MANIFEST_NAME, PARTIAL_NAME):
+        if folder.exists(manifest):
+            names += _listed(folder.read_json(manifest))
+            folder.remove(manifest)
     for name in names:
-        (path / name).unlink(missing_ok=True)
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _BRIEF else text[:_BRIEF] + "..."
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the lock ends with the process, however it ends."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f"{path} is being filled by another process. Wait for it, or name another folder."
-            ) from error
-        except OSError as error:  # a file system without locks: then it is up to the user
-            log.info("%s cannot be locked: %s", path, error.strerror)
-        yield
-    finally:
-        os.close(descriptor)
+        folder.remove(name)

@@ -1,10 +1,11 @@
-"""MiroPipeline: prompts and reward targets in, pictures out. What a notebook user touches.
+"""MiroPipeline: prompts and reward targets in, images out. The class for notebooks and scripts.
 
     pipe = MiroPipeline.from_pretrained("nicolas-dufour/miro")
     pipe("a red fox in snow", num_images=4, targets={"aesthetic": 0.6}, seed=0)
 
 Every call pads its work to one batch size, so nothing but a new number of steps, solver or prompt
-length compiles, and a picture does not depend on the batch that it was made in.
+length compiles, and an image does not depend on the batch that it was made in. Letters: P prompts,
+B images, R rewards, L caption tokens of width E.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from miro_jax.models.sampler import (
 )
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
+from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load
 
 OUTPUT_TYPES = ("pil", "numpy", "latent")
@@ -38,9 +40,9 @@ class MiroPipeline:
     """A trained network with its encoders, ready to sample.
 
     Attributes:
-      reward_names: the rewards this network knows, in order.
-      default_targets: {name: level or None} asked for where a call does not say; 1 throughout.
-      batch_size: rows of every compiled call; fewer pictures are padded, more are made in turns.
+      reward_names: the rewards this network is conditioned on, in order.
+      default_targets: {name: level or None} requested where a call does not set them; 1 throughout.
+      batch_size: rows of every compiled call; fewer images are padded, more are made in turns.
       weights: states of the network, parameters first.
     """
 
@@ -79,7 +81,7 @@ class MiroPipeline:
             folder.
           variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
           dtype: of parameters and matrix products, "float32" or "bfloat16"; None is bfloat16 on
-            accelerators and float32 on a CPU. Pictures are decoded in float32.
+            accelerators and float32 on a CPU. Images are decoded in float32.
           mesh: where the weights go; None is the first device.
           batch_size: rows of every compiled call; None is 1 a device on a CPU, else 8 a device.
           text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, which are loaded
@@ -90,17 +92,16 @@ class MiroPipeline:
           FileNotFoundError: a file is missing and cannot be fetched; the text says which and how.
           ValueError: the files do not fit our network.
         """
-        on_cpu = jax.default_backend() == "cpu"
         trained = load(
             source,
             variant,
-            dtype=dtype or ("float32" if on_cpu else "bfloat16"),
+            dtype=dtype or default_dtype(),
             mesh=mesh,
             text_encoder=text_encoder,
             vae=vae,
             revision=revision,
         )
-        each = 1 if on_cpu else 8
+        each = 1 if jax.default_backend() == "cpu" else 8
         return cls(trained, batch_size or each * trained.mesh.shape["data"])
 
     def __call__(
@@ -120,36 +121,36 @@ class MiroPipeline:
         prompt_mask: np.ndarray | None = None,
         noise: np.ndarray | None = None,
     ) -> list[Image.Image] | np.ndarray:
-        """Make `num_images` pictures of each prompt.
+        """Make `num_images` images of each prompt.
 
         Args:
           prompts: one text or several; None where `prompt_embeds` are given.
-          num_images: pictures of each prompt.
-          targets: levels asked for: {name: level in [0, 1] or None = not asked}, one mapping for
-            each picture, or [P * num_images, R] float with NaN = not asked. Names left out get
-            `default_targets`.
-          negative_targets: the same for the negative branch; names left out get 0.
+          num_images: images of each prompt.
+          targets: {name: level in [0, 1] or None = not requested}, one mapping for each image, or
+            [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
+          negative_targets: the same for the negative branch; others are 0.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
           guidance_scale: 0 means no guidance.
           guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
-          num_steps: solver steps.
-          solver: "euler", "heun" or "dpmpp_2m".
-          seed: of the noise; picture (p, i) depends on (seed, p, i) only.
-          output_type: "pil", "numpy" (uint8) or "latent" (what the network made, not decoded).
+          num_steps, solver: steps of "euler", "heun" or "dpmpp_2m".
+          seed: of the noise; image (p, i) depends on (seed, p, i) only.
+          output_type: "pil", "numpy" (uint8) or "latent" (not decoded).
           prompt_embeds, prompt_mask: [P, L, E] float and [P, L] bool in place of encoded prompts.
-          noise: [P * num_images, H, W, C] float32 in place of drawn noise.
+          noise: [P * num_images, h, w, C] float32 in place of drawn noise.
 
         Returns:
-          P * num_images pictures, those of a prompt side by side: a list of PIL images, or
+          P * num_images images, those of a prompt side by side: a list of PIL images, or
           [P * num_images, H, W, 3] uint8, or [P * num_images, h, w, C] float32 latents on the
           network's scale.
 
         Raises:
-          ValueError: an unknown reward, solver or output type, a level that is no number, a wrong
-            shape. TypeError: targets of another kind.
+          ValueError: an unknown reward, solver or output type, a number outside of its range, a
+            wrong shape. TypeError: targets of another kind.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}; got {output_type!r}.")
+        settings = Settings(guidance_scale, guidance_interval, num_steps, solver, negative_prompt)
+        check_seed(seed)
         given = self._prompts(prompts, prompt_embeds, prompt_mask)
         count = len(given.mask) * num_images
         if not count:
@@ -157,45 +158,49 @@ class MiroPipeline:
                 f"at least one prompt and one image are needed; got {len(given.mask)} prompts and "
                 f"num_images={num_images}."
             )
-        defaults = [self.default_targets[name] for name in self.reward_names]
-        asked = self.levels(targets, count, defaults)
-        refused = self.levels(negative_targets, count, 0.0)
-        interval = _interval(guidance_interval)
+        requested = self._requested(targets, count)
+        rows = Rows(given, num_images, requested, self.levels(negative_targets, count, 0.0), seed)
+        latents = self._sample(rows, settings, noise)
+        if output_type == "latent":
+            return np.concatenate([np.asarray(z)[:used] for z, used in latents])
+        images = np.concatenate([self.decode(z)[:used] for z, used in latents])
+        return [Image.fromarray(image) for image in images] if output_type == "pil" else images
+
+    def _sample(
+        self, rows: "Rows", settings: Settings, noise: np.ndarray | None
+    ) -> list[tuple[jax.Array, int]]:
+        """Sample rows in padded batches; returns latents and how many of them are no padding."""
         shape = self.trained.config.latent_shape
+        latents, count = [], len(rows.targets)
         if noise is not None and np.shape(noise) != (count, *shape):
             raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(noise))}.")
-        guided = bool(guidance_scale != 0)
+        guided = bool(settings.guidance_scale != 0)
         # Without guidance nothing looks at the negative branch: no text is encoded for it.
-        negative = self._negative(negative_prompt if guided else "same", given)
-        sample = self._sampler(solver, num_steps)
-        prompt_index, sample_index = np.divmod(np.arange(count), num_images)
-        latents = []
+        negative = self._negative(settings.negative_prompt if guided else "same", rows.prompts)
+        sample = self._sampler(settings.solver, settings.num_steps)
+        interval = jnp.asarray(settings.guidance_interval, jnp.float32)
+        scale = np.full(self.batch_size, settings.guidance_scale, np.float32)
         for start in range(0, count, self.batch_size):
-            rows = np.minimum(np.arange(start, start + self.batch_size), count - 1)  # pad
-            of_prompt = prompt_index[rows]
+            batch = np.minimum(np.arange(start, start + self.batch_size), count - 1)  # padded
+            prompt_index, sample_index = np.divmod(batch, rows.num_images)
             with sharding.use_mesh(self.mesh):
                 if noise is None:
-                    keys = sample_keys(seed, of_prompt, sample_index[rows])
-                    x = draw_noise(self._place(keys), shape)
+                    keys = self._put(sample_keys(rows.seed, prompt_index, sample_index))
+                    x = draw_noise(keys, shape)
                 else:
-                    x = self._place(np.asarray(noise, np.float32)[rows])
-                scale = np.full(len(rows), guidance_scale, np.float32)
-                guidance = Guidance(self._place(scale), jnp.asarray(interval))
+                    x = self._put(np.asarray(noise, np.float32)[batch])
                 z = sample(
                     self.weights,
                     x,
-                    self._place(given.branch(of_prompt, asked[rows])),
-                    self._place(negative.branch(of_prompt, refused[rows])),
-                    guidance,
+                    self._put(rows.prompts.branch(prompt_index, rows.targets[batch])),
+                    self._put(negative.branch(prompt_index, rows.negative_targets[batch])),
+                    Guidance(self._put(scale), interval),
                     guided=guided,
                 )
-            latents.append((z, min(len(rows), count - start)))
-        if output_type == "latent":
-            return np.concatenate([np.asarray(z)[:kept] for z, kept in latents])
-        images = np.concatenate([self.decode(z)[:kept] for z, kept in latents])
-        return [Image.fromarray(image) for image in images] if output_type == "pil" else images
+            latents.append((z, min(self.batch_size, count - start)))
+        return latents
 
-    def decode(self, latents) -> np.ndarray:
+    def decode(self, latents: jax.Array | np.ndarray) -> np.ndarray:
         """Turn latents on the network's scale, [B, h, w, C] float32, into [B, H, W, 3] uint8."""
         return np.asarray(self.image_encoder.decode(self.image_encoder.denormalize(latents)))
 
@@ -227,8 +232,7 @@ class MiroPipeline:
         given = self._prompts(texts, prompt_embeds, prompt_mask)
         if len(given.mask) != rows:
             raise ValueError(f"one prompt a row is needed: {rows}; got {len(given.mask)}.")
-        defaults = [self.default_targets[name] for name in self.reward_names]
-        branch = given.branch(np.arange(rows), self.levels(targets, rows, defaults))
+        branch = given.branch(np.arange(rows), self._requested(targets, rows))
         if previous is None:
             previous = np.zeros((rows, config.num_latent_tokens, config.latent_width), np.float32)
         times = np.broadcast_to(np.asarray(t, np.float32), (rows,))
@@ -242,6 +246,10 @@ class MiroPipeline:
     ) -> np.ndarray:
         """Turn targets into `[count, R]` float32 levels; see `targets.to_levels`."""
         return to_levels(targets, count, self.reward_names, default)
+
+    def _requested(self, targets: Targets, count: int) -> np.ndarray:
+        defaults = [self.default_targets[name] for name in self.reward_names]
+        return self.levels(targets, count, defaults)
 
     def _prompts(self, prompts, embeds, mask) -> "Prompts":
         """Encode texts, or check what is given in their place."""
@@ -283,11 +291,11 @@ class MiroPipeline:
             other = self._encode(["" if negative_prompt == "empty" else negative_prompt])
         return other.like(given)
 
-    def _place(self, tree):
+    def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, sharding.batch_sharding(self.mesh))
 
-    def _sampler(self, solver: str, num_steps: int):
-        """One compiled function for each solver and step count."""
+    def _sampler(self, solver: str, num_steps: int) -> Any:
+        """Return the compiled function of a solver and a number of steps."""
         if (solver, num_steps) not in self._samplers:
             made = make_sampler(self.trained.graphdef, get_solver(solver), num_steps)
             self._samplers[solver, num_steps] = made
@@ -310,15 +318,42 @@ class Prompts:
         count, length = other.mask.shape
         tokens = np.zeros((length, self.tokens.shape[-1]), other.tokens.dtype)
         mask = np.zeros(length, bool)
-        kept = min(length, self.mask.shape[1])
-        tokens[:kept], mask[:kept] = self.tokens[0, :kept], self.mask[0, :kept]
+        used = min(length, self.mask.shape[1])
+        tokens[:used], mask[:used] = self.tokens[0, :used], self.mask[0, :used]
         return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
 
 
-def _interval(interval) -> np.ndarray:
-    low, high = map(float, interval)
-    if not 0 <= low <= high <= 1:
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Images to sample: `num_images` of each of P prompts; levels [P * num_images, R]."""
+
+    prompts: Prompts
+    num_images: int
+    targets: np.ndarray
+    negative_targets: np.ndarray
+    seed: int
+
+
+def default_dtype() -> str:
+    """Return the type of a network for this machine."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def open_pipeline(options: Options) -> MiroPipeline:
+    """Load what the flags of a command name, onto all devices of this machine."""
+    devices = jax.device_count()
+    if options.batch_size is not None and options.batch_size % devices:
         raise ValueError(
-            f"guidance_interval must be (low, high) with 0 <= low <= high <= 1; got {interval}."
+            f"argument --batch-size: must be a multiple of the {devices} devices; "
+            f"got {options.batch_size}"
         )
-    return np.array([low, high], np.float32)
+    return MiroPipeline.from_pretrained(
+        options.checkpoint,
+        options.variant,
+        dtype=options.dtype,
+        mesh=sharding.make_mesh(-1, 1),
+        batch_size=options.batch_size,
+        text_encoder=options.text_encoder,
+        vae=options.vae,
+        revision=options.revision,
+    )

@@ -1,60 +1,80 @@
-"""What is asked for when sampling: prompts, levels and settings, down to the single picture.
+"""What is requested when sampling: prompts, targets and settings, down to the single image.
 
-A picture depends on its own line of this alone: prompt, seed, prompt index, sample index, levels
-and settings. So work can be cut, stopped and gone on with at any picture.
+An image depends on its own `ImageRequest` and the weights alone: work can be cut, stopped and
+resumed at any image. The same fields stand in a manifest's `images`.
+
+A prompt file holds a prompt a line, or JSON lines with what is requested for each prompt:
+
+    {"prompt": "a red fox in snow", "targets": {"aesthetic": 0.6, "clip": null}, "seed": 7}
+
+`targets`, `negative_targets` and `seed` are optional; null requests nothing of that reward. Other
+keys are ignored, so that files of benchmarks can be given as they are.
 """
 
 import dataclasses
+import difflib
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from miro_jax.models.solvers import get_solver
-from miro_jax.models.targets import to_levels
+from miro_jax import __version__
+from miro_jax.cli.flags import check, option
+from miro_jax.data.storage.files import to_json
+from miro_jax.models.targets import parse_targets, to_levels
+from miro_jax.rewards.names import short_name
+from miro_jax.sample.settings import MOST_SEEDS, WHAT, Settings, check_seed
 
-Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not asked for
+Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not requested
+Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | None
 
-MOST_SEEDS = 1 << 32
 LONGEST_NAME = 40  # letters of a prompt in a file name
+JSON_LINES = (".jsonl", ".ndjson")
+KEYS = ("prompt", "targets", "negative_targets", "seed")
+_LIKELY_MISTAKE = 0.8  # how much alike two keys are, 1 is equal
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How all pictures of a request are sampled; see `MiroPipeline.__call__`.
+class ImageRequest:
+    """One requested image.
 
-    Raises:
-      ValueError: an unknown solver, fewer than one step, an interval that is none.
+    Attributes:
+      file: its name in the folder.
+      prompt, prompt_index, sample_index, seed: what it shows, and which noise it starts from.
+      targets, negative_targets: levels of all rewards.
+      settings: how it is sampled.
     """
 
-    guidance_scale: float = 7.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    num_steps: int = 50
-    solver: str = "euler"
-    negative_prompt: str = "empty"
+    file: str
+    prompt: str
+    prompt_index: int
+    sample_index: int
+    seed: int
+    targets: Levels
+    negative_targets: Levels
+    settings: Settings
 
-    def __post_init__(self):
-        get_solver(self.solver)
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1; got {self.num_steps}.")
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                "guidance_interval must be (low, high) with 0 <= low <= high <= 1; "
-                f"got {self.guidance_interval}."
-            )
+    def to_entry(self) -> dict[str, Any]:
+        """Return the request as an entry of a manifest: one flat JSON object."""
+        entry = dataclasses.asdict(self)
+        settings = entry.pop("settings")
+        return entry | settings
 
-    def describe(self) -> str:
-        """Return the settings in words, for the title of a grid."""
-        words = [f"guidance {self.guidance_scale:g}"]
-        if tuple(self.guidance_interval) != (0, 1):
-            low, high = self.guidance_interval
-            words.append(f"at times {low:g} to {high:g}")
-        words.append(f"{self.num_steps} {self.solver} steps")
-        return ", ".join(words)
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> "ImageRequest":
+        """Read an entry of a manifest; KeyError where it is none."""
+        settings = Settings(
+            **{field.name: entry[field.name] for field in dataclasses.fields(Settings)}
+        )
+        own = [field.name for field in dataclasses.fields(cls) if field.name != "settings"]
+        return cls(**{name: entry[name] for name in own}, settings=settings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One prompt, with what is asked for it besides what is asked for all.
+    """One prompt, with what is requested for it besides what is requested for all.
 
     Attributes:
       text: the prompt. seed: None is that of the request.
@@ -68,26 +88,54 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """A request, checked.
+class Request:
+    """Prompts and what is requested for all of them, checked.
 
     Attributes:
-      names: rewards that the network is told, in order.
-      prompts: what to draw. num_images: pictures of each, everything else equal.
+      names: rewards that the network is conditioned on, in order.
+      prompts: what to draw. num_images: of each, everything else equal.
       seed: of the noise.
-      targets, negative_targets: of some rewards; the others get 1 and 0.
+      targets, negative_targets: of some rewards, by their names or short names, in one mapping or
+        in several, the later ones first; the others get 1 and 0.
       settings: how to sample.
 
     Raises:
-      ValueError: an unknown reward, a level that is no number, a number that is too small.
+      ValueError: an unknown reward, a level outside of [0, 1], a number outside of its range.
     """
 
     names: tuple[str, ...]
     prompts: tuple[Prompt, ...]
-    num_images: int = 1
-    seed: int = 0
-    targets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    negative_targets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    num_images: int = option(
+        1,
+        at_least=1,
+        flag="images",
+        group=WHAT,
+        metavar="N",
+        help="images of each prompt and setting",
+    )
+    seed: int = option(
+        0, at_least=0, at_most=MOST_SEEDS - 1, group=WHAT, metavar="N", help="of the noise"
+    )
+    targets: Targets = option(
+        None,
+        repeat=True,
+        parse=parse_targets,
+        flag="target",
+        group=WHAT,
+        metavar="NAME=LEVEL",
+        help="level of a reward in [0, 1], 1 is best, or none = not requested; repeat it or put "
+        "commas between (default: 1 for all)",
+    )
+    negative_targets: Targets = option(
+        None,
+        repeat=True,
+        parse=parse_targets,
+        flag="negative-target",
+        group=WHAT,
+        metavar="NAME=LEVEL",
+        help="the same for the negative branch of guidance (default: 0 for all; isolate, tradeoff: "
+        "as --target)",
+    )
     settings: Settings = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self):
@@ -97,82 +145,162 @@ class Asked:
                 f"{len(self.prompts)} prompts and {self.num_images} images."
             )
         for seed in (self.seed, *(p.seed for p in self.prompts if p.seed is not None)):
-            if not 0 <= seed < MOST_SEEDS:
-                raise ValueError(f"a seed must be in 0..{MOST_SEEDS - 1}; got {seed}.")
-        for one in (self, *self.prompts):
-            for levels in (one.targets, one.negative_targets):
-                to_levels(levels, 1, self.names, 1.0)
+            check_seed(seed)
+        check(self)
+        for key in ("targets", "negative_targets"):
+            object.__setattr__(self, key, self._levels(getattr(self, key)))
+            for prompt in self.prompts:
+                self._levels(getattr(prompt, key))
+
+    def _levels(self, targets: Targets) -> Levels:
+        """Return levels under the names of the network, checked."""
+        parts = [targets] if isinstance(targets, Mapping) else targets or ()
+        merged = {find_reward(k, self.names): level for part in parts for k, level in part.items()}
+        to_levels(merged, 1, self.names, 1.0)
+        return merged
 
     def positive(self, prompt: Prompt) -> Levels:
-        """Return the levels asked for a prompt, all rewards written out."""
-        return {**dict.fromkeys(self.names, 1.0), **self.targets, **prompt.targets}
+        """Return the levels requested for a prompt, all rewards written out."""
+        return dict.fromkeys(self.names, 1.0) | self.targets | self._levels(prompt.targets)
 
-    def negative(self, prompt: Prompt, default: Mapping[str, float | None] | float = 0.0) -> Levels:
+    def negative(self, prompt: Prompt, default: Mapping[str, float | None] | None = None) -> Levels:
         """Return the levels of the negative branch, all rewards written out.
 
         Args:
-          prompt: one of the prompts. default: of the rewards that nobody names.
+          prompt: one of the prompts.
+          default: of the rewards that are not named; None is 0.
         """
-        levels = dict.fromkeys(self.names, default) if isinstance(default, float) else dict(default)
-        return {**levels, **self.negative_targets, **prompt.negative_targets}
+        levels = dict.fromkeys(self.names, 0.0) if default is None else dict(default)
+        return levels | self.negative_targets | self._levels(prompt.negative_targets)
 
-    def require(self, name: str) -> None:
-        """Raise ValueError unless a reward is one that the network is told."""
-        if name not in self.names:
-            raise ValueError(
-                f"Unknown reward {name!r}; this model knows: {', '.join(self.names) or 'none'}."
-            )
+    def find(self, *names: str) -> tuple[str, ...]:
+        """Return the network's names of rewards; ValueError for one that it does not have."""
+        return tuple(find_reward(name, self.names) for name in names)
+
+    def describe(self, verb: str, images: Sequence[ImageRequest], **facts: Any) -> dict[str, Any]:
+        """Return the request in plain JSON, as far as it is known without the weights.
+
+        Args:
+          verb: what is made of the images. images: all of them.
+          facts: what else the files depend on.
+        """
+        own = [
+            {"targets": self._levels(p.targets), "seed": p.seed}
+            | {"negative_targets": self._levels(p.negative_targets)}
+            for p in self.prompts
+        ]
+        if any(p.targets or p.negative_targets or p.seed is not None for p in self.prompts):
+            facts["of_prompts"] = own
+        known = (*(field.name for field in dataclasses.fields(ImageRequest)), "guidance_scale")
+        entries = [{k: v for k, v in i.to_entry().items() if k in known} for i in images]
+        return {
+            "verb": verb,
+            "prompts": [prompt.text for prompt in self.prompts],
+            "images_per_prompt": self.num_images,
+            "seed": self.seed,
+            "targets": self.targets,
+            "negative_targets": self.negative_targets,
+            **dataclasses.asdict(self.settings),
+            **facts,
+            "pictures_sha256": hashlib.sha256(to_json(entries)).hexdigest(),
+            "miro_jax": __version__,
+        }
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """One picture asked for.
-
-    Attributes:
-      file: its name in the folder.
-      prompt, prompt_index, sample_index, seed: what it shows, and which noise it starts from.
-      targets, negative_targets: levels of all rewards.
-      guidance_scale: 0 is no guidance.
-    """
-
-    file: str
-    prompt: str
-    prompt_index: int
-    sample_index: int
-    seed: int
-    targets: Levels
-    negative_targets: Levels
-    guidance_scale: float
-
-
-def ask(
+def make_request(
     names: Sequence[str],
     prompts: str | Sequence[str | Prompt],
-    num_images: int = 1,
-    seed: int = 0,
-    targets: Mapping[str, float | None] | None = None,
-    negative_targets: Mapping[str, float | None] | None = None,
-    **settings,
-) -> Asked:
+    num_images: int = Request.num_images,
+    seed: int = Request.seed,
+    targets: Targets = None,
+    negative_targets: Targets = None,
+    **settings: Any,
+) -> Request:
     """Put a request together, as calls from Python write it.
 
     Args:
-      names: rewards that the network is told. settings: fields of `Settings`; the others: of
-        `Asked`.
+      names: rewards that the network is conditioned on.
+      prompts, num_images, seed, targets, negative_targets: see `Request`.
+      **settings: fields of `Settings`.
     """
     texts = [prompts] if isinstance(prompts, str) else prompts
-    return Asked(
-        tuple(names),
-        tuple(p if isinstance(p, Prompt) else Prompt(p) for p in texts),
-        num_images,
-        seed,
-        dict(targets or {}),
-        dict(negative_targets or {}),
-        Settings(**settings),
-    )
+    every = tuple(p if isinstance(p, Prompt) else Prompt(p) for p in texts)
+    how = Settings(**settings)
+    return Request(tuple(names), every, num_images, seed, targets, negative_targets, how)
+
+
+def find_reward(name: str, names: Sequence[str]) -> str:
+    """Return the one of `names` that a name means: hpsv2@2.1 and my.py:Redness by their short ones.
+
+    Raises:
+      ValueError: there is none, or more than one.
+    """
+    short = short_name(name)
+    matches = [name] if name in names else [n for n in names if short_name(n) == short]
+    if len(matches) != 1:
+        raise ValueError(
+            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}."
+        )
+    return matches[0]
+
+
+Asked, ask = Request, make_request  # their names in version 0.1
 
 
 def slug(prompt: str) -> str:
     """Return a prompt as part of a file name: lower case letters and digits, at most 40."""
     plain = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
     return plain[:LONGEST_NAME].rstrip("-") or "empty"
+
+
+def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
+    """Read a prompt file; lines without text are skipped.
+
+    Args:
+      path: JSON lines if it ends in .jsonl or .ndjson, else plain text, in UTF-8.
+
+    Raises:
+      FileNotFoundError: there is no such file. ValueError: a line cannot be understood, with its
+        number; or there is no prompt.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a file of prompts; there is none.")
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
+    read = _read_line if path.suffix in JSON_LINES else Prompt
+    prompts = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        try:
+            prompts += [read(line)] if line else []
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path}: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} must hold at least one prompt; it is empty.")
+    return tuple(prompts)
+
+
+def _read_line(line: str) -> Prompt:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON ({error}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
+        raise ValueError(f'must read {{"prompt": "...", ...}}; got {line[:60]}.')
+    for key in content.keys() - set(KEYS):
+        if near := difflib.get_close_matches(key, KEYS, 1, _LIKELY_MISTAKE):
+            raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+    seed = content.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(f"seed must be an integer; got {seed!r}.")
+    for key in ("targets", "negative_targets"):
+        value = content[key] = {} if content.get(key) is None else content[key]
+        good = isinstance(value, dict) and all(
+            level is None or (isinstance(level, int | float) and not isinstance(level, bool))
+            for level in value.values()
+        )
+        if not good:
+            raise ValueError(f"{key} must be an object of reward: level or null; got {value!r}.")
+    return Prompt(content["prompt"], content["targets"], content["negative_targets"], seed)

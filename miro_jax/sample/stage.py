@@ -1,35 +1,31 @@
 """The sampling stage of a configured run: `config.sample` -> `WORKDIR/images`.
 
-The folder gets one PNG for each picture, `grid.png` with all of them labelled, and last
+The folder gets one PNG for each image, `grid.png` with all of them labelled, and last
 `manifest.json`, which says for each file how to make it again. What an earlier call with other
 settings listed there is removed first, so that the folder never mixes two requests.
 """
 
 from pathlib import Path
+from typing import Any
 
-from miro_jax.models.targets import parse_targets
+import ml_collections
+
+from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
-from miro_jax.sample import images, make
+from miro_jax.sample import draw
 from miro_jax.sample.folder import open_folder
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.request import Asked, Settings, ask
+from miro_jax.sample.request import Request, make_request
 from miro_jax.sample.trained import restore
+from miro_jax.sample.verbs import Images
+
+# Keys of `config.sample` that are called otherwise in `Request` and `Settings`.
+KEYS = {"negative_prompt": "negative", "num_images": "images_per_prompt"}
+_SETTINGS = ("guidance_scale", "num_steps", "solver", "negative_prompt")
 
 
-def validate(config) -> None:
-    """Check the targets of `config.sample`; ValueError names the key."""
-    for key in ("targets", "negative_targets"):
-        try:
-            asked = parse_targets(config.sample[key])
-        except ValueError as error:
-            raise ValueError(f"config.sample.{key}: {error}") from error
-        known = [short_name(name) for name in config.data.train_rewards]
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            raise ValueError(
-                f"config.sample.{key}: unknown rewards {unknown}; the network is told "
-                f"{', '.join(known) or 'none'}."
-            )
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Check `config.sample`; ValueError names the key."""
     prompts = config.sample.prompts
     if isinstance(prompts, str) or not prompts or config.sample.images_per_prompt < 1:
         raise ValueError(
@@ -37,9 +33,18 @@ def validate(config) -> None:
             f"at least 1; got {prompts!r} and {config.sample.images_per_prompt}. Write "
             "--config.sample.prompts=\"('a red circle',)\" with the quotes and the comma."
         )
+    for key in ("targets", "negative_targets"):
+        try:
+            to_levels(parse_targets(config.sample[key]), 1, _names(config), 1.0)
+        except ValueError as error:
+            raise ValueError(f"config.sample.{key}: {error}") from error
+    try:
+        read_config(config)
+    except ValueError as error:
+        raise ValueError(f"config.sample.{error}") from error
 
 
-def run(config, workdir) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     """Sample `config.sample.prompts` with the latest checkpoint into `WORKDIR/images`.
 
     Raises:
@@ -50,33 +55,43 @@ def run(config, workdir) -> None:
     write_images(pipe, Path(workdir) / "images", read_config(config), progress=True)
 
 
-def read_config(config) -> Asked:
-    """Return what `config.sample` asks for."""
+def read_config(config: ml_collections.ConfigDict) -> Request:
+    """Return what `config.sample` requests."""
     c = config.sample
-    settings = Settings(c.guidance_scale, (0.0, 1.0), c.num_steps, c.solver, c.negative)
-    return ask(
-        tuple(map(short_name, config.data.train_rewards)),
+    return make_request(
+        _names(config),
         list(c.prompts),
         c.images_per_prompt,
-        c.seed,
-        parse_targets(c.targets),
-        parse_targets(c.negative_targets),
-        **vars(settings),
+        seed=c.seed,
+        targets=parse_targets(c.targets),
+        negative_targets=parse_targets(c.negative_targets),
+        **read_settings(c),
     )
 
 
-def write_images(pipe, path: Path | str, asked: Asked, progress: bool = False) -> list[Path]:
+def _names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    return tuple(map(short_name, config.data.train_rewards))
+
+
+def read_settings(sample: Any) -> dict[str, Any]:
+    """Return the fields of `Settings` that a run's `config.sample` sets."""
+    return {name: sample[KEYS.get(name, name)] for name in _SETTINGS}
+
+
+def write_images(
+    pipe: Any, path: Path | str, request: Request, progress: bool = False
+) -> list[Path]:
     """Sample a request into a folder in place of what another one has listed there.
 
     Args:
       pipe: a `MiroPipeline`. path: the folder. progress: show a bar on stderr.
 
     Returns:
-      The paths of the pictures, prompt by prompt.
+      The paths of the images, prompt by prompt.
     """
-    sheet = images.sheet(asked)
-    request = make.describe("images", asked, sheet.pictures) | make.describe_pipeline(pipe)
-    files = [picture.file for picture in sheet.pictures]
-    with open_folder(path, request, files, replace=True) as folder:
-        make.fill(folder, pipe, sheet, asked.settings, progress)
+    sheet = Images().sheet(request)
+    facts = request.describe("images", sheet.images) | draw.describe_pipeline(pipe)
+    files = [image.file for image in sheet.images]
+    with open_folder(path, facts, files, replace=True) as folder:
+        draw.fill(folder, pipe, sheet, progress)
     return [Path(path) / file for file in files]

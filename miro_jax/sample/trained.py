@@ -3,10 +3,12 @@
 What sampling and evaluation start with; `MiroPipeline` puts the calls around it.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import functools
-import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +135,12 @@ def load(
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
         not fit our network.
     """
-    folder = Path(source)
-    if folder.is_dir() and (folder / "checkpoints").is_dir():
-        settings = json.loads((folder / "config.json").read_text("utf-8"))
+    folder = Path(source).expanduser()
+    if is_run(folder):
+        settings = hub.open(folder).json(official.CONFIG)
         return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder)
-    repository = hub.open(source, _subfolder(folder, variant), revision)
-    release = official.read(repository, dtype, mesh)
+    with _open_release(source, variant, revision) as repository:
+        release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
     _check_image_encoder(release, images, repository)
     return Trained(
@@ -168,15 +170,16 @@ def peek(
     Raises:
       FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
     """
-    folder = Path(source)
-    if folder.is_dir() and (folder / "checkpoints").is_dir():
+    folder = Path(source).expanduser()
+    if is_run(folder):
         if variant is not None:
             raise ValueError(f"only releases have variants; {folder} is a run, got {variant!r}.")
         settings = hub.open(folder).json(official.CONFIG)
         if "data" in settings and "sample" in settings:
             return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
     else:
-        settings = hub.open(source, _subfolder(folder, variant), revision).json(official.CONFIG)
+        with _open_release(source, variant, revision) as repository:
+            settings = repository.json(official.CONFIG)
         if "network" in settings:
             return official.reward_names(settings), None
     raise ValueError(
@@ -214,6 +217,39 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
         (scale.reshape(-1), bias.reshape(-1)),
         {"encoders": dict(encoders)} if encoders else None,
     )
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run with checkpoints."""
+    return (folder / "checkpoints").is_dir()
+
+
+@contextlib.contextmanager
+def _open_release(
+    source: str | Path, variant: str | None, revision: str | None
+) -> Iterator[hub.Repository]:
+    """Open a folder in the released layout, or a hub id where it cannot be meant as a folder.
+
+    Raises:
+      FileNotFoundError: it looks like the path of a folder, and there is none; the text names runs
+        that are called nearly so. Offline, the text names both possibilities.
+    """
+    text = os.path.expanduser(source)
+    folder = Path(text)
+    if folder.is_dir():
+        yield hub.open(text, _subfolder(folder, variant), revision)
+        return
+    below = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
+    known = {str(path.parent) for path in below} | {str(path) for path in folder.parent.glob("*/")}
+    near = difflib.get_close_matches(str(folder), sorted(known), 3, 0.75)
+    looks_local = str(source).startswith(("./", "../", "/", "~")) or len(folder.parts) != 2
+    if looks_local or near or Path(folder.parts[0]).is_dir():
+        hint = f"; did you mean {' or '.join(near)}?" if near else ". A hub id reads owner/name."
+        raise FileNotFoundError(f"there is no folder {source}{hint}")
+    try:
+        yield hub.open(text, _subfolder(folder, variant), revision)
+    except (hub.OfflineError, hub.UnreachableError) as error:
+        raise type(error)(f"there is no folder {source}; as a hub id: {error}") from error
 
 
 def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:

@@ -1,0 +1,148 @@
+"""What a user may set when sampling: the definition of flags, `--help`, config keys and checks.
+
+`Settings` says how images are sampled: from flags, from `config.sample` and from Python. `Options`
+are the flags that every verb of the command has besides. Importing this module imports no jax.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+
+from miro_jax.cli.flags import check, option
+
+SOLVERS = ("euler", "heun", "dpmpp_2m")  # those of `models.solvers`, which imports jax
+DTYPES = ("float32", "bfloat16")
+CHECKPOINT = "nicolas-dufour/miro"
+MOST_SEEDS = 1 << 32
+WHAT, HOW, MODEL, WHERE = "what to draw", "how to sample", "with which model", "where to"
+RUN = "the run's"  # a run of this package is sampled as its own config says
+
+
+def check_interval(interval: Sequence[float]) -> tuple[float, float]:
+    """Return an interval of guidance; ValueError where it is none."""
+    low, high = interval if len(interval) == 2 else (1, 0)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"guidance_interval must be (low, high) with 0 <= low <= high <= 1; got {interval}."
+        )
+    return low, high
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless a number can be the seed of noise."""
+    try:
+        good = 0 <= operator.index(seed) < MOST_SEEDS
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"seed must be in 0..{MOST_SEEDS - 1}; got {seed!r}.")
+
+
+def _parse_interval(text: str) -> tuple[float, float]:
+    try:
+        return check_interval(tuple(map(float, text.split(","))))
+    except ValueError as error:
+        raise ValueError(f"must be LOW,HIGH with 0 <= LOW <= HIGH <= 1; got {text!r}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How an image is sampled; see `MiroPipeline.__call__`.
+
+    Raises:
+      ValueError: an unknown solver, fewer than one step, a scale that is not finite, no interval.
+    """
+
+    guidance_scale: float = option(
+        7.0, group=HOW, metavar="W", unset=RUN, help="v+ + W (v+ - v-); 0 is no guidance"
+    )
+    guidance_interval: tuple[float, float] = option(
+        (0.0, 1.0),
+        group=HOW,
+        metavar="LOW,HIGH",
+        parse=_parse_interval,
+        help="times at which guidance acts, 1 is noise, 0 is data",
+    )
+    num_steps: int = option(
+        50, at_least=1, flag="steps", group=HOW, metavar="N", unset=RUN, help="of the solver"
+    )
+    solver: str = option("euler", choices=SOLVERS, group=HOW, unset=RUN, help="integrator")
+    negative_prompt: str = option(
+        "empty",
+        group=HOW,
+        metavar="TEXT",
+        unset=RUN,
+        help="of the negative branch: empty, same (as the prompt), or a text",
+    )
+
+    def __post_init__(self):
+        check(self)
+        object.__setattr__(self, "guidance_interval", check_interval(self.guidance_interval))
+
+    def describe(self) -> str:
+        """Return the settings in words, for the title of a grid."""
+        words = [f"guidance {self.guidance_scale:g}"]
+        if self.guidance_interval != (0, 1):
+            low, high = self.guidance_interval
+            words.append(f"at times {low:g} to {high:g}")
+        words.append(f"{self.num_steps} {self.solver} steps")
+        return ", ".join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of every verb besides those of `Request` and `Settings`: prompts, model, folder."""
+
+    prompt: tuple[str, ...] = option(
+        (),
+        repeat=True,
+        parse=str,
+        group=WHAT,
+        metavar="TEXT",
+        help="a prompt; repeat it for several",
+    )
+    prompts_file: str | None = option(
+        None,
+        group=WHAT,
+        metavar="FILE",
+        help='a prompt a line; or FILE.jsonl with {"prompt": ..., "targets": {...}, '
+        '"negative_targets": {...}, "seed": ...} a line',
+    )
+    checkpoint: str = option(
+        CHECKPOINT,
+        group=MODEL,
+        metavar="DIR_OR_ID",
+        help="a run's folder, a folder in the released layout, or a hub id",
+    )
+    variant: str | None = option(
+        None, group=MODEL, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"
+    )
+    revision: str | None = option(
+        None, group=MODEL, metavar="NAME", help="branch, tag or commit on the hub"
+    )
+    text_encoder: str | None = option(
+        None, group=MODEL, metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)"
+    )
+    vae: str | None = option(
+        None, group=MODEL, metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)"
+    )
+    dtype: str | None = option(
+        None,
+        choices=DTYPES,
+        group=MODEL,
+        help="of the network (default: float32 on a CPU, else bfloat16)",
+    )
+    batch_size: int | None = option(
+        None,
+        at_least=1,
+        group=MODEL,
+        metavar="N",
+        help="images at a time, over all devices (default: 1 a device on a CPU, else 8)",
+    )
+    out: str | None = option(
+        None,
+        group=WHERE,
+        metavar="DIR",
+        help="folder for the files, where the same command resumes (default: one under samples/, "
+        "named after the command)",
+    )
