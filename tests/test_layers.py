@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax.models import layers, sharding
+from miro_jax.models import attention, layers, sharding
 from tests.networks import abstract_module, paths, random_module, small_mesh
 
 
@@ -183,9 +183,9 @@ def test_attention_is_softmax_over_the_sources_shown():
     q, k, v = normal(2, 3, 2, 4), normal(2, 5, 2, 4, seed=1), normal(2, 5, 2, 4, seed=2)
     mask = jnp.array([[True] * 5, [True, False, True, False, False]])
     expected = attention_by_hand(q, k, v, mask)
-    np.testing.assert_allclose(layers.attend(q, k, v, mask), expected, atol=1e-6)
+    np.testing.assert_allclose(attention.attend(q, k, v, mask), expected, atol=1e-6)
     expected = attention_by_hand(q, k, v, np.ones((2, 5), bool))
-    np.testing.assert_allclose(layers.attend(q, k, v, None), expected, atol=1e-6)
+    np.testing.assert_allclose(attention.attend(q, k, v, None), expected, atol=1e-6)
 
 
 def test_attention_keeps_logits_in_float32():
@@ -197,14 +197,14 @@ def test_attention_keeps_logits_in_float32():
     v[0, 1] = 1.0
     expected = attention_by_hand(q, k, v, np.ones((1, 2), bool))
     assert expected.min() > 0.55
-    found = layers.attend(*(jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)), None)
+    found = attention.attend(*(jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)), None)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("style", ["process", "condition"])
 def test_hidden_tokens_do_not_reach_the_others(style):
-    block = make(layers.SelfAttentionBlock, 8, 2, 2, 8, style)
+    block = make(attention.SelfAttentionBlock, 8, 2, 2, 8, style)
     x = normal(2, 5, 8)
     changed = x.at[1, 3:].set(1e3)
     mask = jnp.arange(5)[None] < jnp.array([[5], [3]])
@@ -216,7 +216,7 @@ def test_hidden_tokens_do_not_reach_the_others(style):
 
 
 def test_hidden_sources_do_not_reach_the_queries():
-    block = make(layers.CrossAttentionBlock, 8, 6, 2, 2, 8)
+    block = make(attention.CrossAttentionBlock, 8, 6, 2, 2, 8)
     x, source = normal(2, 4, 8), normal(2, 5, 6, seed=1)
     changed = source.at[0, 2:].set(1e3)
     mask = jnp.arange(5)[None] < jnp.array([[2], [5]])
@@ -227,14 +227,14 @@ def test_hidden_sources_do_not_reach_the_queries():
 
 @pytest.mark.parametrize("width, source", [(8, 6), (6, 8)])
 def test_cross_attention_is_as_wide_as_the_narrower_tokens(width, source):
-    found = shapes(layers.CrossAttentionBlock, width, source, 2, 2, 8)
+    found = shapes(attention.CrossAttentionBlock, width, source, 2, 2, 8)
     assert found["q/kernel"] == (width, 2, 3)
     assert found["kv/kernel"] == (source, 2, 2, 3)
 
 
 def test_sources_are_not_normed_before_cross_attention():
     """With one source all attention is on it, and doubling it doubles what is read."""
-    block = make(layers.CrossAttentionBlock, 8, 6, 2, 2, 8)
+    block = make(attention.CrossAttentionBlock, 8, 6, 2, 2, 8)
     block.mlp.out.kernel[...] = np.zeros((16, 8), np.float32)
     block.mlp.out.bias[...] = np.zeros(8, np.float32)
     x, source = normal(1, 3, 8), normal(1, 1, 6, seed=1)
@@ -248,10 +248,10 @@ def test_branches_of_the_condition_encoder_start_at_a_tenth():
     with sharding.use_mesh(small_mesh()):
         gain = values(layers.LayerScale(8))["layer_scale"]
     np.testing.assert_array_equal(gain, np.full(8, 0.1, np.float32))
-    found = shapes(layers.SelfAttentionBlock, 8, 2, 2, 8, "condition")
+    found = shapes(attention.SelfAttentionBlock, 8, 2, 2, 8, "condition")
     assert sum(path.endswith("layer_scale") for path in found) == 2
 
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="multiple of its heads; got 8 / 3"):
-        shapes(layers.SelfAttentionBlock, 8, 3, 2, 8, "process")
+        shapes(attention.SelfAttentionBlock, 8, 3, 2, 8, "process")

@@ -1,4 +1,4 @@
-"""Layers of the velocity network: linear maps, norms, attention, feed-forward, scalar embedding.
+"""Layers of the velocity network: linear maps, norms, feed-forward, scalar embedding.
 
 Every parameter is float32 and names its logical axes (see `models.sharding`); matrix products run
 in `dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep
@@ -7,7 +7,7 @@ cutting a pack.
 
 Sizes follow the released network (Dufour et al. 2025, arXiv 2510.25897, appendix; official 0.1.4).
 
-Letters: B batch, N query tokens, S source tokens, D width, A heads, H head width, F MLP width.
+Letters: B batch, N tokens, D width, A heads, H head width, F MLP width.
 """
 
 import math
@@ -190,78 +190,6 @@ class GeluMLP(nnx.Module):
         return self.out(jax.nn.gelu(self.hidden(x), approximate=False))
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-    """Softmax attention with logits in float32.
-
-    Args:
-      q: [B, N, A, H]. k, v: [B, S, A, H].
-      mask: [B, S] bool, False hides a source token; None shows all.
-
-    Returns:
-      [B, N, A, H] in the dtype of q.
-    """
-    if mask is not None:
-        mask = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
-    return jax.nn.dot_product_attention(q, k, v, mask=mask)
-
-
-class SelfAttentionBlock(nnx.Module):
-    """Pre-norm residual self-attention and feed-forward.
-
-    `style="process"` is RIN's processing layer (RMSNorm, normed q and k, SwiGLU, no qkv bias);
-    `style="condition"` is the condition encoder's (LayerNorm, qkv bias, GELU, layer scale 0.1).
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        multiplier: int,
-        multiple: int,
-        style: str,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
-    ):
-        process = style == "process"
-        head_width = _head_width(width, heads)
-        norm = RMSNorm if process else LayerNorm
-        self.norm = norm(width)
-        self.qkv = Linear(
-            (width, 3, heads, head_width),
-            ("embed", "pack", "heads", "head_dim"),
-            rngs=rngs,
-            use_bias=not process,
-            dtype=dtype,
-        )
-        self.q_norm = LayerNorm(head_width, "head_dim") if process else None
-        self.k_norm = LayerNorm(head_width, "head_dim") if process else None
-        self.out = Linear(
-            (heads, head_width, width),
-            ("heads", "head_dim", "embed"),
-            rngs=rngs,
-            num_in=2,
-            dtype=dtype,
-        )
-        self.mlp_norm = norm(width)
-        if process:
-            self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
-        else:
-            self.mlp = GeluMLP(width, multiplier, rngs=rngs, dtype=dtype)
-        self.attention_scale = None if process else LayerScale(width)
-        self.mlp_scale = None if process else LayerScale(width)
-
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
-        """Map tokens `[B, N, D]`; `mask` [B, N] bool hides tokens as sources."""
-        q, k, v = self.qkv.unpack(self.norm(x))  # each [B, N, A, H]
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        y = self.out(attend(q, k, v, mask))
-        x = x + (y if self.attention_scale is None else self.attention_scale(y))
-        y = self.mlp(self.mlp_norm(x))
-        return x + (y if self.mlp_scale is None else self.mlp_scale(y))
-
-
 class LayerScale(nnx.Module):
     """Learned gain of a residual branch, one number per channel, starting at 0.1."""
 
@@ -271,61 +199,3 @@ class LayerScale(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Scale `[..., D]`."""
         return x * _over_last(self.layer_scale[...], x)
-
-
-class CrossAttentionBlock(nnx.Module):
-    """Pre-norm residual cross-attention (queries normed, sources not) and SwiGLU.
-
-    The attention width is the smaller of the two token widths, as in the release.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        source_width: int,
-        heads: int,
-        multiplier: int,
-        multiple: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
-    ):
-        head_width = _head_width(min(width, source_width), heads)
-        axes = ("embed", "pack", "heads", "head_dim")
-        self.norm = RMSNorm(width)
-        self.q = Linear(
-            (width, heads, head_width),
-            (axes[0], *axes[2:]),
-            rngs=rngs,
-            use_bias=False,
-            dtype=dtype,
-        )
-        self.kv = Linear(
-            (source_width, 2, heads, head_width), axes, rngs=rngs, use_bias=False, dtype=dtype
-        )
-        self.q_norm = LayerNorm(head_width, "head_dim")
-        self.k_norm = LayerNorm(head_width, "head_dim")
-        self.out = Linear(
-            (heads, head_width, width),
-            ("heads", "head_dim", "embed"),
-            rngs=rngs,
-            num_in=2,
-            dtype=dtype,
-        )
-        self.mlp_norm = RMSNorm(width)
-        self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
-
-    def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
-        """Update tokens `[B, N, D]` from `source` [B, S, E]; `mask` [B, S] bool hides sources."""
-        q = self.q_norm(self.q(self.norm(x)))  # [B, N, A, H]
-        k, v = self.kv.unpack(source)  # each [B, S, A, H]
-        x = x + self.out(attend(q, self.k_norm(k), v, mask))
-        return x + self.mlp(self.mlp_norm(x))
-
-
-def _head_width(width: int, heads: int) -> int:
-    if width % heads:
-        raise ValueError(
-            f"An attention width must be a multiple of its heads; got {width} / {heads}."
-        )
-    return width // heads

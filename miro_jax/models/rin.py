@@ -30,15 +30,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from miro_jax.models.attention import CrossAttentionBlock, SelfAttentionBlock
 from miro_jax.models.layers import (
-    CrossAttentionBlock,
     FourierFeatures,
     GeluMLP,
     LayerNorm,
     Linear,
     RMSNorm,
     ScalarEmbedding,
-    SelfAttentionBlock,
     normal_table,
 )
 from miro_jax.models.sharding import constrain

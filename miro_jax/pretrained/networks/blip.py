@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.models.attention import attend
+from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.clip import Block, StackConfig
 from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from miro_jax.models import layers
+from miro_jax.models import attention
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
@@ -122,7 +122,7 @@ class Block(nnx.Module):
         position = position[:, None, None]
         y = self.norm(x)
         q = self.q(jnp.take_along_axis(y, position, axis=1))  # [B, 1, A, H]
-        y = layers.attend(q, self.k(y), self.v(y), mask)
+        y = attention.attend(q, self.k(y), self.v(y), mask)
         return self._add(jnp.take_along_axis(x, position, axis=1), y)
 
     def _add(self, x: Array, attended: Array) -> Array:

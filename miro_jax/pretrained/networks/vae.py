@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from miro_jax.models.layers import EPSILON, Linear, attend, xavier_uniform
+from miro_jax.models.attention import attend
+from miro_jax.models.layers import EPSILON, Linear, xavier_uniform
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
 

@@ -22,7 +22,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from miro_jax.models.layers import LayerNorm, Linear, attend
+from miro_jax.models.attention import attend
+from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import attention_maps, gelu
 
