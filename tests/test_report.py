@@ -216,7 +216,7 @@ def test_a_run_of_other_images_has_no_sections_of_the_shapes_world(tmp_path):
     ids = [s["id"] for s in page.all("section")]
     assert tuple(ids) == tuple(n for n in SECTIONS if n not in ("geneval", "conflict"))
     assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in ids]
-    assert "prompts.txt" in page.text and page.text.count("Not measured") == 2
+    assert "Prompts prompts.txt" in page.text and page.text.count("Not measured") == 2
 
 
 def test_a_run_that_was_not_evaluated_has_curves_and_facts(tmp_path):
