@@ -85,7 +85,11 @@ setup(
     # The configs of a clone stand beside the package; those of a wheel below it.
     packages=[*find_packages(include=["miro_jax", "miro_jax.*"]), "miro_jax.configs"],
     package_dir={"miro_jax.configs": "configs"},
-    package_data={"miro_jax": ["py.typed"], "miro_jax.report": ["templates/*.html", "style.css"]},
+    package_data={
+        "": ["*.pyi"],
+        "miro_jax": ["py.typed"],
+        "miro_jax.report": ["templates/*.html", "style.css"],
+    },
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["miro-jax = miro_jax.__main__:main"]},

@@ -72,8 +72,8 @@ class Nameless(Redness):
     name = version = None
 
 
-class Half:
-    """No reward."""
+class Half(base.Judge):
+    """No reward: two methods are missing."""
 
     def prepare(self, image):
         return image

@@ -80,6 +80,18 @@ class Judge:
         """`name@version`."""
         return f"{self.name}@{self.version}"
 
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """See `Reward`."""
+        raise NotImplementedError
+
+    def encode(self, prepared: np.ndarray) -> Any:
+        """See `Reward`."""
+        raise NotImplementedError
+
+    def judge(self, features: Any, captions: Sequence[str]) -> np.ndarray:
+        """See `Reward`."""
+        raise NotImplementedError
+
     def read(self, images: Images) -> Any:
         """Prepare and encode images; see `as_arrays`."""
         return self.encode(stack([self.prepare(image) for image in as_arrays(images)]))

@@ -130,11 +130,11 @@ class SharedTowers:
 
 @dataclasses.dataclass(frozen=True)
 class Vision:
-    """An image tower. name: with the digest of its weights. config: its sizes."""
+    """An image tower. name: with the digest of its weights. config: its sizes, of its network."""
 
     tower: Tower
     name: str
-    config: clip.VisionConfig
+    config: Any
 
     def encode(self, prepared: np.ndarray) -> np.ndarray:
         """Encode images, [B, S, S, 3] uint8 or float32 in [0, 1], into [B, E] of length 1."""

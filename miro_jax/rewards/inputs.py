@@ -6,6 +6,7 @@ Letters: B images, H W image.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -30,10 +31,10 @@ def as_arrays(images: Images) -> list[np.ndarray]:
       ValueError: another rank or number of channels, or a file that holds no usable image.
       FileNotFoundError: a path is missing.
     """
-    if is_one(images):
-        return [_as_array(images)]
-    if isinstance(images, np.ndarray) and images.ndim != 4:
+    if isinstance(images, np.ndarray) and images.ndim not in (3, 4):
         raise ValueError(f"images must have the shape [B, H, W, 3]; got {images.shape}.")
+    if is_one(images):
+        images = [images]
     if not isinstance(images, Sequence | np.ndarray):
         raise TypeError(
             "images must be paths, PIL images or numpy arrays of uint8, one or a list; "
@@ -42,7 +43,7 @@ def as_arrays(images: Images) -> list[np.ndarray]:
     return [_as_array(image) for image in images]
 
 
-def is_one(images: Images) -> bool:
+def is_one(images: Images) -> TypeGuard[AnyImage]:
     """Return whether images is a single image."""
     if isinstance(images, np.ndarray):
         return images.ndim == 3

@@ -34,17 +34,22 @@ def load_class(name: str) -> type:
         for key, value in vars(module).items()
         if inspect.isclass(value) and value.__module__ == module.__name__
     }
-    rewards = [key for key, cls in classes.items() if all(hasattr(cls, m) for m in _METHODS)]
+    rewards = [key for key, cls in classes.items() if not _missing(cls)]
     if wanted in rewards:
         return classes[wanted]
     listed = f"{path} has {', '.join(rewards) or 'none'}"
     if wanted in classes:
-        missing = [m for m in _METHODS if not hasattr(classes[wanted], m)]
-        raise ValueError(f"{wanted} of {path} must have the methods {', '.join(missing)}.")
+        missing = ", ".join(_missing(classes[wanted]))
+        raise ValueError(f"{wanted} of {path} must have the methods {missing}.")
     raise ValueError(
         f"a reward of a file must be FILE.py:Class, with a class of that file that has "
         f"{', '.join(_METHODS)}; got {name!r}. {listed}."
     )
+
+
+def _missing(cls: type) -> list[str]:
+    """Return the names of the methods that a class does not define."""
+    return [m for m in _METHODS if getattr(cls, m, None) in (None, getattr(base.Judge, m))]
 
 
 def build(name: str, **arguments: Any) -> base.Reward:
@@ -81,6 +86,8 @@ def _import(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} must be a Python file, FILE.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:

@@ -56,7 +56,7 @@ class BicubicCrop:
         Raises:
           ValueError: it is so narrow that the resized image would have over 64 million pixels.
         """
-        height, width = resized(*image.shape[:2], self.size)
+        height, width = resized(image.shape[0], image.shape[1], self.size)
         if height * width > MAX_PIXELS:
             raise ValueError(
                 f"an image must not be so narrow; got {image.shape[1]} x {image.shape[0]}, which "
@@ -89,7 +89,7 @@ class FloatBicubicCrop:
         Only the rows and columns that the crop keeps are computed.
         """
         old = image.shape[:2]
-        new = resized(*old, self.size)
+        new = resized(old[0], old[1], self.size)
         (rows, top, bottom), (columns, left, right) = (
             _crop_weights(a, b, self.size) for a, b in zip(old, new, strict=True)
         )
@@ -118,7 +118,7 @@ def _crop_weights(old: int, new: int, size: int) -> tuple[sparse.csr_array, int,
     scale = np.float32(old / new)
     stretch = max(float(scale), 1.0)
     first = offset(new, size, "round")
-    center = np.float32(scale * (np.arange(first, first + size) + 0.5))
+    center = (scale * (np.arange(first, first + size) + 0.5)).astype(np.float32)
     support = 2 * stretch
     begin = np.maximum((center - support + 0.5).astype(np.int64), 0)
     end = np.minimum((center + support + 0.5).astype(np.int64), old)

@@ -134,9 +134,9 @@ class VQAScore(base.Judge):
             tokenizer = repository.source if own else TOKENIZER.format(variant)
         self._tokenizer = load_tokenizer(hub.open(tokenizer), "t5")
         self._before, self._labels = encode_texts(self._tokenizer, [BEFORE, ANSWER])
-        vision = raw.get("mm_vision_tower", VISION) if vision is None else vision
+        tower = raw.get("mm_vision_tower", VISION) if vision is None else vision
         config = clip_flant5_keys.parse_config(
-            raw, hub.open(vision).json("config.json"), self._tokenizer.get_vocab_size()
+            raw, hub.open(tower).json("config.json"), self._tokenizer.get_vocab_size()
         )
         network = clip_flant5_keys.load(repository.tensors(), config, dtype=dtype, mesh=mesh)
         self._network = Tower(network)

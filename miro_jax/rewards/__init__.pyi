@@ -1,0 +1,19 @@
+# The names of this package; lazy_loader reads them here too, and imports each when first used.
+from .names import PUBLISHED_REWARDS as PUBLISHED_REWARDS
+from .names import RELEASED_REWARDS as RELEASED_REWARDS
+from .names import REWARD_NAMES as REWARD_NAMES
+from .names import SHAPES_REWARDS as SHAPES_REWARDS
+from .names import parse_names as parse_names
+from .names import short_name as short_name
+from .table import CARDS as CARDS
+from .table import REWARDS as REWARDS
+from .table import VERSIONS as VERSIONS
+from .table import card_of as card_of
+from .table import check_names as check_names
+from .table import check_weights as check_weights
+from .table import has_weights as has_weights
+from .table import label as label
+from .table import load_reward as load_reward
+from .table import load_rewards as load_rewards
+from .table import ways_to_name as ways_to_name
+from .table import why_not_commercial as why_not_commercial
