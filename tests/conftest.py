@@ -11,6 +11,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -36,10 +37,15 @@ if os.environ.get("MIRO_TEST_WITHOUT_TORCH") == "1":
 def forget_programs():
     """Drop the compiled programs of a finished module: those of the whole suite fill 6 GiB."""
     yield
-    import jax  # not before the environment is set, nor where a test needs none
+    if jax := sys.modules.get("jax"):  # most runs of a single file of tables and tars need none
+        jax.clear_caches()
+        gc.collect()
 
-    jax.clear_caches()
+
+def pytest_collection_finish():
+    """Spare collections of garbage what the imports made: a million objects that stay."""
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
