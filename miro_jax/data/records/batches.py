@@ -44,12 +44,13 @@ class _Source:
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
         # The counts spare opening every shard once more to count its records.
         spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
+        self._num_records = sum(counts)
         self._records = grain.sources.ArrayRecordDataSource(spans)
         self._lock = threading.Lock()
         self.damaged: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._num_records
 
     def __getitem__(self, index: int) -> tuple[int, bytes]:
         index = int(index)
@@ -71,7 +72,7 @@ class _Source:
         return f"_Source({len(self)} records)"
 
 
-class _MakeExample(grain.transforms.RandomMap):
+class _MakeExample:
     """(index, bytes) -> example of fixed shapes; draws which caption is used."""
 
     def __init__(self, source, manifest, fields, max_tokens, synthetic_caption_prob):
@@ -82,7 +83,7 @@ class _MakeExample(grain.transforms.RandomMap):
         self._max_tokens = max_tokens
         self._synthetic_caption_prob = synthetic_caption_prob
 
-    def random_map(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
+    def __call__(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
         index, data = element
         use_synthetic = rng.random() < self._synthetic_caption_prob
         if data:
@@ -94,7 +95,7 @@ class _MakeExample(grain.transforms.RandomMap):
 
     def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
         tokens, scores = record.caption_tokens, record.scores
-        if use_synthetic and record.synthetic_caption is not None:
+        if use_synthetic and record.synthetic_caption_tokens is not None:
             # Caption and scores change together: the levels must be those of the caption in use.
             tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
         example = self._empty(index)

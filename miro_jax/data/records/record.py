@@ -7,6 +7,7 @@ Letters: h w c image latents, n tokens of a caption, d caption width, R rewards.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -98,13 +99,14 @@ def decode_record(data: bytes) -> Record:
         )
     synthetic_caption = metadata.get("synthetic_caption")
     _check_arrays(metadata["key"], arrays, synthetic_caption)
+    fields: dict[str, Any] = {name: arrays.get(name) for name in _FIELDS}
     return Record(
         key=metadata["key"],
         caption=metadata["caption"],
         synthetic_caption=synthetic_caption,
         width=int(metadata["width"]),
         height=int(metadata["height"]),
-        **{name: arrays.get(name) for name in _FIELDS},
+        **fields,
     )
 
 

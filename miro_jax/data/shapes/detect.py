@@ -186,7 +186,7 @@ def _background(smoothed: np.ndarray) -> np.ndarray:
     colorfulness = np.hypot(smoothed[0], smoothed[1])
     limit = np.maximum(0.3 * colorfulness.max(axis=(1, 2)), 0.1)[:, None, None]
     near = ndimage.maximum_filter(colorfulness > limit, (1, 5, 5))
-    background = ~near
+    background = np.logical_not(near)
     background[background.mean(axis=(1, 2)) < 0.1] = True
     return background
 
@@ -276,6 +276,7 @@ def _fit(
     step = np.float32(0.01)
     farthest = np.float32(1.5 * unit)
     slopes = np.empty((len(start), 3, windows.cover.shape[1]), np.float32)  # by the three numbers
+    change = np.empty((len(start), 3, 1), np.float32)
     for _ in range(_ROUNDS):
         r, s = radius[:, None], sigma[:, None]
         away = render.distance(shape, windows.dx, windows.dy + drop * r, r)

@@ -94,7 +94,9 @@ def find_regions(smoothed: np.ndarray, unit: float) -> Regions:
     classes[(nearest, *pixels)] = True
     neighbours = np.zeros((3, 3, 3), bool)
     neighbours[1] = ndimage.generate_binary_structure(2, 1)  # pictures do not touch each other
-    labels, count = ndimage.label(classes.reshape(-1, height, width), neighbours)
+    labels = np.empty((6 * batch, height, width), np.int32)
+    ndimage.label(classes.reshape(labels.shape), neighbours, output=labels)
+    count = int(labels.max(initial=0))
     label = labels.reshape(classes.shape)[(nearest, *pixels)]
 
     def total(weights: np.ndarray) -> np.ndarray:

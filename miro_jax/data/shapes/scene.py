@@ -24,7 +24,14 @@ COLORS = {
     "blue": (0, 0, 255),
     "purple": (255, 0, 255),
 }
-CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+CATEGORIES: tuple[str, ...] = (
+    "single_object",
+    "two_object",
+    "counting",
+    "colors",
+    "position",
+    "color_attr",
+)
 RELATIONS = ("left of", "right of", "above", "below")
 
 SIDE = 32.0  # units per picture side

@@ -21,7 +21,8 @@ from PIL import Image
 from miro_jax.data.shapes import captions, detect
 from miro_jax.data.shapes import render as renders
 from miro_jax.data.shapes import scene as scenes
-from miro_jax.data.storage import LocalFolder, files
+from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.claim import Claim
 
 VERSION = "shapes1"  # changes whenever the same arguments give other bytes
 IMAGE_FORMATS = ("png", "jpg")
@@ -123,7 +124,7 @@ def write_shards(
         raise ValueError(
             f"image_format must be one of {', '.join(IMAGE_FORMATS)}; got {image_format!r}."
         )
-    folder = LocalFolder(folder)
+    place = LocalFolder(folder)
     arguments = {
         "version": VERSION,
         "num_images": int(num_images),
@@ -134,21 +135,21 @@ def write_shards(
         "seed": int(seed),
         "image_format": image_format,
     }
-    _claim(folder, arguments)
+    _claim(place, arguments)
     paths = []
     for number, start in enumerate(range(0, num_images, images_per_shard)):
         name = f"shapes-{number:05d}.tar"
-        paths.append(folder.path / name)
-        if folder.exists(name):
+        paths.append(place.path / name)
+        if place.exists(name):
             continue
         indices = range(start, min(start + images_per_shard, num_images))
         samples = (
             _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
             for index in indices
         )
-        folder.write(name, _archive(indices, samples, image_format))
-    for leftover in folder.leftovers():
-        folder.remove(leftover)
+        place.write(name, _archive(indices, samples, image_format))
+    for leftover in place.leftovers():
+        place.remove(leftover)
     return paths
 
 
@@ -253,31 +254,18 @@ def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
 def _claim(folder: LocalFolder, arguments: dict) -> None:
     """Write the arguments beside the shards, or compare them with those that are there."""
     has_shards = any(fnmatch.fnmatch(name, "shapes-*.tar") for name in folder.names())
-    if folder.exists(_ARGUMENTS):
-        present = folder.read_json(_ARGUMENTS)
-        if present != arguments:
-            differing = sorted(
-                k
-                for k in {*present, *arguments}
-                if present.get(k, _claim) != arguments.get(k, _claim)
-            )
-            raise ValueError(
-                f"{folder} must hold shards made with the arguments given, but {_ARGUMENTS} there "
-                f"has other values of {', '.join(differing)}. Delete the folder or name another."
-            )
-    elif has_shards:
+    if has_shards and not folder.exists(_ARGUMENTS):
         raise ValueError(
             f"{folder} holds shards but no {_ARGUMENTS} that says how they were made. "
             "Delete the folder or name another."
         )
-    else:
-        folder.write(_ARGUMENTS, files.to_json(arguments))
+    Claim(folder, _ARGUMENTS, _ARGUMENTS, request_of=dict).begin(arguments)
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the categories of positive weight in their fixed order, and their shares, which sum to
     1."""
-    weights = dict.fromkeys(scenes.CATEGORIES, 1.0) if categories is None else dict(categories)
+    weights = {name: 1.0 for name in scenes.CATEGORIES} if categories is None else dict(categories)
     for name, weight in weights.items():
         scenes.check_category(name)
         if not (np.isfinite(weight) and weight >= 0):

@@ -6,6 +6,8 @@ floats or of integers. Its messages are declared here; protobuf's own parser rea
 Source: tensorflow/core/example/{example,feature}.proto.
 """
 
+from typing import Any
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 _PACKAGE = "miro_jax.example"
@@ -27,7 +29,7 @@ _MESSAGES = {
 }
 
 
-def _declare() -> type[message.Message]:
+def _declare() -> Any:
     """Return the class of an example."""
     file = descriptor_pb2.FileDescriptorProto(
         name="miro_jax/example.proto", package=_PACKAGE, syntax="proto3"

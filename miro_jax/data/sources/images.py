@@ -77,6 +77,7 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     try:
         if data.startswith(_JPEG_START):
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+            height, width = int(height), int(width)
             check(width, height)
             _check_scans(data, width * height)
             if colorspace in ("YCbCr", "RGB", "Gray"):

@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
@@ -26,7 +26,8 @@ from miro_jax.data.sources.images import MAX_BYTES, BadImage
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
 _REMOTE_THREADS = 32  # that wait for answers
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 # What the system says of one file, and not of the storage as a whole.
 _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
 
@@ -36,7 +37,7 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem(path: str) -> tuple[Any, str]:
     """Return the file system of a path with a scheme, and the path inside it.
 
     Raises:
@@ -51,7 +52,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ) from error
 
 
-def open_read(path: str) -> BinaryIO:
+def open_read(path: str) -> BinaryIO | io.BufferedReader:
     """Open a file for reading bytes, from its beginning on."""
     if not is_remote(path):
         return open(path, "rb")
@@ -60,7 +61,7 @@ def open_read(path: str) -> BinaryIO:
     return io.BufferedReader(open_anywhere(path), _REMOTE_BLOCK_BYTES)
 
 
-def open_anywhere(path: str) -> BinaryIO:
+def open_anywhere(path: str) -> Any:
     """Open a file with a scheme for readers that know where they read; a read is a request."""
     system, inside = filesystem(path)
     return system.open(inside, "rb", cache_type="none")

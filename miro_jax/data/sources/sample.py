@@ -209,13 +209,14 @@ def expected_samples(
     Returns:
       None if there is nothing to go by.
     """
-    counts = [piece.count for piece in pieces]
-    if None not in counts:
+    counts = [piece.count for piece in pieces if piece.count is not None]
+    if len(counts) == len(pieces):
         return sum(counts)
     if not seen:
         return None
-    sizes, seen_sizes = ([piece.num_bytes for piece in some] for some in (pieces, seen))
-    if None in sizes + seen_sizes or not sum(seen_sizes):
+    sizes = [piece.num_bytes for piece in pieces if piece.num_bytes is not None]
+    seen_sizes = [piece.num_bytes for piece in seen if piece.num_bytes is not None]
+    if len(sizes) < len(pieces) or len(seen_sizes) < len(seen) or not sum(seen_sizes):
         return samples * len(pieces) / len(seen)
     return samples * sum(sizes) / sum(seen_sizes)
 

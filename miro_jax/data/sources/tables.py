@@ -149,13 +149,14 @@ def _columns(path: str) -> list[str]:
 def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[Row]:
     kind = ending(path)
     if kind == ".parquet":
-        found = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
+        rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
     elif kind in (".jsonl", ".json"):
-        found = _objects(path)
+        rows = _objects(path)
     else:
-        found = _named(path, _SEPARATORS[kind])
-    for line, values in found:
-        name, caption = values.get(path_column), values.get(caption_column)
+        rows = _named(path, _SEPARATORS[kind])
+    for line, values in rows:
+        name = values.get(path_column)
+        caption = None if caption_column is None else values.get(caption_column)
         for column, value in ((path_column, name), (caption_column, caption)):
             if value is not None and not isinstance(value, str):
                 kind = type(value).__name__

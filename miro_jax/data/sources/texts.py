@@ -130,8 +130,11 @@ def synthetic_of(meta: dict, caption: str | None) -> dict[str, str]:
 
 def forms(long: str | None, short: str | None, caption: str | None) -> dict[str, str]:
     """Return both forms, the caption standing in for one that is missing; nothing without any."""
-    found = {"long": long or caption, "short": short or caption}
-    return found if (long or short) and all(found.values()) else {}
+    if not (long or short):
+        return {}
+    both = {"long": long or caption, "short": short or caption}
+    present = {form: text for form, text in both.items() if text}
+    return present if len(present) == len(both) else {}
 
 
 def _text(meta: dict, name: str) -> str | None:

@@ -5,7 +5,6 @@ store have it, and so has `memory://` within a process. Others that fsspec knows
 """
 
 import contextlib
-import itertools
 import os
 import random
 import tempfile
@@ -88,7 +87,9 @@ class RemoteFolder(Folder):
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
         place = self._make_room(name)
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 self._system.put_file(str(path), place, mode="create")
                 return True
