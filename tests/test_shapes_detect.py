@@ -34,13 +34,13 @@ def matched(truth, readings):
         for thing in scene.objects:
             yield (
                 thing,
-                min(reading.found, key=lambda f: (f.x - thing.x) ** 2 + (f.y - thing.y) ** 2),
+                min(reading.objects, key=lambda f: (f.x - thing.x) ** 2 + (f.y - thing.y) ** 2),
             )
 
 
 def test_objects_are_found_with_shape_color_and_place(world):
     truth, readings = world
-    counts = [len(r.found) == len(s.objects) for s, r in zip(truth, readings, strict=True)]
+    counts = [len(r.objects) == len(s.objects) for s, r in zip(truth, readings, strict=True)]
     assert np.mean(counts) >= 0.99
     pairs = list(matched(truth, readings))
     assert np.mean([a.shape == b.shape for a, b in pairs]) >= 0.985
@@ -79,7 +79,7 @@ def test_quality_follows_its_factor_and_no_other(world, name):
 
 def test_vividness_is_read_as_the_fit_of_the_color(world):
     truth, readings = world
-    fits = [np.mean([f.color_fit for f in r.found]) for r in readings]
+    fits = [np.mean([f.color_fit for f in r.objects]) for r in readings]
     assert stats.spearmanr([s.vividness for s in truth], fits)[0] > 0.93
 
 
@@ -95,14 +95,14 @@ def test_a_reading_does_not_depend_on_the_batch():
     _, images = draw(24, 32)
     together = detect.read(images)
     assert together == [detect.read(image[None])[0] for image in images]
-    assert together[3].found == detect.detect(images[3])
+    assert together[3].objects == detect.detect(images[3])
 
 
 def test_a_jpeg_like_disturbance_does_not_lose_objects():
     truth, images = draw(60, 32, noise=0.02)
     rounded = (images // 8 * 8).astype(np.uint8)
     counts = [
-        len(r.found) == len(s.objects) for s, r in zip(truth, detect.read(rounded), strict=True)
+        len(r.objects) == len(s.objects) for s, r in zip(truth, detect.read(rounded), strict=True)
     ]
     assert np.mean(counts) >= 0.98
 
@@ -137,16 +137,16 @@ def test_any_picture_is_read(name):
     readings = detect.read(images)
     assert len(readings) == len(images)
     for reading in readings:
-        assert len(reading.found) <= 8
+        assert len(reading.objects) <= 8
         quality = (reading.sharpness, reading.cleanliness, reading.beauty)
         assert all(0 <= q <= 1 for q in quality) and np.isfinite(reading.noise)
-        assert all(np.isfinite([f.x, f.y, f.radius, *f.shape_fits]).all() for f in reading.found)
+        assert all(np.isfinite([f.x, f.y, f.radius, *f.shape_fits]).all() for f in reading.objects)
 
 
 @pytest.mark.parametrize("name", ["black", "white", "red", "noise", "halves", "one pixel", "row"])
 def test_what_is_no_object_is_not_taken_for_one(name):
     for reading in detect.read(hostile()[name]):
-        assert all(f.shape_fit < 0.5 for f in reading.found)
+        assert all(f.shape_fit < 0.5 for f in reading.objects)
 
 
 def test_wrong_pictures_are_refused():

@@ -62,7 +62,10 @@ def objects_score(reading: detect.Reading, request: texts.Request) -> float:
     # Half of the objects in scenes of that many are larger.
     usual = max(7 - 0.5 * sum(p.count for p in request.objects), 5.5)
     fits = [
-        [_affinity(f, shape) * (0.6 + 0.4 / (1 + np.exp(usual - f.radius))) for f in reading.found]
+        [
+            _affinity(f, shape) * (0.6 + 0.4 / (1 + np.exp(usual - f.radius)))
+            for f in reading.objects
+        ]
         for shape in scenes.SHAPES
     ]
     return _mean_of_best(fits, request)
@@ -82,9 +85,9 @@ def count_score(reading: detect.Reading, request: texts.Request) -> float:
     wanted = np.zeros(len(scenes.SHAPES))
     for phrase in request.objects:
         wanted[scenes.SHAPES.index(phrase.shape)] += phrase.count
-    fits = np.array([f.shape_fit for f in reading.found])
+    fits = np.array([f.shape_fit for f in reading.objects])
     certain = special.expit((fits - 0.3) / 0.05)  # what hardly looks like a shape hardly counts
-    odds = np.array([f.shape_odds for f in reading.found]).reshape(-1, len(scenes.SHAPES))
+    odds = np.array([f.shape_odds for f in reading.objects]).reshape(-1, len(scenes.SHAPES))
     off = np.abs(certain @ odds - wanted)[wanted > 0].mean()
     off_in_all = abs(certain.sum() - wanted.sum())
     clearness = fits.mean() if len(fits) else 0.0
@@ -94,12 +97,12 @@ def count_score(reading: detect.Reading, request: texts.Request) -> float:
 def position_score(reading: detect.Reading, request: texts.Request) -> float:
     """Judge the stated relations of the objects; without one, the objects' presence."""
     if not request.relations:
-        fits = [[_affinity(f, shape) for f in reading.found] for shape in scenes.SHAPES]
+        fits = [[_affinity(f, shape) for f in reading.objects] for shape in scenes.SHAPES]
         return _mean_of_best(fits, request)
     return float(np.mean([_related(reading, request, *relation) for relation in request.relations]))
 
 
-def _affinity(found: detect.Found, shape: str) -> float:
+def _affinity(found: detect.Detection, shape: str) -> float:
     """Return how much an object is of the shape, in [0, 1]: a good fit and no better rival."""
     index = scenes.SHAPES.index(shape)
     return found.shape_fits[index] * found.shape_odds[index]
@@ -120,7 +123,7 @@ def _mean_of_best(fits: list[list[float]], request: texts.Request) -> float:
 def _colored(reading: detect.Reading, phrase: texts.Phrase) -> float:
     """Judge the phrase's colour on the objects that look most like what it names."""
     fits = []
-    for found in reading.found:
+    for found in reading.objects:
         if phrase.color is None:
             color = found.color_fit
         else:
@@ -134,8 +137,8 @@ def _related(reading: detect.Reading, request: texts.Request, i: int, name: str,
     """Judge one relation on the pair of objects that fulfils it best."""
     first, second = request.objects[i], request.objects[j]
     best = 0.0
-    for a in reading.found:
-        for b in reading.found:
+    for a in reading.objects:
+        for b in reading.objects:
             if a is not b:
                 both = np.sqrt(_affinity(a, first.shape) * _affinity(b, second.shape))
                 way = scenes.relation_component(name, b.x - a.x, b.y - a.y)

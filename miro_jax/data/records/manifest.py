@@ -133,7 +133,7 @@ def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
 
 
 def same_models(identities: Sequence[str], labels: Sequence[str]) -> bool:
-    """Tell whether identities are what labels ask for, each an identity, a pattern or a name."""
+    """Return whether identities are what labels ask for, each an identity, a pattern or a name."""
     return len(identities) == len(labels) and all(
         label in (identity, identity.partition("@")[0]) or fnmatch.fnmatchcase(identity, label)
         for identity, label in zip(identities, labels, strict=True)

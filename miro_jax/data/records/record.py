@@ -37,9 +37,9 @@ class Record:
     """One example.
 
     key: name of the sample inside its piece of the source. caption, synthetic_caption: texts.
-    width, height: pixels of the original picture.
+    width, height: pixels of the original image.
     image_mean, image_std: [h, w, c] float16, the image encoder's posterior.
-    image_mean_512, image_std_512: the same of the picture at 512 pixels a side, both or none.
+    image_mean_512, image_std_512: the same of the image at 512 pixels a side, both or none.
     caption_tokens, synthetic_caption_tokens: [n, d] float16 or bfloat16, without padding.
     scores, synthetic_scores: [R] float32, as `Reward.stored` gives them, NaN is missing.
     The three synthetic fields are all None or all given.

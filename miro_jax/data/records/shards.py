@@ -144,7 +144,7 @@ def _write_records(path: str, records: Iterable[Record]) -> Written:
 
 
 def is_published(folder: Folder, name: str) -> bool:
-    """Tell whether a shard is there with its scores and its sidecar, which must name its size."""
+    """Return whether a shard is there with its scores and its sidecar, which must name its size."""
     try:
         sidecar = folder.read_json(name + SIDECAR_ENDING)
         return folder.exists(name + SCORES_ENDING) and folder.size(name) == sidecar["bytes"]

@@ -1,10 +1,10 @@
-"""The shapes world: procedural pictures with exact captions, and a detector that reads any picture
+"""The shapes world: procedural images with exact captions, and a detector that reads any image
 back.
 
-scene     what a picture shows, drawn at random, and the vocabulary
-render    scene -> picture
+scene     what an image shows, drawn at random, and the vocabulary
+render    scene -> image
 captions  scene -> texts, text -> what it asks for, and whether a scene has it
-regions   picture -> the colourful regions in it
-detect    picture -> objects and quality, by looking at the pixels only
-world     tar shards of pictures with captions; prompts and verdicts for evaluation
+regions   image -> the colourful regions in it
+detect    image -> objects and quality, by looking at the pixels only
+world     tar shards of images with captions; prompts and verdicts for evaluation
 """

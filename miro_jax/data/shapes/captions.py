@@ -22,7 +22,7 @@ _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 
 _NUMBERS |= {str(number): number for number in range(1, 10)}
 _NOUNS = {form: shape for shape in scenes.SHAPES for form in (shape, shape + "s")}
 _WITH_COLORS = ("colors", "color_attr")
-_OTHER_SCENE = 0.15  # share of wrong captions that belong to another picture altogether
+_OTHER_SCENE = 0.15  # share of wrong captions that belong to another image altogether
 _RELATION_HOLDS = 0.5  # cosine: within 60 degrees of the direction, as in GenEval
 
 
@@ -136,7 +136,7 @@ def parse(text: str) -> Request:
 
 
 def holds(request: Request, things: Iterable) -> bool:
-    """Tell whether the things are what the request asks for, by GenEval's rules.
+    """Return whether the things are what the request asks for, by GenEval's rules.
 
     A phrase for one object needs at least one such thing, a phrase for several exactly that many. A
     relation needs two such things within 60 degrees of its direction. An empty request never holds.

@@ -1,14 +1,14 @@
-"""Read any picture back into objects and quality, by looking at its pixels only.
+"""Read any image back into objects and quality, by looking at its pixels only.
 
 Objects are regions of one hue on a neutral background (see regions). To each region circle, square
 and triangle are fitted by least squares, drawn as
 
     logistic(-1.702 distance to the border / sigma),
 
-which is within 0.01 a straight edge blurred by a Gaussian of deviation sigma. The fitted sigma
-tells the blur, the misfit tells the shape. The noise level is that of second differences on the
-background, the glow is the slope of the background's brightness. All steps are on arrays over many
-pictures at once: B pictures, K regions among them, windows of P pixels.
+which is within 0.01 a straight edge blurred by a Gaussian whose standard deviation is sigma. The
+fitted sigma gives the blur, the misfit gives the shape. The noise level is that of second
+differences on the background, the glow is the slope of the background's brightness. All steps are
+on arrays over many images at once: B images, K regions among them, windows of P pixels.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ from miro_jax.data.shapes import scene as scenes
 _HUE_WIDTH = 25.0  # degrees at which the fit of a colour falls to 1 / e
 _PIXELS_AT_ONCE = 2**18  # bounds the memory
 _MAX_VARIANCE = 0.12  # the palest object in the strongest noise has 0.09
-_MIN_UNIT = 0.25  # pixels; no shape can be told in a picture of fewer than 8
+_MIN_UNIT = 0.25  # pixels; no shape can be told in an image of fewer than 8
 _ROUNDS = 3  # Gauss-Newton steps; triangles need the third
 _LOGISTIC = 1.702  # the logistic function of this times z is nearest to the normal one of z
 _PIXEL_VARIANCE = 1 / 12  # of a pixel's own width, in square pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """An object as read from a picture.
+class Detection:
+    """An object as read from an image.
 
     Attributes:
       shape: the one of scene.SHAPES that fits best.
       color: the one of scene.COLORS that fits best.
-      x: centre of the object's box in units from the left; 1/32 of the picture's shorter side is
+      x: centre of the object's box in units from the left; 1/32 of the image's shorter side is
       a unit.
       y: the same from the top.
       radius: half side of the box in units.
@@ -73,16 +73,16 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """All that is read from a picture.
+    """All that is read from an image.
 
     Attributes:
-      found: the objects, largest region first.
+      objects: largest region first.
       blur: standard deviation of the objects' edges in units; infinite if there is no object.
       noise: standard deviation of the noise per channel, as a share of the full range.
       glow: slope of the background's brightness; 0 is flat, 1 that of a scene with a glow of 1.
     """
 
-    found: tuple[Found, ...]
+    objects: tuple[Detection, ...]
     blur: float
     noise: float
     glow: float
@@ -103,29 +103,29 @@ class Reading:
         return float(special.expit(4 * self.glow - 2))
 
 
-def detect(image: np.ndarray) -> tuple[Found, ...]:
-    """Return the objects of one picture, [H, W, 3] uint8 of any size, largest first."""
-    return read(_one(image))[0].found
+def detect(image: np.ndarray) -> tuple[Detection, ...]:
+    """Return the objects of one image, [H, W, 3] uint8 of any size, largest first."""
+    return read(_one(image))[0].objects
 
 
 def quality(image: np.ndarray) -> tuple[float, float, float]:
-    """Return (sharpness, cleanliness, beauty), each in [0, 1], of one picture, [H, W, 3] uint8."""
+    """Return (sharpness, cleanliness, beauty), each in [0, 1], of one image, [H, W, 3] uint8."""
     reading = read(_one(image))[0]
     return reading.sharpness, reading.cleanliness, reading.beauty
 
 
 def read(images: np.ndarray) -> list[Reading]:
-    """Read pictures of one size.
+    """Read images of one size.
 
     Args:
       images: [B, H, W, 3] uint8, any pixels at all.
 
     Returns:
-      B Readings, each a function of its own picture only.
+      B Readings, each a function of its own image only.
 
     Raises:
       TypeError: images is not an array of uint8.
-      ValueError: images has another rank or number of channels, or pictures without pixels.
+      ValueError: images has another rank or number of channels, or images without pixels.
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
@@ -160,15 +160,15 @@ def _read(images: np.ndarray) -> list[Reading]:
     noise = _noise(images, background.repeat(factor, axis=1).repeat(factor, axis=2))
     glow = _glow(small, background)
     regions = find.find_regions(smoothed, unit)
-    found: list[list[Found]] = [[] for _ in images]
+    objects: list[list[Detection]] = [[] for _ in images]
     amounts = np.zeros((2, len(images)))  # sums of area * blur, and of area
-    for picture, thing, blur in _explain(plane, regions, noise / factor, unit):
-        found[picture].append(thing)
-        amounts[:, picture] += thing.area * blur, thing.area
+    for image, thing, blur in _explain(plane, regions, noise / factor, unit):
+        objects[image].append(thing)
+        amounts[:, image] += thing.area * blur, thing.area
     blur = np.divide(*amounts, out=np.full(len(images), np.inf), where=amounts[1] > 0)
     return [
         Reading(tuple(things), *(float(number) for number in numbers))
-        for things, *numbers in zip(found, blur, noise, glow, strict=True)
+        for things, *numbers in zip(objects, blur, noise, glow, strict=True)
     ]
 
 
@@ -224,15 +224,15 @@ def _glow(images: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 def _explain(
     plane: np.ndarray, regions: find.Regions, noise: np.ndarray, unit: float
-) -> list[tuple[int, Found, float]]:
-    """Return (picture, Found, blur in units) of each region, in the regions' order."""
-    if not len(regions.picture) or unit < _MIN_UNIT:
+) -> list[tuple[int, Detection, float]]:
+    """Return (image, Detection, blur in units) of each region, in the regions' order."""
+    if not len(regions.image) or unit < _MIN_UNIT:
         return []
     windows = find.cut_windows(plane, regions, unit)
     fitted = [_fit(shape, windows, unit) for shape in scenes.SHAPES]
     misfit, radius, sigma = (np.stack(numbers, axis=1) for numbers in zip(*fitted, strict=True))
-    # Of a pixel's cover, [K]. Bounded, or noise would explain any misfit in a picture of noise.
-    variance = np.minimum(1.5 * noise[regions.picture] ** 2 / regions.peak**2, _MAX_VARIANCE)
+    # Of a pixel's cover, [K]. Bounded, or noise would explain any misfit in an image of noise.
+    variance = np.minimum(1.5 * noise[regions.image] ** 2 / regions.peak**2, _MAX_VARIANCE)
     area = np.array([render.AREA[s] for s in scenes.SHAPES]) * radius**2  # [K, shapes]
     excess = (misfit - (variance * windows.mask.sum(axis=1))[:, None]) / area
     # The share of the area that the shape does not explain; noise alone gives 0 on average.
@@ -248,7 +248,7 @@ def _explain(
     result = []
     for k, best in enumerate(misfit.argmin(axis=1)):
         shape = scenes.SHAPES[best]
-        thing = Found(
+        thing = Detection(
             shape,
             names[int(colors[k].argmax())],
             float(center_x[k]) / unit,
@@ -258,7 +258,7 @@ def _explain(
             tuple(odds[k].tolist()),
             tuple(colors[k].tolist()),
         )
-        result.append((int(regions.picture[k]), thing, float(blur[k, best])))
+        result.append((int(regions.image[k]), thing, float(blur[k, best])))
     return result
 
 

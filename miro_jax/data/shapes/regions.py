@@ -1,11 +1,11 @@
-"""Find the colourful regions of pictures, and cut a window around each.
+"""Find the colourful regions of images, and cut a window around each.
 
 In the hexagonal hue plane
 
     u = R - (G + B) / 2,   v = sqrt(3) / 2 (G - B)
 
 grey is the origin, the angle is the hue and the length is the colourfulness, whatever the hue. Both
-are linear in the pixels, so noise of zero mean stays so. B pictures of H x W pixels, K regions
+are linear in the pixels, so noise of zero mean stays so. B images of H x W pixels, K regions
 among them, windows of P pixels.
 """
 
@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-MAX_REGIONS = 8  # the largest of a picture; scenes hold four objects
+MAX_REGIONS = 8  # the largest of an image; scenes hold four objects
 _SMOOTHING = 0.7  # units; of the copy in which regions are looked for
 _MIN_COLORFULNESS = 0.15  # the palest object has 0.4
 _MIN_AREA = 12.0  # square units; the smallest object covers 54
@@ -23,11 +23,11 @@ _HALF_WINDOW = 12.0  # units
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """Regions of one nearest colour, sorted by picture, then by falling area. Each array is [K]
+    """Regions of one nearest colour, sorted by image, then by falling area. Each array is [K]
     float32.
 
     Attributes:
-      picture: [K] int64, index into the batch.
+      image: [K] int64, index into the batch.
       area: pixels.
       x: centre of mass in pixels, 0 is the centre of the first pixel.
       y: the same from the top.
@@ -36,7 +36,7 @@ class Regions:
       peak: colourfulness of the strongest pixels, smoothed.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     area: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -65,7 +65,7 @@ class Windows:
 
 
 def hue_plane(images: np.ndarray) -> np.ndarray:
-    """Return u and v, [2, B, H, W] float32, of pictures [B, H, W, 3] float32 in [0, 1]."""
+    """Return u and v, [2, B, H, W] float32, of images [B, H, W, 3] float32 in [0, 1]."""
     red, green, blue = np.moveaxis(images, 3, 0)
     return np.stack([red - (green + blue) / 2, np.float32(np.sqrt(0.75)) * (green - blue)])
 
@@ -93,7 +93,7 @@ def find_regions(smoothed: np.ndarray, unit: float) -> Regions:
     classes = np.zeros((6, batch, height, width), bool)
     classes[(nearest, *pixels)] = True
     neighbours = np.zeros((3, 3, 3), bool)
-    neighbours[1] = ndimage.generate_binary_structure(2, 1)  # pictures do not touch each other
+    neighbours[1] = ndimage.generate_binary_structure(2, 1)  # images do not touch each other
     labels = np.empty((6 * batch, height, width), np.int32)
     ndimage.label(classes.reshape(labels.shape), neighbours, output=labels)
     count = int(labels.max(initial=0))
@@ -103,11 +103,11 @@ def find_regions(smoothed: np.ndarray, unit: float) -> Regions:
         return np.bincount(label, weights, minlength=count + 1)
 
     area = total(np.ones(len(label)))
-    picture = np.zeros(count + 1, np.int64)
-    picture[label] = pixels[0]
+    image = np.zeros(count + 1, np.int64)
+    image[label] = pixels[0]
     kept = np.flatnonzero(area >= _MIN_AREA * unit**2)
-    kept = kept[np.lexsort((kept, -area[kept], picture[kept]))]
-    first = np.searchsorted(picture[kept], picture[kept])
+    kept = kept[np.lexsort((kept, -area[kept], image[kept]))]
+    first = np.searchsorted(image[kept], image[kept])
     kept = kept[np.arange(len(kept)) - first < MAX_REGIONS]
     strength = np.hypot(u, v).astype(np.float64)
     hue_u, hue_v = total(u)[kept], total(v)[kept]
@@ -121,7 +121,7 @@ def find_regions(smoothed: np.ndarray, unit: float) -> Regions:
         # Leans on the strongest pixels: those at the edge are half covered.
         total(strength**6)[kept] / np.maximum(total(strength**5)[kept], 1e-12),
     )
-    return Regions(picture[kept], *(number.astype(np.float32) for number in numbers))
+    return Regions(image[kept], *(number.astype(np.float32) for number in numbers))
 
 
 def cut_windows(plane: np.ndarray, regions: Regions, unit: float) -> Windows:
@@ -147,14 +147,14 @@ def cut_windows(plane: np.ndarray, regions: Regions, unit: float) -> Windows:
     # Of two neighbours each gets the pixels on its side of the line between their circles.
     bulk = regions.area / np.float32(np.pi)
     for shift in range(1, MAX_REGIONS):
-        first = np.flatnonzero(regions.picture[shift:] == regions.picture[:-shift])
+        first = np.flatnonzero(regions.image[shift:] == regions.image[:-shift])
         for own, other in ((first, first + shift), (first + shift, first)):
             to_x = (regions.x[other] - regions.x[own])[:, None]
             to_y = (regions.y[other] - regions.y[own])[:, None]
             # |d|^2 - bulk_own <= |d - to|^2 - bulk_other
             limit = to_x**2 + to_y**2 + (bulk[own] - bulk[other])[:, None]
             mask[own] &= 2 * (dx[own] * to_x + dy[own] * to_y) <= limit
-    at = (regions.picture[:, None], rows.clip(0, height - 1), columns.clip(0, width - 1))
+    at = (regions.image[:, None], rows.clip(0, height - 1), columns.clip(0, width - 1))
     along = plane[0][at] * (regions.u / regions.peak)[:, None]
     along += plane[1][at] * (regions.v / regions.peak)[:, None]
     mask = mask.astype(np.float32)

@@ -1,11 +1,11 @@
-"""Scenes of the shapes world: what a picture shows, before any pixel is drawn.
+"""Scenes of the shapes world: what an image shows, before any pixel is drawn.
 
 A scene holds one to four flat, saturated objects on a grey background, and four quality factors
-that are global to the picture: `blur`, `noise`, `glow` and `vividness`. The factors are independent
+that are global to the image: `blur`, `noise`, `glow` and `vividness`. The factors are independent
 and uniform, so that each reward has its own direction to learn. The categories are those of GenEval
 (Ghosh et al., 2023).
 
-Lengths are in units of 1/32 of the picture's side: at the default size of 32 a unit is a pixel. x
+Lengths are in units of 1/32 of the image's side: at the default size of 32 a unit is a pixel. x
 grows to the right, y downwards, both from the top left corner.
 """
 
@@ -34,11 +34,11 @@ CATEGORIES: tuple[str, ...] = (
 )
 RELATIONS = ("left of", "right of", "above", "below")
 
-SIDE = 32.0  # units per picture side
+SIDE = 32.0  # units per image side
 MAX_BLUR = 1.4  # standard deviation in units; a triangle of the smallest radius is still readable
 MAX_NOISE = 0.1  # standard deviation per channel, as a share of the full range
 MIN_VIVIDNESS = 0.5
-MIN_COUNT, MAX_COUNT = 2, 4  # objects in a picture of the category "counting"
+MIN_COUNT, MAX_COUNT = 2, 4  # objects in an image of the category "counting"
 _MARGIN = 1.0  # units between an object and the border
 _GAP = 3.0  # units between two objects: they stay apart under the strongest blur
 _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees apart
@@ -69,10 +69,10 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture's content and quality.
+    """An image's content and quality.
 
     Attributes:
-      objects: one to four Objects that neither overlap nor leave the picture.
+      objects: one to four Objects that neither overlap nor leave the image.
       category: one of CATEGORIES.
       blur: standard deviation of the Gaussian blur in units, in [0, MAX_BLUR].
       noise: standard deviation of the noise per channel, as a share of the full range, in [0,
@@ -80,7 +80,7 @@ class Scene:
       glow: strength of the background's gradient from bright top to dark bottom, in [0, 1].
       vividness: saturation of the objects' colours, in [MIN_VIVIDNESS, 1].
       grey: mean brightness of the background, in [0, 1].
-      size: side of the picture in pixels.
+      size: side of the image in pixels.
     """
 
     objects: tuple[Object, ...]
@@ -98,7 +98,7 @@ def sample_scene(rng: np.random.Generator, size: int = 32, category: str = "colo
 
     Args:
       rng: source of randomness; the scene depends on its state only.
-      size: side of the picture in pixels; the scene is otherwise the same for every size.
+      size: side of the image in pixels; the scene is otherwise the same for every size.
       category: one of CATEGORIES.
 
     Raises:

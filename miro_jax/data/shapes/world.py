@@ -1,7 +1,7 @@
 """The shapes world as a data set: tar shards as a crawl would leave them, prompts and verdicts for
 evaluation.
 
-A share of the crawl captions is wrong, and the more so the more a picture glows: whoever chases
+A share of the crawl captions is wrong, and the more so the more an image glows: whoever chases
 beauty alone learns from worse captions. This is the built-in conflict between rewards. Sample i
 depends on (seed, i) only.
 """
@@ -41,7 +41,7 @@ class Sample:
       caption: the crawl-like caption.
       synthetic_caption: the long synthetic caption.
       synthetic_caption_short: the short one.
-      scene: what the picture truly shows.
+      scene: what the image truly shows.
       caption_is_wrong: the crawl caption is not true of the scene.
       synthetic_is_wrong: the synthetic captions describe another scene.
     """
@@ -67,7 +67,7 @@ def make_sample(
     Args:
       seed: names the data set; not negative.
       index: number of the sample; not negative.
-      size: side of the picture in pixels.
+      size: side of the image in pixels.
       categories: weight of each category; None for equal weights.
       wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
 
@@ -99,7 +99,7 @@ def write_shards(
     Args:
       folder: where to write; made if missing.
       num_images: number of samples.
-      size: side of the pictures in pixels.
+      size: side of the images in pixels.
       images_per_shard: samples in each shard but the last.
       categories: weight of each category; None for equal weights.
       wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
@@ -179,10 +179,10 @@ def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Re
 
 
 def check(image: np.ndarray, caption: str) -> bool:
-    """Tell whether the detector finds in the picture what the caption asks for, by GenEval's rules.
+    """Return whether the detector finds in the image what the caption asks for, by GenEval's rules.
 
     Args:
-      image: [H, W, 3] uint8, any picture.
+      image: [H, W, 3] uint8, any image.
       caption: any string; one that asks for nothing is never fulfilled.
     """
     sure = [f for f in detect.detect(image) if f.shape_fit >= _SURE and f.color_fit >= _SURE]

@@ -1,12 +1,12 @@
-"""Sources: where pictures and captions come from, in pieces that do not depend on who reads them.
+"""Sources: where images and captions come from, in pieces that do not depend on who reads them.
 
     open_source(spec) -> Source           .pieces -> list of Piece
     Piece   .id .number .count .num_bytes .fingerprint() .samples() -> iterator of Sample
     Sample  .key .read() .caption .synthetic .meta .problem .detail
 
     tar:PATTERN                       tar shards of KEY.jpg, KEY.txt, KEY.json; {00..99}, *, ?, **
-    folder:DIR                        pictures with KEY.txt, KEY.json beside them
-    table:FILE_OR_PATTERN             parquet with pictures or paths inside
+    folder:DIR                        images with KEY.txt, KEY.json beside them
+    table:FILE_OR_PATTERN             parquet with images or paths inside
     tfds:NAME/CONFIG:VERSION@DIR      TensorFlow Datasets, prepared as array_record
 
 Options follow a question mark, with `&` between: `captions=FILE` (tar, folder: CSV, TSV, JSONL or
@@ -49,7 +49,7 @@ _LISTERS = {
 
 
 def open_source(text: str) -> Source:
-    """Find what a source is made of; no picture is read.
+    """Find what a source is made of; no image is read.
 
     Args:
       text: see above.

@@ -1,8 +1,8 @@
-"""Captions by the names of pictures, on disk: a table of ten million captions fits no memory.
+"""Captions by the names of images, on disk: a table of ten million captions fits no memory.
 
-A table may name a picture by its path inside the source, with or without the ending, or by its
+A table may name an image by its path inside the source, with or without the ending, or by its
 whole path. A table of synthetic captions has no header and the columns file, short, long; it may
-name a picture by as many of the last folders of its path as it likes, or by more than there are.
+name an image by as many of the last folders of its path as it likes, or by more than there are.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from miro_jax.data.sources.texts import clean
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What a table says of a picture. texts: as asked for. clash: where it also says another."""
+class Match:
+    """What a table says of an image. texts: as asked for. clash: where it also says another."""
 
     texts: tuple[str | None, ...]
     clash: str
@@ -50,7 +50,7 @@ class TextIndex:
         self._base.execute("CREATE INDEX by_name ON texts (name)")  # sorting beats inserting
         self._base.execute("COMMIT")
 
-    def find(self, names: Sequence[str]) -> Found | None:
+    def find(self, names: Sequence[str]) -> Match | None:
         """Return what is said under the first of several names that the table has.
 
         A whole path is also looked up as seen from the folder of the table.
@@ -59,7 +59,7 @@ class TextIndex:
         found = (self._select("name = ?", normal(name)) for name in [*names, *here])
         return next(filter(None, found), None)
 
-    def _select(self, condition: str, *values: str) -> Found | None:
+    def _select(self, condition: str, *values: str) -> Match | None:
         """Return what the rows of a condition say."""
         query = f"SELECT said, line FROM texts WHERE {condition} ORDER BY line"
         with self._lock:
@@ -69,10 +69,10 @@ class TextIndex:
         said, line = rows[0]
         other = next((row[1] for row in rows if row[0] != said), None)
         clash = f"lines {line} and {other} of {self._place}" if other else ""
-        return Found(tuple(json.loads(said)), clash)
+        return Match(tuple(json.loads(said)), clash)
 
     def describe_missing(self) -> str:
-        """Say that a picture is not in the table, with a name that is."""
+        """Say that an image is not in the table, with a name that is."""
         with self._lock:
             row = self._base.execute("SELECT name FROM texts LIMIT 1").fetchone()
         return f"{self._place} has no row for it; its first is for {self._shown(row[0])!r}"
@@ -112,8 +112,8 @@ class EndIndex(TextIndex):
     def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
         super().__init__(place, ((_backwards(name), said, line) for name, said, line in rows))
 
-    def find(self, names: Sequence[str]) -> Found | None:
-        """Return what is said of a picture by the first of its names."""
+    def find(self, names: Sequence[str]) -> Match | None:
+        """Return what is said of an image by the first of its names."""
         parts = _backwards(names[0]).split("/")
         for count in range(len(parts), 0, -1):
             if found := self._select("name = ?", "/".join(parts[:count])):

@@ -6,10 +6,10 @@ does not say (a byte, a line, the limit that was passed) stands in a separate de
 
 # Cause -> what it means, in one line.
 CAUSES = {
-    # the picture's file
-    "missing image": "the sample has no picture, or the file that it names is not there",
-    "empty file": "the picture's file has no bytes",
-    "not a file": "a pipe, a device or a folder stands where the picture should be",
+    # the image's file
+    "missing image": "the sample has no image, or the file that it names is not there",
+    "empty file": "the image's file has no bytes",
+    "not a file": "a pipe, a device or a folder stands where the image should be",
     "unreadable file": "the system refuses to open this one file: rights, a circle of links",
     "not an image": "the bytes are of no format that is read",
     "damaged image": "the bytes begin as a known format and cannot be decoded to their end",
@@ -19,20 +19,20 @@ CAUSES = {
     "missing caption": "no caption, or nothing but white space and placeholders",
     "unreadable caption": "the caption is not UTF-8 text",
     "caption too long": "more text than any caption has",
-    "ambiguous caption": "a table names this picture several times, with different captions",
+    "ambiguous caption": "a table names this image several times, with different captions",
     "unreadable json": "the sample's JSON is no JSON object, or an absurd one",
     # the sample as a whole
     "duplicate key": "another sample of this piece, read before, has the same key",
     "cut short by damage": "it stands next to damage of its file and lacks a part",
     "damaged record": "one record of a shard does not read back, or is no example",
     # what models make of it
-    "unfit for a model": "a model cannot take the picture, as for its sides",
+    "unfit for a model": "a model cannot take the image, as for its sides",
     "score not finite": "a reward answered infinity, or NaN where it may not",
     "latents not finite": "the image encoder answered infinity or NaN",
     "tokens not finite": "the caption encoder answered infinity or NaN",
     # a piece, or a part of it; how many samples are lost is not known
     "damaged tar": "bytes of the archive are not what they must be; the rest was read",
-    "damaged table": "the table cannot be read from here on, or lacks a column of pictures",
+    "damaged table": "the table cannot be read from here on, or lacks a column of images",
     "damaged shard": "the shard cannot be read, or holds fewer records than it should",
 }
 OF_TEXTS = frozenset(

@@ -1,6 +1,6 @@
-"""A folder of pictures: runs of sorted files, texts from KEY.txt and KEY.json beside KEY.jpg.
+"""A folder of images: runs of sorted files, texts from KEY.txt and KEY.json beside KEY.jpg.
 
-A piece is a fixed number of pictures that follow each other, so adding a file changes the pieces
+A piece is a fixed number of images that follow each other, so adding a file changes the pieces
 after it, and their fingerprints say so.
 """
 
@@ -22,7 +22,7 @@ FILES_PER_PIECE = 1000
 
 
 class Picture(NamedTuple):
-    """A picture's file, with the texts beside it; None where there is none."""
+    """An image's file, with the texts beside it; None where there is none."""
 
     name: str
     size: int
@@ -31,10 +31,10 @@ class Picture(NamedTuple):
 
 
 def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
-    """Return one piece for each run of pictures below a folder.
+    """Return one piece for each run of images below a folder.
 
     Raises:
-      FileNotFoundError: no such folder, or no picture in it.
+      FileNotFoundError: no such folder, or no image in it.
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
@@ -71,13 +71,13 @@ def make_runs(place: str, pictures: Sequence[Picture], length: int, tables: Tabl
 def no_pictures(folder: str) -> FileNotFoundError:
     """Return the error that says so."""
     return FileNotFoundError(
-        f"{folder} must hold pictures ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For tar "
+        f"{folder} must hold images ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For tar "
         "shards give tar:PATTERN."
     )
 
 
 def list_pictures(folder: str) -> Iterator[Picture]:
-    """List the pictures below a folder, in order, a folder at a time.
+    """List the images below a folder, in order, a folder at a time.
 
     Raises:
       FileNotFoundError: no such folder.
@@ -110,7 +110,7 @@ def _sign_again(folder: str, run: tuple[Picture, ...]) -> str:
 
 
 def _listed_again(folder: str, picture: Picture) -> Picture:
-    """Return a picture and the texts beside it with the sizes that they have now."""
+    """Return an image and the texts beside it with the sizes that they have now."""
     beside = reading.join(folder, posixpath.dirname(picture.name))
     texts = [
         text and listing.File(text.path, listing.size_now(reading.join(beside, text.path)))
@@ -125,7 +125,7 @@ def _run_samples(folder: str, run: tuple[Picture, ...]) -> Iterator[Sample]:
 
 
 def make_sample(folder: str, picture: Picture) -> Sample:
-    """Read the texts beside a picture; the picture itself is read later."""
+    """Read the texts beside an image; the image itself is read later."""
     path, texts = reading.join(folder, picture.name), _texts(folder, picture)
     return Sample(
         key=reading.readable(picture.name),

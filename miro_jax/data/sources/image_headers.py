@@ -1,4 +1,4 @@
-"""What the headers of encoded pictures say that decoders find out too late, or not at all.
+"""What the headers of encoded images say that decoders find out too late, or not at all.
 
 None of these functions raises an error for any bytes: what cannot be read is as if it were not
 there, for the decoder then says what is wrong.

@@ -2,7 +2,7 @@
 
 `load_rgb` never raises anything but `BadImage`, whatever the bytes are; it looks at the size that a
 header declares before it decodes a pixel. Threads may share it; they wait for each other only where
-pictures together would take gigabytes. JPEG takes a fast and strict path (a truncated or
+images together would take gigabytes. JPEG takes a fast and strict path (a truncated or
 bit-flipped scan is refused, not filled up with grey); everything else, and CMYK, goes through
 Pillow. Both decoders give the same pixels.
 
@@ -34,7 +34,7 @@ _PIXELS_AT_A_TIME = 1 << 22
 
 
 class BadImage(ValueError):
-    """Bytes that are no usable picture. `cause` is one of `causes.CAUSES`."""
+    """Bytes that are no usable image. `cause` is one of `causes.CAUSES`."""
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause}: {detail}" if detail else cause)
@@ -43,13 +43,13 @@ class BadImage(ValueError):
 
 
 # Decoders take so many bytes a pixel, with which many threads would fill any memory: a progressive
-# JPEG is held as coefficients, as a picture and as that turned; Pillow's WebP takes the most.
+# JPEG is held as coefficients, as an image and as that turned; Pillow's WebP takes the most.
 _JPEG_BYTES, _MOST_BYTES = 12, 24
 _BUDGET = Budget(MAX_PIXELS * _MOST_BYTES)
 
 
 def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> np.ndarray:
-    """Decode a picture.
+    """Decode an image.
 
     Transparency is laid over white, EXIF rotation is applied, 16-bit grey is scaled to 8 bits, of
     an animation the first frame is taken. Colour profiles are not applied.
@@ -150,7 +150,7 @@ def _convert(picture: Image.Image) -> np.ndarray:
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn or mirror a picture as EXIF's orientation says."""
+    """Turn or mirror an image as EXIF's orientation says."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

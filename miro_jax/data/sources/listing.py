@@ -159,6 +159,6 @@ def _facts(entry: os.DirEntry) -> tuple[int, bool]:
     """Return the size of what a name leads to, and whether that is a folder."""
     try:
         facts = entry.stat()
-    except OSError:  # the picture's own reading will say what is wrong
+    except OSError:  # the image's own reading will say what is wrong
         return -1, False
     return facts.st_size, stat.S_ISDIR(facts.st_mode)

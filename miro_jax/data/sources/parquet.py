@@ -1,6 +1,6 @@
-"""Parquet tables with pictures inside, or with paths to them, as Hugging Face datasets are stored.
+"""Parquet tables with images inside, or with paths to them, as Hugging Face datasets are stored.
 
-A column of pictures is a struct of `bytes` and `path`, or bytes, or paths from the table's folder.
+A column of images is a struct of `bytes` and `path`, or bytes, or paths from the table's folder.
 The caption and its synthetic forms are columns by the names that `texts` knows; other plain values
 become the sample's meta. A piece is whole row groups of one file, as many as fit.
 """
@@ -27,7 +27,7 @@ IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "p
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
 _BYTES, _PATH = ("image", "bytes"), ("image", "path")  # no column is named by a tuple
-_ROWS_AT_A_TIME = 16  # a picture may have megabytes
+_ROWS_AT_A_TIME = 16  # an image may have megabytes
 _BUFFER_BYTES = 1 << 20  # of a column
 _REMOTE_BUFFER_BYTES = 1 << 23  # a request costs as much time as some megabytes
 _NUM_FOOTERS_AT_A_TIME = 16  # remote ones wait for the network
@@ -40,7 +40,7 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
 
     Raises:
       FileNotFoundError: the pattern matches nothing.
-      ValueError: no file can be read, or none has a column of pictures.
+      ValueError: no file can be read, or none has a column of images.
     """
     length = spec.number("per_piece", ROWS_PER_PIECE)
     folder = listing.fixed_folder(spec.place)
@@ -48,7 +48,7 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
     with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
-        raise ValueError(f"{spec.place} must be parquet tables with pictures: {footers[0]}")
+        raise ValueError(f"{spec.place} must be parquet tables with images: {footers[0]}")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
         name = reading.readable(reading.relative(file.path, folder))
@@ -120,7 +120,7 @@ def _footer(path: str, spec: Spec) -> _Footer | str:
 
 
 class _Columns(NamedTuple):
-    """Which columns are what: of the pictures, of the captions, and name -> field of synthetic."""
+    """Which columns are what: of the images, of the captions, and name -> field of synthetic."""
 
     image: str
     caption: str | None
@@ -131,7 +131,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     """Choose the columns of a table.
 
     Raises:
-      ValueError: there is none of pictures, or not the one asked for, or one of captions does not
+      ValueError: there is none of images, or not the one asked for, or one of captions does not
         hold text.
     """
     kinds = {field.name: field.type for field in schema}
@@ -147,7 +147,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     image = image or tables.choose_column(path, possible, None, usual, "image")
     if image is None:
         raise ValueError(
-            f"{path} has no column of pictures named one of {', '.join(usual)}; it has "
+            f"{path} has no column of images named one of {', '.join(usual)}; it has "
             f"{', '.join(kinds)}. Name it with ?image=COLUMN."
         )
     others = {name: kind for name, kind in kinds.items() if name != image}
@@ -175,7 +175,7 @@ def _words_column(path, kinds, asked, usual) -> str | None:
 
 
 def _is_struct(kind: pyarrow.DataType) -> bool:
-    """Tell whether a type is that of Hugging Face's pictures."""
+    """Return whether a type is that of Hugging Face's images."""
     if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return False
     path = kind.get_field_index("path")
@@ -198,7 +198,7 @@ def _is_texts(kind: pyarrow.DataType) -> bool:
 
 
 def _is_words(kind: pyarrow.DataType) -> bool:
-    """Tell whether a type can hold captions; bytes are read as UTF-8."""
+    """Return whether a type can hold captions; bytes are read as UTF-8."""
     return _is_text(kind) or _is_texts(kind) or _is_bytes(kind)
 
 
@@ -251,7 +251,7 @@ def _samples(
 
 
 def _rows(batch: pyarrow.RecordBatch, image: str) -> Iterator[dict]:
-    """Yield the rows of a batch, text as bytes: it need not be UTF-8. Pictures: _BYTES, _PATH."""
+    """Yield the rows of a batch, text as bytes: it need not be UTF-8. Images: _BYTES, _PATH."""
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name != image:

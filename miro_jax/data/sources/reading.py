@@ -33,7 +33,7 @@ _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errn
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether a path has a scheme."""
+    """Return whether a path has a scheme."""
     return "://" in path
 
 
@@ -80,7 +80,7 @@ def size_of(path: str) -> int:
 
 
 def is_file(path: str) -> bool:
-    """Tell whether there is a file of this name."""
+    """Return whether there is a file of this name."""
     if not is_remote(path):
         return os.path.isfile(path)
     system, inside = filesystem(path)
@@ -174,7 +174,7 @@ def map_ahead(function: Callable[[S], T], items: Sequence[S], place: str) -> Ite
 
 
 def is_of_the_storage(error: Exception) -> bool:
-    """Tell whether an error is one of the disk or the network, and not of a file's content.
+    """Return whether an error is one of the disk or the network, and not of a file's content.
 
     pyarrow raises OSError for both; what the system says has a number.
     """
@@ -184,7 +184,7 @@ def is_of_the_storage(error: Exception) -> bool:
 
 
 def read_file(path: str, size: int | None = None) -> bytes:
-    """Read a file that is expected to be a picture or its text.
+    """Read a file that is expected to be an image or its text.
 
     Args:
       size: its bytes, where a listing told; a store need not be asked again.

@@ -11,7 +11,7 @@ from miro_jax.data.sources.images import BadImage
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One picture with its captions, not decoded.
+    """One image with its captions, not decoded.
 
     key: its name inside the source. image: the encoded file, or what reads it, or None.
     caption: or None. synthetic: {"long": text, "short": text}, or empty.
@@ -58,7 +58,7 @@ def damage(piece_id: str, cause: str, detail: str) -> Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Texts that tables give in place of those beside the pictures; see `captions`.
+    """Texts that tables give in place of those beside the images; see `captions`.
 
     captions: by any of a sample's names. synthetic: (short, long), by the first.
     """
@@ -223,7 +223,7 @@ def expected_samples(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Pictures with captions in numbered pieces, which do not depend on who reads them.
+    """Images with captions in numbered pieces, which do not depend on who reads them.
 
     spec: the text that named it. facts: JSON values that its samples depend on besides the pieces:
     kind, options, digests of the tables.

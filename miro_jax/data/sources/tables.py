@@ -1,6 +1,6 @@
-"""Tables of pictures and captions that users bring: CSV, TSV, JSONL or parquet, read row by row.
+"""Tables of images and captions that users bring: CSV, TSV, JSONL or parquet, read row by row.
 
-A table names a picture in each row and may give its caption. Text is UTF-8, with or without a byte
+A table names an image in each row and may give its caption. Text is UTF-8, with or without a byte
 order mark; a field of CSV or TSV that holds the separator, a quote or a line break stands in
 quotes, and quotes inside are doubled. A table that breaks these rules is refused as a whole, with
 the line: a quote that is never closed would else swallow the rest of it. A `.json` file is the

@@ -35,12 +35,12 @@ class _Open:
 
     @property
     def image(self) -> archive.Member | None:
-        """The member that is the picture; if there are several, the first kind of the list."""
+        """The member that is the image; if there are several, the first kind of the list."""
         return next((self.members[e] for e in IMAGE_EXTENSIONS if e in self.members), None)
 
     @property
     def parts(self) -> set[str]:
-        """What it has of a picture, a txt and a json."""
+        """What it has of an image, a txt and a json."""
         return ({"picture"} if self.image else set()) | ({"txt", "json"} & set(self.members))
 
 
@@ -156,7 +156,7 @@ def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
 
 
 def _names(path: str, name: str, group: _Open) -> tuple[str, ...]:
-    """Return what a table may call a sample: by its key or its picture's file, in the archive."""
+    """Return what a table may call a sample: by its key or its image's file, in the archive."""
     whole = reading.absolute(path)
     inside = [group.key] if group.image is None else [group.key, group.image.name]
     return tuple(before + one for before in ("", f"{name}/", f"{whole}/") for one in inside)

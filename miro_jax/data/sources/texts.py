@@ -1,4 +1,4 @@
-"""Captions of a sample from what stands beside its picture: the rules, in one place.
+"""Captions of a sample from what stands beside its image: the rules, in one place.
 
     caption   KEY.txt, else `caption` of KEY.json
     long      `synthetic_caption` of KEY.json, else the caption
@@ -61,7 +61,7 @@ def check(caption: str) -> tuple[str, str]:
 
 
 def encodable(text: str) -> bool:
-    """Tell whether UTF-8 can hold a text; JSON can also write halves of characters."""
+    """Return whether UTF-8 can hold a text; JSON can also write halves of characters."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

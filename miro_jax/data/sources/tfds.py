@@ -4,7 +4,7 @@
                             features.json           what an example holds
                             NAME-train.array_record-00000-of-00010
 
-A piece is a shard. The picture is the feature of that kind, the caption the first of its texts.
+A piece is a shard. The image is the feature of that kind, the caption the first of its texts.
 """
 
 import functools
@@ -104,7 +104,7 @@ def _leaves(feature: dict, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str | None]:
-    """Return the names of the features that hold picture and caption."""
+    """Return the names of the features that hold image and caption."""
     images = [name for name, kind in features.items() if kind == "image"]
     texts = [name for name, kind in features.items() if kind == "text"]
     image = spec.options.get("image") or ("image" if "image" in images else None)
@@ -112,7 +112,7 @@ def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str
         image = images[0]
     if image not in images:
         raise ValueError(
-            f"{folder} must have a feature that is the picture; its pictures are "
+            f"{folder} must have a feature that is the image; its images are "
             f"{', '.join(images) or 'none'}, asked for is {image!r}. Name one with ?image=NAME."
         )
     asked = spec.options.get("caption")

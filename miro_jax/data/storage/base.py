@@ -24,7 +24,7 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def exists(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether there is such a file."""
 
     @abc.abstractmethod
     def size(self, name: str) -> int:
@@ -40,7 +40,7 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def is_used(self, inside: str) -> bool:
-        """Tell whether a folder below holds anything but scratch."""
+        """Return whether a folder below holds anything but scratch."""
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes:
