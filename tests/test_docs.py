@@ -1,0 +1,54 @@
+"""Guides and README: every file and anchor they point at is there."""
+
+import itertools
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+MADE_BY_A_RUN = {"docs/images/levels.png"}  # drawn by the base run; the README has its command
+
+
+def anchor(title):
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files_and_headings(page):
+    text = page.read_text("utf-8")
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, part = target.partition("#")
+        if "://" in target or (path and (page.parent / path).exists() and not part):
+            continue
+        goal = (page.parent / path).resolve() if path else page
+        if goal.is_relative_to(ROOT) and goal.relative_to(ROOT).as_posix() in MADE_BY_A_RUN:
+            continue
+        titles = re.findall(r"^#+ (.*)$", goal.read_text("utf-8"), re.M) if goal.is_file() else []
+        if part not in map(anchor, titles):
+            wrong.append(target)
+    assert not wrong
+
+
+def files_of_the_way():
+    """The README's full list, braces written out."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    listed = re.search(r"from tar shard to report.*?:(.*?)\n\n", text, re.S)[1]
+    for word in re.findall(r"`([^`]+\.py)`", listed):
+        parts = [p.split(",") for p in re.split(r"[{}]", word)]
+        yield from map("".join, itertools.product(*parts))
+
+
+def test_one_image_passes_at_most_25_files():
+    files = list(files_of_the_way())
+    assert 10 < len(files) == len(set(files)) <= 25
+    missing = [name for name in files if not (ROOT / "miro_jax" / name).is_file()]
+    assert not missing
+
+
+def test_the_short_way_has_at_most_ten_files():
+    text = (ROOT / "README.md").read_text("utf-8")
+    numbers = re.findall(r"^(\d+)\. \[[\w/.]+\]\(miro_jax/", text, re.M)
+    assert numbers == [str(n) for n in range(1, len(numbers) + 1)] and 0 < len(numbers) <= 10
