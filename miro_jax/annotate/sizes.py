@@ -56,15 +56,15 @@ def find(name: str) -> NetworkCard | None:
     return _ENCODERS.get(name) or card_of(name)
 
 
-def size_of_reward(name: str, place: str | None, dtype: str | None, given: Work) -> Size | None:
+def size_of_reward(name: str, weights: str | None, dtype: str | None, given: Work) -> Size | None:
     """Return the size of a published reward, None for any other.
 
     Args:
-      name: as it was asked for. place: of its weights, None for the published ones.
+      name: of the reward. weights: folder or hub id, None for the published ones.
       dtype: of its network.
     """
     card = card_of(name)
-    return None if card is None else _size(name, card, place, dtype, given)
+    return None if card is None else _size(name, card, weights, dtype, given)
 
 
 def size_of_encoder(
@@ -89,8 +89,10 @@ def size_of_encoder(
     return _size(card.name, card, arguments.get("weights"), arguments.get("dtype"), given)
 
 
-def _size(name: str, card: NetworkCard, place: str | None, dtype: str | None, given: Work) -> Size:
-    count = None if place is None else card.count_parameters(place)
+def _size(
+    name: str, card: NetworkCard, weights: str | None, dtype: str | None, given: Work
+) -> Size:
+    count = None if weights is None else card.count_parameters(weights)
     number = card.parameters if count is None else count
     share = number / card.parameters  # what was counted costs little where the model is small
     size, batch = number * _BYTES[dtype], padded_rows(given.batch, given.data) // given.data
@@ -103,22 +105,22 @@ def _size(name: str, card: NetworkCard, place: str | None, dtype: str | None, gi
         resident, work = size * cut / given.data, work * (1 + 1 / given.model) / 2
         work += _GATHERED * size * cut if given.data > 1 else 0
     gflop = card.image_gflop + sum(part * card.text.gflop(words) for words, part in given.captions)
-    repository = card.repository(place)
+    repository = card.repository(weights)
     fetch = None if repository.is_here(card.stem) else str(repository)
     return Size(name, number, count is not None, fetch, resident, work, gflop * share)
 
 
-def check_folder(name: str, place: str) -> None:
-    """Raise ValueError where a folder that is given for a model holds no weights of it.
+def check_folder(name: str, weights: str) -> None:
+    """Raise ValueError if the folder given for a model holds no weights of it.
 
     Raises:
-      FileNotFoundError: the place is neither a folder nor a hub id.
+      FileNotFoundError: it is neither a folder nor a hub id.
     """
     if card := find(name):
-        card.check_folder(place)
+        card.check_folder(weights)
 
 
-def require_weights(name: str, place: str | None) -> None:
+def require_weights(name: str, weights: str | None) -> None:
     """Raise OSError where the weights of a published model cannot be had; see `weights.hub`."""
     if card := find(name):
-        card.require_weights(place)
+        card.require_weights(weights)

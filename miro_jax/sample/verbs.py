@@ -161,7 +161,9 @@ class Best:
     """The candidates of each prompt, of which `sample.best` keeps the best."""
 
     reward: str = option(
-        positional=True, metavar="REWARD", help=f"the judge, one of {', '.join(REWARD_NAMES)}"
+        positional=True,
+        metavar="REWARD",
+        help=f"the judge, one of {', '.join(REWARD_NAMES)}; or FILE.py:Class",
     )
     candidates: int = option(
         16, at_least=1, metavar="N", help="images of each prompt, 1 to 128 in the paper"
