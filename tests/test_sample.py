@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import base as configs
-from miro_jax import sample
+from miro_jax import __version__, sample
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import locked
 from miro_jax.sample import draw, folder, request, sheets
@@ -377,3 +377,24 @@ def test_every_image_of_a_manifest_has_a_file_and_a_prompt_and_other_files_stand
     assert all(entry["prompt"] for entry in manifest["images"])
     assert manifest["files"] == ["grid.png"]
     assert {p.name for p in tmp_path.glob("*.png")} == {*files, *manifest["files"]}
+
+
+def test_a_request_has_the_digest_that_earlier_versions_wrote():
+    """Recorded from version 0.1: a folder begun then is resumed only while these are equal."""
+    asked = sample.ask(NAMES, ["a", "b"], 5, 7)
+    facts = asked.describe("images", Images().sheet(asked).images)
+    assert facts == {
+        "guidance_interval": (0.0, 1.0),
+        "guidance_scale": 7.0,
+        "images_per_prompt": 5,
+        "miro_jax": __version__,
+        "negative_prompt": "empty",
+        "negative_targets": {},
+        "num_steps": 50,
+        "pictures_sha256": "9e59466ee71e1b92dff77c1500bd945317cefb3d82976d7975cc407316312b1e",
+        "prompts": ["a", "b"],
+        "seed": 7,
+        "solver": "euler",
+        "targets": {},
+        "verb": "images",
+    }

@@ -59,11 +59,7 @@ def tradeoff_strip(
 
 
 def sweep_strip(
-    pipe: Any,
-    prompts: str | Sequence[str],
-    reward: str,
-    levels: int = Sweep.levels,
-    **request: Any,
+    pipe: Any, prompts: str | Sequence[str], reward: str, levels: int = Sweep.levels, **request: Any
 ) -> np.ndarray:
     """Draw prompts with one reward requested at rising levels.
 

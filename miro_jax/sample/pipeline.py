@@ -139,9 +139,8 @@ class MiroPipeline:
           noise: [P * num_images, h, w, C] float32 in place of drawn noise.
 
         Returns:
-          P * num_images images, those of a prompt side by side: a list of PIL images, or
-          [P * num_images, H, W, 3] uint8, or [P * num_images, h, w, C] float32 latents on the
-          network's scale.
+          P * num_images images, those of a prompt side by side: a list of PIL images, or an array
+          [.., H, W, 3] uint8, or [.., h, w, C] float32 latents on the network's scale.
 
         Raises:
           ValueError: an unknown reward, solver or output type, a number outside of its range, a

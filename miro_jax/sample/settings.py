@@ -5,6 +5,7 @@ are the flags that every verb of the command has besides. Importing this module 
 """
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ DTYPES = ("float32", "bfloat16")
 CHECKPOINT = "nicolas-dufour/miro"
 MOST_SEEDS = 1 << 32
 WHAT, HOW, MODEL, WHERE = "what to draw", "how to sample", "with which model", "where to"
+_how, _model = functools.partial(option, group=HOW), functools.partial(option, group=MODEL)
 RUN = "the run's"  # a run of this package is sampled as its own config says
 
 
@@ -53,23 +55,21 @@ class Settings:
       ValueError: an unknown solver, fewer than one step, a scale that is not finite, no interval.
     """
 
-    guidance_scale: float = option(
-        7.0, group=HOW, metavar="W", unset=RUN, help="v+ + W (v+ - v-); 0 is no guidance"
+    guidance_scale: float = _how(
+        7.0, metavar="W", unset=RUN, help="v+ + W (v+ - v-); 0 is no guidance"
     )
-    guidance_interval: tuple[float, float] = option(
+    guidance_interval: tuple[float, float] = _how(
         (0.0, 1.0),
-        group=HOW,
         metavar="LOW,HIGH",
         parse=_parse_interval,
         help="times at which guidance acts, 1 is noise, 0 is data",
     )
-    num_steps: int = option(
-        50, at_least=1, flag="steps", group=HOW, metavar="N", unset=RUN, help="of the solver"
+    num_steps: int = _how(
+        50, at_least=1, flag="steps", metavar="N", unset=RUN, help="of the solver"
     )
-    solver: str = option("euler", choices=SOLVERS, group=HOW, unset=RUN, help="integrator")
-    negative_prompt: str = option(
+    solver: str = _how("euler", choices=SOLVERS, unset=RUN, help="integrator")
+    negative_prompt: str = _how(
         "empty",
-        group=HOW,
         metavar="TEXT",
         unset=RUN,
         help="of the negative branch: empty, same (as the prompt), or a text",
@@ -108,34 +108,27 @@ class Options:
         help='a prompt a line; or FILE.jsonl with {"prompt": ..., "targets": {...}, '
         '"negative_targets": {...}, "seed": ...} a line',
     )
-    checkpoint: str = option(
+    checkpoint: str = _model(
         CHECKPOINT,
-        group=MODEL,
         metavar="DIR_OR_ID",
         help="a run's folder, a folder in the released layout, or a hub id",
     )
-    variant: str | None = option(
-        None, group=MODEL, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"
+    variant: str | None = _model(
+        None, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"
     )
-    revision: str | None = option(
-        None, group=MODEL, metavar="NAME", help="branch, tag or commit on the hub"
+    revision: str | None = _model(None, metavar="NAME", help="branch, tag or commit on the hub")
+    text_encoder: str | None = _model(
+        None, metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)"
     )
-    text_encoder: str | None = option(
-        None, group=MODEL, metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)"
+    vae: str | None = _model(
+        None, metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)"
     )
-    vae: str | None = option(
-        None, group=MODEL, metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)"
+    dtype: str | None = _model(
+        None, choices=DTYPES, help="of the network (default: float32 on a CPU, else bfloat16)"
     )
-    dtype: str | None = option(
-        None,
-        choices=DTYPES,
-        group=MODEL,
-        help="of the network (default: float32 on a CPU, else bfloat16)",
-    )
-    batch_size: int | None = option(
+    batch_size: int | None = _model(
         None,
         at_least=1,
-        group=MODEL,
         metavar="N",
         help="images at a time, over all devices (default: 1 a device on a CPU, else 8)",
     )

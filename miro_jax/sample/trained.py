@@ -39,7 +39,7 @@ class Trained:
       config: sizes of the network.
       image_encoder: see `miro_jax.pretrained.encoders`.
       make_caption_encoder: makes the other one, which may hold billions of parameters.
-      reward_names: what the network is told, in the order of its reward tokens.
+      reward_names: conditioning rewards, in the order of the reward tokens.
       mesh: where the weights are.
       empty_tokens: [N, E] float32 of the empty prompt; None where the caption encoder makes them.
       name: which weights these are, for manifests.
@@ -61,7 +61,7 @@ class Trained:
 
     @functools.cached_property
     def caption_encoder(self) -> Any:
-        """The encoder of captions, made when it is first asked for."""
+        """The encoder of captions, made when it is first used."""
         return self.make_caption_encoder()
 
 
@@ -269,7 +269,7 @@ def _subfolder(folder: Path, variant: str | None) -> str:
 
 
 def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:
-    """Build the encoders that a release names, or the published ones; captions' when asked for."""
+    """Build the encoders that a release names, or the published ones; that of captions later."""
     named = release.settings.get(official.OURS, {}).get("encoders")
     if named:
         make_captions = functools.partial(build_caption_encoder, **named["caption"])
