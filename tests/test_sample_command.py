@@ -228,7 +228,11 @@ print(command.main(["--help"]), command.main(["--prompt=a", "--steps=0"]), "jax"
         (["sweep", "beauty"], ["sweep", "beauty", "--levels=3"], "levels is 5 there, 3 here"),
         (["isolate"], ["isolate", "--rewards=count"], 'rewards is .*"colors". there, ."count".'),
         (["loop"], ["loop", "--frames=5"], "frames is 36 there, 5 here"),
-        (["--prompts-file=a.jsonl"], ["--prompts-file=b.jsonl"], "of_prompts.0.targets.beauty is 0.25 there, 0.5 here"),
+        (
+            ["--prompts-file=a.jsonl"],
+            ["--prompts-file=b.jsonl"],
+            "of_prompts.0.targets.beauty is 0.25 there, 0.5 here",
+        ),
     ],
 )
 def test_another_command_in_a_folder_is_refused_by_what_differs(
