@@ -100,7 +100,7 @@ def test_a_reward_named_with_its_version_goes_by_its_short_name():
     for check in (components.validate, sample.validate, evaluate.validate):
         check(config)
     assert components.build_components(config).reward_names == ("clip", "hpsv2")
-    components.check_told(config, {components.TOLD: list(names)})
+    components.check_conditioning(config, {components.CONDITIONED_ON: list(names)})
     with pytest.raises(
         ValueError, match="one version of each reward; got .'hpsv2@2.1', 'hpsv2@2.0"
     ):
