@@ -114,7 +114,7 @@ def test_processes_of_jax_share_the_pieces(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]
     status, out, err = run_main([*arguments, "--rewards=beauty", "--distributed"], capsys)
-    assert status == 0 and started and "worker 1 of 2 (as asked)" in err
+    assert status == 0 and started and "worker 1 of 2 (as requested)" in err
     assert out.startswith("published: all 1 pieces of this worker; when all 3 are, finish")
     assert (tmp_path / "out" / "shard-00001.array_record").exists()
 

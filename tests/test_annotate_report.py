@@ -74,7 +74,7 @@ def test_a_source_that_is_gone_leaves_the_page_without_pictures(tmp_path, monkey
 
     monkeypatch.setattr(extremes, "read_samples", gone)
     call(paths, tmp_path / "out")
-    assert "No pictures: the source cannot be read again (gone)." in read_page(tmp_path / "out")
+    assert "No images: the source cannot be read again (gone)." in read_page(tmp_path / "out")
 
 
 def test_a_large_set_is_searched_in_evenly_spread_pieces():
@@ -113,7 +113,7 @@ def test_a_source_that_became_shorter_has_no_pictures(tmp_path, monkeypatch):
 
     monkeypatch.setattr("miro_jax.annotate.stage.merge", shorter)
     call(paths, tmp_path / "out", [Brightness()])
-    assert "No pictures: the source cannot be read again (p0.tar has fewer" in read_page(
+    assert "No images: the source cannot be read again (p0.tar has fewer" in read_page(
         tmp_path / "out"
     )
 

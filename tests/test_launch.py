@@ -158,7 +158,7 @@ def test_the_slurm_array_ends_in_a_command_that_is_accepted(machine, source):
     assert "pieces: 6, of which this worker does 2" in done.stdout
     again = machine | slurm | {"SOURCE": source, "WORKERS": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
     done = run("annotate-slurm.sh", again)
-    assert "worker 1 of 3 (as asked)" in done.stderr and "does 2" in done.stdout
+    assert "worker 1 of 3 (as requested)" in done.stderr and "does 2" in done.stdout
     merged = run(
         "annotate-slurm.sh", machine | {"SOURCE": source, "SLURM_ARRAY_TASK_ID": ""}, "--merge"
     )
@@ -175,7 +175,7 @@ def test_each_host_of_a_slice_takes_its_own_pieces(machine, source):
     variables = machine | {"SOURCE": source, "NAME": "miro", "ZONE": "z"}
     done = run("tpu-annotate.sh", variables, "--max-failure-rate=0.02")
     assert done.returncode == 0, done.stderr
-    assert "worker 2 of 4 (as asked)" in done.stderr
+    assert "worker 2 of 4 (as requested)" in done.stderr
     assert "pieces: 6, of which this worker does 1" in done.stdout
     log = pathlib.Path(machine["LOG"]).read_text()
     assert log.startswith("compute\ntpus\ntpu-vm\nssh\nmiro\n--zone=z\n--worker=all\n")

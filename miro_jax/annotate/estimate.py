@@ -35,7 +35,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a few pieces say about all. samples: in all pieces, about. usable: share of them.
+    """An estimate from a few pieces. samples: in all pieces, about. usable: share of them.
 
     synthetic: share of the usable ones. words, synthetic_words: mean of the captions. causes: why
     others cannot be used -> their share and the first of them.
@@ -96,7 +96,7 @@ def _facts(piece: Piece) -> Iterator[_Facts]:
 
 
 def _whole(piece: Piece, begin: list[_Facts]) -> int:
-    """Tell how many samples a piece has, from its beginning or all of it."""
+    """Return how many samples a piece has, from its beginning or all of it."""
     if len(begin) <= _SAMPLES_READ or not piece.num_bytes:
         return len(begin)
     read = sum(one.num_bytes + _TAR_BYTES for one in begin)
@@ -132,7 +132,7 @@ def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[S
     """Return the sizes of the networks of each group that is to run.
 
     Args:
-        data, model: devices along the axes of the mesh.
+      data, model: devices along the axes of the mesh.
     """
     toolbox = job.toolbox
     own, synthetic = (seen.words, 1.0), (seen.synthetic_words, seen.synthetic)
@@ -140,7 +140,7 @@ def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[S
     second = [(seen.synthetic_words, 1.0)] if seen.synthetic else []
     rewards = sizes.Work(job.settings.batch_size, data, model, (own, *second))
     encoders = sizes.Work(job.settings.batch_size, data, model, (own, synthetic))
-    found = {}
+    sizes_of = {}
     for group in job.groups:
         some = [
             sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rewards)
@@ -155,18 +155,18 @@ def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[S
                 some.append(dataclasses.replace(both[0], work=work, gflop=gflop))
         if CAPTIONS in group.members and isinstance(toolbox.caption_encoder, Mapping):
             some.append(sizes.size_of_encoder(toolbox.caption_encoder, encoders))
-        found[group.name] = _without_copies([one for one in some if one is not None], toolbox)
-    return found
+        sizes_of[group.name] = _without_copies([one for one in some if one is not None], toolbox)
+    return sizes_of
 
 
-def _without_copies(found: list[Size], toolbox: Toolbox) -> list[Size]:
+def _without_copies(models: list[Size], toolbox: Toolbox) -> list[Size]:
     """Count a vision tower that two rewards share once."""
-    names = {one.name for one in found}
+    names = {one.name for one in models}
     shared = {"aesthetic", "openai_clip"}
     if not shared <= names or len({toolbox.weights.get(name) for name in shared}) > 1:
-        return found
+        return models
     return [
-        dataclasses.replace(one, resident=0.0) if one.name == "aesthetic" else one for one in found
+        dataclasses.replace(one, resident=0.0) if one.name == "aesthetic" else one for one in models
     ]
 
 
@@ -174,8 +174,8 @@ def _probe(job: Job) -> tuple[dict[str, float], float | None]:
     """Run the models over the first samples of a piece, and throw the result away.
 
     Returns:
-        Images a second of each set of groups that are loaded together, compilation not counted;
-        and the memory of a device in GiB, where it is known.
+      Images a second of each set of groups that are loaded together, compilation not counted;
+      and the memory of a device in GiB, where it is known.
     """
     sets = [(group,) for group in job.groups] if job.settings.one_by_one else [job.groups]
     rates = {}
@@ -255,10 +255,10 @@ def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
     parts = total * waiting / len(job.source.pieces)
     lines.append(f"  {'parts of unfinished pieces, of this worker':56} {_bytes(parts):>12}")
     if isinstance(job.folder, LocalFolder):
-        place = job.folder.path.absolute()
-        there = next(path for path in (place, *place.parents) if path.exists())
+        root = job.folder.path.absolute()
+        there = next(path for path in (root, *root.parents) if path.exists())
         free = shutil.disk_usage(Path(there)).free
-        done = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        done = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         fits = "fits" if total + parts < free + done else "DOES NOT FIT"
         already = f", {_bytes(done)} are there already" if done else ""
         lines.append(f"  free on {there}: {_bytes(free)}{already}: {fits}")
@@ -281,8 +281,8 @@ def _memory_lines(
     lines = [f"memory of {devices} ({data} x {model}), batches of {job.settings.batch_size}:"]
     sizes = model_sizes(job, seen, data, model)
     missing: list[str] = []
-    for group, found in sizes.items():
-        for one in found:
+    for group, models in sizes.items():
+        for one in models:
             missing += [one.fetch] if one.fetch and one.fetch not in missing else []
             source = "" if one.counted else ", as published"
             label, millions = f"{group}: {one.name}", one.parameters / 1e6
@@ -290,7 +290,7 @@ def _memory_lines(
                 f"  {label:30} {millions:9,.1f} M parameters{source}: "
                 f"{one.resident / _GIB:.2f} GiB, at work {one.work / _GIB:.2f} GiB more"
             )
-    if not any(one.resident for found in sizes.values() for one in found):
+    if not any(one.resident for models in sizes.values() for one in models):
         return [*lines, "  no model has a network"]
     if missing:
         lines.append(f"  fetched from the hub at the start: {', '.join(missing)}")
@@ -324,8 +324,8 @@ def _memory_lines(
 
 def _peak(sizes: Mapping[str, Sequence[Size]], one_by_one: bool) -> float:
     """Return the bytes of a device that groups of models need, one by one or all together."""
-    resident = [sum(one.resident for one in found) for found in sizes.values()]
-    work = [max((one.work for one in found), default=0.0) for found in sizes.values()]
+    resident = [sum(one.resident for one in models) for models in sizes.values()]
+    work = [max((one.work for one in models), default=0.0) for models in sizes.values()]
     if one_by_one:
         return max(map(sum, zip(resident, work, strict=True)))
     return sum(resident) + max(work)
@@ -335,7 +335,7 @@ def mesh_of(job: Job, devices: int) -> tuple[int, int]:
     """Return how many devices lie along `data` and `model`.
 
     Raises:
-        ValueError: `model` does not divide them.
+      ValueError: `model` does not divide them.
     """
     data, model = job.toolbox.mesh
     if data is None and devices % model:
@@ -346,8 +346,8 @@ def mesh_of(job: Job, devices: int) -> tuple[int, int]:
 def _time_lines(
     job: Job, seen: Look, records: float, share: float, rates: Mapping[str, float]
 ) -> list[str]:
-    found = model_sizes(job, seen, 1, 1)
-    gflop = sum(one.gflop for some in found.values() for one in some)
+    sizes = model_sizes(job, seen, 1, 1)
+    gflop = sum(one.gflop for models in sizes.values() for one in models)
     lines = ["work: no model has a network"]
     if gflop:
         lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]

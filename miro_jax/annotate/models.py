@@ -42,7 +42,7 @@ Prepared = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]] | ValueError
 class Loaded:
     """The models of a group, ready to work.
 
-    names: of the rewards as they were asked for. rewards: in the order of the record.
+    names: of the rewards as they were requested. rewards: in the order of the record.
     image_encoders: none, one, or two of the same weights, the second for 512 pixels.
     caption_encoder: or None. size: pixels a side of the square that the image encoder and rewards
     without a preprocessing of their own are given; None: these take images as they are.
@@ -55,7 +55,7 @@ class Loaded:
     size: int | None
 
     def facts(self) -> dict[str, Any]:
-        """Return JSON values that say which models these are; takes a while: files are digested."""
+        """Return JSON values about which models these are; takes a while: files are digested."""
         facts: dict[str, Any] = {
             "rewards": {
                 name: {
@@ -75,10 +75,10 @@ class Loaded:
         return facts
 
     def prepare(self, image: np.ndarray) -> Prepared:
-        """Bring a picture [H, W, 3] uint8 into the shapes that the models take.
+        """Bring an image [H, W, 3] uint8 into the shapes that the models take.
 
         Raises:
-            ValueError: one of them does not take it.
+          ValueError: one of them does not take it.
         """
         prepared = base.prepare_image([r for r in self.rewards if not _as_it_is(r)], image)
         if any(map(_as_it_is, self.rewards)):
@@ -144,38 +144,38 @@ class Toolbox:
     def check_width(self, configuration: Mapping[str, Any]) -> None:
         """Raise ValueError where the caption tokens of a complete set are of another width."""
         given = self.caption_encoder
-        asked, made = isinstance(given, Mapping) and given.get("width"), configuration
-        if asked and asked != made["caption_width"]:
+        width, made = isinstance(given, Mapping) and given.get("width"), configuration
+        if width and width != made["caption_width"]:
             raise ValueError(
                 f"The records are complete, with caption tokens of width {made['caption_width']}; "
-                f"asked for is {asked}."
+                f"requested is {width}."
             )
 
     def check_weights(self, configuration: Mapping[str, Any]) -> None:
         """Compare the folders of weights that are given with what a complete set was made with.
 
         Raises:
-            ValueError: they hold other weights.
-            OSError: they cannot be read.
+          ValueError: they hold other weights.
+          OSError: they cannot be read.
         """
         made = [configuration["towers"][identity] for identity in configuration["rewards"]]
         towers = dict(zip(self.names, made, strict=True))
-        for name, place in self.weights.items():
-            repository, model = hub.open(place), sizes.find(name)
+        for name, url in self.weights.items():
+            repository, model = hub.open(url), sizes.find(name)
             if model is None or not repository.is_local:
                 continue
             if repository.digest(model.stem)[:12] not in towers[name]:
-                raise _other_weights(name, place, towers[name])
+                raise _other_weights(name, url, towers[name])
         for kind, build in (
             ("image_encoder", build_image_encoder),
             ("caption_encoder", build_caption_encoder),
         ):
             given = getattr(self, kind)
-            place = given.get("weights") if isinstance(given, Mapping) else None
-            if place and hub.open(place).is_local:
+            url = given.get("weights") if isinstance(given, Mapping) else None
+            if url and hub.open(url).is_local:
                 identity = self._probe(build, given).identity
                 if identity != configuration[kind]:
-                    raise _other_weights(kind, place, configuration[kind])
+                    raise _other_weights(kind, url, configuration[kind])
 
     def make_mesh(self, groups: Sequence[Group]) -> jax.sharding.Mesh | None:
         """Lay out the devices of this process, for groups that hold any network."""
@@ -187,7 +187,7 @@ class Toolbox:
         """Load the models of a group.
 
         Raises:
-            OSError, ValueError: a file is missing, or weights do not fit.
+          OSError, ValueError: a file is missing, or weights do not fit.
         """
         wanted = [
             reward
@@ -195,7 +195,7 @@ class Toolbox:
             if name in group.members
         ]
         names = [r for r in wanted if isinstance(r, str)]
-        weights = {name: place for name, place in self.weights.items() if name in names}
+        weights = {name: url for name, url in self.weights.items() if name in names}
         built = load_rewards(names, weights=weights, dtype=self.dtype, mesh=mesh)
         known = dict(zip(names, built, strict=True))
         images = ()
@@ -206,8 +206,8 @@ class Toolbox:
         if CAPTIONS in group.members:
             captions = _build(build_caption_encoder, self.caption_encoder, mesh)
         rewards = tuple(known[r] if isinstance(r, str) else r for r in wanted)
-        asked = tuple(name for name in self.names if name in group.members)
-        return Loaded(asked, rewards, images, captions, self.image_size)
+        requested = tuple(name for name in self.names if name in group.members)
+        return Loaded(requested, rewards, images, captions, self.image_size)
 
     def require_weights(self, groups: Sequence[Group]) -> None:
         """Raise OSError unless the weights of all models of groups can be had."""
@@ -244,9 +244,9 @@ class Toolbox:
         return build(**{**given, **width})
 
 
-def _other_weights(name: str, place: str, tower: str) -> ValueError:
+def _other_weights(name: str, url: str, tower: str) -> ValueError:
     return ValueError(
-        f"The records are complete and were made with {tower} for {name}; {place} holds other "
+        f"The records are complete and were made with {tower} for {name}; {url} holds other "
         "weights. Name another folder for the records, or those weights."
     )
 
@@ -257,5 +257,5 @@ def _build(build, given, mesh):
     if given["name"] not in PUBLISHED:
         return build(**given)
     encoder = build(**given, mesh=mesh)
-    encoder.load()  # what does not fit should be told before anything is kept
+    encoder.load()  # what does not fit must show before anything is stored
     return encoder

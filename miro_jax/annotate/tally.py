@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Sequence
 
-# Before so many samples a rate says little, and a run should not end over its first bad pictures.
+# Before so many samples a rate means little, and a run should not end over its first bad images.
 MIN_SAMPLES = 1000
 
 
@@ -15,8 +15,8 @@ class Tally:
     """Counts what became of the samples.
 
     Args:
-        max_failure_rate: share of samples in [0, 1] that may fail.
-        remedy: what to do when more do, a sentence.
+      max_failure_rate: share of samples in [0, 1] that may fail.
+      remedy: what to do when more do, a sentence.
     """
 
     def __init__(self, max_failure_rate: float, remedy: str):
@@ -36,7 +36,7 @@ class Tally:
         self._first += failures[: 3 - len(self._first)]
 
     def lose(self, samples: int, about: str) -> None:
-        """Count samples that damage has swallowed, with what to say of them."""
+        """Count samples that damage has swallowed, with a description of them."""
         self._lost, self._about_lost = samples, about
 
     def check(self, min_samples: int = 0) -> None:

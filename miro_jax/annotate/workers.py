@@ -1,4 +1,4 @@
-"""Which pieces a worker takes: told by the command line, or by the scheduler that started it.
+"""Which pieces a worker takes: by the command line, or by the scheduler that started it.
 
 Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. Schedulers
 are asked in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the number of workers
@@ -31,33 +31,33 @@ def choose(
     """Find out which pieces are this worker's.
 
     Args:
-        num_pieces: of the source.
-        environment: variables of the process.
-        pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all"; None
-            asks the environment.
-        worker_index: from 0. num_workers: alone, it completes what the environment says.
+      num_pieces: of the source.
+      environment: variables of the process.
+      pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all"; None
+          asks the environment.
+      worker_index: from 0. num_workers: alone, it completes the environment.
 
     Raises:
-        ValueError: a number is out of its range, or one of two is missing.
+      ValueError: a number is out of its range, or one of two is missing.
     """
     if pieces is not None and (worker_index, num_workers) != (None, None):
         raise ValueError("pieces and a worker's index or number must not both be given.")
     if pieces == ALL:
-        return Share(tuple(range(num_pieces)), "all pieces, as asked")
+        return Share(tuple(range(num_pieces)), "all pieces, as requested")
     if pieces is not None:
-        return Share(parse_pieces(pieces, num_pieces), f"pieces {pieces}, as asked")
+        return Share(parse_pieces(pieces, num_pieces), f"pieces {pieces}, as requested")
     if worker_index is not None:
-        found = (worker_index, num_workers, "as asked")
+        share = (worker_index, num_workers, "as requested")
     else:
-        found = _scheduled(environment, num_workers)
-    if found is None and num_workers is not None:
+        share = _scheduled(environment, num_workers)
+    if share is None and num_workers is not None:
         raise ValueError(
             f"--num-workers must come with a worker's index; got {num_workers} alone. Give "
             "--worker-index, or let the scheduler set one of the variables that are known."
         )
-    if found is None:
+    if share is None:
         return Share(tuple(range(num_pieces)), f"all pieces: {num_pieces:,}")
-    index, count, why = found
+    index, count, why = share
     if count is None:
         raise ValueError(
             f"The number of workers must be known where there is an index ({why}); got none. Give "
@@ -72,7 +72,7 @@ def parse_pieces(text: str, num_pieces: int) -> tuple[int, ...]:
     """Read numbers and ranges, as "0-9,17".
 
     Raises:
-        ValueError: it is no such text, or a piece is not there.
+      ValueError: it is no such text, or a piece is not there.
     """
     numbers: list[int] = []
     for item in text.split(","):
@@ -91,7 +91,7 @@ def parse_pieces(text: str, num_pieces: int) -> tuple[int, ...]:
 def _scheduled(
     environment: Mapping[str, str], num_workers: int | None
 ) -> tuple[int, int | None, str] | None:
-    """Return index, number of workers and who says so."""
+    """Return index, number of workers and where they come from."""
 
     def number(name):
         text = environment.get(name, "")

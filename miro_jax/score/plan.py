@@ -106,15 +106,7 @@ def plan(settings: Settings) -> TableJob:
         toolbox=toolbox,
         groups=select_groups(toolbox.groups, settings.stages),
         folder=open_folder(home / f"{name}.parts"),
-        claim=Claim(
-            home,
-            manifest=f"{name}.summary.json",
-            partial=f"{name}.parts/{PARTIAL_NAME}",
-            request_of=_request_of,
-            scratch=f"{name}.parts",
-            subject=home / name,
-            remedy="Give another --out, or delete it.",
-        ),
+        claim=_make_claim(home, name),
         request=json.loads(to_json(request)),
         digests={piece: facts["digest"] for piece, facts in sign(source.pieces).items()},
         # An image without a caption is of use where a reward needs none.
@@ -126,6 +118,18 @@ def plan(settings: Settings) -> TableJob:
     )
     _check_output(job)
     return job
+
+
+def _make_claim(home: Folder, name: str) -> Claim:
+    return Claim(
+        home,
+        manifest=f"{name}.summary.json",
+        partial=f"{name}.parts/{PARTIAL_NAME}",
+        request_of=_request_of,
+        scratch=f"{name}.parts",
+        subject=home / name,
+        remedy="Give another --out, or delete it.",
+    )
 
 
 def _open_out(out: str | os.PathLike) -> tuple[Folder, str]:
