@@ -1,9 +1,9 @@
 """Which pieces a worker takes: by the command line, or by the scheduler that started it.
 
-Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. Schedulers
-are asked in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the number of workers
-in NUM_WORKERS), a Slurm array (SLURM_ARRAY_TASK_ID and its COUNT, MIN and STEP), the hosts of a TPU
-slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
+Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. The variables
+of schedulers are read in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the
+number of workers in NUM_WORKERS), a Slurm array (SLURM_ARRAY_TASK_ID and its COUNT, MIN and STEP),
+the hosts of a TPU slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ def choose(
     worker_index: int | None = None,
     num_workers: int | None = None,
 ) -> Share:
-    """Find out which pieces are this worker's.
+    """Return which pieces are this worker's.
 
     Args:
       num_pieces: of the source.
       environment: variables of the process.
       pieces: numbers and ranges as "3", "0-9" or "0-9,17", both ends included; or "all"; None
-          asks the environment.
+        reads the environment.
       worker_index: from 0. num_workers: alone, it completes the environment.
 
     Raises:
