@@ -1,7 +1,7 @@
 """Which pieces a worker takes: by the command line, or by the scheduler that started it.
 
-Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. The variables
-of schedulers are read in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the
+Worker i of n takes the pieces i, i + n, i + 2 n, ...: the result does not depend on n. Variables of
+schedulers are read in this order: a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with the
 number of workers in NUM_WORKERS), a Slurm array (SLURM_ARRAY_TASK_ID and its COUNT, MIN and STEP),
 the hosts of a TPU slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
 """

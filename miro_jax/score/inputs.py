@@ -149,13 +149,12 @@ class _RowReader:
     """Reads runs of rows; runs that follow each other in one pass over the table."""
 
     def __init__(self, table: Table):
-        self._table, self._rows, self._next = table, iter(()), 0
-        self._is_open = False
+        self._table, self._next = table, table.count + 1  # as after a pass
 
     def samples(self, start: int, count: int) -> Iterator[Sample]:
         """Yield the samples of `count` rows from row `start` on."""
-        if not self._is_open or start < self._next:
-            self._rows, self._next, self._is_open = self._table.rows(), 0, True
+        if start < self._next:
+            self._rows, self._next = self._table.rows(), 0
         skipped, self._next = start - self._next, start
         for row in itertools.islice(self._rows, skipped, skipped + count):
             self._next += 1

@@ -13,6 +13,7 @@ Letters: N rows, R rewards.
 
 import contextlib
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -130,23 +131,13 @@ def check_table(path: Path, keys: Iterable[str]) -> None:
     Raises:
       Damaged: it has other rows.
     """
-    count = 0
-    for written, key in _pairs(_read_keys(path), keys):
+    # No key is None, which stands for a row that is missing on one side.
+    pairs = itertools.zip_longest(_read_keys(path), keys)
+    for number, (written, key) in enumerate(pairs):
         if written != key:
             raise Damaged(
-                f"row {count} of the table {path.name} must be of {key!r}; it is of {written!r}."
+                f"row {number} of the table {path.name} must be of {key!r}; it is of {written!r}."
             )
-        count += 1
-
-
-_END = None  # no key is None
-
-
-def _pairs(written: Iterator[str], keys: Iterable[str]) -> Iterator[tuple[str | None, str | None]]:
-    for key in keys:
-        yield next(written, _END), key
-    if (more := next(written, _END)) is not _END:
-        yield more, _END
 
 
 def _read_keys(path: Path) -> Iterator[str]:
