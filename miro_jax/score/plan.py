@@ -47,7 +47,7 @@ class TableJob(Job):
     @property
     def out(self) -> str:
         """The table, for messages."""
-        return self.home / self.name
+        return _place(self.home, self.name)
 
     @property
     def is_complete(self) -> bool:
@@ -120,6 +120,10 @@ def plan(settings: Settings) -> TableJob:
     return job
 
 
+def _place(home: Folder, name: str) -> str:
+    return name if str(home) == "." else home / name
+
+
 def _make_claim(home: Folder, name: str) -> Claim:
     return Claim(
         home,
@@ -127,7 +131,7 @@ def _make_claim(home: Folder, name: str) -> Claim:
         partial=f"{name}.parts/{PARTIAL_NAME}",
         request_of=_request_of,
         scratch=f"{name}.parts",
-        subject=home / name,
+        subject=_place(home, name),
         remedy="Give another --out, or delete it.",
     )
 
