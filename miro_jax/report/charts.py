@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 from markupsafe import Markup
 
@@ -134,7 +135,7 @@ class Chart:
     def points(
         self,
         xs: Sequence[float],
-        values: Sequence[Mapping[str, float]],
+        values: Sequence[Mapping[str, Any]],
         kind: str,
         titles: Sequence[str],
         shift: float = 0.0,

@@ -4,12 +4,14 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
-from miro_jax.report.results import RESULTS, Result
+from miro_jax.report.results import Result
 from miro_jax.rewards.names import short_name
+
+R = TypeVar("R", bound=Result)
 
 EVALUATIONS = "evaluation.json"
 
@@ -31,10 +33,10 @@ class Facts:
     metrics: list[dict[str, float]]
     evaluation: dict[str, Any]
 
-    def result(self, name: str) -> Result | None:
-        """Return the result of an evaluator; None if it did not run."""
-        values = self.evaluation.get("results", {}).get(name)
-        return None if values is None else RESULTS[name].from_json(values)
+    def result(self, kind: type[R]) -> R | None:
+        """Return the result of an evaluator, such as `Dials`; None if it did not run."""
+        values = self.evaluation.get("results", {}).get(kind.evaluator)
+        return None if values is None else kind.from_json(values)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps and values of one metric."""

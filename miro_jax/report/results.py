@@ -6,7 +6,7 @@ that a result does not know are ignored.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 from miro_jax.report.statistics import Mean, Share
 
@@ -16,7 +16,9 @@ _ROUNDING = 1e-9  # ranks of five levels that make 0.9 give 0.8999999999999998
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The result of one evaluator."""
+    """The result of the evaluator `evaluator`."""
+
+    evaluator: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -37,6 +39,7 @@ class Gallery(Result):
     names in the folder of the evaluation.
     """
 
+    evaluator: ClassVar[str] = "gallery"
     prompts: list[str]
     levels: list[float]
     guidance_scale: float
@@ -57,6 +60,7 @@ class GenEvalRow(TypedDict):
 class GenEval(Result):
     """Shares of images that show what their prompt describes, by category."""
 
+    evaluator: ClassVar[str] = "geneval"
     images_per_prompt: int
     rows: list[GenEvalRow]
 
@@ -75,6 +79,7 @@ class RewardScores(Result):
     num_images: of a row. training: reward -> mean and std.
     """
 
+    evaluator: ClassVar[str] = "reward_scores"
     num_images: int
     rows: list[RewardRow]
     training: dict[str, dict[str, float]]
@@ -116,6 +121,7 @@ class Dials(Result):
     asked_levels: [L], requested. images_per_level: N of each dial.
     """
 
+    evaluator: ClassVar[str] = "dials"
     asked_levels: list[float]
     images_per_level: int
     dials: dict[str, Dial]
@@ -148,6 +154,7 @@ class Conflict(Result):
     missing. not_measured: why there is nothing else.
     """
 
+    evaluator: ClassVar[str] = "conflict"
     chased: str = ""
     asked_levels: list[float] = dataclasses.field(default_factory=list)
     images_per_level: int = 0
@@ -155,12 +162,3 @@ class Conflict(Result):
     others_asked: Way | None = None
     others_not_asked: Way | None = None
     not_measured: str = ""
-
-
-RESULTS: dict[str, type[Result]] = {
-    "gallery": Gallery,
-    "geneval": GenEval,
-    "reward_scores": RewardScores,
-    "dials": Dials,
-    "conflict": Conflict,
-}

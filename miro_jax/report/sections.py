@@ -18,7 +18,7 @@ from miro_jax.report.charts import (
 )
 from miro_jax.report.facts import Facts, in_order
 from miro_jax.report.page import Tile, count_images, percent
-from miro_jax.report.results import Conflict, Dials, RewardScores
+from miro_jax.report.results import Conflict, Dials, Gallery, GenEval, RewardScores
 
 SECTIONS = {
     "pictures": "Pictures",
@@ -48,7 +48,8 @@ _CURVES = {
 
 def values(facts: Facts) -> dict[str, Any]:
     """Return what `templates/run.html` reads."""
-    scores, dials, conflict = (facts.result(n) for n in ("reward_scores", "dials", "conflict"))
+    scores, dials = facts.result(RewardScores), facts.result(Dials)
+    conflict = facts.result(Conflict)
     name = facts.folder.resolve().name
     return {
         "title": f"miro_jax run: {name}",
@@ -57,8 +58,8 @@ def values(facts: Facts) -> dict[str, Any]:
         "sections": {k: v for k, v in SECTIONS.items() if facts.is_shapes or k not in OF_SHAPES},
         "facts": facts,
         "tiles": headline(facts),
-        "gallery": facts.result("gallery"),
-        "geneval": facts.result("geneval"),
+        "gallery": facts.result(Gallery),
+        "geneval": facts.result(GenEval),
         "categories": _categories(facts),
         "scores": scores,
         "score_names": in_order(scores.training, facts.rewards) if scores else [],
@@ -76,17 +77,17 @@ def values(facts: Facts) -> dict[str, Any]:
 def headline(facts: Facts) -> list[Tile]:
     """Return the few numbers that matter most."""
     tiles = []
-    if table := facts.result("geneval"):
+    if table := facts.result(GenEval):
         first, last = table.rows[0]["overall"], table.rows[-1]["overall"]
         note = f"{percent(last['low'])} to {percent(last['high'])}"
         if len(table.rows) > 1:
             note += f"; without guidance {percent(first['accuracy'])}"
         tiles.append(Tile(percent(last["accuracy"]), "of images show what was requested", note))
-    if (dials := facts.result("dials")) and dials.dials:
+    if (dials := facts.result(Dials)) and dials.dials:
         count = f"{len(dials.rising)} of {len(dials.dials)}"
         note = "rank correlation 0.9 or more, and beyond chance"
         tiles.append(Tile(count, "dials rise when turned up", note))
-    if scores := facts.result("reward_scores"):
+    if scores := facts.result(RewardScores):
         count = f"{len(scores.above_training)} of {len(scores.training)}"
         tiles.append(Tile(count, "rewards above the training data", "all targets at 1"))
     _, errors = facts.series("mse")
@@ -99,7 +100,7 @@ def headline(facts: Facts) -> list[Tile]:
 
 def _categories(facts: Facts) -> list[str]:
     """Return the categories of the GenEval table in the order of the config."""
-    table = facts.result("geneval")
+    table = facts.result(GenEval)
     names = table.rows[0]["categories"] if table else ()
     return in_order(names, facts.config["evaluate"]["categories"])
 
