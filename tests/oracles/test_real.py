@@ -134,8 +134,11 @@ def test_the_page_shows_the_pictures_of_the_source(workdir):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"encoder.caption.max_tokens": 12}, "caption_encoder there .*-max16.*asked .*-max12"),
-        ({"annotate.dtype": "bfloat16"}, "dtype there .float32., asked .bfloat16."),
+        (
+            {"encoder.caption.max_tokens": 12},
+            "caption_encoder is .*-max16.* there, .*-max12",
+        ),
+        ({"annotate.dtype": "bfloat16"}, "dtype is .float32. there, .bfloat16. here"),
         ({"weights.pick_score": "changed"}, "with clip-.* for pick_score; .* holds other weights"),
         ({"weights.image_encoder": "changed"}, "for image_encoder; .* holds other weights"),
         ({"weights.vqa": "empty"}, "given for vqa must hold its weights"),

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from miro_jax import score as stage
 from miro_jax.pretrained.networks import clip_keys
 from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import load_reward
-from miro_jax.score import command
 from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
@@ -76,7 +76,7 @@ def scored(inputs, weights, tmp_path_factory):
     loads, load = [], clip_keys.load_vision
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_keys, "load_vision", lambda *a, **k: loads.append(1) or load(*a, **k))
-        assert command.main(arguments(inputs, weights, out)) == 0
+        assert stage.main(arguments(inputs, weights, out)) == 0
     assert len(loads) == 2  # three rewards share one tower, HPSv2's file is another
     return columns(out)
 
@@ -95,13 +95,13 @@ def test_scores_equal_those_of_the_rewards_alone(inputs, weights, scored):
 @pytest.mark.parametrize("mesh", ["1x1", "4x2"])
 def test_scores_agree_on_every_mesh(inputs, weights, scored, tmp_path, mesh):
     out = tmp_path / "scores.jsonl"
-    assert command.main(arguments(inputs, weights, out, f"--mesh={mesh}")) == 0
+    assert stage.main(arguments(inputs, weights, out, f"--mesh={mesh}")) == 0
     np.testing.assert_allclose(columns(out), scored, rtol=1e-5, atol=1e-5)
 
 
 def test_stored_scores_are_those_of_records(inputs, weights, scored, tmp_path):
     out = tmp_path / "scores.csv"
-    assert command.main(arguments(inputs, weights, out, "--stored")) == 0
+    assert stage.main(arguments(inputs, weights, out, "--stored")) == 0
     np.testing.assert_allclose(columns(out), scored * [0.1, 0.01, 0.01, 1], rtol=1e-6)
 
 
@@ -112,7 +112,7 @@ def test_a_picture_that_fails_changes_no_bit_of_another_score(inputs, weights, s
         (tmp_path / "in" / path.name).write_bytes(data)
     (tmp_path / "captions.csv").write_bytes((inputs / "captions.csv").read_bytes())
     out = tmp_path / "scores.parquet"
-    assert command.main(arguments(tmp_path, weights, out)) == 0
+    assert stage.main(arguments(tmp_path, weights, out)) == 0
     np.testing.assert_array_equal(columns(out), scored[[0, 4, 5, 6]])
 
 
