@@ -27,14 +27,14 @@ def base() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of initialisation, data order, training noise
 
-    # What the pictures are. "shapes" makes its own tar shards; "tar:PATTERN", "folder:DIR",
+    # Where the images come from. "shapes" makes its own tar shards; "tar:PATTERN", "folder:DIR",
     # "table:FILE" and "tfds:NAME@DIR" read yours, see docs/annotate.md.
     c.source = ConfigDict()
     c.source.spec = "shapes"
     c.source.shapes = ConfigDict()
     c.source.shapes.num_images = 8_000
     c.source.shapes.images_per_shard = 1_000
-    c.source.shapes.size = 24  # pixels, side of the square picture
+    c.source.shapes.size = 24  # pixels, side of the square image
     c.source.shapes.categories = (  # (GenEval category, weight)
         ("single_object", 1.0),
         ("colors", 3.0),
@@ -43,14 +43,14 @@ def base() -> ConfigDict:
         ("position", 0.0),
         ("color_attr", 0.0),
     )
-    c.source.shapes.wrong_caption_fraction = 0.3  # mean over pictures; rises with beauty
+    c.source.shapes.wrong_caption_fraction = 0.3  # mean over images; rises with beauty
     c.source.shapes.seed = 0
 
-    # How a picture and a caption become numbers.
+    # How an image and a caption become image latents and caption tokens.
     c.encoder = ConfigDict()
     c.encoder.image = ConfigDict()
     c.encoder.image.name = "pixels"
-    c.encoder.image.size = 24  # pixels; pictures are cropped square and resized to it
+    c.encoder.image.size = 24  # pixels; images are cropped square and resized to it
     c.encoder.caption = ConfigDict()
     c.encoder.caption.name = "words"
     c.encoder.caption.width = 64
@@ -84,7 +84,7 @@ def base() -> ConfigDict:
     c.data.records = ""  # folder of an annotated set; empty = WORKDIR/records
     # Share of steps that use the synthetic caption, with its scores.
     c.data.synthetic_caption_prob = 0.5
-    c.data.train_rewards = REWARDS  # what the network is told; a subset of rewards, () = baseline
+    c.data.train_rewards = REWARDS  # conditioning rewards; a subset of rewards, () = baseline
     c.data.read_threads = 2
     c.data.prefetch_batches = 8
 
@@ -105,9 +105,9 @@ def base() -> ConfigDict:
     c.model.rin.mlp_multiplier = 2
     c.model.rin.mlp_multiple = 32
     # The release starts its tables at 0.02, where positions and latent tokens hardly differ; they
-    # grow over 100,000 steps. A run of a thousand steps needs them told apart from the start.
+    # grow over 100,000 steps. A run of a thousand steps needs different rows from the start.
     c.model.rin.table_std = 1.0
-    c.model.rin.sigma = 0.5  # deviation of the data that preconditioning assumes
+    c.model.rin.sigma = 0.5  # standard deviation of the data that preconditioning assumes
     c.model.rin.log_variance_features = 32
     c.model.rin.remat = False  # recompute blocks in the backward pass
 
@@ -148,7 +148,7 @@ def base() -> ConfigDict:
     c.sample.num_steps = 16
     c.sample.guidance_scale = 1.0  # 0 = none
     c.sample.negative = "empty"  # or "same", or a text: the prompt of the negative branch
-    c.sample.targets = ""  # "beauty=0.6,colors=1"; rewards not named get 1; "none" = not asked
+    c.sample.targets = ""  # "beauty=0.6,colors=1"; rewards not named get 1; "none" = not requested
     c.sample.negative_targets = ""  # the same; rewards not named get 0
     c.sample.prompts = ("a red circle", "a blue square", "a green triangle", "a yellow circle")
     c.sample.images_per_prompt = 4
@@ -256,7 +256,7 @@ def baseline(c: ConfigDict) -> None:
 
 
 def of_single_rewards(rewards) -> dict:
-    """For each reward, make a variant that tells it alone and one that leaves it out."""
+    """Return two variants for each reward: conditioned on it alone, and on all but it."""
 
     def only(name):
         def apply(c):
@@ -266,12 +266,12 @@ def of_single_rewards(rewards) -> dict:
 
     def without(name):
         def apply(c):
-            c.data.train_rewards = tuple(told for told in c.data.train_rewards if told != name)
+            c.data.train_rewards = tuple(other for other in c.data.train_rewards if other != name)
 
         return apply
 
-    found = {f"only_{name}": only(name) for name in rewards}
-    return found | {f"no_{name}": without(name) for name in rewards}
+    variants = {f"only_{name}": only(name) for name in rewards}
+    return variants | {f"no_{name}": without(name) for name in rewards}
 
 
 VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline, **of_single_rewards(REWARDS)}

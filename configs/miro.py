@@ -1,4 +1,4 @@
-"""MIRO as the paper trains it (Dufour et al. 2025, arXiv 2510.25897), on records of real pictures.
+"""MIRO as the paper trains it (Dufour et al. 2025, arXiv 2510.25897), on records of photographs.
 
     python -m miro_jax.main --config=configs/miro.py --workdir=runs/miro --stage=annotate \\
         --config.source.spec='tar:/data/cc12m/*.tar?synthetic=/data/captions.tsv'

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Annotate with a Slurm array: each task takes its own pieces; a task that was killed is queued again
-# and goes on at its last chunk.
+# and resumes at its last batch.
 #
 #   SOURCE='tar:/data/cc12m/*.tar' OUT=/data/records sbatch --array=0-63 launch/annotate-slurm.sh
 #
