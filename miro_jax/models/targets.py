@@ -34,9 +34,10 @@ def to_levels(
       TypeError: another kind of targets.
     """
     width = len(names)
-    if hasattr(targets, "shape"):
-        if targets.shape != (count, width):
-            raise ValueError(f"targets must be [{count}, {width}]; got {targets.shape}.")
+    shape = getattr(targets, "shape", None)
+    if shape is not None:
+        if tuple(shape) != (count, width):
+            raise ValueError(f"targets must be [{count}, {width}]; got {tuple(shape)}.")
         levels = np.asarray(targets, np.float32)
         wrong = levels[(levels < 0) | (levels > 1)]
         if wrong.size:

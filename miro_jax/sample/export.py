@@ -1,6 +1,6 @@
 """Stage: a run of this package -> a folder in the released layout, which other programs load.
 
-    python -m miro_jax.sample.export --workdir=runs/mine --out=exported
+    miro-jax export --workdir=runs/mine --out=exported
 
 The averaged weights of the newest checkpoint become `model.safetensors`; `config.json` also names
 the encoders, so that `MiroPipeline.from_pretrained` of the folder needs nothing else.
@@ -61,10 +61,10 @@ def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = Parser(
-        prog=f"python -m {NAME}",
+        prog="miro-jax export",
         description="Write a run's averaged weights in the released layout: config.json, "
         "model.safetensors, uncond_embedding.npy.",
-        epilog="example: python -m miro_jax.sample.export --workdir=runs/mine --out=exported",
+        epilog="example: miro-jax export --workdir=runs/mine --out=exported",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")

@@ -12,11 +12,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from miro_jax import models
 from miro_jax.cli import build
 from miro_jax.cli.build import Config
 from miro_jax.data.records.bins import Bins
-from miro_jax.models import sharding
+from miro_jax.models import rin, sharding
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards.names import REWARD_NAMES, short_name
@@ -135,7 +134,7 @@ class Components:
     reward_names: tuple[str, ...]
     mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef
-    network_config: models.RINConfig
+    network_config: rin.RINConfig
     optimizer: Any
     schedule: Any
     init: Any
@@ -158,7 +157,7 @@ def build_components(config: Config) -> Components:
     )
 
     def build_model(rngs: nnx.Rngs) -> nnx.Module:
-        return models.build(*sizes, rngs=rngs)
+        return rin.build(*sizes, rngs=rngs)
 
     with sharding.use_mesh(mesh):
         optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
@@ -177,7 +176,7 @@ def build_components(config: Config) -> Components:
         reward_names=tuple(map(short_name, config.data.train_rewards)),
         mesh=mesh,
         graphdef=graphdef,
-        network_config=models.rin_config(*sizes),
+        network_config=rin.rin_config(*sizes),
         optimizer=optimizer,
         schedule=schedule,
         init=init,

@@ -20,6 +20,7 @@ the storage itself. `Sample.read()` is for the threads that decode.
 """
 
 import os
+from typing import Any
 
 from miro_jax.data.sources import folder, parquet, tar, tfds
 from miro_jax.data.sources.captions import index_captions, index_synthetic
@@ -62,7 +63,7 @@ def open_source(text: str) -> Source:
       FileNotFoundError: there is no such thing.
     """
     spec = parse(text)
-    facts = {"kind": spec.kind, **spec.options}
+    facts: dict[str, Any] = {"kind": spec.kind, **spec.options}
     captions = synthetic = None
     if "captions" in spec.options:
         table = open_table(spec.options["captions"])
