@@ -13,11 +13,10 @@ from pathlib import Path
 
 import ml_collections
 
+from miro_jax import sample
 from miro_jax.cli.exit import run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub
-from miro_jax.pretrained.weights.official import CONFIG, FIXED
-from miro_jax.sample import trained
 
 NAME = "miro_jax.export"
 
@@ -37,17 +36,17 @@ def export(workdir: Path | str, out: Path | str) -> Path:
     """
     settings = check_layout(workdir)
     encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
-    return trained.export(trained.load(workdir), out, encoders)
+    return sample.trained.export(sample.trained.load(workdir), out, encoders)
 
 
 def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
     """Return the config of a run whose network the released layout can hold; else ValueError."""
-    trained.peek(workdir)
-    settings = ml_collections.ConfigDict(hub.open(workdir).json(CONFIG))
+    sample.trained.peek(workdir)
+    settings = ml_collections.ConfigDict(hub.open(workdir).json("config.json"))
     sizes = settings.model.rin
     wrong = [
         f"config.model.rin.{key} must be {want}; got {sizes[key]}"
-        for key, want in FIXED.items()
+        for key, want in sample.trained.official.FIXED.items()
         if sizes[key] != want
     ]
     if wrong:
