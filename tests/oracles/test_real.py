@@ -124,6 +124,22 @@ def test_a_network_trains_and_samples_from_them(workdir):
     assert pictures and Image.open(pictures[0]).size >= (32, 32)
 
 
+# Captions longer than the network sees are cut in training, too.
+@pytest.mark.filterwarnings("ignore:A prompt has")
+def test_the_network_is_evaluated_on_captions_of_its_records(workdir, weights, source):
+    sizes = {"levels": (0.0, 1.0), "images_per_level": 2, "max_prompts": 2, "images_per_prompt": 1}
+    changes = [f"--config.evaluate.{name}={value!r}" for name, value in sizes.items()]
+    given = [*arguments(weights, source), *changes, f"--workdir={workdir}", "--stage=evaluate"]
+    with quick_compilation():
+        assert main.main(given) == 0
+    (entry,) = json.loads((workdir / "evaluation.json").read_text())
+    assert set(entry["results"]) == {"gallery", "reward_scores", "dials"}
+    assert entry["prompts"]["source"] == "captions of 2 training records"
+    assert list(entry["results"]["dials"]["cross"]["asked"]) == list(miro.REWARDS)
+    for name, training in entry["training"]["rewards"].items():
+        assert np.isfinite(training["mean"]) and training["std"] > 0, name
+
+
 def test_the_page_shows_the_pictures_of_the_source(workdir):
     page = (workdir / "records" / "report.html").read_text("utf-8")
     for name in miro.REWARDS:
