@@ -95,10 +95,9 @@ def load_rewards(
 
 def card_of(name: str) -> Card | None:
     """Return the card of a published reward, by name or identity; None for any other."""
-    if name in CARDS:
-        return CARDS[name]
-    cards = [card for card in CARDS.values() if card.name == short_name(name)]
-    return cards[0] if cards else None
+    if name in CARDS or is_own(name):
+        return CARDS.get(name)
+    return next((card for card in CARDS.values() if card.name == short_name(name)), None)
 
 
 def why_not_commercial(name: str) -> str:
@@ -167,6 +166,7 @@ def check_names(names: Sequence[str]) -> None:
                 f"got {name!r}.{hint}"
             )
     # Two versions of a published reward may stand side by side: their identities differ.
-    keys = [short_name(name) if any(map(is_own, names)) else name for name in names]
+    cards = [card_of(name) for name in names]
+    keys = [c.identity if c else short_name(n) for c, n in zip(cards, names, strict=True)]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"rewards must differ from each other; got {', '.join(names)}.")
+        raise ValueError(f"rewards must differ from each other; got {', '.join(keys)}.")
