@@ -5,7 +5,11 @@ import random
 import subprocess
 import sys
 
+import pytest
+
 from tests.annotating import contents, make_pieces
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 

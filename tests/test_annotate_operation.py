@@ -184,6 +184,7 @@ for trial in range(6):
 """
 
 
+@pytest.mark.slow
 def test_workers_that_do_all_the_same_at_once_all_succeed(pieces, whole, tmp_path):
     command = [sys.executable, "-c", RACE, ",".join(pieces), str(tmp_path / "race")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)

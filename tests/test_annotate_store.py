@@ -70,6 +70,7 @@ def test_a_store_gets_the_bytes_that_a_disk_gets(bucket, whole, monkeypatch):
     assert len(reads) == 6 * SHARDS
 
 
+@pytest.mark.slow
 def test_workers_in_a_store_killed_at_random_moments_end_like_an_uninterrupted_run(bucket, whole):
     rng, killed = random.Random(1), 0
     given = arguments(f"{bucket}/source", f"{bucket}/out")

@@ -43,6 +43,7 @@ def test_variant_is_valid_and_locked(file, variant):
 
 
 @pytest.mark.parametrize("file, variant", STRUCTURES.values())
+@pytest.mark.slow
 def test_variant_passes_the_shapes_of_its_state(file, variant):
     config = MODULES[file].get_config(variant)
     parts = components.build_components(config)

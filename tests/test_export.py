@@ -44,6 +44,7 @@ def run(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_an_exported_run_loads_with_the_same_weights_and_encoders(run, tmp_path, capsys):
     assert export.main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")

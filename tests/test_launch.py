@@ -150,6 +150,7 @@ def test_launchers_make_the_records_that_the_paper_s_configuration_trains_on(
     assert ours.one_by_one and theirs.one_by_one and ours.batch_size == theirs.batch_size
 
 
+@pytest.mark.slow
 def test_the_slurm_array_ends_in_a_command_that_is_accepted(machine, source):
     slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"}
     done = run("annotate-slurm.sh", machine | slurm | {"SOURCE": source})

@@ -14,6 +14,8 @@ from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

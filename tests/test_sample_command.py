@@ -307,6 +307,7 @@ def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, load
     assert {path: path.stat().st_mtime_ns for path in there} == there and len(entries("o")) == 6
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_to_the_same_bytes(launcher, checkpoint, tmp_path):
     """kill -9, against a process that nobody disturbed."""
     words = ("--prompt=a red circle", "--prompt=b", "--images=15", "--steps=40", "--batch-size=2")

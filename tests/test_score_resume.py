@@ -156,6 +156,7 @@ def run_killed(folder, captions, trials):
     return [line.split() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_output_ends_byte_identical(tmp_path):
     captions = make_shapes(tmp_path / "in", 28)
     (tmp_path / "in" / "007.png").write_bytes(b"bad")

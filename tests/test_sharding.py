@@ -28,6 +28,8 @@ from tests.networks import (
     small_mesh,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 ROWS = 8
 TOLERANCE = 1e-5

@@ -13,6 +13,8 @@ from miro_jax.train import step as step_lib
 from tests import training
 from tests.networks import quick_compilation, small_mesh
 
+pytestmark = pytest.mark.slow
+
 ROWS = 16
 PLAIN = step_lib.Recipe(
     time_mean=0.0,

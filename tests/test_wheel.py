@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 BUILT_FROM = ("setup.py", "pyproject.toml", "miro_jax", "configs")
 

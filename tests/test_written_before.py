@@ -92,6 +92,7 @@ def test_a_complete_set_is_left_as_it_is():
     }
 
 
+@pytest.mark.slow
 def test_training_resumes_where_it_stopped():
     """With the losses that the earlier revision reached; programs compiled differently round."""
     shutil.copy("run/metrics.jsonl", "metrics-before.jsonl")
@@ -110,6 +111,7 @@ def test_training_resumes_where_it_stopped():
     np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_images():
     os.rename("run/images", "images-before")
     assert main.main([*RUN, "--stage=sample"]) == 0
@@ -139,6 +141,7 @@ def test_the_page_of_a_run_is_rendered():
     check_page()
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated():
     (before,) = json.loads(pathlib.Path("run/evaluation.json").read_text())
     assert main.main([*RUN, "--stage=evaluate"]) == 0

@@ -1,10 +1,14 @@
 """What the plan of an annotation reports of weights that are there."""
 
+import pytest
+
 from miro_jax import annotate
 from miro_jax.annotate import estimate, sizes
 from miro_jax.annotate.plan import plan
 from miro_jax.data.shapes import world
 from tests.oracles import published
+
+pytestmark = pytest.mark.slow
 
 SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
 

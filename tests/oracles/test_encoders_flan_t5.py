@@ -19,6 +19,8 @@ from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import t5 as oracles
 from tests.oracles import t5_tokenizer
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     "a the two three red blue small old photo of painting oil cat dog house river in on under "
     "with Autumn Paris grass sunset portrait highly detailed cinematic light café naïve piñata, "

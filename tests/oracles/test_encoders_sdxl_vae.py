@@ -15,6 +15,8 @@ from miro_jax.pretrained.weights import hub
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import vae as oracle
 
+pytestmark = pytest.mark.slow
+
 # Four levels: 8 pixels a side for one of image latents, as SDXL's.
 TINY = {
     "block_out_channels": (4, 8, 8, 8),

@@ -10,6 +10,8 @@ from miro_jax.pretrained.weights.pickles import open_pickle
 from tests.networks import difference, quick_compilation
 from tests.oracles.blip import Oracle
 
+pytestmark = pytest.mark.slow
+
 # No two sizes are equal. Heads of the vision tower are 64 wide: nothing in the file tells.
 VISION = {
     "hidden_size": 128,

@@ -13,6 +13,8 @@ from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles.clip import Oracle, opened
 
+pytestmark = pytest.mark.slow
+
 # No two sizes are equal; the last rows and columns of a picture belong to no patch.
 CONFIG = {
     "projection_dim": 20,

@@ -12,6 +12,8 @@ from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import jina
 
+pytestmark = pytest.mark.slow
+
 # The last 10 rows and columns of a picture belong to no patch; int(48 * 2.6667) is 128.
 CONFIG = {
     "width": 48,

@@ -12,6 +12,8 @@ from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import t5 as oracles
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 
 

@@ -16,6 +16,8 @@ from miro_jax.pretrained.weights import hub, tensors
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles import vae as oracle
 
+pytestmark = pytest.mark.slow
+
 # Three levels of different widths, one resnet a level; groups of several channels.
 TINY = {
     "block_out_channels": (8, 16, 24),

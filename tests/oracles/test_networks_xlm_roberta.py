@@ -11,6 +11,8 @@ from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 from tests.oracles import jina
 
+pytestmark = pytest.mark.slow
+
 # No two sizes are equal; the base is small, so that places matter in short texts.
 KWARGS = {
     "hidden_size": 48,

@@ -3,10 +3,13 @@
 import pathlib
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 from traitlets.config import Config
 
 from tests.oracles import releases
+
+pytestmark = pytest.mark.slow
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "notebooks"
 PATIENCE = 600  # seconds until a cell counts as hanging, on the busiest machine

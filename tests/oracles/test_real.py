@@ -29,6 +29,8 @@ from miro_jax.rewards import load_rewards
 from tests.networks import quick_compilation
 from tests.oracles import published
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PICTURES = 20
 

@@ -16,6 +16,8 @@ from miro_jax.sample import trained
 from tests.networks import difference, paths, quick_compilation, small_mesh
 from tests.oracles import releases
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red fox in snow", "a robot"]
 SETTINGS = {"num_steps": 2, "seed": 3}
 

@@ -16,6 +16,8 @@ from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
 from tests.oracles.clip_rewards import CONFIG, HEAD, NUM_MERGES
 
+pytestmark = pytest.mark.slow
+
 HF_REWARDS = ("pick_score", "sci_score", "openai_clip")
 CAPTIONS = [
     "a red fox in the snow",

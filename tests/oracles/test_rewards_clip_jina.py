@@ -20,6 +20,8 @@ from tests.oracles import jina, jina_tokenizer
 from tests.oracles.jina import CONFIG
 from tests.oracles.jina_tokenizer import CORPUS, PIECES, WORDS
 
+pytestmark = pytest.mark.slow
+
 LONG = "a red fox in the snow, " * 300
 CAPTIONS = ["A red fox, in snow!", "", "Café 狗 naïve \U0001f98a", LONG, "A red fox, in snow!"]
 

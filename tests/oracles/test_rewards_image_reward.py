@@ -19,6 +19,8 @@ from miro_jax.rewards.contract import check_reward
 from tests.networks import quick_compilation, small_mesh
 from tests.oracles.blip import VISION, Oracle, vocabulary, wordpiece_ids
 
+pytestmark = pytest.mark.slow
+
 SYLLABLES = (
     "ka lo mi ré ñu ÄÖ sh tion ing 狗 猫 🦊 é́ ß Å ﬁ İ 'll - . , ! [SEP] [CLS] 3 17 \t \x07".split(
         " "

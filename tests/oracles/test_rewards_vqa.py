@@ -19,6 +19,8 @@ from tests.oracles import clip_flant5 as oracles
 from tests.oracles import t5, t5_tokenizer
 from tests.oracles.clip_flant5 import CAPTIONS, CORPUS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly():

@@ -28,6 +28,8 @@ from tests.networks import (
 )
 from tests.oracles.pairs import ODD, RELEASED, TINY, Pair, with_gaps
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 
 STAGES = (

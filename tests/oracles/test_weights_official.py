@@ -15,6 +15,8 @@ from tests.oracles.pairs import ODD, REWARDS, TINY, with_gaps
 from tests.oracles.release import Authors, save_release
 from tests.oracles.rin import Oracle
 
+pytestmark = pytest.mark.slow
+
 FOUR = resize(ODD, latent_shape=(12, 12, 4), num_rewards=4)
 
 
