@@ -26,7 +26,7 @@ def precise():
         yield
 
 
-pytestmark = pytest.mark.usefixtures("no_flush")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_flush")]
 
 
 @pytest.fixture(scope="module")
