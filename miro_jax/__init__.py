@@ -7,7 +7,5 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# Imported when first used: `miro-jax --help` needs neither.
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"sample.pipeline": ["MiroPipeline"], "rewards": ["load_reward"]}
-)
+# Listed in __init__.pyi and imported when first used: `miro-jax --help` needs neither.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

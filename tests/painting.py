@@ -12,7 +12,7 @@ from miro_jax.data.records.bins import fit_bins
 from miro_jax.data.shapes import captions, render, scene
 from miro_jax.evaluate.base import Inputs, Judges, Sampling, make_sampling
 from miro_jax.evaluate.prompts import make_prompts
-from miro_jax.evaluate.settings import EVALUATORS, Settings, choose
+from miro_jax.evaluate.settings import Settings, choose, evaluator_of
 from miro_jax.rewards import base
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
@@ -103,7 +103,7 @@ def inputs(config, folder, rewards=None):
 def build_all(config, folder, rewards=None):
     """All evaluators of a config of the shapes world."""
     given = inputs(config, folder, rewards)
-    return {name: EVALUATORS[name].build(given) for name in choose(config, True)}
+    return {name: evaluator_of(name).build(given) for name in choose(config, True)}
 
 
 def paint(prompt, index=0, size=32, **changes):

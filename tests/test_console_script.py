@@ -73,10 +73,7 @@ def test_the_package_is_the_script():
     assert done.stdout == __main__._help()
 
 
-QUICK = ("annotate", "train", "sample", "score", "weights", "export")
-
-
-@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in QUICK)])
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in __main__.VERBS)])
 def test_help_needs_no_jax(words):
     program = "import sys; from miro_jax.__main__ import main; status = main(sys.argv[1:]); "
     program += "print('jax' in sys.modules, status, file=sys.stderr)"

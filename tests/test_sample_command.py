@@ -1,5 +1,6 @@
 """The command line of sampling, with a tiny network from a folder in the released layout."""
 
+import errno
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -329,3 +331,19 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(launcher, checkpoint
     assert found == [0, -signal.SIGKILL, 0]
     assert contents(out) == contents(tmp_path / "whole")
     assert len(contents(out)) == 32
+
+
+def test_a_complete_folder_may_be_read_only(run, tmp_path, monkeypatch):
+    words = ["--prompt=a", "--steps=1", "--out=images"]
+    assert run(*words)[0] == 0
+    before = contents(tmp_path)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(folder, "locked", refuse)
+    assert run(*words)[0] == 0 and contents(tmp_path) == before
+    (tmp_path / "images" / "manifest.json").unlink()
+    status, _, err = run(*words)
+    assert status == 2 and "must be a folder that can be written" in err

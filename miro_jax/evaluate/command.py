@@ -5,21 +5,15 @@ for this evaluation. Arguments are checked before a device is touched.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import ml_collections
-from absl import flags as absl_flags
-from ml_collections import config_flags
 
+from miro_jax import evaluate
 from miro_jax.cli import exit as exits
-from miro_jax.cli import flags, run_folder
-from miro_jax.evaluate import run as stage
-from miro_jax.evaluate.base import EvaluatorFailed
+from miro_jax.cli import flags
 from miro_jax.evaluate.settings import Settings
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
@@ -38,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     advice = "give a smaller --batch-size."
-    return exits.run(NAME, lambda: _plan(words), _work, out_of_memory=advice)
+    return exits.run(
+        NAME,
+        lambda: _plan(words),
+        lambda planned: evaluate.run.run_here(*planned),
+        out_of_memory=advice,
+    )
 
 
 def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
@@ -50,56 +49,8 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     given = vars(parser.read([word for word in words if word not in overrides]))
     folder = Path(given.pop("folder")).expanduser()
-    config = read_config(folder)
+    config = evaluate.run_config.read_config(folder)
     config.evaluate.update({name: value for name, value in given.items() if value is not None})
-    config = _override(config, overrides)
-    stage.validate(config, run_folder.records_folder(config, folder))
+    config = evaluate.run_config.override(config, overrides)
+    evaluate.run.validate_run(config, folder)
     return config, folder
-
-
-def _work(planned: tuple[ml_collections.ConfigDict, Path]) -> None:
-    config, folder = planned
-    # The devices of this machine, whatever the run was trained on.
-    config.mesh.data, config.mesh.model = -1, 1
-    config.train.batch_size = config.sample.batch_size = jax.device_count()
-    try:
-        stage.run(config, folder)
-    except EvaluatorFailed as error:
-        if error.__cause__ is not None and exits.is_out_of_memory(error.__cause__):
-            raise error.__cause__ from error
-        raise
-
-
-def read_config(folder: Path) -> ml_collections.ConfigDict:
-    """Read the config of a run; options that its version did not have get their defaults.
-
-    Raises:
-      FileNotFoundError: the folder is not that of a run with checkpoints.
-    """
-    path = folder / run_folder.CONFIG
-    if not path.is_file() or not (folder / "checkpoints").is_dir():
-        raise FileNotFoundError(
-            f"RUN_FOLDER must be the folder of a run, with {run_folder.CONFIG} and checkpoints; "
-            f"got {folder}. Training writes it."
-        )
-    values = json.loads(path.read_text("utf-8"))
-    values["evaluate"] = dataclasses.asdict(Settings()) | values["evaluate"]
-    return ml_collections.ConfigDict(_with_tuples(values))
-
-
-def _with_tuples(value: Any) -> Any:
-    """Return JSON values with tuples in place of lists, as configs have them."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_collections.ConfigDict:
-    """Apply --config.KEY=VALUE; UsageError where a key is unknown or a value of another type."""
-    values, argv = absl_flags.FlagValues(), [NAME, *words]
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-    except (absl_flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise exits.UsageError(" ".join(str(error).split())) from error
-    return values.config

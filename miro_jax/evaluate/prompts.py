@@ -19,9 +19,10 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.record import decode_record
 from miro_jax.data.shapes import world
 from miro_jax.data.storage.files import to_json
+from miro_jax.evaluate.settings import AUTO
 from miro_jax.sample.request import read_prompts
 
-AUTO, SHAPES, CAPTIONS = "auto", "shapes", "captions"
+SHAPES, CAPTIONS = "shapes", "captions"
 log = logging.getLogger("miro_jax")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from miro_jax import report
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.exit import say
+from miro_jax.cli.exit import is_out_of_memory, say
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
@@ -29,7 +29,7 @@ from miro_jax.data.records.shards import read_scores
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate import base
 from miro_jax.evaluate.prompts import make_prompts
-from miro_jax.evaluate.settings import EVALUATORS, Settings, choose, trained_on_shapes, validate
+from miro_jax.evaluate.settings import Settings, choose, evaluator_of, trained_on_shapes, validate
 from miro_jax.report.facts import EVALUATIONS, read_facts
 from miro_jax.report.results import Result
 from miro_jax.report.sections import headline
@@ -38,6 +38,23 @@ from miro_jax.sample.trained import Trained, restore
 
 log = logging.getLogger("miro_jax")
 __all__ = ["run", "run_evaluators", "training_scores", "validate"]
+
+
+def validate_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Check the evaluation of a run's folder before a device is used; ValueError names the key."""
+    validate(config, run_folder.records_folder(config, workdir))
+
+
+def run_here(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Run on all devices of this machine, whatever the run was trained on; see `run`."""
+    config.mesh.data, config.mesh.model = -1, 1
+    config.train.batch_size = config.sample.batch_size = jax.device_count()
+    try:
+        run(config, workdir)
+    except base.EvaluatorFailed as error:
+        if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+            raise error.__cause__ from error
+        raise
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
@@ -73,7 +90,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     )
     begin = time.perf_counter()
     pipeline = MiroPipeline(trained, settings.batch_size)
-    evaluators = {name: EVALUATORS[name].build(inputs) for name in names}
+    evaluators = {name: evaluator_of(name).build(inputs) for name in names}
     results = run_evaluators(evaluators, pipeline, trained.step)
     entry = {
         "step": trained.step,

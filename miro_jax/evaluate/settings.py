@@ -7,23 +7,17 @@ from typing import Any
 
 import ml_collections
 
+from miro_jax import evaluate
 from miro_jax.cli import flags
 from miro_jax.cli.flags import option
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage import LocalFolder
-from miro_jax.evaluate import conflict, dials, gallery, geneval, prompts, reward_scores
-from miro_jax.evaluate.base import Evaluator
 from miro_jax.rewards.names import short_name
 
-EVALUATORS: dict[str, type[Evaluator]] = {
-    "gallery": gallery.Evaluator,
-    "geneval": geneval.Evaluator,
-    "reward_scores": reward_scores.Evaluator,
-    "dials": dials.Evaluator,
-    "conflict": conflict.Evaluator,
-}
-ALL = "all"
+# Modules of this package, each with a class `Evaluator`.
+EVALUATORS = ("gallery", "geneval", "reward_scores", "dials", "conflict")
+ALL, AUTO = "all", "auto"  # evaluators; prompts
 
 
 def _read_levels(text: str) -> tuple[float, ...]:
@@ -39,7 +33,7 @@ class Settings:
         help=f"{ALL}, those that can judge the run; or some of {', '.join(EVALUATORS)}",
     )
     prompts: str = option(
-        prompts.AUTO,
+        AUTO,
         help="shapes, prompts of the shapes world; captions, of the run's records; a file, one "
         "prompt a line or JSON lines; auto is shapes for a run trained on it, else captions",
     )
@@ -70,7 +64,7 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     settings = Settings(**config.evaluate)
     flags.check(settings, "config.evaluate.")
     check_names(settings.evaluators)
-    dials.check_levels(settings.levels)
+    evaluate.dials.check_levels(settings.levels)
     unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(
@@ -85,7 +79,12 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
             f"config.evaluate.conflict_reward must be one of config.rewards "
             f"{', '.join(known)}; got {settings.conflict_reward!r}."
         )
-    prompts.check(settings.prompts, is_shapes)
+    evaluate.prompts.check(settings.prompts, is_shapes)
+
+
+def evaluator_of(name: str) -> Any:
+    """Return the class of an evaluator, see `base.Evaluator`."""
+    return getattr(evaluate, name).Evaluator
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -111,8 +110,8 @@ def choose(config: ml_collections.ConfigDict, is_shapes: bool) -> list[str]:
     """
     names = config.evaluate.evaluators
     if tuple(names) == (ALL,):
-        return [n for n, evaluator in EVALUATORS.items() if is_shapes or not evaluator.shapes_only]
-    refused = [] if is_shapes else [name for name in names if EVALUATORS[name].shapes_only]
+        return [n for n in EVALUATORS if is_shapes or not evaluator_of(n).shapes_only]
+    refused = [] if is_shapes else [name for name in names if evaluator_of(name).shapes_only]
     if refused:
         source = config.data.records or config.source.spec or "other images"
         others = tuple(name for name in names if name not in refused)

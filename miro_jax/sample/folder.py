@@ -96,6 +96,9 @@ def open_folder(
     claim = _claim(path)
     if not replace:
         check_folder(path, request, names)
+        if (folder := Folder(claim, dict(request))).is_complete():  # perhaps shared and read-only
+            yield folder
+            return
     with locked(claim.folder.path):
         if replace:
             try:
@@ -127,8 +130,9 @@ def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[s
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
         os.listdir(existing)
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        if not (folder / MANIFEST_NAME).exists():  # a complete folder may be read-only
+            with tempfile.TemporaryFile(dir=existing):
+                pass
     except OSError as error:
         raise PermissionError(
             f"{path} must be a folder that can be written; got: {existing}: {error.strerror}. Name "
