@@ -97,7 +97,7 @@ def _is_of_sample(manifest: str) -> bool:
 
 
 def _open_folder(place: str, given: Tables) -> Source:
-    images = list(folder.list_pictures(place))
+    images = list(folder.list_images(place))
     digest = hashlib.sha256(b"".join(map(folder.facts_of, images))).hexdigest()
     pieces = folder.make_runs(place, images, IMAGES_PER_PIECE, given)
     return Source(place, {"kind": "folder", "images": len(images), "digest": digest}, pieces)

@@ -6,8 +6,8 @@ fill nearly equally.
 
 Equal scores share one bin, however many bins their mass spans: the bottom bin if they are the
 minimum, the top bin if they are the maximum, else the middle of the span. A constant reward gets
-the top bin: sampling asks for level 1 unless told otherwise, so 1 must be a level that training has
-seen. `fit_edges` builds this into the edges (an edge on a tied score is moved just above it where
+the top bin: 1 is the default target of sampling, so it must be a level that training has seen.
+`fit_edges` builds this into the edges (an edge on a tied score is moved just above it where
 the score belongs lower), hence looking a score up stays a plain search.
 
 Letters: N scores, R rewards, K bins.

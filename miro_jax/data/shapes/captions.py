@@ -28,7 +28,7 @@ _RELATION_HOLDS = 0.5  # cosine: within 60 degrees of the direction, as in GenEv
 
 @dataclasses.dataclass(frozen=True)
 class Phrase:
-    """Objects asked for by one noun: how many, of which colour (None: any), of which shape."""
+    """Objects named by one noun: how many, of which colour (None: any), of which shape."""
 
     count: int
     color: str | None
@@ -142,7 +142,7 @@ def holds(request: Request, things: Iterable) -> bool:
     relation needs two such things within 60 degrees of its direction. An empty request never holds.
 
     Args:
-      request: what is asked for.
+      request: what the prompt names.
       things: anything with the attributes shape, color, x and y: a scene's objects or a
         detector's findings.
     """

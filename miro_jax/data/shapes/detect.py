@@ -23,7 +23,7 @@ from miro_jax.data.shapes import scene as scenes
 _HUE_WIDTH = 25.0  # degrees at which the fit of a colour falls to 1 / e
 _PIXELS_AT_ONCE = 2**18  # bounds the memory
 _MAX_VARIANCE = 0.12  # the palest object in the strongest noise has 0.09
-_MIN_UNIT = 0.25  # pixels; no shape can be told in an image of fewer than 8
+_MIN_UNIT = 0.25  # pixels; shapes in an image of fewer than 8 look alike
 _ROUNDS = 3  # Gauss-Newton steps; triangles need the third
 _LOGISTIC = 1.702  # the logistic function of this times z is nearest to the normal one of z
 _PIXEL_VARIANCE = 1 / 12  # of a pixel's own width, in square pixels

@@ -228,12 +228,12 @@ def _archive(indices: Iterable[int], samples: Iterable[Sample], image_format: st
 
 def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
     """Return the members of a sample, by ending."""
-    picture = io.BytesIO()
+    file = io.BytesIO()
     image = Image.fromarray(sample.image)
     if image_format == "png":
-        image.save(picture, "PNG", compress_level=1)
+        image.save(file, "PNG", compress_level=1)
     else:
-        image.save(picture, "JPEG", quality=95, subsampling=0)
+        image.save(file, "JPEG", quality=95, subsampling=0)
     height, width = sample.image.shape[:2]
     facts = {
         "width": width,
@@ -245,7 +245,7 @@ def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
         "scene": dataclasses.asdict(sample.scene),
     }
     return {
-        image_format: picture.getvalue(),
+        image_format: file.getvalue(),
         "txt": sample.caption.encode(),
         "json": json.dumps(facts, sort_keys=True).encode(),
     }
@@ -283,9 +283,7 @@ def _check(size: int, wrong_caption_fraction: float, seed: int) -> None:
     if seed < 0:
         raise ValueError(f"seed must not be negative; got {seed}.")
     if size < 16:
-        raise ValueError(
-            f"size must be at least 16 pixels for shapes to be told apart; got {size}."
-        )
+        raise ValueError(f"size must be at least 16 pixels for shapes to differ; got {size}.")
     if not 0 <= wrong_caption_fraction <= 0.5:
         raise ValueError(
             f"wrong_caption_fraction must be in [0, 0.5]; got {wrong_caption_fraction}."

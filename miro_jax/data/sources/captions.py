@@ -21,7 +21,7 @@ from miro_jax.data.sources.texts import clean
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What a table says of an image. texts: as asked for. clash: where it also says another."""
+    """What a table says of an image. texts: as requested. clash: where it also says another."""
 
     texts: tuple[str | None, ...]
     clash: str

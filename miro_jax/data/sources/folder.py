@@ -21,7 +21,7 @@ from miro_jax.data.sources.texts import Texts, interpret
 FILES_PER_PIECE = 1000
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """An image's file, with the texts beside it; None where there is none."""
 
     name: str
@@ -38,26 +38,26 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    return make_runs(spec.place, list(list_pictures(spec.place)), length, tables)
+    return make_runs(spec.place, list(list_images(spec.place)), length, tables)
 
 
-def make_runs(place: str, pictures: Sequence[Picture], length: int, tables: Tables) -> list[Piece]:
+def make_runs(place: str, images: Sequence[ImageFile], length: int, tables: Tables) -> list[Piece]:
     """Return one piece for each run of so many images of a folder.
 
     Raises:
         FileNotFoundError: there is no image.
     """
-    if not pictures:
-        raise no_pictures(place)
+    if not images:
+        raise no_images(place)
     pieces = []
-    for number, begin in enumerate(range(0, len(pictures), length)):
-        run = tuple(pictures[begin : begin + length])
+    for number, begin in enumerate(range(0, len(images), length)):
+        run = tuple(images[begin : begin + length])
         pieces.append(
             Piece(
                 number,
                 f"files-{number:05d}",
                 len(run),
-                sum(max(picture.size, 0) for picture in run),
+                sum(max(image.size, 0) for image in run),
                 functools.partial(_run_samples, place, run),
                 functools.partial(_sign, run),
                 tables,
@@ -68,7 +68,7 @@ def make_runs(place: str, pictures: Sequence[Picture], length: int, tables: Tabl
     return pieces
 
 
-def no_pictures(folder: str) -> FileNotFoundError:
+def no_images(folder: str) -> FileNotFoundError:
     """Return the error that says so."""
     return FileNotFoundError(
         f"{folder} must hold images ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For tar "
@@ -76,7 +76,7 @@ def no_pictures(folder: str) -> FileNotFoundError:
     )
 
 
-def list_pictures(folder: str) -> Iterator[Picture]:
+def list_images(folder: str) -> Iterator[ImageFile]:
     """List the images below a folder, in order, a folder at a time.
 
     Raises:
@@ -92,56 +92,56 @@ def list_pictures(folder: str) -> Iterator[Picture]:
             stem, _, extension = name.rpartition(".")
             if stem and extension.lower() in IMAGE_EXTENSIONS:
                 beside = (texts.get((stem, kind)) for kind in ("txt", "json"))
-                yield Picture(prefix + name, size, *beside)
+                yield ImageFile(prefix + name, size, *beside)
 
 
-def facts_of(picture: Picture) -> bytes:
+def facts_of(image: ImageFile) -> bytes:
     """Return name and sizes; times differ after copying, and contents are not cheap."""
-    sizes = [picture.size, *(text and text.size for text in (picture.txt, picture.json))]
-    return b"\0".join([os.fsencode(picture.name), *map(str.encode, map(str, sizes))]) + b"\n"
+    sizes = [image.size, *(text and text.size for text in (image.txt, image.json))]
+    return b"\0".join([os.fsencode(image.name), *map(str.encode, map(str, sizes))]) + b"\n"
 
 
-def _sign(run: Iterable[Picture]) -> str:
+def _sign(run: Iterable[ImageFile]) -> str:
     return hashlib.sha256(b"".join(map(facts_of, run))).hexdigest()[:16]
 
 
-def _sign_again(folder: str, run: tuple[Picture, ...]) -> str:
+def _sign_again(folder: str, run: tuple[ImageFile, ...]) -> str:
     return _sign(reading.map_ahead(functools.partial(_listed_again, folder), run, folder))
 
 
-def _listed_again(folder: str, picture: Picture) -> Picture:
+def _listed_again(folder: str, image: ImageFile) -> ImageFile:
     """Return an image and the texts beside it with the sizes that they have now."""
-    beside = reading.join(folder, posixpath.dirname(picture.name))
+    beside = reading.join(folder, posixpath.dirname(image.name))
     texts = [
         text and listing.File(text.path, listing.size_now(reading.join(beside, text.path)))
-        for text in (picture.txt, picture.json)
+        for text in (image.txt, image.json)
     ]
-    size = listing.size_now(reading.join(folder, picture.name))
-    return Picture(picture.name, size, *texts)
+    size = listing.size_now(reading.join(folder, image.name))
+    return ImageFile(image.name, size, *texts)
 
 
-def _run_samples(folder: str, run: tuple[Picture, ...]) -> Iterator[Sample]:
+def _run_samples(folder: str, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
     yield from reading.map_ahead(functools.partial(make_sample, folder), run, folder)
 
 
-def make_sample(folder: str, picture: Picture) -> Sample:
+def make_sample(folder: str, image: ImageFile) -> Sample:
     """Read the texts beside an image; the image itself is read later."""
-    path, texts = reading.join(folder, picture.name), _texts(folder, picture)
+    path, texts = reading.join(folder, image.name), _texts(folder, image)
     return Sample(
-        key=reading.readable(picture.name),
-        image=functools.partial(reading.read_file, path, picture.size),
+        key=reading.readable(image.name),
+        image=functools.partial(reading.read_file, path, image.size),
         caption=texts.caption,
         synthetic=texts.synthetic,
         meta=texts.meta,
         problem=texts.problem,
         detail=texts.detail,
-        names=(picture.name, os.path.splitext(picture.name)[0], reading.absolute(path)),
+        names=(image.name, os.path.splitext(image.name)[0], reading.absolute(path)),
     )
 
 
-def _texts(folder: str, picture: Picture) -> Texts:
-    beside, contents = reading.join(folder, posixpath.dirname(picture.name)), []
-    for file, cause in ((picture.txt, "unreadable caption"), (picture.json, "unreadable json")):
+def _texts(folder: str, image: ImageFile) -> Texts:
+    beside, contents = reading.join(folder, posixpath.dirname(image.name)), []
+    for file, cause in ((image.txt, "unreadable caption"), (image.json, "unreadable json")):
         if file is None:
             contents.append(None)
             continue

@@ -131,7 +131,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     """Choose the columns of a table.
 
     Raises:
-      ValueError: there is none of images, or not the one asked for, or one of captions does not
+      ValueError: there is none of images, or not the requested one, or one of captions does not
         hold text.
     """
     kinds = {field.name: field.type for field in schema}

@@ -56,7 +56,7 @@ def open_read(path: str) -> BinaryIO | io.BufferedReader:
     """Open a file for reading bytes, from its beginning on."""
     if not is_remote(path):
         return open(path, "rb")
-    # The caches of the file systems learn from what is asked for, and here that is often the 512
+    # The caches of the file systems learn from what is read, and here that is often the 512
     # bytes of a header, which would become requests of their own.
     return io.BufferedReader(open_anywhere(path), _REMOTE_BLOCK_BYTES)
 
@@ -187,7 +187,7 @@ def read_file(path: str, size: int | None = None) -> bytes:
     """Read a file that is expected to be an image or its text.
 
     Args:
-      size: its bytes, where a listing told; a store need not be asked again.
+      size: its bytes, where a listing has them; a store need not be asked again.
 
     Raises:
       BadImage: it is not there, no plain file, of more than MAX_BYTES, or may not be read; or the

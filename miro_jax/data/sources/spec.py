@@ -73,5 +73,5 @@ def parse(text: str) -> Spec:
 
 
 def _home(place: str) -> str:
-    """Put the user's folder in the place of a `~`, which no shell does inside of a word."""
+    """Replace a `~` by the user's folder, which no shell does inside of a word."""
     return os.path.expanduser(place) if place.startswith("~/") else place

@@ -116,15 +116,15 @@ def sha256(path: str) -> str:
 def choose_column(
     path: str, columns: Sequence[str], asked: str | None, usual: Sequence[str], kind: str
 ) -> str | None:
-    """Return the column asked for, else the first usual one that is there, else None.
+    """Return the requested column, else the first usual one that is there, else None.
 
     Raises:
-      ValueError: the one asked for is not there.
+      ValueError: the requested one is not there.
     """
     if asked is not None:
         if asked not in columns:
             raise ValueError(
-                f"The {kind} column asked for must be one of {path}, which has "
+                f"The requested {kind} column must be one of {path}, which has "
                 f"{', '.join(map(repr, columns))}; got {asked!r}."
             )
         return asked

@@ -113,7 +113,7 @@ def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str
     if image not in images:
         raise ValueError(
             f"{folder} must have a feature that is the image; its images are "
-            f"{', '.join(images) or 'none'}, asked for is {image!r}. Name one with ?image=NAME."
+            f"{', '.join(images) or 'none'}, requested is {image!r}. Name one with ?image=NAME."
         )
     asked = spec.options.get("caption")
     if asked is not None and asked.replace(".", "/") not in texts:
