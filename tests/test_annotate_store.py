@@ -53,6 +53,7 @@ def arguments(source, out, *more):
     ]
 
 
+@pytest.mark.slow
 def test_a_store_gets_the_bytes_that_a_disk_gets(bucket, whole, monkeypatch):
     asked = []
     call = s3fs.S3FileSystem._call_s3

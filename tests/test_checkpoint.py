@@ -365,6 +365,7 @@ def save_until_killed(folder):
             checkpoints.save(step, make(step, size=KILL_SIZE), DATA | {"position": step})
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_a_whole_checkpoint(tmp_path):
     """SIGKILL at three random moments while saving: the content is exact, steps never go back."""
     context = multiprocessing.get_context("forkserver")

@@ -68,6 +68,7 @@ def test_codes_have_unit_variance_and_differ_by_word(words):
     assert long.astype(np.float64).std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_codes_are_the_same_in_every_process(words):
     program = (
         "from miro_jax.pretrained.encoders.words import WordsEncoder as W;"

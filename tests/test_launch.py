@@ -172,6 +172,7 @@ def test_the_slurm_script_asks_for_what_it_tells_the_program():
     assert asked["array"] == "0-63" and asked["ntasks"] == "1" and "#SBATCH --requeue" in text
 
 
+@pytest.mark.slow
 def test_each_host_of_a_slice_takes_its_own_pieces(machine, source):
     variables = machine | {"SOURCE": source, "NAME": "miro", "ZONE": "z"}
     done = run("tpu-annotate.sh", variables, "--max-failure-rate=0.02")

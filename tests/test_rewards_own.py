@@ -156,6 +156,7 @@ def test_a_class_whose_attributes_are_wrong_is_refused(file):
         rewards.check_names([f"{file}:Redness", f"{file.parent / 'other.py'}:Redness"])
 
 
+@pytest.mark.slow
 def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flush):
     """Annotated, conditioned on, asked for by its short name, evaluated and scored."""
     monkeypatch.chdir(tmp_path)

@@ -149,6 +149,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.slow
 def test_work_that_is_killed_at_any_point_goes_on_to_the_same_bytes(tmp_path, monkeypatch, keep):
     """At each write, and in the middle of a line of scores."""
     fill(tmp_path / "whole", count=3, keep=keep)

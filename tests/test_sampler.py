@@ -67,6 +67,7 @@ def setup():
     return Setup()
 
 
+@pytest.mark.slow
 def test_guided_sampling_equals_two_separate_chains_of_evaluations(setup):
     """Each branch is encoded once and carries its own latent tokens; each picture has its scale."""
     graphdef, params, buffers = setup.network

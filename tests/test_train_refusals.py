@@ -89,6 +89,7 @@ def poisoned(records, tmp_path_factory):
     return Poisoning(records, tmp_path_factory.mktemp("poisoned"))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_records(poisoned):
     assert poisoned.status == 1
     *above, line, end = poisoned.said.split("\n")

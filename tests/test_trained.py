@@ -25,6 +25,7 @@ def random_state(parts, seed):
     return jax.tree.map(fill, parts.abstract)
 
 
+@pytest.mark.slow
 def test_averaged_weights_and_the_buffers_are_restored(monkeypatch, tmp_path):
     config = configs.get_config("tiny")
     parts = components.build_components(config)

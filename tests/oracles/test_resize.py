@@ -19,6 +19,7 @@ def decoded():
     return [(k, images.load_rgb(encoded(k, p), min_side=1)) for k, p in pictures()]
 
 
+@pytest.mark.slow
 def test_bytes_are_resized_as_hugging_face_does():
     for kind, image in decoded():
         found = resize.BicubicCrop(SIZE, "floor")(image)

@@ -157,6 +157,7 @@ print(torch.ones(1).item())
 """
 
 
+@pytest.mark.slow
 def test_a_clip_and_a_t5_are_opened_without_pytorch_where_it_is_installed(t5_folder, tmp_path):
     """In a fresh interpreter; PyTorch can still be imported afterwards."""
     clip, slow = tmp_path / "clip", tmp_path / "slow"
