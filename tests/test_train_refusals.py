@@ -100,6 +100,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_records(poisone
     assert "FloatingPointError" in (poisoned.workdir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
     step, arrays, _ = training.newest(poisoned.workdir, parts)
     assert step == 2
@@ -118,6 +119,7 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
         ({"data__synthetic_caption_prob": 0.1}, ValueError, "synthetic_caption_prob = 0.1; got 0"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_settings(poisoned, records, changes, error, said):
     before = contents(poisoned.workdir)
     with pytest.raises(error, match=said):
