@@ -7,6 +7,7 @@ Tests below tests/oracles/ compare with PyTorch; all others pass where it is not
 `MIRO_TEST_WITHOUT_TORCH=1` proves: importing it fails, and tests/oracles/ is not collected.
 """
 
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from tests import absent
 
+_LIBC = ctypes.CDLL(None)
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -40,6 +42,8 @@ def forget_programs():
     if jax := sys.modules.get("jax"):  # most runs of a single file of tables and tars need none
         jax.clear_caches()
         gc.collect()
+        if hasattr(_LIBC, "malloc_trim"):  # else the memory that is free again stays with us
+            _LIBC.malloc_trim(0)
 
 
 def pytest_collection_finish():
