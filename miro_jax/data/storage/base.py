@@ -2,12 +2,12 @@
 
 import abc
 import contextlib
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from miro_jax.data.json_file import parse_json
 from miro_jax.data.storage.files import TEMPORARY
 
 ATTEMPTS = 8  # at what another worker may foil
@@ -102,9 +102,9 @@ class Folder(abc.ABC):
     def parse_json(self, name: str, data: bytes) -> Any:
         """Parse what a file holds; see `read_json`."""
         try:
-            return json.loads(data)
+            return parse_json(data, "it")
         except ValueError as error:
-            raise Damaged(f"{self / name} is damaged, no JSON: {error}.") from error
+            raise Damaged(f"{self / name} is damaged: {error}") from error
 
     def leftovers(self) -> list[str]:
         """List the files of the folder that killed writers left."""

@@ -11,6 +11,8 @@ import os
 import uuid
 from collections.abc import Iterator
 
+from miro_jax.data.json_file import dump_json
+
 TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
 
 
@@ -54,8 +56,12 @@ def remove_leftovers(path: str | os.PathLike) -> None:
 
 
 def to_json(value: object) -> bytes:
-    """Encode a value as the indented, key-sorted JSON of every file that we publish."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+    """Encode a value as the indented, key-sorted JSON of every file that we publish.
+
+    Raises:
+      ValueError: a number in it is not finite.
+    """
+    return (dump_json(value, indent=1, sort_keys=True) + "\n").encode("utf-8")
 
 
 def brief(value: object, limit: int = 200) -> str:
