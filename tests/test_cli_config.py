@@ -9,7 +9,7 @@ import pytest
 from configs import base as configs
 from configs import miro
 from miro_jax.cli import config as cli
-from miro_jax.rewards import SHAPES_REWARDS
+from miro_jax.rewards.names import PUBLISHED_REWARDS, SHAPES_REWARDS
 
 BASE = str(pathlib.Path(__file__).parent.parent / "configs" / "base.py")
 STAGES = ("annotate", "train", "sample", "evaluate")
@@ -154,6 +154,15 @@ def test_a_config_that_cannot_be_used_is_one_line_that_names_file_and_line(tmp_p
     with pytest.raises(cli.UsageError, match=said) as caught:
         parse(config=str(tmp_path / "own.py"))
     assert "\n" not in str(caught.value) and "--config" in str(caught.value)
+
+
+def test_groups_of_rewards_are_written_out_as_in_the_flags(tmp_path):
+    found = parse("--config.rewards=('clip','shapes')", "--config.data.train_rewards=('shapes',)")
+    assert found.config.rewards == ("clip", *SHAPES_REWARDS)
+    assert found.config.data.train_rewards == SHAPES_REWARDS
+    assert found.config.is_locked
+    (tmp_path / "own.py").write_text(OWN + "c.rewards = ('all',)\n    return c\n")
+    assert parse(config=str(tmp_path / "own.py")).config.rewards == PUBLISHED_REWARDS
 
 
 @pytest.mark.parametrize("word", ["None", "null"])

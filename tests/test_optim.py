@@ -8,7 +8,12 @@ import pytest
 from flax import nnx
 
 from miro_jax.train import optim
+from miro_jax.train.settings import Optim
 from tests.updates import ADAPTED, SHAPES, flatten, make_gradients, make_params, nest, run
+
+
+def make(name, **settings):
+    return optim.make_optimizer(Optim(name, **settings), total_steps=10)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +46,7 @@ def test_norms_and_biases_are_not_adapted_unless_below_logvar(params):
 
 
 def test_moments_have_the_shapes_of_the_parameters(params):
-    state = optim.make_optimizer("lamb", learning_rate=1e-3, warmup_steps=1, total_steps=10).init(
-        nest(params)
-    )
+    state = make("lamb", learning_rate=1e-3, warmup_steps=1).init(nest(params))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     for key, shape in SHAPES.items():
         moments = [
@@ -63,9 +66,7 @@ def test_schedule_stays_at_its_end():
 def test_update_number_k_uses_the_rate_of_count_k_minus_1(params, gradients):
     """AdamW without decay moves a leaf by the rate when its gradient is always the same."""
     constant = [nest({k: np.ones(s, np.float32) for k, s in SHAPES.items()})]
-    optimizer = optim.make_optimizer(
-        "adamw", learning_rate=1e-2, warmup_steps=3, total_steps=10, weight_decay=0.0
-    )
+    optimizer = make("adamw", learning_rate=1e-2, warmup_steps=3, weight_decay=0.0)
     schedule = optim.warmup_cosine(1e-2, 3, 10, 0.8)
     start = jax.tree.map(jnp.zeros_like, nest(params))
     for updates in range(1, 6):
@@ -79,28 +80,39 @@ def test_make_optimizer_clips_before_it_updates(params, gradients):
     big = [nest(gradients[0]), nest({k: 1e4 * v for k, v in gradients[1].items()})]
     norm = optax.tree.norm(big[1])
     clipped = [big[0], jax.tree.map(lambda g: g * (2.0 / norm), big[1])]
-    settings = dict(learning_rate=1e-2, warmup_steps=0, total_steps=10)
+    settings = dict(learning_rate=1e-2, warmup_steps=0)
     assert optax.tree.norm(big[0]) < 2.0
-    with_clip = run(optim.make_optimizer("lamb", **settings), nest(params), big)
-    by_hand = run(
-        optim.make_optimizer("lamb", **settings, clip_norm=float("inf")), nest(params), clipped
-    )
+    with_clip = run(make("lamb", **settings), nest(params), big)
+    by_hand = run(make("lamb", **settings, clip_norm=float("inf")), nest(params), clipped)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), with_clip, by_hand)
 
 
 def test_unknown_optimizer_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"\['adamw', 'lamb'\]; got 'sgd'"):
-        optim.make_optimizer("sgd", learning_rate=1e-3, warmup_steps=1, total_steps=10)
+        make("sgd", learning_rate=1e-3, warmup_steps=1)
 
 
 @pytest.mark.parametrize("warmup_steps", [-1, 10, 11])
 def test_warmup_as_long_as_the_run_is_refused(warmup_steps):
     with pytest.raises(ValueError, match="warmup_steps must be"):
-        optim.make_optimizer("lamb", learning_rate=1e-3, warmup_steps=warmup_steps, total_steps=10)
+        make("lamb", learning_rate=1e-3, warmup_steps=warmup_steps)
 
 
-def test_clip_norm_of_zero_is_refused():
-    with pytest.raises(ValueError, match="clip_norm must be above 0"):
-        optim.make_optimizer(
-            "lamb", learning_rate=1e-3, warmup_steps=1, total_steps=10, clip_norm=0.0
-        )
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite; got nan"),
+        ({"learning_rate": -1e-3}, "learning_rate must be at least 0; got -0.001"),
+        ({"learning_rate": None}, "learning_rate must be a number; got None"),
+        ({"weight_decay": float("inf")}, "weight_decay must be finite; got inf"),
+        ({"eps": -1.0}, "eps must be at least 0"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
+        ({"betas": (0.9, float("nan"))}, r"betas must be two numbers in \[0, 1\)"),
+        ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\)"),
+    ],
+)
+def test_a_number_that_cannot_train_is_refused(changes, said):
+    with pytest.raises(ValueError, match=f"config.optim.{said}"):
+        Optim(**{"name": "lamb", "learning_rate": 1e-3, "warmup_steps": 1} | changes)

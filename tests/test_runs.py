@@ -19,6 +19,11 @@ def changed(**values):
     return config
 
 
+def validate(config):
+    for check in (components.validate, sample.validate, evaluate.validate):
+        check(config)
+
+
 @pytest.mark.parametrize(
     "key, value, said",
     [
@@ -37,13 +42,17 @@ def changed(**values):
         ),
         ("rewards", (), "config.rewards must name at least one reward of .*beauty"),
         ("rewards", ("beauty",), "taken from config.rewards .'beauty',.; got also .'sharpness'"),
-        ("sample__solver", "rk4", "config.sample.solver: .* one of euler, heun, .*; got 'rk4'"),
+        ("sample__solver", "rk4", "config.sample.solver must be one of euler, heun, .*; got 'rk4'"),
         ("train__num_steps", -5, "config.train.num_steps must be at least 1; got -5"),
         ("train__batch_size", 0, "config.train.batch_size must be at least 1; got 0"),
         ("train__log_every_steps", 0, "config.train.log_every_steps must be at least 1"),
         ("train__checkpoint_every_steps", 0, "config.train.checkpoint_every_steps must be"),
         ("train__keep_checkpoints", 0, "config.train.keep_checkpoints must be at least 1"),
-        ("train__sample_every_steps", -1, "config.train.sample_every_steps .*never; got -1"),
+        (
+            "train__sample_every_steps",
+            -1,
+            "config.train.sample_every_steps must be at least 0; got -1",
+        ),
         ("sample__num_steps", 0, "config.sample.num_steps must be at least 1; got 0"),
         ("train__reward_dropout", 1.5, r"config.train.reward_dropout must be in \[0, 1\]; got 1.5"),
         ("train__caption_dropout", -0.1, "config.train.caption_dropout must be in"),
@@ -52,12 +61,24 @@ def changed(**values):
         ("data__synthetic_caption_prob", 2.0, "config.data.synthetic_caption_prob must be in"),
         ("train__num_steps", 5, "config.optim with config.train.num_steps: .*got 5 and 5. Shorten"),
         ("optim__name", "sgd", "config.optim .*one of .*'lamb'.*; got 'sgd'"),
-        ("optim__clip_norm", 0.0, "config.optim .*clip_norm must be above 0"),
+        ("optim__clip_norm", 0.0, "config.optim.clip_norm must be above 0"),
+        (
+            "optim__learning_rate",
+            float("nan"),
+            "config.optim.learning_rate must be finite; got nan",
+        ),
+        ("optim__learning_rate", -1.0, "config.optim.learning_rate must be at least 0; got -1.0"),
+        ("train__time_std", float("inf"), "config.train.time_std must be finite; got inf"),
+        ("train__ema_decay", float("nan"), "config.train.ema_decay must be finite; got nan"),
+        ("data__synthetic_caption_prob", float("nan"), "synthetic_caption_prob must be in"),
+        ("seed", -1, "config.seed must be in 0..4294967295; got -1"),
+        ("seed", 1 << 32, "config.seed must be in 0..4294967295; got 4294967296"),
+        ("sample__guidance_scale", float("nan"), "config.sample.guidance_scale must be finite"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_key(key, value, said):
     with pytest.raises(ValueError, match=said) as caught:
-        components.validate(changed(**{key: value}))
+        validate(changed(**{key: value}))
     assert "\n" not in str(caught.value)
 
 
@@ -97,8 +118,7 @@ def test_a_reward_named_with_its_version_goes_by_its_short_name():
         sample__targets="hpsv2@2.0=0.5",
         evaluate__conflict_reward="hpsv2@2.0",
     )
-    for check in (components.validate, sample.validate, evaluate.validate):
-        check(config)
+    validate(config)
     assert components.build_components(config).reward_names == ("clip", "hpsv2")
     components.check_conditioning(config, {components.CONDITIONED_ON: list(names)})
     with pytest.raises(

@@ -13,9 +13,10 @@ from jax.sharding import PartitionSpec as P
 from miro_jax.models import sharding, solvers
 from miro_jax.models.rin import RIN
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
-from miro_jax.train.loop import Recipe, make_loss, make_train_step
-from miro_jax.train.optim import make_optimizer, warmup_cosine
+from miro_jax.train.optim import make_optimizer, schedule_of
+from miro_jax.train.settings import Optim, Recipe
 from miro_jax.train.state import abstract_state, graph_of, make_init
+from miro_jax.train.step import make_loss, make_train_step
 from tests.networks import (
     TINY,
     abstract_network,
@@ -95,9 +96,8 @@ class Training:
 
     def __init__(self, data, model):
         self.mesh = mesh = small_mesh(data, model)
-        settings = {"learning_rate": 1e-3, "warmup_steps": 0, "total_steps": 1000}
-        optimizer = make_optimizer("lamb", clip_norm=float("inf"), **settings)
-        schedule = warmup_cosine(rate=0.8, **settings)
+        settings = Optim("lamb", learning_rate=1e-3, warmup_steps=0, clip_norm=float("inf")), 1000
+        optimizer, schedule = make_optimizer(*settings), schedule_of(*settings)
         init = make_init(build, optimizer)
         with sharding.use_mesh(mesh):
             self.graphdef = graph_of(build)
@@ -240,9 +240,7 @@ def test_a_device_holds_its_share_of_the_state(trainings):
 
 def test_axis_that_the_mesh_does_not_divide_stays_whole():
     """Two heads over four devices, and a width of 32 over two."""
-    init = make_init(
-        build, make_optimizer("lamb", learning_rate=1e-3, warmup_steps=0, total_steps=9)
-    )
+    init = make_init(build, make_optimizer(Optim("lamb", learning_rate=1e-3, warmup_steps=0), 9))
     mesh = small_mesh(2, 4)
     with sharding.use_mesh(mesh):
         _, shardings = abstract_state(init, mesh)

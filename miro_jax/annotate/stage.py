@@ -142,8 +142,8 @@ def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> Settings:
         # A path would lose a slash of a URL.
         out=config.data.records or run_folder.records_folder(config, workdir),
         rewards=config.rewards,
-        image_encoder=build.image_encoder_arguments(config),
-        caption_encoder=build.caption_encoder_arguments(config),
+        image_encoder=build.encoder_arguments(config, "image"),
+        caption_encoder=build.encoder_arguments(config, "caption"),
         weights=build.reward_weights(config),
         plan=c.before == "plan",
         probe=c.before == "probe",

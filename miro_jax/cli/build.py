@@ -27,17 +27,8 @@ def reward_weights(config: Config) -> dict[str, str]:
     return {name: path for name, path in paths.items() if path}
 
 
-def image_encoder_arguments(config: Config) -> dict[str, Any]:
-    """Return what `encoders.build_image_encoder` takes for a run."""
-    return _encoder_arguments(config, "image")
-
-
-def caption_encoder_arguments(config: Config) -> dict[str, Any]:
-    """Return what `encoders.build_caption_encoder` takes for a run."""
-    return _encoder_arguments(config, "caption")
-
-
-def _encoder_arguments(config: Config, kind: str) -> dict[str, Any]:
+def encoder_arguments(config: Config, kind: str) -> dict[str, Any]:
+    """Return what builds the encoder of a run: `kind` is "image" or "caption"."""
     arguments = dict(config.encoder[kind])
     if arguments["name"] in PUBLISHED:
         arguments["weights"] = config.weights[f"{kind}_encoder"] or None

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from miro_jax.cli.exit import UsageError
-from miro_jax.rewards.names import SHAPES_REWARDS
+from miro_jax.rewards.names import SHAPES_REWARDS, parse_names
 
 HELP = f"""Train, sample and evaluate MIRO.
 
@@ -100,6 +100,7 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
     if rest:
         raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
     _check_texts(config, arguments)
+    _write_out_groups(config)
     return Command(config, Path(values.workdir).expanduser(), values.stage)
 
 
@@ -195,6 +196,14 @@ def _check_texts(config: ml_collections.ConfigDict, arguments: Sequence[str]) ->
                 f"config.{given[1]} must be text, empty for none; got {given[2]}. "
                 f"Write --config.{given[1]}= with nothing after it."
             )
+
+
+def _write_out_groups(config: ml_collections.ConfigDict) -> None:
+    """Put their members in place of `all` and `shapes` among the rewards, as the flags do."""
+    with config.unlocked():
+        for part, key in ((config, "rewards"), (config.data, "train_rewards")):
+            if isinstance(part[key], tuple):
+                part[key] = parse_names(part[key])
 
 
 def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:

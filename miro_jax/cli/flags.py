@@ -186,7 +186,8 @@ def check(settings: Any, prefix: str = "") -> None:
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if value is None or "help" not in field.metadata:
+        optional = field.default is None or types.NoneType in typing.get_args(field.type)
+        if "help" not in field.metadata or value is None and optional:
             continue
         if broken := _broken_rule(field, value):
             raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}.")

@@ -4,7 +4,6 @@ Training, sampling and evaluation all build their network here.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,68 +15,40 @@ from miro_jax.cli import build
 from miro_jax.cli.build import Config
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import rin, sharding
-from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
-from miro_jax.train.optim import make_optimizer, warmup_cosine
+from miro_jax.train.optim import make_optimizer, schedule_of
+from miro_jax.train.settings import Optim, Training
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
-POSITIVE = (
-    "train.num_steps",
-    "train.batch_size",
-    "train.log_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "sample.num_steps",
-    "sample.batch_size",
-)
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
-SHARES = (
-    "train.self_condition_rate",
-    "train.reward_dropout",
-    "train.caption_dropout",
-    "train.ema_decay",
-    "data.synthetic_caption_prob",
-)
 
 
 def validate(config: Config) -> None:
     """Check all that needs no data and no device; ValueError names the key and the remedy."""
-    for key in ("rewards", "data.train_rewards"):
-        _check_names(config, key)
+    _check_names("rewards", config.rewards)
+    _check_names("data.train_rewards", config.data.train_rewards)
     unknown = [n for n in config.data.train_rewards if n not in config.rewards]
     if unknown:
         raise ValueError(
             f"config.data.train_rewards must be taken from config.rewards {tuple(config.rewards)}; "
             f"got also {unknown}."
         )
+    if not 0 <= config.seed < 1 << 32:
+        raise ValueError(f"config.seed must be in 0..{(1 << 32) - 1}; got {config.seed}.")
+    share = config.data.synthetic_caption_prob
+    if not 0 <= share <= 1:
+        raise ValueError(f"config.data.synthetic_caption_prob must be in [0, 1]; got {share}.")
+    optim, training = Optim(**config.optim), Training(**config.train)
     try:
-        get_solver(config.sample.solver)
-    except ValueError as error:
-        raise ValueError(f"config.sample.solver: {error}") from error
-    for key in POSITIVE:
-        _check_positive(config, key)
-    if config.train.sample_every_steps < 0:
-        raise ValueError(
-            "config.train.sample_every_steps must be at least 0, which is never; "
-            f"got {config.train.sample_every_steps}."
-        )
-    for key in SHARES:
-        _check_share(config, key)
-    try:
-        make_optimizer(total_steps=config.train.num_steps, **config.optim)
+        make_optimizer(optim, training.num_steps)
     except ValueError as error:
         raise ValueError(f"config.optim with config.train.num_steps: {error}") from error
 
 
-def _lookup(config: Config, key: str) -> Any:
-    return functools.reduce(getattr, key.split("."), config)
-
-
-def _check_names(config: Config, key: str) -> None:
-    names = _lookup(config, key)
+def _check_names(key: str, names: Any) -> None:
     # The command line makes one name of a,b without quotes.
     if isinstance(names, str) or not all(isinstance(n, str) and "," not in n for n in names):
         raise ValueError(
@@ -96,20 +67,10 @@ def _check_names(config: Config, key: str) -> None:
         raise ValueError(f"config.{key} must name one version of each reward; got {tuple(names)}.")
 
 
-def _check_positive(config: Config, key: str) -> None:
-    if _lookup(config, key) < 1:
-        raise ValueError(f"config.{key} must be at least 1; got {_lookup(config, key)}.")
-
-
-def _check_share(config: Config, key: str) -> None:
-    if not 0 <= _lookup(config, key) <= 1:
-        raise ValueError(f"config.{key} must be in [0, 1]; got {_lookup(config, key)}.")
-
-
 def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError unless a global batch divides over the mesh."""
     size = mesh.shape["data"]
-    if batch_size % size:
+    if batch_size < 1 or batch_size % size:
         raise ValueError(
             f"config.{key} must be a multiple of the {size} devices on mesh axis 'data'; "
             f"got {batch_size}."
@@ -144,8 +105,8 @@ class Components:
 
 def build_components(config: Config) -> Components:
     """Build everything of a run except its data and its parameters."""
-    image_encoder = build_image_encoder(**build.image_encoder_arguments(config))
-    caption_encoder = build_caption_encoder(**build.caption_encoder_arguments(config))
+    image_encoder = build_image_encoder(**build.encoder_arguments(config, "image"))
+    caption_encoder = build_caption_encoder(**build.encoder_arguments(config, "caption"))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     check_batch(config.train.batch_size, "train.batch_size", mesh)
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
@@ -160,13 +121,8 @@ def build_components(config: Config) -> Components:
         return rin.build(*sizes, rngs=rngs)
 
     with sharding.use_mesh(mesh):
-        optimizer = make_optimizer(total_steps=config.train.num_steps, **config.optim)
-        schedule = warmup_cosine(
-            config.optim.learning_rate,
-            config.optim.warmup_steps,
-            config.train.num_steps,
-            config.optim.rate,
-        )
+        settings = Optim(**config.optim), config.train.num_steps
+        optimizer = make_optimizer(*settings)
         init = make_init(build_model, optimizer)
         abstract, shardings = abstract_state(init, mesh)
         graphdef = graph_of(build_model)
@@ -178,7 +134,7 @@ def build_components(config: Config) -> Components:
         graphdef=graphdef,
         network_config=rin.rin_config(*sizes),
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=schedule_of(*settings),
         init=init,
         abstract=abstract,
         shardings=shardings,

@@ -5,7 +5,6 @@ before.
 """
 
 import contextlib
-import dataclasses
 import logging
 import signal
 import threading
@@ -30,8 +29,9 @@ from miro_jax.models import sharding
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
+from miro_jax.train.settings import Training
 from miro_jax.train.state import TrainState
-from miro_jax.train.step import Recipe, make_loss, make_train_step
+from miro_jax.train.step import make_loss, make_train_step
 
 Array = jax.Array
 log = logging.getLogger("miro_jax")
@@ -70,14 +70,6 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         parts.image_encoder.latent_shape,
         parts.caption_encoder.width,
     )
-    recipe = Recipe(**{f.name: c[f.name] for f in dataclasses.fields(Recipe)})
-    loss = make_loss(
-        parts.graphdef,
-        recipe,
-        parts.image_encoder.normalize,
-        parts.caption_encoder.encode([""])[0],
-    )
-    train_step = make_train_step(loss, parts.optimizer, parts.schedule, recipe, config.seed)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
         checkpoints = stack.enter_context(
@@ -86,11 +78,6 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         state = _start(config, parts, checkpoints, data)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
-        step_fn = jax.jit(
-            train_step,
-            donate_argnums=0,
-            out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
-        )
         first = int(state.step)
         sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
@@ -99,7 +86,19 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
-        loop.run(step_fn, state, first)
+        loop.run(_make_step(config, parts), state, first)
+
+
+def _make_step(config: Config, parts: components.Components) -> Callable:
+    """Return the jitted step of a run; the state that it is given is donated."""
+    recipe = Training(**config.train)
+    empty_tokens = parts.caption_encoder.encode([""])[0]
+    loss = make_loss(parts.graphdef, recipe, parts.image_encoder.normalize, empty_tokens)
+    return jax.jit(
+        make_train_step(loss, parts.optimizer, parts.schedule, recipe, config.seed),
+        donate_argnums=0,
+        out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
+    )
 
 
 def _start(

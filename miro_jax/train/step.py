@@ -6,7 +6,6 @@ clip, LAMB, EMA (the paper's section 3). The condition is encoded once for both 
 neither.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +17,10 @@ from flax import nnx
 
 from miro_jax.models import flow
 from miro_jax.models.rin import RIN
+from miro_jax.train.settings import Recipe
 from miro_jax.train.state import TrainState, update_ema
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Numbers of the loss and of the EMA; see `config.train`."""
-
-    time_mean: float
-    time_std: float
-    self_condition_rate: float
-    reward_dropout: float
-    caption_dropout: float
-    ema_decay: float
 
 
 def make_loss(

@@ -1,0 +1,65 @@
+"""Options of training: the keys of `config.train` and `config.optim`, with what must hold of them.
+
+Fields are documented by their help. `components.validate` checks them all.
+"""
+
+import dataclasses
+
+from miro_jax.cli.flags import check, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Numbers of the loss and of the EMA."""
+
+    time_mean: float = option(help="of the normal behind the logit-normal times")
+    time_std: float = option(at_least=0, help="of the same")
+    self_condition_rate: float = option(
+        share=True, help="share of samples that see their own latent tokens"
+    )
+    reward_dropout: float = option(share=True, help="share of levels made missing")
+    caption_dropout: float = option(share=True, help="share of captions made empty")
+    ema_decay: float = option(share=True, help="of the averaged parameters")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Recipe):
+    """`config.train`."""
+
+    num_steps: int = option(at_least=1, help="updates")
+    batch_size: int = option(at_least=1, help="samples of an update, over all processes")
+    log_every_steps: int = option(at_least=1, help="updates between lines of metrics")
+    sample_every_steps: int = option(at_least=0, help="updates between previews; 0 is never")
+    score_samples: bool = option(help="score the previews by all rewards")
+    checkpoint_every_steps: int = option(at_least=1, help="updates between checkpoints")
+    keep_checkpoints: int = option(at_least=1, help="the newest so many")
+    report: bool = option(help="evaluate at the end of training")
+
+    def __post_init__(self):
+        check(self, "config.train.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """`config.optim`; `optim` has the mathematics."""
+
+    name: str = option(help="lamb or adamw")
+    learning_rate: float = option(at_least=0, help="the highest rate")
+    warmup_steps: int = option(at_least=0, help="updates before it is reached")
+    rate: float = option(0.8, at_least=0, help="how far the cosine goes: 1 ends at 0")
+    weight_decay: float = option(
+        0.01, at_least=0, help="times the parameter, added to the direction of Adam"
+    )
+    clip_norm: float = 2.0  # the highest global norm of the gradients; inf clips nothing
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of the first and the second moment
+    eps: float = option(1e-8, at_least=0, help="added to the root of the second moment")
+
+    def __post_init__(self):
+        check(self, "config.optim.")
+        if not self.clip_norm > 0:  # also refuses NaN
+            raise ValueError(
+                f"config.optim.clip_norm must be above 0 (inf for no clipping); got "
+                f"{self.clip_norm}."
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"config.optim.betas must be two numbers in [0, 1); got {self.betas}.")
