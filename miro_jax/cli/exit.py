@@ -4,11 +4,13 @@
 wrong, which trying again does not mend. 130: stopped from the keyboard.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from miro_jax.data.printable import printable
 from miro_jax.data.storage import BAD_PLACE, Damaged, errors_of_stores
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ def run(
     Returns:
       The exit status.
     """
+    if logging.lastResort is not None:  # prints warnings where no handler is set
+        logging.lastResort.setFormatter(Formatter("%(message)s"))
     try:
         with errors_of_stores():
             planned = plan()
@@ -74,16 +78,31 @@ def run(
 
 def say(text: object) -> None:
     """Print to stdout; does nothing once the reader has gone, as behind `| head`."""
+    encoding = sys.stdout.encoding or "utf-8"  # ASCII in some locales
+    clean = printable(text, lines=True).encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(text, flush=True)
+        print(clean, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
+def note(text: object) -> None:
+    """Print one line to stderr."""
+    print(printable(" ".join(str(text).split())), file=sys.stderr, flush=True)
+
+
 def fail(program: str, error: Exception | object, status: int) -> int:
     """Print what is wrong as one line of stderr; return the exit status."""
-    print(f"{program}: error:", " ".join(str(error).split()), file=sys.stderr)
+    note(f"{program}: error: {error}")
     return status
+
+
+class Formatter(logging.Formatter):
+    """Writes records of which nothing is obeyed by a terminal; further lines are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return printable(super().format(record), lines=True).replace("\n", "\n  ")
 
 
 def is_out_of_memory(error: Exception) -> bool:

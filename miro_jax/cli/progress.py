@@ -7,6 +7,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from miro_jax.data.printable import printable
+
 SECONDS_BETWEEN_LINES = 60.0
 _FIRST_LINE_AFTER = 10.0
 
@@ -67,11 +69,11 @@ class Progress:
     def update(self, count: int, where: str = "") -> None:
         """Count some more; `where` the job is, in a few words."""
         first = self._measured_from is None
-        self.done, self._where = self.done + count, where
+        self.done, self._where = self.done + count, printable(where)
         if first:
             self._measured_from = (self._clock(), self.done)
         if self._bar is not None:
-            self._bar.set_description_str(f"{self._name} {where}".strip(), refresh=False)
+            self._bar.set_description_str(f"{self._name} {self._where}".strip(), refresh=False)
             if first:
                 self._bar.initial = self._bar.last_print_n = self._bar.n = self.done
                 self._bar.unpause()
@@ -84,7 +86,7 @@ class Progress:
 
     def line(self, where: str = "") -> str:
         """Return how far the job is, in one line."""
-        text = f"{self._name}{' ' if where else ''}{where}: {self.done:,}"
+        text = f"{self._name} {printable(where)}".rstrip() + f": {self.done:,}"
         if self._total is not None:
             text += f" of {round(self._total):,}"
         text += f" {self._unit}"

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from miro_jax.cli.exit import Formatter
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import MANIFEST_NAME
 
@@ -58,13 +59,15 @@ def open_folder(
         jax.distributed.initialize()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(workdir / "log.txt")
+        handler = logging.FileHandler(
+            workdir / "log.txt", encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:
         raise PermissionError(
             f"--workdir must be a folder that can be written; got {workdir} ({error.strerror}). "
             "Give another one."
         ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("miro_jax")
     logger.setLevel(logging.INFO)
     for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:

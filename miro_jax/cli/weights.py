@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, fail, say
+from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, fail, note, say
 from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub, pickles
 
@@ -65,7 +65,7 @@ def _list(path: Path) -> None:
         say(f"{key}  {tensor.dtype}  {list(tensor.shape)}")
     numbers = sum(math.prod(tensor.shape) for tensor in found.values())
     size = sum(math.prod(t.shape) * t.dtype.itemsize for t in found.values())
-    print(f"{len(found)} tensors, {numbers:,} numbers, {size / 1e9:.2f} GB", file=sys.stderr)
+    note(f"{len(found)} tensors, {numbers:,} numbers, {size / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""Text that is safe on a terminal and in a log: what would be obeyed or hidden is shown instead.
+
+Names of files, keys and captions come from strangers. An escape in one of them could clear the
+screen, and a change of direction could show a name backwards.
+"""
+
+import re
+
+# Controls, separators of lines, changes of direction, characters without width other than the
+# joiners that words of some languages need, halves of surrogate pairs, tags.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: object, lines: bool = False) -> str:
+    r"""Return text in which each such character is written as an escape: `\x1b`, `\u202e`.
+
+    Args:
+      text: anything; its str is taken.
+      lines: the text is of several lines: line feeds and tabs stay.
+    """
+
+    def show(match: re.Match) -> str:
+        character = match[0]
+        if lines and character in "\n\t":
+            return character
+        return character.encode("unicode_escape").decode("ascii")
+
+    return _UNSAFE.sub(show, str(text))
