@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from miro_jax import sample
-from miro_jax.sample import draw, verbs
+from miro_jax.sample import draw
 from miro_jax.sample.verbs import Isolate, Sweep, Tradeoff
 from tests.sampling import NAMES, Dial
 
@@ -102,11 +102,6 @@ def test_what_cannot_be_requested_is_named(verb, said):
 def test_isolation_needs_a_network_with_rewards():
     with pytest.raises(ValueError, match="it knows none"):
         Isolate().sheet(sample.ask((), ["a"]))
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 7, 33, 99, 256])
-def test_levels_are_spaced_as_numpy_does(count):
-    assert verbs.spaced(count) == np.linspace(0, 1, count).tolist()
 
 
 # From Python.

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
@@ -69,22 +68,18 @@ def best_of(
     candidates = Best(reward.identity).sheet(made).images
     scores = np.full((len(made.prompts), num_candidates), -np.inf)
     images: dict[int, np.ndarray] = {}
-    with Progress("sample", "images", scores.size, silent=not progress) as shown:
-        for batch in draw.batches(candidates, pipe.batch_size):
-            for candidate, pixels, score in _draw_and_score(pipe, batch, reward):
-                row = candidate.prompt_index
-                if score > scores[row].max():
-                    images[row] = pixels
-                scores[row, candidate.sample_index] = score
-            shown.update(len(batch))
+    for batch, drawn in draw.draw_batches(pipe, candidates, progress=progress):
+        given = _score(reward, batch, drawn)
+        for candidate, pixels, score in zip(batch, drawn, given, strict=True):
+            row = candidate.prompt_index
+            if score > scores[row].max():
+                images[row] = pixels
+            scores[row, candidate.sample_index] = score
     best = np.stack([images[row] for row in range(len(scores))])
     return BestImages(best, scores, scores.argmax(axis=1), expected_best(scores))
 
 
-def _draw_and_score(
-    pipe: Any, batch: Sequence[ImageRequest], reward: Reward
-) -> list[tuple[ImageRequest, np.ndarray, float]]:
-    images = draw.draw(pipe, batch)
+def _score(reward: Reward, batch: Sequence[ImageRequest], images: np.ndarray) -> list[float]:
     scores = [float(s) for s in reward.score(images, [candidate.prompt for candidate in batch])]
     for candidate, score in zip(batch, scores, strict=True):
         if not math.isfinite(score):
@@ -92,7 +87,7 @@ def _draw_and_score(
                 f"a score must be finite; {reward.identity} gave {score} to sample "
                 f"{candidate.sample_index} of {candidate.prompt!r}."
             )
-    return list(zip(batch, images, scores, strict=True))
+    return scores
 
 
 def milestones(count: int) -> list[int]:
@@ -117,46 +112,43 @@ def fill(
     Raises:
       FloatingPointError: a score is not finite.
     """
-    job = _Filling(folder, pipe, request, reward, keep_candidates)
+    candidates = Best(reward.identity).sheet(request).images
+    job = _Filling(folder, pipe, request, reward, keep_candidates, candidates)
     if not folder.is_complete():
         scores = Scores(folder.path / SCORES)
         job.score(scores, progress)
-        job.finish(scores)
+        job.finish(np.array([scores.of_prompt(row) for row in range(len(request.prompts))]))
     if not keep_candidates:
-        job.remove(range(len(job.candidates)))
+        job.remove(range(len(candidates)))
         if (folder.path / CANDIDATES).is_dir():
             (folder.path / CANDIDATES).rmdir()
 
 
+@dataclasses.dataclass(frozen=True)
 class _Filling:
-    """A folder being filled; the arguments of `fill`."""
+    """A folder being filled; the arguments of `fill`, and the candidates, prompt by prompt."""
 
-    def __init__(
-        self, folder: Folder, pipe: Any, request: Request, reward: Reward, keep_candidates: bool
-    ):
-        self.folder, self.pipe, self.request, self.reward = folder, pipe, request, reward
-        self.keep, self.total = keep_candidates, request.num_images
-        self.candidates = Best(reward.identity).sheet(request).images
-        self.batches = draw.batches(self.candidates, pipe.batch_size)
+    folder: Folder
+    pipe: Any
+    request: Request
+    reward: Reward
+    keep: bool
+    candidates: Sequence[ImageRequest]
 
     def score(self, scores: "Scores", progress: bool) -> None:
-        """Make and score the candidates that have no score yet."""
+        """Draw and score the candidates that have no score yet."""
         self._prune(scores, range(len(self.request.prompts)))
-        count, title = len(self.candidates), "sample and score"
-        with Progress(title, "images", count, len(scores), silent=not progress) as shown:
-            for batch in self.batches:
-                if all((c.prompt_index, c.sample_index) in scores for c in batch):
-                    continue
-                new = [
-                    entry
-                    for entry in _draw_and_score(self.pipe, batch, self.reward)
-                    if (entry[0].prompt_index, entry[0].sample_index) not in scores
-                ]
-                for candidate, pixels, _ in new:
+        for batch, drawn in draw.draw_batches(
+            self.pipe, self.candidates, scores.lack, progress, "sample and score"
+        ):
+            lines = []
+            given = _score(self.reward, batch, drawn)
+            for candidate, pixels, score in zip(batch, drawn, given, strict=True):
+                if scores.lack(candidate):
                     self.folder.save(candidate.file, pixels)
-                scores.append([self._line(candidate, score) for candidate, _, score in new])
-                self._prune(scores, sorted({candidate.prompt_index for candidate in batch}))
-                shown.update(len(new))
+                    lines.append(self._line(candidate, score))
+            scores.append(lines)
+            self._prune(scores, {candidate.prompt_index for candidate in batch})
 
     def _line(self, candidate: ImageRequest, score: float) -> dict[str, Any]:
         """Return the line of `scores.jsonl`."""
@@ -171,72 +163,37 @@ class _Filling:
 
     def _prune(self, scores: "Scores", rows: Iterable[int]) -> None:
         """Remove the images of prompts that neither the grid nor the best file will need."""
-        if self.keep:
-            return
-        for row in rows:
+        total = 0 if self.keep else self.request.num_images
+        for row in rows if total else ():
             values = scores.of_prompt(row)
-            ahead = [*(n for n in milestones(self.total) if n <= len(values)), len(values)]
+            ahead = [*(n for n in milestones(total) if n <= len(values)), len(values)]
             needed = {int(np.argmax(values[:n])) for n in ahead if n}
-            self.remove(row * self.total + i for i in set(range(len(values))) - needed)
+            self.remove(row * total + i for i in set(range(len(values))) - needed)
 
     def remove(self, indices: Iterable[int]) -> None:
         """Remove the images of candidates."""
         for index in indices:
             (self.folder.path / self.candidates[index].file).unlink(missing_ok=True)
 
-    def finish(self, scores: "Scores") -> None:
-        """Write what the scores show, and the manifest."""
-        table = np.array([scores.of_prompt(row) for row in range(len(self.request.prompts))])
-        stages = milestones(self.total)
+    def finish(self, table: np.ndarray) -> None:
+        """Write what the scores [P, N] show, and the manifest."""
+        total = self.request.num_images
+        stages = milestones(total)
         shown = [
-            [row * self.total + int(values[:n].argmax()) for n in stages]
+            [row * total + int(values[:n].argmax()) for n in stages]
             for row, values in enumerate(table)
         ]
-        self._redraw({index for row in shown for index in row})
+        self._redraw({self.candidates[index].file for row in shown for index in row})
         entries = self._entries([row[-1] for row in shown], table)
         curves = expected_best(table)
         numbers = {
             "reward": self.reward.identity,
-            "candidates": list(range(1, self.total + 1)),
+            "candidates": list(range(1, total + 1)),
             "expected_best": curves.mean(axis=0).tolist(),
             "expected_best_by_prompt": curves.tolist(),
         }
         self.folder.write(NUMBERS, to_json(numbers))
         self.folder.write(CURVE, draw_curve(table, self.reward.identity).encode("utf-8"))
-        draw.write_grid(self._sheet(shown, table, stages), self.folder)
-        self.folder.finish(entries, [SCORES, CURVE, NUMBERS, GRID])
-
-    def _redraw(self, indices: set[int]) -> None:
-        """Draw images again that are scored and no longer there."""
-        files = {self.candidates[i].file for i in indices}
-        files = {file for file in files if not self.folder.has(file)}
-        for batch in self.batches:
-            if files.isdisjoint(candidate.file for candidate in batch):
-                continue
-            for candidate, pixels in zip(batch, draw.draw(self.pipe, batch), strict=True):
-                if candidate.file in files:
-                    self.folder.save(candidate.file, pixels)
-
-    def _entries(self, best: Sequence[int], table: np.ndarray) -> list[dict[str, Any]]:
-        """Write the best images; return the entries of the manifest."""
-        describe = draw.entry_of(self.pipe.trained)
-
-        def entry(index: int) -> dict[str, Any]:
-            judged = {"score": table.ravel()[index], "reward": self.reward.identity}
-            return describe(self.candidates[index]) | judged
-
-        entries = []
-        for index in best:
-            file = self.candidates[index].file
-            copy = file.replace(CANDIDATES, BEST)
-            self.folder.write(copy, (self.folder.path / file).read_bytes())
-            entries.append(entry(index) | {"file": copy})
-        return entries + [entry(i) for i in range(len(self.candidates)) if self.keep]
-
-    def _sheet(
-        self, shown: Sequence[Sequence[int]], table: np.ndarray, stages: Sequence[int]
-    ) -> Sheet:
-        """Lay out the best of the first n candidates: a row a prompt, a column an n."""
         rows = [
             f"{prompt.text} (first {values[0]:.3g}, best {values.max():.3g})"
             for prompt, values in zip(self.request.prompts, table, strict=True)
@@ -245,7 +202,31 @@ class _Filling:
         title = f"best of the first n candidates by {self.reward.identity}; "
         title += self.request.settings.describe()
         chosen = tuple(self.candidates[i] for row in shown for i in row)
-        return Sheet(chosen, tuple(rows), tuple(columns), 1, title)
+        draw.write_grid(Sheet(chosen, tuple(rows), tuple(columns), 1, title), self.folder)
+        self.folder.finish(entries, [SCORES, CURVE, NUMBERS, GRID])
+
+    def _redraw(self, files: set[str]) -> None:
+        """Draw images again that are scored and no longer there."""
+
+        def lost(candidate: ImageRequest) -> bool:
+            return candidate.file in files and self.folder.lacks(candidate)
+
+        for batch, drawn in draw.draw_batches(self.pipe, self.candidates, lost):
+            for candidate, pixels in zip(batch, drawn, strict=True):
+                if lost(candidate):
+                    self.folder.save(candidate.file, pixels)
+
+    def _entries(self, best: Sequence[int], table: np.ndarray) -> list[dict[str, Any]]:
+        """Write the best images; return the entries of the manifest."""
+        describe, entries = draw.entry_of(self.pipe.trained), []
+        for index in [*best, *(range(len(self.candidates)) if self.keep else ())]:
+            judged = {"score": table.ravel()[index], "reward": self.reward.identity}
+            entries.append(describe(self.candidates[index]) | judged)
+        for entry in entries[: len(best)]:
+            image = (self.folder.path / entry["file"]).read_bytes()
+            entry["file"] = entry["file"].replace(CANDIDATES, BEST)
+            self.folder.write(entry["file"], image)
+        return entries
 
 
 class Scores:
@@ -276,11 +257,9 @@ class Scores:
         with self.path.open("ab") as file:
             file.truncate(len(whole))
 
-    def __len__(self) -> int:
-        return len(self._scores)
-
-    def __contains__(self, candidate: tuple[int, int]) -> bool:
-        return candidate in self._scores
+    def lack(self, candidate: ImageRequest) -> bool:
+        """Return whether a candidate has no score yet."""
+        return (candidate.prompt_index, candidate.sample_index) not in self._scores
 
     def of_prompt(self, prompt_index: int) -> list[float]:
         """Return the scores of a prompt's candidates, from the first to the last without a gap."""

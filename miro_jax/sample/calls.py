@@ -100,4 +100,4 @@ def reward_loop(
     made = make_request(pipe.reward_names, prompts, **request)
     verb = Loop(rewards, frames)
     sheet = verb.sheet(made)
-    return draw_frames(sheet, draw_all(pipe, sheet.images), verb.shown(made))
+    return draw_frames(sheet, draw_all(pipe, sheet.images), verb.varied(made))

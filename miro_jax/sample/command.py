@@ -102,7 +102,7 @@ def _compose(plan: Plan) -> Any:
     verb, name = plan.verb, f"loop.{plan.verb.format}"
 
     def compose(folder: Any) -> list[str]:
-        images, shown = folder.read(plan.files), verb.shown(plan.request)
+        images, shown = folder.read(plan.files), verb.varied(plan.request)
         frames = sample.animation.draw_frames(plan.sheet, images, shown)
         sample.animation.save_animation(frames, folder.path / name, verb.fps)
         return [name]
@@ -132,14 +132,14 @@ def _parser(name: str) -> Parser:
         epilog=f"example:\n  {PROGRAM} {name} {verb.example}\n\n"
         "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
     )
-    add_flags(parser, verb.options)
-    positional = [f.metadata for f in dataclasses.fields(verb.options)]
+    add_flags(parser, verb)
+    positional = [f.metadata for f in dataclasses.fields(verb)]
     operands = [rules["metavar"] for rules in positional if rules.get("positional")]
     parser.usage = " ".join([PROGRAM, name, *operands, "--prompt=TEXT [--FLAG=VALUE ...]"])
     for title in (WHAT, HOW, MODEL, WHERE):
         parser.add_argument_group(title)
     add_flags(parser, Options)
-    add_flags(parser, Request, skip=("num_images",) if verb.options is Best else ())
+    add_flags(parser, Request, skip=("num_images",) if verb is Best else ())
     own = {} if verb.negative_prompt is None else {"negative_prompt": verb.negative_prompt}
     add_flags(parser, Settings, own)
     return parser
@@ -148,7 +148,7 @@ def _parser(name: str) -> Parser:
 def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
     """Check the flags against the checkpoint's config."""
     options = make_settings(Options, flags)
-    verb: Any = make_settings(VERBS[name].options, flags)
+    verb: Any = make_settings(VERBS[name], flags)
     prompts = [Prompt(text) for text in options.prompt]
     if options.prompts_file is not None:
         prompts += read_prompts(options.prompts_file)

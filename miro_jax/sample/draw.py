@@ -5,10 +5,11 @@ of which some images are there is drawn whole. So not even rounding tells work t
 work that was never stopped.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,24 +59,38 @@ def draw(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
         1,
         targets=[image.targets for image in images],
         negative_targets=[image.negative_targets for image in images],
-        negative_prompt=settings.negative_prompt,
-        guidance_scale=settings.guidance_scale,
-        guidance_interval=settings.guidance_interval,
-        num_steps=settings.num_steps,
-        solver=settings.solver,
         noise=_noise(pipe, images),
         output_type="numpy",
+        **dataclasses.asdict(settings),
     )
 
 
-def draw_all(pipe: Any, images: Sequence[ImageRequest], progress: bool = False) -> np.ndarray:
+def draw_batches(
+    pipe: Any,
+    images: Sequence[ImageRequest],
+    missing: Callable[[ImageRequest], bool] = lambda image: True,
+    progress: bool = False,
+    title: str = "sample",
+) -> Iterator[tuple[list[ImageRequest], np.ndarray]]:
+    """Yield the batches that lack an image, each drawn whole, as [B, H, W, 3] uint8.
+
+    Args:
+      missing: whether an image is still to be drawn.
+      progress: show a bar on stderr. title: of the bar.
+    """
+    done = sum(not missing(image) for image in images)
+    with Progress(title, "images", len(images), done, silent=not progress) as shown:
+        for batch in batches(images, pipe.batch_size):
+            if count := sum(map(missing, batch)):
+                yield batch, draw(pipe, batch)
+                shown.update(count)
+
+
+def draw_all(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
     """Draw any number of images, [N, H, W, 3] uint8 in their order."""
     drawn: dict[str, np.ndarray] = {}
-    with Progress("sample", "images", len(images), silent=not progress) as shown:
-        for batch in batches(images, pipe.batch_size):
-            for image, pixels in zip(batch, draw(pipe, batch), strict=True):
-                drawn[image.file] = pixels
-            shown.update(len(batch))
+    for batch, pixels in draw_batches(pipe, images):
+        drawn |= zip((image.file for image in batch), pixels, strict=True)
     return np.stack([drawn[image.file] for image in images])
 
 
@@ -119,38 +134,18 @@ def fill(
     """
     if folder.is_complete():
         return
-    _write_images(folder, pipe, sheet.images, progress)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        writing: list = []
+        for batch, drawn in draw_batches(pipe, sheet.images, folder.lacks, progress):
+            for job in writing:
+                job.result()
+            new = [pair for pair in zip(batch, drawn, strict=True) if folder.lacks(pair[0])]
+            writing = [pool.submit(folder.save, image.file, pixels) for image, pixels in new]
+        for job in writing:
+            job.result()
     files = (compose or functools.partial(write_grid, sheet))(folder)
     describe = entry_of(pipe.trained)
     folder.finish([describe(image) for image in sheet.images], files)
-
-
-def _write_images(
-    folder: Folder, pipe: Any, images: Sequence[ImageRequest], progress: bool
-) -> None:
-    """Draw the images that a folder does not have yet."""
-    missing = sum(not folder.has(image.file) for image in images)
-    done = len(images) - missing
-    with (
-        ThreadPoolExecutor(_WRITERS) as pool,
-        Progress("sample", "images", len(images), done, silent=not progress) as shown,
-    ):
-        writing: list = []
-        for batch in batches(images, pipe.batch_size):
-            wanted = [not folder.has(image.file) for image in batch]
-            if not any(wanted):
-                continue
-            drawn = draw(pipe, batch)
-            for job in writing:
-                job.result()
-            writing = [
-                pool.submit(folder.save, image.file, pixels)
-                for image, pixels, new in zip(batch, drawn, wanted, strict=True)
-                if new
-            ]
-            shown.update(len(writing))
-        for job in writing:
-            job.result()
 
 
 def write_grid(sheet: Sheet, folder: Folder) -> list[str]:

@@ -25,6 +25,7 @@ from PIL import Image
 from miro_jax.data import storage
 from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim, locked
 from miro_jax.data.storage.files import TEMPORARY, to_json
+from miro_jax.sample.request import ImageRequest
 
 GRID = "grid.png"
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
@@ -41,6 +42,10 @@ class Folder:
     def has(self, name: str) -> bool:
         """Return whether a file is there; it is whole then."""
         return self._folder.exists(name)
+
+    def lacks(self, image: ImageRequest) -> bool:
+        """Return whether an image is still to be drawn."""
+        return not self.has(image.file)
 
     def is_complete(self) -> bool:
         """Return whether there is a manifest and every file that it lists."""

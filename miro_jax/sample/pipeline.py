@@ -92,15 +92,8 @@ class MiroPipeline:
           FileNotFoundError: a file is missing and cannot be fetched; the text says which and how.
           ValueError: the files do not fit our network.
         """
-        trained = load(
-            source,
-            variant,
-            dtype=dtype or default_dtype(),
-            mesh=mesh,
-            text_encoder=text_encoder,
-            vae=vae,
-            revision=revision,
-        )
+        more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}
+        trained = load(source, variant, dtype=dtype or default_dtype(), **more)
         each = 1 if jax.default_backend() == "cpu" else 8
         return cls(trained, batch_size or each * trained.mesh.shape["data"])
 
@@ -158,44 +151,55 @@ class MiroPipeline:
                 f"num_images={num_images}."
             )
         requested = self._requested(targets, count)
-        rows = Rows(given, num_images, requested, self.levels(negative_targets, count, 0.0), seed)
-        latents = self._sample(rows, settings, noise)
+        levels = requested, self.levels(negative_targets, count, 0.0)
+        latents = self._sample(given, num_images, levels, seed, settings, noise)
         if output_type == "latent":
             return np.concatenate([np.asarray(z)[:used] for z, used in latents])
         images = np.concatenate([self.decode(z)[:used] for z, used in latents])
         return [Image.fromarray(image) for image in images] if output_type == "pil" else images
 
     def _sample(
-        self, rows: "Rows", settings: Settings, noise: np.ndarray | None
+        self,
+        prompts: "Prompts",
+        num_images: int,
+        levels: tuple[np.ndarray, np.ndarray],
+        seed: int,
+        settings: Settings,
+        noise: np.ndarray | None,
     ) -> list[tuple[jax.Array, int]]:
-        """Sample rows in padded batches; returns latents and how many of them are no padding."""
+        """Sample `num_images` of each prompt in padded batches.
+
+        Args:
+          levels: of the positive and of the negative branch, [P * num_images, R] each.
+
+        Returns:
+          Latents, and how many of them are no padding, for each batch.
+        """
         shape = self.trained.config.latent_shape
-        latents, count = [], len(rows.targets)
+        latents, count = [], len(levels[0])
         if noise is not None and np.shape(noise) != (count, *shape):
             raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(noise))}.")
         guided = bool(settings.guidance_scale != 0)
         # Without guidance nothing looks at the negative branch: no text is encoded for it.
-        negative = self._negative(settings.negative_prompt if guided else "same", rows.prompts)
+        negative = self._negative(settings.negative_prompt if guided else "same", prompts)
         sample = self._sampler(settings.solver, settings.num_steps)
         interval = jnp.asarray(settings.guidance_interval, jnp.float32)
         scale = np.full(self.batch_size, settings.guidance_scale, np.float32)
         for start in range(0, count, self.batch_size):
             batch = np.minimum(np.arange(start, start + self.batch_size), count - 1)  # padded
-            prompt_index, sample_index = np.divmod(batch, rows.num_images)
+            prompt_index, sample_index = np.divmod(batch, num_images)
             with sharding.use_mesh(self.mesh):
                 if noise is None:
-                    keys = self._put(sample_keys(rows.seed, prompt_index, sample_index))
+                    keys = self._put(sample_keys(seed, prompt_index, sample_index))
                     x = draw_noise(keys, shape)
                 else:
                     x = self._put(np.asarray(noise, np.float32)[batch])
-                z = sample(
-                    self.weights,
-                    x,
-                    self._put(rows.prompts.branch(prompt_index, rows.targets[batch])),
-                    self._put(negative.branch(prompt_index, rows.negative_targets[batch])),
-                    Guidance(self._put(scale), interval),
-                    guided=guided,
-                )
+                branches = [
+                    self._put(branch.branch(prompt_index, of_branch[batch]))
+                    for branch, of_branch in zip((prompts, negative), levels, strict=True)
+                ]
+                guidance = Guidance(self._put(scale), interval)
+                z = sample(self.weights, x, *branches, guidance, guided=guided)
             latents.append((z, min(self.batch_size, count - start)))
         return latents
 
@@ -320,17 +324,6 @@ class Prompts:
         used = min(length, self.mask.shape[1])
         tokens[:used], mask[:used] = self.tokens[0, :used], self.mask[0, :used]
         return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Images to sample: `num_images` of each of P prompts; levels [P * num_images, R]."""
-
-    prompts: Prompts
-    num_images: int
-    targets: np.ndarray
-    negative_targets: np.ndarray
-    seed: int
 
 
 def default_dtype() -> str:

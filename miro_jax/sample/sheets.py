@@ -4,9 +4,8 @@ The verbs differ in their columns alone. Letters: P prompts, C columns, n images
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
-from miro_jax.sample.request import ImageRequest, Levels, Prompt, Request, slug
+from miro_jax.sample.request import ImageRequest, Levels
 from miro_jax.sample.settings import Settings
 
 MOST_IMAGES = 256  # on a grid; more are in the folder only
@@ -15,18 +14,20 @@ LONGEST_LABEL = 160  # letters of a prompt beside its row
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What is requested in one column.
+    """In what the images of one column differ from what is requested of all.
 
     Attributes:
       label: above the column. name: in file names, may be empty.
-      targets, negative_targets: levels of all rewards.
+      targets, negative_targets: levels of some rewards.
+      equal: the other levels of the negative branch are those of the positive one.
       settings: how to sample; None is as the request says.
     """
 
-    label: str
-    name: str
-    targets: Levels
-    negative_targets: Levels
+    label: str = ""
+    name: str = ""
+    targets: Levels = dataclasses.field(default_factory=dict)
+    negative_targets: Levels = dataclasses.field(default_factory=dict)
+    equal: bool = False
     settings: Settings | None = None
 
 
@@ -55,53 +56,13 @@ class Sheet:
 
     def labels(self) -> tuple[list[str], str]:
         """Return the labels of the rows on the grid, not too long, and the title."""
-        shown = self.rows[: len(self.on_grid) // (len(self.columns) * self.num_images)]
+        count = len(self.on_grid) // (len(self.columns) * self.num_images)
         rows = [
             text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 3] + "..."
-            for text in shown
+            for text in self.rows[:count]
         ]
         cut = f"; the first {len(rows)} of {len(self.rows)} prompts"
         return rows, self.title + cut * (len(rows) < len(self.rows))
-
-
-def make_sheet(
-    request: Request,
-    columns: Callable[[Prompt], Sequence[Column]],
-    title: str,
-    per_line: int | None = None,
-    folder: str = "",
-) -> Sheet:
-    """Lay out a request.
-
-    Args:
-      request: prompts, number of images of each, settings.
-      columns: those of a prompt; their labels are the same for all.
-      title, per_line: see `Sheet`.
-      folder: where the files stand, "" or "name/".
-    """
-    images, labels = [], []
-    prompt_digits = max(4, len(str(len(request.prompts) - 1)))
-    sample_digits = len(str(request.num_images - 1))
-    for index, prompt in enumerate(request.prompts):
-        of_prompt = columns(prompt)
-        labels = [column.label for column in of_prompt]
-        start = f"{folder}{index:0{prompt_digits}d}-{slug(prompt.text)}"
-        images += [
-            ImageRequest(
-                f"{start}{f'-{column.name}' if column.name else ''}-{i:0{sample_digits}d}.png",
-                prompt.text,
-                index,
-                i,
-                request.seed if prompt.seed is None else prompt.seed,
-                column.targets,
-                column.negative_targets,
-                column.settings or request.settings,
-            )
-            for column in of_prompt
-            for i in range(request.num_images)
-        ]
-    rows = tuple(prompt.text for prompt in request.prompts)
-    return Sheet(tuple(images), rows, tuple(labels), request.num_images, title, per_line)
 
 
 def describe_levels(levels: Levels, everything: str = "all rewards") -> str:

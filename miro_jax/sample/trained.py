@@ -124,12 +124,8 @@ def load(
     """Load a run's folder, a folder in the released layout, or a hub id of one.
 
     Args:
-      source: folder or hub id.
-      variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
-      dtype: of parameters and matrix products, "float32" or "bfloat16".
-      mesh: where the weights go; None is the first device. A run brings its own mesh.
-      text_encoder, vae: folder or hub id of their weights; None is what the release uses.
-      revision: branch, tag or commit on the hub.
+      source, variant, dtype, mesh, text_encoder, vae, revision: see
+        `MiroPipeline.from_pretrained`. A run brings its own mesh.
 
     Raises:
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do

@@ -1,4 +1,4 @@
-"""The verbs of `miro-jax sample`: the options of each, and the sheet of images it makes of them.
+"""The verbs of `miro-jax sample`: the options of each, and the columns of images it makes of them.
 
     images      images of prompts, with one set of levels for all or a set for each prompt
     isolate     v = v+ + w (v+ - v-),  s- = s+ except 0 at one reward         MIRO section 3
@@ -14,80 +14,145 @@ isolate has a column without guidance and one where s- is 0 at all of them.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
 
 from miro_jax.cli.flags import check, option
 from miro_jax.rewards.names import REWARD_NAMES
-from miro_jax.sample.request import Levels, Prompt, Request
-from miro_jax.sample.sheets import Column, Sheet, describe_levels, make_sheet
+from miro_jax.sample.request import ImageRequest, Levels, Request, slug
+from miro_jax.sample.sheets import Column, Sheet, describe_levels
 
 ANIMATIONS = ("webp", "gif", "apng")  # those of `animation.FORMATS`
 CANDIDATES = "candidates/"
-_PER_LINE = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """Images of prompts, those of a prompt in a row."""
+class Verb:
+    """What the verbs share. A verb is a dataclass of its options, with the columns of its sheet.
+
+    Attributes:
+      summary: a line for the list of verbs.
+      makes: what the folder holds afterwards. example: flags of an example.
+      negative_prompt: its default; None is what the checkpoint says.
+      folder: where the images stand, "" or "name/". per_line: see `Sheet`.
+    """
+
+    summary: ClassVar[str]
+    makes: ClassVar[str] = "a PNG for each image, grid.png, manifest.json"
+    example: ClassVar[str]
+    negative_prompt: ClassVar[str | None] = None
+    folder: ClassVar[str] = ""
+    per_line: ClassVar[int | None] = None
+    rewards: tuple[str, ...] | None = ()
 
     def sheet(self, request: Request) -> Sheet:
-        """Lay out the request."""
-        alike = not any(prompt.targets for prompt in request.prompts)
-        levels = describe_levels(request.positive(request.prompts[0]))
-        title = f"{levels if alike else 'levels by prompt'}; {request.settings.describe()}"
-        return make_sheet(request, _one(request), title, min(request.num_images, _PER_LINE))
+        """Lay out the images of a request.
+
+        Raises:
+          ValueError: an option out of its range, or a reward that the network does not know.
+        """
+        check(self)
+        columns, images = self.columns(request), []
+        prompt_digits = max(4, len(str(len(request.prompts) - 1)))
+        sample_digits = len(str(request.num_images - 1))
+        for index, prompt in enumerate(request.prompts):
+            start = f"{self.folder}{index:0{prompt_digits}d}-{slug(prompt.text)}"
+            positive = request.positive(prompt)
+            negative = request.negative(prompt), request.negative(prompt, positive)
+            images += [
+                ImageRequest(
+                    f"{start}{f'-{column.name}' if column.name else ''}-{i:0{sample_digits}d}.png",
+                    prompt.text,
+                    index,
+                    i,
+                    request.seed if prompt.seed is None else prompt.seed,
+                    positive | column.targets,
+                    negative[column.equal] | column.negative_targets,
+                    column.settings or request.settings,
+                )
+                for column in columns
+                for i in range(request.num_images)
+            ]
+        rows = tuple(prompt.text for prompt in request.prompts)
+        labels, title = tuple(column.label for column in columns), self.title(request)
+        return Sheet(tuple(images), rows, labels, request.num_images, title, self.per_line)
+
+    def columns(self, request: Request) -> list[Column]:
+        """Return the columns of the sheet; by default one, of images that differ in their noise."""
+        return [Column()]
+
+    def title(self, request: Request) -> str:
+        """Return what stands above the grid."""
+        return ""
+
+    def varied(self, request: Request) -> tuple[str, ...]:
+        """Return the network's names of the rewards that differ between columns."""
+        return request.names if self.rewards is None else request.find(*self.rewards)
 
     def facts(self, request: Request) -> dict[str, Any]:
-        """Return what else the files depend on; the same of every verb."""
+        """Return what else the files depend on."""
         return {}
 
 
-def _one(request: Request):
-    """Return the columns of a request whose images differ in nothing but their noise."""
-    return lambda prompt: [Column("", "", request.positive(prompt), request.negative(prompt))]
+@dataclasses.dataclass(frozen=True)
+class Images(Verb):
+    """Images of prompts, those of a prompt in a row."""
+
+    summary = "images of prompts (the default)"
+    example = "--prompt='a red fox in snow' --target aesthetic=0.6 --images=4 --out=fox"
+    per_line = 8
+
+    def title(self, request: Request) -> str:
+        alike = not any(prompt.targets for prompt in request.prompts)
+        levels = describe_levels(request.positive(request.prompts[0]))
+        return f"{levels if alike else 'levels by prompt'}; {request.settings.describe()}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Isolate:
+class Isolate(Verb):
     """A row a prompt, a column a reward; None is all rewards of the network."""
+
+    summary = "a grid of what guidance by each reward alone does"
+    makes = "a PNG for each image, grid.png (a column a reward), manifest.json"
+    example = "--prompt='a red fox in snow' --rewards=clip,aesthetic --out=isolate"
+    negative_prompt = "same"
 
     rewards: tuple[str, ...] | None = option(
         None, metavar="A,B", help="columns (default: all rewards of the model)"
     )
 
-    def sheet(self, request: Request) -> Sheet:
-        """Lay out the grid; ValueError for a reward that the network is not conditioned on."""
-        rewards = _rewards(request, self.rewards)
+    def columns(self, request: Request) -> list[Column]:
+        rewards = self.varied(request)
         if not rewards:
             raise ValueError(
                 "isolating rewards needs a network that is conditioned on rewards; it knows none."
             )
         without = dataclasses.replace(request.settings, guidance_scale=0.0)
+        return [
+            Column("no guidance", "no-guidance", settings=without),
+            *(
+                Column(f"{name} alone", f"only-{name}", {}, {name: 0.0}, equal=True)
+                for name in rewards
+            ),
+            Column("all rewards", "all-rewards"),
+        ]
 
-        def columns(prompt: Prompt) -> list[Column]:
-            positive = request.positive(prompt)
-            equal = request.negative(prompt, positive)
-            nothing = request.negative(prompt)
-            return [
-                Column("no guidance", "no-guidance", positive, nothing, without),
-                *(
-                    Column(f"{name} alone", f"only-{name}", positive, equal | {name: 0.0})
-                    for name in rewards
-                ),
-                Column("all rewards", "all-rewards", positive, nothing),
-            ]
-
-        title = f"guidance by one reward: s- = s+ except 0 there; {request.settings.describe()}"
-        return make_sheet(request, columns, title)
+    def title(self, request: Request) -> str:
+        return f"guidance by one reward: s- = s+ except 0 there; {request.settings.describe()}"
 
     def facts(self, request: Request) -> dict[str, Any]:
-        return {"rewards": _rewards(request, self.rewards)}
+        return {"rewards": self.varied(request)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Tradeoff:
+class Tradeoff(Verb):
     """A row a prompt, a column a value of u."""
+
+    summary = "a strip from one reward to another"
+    makes = "a PNG for each image, grid.png (a column a value of u), manifest.json"
+    example = "aesthetic clip --prompt='a red fox in snow' --levels=7 --out=tradeoff"
+    negative_prompt = "same"
 
     a: str = option(positional=True, metavar="A", help="the reward at u = 0")
     b: str = option(positional=True, metavar="B", help="the reward at u = 1")
@@ -95,70 +160,69 @@ class Tradeoff:
         5, at_least=2, at_most=256, metavar="N", help="values of u, from 0 to 1, evenly spaced"
     )
 
-    def sheet(self, request: Request) -> Sheet:
-        """Lay out the strip; ValueError for a reward the network does not know, or the same."""
-        check(self)
-        a, b = request.find(self.a, self.b)
+    def varied(self, request: Request) -> tuple[str, ...]:
+        return request.find(self.a, self.b)
+
+    def columns(self, request: Request) -> list[Column]:
+        a, b = self.varied(request)
         if a == b:
             raise ValueError(f"a trade-off needs two rewards; got {a!r} twice.")
         ends = {0.0: f": {a} alone", 1.0: f": {b} alone"}
+        return [
+            Column(f"u = {u:.3g}{ends.get(u, '')}", f"u{u:.4f}", {}, {a: u, b: 1 - u}, equal=True)
+            for u in np.linspace(0, 1, self.levels).tolist()
+        ]
 
-        def columns(prompt: Prompt) -> list[Column]:
-            positive = request.positive(prompt)
-            equal = request.negative(prompt, positive)
-            return [
-                Column(
-                    f"u = {u:.3g}{ends.get(u, '')}",
-                    f"u{u:.4f}",
-                    positive,
-                    equal | {a: u, b: 1.0 - u},
-                )
-                for u in spaced(self.levels)
-            ]
-
-        title = f"s- = s+ except {a} = u, {b} = 1 - u; {request.settings.describe()}"
-        return make_sheet(request, columns, title)
+    def title(self, request: Request) -> str:
+        a, b = self.varied(request)
+        return f"s- = s+ except {a} = u, {b} = 1 - u; {request.settings.describe()}"
 
     def facts(self, request: Request) -> dict[str, Any]:
-        return {"rewards": request.find(self.a, self.b), "levels": self.levels}
+        return {"rewards": self.varied(request), "levels": self.levels}
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
+class Sweep(Verb):
     """A row a prompt, a column a level."""
+
+    summary = "one reward's target from 0 to 1"
+    makes = "a PNG for each image, grid.png (a column a level), manifest.json"
+    example = "aesthetic --prompt='a red fox in snow' --levels=9 --out=sweep"
 
     reward: str = option(positional=True, metavar="REWARD", help="whose target goes from 0 to 1")
     levels: int = option(
         5, at_least=2, at_most=256, metavar="N", help="targets, from 0 to 1, evenly spaced"
     )
 
-    def sheet(self, request: Request) -> Sheet:
-        """Lay out the strip; ValueError for a reward that the network is not conditioned on."""
-        check(self)
-        (reward,) = request.find(self.reward)
+    def varied(self, request: Request) -> tuple[str, ...]:
+        return request.find(self.reward)
 
-        def columns(prompt: Prompt) -> list[Column]:
-            positive, negative = request.positive(prompt), request.negative(prompt)
-            return [
-                Column(
-                    f"{reward} = {level:.3g}",
-                    f"{reward}-{level:.4f}",
-                    positive | {reward: level},
-                    negative,
-                )
-                for level in spaced(self.levels)
-            ]
+    def columns(self, request: Request) -> list[Column]:
+        (name,) = self.varied(request)
+        return [
+            Column(f"{name} = {level:.3g}", f"{name}-{level:.4f}", {name: level})
+            for level in np.linspace(0, 1, self.levels).tolist()
+        ]
 
-        title = f"s+ of {reward} from 0 to 1; {_describe_others(request, [reward])}"
-        return make_sheet(request, columns, title)
+    def title(self, request: Request) -> str:
+        (name,) = self.varied(request)
+        return f"s+ of {name} from 0 to 1; {_describe_others(request, (name,))}"
 
     def facts(self, request: Request) -> dict[str, Any]:
-        return {"rewards": request.find(self.reward), "levels": self.levels}
+        return {"rewards": self.varied(request), "levels": self.levels}
 
 
 @dataclasses.dataclass(frozen=True)
-class Best:
+class Best(Verb):
     """The candidates of each prompt, of which `sample.best` keeps the best."""
+
+    summary = "the best of N candidates by a reward"
+    makes = (
+        "best/*.png, scores.jsonl, curve.svg and curve.json (expected best of n), grid.png, "
+        "manifest.json"
+    )
+    example = "pick_score --prompt='a red fox in snow' --candidates=64 --out=best"
+    folder = CANDIDATES
 
     reward: str = option(
         positional=True,
@@ -175,17 +239,18 @@ class Best:
     )
     keep_candidates: bool = option(False, help="keep all images, not only the best")
 
-    def sheet(self, request: Request) -> Sheet:
-        """Lay out the candidates; `request.num_images` of each prompt."""
-        return make_sheet(request, _one(request), "", folder=CANDIDATES)
-
     def facts(self, request: Request) -> dict[str, Any]:
         return {"reward_name": self.reward, "keep_candidates": self.keep_candidates}
 
 
 @dataclasses.dataclass(frozen=True)
-class Loop:
+class Loop(Verb):
     """A row a prompt, a column a frame of a closed walk through reward space."""
+
+    summary = "an animation of a closed walk through reward space"
+    makes = "frames/*.png, loop.webp, manifest.json"
+    example = "--rewards=clip,aesthetic,hpsv2 --prompt='a red fox in snow' --frames=48 --out=loop"
+    folder = "frames/"
 
     rewards: tuple[str, ...] | None = option(
         None,
@@ -196,29 +261,18 @@ class Loop:
     fps: int = option(12, at_least=1, metavar="N", help="frames a second")
     format: str = option("webp", choices=ANIMATIONS, help="of the file")
 
-    def sheet(self, request: Request) -> Sheet:
-        """Lay out the frames; ValueError for a reward the network does not know, or one twice."""
-        check(self)
-        rewards = self.shown(request)
+    def columns(self, request: Request) -> list[Column]:
+        rewards = self.varied(request)
         if not rewards or len(set(rewards)) != len(rewards):
             raise ValueError(f"a loop needs one or more different rewards; got {list(rewards)}.")
         steps = walk(rewards, self.frames)
+        return [Column("", f"{index:03d}", levels) for index, levels in enumerate(steps)]
 
-        def columns(prompt: Prompt) -> list[Column]:
-            positive, negative = request.positive(prompt), request.negative(prompt)
-            return [
-                Column("", f"{index:03d}", positive | levels, negative)
-                for index, levels in enumerate(steps)
-            ]
-
-        return make_sheet(request, columns, _describe_others(request, rewards), folder="frames/")
-
-    def shown(self, request: Request) -> tuple[str, ...]:
-        """Return the rewards that take turns."""
-        return _rewards(request, self.rewards)
+    def title(self, request: Request) -> str:
+        return _describe_others(request, self.varied(request))
 
     def facts(self, request: Request) -> dict[str, Any]:
-        own = {"rewards": self.shown(request), "frames": self.frames}
+        own = {"rewards": self.varied(request), "frames": self.frames}
         return own | {"format": self.format, "frames_per_second": self.fps}
 
 
@@ -240,16 +294,7 @@ def walk(rewards: Sequence[str], frames: int) -> list[Levels]:
     ]
 
 
-def spaced(count: int) -> list[float]:
-    """Return `count` numbers from 0 to 1, evenly spaced: those of `numpy.linspace`."""
-    return [*(index * (1 / (count - 1)) for index in range(count - 1)), 1.0]
-
-
-def _rewards(request: Request, rewards: Sequence[str] | None) -> tuple[str, ...]:
-    return request.names if rewards is None else request.find(*rewards)
-
-
-def _describe_others(request: Request, rewards: Iterable[str]) -> str:
+def _describe_others(request: Request, rewards: Sequence[str]) -> str:
     """Return the levels of the other rewards and the settings in words."""
     levels = request.positive(request.prompts[0])
     others = {name: level for name, level in levels.items() if name not in rewards}
@@ -257,61 +302,11 @@ def _describe_others(request: Request, rewards: Iterable[str]) -> str:
     return words + request.settings.describe()
 
 
-@dataclasses.dataclass(frozen=True)
-class Verb:
-    """An entry of the table of verbs.
-
-    Attributes:
-      options: dataclass of its own flags. summary: a line for the list of verbs.
-      makes: what the folder holds afterwards. example: flags of an example.
-      negative_prompt: its default; None is what the checkpoint says.
-    """
-
-    options: type
-    summary: str
-    makes: str
-    example: str
-    negative_prompt: str | None = None
-
-
-VERBS = {
-    "images": Verb(
-        Images,
-        "images of prompts (the default)",
-        "a PNG for each image, grid.png, manifest.json",
-        "--prompt='a red fox in snow' --target aesthetic=0.6 --images=4 --out=fox",
-    ),
-    "isolate": Verb(
-        Isolate,
-        "a grid of what guidance by each reward alone does",
-        "a PNG for each image, grid.png (a column a reward), manifest.json",
-        "--prompt='a red fox in snow' --rewards=clip,aesthetic --out=isolate",
-        negative_prompt="same",
-    ),
-    "tradeoff": Verb(
-        Tradeoff,
-        "a strip from one reward to another",
-        "a PNG for each image, grid.png (a column a value of u), manifest.json",
-        "aesthetic clip --prompt='a red fox in snow' --levels=7 --out=tradeoff",
-        negative_prompt="same",
-    ),
-    "sweep": Verb(
-        Sweep,
-        "one reward's target from 0 to 1",
-        "a PNG for each image, grid.png (a column a level), manifest.json",
-        "aesthetic --prompt='a red fox in snow' --levels=9 --out=sweep",
-    ),
-    "best": Verb(
-        Best,
-        "the best of N candidates by a reward",
-        "best/*.png, scores.jsonl, curve.svg and curve.json (expected best of n), grid.png, "
-        "manifest.json",
-        "pick_score --prompt='a red fox in snow' --candidates=64 --out=best",
-    ),
-    "loop": Verb(
-        Loop,
-        "an animation of a closed walk through reward space",
-        "frames/*.png, loop.webp, manifest.json",
-        "--rewards=clip,aesthetic,hpsv2 --prompt='a red fox in snow' --frames=48 --out=loop",
-    ),
+VERBS: dict[str, type[Verb]] = {
+    "images": Images,
+    "isolate": Isolate,
+    "tradeoff": Tradeoff,
+    "sweep": Sweep,
+    "best": Best,
+    "loop": Loop,
 }
