@@ -16,10 +16,9 @@ from miro_jax.evaluate.settings import Settings, choose, evaluator_of
 from miro_jax.rewards import base
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.settings import Settings as HowToSample
 
-SAMPLING = Sampling(
-    guidance_scale=2.0, num_steps=3, solver="euler", negative_prompt="empty", seed=7
-)
+SAMPLING = Sampling(HowToSample(guidance_scale=2.0, num_steps=3), seed=7)
 
 
 class Gauge(base.Judge):

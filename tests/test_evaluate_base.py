@@ -110,6 +110,7 @@ def test_sampling_settings_reach_the_pipeline():
         "targets": None,
         "negative_targets": None,
         "guidance_scale": 0.0,
+        "guidance_interval": (0.0, 1.0),
         "num_steps": config.sample.num_steps,
         "solver": "euler",
         "negative_prompt": "empty",
@@ -120,7 +121,8 @@ def test_sampling_settings_reach_the_pipeline():
 
 def test_guidance_scales_hold_none_and_the_default_once():
     assert SAMPLING.scales == [0.0, 2.0]
-    assert dataclasses.replace(SAMPLING, guidance_scale=0).scales == [0.0]
+    without = dataclasses.replace(SAMPLING.settings, guidance_scale=0)
+    assert dataclasses.replace(SAMPLING, settings=without).scales == [0.0]
 
 
 def test_rewards_named_with_a_version_or_a_file_work_in_every_evaluator(tmp_path):

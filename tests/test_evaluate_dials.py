@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miro_jax.evaluate import dials
+from miro_jax.evaluate import dials, settings
 from tests.painting import SAMPLING, Meter, judges
 
 NAMES = ("first", "second", "third")
@@ -92,7 +92,7 @@ def test_a_network_without_rewards_has_no_dials():
 @pytest.mark.parametrize("levels", [(1.0,), (0.0, 0.0), (0.0, 1.5), (-0.1, 1.0)])
 def test_bad_levels_are_refused_with_the_key(levels):
     with pytest.raises(ValueError, match="config.evaluate.levels"):
-        dials.check_levels(levels)
+        settings.check_levels(levels)
 
 
 def test_a_reward_that_may_be_missing_is_measured_where_it_is_there():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from miro_jax.evaluate import geneval
+from miro_jax.evaluate.base import Sampling
+from miro_jax.sample.settings import Settings
 from tests.painting import SAMPLING, Painter, paint
 
 PROMPTS = {"single_object": ["a circle", "a square"], "colors": ["a red square", "a blue square"]}
@@ -38,7 +40,7 @@ def test_named_color_ignores_the_shape():
 
 
 def test_no_default_guidance_gives_one_row():
-    sampling = SAMPLING.__class__(0.0, 3, "euler", "empty", 7)
+    sampling = Sampling(Settings(guidance_scale=0.0, num_steps=3), seed=7)
     assert [row["guidance_scale"] for row in rows(lambda scale: {}, sampling)] == [0.0]
 
 

@@ -3,7 +3,7 @@
 settings      options, and the table of evaluators: a new one is one file, one entry, one test
 prompts       of the shapes world, of a file, or captions of the run's records
 run           the stage
-command       `miro-jax evaluate RUN_FOLDER`, with run_config, the config that the folder keeps
+command       `miro-jax evaluate RUN_FOLDER`
 gallery, geneval, reward_scores, dials, conflict     the evaluators
 preview       a grid during training
 """
@@ -13,5 +13,5 @@ import lazy_loader
 # Imported when first used: `miro-jax evaluate --help` needs no jax.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=[*"conflict dials gallery geneval prompts reward_scores run run_config".split()],
+    submodules=[*"conflict dials gallery geneval prompts reward_scores run".split()],
 )

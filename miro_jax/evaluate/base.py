@@ -16,6 +16,8 @@ from miro_jax.evaluate.prompts import Prompts
 from miro_jax.models.targets import Targets
 from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
+from miro_jax.sample.settings import Settings
+from miro_jax.sample.stage import read_settings
 
 
 class Evaluator(Protocol):
@@ -58,16 +60,13 @@ def named_failure(name: str, step: int) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How an evaluator samples; the arguments of `MiroPipeline.__call__` of the same names.
+    """How an evaluator samples.
 
     One seed for all: images that differ in their targets or guidance alone start from the same
     noise, so what differs between them comes from these.
     """
 
-    guidance_scale: float
-    num_steps: int
-    solver: str
-    negative_prompt: str
+    settings: Settings
     seed: int
 
     def sample(
@@ -80,7 +79,7 @@ class Sampling:
         guidance_scale: float | None = None,
     ) -> np.ndarray:
         """Return [len(prompts) * num_images, H, W, 3] uint8; None takes the default."""
-        settings = dataclasses.asdict(self)
+        settings = dataclasses.asdict(self.settings)
         if guidance_scale is not None:
             settings["guidance_scale"] = guidance_scale
         return pipeline(
@@ -89,19 +88,19 @@ class Sampling:
             targets=targets,
             negative_targets=negative_targets,
             output_type="numpy",
+            seed=self.seed,
             **settings,
         )
 
     @property
     def scales(self) -> list[float]:
         """The guidance scales that tables compare: none, and the default where it differs."""
-        return list(dict.fromkeys((0.0, float(self.guidance_scale))))
+        return list(dict.fromkeys((0.0, float(self.settings.guidance_scale))))
 
 
 def make_sampling(config: Any) -> Sampling:
     """Build the sampling settings of `config.sample`."""
-    c = config.sample
-    return Sampling(c.guidance_scale, c.num_steps, c.solver, c.negative, c.seed)
+    return Sampling(Settings(**read_settings(config.sample)), config.sample.seed)
 
 
 class Remembering:

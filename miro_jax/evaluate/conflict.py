@@ -7,51 +7,51 @@ requested at several levels, once with all others at 1, once with all others mis
 branches of guidance.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from miro_jax.data.shapes import world
-from miro_jax.evaluate import base, dials
+from miro_jax.evaluate import base
+from miro_jax.evaluate.settings import check_levels
 from miro_jax.report.results import Conflict, Way
 from miro_jax.report.statistics import bootstrap_mean, wilson
 from miro_jax.rewards.names import short_name
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Measures agreement with the prompt against the level of one chased reward.
 
-    Args:
-      judges: those that need a caption measure; agreement is their mean.
+    Attributes:
+      judges: agreement is the mean of their scores.
       sampling: how to sample.
       prompts: [N], one image of each at every level.
-      levels: in [0, 1], at least two.
-      chased: name of the chased reward.
+      levels: requested, ascending. chased: name of the chased reward.
       check: (image, prompt) -> whether the image shows what the prompt describes.
     """
 
     shapes_only: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        judges: base.Judges,
-        sampling: base.Sampling,
-        prompts: Sequence[str],
-        levels: Sequence[float],
-        chased: str,
-        check: Callable,
-    ):
-        self.levels, self.judges = dials.check_levels(levels), judges.of_captions
-        self.sampling, self.prompts, self.chased = sampling, list(prompts), chased
-        self.check = check
+    judges: base.Judges
+    sampling: base.Sampling
+    prompts: Sequence[str]
+    levels: Sequence[float]
+    chased: str
+    check: Callable
 
     @classmethod
     def build(cls, inputs: base.Inputs) -> Self:
         """Build it for a run."""
-        settings, prompts = inputs.settings, inputs.prompts.per_level
-        chased = short_name(settings.conflict_reward)
-        return cls(inputs.judges, inputs.sampling, prompts, settings.levels, chased, world.check)
+        return cls(
+            inputs.judges.of_captions,
+            inputs.sampling,
+            inputs.prompts.per_level,
+            check_levels(inputs.settings.levels),
+            short_name(inputs.settings.conflict_reward),
+            world.check,
+        )
 
     def num_images(self, reward_names: Sequence[str]) -> int:
         """Return how many images it samples."""
@@ -69,7 +69,7 @@ class Evaluator:
         missing = {name: None for name in pipeline.reward_names if name != self.chased}
         return Conflict(
             self.chased,
-            self.levels,
+            list(self.levels),
             len(self.prompts),
             self.judges.names,
             self._way(pipeline, {}),

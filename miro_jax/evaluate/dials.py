@@ -9,42 +9,39 @@ other rewards: what turning one dial from the lowest to the highest level does t
 Letters: N images a level, R measured rewards, L levels.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from miro_jax.evaluate import base
+from miro_jax.evaluate.settings import check_levels
 from miro_jax.report.results import Cross, Dial, Dials
 from miro_jax.report.statistics import bootstrap_mean, rank_correlation
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Requests each reward at each level and measures all rewards.
 
-    Args:
+    Attributes:
       judges: the R rewards that measure; those that the network knows are among them.
       sampling: how to sample.
       prompts: [N], one image of each at every level.
-      levels: [L] in [0, 1], requested, at least two.
+      levels: [L] in [0, 1], requested, ascending.
     """
 
     shapes_only: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        judges: base.Judges,
-        sampling: base.Sampling,
-        prompts: Sequence[str],
-        levels: Sequence[float],
-    ):
-        self.levels = check_levels(levels)
-        self.judges, self.sampling, self.prompts = judges, sampling, list(prompts)
+    judges: base.Judges
+    sampling: base.Sampling
+    prompts: Sequence[str]
+    levels: Sequence[float]
 
     @classmethod
     def build(cls, inputs: base.Inputs) -> Self:
         """Build it for a run."""
-        prompts, levels = inputs.prompts.per_level, inputs.settings.levels
+        prompts, levels = inputs.prompts.per_level, check_levels(inputs.settings.levels)
         return cls(inputs.judges, inputs.sampling, prompts, levels)
 
     def num_images(self, reward_names: Sequence[str]) -> int:
@@ -65,7 +62,7 @@ class Evaluator:
             measured=self.judges.names,
             **{key: [[change[end] for change in row] for row in changes] for key, end in ends},
         )
-        return Dials(self.levels, len(self.prompts), dials, cross)
+        return Dials(list(self.levels), len(self.prompts), dials, cross)
 
     def _score(self, pipeline: Any, name: str, level: float) -> np.ndarray:
         """Return the scores [N, R] of images with one reward requested at a level."""
@@ -83,15 +80,3 @@ class Evaluator:
             "rank_of_means": rank_correlation(self.levels, np.nanmean(own, axis=1)),
             "rank_of_samples": rank_correlation(requested.ravel(), own.ravel()),
         }
-
-
-def check_levels(levels: Sequence[float]) -> list[float]:
-    """Return the levels as ascending floats; ValueError unless two or more, distinct, in [0, 1]."""
-    ascending = sorted({float(level) for level in levels})
-    distinct = len(ascending) == len(levels) >= 2
-    if not distinct or ascending[0] < 0 or ascending[-1] > 1:
-        raise ValueError(
-            "config.evaluate.levels must be two or more different numbers in [0, 1]; got "
-            f"{tuple(levels)}."
-        )
-    return ascending

@@ -1,5 +1,6 @@
 """Images to look at: the same prompts and noise at several levels of all rewards at once."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -32,28 +33,22 @@ def sample_levels(
     return stacked.reshape(len(columns), len(prompts), num_images, *stacked.shape[2:])
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Samples prompts at levels for the report.
 
-    Args:
+    Attributes:
       sampling: how to sample.
-      prompts: texts. num_images: images of each. levels: requested of all rewards.
+      prompts: texts. count: images of each. levels: requested of all rewards.
       folder: where images are written.
     """
 
     shapes_only: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        sampling: base.Sampling,
-        prompts: Sequence[str],
-        num_images: int,
-        levels: Sequence[float],
-        folder: Path,
-    ):
-        self.folder = Path(folder)
-        self.sampling, self.prompts, self._count = sampling, list(prompts), num_images
-        self.levels = [float(level) for level in levels]
+    sampling: base.Sampling
+    prompts: Sequence[str]
+    count: int
+    levels: Sequence[float]
+    folder: Path
 
     @classmethod
     def build(cls, inputs: base.Inputs) -> Self:
@@ -63,15 +58,17 @@ class Evaluator:
 
     def num_images(self, reward_names: Sequence[str]) -> int:
         """Return how many images it samples."""
-        return len(self.prompts) * self._count * len(self._columns(reward_names))
+        return len(self.prompts) * self.count * len(self._columns(reward_names))
 
     def _columns(self, reward_names: Sequence[str]) -> list[float]:
-        return self.levels if reward_names else [1.0]  # without rewards all levels are the same
+        return (
+            list(self.levels) if reward_names else [1.0]
+        )  # without rewards all levels are the same
 
     def run(self, pipeline: Any) -> Gallery:
         """Sample, and write the images of a prompt at a level together as `gallery-P-L.png`."""
         levels = self._columns(pipeline.reward_names)
-        images = sample_levels(pipeline, self.sampling, self.prompts, self._count, levels)
+        images = sample_levels(pipeline, self.sampling, self.prompts, self.count, levels)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []
         for number, row in enumerate(images.swapaxes(0, 1)):
@@ -79,4 +76,6 @@ class Evaluator:
             for name, cell in zip(files[-1], row, strict=True):
                 Image.fromarray(grids.tile(cell, gap=1)).save(self.folder / name, optimize=True)
         shown = levels if pipeline.reward_names else []
-        return Gallery(self.prompts, shown, self.sampling.guidance_scale, self._count, files)
+        return Gallery(
+            list(self.prompts), shown, self.sampling.settings.guidance_scale, self.count, files
+        )

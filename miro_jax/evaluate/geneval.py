@@ -6,6 +6,7 @@ over categories, whatever their sizes. For the category `colors` a second share 
 whether the largest object has the colour that the prompt names.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -17,21 +18,19 @@ from miro_jax.report.results import GenEval, GenEvalRow
 from miro_jax.report.statistics import Share, mean_of_shares, wilson
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Checks images of prompts by category, without guidance and with the default.
 
-    Args:
+    Attributes:
       sampling: how to sample; its guidance scale is the default.
-      prompts: category -> prompts.
-      num_images: images of each prompt.
+      prompts: category -> prompts. count: images of each prompt.
     """
 
     shapes_only: ClassVar[bool] = True
-
-    def __init__(
-        self, sampling: base.Sampling, prompts: Mapping[str, Sequence[str]], num_images: int
-    ):
-        self.sampling, self.prompts, self._count = sampling, dict(prompts), num_images
+    sampling: base.Sampling
+    prompts: Mapping[str, Sequence[str]]
+    count: int
 
     @classmethod
     def build(cls, inputs: base.Inputs) -> Self:
@@ -42,20 +41,20 @@ class Evaluator:
     def num_images(self, reward_names: Sequence[str]) -> int:
         """Return how many images it samples."""
         num_prompts = sum(len(prompts) for prompts in self.prompts.values())
-        return len(self.sampling.scales) * num_prompts * self._count
+        return len(self.sampling.scales) * num_prompts * self.count
 
     def run(self, pipeline: Any) -> GenEval:
         """Fill the table."""
         rows = [self._row(pipeline, scale) for scale in self.sampling.scales]
-        return GenEval(self._count, rows)
+        return GenEval(self.count, rows)
 
     def _row(self, pipeline: Any, scale: float) -> GenEvalRow:
         # All categories in one call: it fills batches, and other evaluators request the same.
         every = [prompt for prompts in self.prompts.values() for prompt in prompts]
-        images = self.sampling.sample(pipeline, every, self._count, guidance_scale=scale)
+        images = self.sampling.sample(pipeline, every, self.count, guidance_scale=scale)
         categories, named_color = {}, None
         for name, prompts in self.prompts.items():
-            texts = [p for p in prompts for _ in range(self._count)]
+            texts = [p for p in prompts for _ in range(self.count)]
             own, images = images[: len(texts)], images[len(texts) :]
             categories[name] = _share(world.check, own, texts)
             if name == "colors":

@@ -67,7 +67,7 @@ class Preview:
             [f"all rewards at {level:g}" for level in self.levels]
             if self.pipeline.reward_names
             else ["no rewards"],
-            f"step {step}, guidance {self.sampling.guidance_scale:g}",
+            f"step {step}, guidance {self.sampling.settings.guidance_scale:g}",
         )
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)

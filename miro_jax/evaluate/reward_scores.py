@@ -5,6 +5,7 @@ All targets are at their defaults (1), so a network that uses its rewards should
 the data it was trained on.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,29 +16,27 @@ from miro_jax.report.results import RewardScores
 from miro_jax.report.statistics import Mean, bootstrap_mean
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Scores images of prompts with every reward.
 
-    Args:
+    Attributes:
       judges: the R rewards that measure.
       sampling: how to sample; its guidance scale is the default.
-      prompts: texts. num_images: images of each.
+      prompts: texts. count: images of each.
       training: reward -> mean and std of the scores that training sees.
     """
 
     shapes_only: ClassVar[bool] = False
+    judges: base.Judges
+    sampling: base.Sampling
+    prompts: Sequence[str]
+    count: int
+    training: Mapping[str, Mapping[str, float]]
 
-    def __init__(
-        self,
-        judges: base.Judges,
-        sampling: base.Sampling,
-        prompts: Sequence[str],
-        num_images: int,
-        training: Mapping[str, Mapping[str, float]],
-    ):
-        self.judges, self.sampling = judges, sampling
-        self.prompts, self._count = list(prompts), num_images
-        self.training = {name: dict(training[name]) for name in judges.names}
+    def __post_init__(self):
+        measured = {name: dict(self.training[name]) for name in self.judges.names}
+        object.__setattr__(self, "training", measured)
 
     @classmethod
     def build(cls, inputs: base.Inputs) -> Self:
@@ -47,14 +46,14 @@ class Evaluator:
 
     def num_images(self, reward_names: Sequence[str]) -> int:
         """Return how many images it samples."""
-        return len(self.sampling.scales) * len(self.prompts) * self._count
+        return len(self.sampling.scales) * len(self.prompts) * self.count
 
     def run(self, pipeline: Any) -> RewardScores:
         """Sample and score."""
-        texts = [p for p in self.prompts for _ in range(self._count)]
+        texts = [p for p in self.prompts for _ in range(self.count)]
         rows = []
         for scale in self.sampling.scales:
-            images = self.sampling.sample(pipeline, self.prompts, self._count, guidance_scale=scale)
+            images = self.sampling.sample(pipeline, self.prompts, self.count, guidance_scale=scale)
             rows.append({"guidance_scale": scale, "rewards": self._means(images, texts)})
         return RewardScores(len(texts), rows, self.training)
 

@@ -64,7 +64,7 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     settings = Settings(**config.evaluate)
     flags.check(settings, "config.evaluate.")
     check_names(settings.evaluators)
-    evaluate.dials.check_levels(settings.levels)
+    check_levels(settings.levels)
     unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(
@@ -80,6 +80,18 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
             f"{', '.join(known)}; got {settings.conflict_reward!r}."
         )
     evaluate.prompts.check(settings.prompts, is_shapes)
+
+
+def check_levels(levels: Sequence[float]) -> list[float]:
+    """Return the levels as ascending floats; ValueError unless two or more, distinct, in [0, 1]."""
+    ascending = sorted({float(level) for level in levels})
+    distinct = len(ascending) == len(levels) >= 2
+    if not distinct or ascending[0] < 0 or ascending[-1] > 1:
+        raise ValueError(
+            "config.evaluate.levels must be two or more different numbers in [0, 1]; got "
+            f"{tuple(levels)}."
+        )
+    return ascending
 
 
 def evaluator_of(name: str) -> Any:
