@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from miro_jax.report import charts
+from miro_jax.report import charts, page
 
 
 def test_an_axis_has_round_ticks_that_enclose_the_values():
@@ -77,7 +77,7 @@ def test_points_and_their_bars_stand_where_the_axes_say():
     ],
 )
 def test_numbers_are_written_short(value, text):
-    assert charts.format_number(value) == text
+    assert page.format_number(value) == text
 
 
 def test_thinning_keeps_means_and_ends_below_the_limit():

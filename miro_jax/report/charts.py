@@ -1,20 +1,21 @@
 """Line and point charts as inline SVG: no script, no font, no colour of their own.
 
 Colours, strokes and text sizes are classes of `style.css`, so that charts turn dark with the page.
-A chart is a plot area with axes; data are drawn on it in data units. Texts are escaped by `Markup`.
+A chart is a plot area with axes; data are drawn on it in data units; `templates/svg.html` has the
+elements.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from markupsafe import Markup
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 36  # room around the plot area, in SVG units
+from miro_jax.report import page
+
+_ROOM = {"left": 44, "right": 12, "top": 26, "bottom": 36}  # around the plot area, in SVG units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,21 +80,6 @@ def _round_step(raw: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
 
 
-def format_number(value: float) -> str:
-    """Write a number as short as a tick or a table allows: 0.25, 12, 1.5k, 2M, 3e-5."""
-    size = abs(value)
-    if size < 1e-12:
-        return "0"
-    if size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-").replace("-", "\N{MINUS SIGN}")
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}".replace(
-                "-", "\N{MINUS SIGN}"
-            )
-    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
-
-
 class Chart:
     """A plot area with axes, and what is drawn on it.
 
@@ -103,13 +89,14 @@ class Chart:
 
     def __init__(self, x: Axis, y: Axis, width: int = 420, height: int = 250):
         self.x, self.y, self.width, self.height = x, y, width, height
-        self._marks: list[Markup] = []
+        self.marks: list[dict[str, Any]] = []  # in SVG units, see `chart` of svg.html
 
-    def _at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: float, y: float) -> tuple[float, float]:
         """Return SVG coordinates of a point in data units."""
-        across = self.width - _LEFT - _RIGHT
-        up = self.height - _TOP - _BOTTOM
-        return _LEFT + across * self.x.position(x), _TOP + up * (1 - self.y.position(y))
+        across = self.width - _ROOM["left"] - _ROOM["right"]
+        up = self.height - _ROOM["top"] - _ROOM["bottom"]
+        x, y = self.x.position(x), self.y.position(y)
+        return _ROOM["left"] + across * x, _ROOM["top"] + up * (1 - y)
 
     def line(self, xs: Sequence[float], ys: Sequence[float], kind: str) -> None:
         """Draw a line through points; those that the axis cannot show are dropped.
@@ -119,18 +106,15 @@ class Chart:
         """
         pairs = zip(xs, ys, strict=True)
         shown = [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
-        points = " ".join("{:.1f},{:.1f}".format(*self._at(x, y)) for x, y in shown)
-        if points:
-            self._marks.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
+        if shown:
+            self.marks.append(
+                {"shape": "line", "kind": kind, "points": [self.at(*p) for p in shown]}
+            )
 
     def level(self, y: float, kind: str) -> None:
         """Draw a horizontal line over the whole width."""
         if self.y.low <= y <= self.y.high:
             self.line([self.x.low, self.x.high], [y, y], kind)
-
-    def mark(self, x: float, kind: str) -> None:
-        """Draw a vertical line over the whole height."""
-        self.line([x, x], [self.y.low, self.y.high], kind)
 
     def points(
         self,
@@ -151,26 +135,18 @@ class Chart:
           shift: SVG units to the right, so that two series do not hide each other.
           marker: "disc" or "box".
         """
-        for x, value, title in zip(xs, values, titles, strict=True):
-            px, py = self._at(x, value.get("mean", value.get("accuracy")))
-            (_, low), (_, high) = self._at(x, value["low"]), self._at(x, value["high"])
-            px += shift
-            self._marks.append(
-                Markup(
-                    '<g class="point {}"><title>{}</title>'
-                    '<line x1="{px:.1f}" y1="{low:.1f}" x2="{px:.1f}" y2="{high:.1f}"/>{}</g>'
-                ).format(kind, title, draw_marker(px, py, marker), px=px, low=low, high=high)
-            )
+        for position, value, title in zip(xs, values, titles, strict=True):
+            x, y = self.at(position, value.get("mean", value.get("accuracy")))
+            low, high = (self.at(position, value[end])[1] for end in ("low", "high"))
+            place = {"x": x + shift, "y": y, "low": low, "high": high}
+            self.marks.append({"shape": marker, "kind": kind, "title": title, **place})
 
     def bars(self, edges: Sequence[float], heights: Sequence[float]) -> None:
         """Draw a bar from 0 between each two edges that follow each other."""
-        for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True):
-            (left, bottom), (right, top) = self._at(low, self.y.low), self._at(high, height)
-            self._marks.append(
-                Markup(
-                    '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
-                ).format(left, top, max(right - left - 0.5, 0.5), bottom - top)
-            )
+        for start, end, value in zip(edges[:-1], edges[1:], heights, strict=True):
+            (x, bottom), (right, y) = self.at(start, self.y.low), self.at(end, value)
+            size = {"width": max(right - x - 0.5, 0.5), "height": bottom - y}
+            self.marks.append({"shape": "bar", "x": x, "y": y, **size})
 
     def svg(self, alt: str) -> Markup:
         """Return the whole chart as an SVG element.
@@ -178,44 +154,7 @@ class Chart:
         Args:
           alt: what the chart shows, in words, for those who cannot see it.
         """
-        left, right = _LEFT, self.width - _RIGHT
-        bottom = self.height - _BOTTOM
-        parts = []
-        for tick in self.y.ticks:
-            _, py = self._at(self.x.low, tick)
-            parts.append(
-                Markup(
-                    '<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
-                    '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-                ).format(left - 7, py + 4, format_number(tick), left=left, right=right, y=py)
-            )
-        for tick in self.x.ticks:
-            px, _ = self._at(tick, self.y.low)
-            parts.append(
-                Markup(
-                    '<line class="tick" x1="{x:.1f}" y1="{}" x2="{x:.1f}" y2="{}"/>'
-                    '<text x="{x:.1f}" y="{}" text-anchor="middle">{}</text>'
-                ).format(bottom, bottom + 4, bottom + 17, format_number(tick), x=px)
-            )
-        parts.append(
-            Markup(
-                '<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>'
-                '<text class="label" x="2" y="13">{}</text>'
-                '<text class="label" x="{right}" y="{}" text-anchor="end">{}</text>'
-            ).format(
-                self.y.label, self.height - 3, self.x.label, left=left, right=right, bottom=bottom
-            )
-        )
-        return Markup(
-            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-        ).format(self.width, self.height, alt, Markup("").join([*parts, *self._marks]))
-
-
-def draw_marker(x: float, y: float, marker: str) -> Markup:
-    """Return a "disc" or a "box" around a point in SVG units."""
-    if marker == "disc":
-        return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(x, y)
-    return Markup('<rect x="{:.1f}" y="{:.1f}" width="8" height="8"/>').format(x - 4, y - 4)
+        return page.draw("chart", self, _ROOM, alt)
 
 
 def histogram(
@@ -226,19 +165,13 @@ def histogram(
     chart = Chart(fit_axis(edges, x_label), fit_axis(counts, y_label, zero=True), width, height)
     chart.bars(edges, counts)
     for percentile, kind in (("5", "side"), ("50", "middle"), ("95", "side")):
-        chart.mark(facts["percentiles"][percentile], kind)
+        chart.line([facts["percentiles"][percentile]] * 2, [chart.y.low, chart.y.high], kind)
     return chart
-
-
-@functools.cache
-def style() -> Markup:
-    """Return the style sheet of all pages and charts, to be inlined."""
-    return Markup(resources.files("miro_jax.report").joinpath("style.css").read_text("utf-8"))
 
 
 def _file_style() -> Markup:
     """Return the rules for charts in light colours: viewers of SVG files know no variables."""
-    sheet = style()
+    sheet = page.style()
     colors = dict(re.findall(r"--([\w-]+): ([^;]+);", sheet.partition("@media")[0]))
     rules = "\n".join(re.findall(r"^svg[^{]*\{[^}]*\}", sheet, re.MULTILINE))
     return Markup(re.sub(r"var\(--([\w-]+)\)", lambda match: colors[match[1]], rules))
@@ -252,22 +185,8 @@ def svg_file(
     Args:
       panels: charts or SVG texts. width, height: of each, in SVG units. columns: at most.
     """
-    gap, top = 24, 46
     columns = min(columns, max(len(panels), 1))
-    whole = (columns * (width + gap) + gap, top + -(-len(panels) // columns) * (height + gap))
-    placed = [
-        Markup('<svg x="{}" y="{}" width="{}" height="{}">{}</svg>').format(
-            gap + number % columns * (width + gap),
-            top + number // columns * (height + gap),
-            *(width, height, panel),
-        )
-        for number, panel in enumerate(panels)
-    ]
-    return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" class="file" width="{w}" height="{h}" '
-        'viewBox="0 0 {w} {h}"><style>{}</style><rect class="paper" width="{w}" height="{h}"/>'
-        '<text class="heading" x="{}" y="28">{}</text>{}</svg>\n'
-    ).format(_file_style(), gap, title, Markup("").join(placed), w=whole[0], h=whole[1])
+    return page.draw("file", title, panels, _file_style(), 24, 46, columns, width, height)
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
+INK, QUIET, PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _FONT_SIZE = 13  # pixels
 _GAP, _MARGIN = 10, 14  # pixels between cells, around all
 _LABEL_WIDTH = 132  # pixels for the labels of rows
@@ -39,7 +39,7 @@ def labelled_grid(
             f"cells must be [{len(row_labels)} rows, {len(column_labels)} columns, n, H, W, 3]; "
             f"got {cells.shape}."
         )
-    blocks = [[tile(_enlarged(cell), per_line, gap=2) for cell in row] for row in cells]
+    blocks = [[tile(enlarged(cell), per_line, gap=2) for cell in row] for row in cells]
     block_height, block_width = blocks[0][0].shape[:2]
     font = ImageFont.load_default(_FONT_SIZE)
     line = _FONT_SIZE + 4
@@ -53,15 +53,15 @@ def labelled_grid(
     )
     top = _MARGIN + line + _GAP + line * max(len(head) for head in heads) + 4
     height = top + len(row_labels) * (row_height + _GAP) - _GAP + _MARGIN
-    canvas = Image.new("RGB", (width, height), _PAPER)
+    canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_MARGIN, _MARGIN), title, _INK, font)
+    draw.text((_MARGIN, _MARGIN), title, INK, font)
     for column, head in enumerate(heads):
         at = (left + column * (block_width + _GAP), _MARGIN + line + _GAP)
-        draw.multiline_text(at, "\n".join(head), _QUIET, font, spacing=4)
+        draw.multiline_text(at, "\n".join(head), QUIET, font, spacing=4)
     for row, side in enumerate(sides):
         y = top + row * (row_height + _GAP)
-        draw.multiline_text((_MARGIN, y), "\n".join(side), _INK, font, spacing=4)
+        draw.multiline_text((_MARGIN, y), "\n".join(side), INK, font, spacing=4)
         for column in range(len(column_labels)):
             at = (left + column * (block_width + _GAP), y)
             block = Image.fromarray(blocks[row][column])
@@ -91,10 +91,10 @@ def tile(images: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.nd
     return out
 
 
-def _enlarged(images: np.ndarray) -> np.ndarray:
-    """Repeat the pixels of [n, H, W, 3] until a side has _SMALLEST_SIDE of them."""
-    factor = max(1, -(-_SMALLEST_SIDE // max(images.shape[1:3])))
-    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+def enlarged(images: np.ndarray, smallest_side: int = _SMALLEST_SIDE) -> np.ndarray:
+    """Repeat the pixels of [..., H, W, 3] until the larger side has `smallest_side` of them."""
+    factor = max(1, -(-smallest_side // max(images.shape[-3:-1])))
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:

@@ -7,12 +7,11 @@ inlined, there is no script, so it works offline and in mail.
 import base64
 import dataclasses
 import functools
+from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
-
-from miro_jax.report.charts import format_number, style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +33,17 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
+def draw(macro: str, *values: Any) -> Markup:
+    """Return what a macro of `templates/svg.html` draws."""
+    return getattr(_environment().get_template("svg.html").module, macro)(*values)
+
+
+@functools.cache
+def style() -> Markup:
+    """Return the style sheet of all pages and charts, to be inlined."""
+    return Markup(resources.files("miro_jax.report").joinpath("style.css").read_text("utf-8"))
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -49,9 +59,22 @@ def _environment() -> jinja2.Environment:
         "images": count_images,
         "signed": signed,
         "data_uri": data_uri,
+        "px": lambda value: f"{value:.1f}",
     }
     environment.globals["style"] = style()
     return environment
+
+
+def format_number(value: float) -> str:
+    """Write a number as short as a tick or a table allows: 0.25, 12, 1.5k, 2M, 3e-5."""
+    size = abs(value)
+    if size < 1e-12:
+        return "0"
+    text = f"{value:.0e}".replace("e-0", "e-") if size < 1e-3 else f"{value:.4g}"
+    for limit, scale, unit in ((1e4, 1e3, "k"), (1e6, 1e6, "M"), (1e9, 1e9, "G")):
+        if size >= limit:
+            text = f"{value / scale:.3g}{unit}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def count_images(count: int) -> str:

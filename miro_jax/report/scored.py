@@ -21,8 +21,8 @@ from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.sources import causes
 from miro_jax.report import page
-from miro_jax.report.charts import Axis, Chart, fit_axis, format_number, histogram
-from miro_jax.report.page import Tile, count_images, percent
+from miro_jax.report.charts import Axis, Chart, fit_axis, histogram
+from miro_jax.report.page import Tile, count_images, format_number, percent
 
 FILE = "report.html"
 SECTIONS = {

@@ -6,18 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from miro_jax.report.charts import (
-    Axis,
-    Chart,
-    draw_marker,
-    fit_axis,
-    format_number,
-    smooth,
-    thin,
-    unit_axis,
-)
+from miro_jax.report import page
+from miro_jax.report.charts import Axis, Chart, fit_axis, smooth, thin, unit_axis
 from miro_jax.report.facts import Facts, in_order
-from miro_jax.report.page import Tile, count_images, percent
+from miro_jax.report.page import Tile, count_images, format_number, percent
 from miro_jax.report.results import Conflict, Dials, Gallery, GenEval, RewardScores
 
 SECTIONS = {
@@ -32,7 +24,6 @@ SECTIONS = {
 }
 OF_SHAPES = ("geneval", "conflict")  # judge the shapes world only
 _MOST_POINTS = 300  # of a curve
-_STRIP = 3.0  # standard deviations to either side that a strip shows
 # Metric -> (axis label, logarithmic if all values are above 0, what it is).
 _CURVES = {
     "mse": ("velocity error, mean square", True, "Error of the predicted velocity."),
@@ -109,38 +100,11 @@ def _strips(scores: RewardScores) -> dict[str, Markup]:
     """Return for each reward its means as marks on a line, in standard deviations of the data."""
     kinds = ["b", "a"][-len(scores.rows) :]
     strips = {}
-    for name, training in scores.training.items():
+    for name, data in scores.training.items():
         means = [row["rewards"][name]["score"]["mean"] for row in scores.rows]
-        strips[name] = _strip(name, training, dict(zip(kinds, means, strict=True)))
+        deviations = [(mean - data["mean"]) / (data["std"] or 1.0) for mean in means]
+        strips[name] = page.draw("strip", name, dict(zip(kinds, deviations, strict=True)))
     return strips
-
-
-def _strip(name: str, training: dict[str, float], means: dict[str, float]) -> Markup:
-    width, height = 320, 34
-    std = training["std"] or 1.0
-    deviations = {kind: (mean - training["mean"]) / std for kind, mean in means.items()}
-    marks = [
-        Markup('<g class="point {}">{}</g>').format(
-            kind,
-            draw_marker(
-                width * (0.5 + max(-_STRIP, min(_STRIP, deviation)) / (2 * _STRIP)),
-                height / 2 + (4 if kind == "a" else -4),
-                "disc" if kind == "a" else "box",
-            ),
-        )
-        for kind, deviation in deviations.items()
-    ]
-    band = width / (2 * _STRIP)  # one standard deviation
-    alt = f"{name}: " + ", ".join(f"{d:+.1f} standard deviations" for d in deviations.values())
-    return Markup(
-        '<svg class="mini" viewBox="0 0 {w} {h}" role="img" aria-label="{}">'
-        '<rect class="band" x="{:.1f}" y="6" width="{:.1f}" height="{}"/>'
-        '<line class="grid" x1="0" y1="{m}" x2="{w}" y2="{m}"/>'
-        '<line class="axis" x1="{c}" y1="2" x2="{c}" y2="{}"/>{}</svg>'
-    ).format(
-        *(alt, width / 2 - band, 2 * band, height - 12, height - 2, Markup("").join(marks)),
-        **{"w": width, "h": height, "m": height / 2, "c": width / 2},
-    )
 
 
 def _dial(dials: Dials, name: str) -> Markup:
@@ -240,7 +204,6 @@ def _run_facts(facts: Facts) -> dict[str, str]:
     _, speeds = facts.series("images_per_second")
     records = evaluation.get("training", {}).get("num_records")
     devices = run.get("devices", [])
-    devices = [f"{len(devices)}, {devices[0]} to {devices[-1]}"] if devices[1:] else devices
     return {
         "Steps": f"{facts.step:,} of batch {train['batch_size']}",
         "Parameters": f"{evaluation['num_parameters']:,}" if evaluation else "",

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from miro_jax.data.storage.files import write_atomic
+from miro_jax.report.grids import INK, PAPER, QUIET, enlarged
 from miro_jax.sample.sheets import Sheet
 
 FORMATS = {"webp": "WEBP", "gif": "GIF", "apng": "PNG"}  # ending -> Pillow's name
-_INK, _QUIET, _PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _TRACK, _BAR = (226, 230, 235), (29, 99, 183)
 _FONT_SIZE = 14  # pixels
 _LINE = 20  # pixels of a line of text, or of a bar
@@ -55,9 +55,7 @@ def draw_frame(
       [height, width, 3] uint8; the same size for the same number of everything.
     """
     count, each = cells.shape[:2]
-    factor = max(1, -(-_SMALLEST_SIDE // max(cells.shape[2:4])))
-    images = cells.repeat(factor, axis=2).repeat(factor, axis=3)
-    images = images.reshape(count * each, *images.shape[2:])
+    images = enlarged(cells.reshape(count * each, *cells.shape[2:]), _SMALLEST_SIDE)
     texts = [text for prompt in prompts for text in (prompt, *[""] * (each - 1))]
     height, width = images.shape[1:3]
     font = ImageFont.load_default(_FONT_SIZE)
@@ -69,23 +67,23 @@ def draw_frame(
     inner = max(inner, int(font.getlength(title)) + 1)
     y = _MARGIN + -(-len(images) // per_line) * row  # of the first bar
     total = y + _MARGIN + (len(levels) + 1) * _LINE + _GAP
-    canvas = Image.new("RGB", (inner + 2 * _MARGIN, total), _PAPER)
+    canvas = Image.new("RGB", (inner + 2 * _MARGIN, total), PAPER)
     pen = ImageDraw.Draw(canvas)
     for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         corner = _MARGIN + (index % per_line) * (width + _GAP), _MARGIN + index // per_line * row
         canvas.paste(Image.fromarray(image), corner)
-        pen.text((corner[0], corner[1] + height + 3), _cut(text, width, font), _INK, font)
+        pen.text((corner[0], corner[1] + height + 3), _cut(text, width, font), INK, font)
     left, right = _MARGIN + names + _GAP, _MARGIN + inner - value - _GAP
     for name, level in levels.items():
         middle = y + _LINE // 2
-        pen.text((_MARGIN, middle), name, _INK, font, anchor="lm")
+        pen.text((_MARGIN, middle), name, INK, font, anchor="lm")
         pen.rectangle((left, middle - 4, right, middle + 4), _TRACK)
         if level > 0:
             share = min(max(level, 0.0), 1.0)
             pen.rectangle((left, middle - 4, left + share * (right - left), middle + 4), _BAR)
-        pen.text((_MARGIN + inner, middle), f"{level:.2f}", _QUIET, font, anchor="rm")
+        pen.text((_MARGIN + inner, middle), f"{level:.2f}", QUIET, font, anchor="rm")
         y += _LINE
-    pen.text((_MARGIN, y + _GAP // 2), title, _QUIET, font)
+    pen.text((_MARGIN, y + _GAP // 2), title, QUIET, font)
     return np.asarray(canvas)
 
 

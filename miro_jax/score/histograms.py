@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from miro_jax.report.charts import format_number, histogram, svg_file
+from miro_jax.report.charts import histogram, svg_file
+from miro_jax.report.page import format_number
 
 _WIDTH, _HEIGHT = 460, 270  # of a panel, in SVG units
 

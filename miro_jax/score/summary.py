@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax import __version__
-from miro_jax.report.charts import format_number
+from miro_jax.report.page import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
 from miro_jax.score.table import rewards_of
 
