@@ -28,42 +28,23 @@ MAX_WAITING_BYTES = 1 << 30  # of images that were read with their piece and wai
 _DIGEST_BYTES = 8
 
 
-@dataclasses.dataclass
-class Example:
-    """A sample that is usable so far.
-
-    position: in its piece. synthetic: {"long": text, "short": text}, or empty. cause, detail: why
-    it has no caption. width, height: pixels of the image as it came. digest: of its file.
-    """
-
-    position: int
-    key: str
-    caption: str | None
-    synthetic: dict[str, str]
-    cause: str = ""
-    detail: str = ""
-    width: int = 0
-    height: int = 0
-    digest: str = ""
-
-
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """What the models of a group take of a chunk.
 
-    examples: the usable ones. rows: where they stand in the batch. prepared: for the rewards,
+    samples: the usable ones. rows: where they stand in the batch. prepared: for the rewards,
     preprocessing -> [B, ...], or B arrays where they differ in shape. captions, synthetic: {form: B
-    texts}; the latter None where no example has any. squares: [B, size, size, 3] uint8 for each
-    image encoder. refused: examples that a model does not take, and why.
+    texts}; the latter None where no sample has any. squares: [B, size, size, 3] uint8 for each
+    image encoder. refused: samples that a model does not take, and why.
     """
 
-    examples: list[Example]
+    samples: list[Sample]
     rows: list[int]
     prepared: dict[str, np.ndarray | list[np.ndarray]]
     captions: dict[str, list[str]]
     synthetic: dict[str, list[str]] | None
     squares: tuple[np.ndarray, ...]
-    refused: list[tuple[Example, str]]
+    refused: list[tuple[Sample, str]]
 
 
 @dataclasses.dataclass
@@ -84,11 +65,11 @@ class Chunk:
     last: bool = False
     failures: list[dict] = dataclasses.field(default_factory=list)
     texts: list[tuple[str | None, dict[str, str]]] = dataclasses.field(default_factory=list)
-    waiting: list[tuple[Example, Future]] = dataclasses.field(default_factory=list)
+    waiting: list[tuple[Sample, Future]] = dataclasses.field(default_factory=list)
 
-    def fail(self, position: int, key: str, cause: str, detail: str = "") -> None:
+    def fail(self, sample: Sample, cause: str, detail: str = "") -> None:
         """Note that a sample cannot be used."""
-        self.failures.append(failure(self.piece.id, position, key, cause, detail))
+        self.failures.append(failure(self.piece.id, sample, cause, detail))
 
     def collect(self, batch_size: int) -> dict[str, Batch]:
         """Wait for the images; return a batch for each missing group.
@@ -96,32 +77,32 @@ class Chunk:
         Images that cannot be decoded become failures of the chunk.
         """
         decoded = []
-        for example, future in self.waiting:
+        for sample, future in self.waiting:
             try:
-                example.width, example.height, example.digest, prepared = future.result()
+                decoded.append(future.result())
             except images.BadImage as error:
-                self.fail(example.position, example.key, error.cause, error.detail)
-                continue
-            decoded.append((example, prepared))
+                self.fail(sample, error.cause, error.detail)
         self.waiting = []
         return {
-            name: self._batch([(one, prepared[name]) for one, prepared in decoded], batch_size)
+            name: self._batch(
+                [(sample, prepared[name]) for sample, prepared in decoded], batch_size
+            )
             for name in self.missing
         }
 
-    def _batch(self, prepared: Sequence[tuple[Example, Prepared]], size: int) -> Batch:
+    def _batch(self, prepared: Sequence[tuple[Sample, Prepared]], size: int) -> Batch:
         """Stack what a group of models takes."""
         refused = [(one, str(made)) for one, made in prepared if isinstance(made, ValueError)]
         taken = [(one, made) for one, made in prepared if not isinstance(made, ValueError)]
-        examples = [example for example, _ in taken]
-        rows = [example.position - self.start for example in examples]
+        samples = [sample for sample, _ in taken]
+        rows = [sample.position - self.start for sample in samples]
         if not taken:
             return Batch([], [], {}, {}, None, (), refused)
         number_at = {row: number for number, row in enumerate(rows)}
         filled = [taken[number_at.get(row, 0)][1] for row in range(size)]
-        captions, synthetic = self._captions(size, examples)
+        captions, synthetic = self._captions(size, samples)
         return Batch(
-            examples,
+            samples,
             rows,
             {name: _stack([images[name] for images, _ in filled]) for name in filled[0][0]},
             captions,
@@ -131,13 +112,13 @@ class Chunk:
         )
 
     def _captions(
-        self, size: int, examples: Sequence[Example]
+        self, size: int, samples: Sequence[Sample]
     ) -> tuple[dict[str, list[str]], dict[str, list[str]] | None]:
         """Return a caption for each row, and synthetic ones; the first one stands in."""
-        first = next((e.caption for e in examples if e.caption is not None), "")
+        first = next((s.caption for s in samples if s.caption is not None), "")
         texts = self.texts + [(None, {})] * (size - len(self.texts))
         captions = [first if caption is None else caption for caption, _ in texts]
-        if not any(example.synthetic for example in examples):
+        if not any(sample.synthetic for sample in samples):
             return {"caption": captions}, None
         forms = {
             # Rows without a synthetic caption get their own; that score is not used.
@@ -152,59 +133,51 @@ def _stack(prepared: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
     return np.stack(prepared) if len({one.shape for one in prepared}) == 1 else prepared
 
 
-def failure(piece: str, position: int, key: str, cause: str, detail: str = "") -> dict:
+def failure(piece: str, sample: Sample, cause: str, detail: str = "") -> dict:
     """Return what is stored of a sample that cannot be used."""
     return {
         "piece": piece,
-        "position": position,
-        "key": key,
+        "position": sample.position,
+        "key": sample.key,
         "cause": causes.check(cause),
         "detail": detail,
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How pieces are read.
+def cut(
+    piece: Piece,
+    batch_size: int,
+    needs_caption: bool,
+    takes_synthetic: bool,
+    missing: Callable[[int], tuple[tuple[str, ...], list[dict]]],
+    decode: Callable[[Sample, tuple[str, ...]], Future],
+) -> Iterator[Chunk]:
+    """Cut a piece into chunks; the last one may be short, and is empty where the piece is.
 
-    batch_size: samples of a chunk. needs_caption: a sample without a caption is a failure.
-    takes_synthetic: synthetic captions are used.
+    Args:
+      piece: to be read. batch_size: samples of a chunk.
+      needs_caption: a sample without a caption is a failure.
+      takes_synthetic: synthetic captions are used.
+      missing: start of a chunk -> the groups that still need it, the failures of the others.
+      decode: starts to load a sample's image for some groups, see `Loader.submit`.
     """
-
-    batch_size: int
-    needs_caption: bool
-    takes_synthetic: bool
-
-    def chunks(
-        self,
-        piece: Piece,
-        missing: Callable[[int], tuple[tuple[str, ...], list[dict]]],
-        decode: Callable[[Sample, tuple[str, ...]], Future],
-    ) -> Iterator[Chunk]:
-        """Cut a piece into chunks; the last one may be short, and is empty where the piece is.
-
-        Args:
-          piece: to be read.
-          missing: start of a chunk -> the groups that still need it, the failures of the others.
-          decode: starts to load a sample's image for some groups.
-        """
-        chunk = Chunk(piece, 0, *missing(0))
-        for position, sample in enumerate(piece.samples(self.needs_caption)):
-            if position == chunk.start + self.batch_size:
-                yield chunk
-                chunk = Chunk(piece, position, *missing(position))
-            chunk.count += sample.problem not in causes.OF_A_PIECE
-            synthetic = sample.synthetic if self.takes_synthetic else {}
-            chunk.texts.append((sample.caption, synthetic) if _readable(sample) else (None, {}))
-            if sample.problem:
-                chunk.fail(position, sample.key, sample.problem, sample.detail)
-            elif chunk.missing:
-                example = Example(
-                    position, sample.key, sample.caption, synthetic, *sample.no_caption
-                )
-                chunk.waiting.append((example, decode(sample, chunk.missing)))
-        chunk.last = True
-        yield chunk
+    chunk = Chunk(piece, 0, *missing(0))
+    for position, sample in enumerate(piece.samples(needs_caption)):
+        if position == chunk.start + batch_size:
+            yield chunk
+            chunk = Chunk(piece, position, *missing(position))
+        chunk.count += sample.problem not in causes.OF_A_PIECE
+        synthetic = sample.synthetic if takes_synthetic else {}
+        sample = dataclasses.replace(sample, position=position, synthetic=synthetic, meta={})
+        chunk.texts.append((sample.caption, synthetic) if _readable(sample) else (None, {}))
+        if sample.problem:
+            chunk.fail(sample, sample.problem, sample.detail)
+        elif chunk.missing:
+            future = decode(sample, chunk.missing)
+            # What nobody reads any more must not stay in memory until the chunk is done.
+            chunk.waiting.append((dataclasses.replace(sample, image=None), future))
+    chunk.last = True
+    yield chunk
 
 
 def _readable(sample: Sample) -> bool:
@@ -242,10 +215,9 @@ class Loader:
         """Begin to load an image for groups of models; waits while too many bytes wait.
 
         Returns:
-          Of (width, height, digest of the file, {group: what its models take}), or BadImage.
+          Of (the sample as decoded, {group: what its models take}), or BadImage.
         """
-        # What nobody reads any more must not stay in memory until the image is decoded.
-        sample, size = dataclasses.replace(sample, meta={}), sample.num_bytes
+        size = sample.num_bytes
         self._waiting.take(size)
         future = self._pool.submit(_load, sample, models)
         future.add_done_callback(lambda _: self._waiting.give(size))
@@ -262,7 +234,7 @@ class Loader:
         self._pool.shutdown()
 
 
-def _load(sample: Sample, models: Mapping[str, Loaded]) -> tuple[int, int, str, dict]:
+def _load(sample: Sample, models: Mapping[str, Loaded]) -> tuple[Sample, dict[str, Prepared]]:
     data = sample.read()
     image = images.load_rgb(data)
     digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
@@ -272,4 +244,6 @@ def _load(sample: Sample, models: Mapping[str, Loaded]) -> tuple[int, int, str, 
             prepared[name] = loaded.prepare(image)
         except ValueError as error:  # a model has limits of its own, as of a side's length
             prepared[name] = error
-    return image.shape[1], image.shape[0], digest, prepared
+    height, width, _ = image.shape
+    sample = dataclasses.replace(sample, image=None, width=width, height=height, digest=digest)
+    return sample, prepared

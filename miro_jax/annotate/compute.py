@@ -24,13 +24,13 @@ def compute(models: Loaded, batch: Batch, stored: bool = True) -> tuple[dict, Tr
     is encoded once.
 
     Args:
-      models: the group. batch: with n examples, at least 1.
+      models: the group. batch: with n samples, at least 1.
       stored: scores are on the scale that records store, and not on the models' own.
 
     Returns:
-      Arrays with a row for each example, as far as the group makes them, and the rows that hold a
+      Arrays with a row for each sample, as far as the group makes them, and the rows that hold a
       number which they must not hold:
-      scores, synthetic_scores: [n, R] float32, NaN where missing: of an example without synthetic
+      scores, synthetic_scores: [n, R] float32, NaN where missing: of a sample without synthetic
         captions, or without a caption that the reward needs.
       image_mean, image_std: [n, h, w, c] float16; the same with `_512`.
       tokens, synthetic_tokens: [N, D] of all captions one after the other.
@@ -60,8 +60,8 @@ def _score(
     sets = [batch.captions, *([batch.synthetic] if batch.synthetic else [])]
     results = _score_shapes(rewards, batch.prepared, sets, stored)
     scores, synthetic = results[0][batch.rows], results[-1][batch.rows]
-    has_synthetic = np.array([bool(e.synthetic) for e in batch.examples])[:, None]
-    unread = np.array([e.caption is None for e in batch.examples])[:, None]
+    has_synthetic = np.array([bool(s.synthetic) for s in batch.samples])[:, None]
+    unread = np.array([s.caption is None for s in batch.samples])[:, None]
     unread = unread & np.array([reward.needs_caption for reward in rewards])
     bad = ~base.usable(scores, rewards) & ~unread
     bad |= ~base.usable(synthetic, rewards) & has_synthetic
@@ -105,8 +105,8 @@ def _score_shapes(
 
 def _encode_captions(encoder: Any, batch: Batch, arrays: dict, trouble: Trouble) -> None:
     """Add the tokens of own and of synthetic captions."""
-    own = [example.caption for example in batch.examples]
-    synthetic = [example.synthetic.get("long") for example in batch.examples]
+    own = [sample.caption for sample in batch.samples]
+    synthetic = [sample.synthetic.get("long") for sample in batch.samples]
     # Those of samples that failed are encoded, too: so they change no program and no other result.
     every = [*batch.captions["caption"], *(batch.synthetic["long"] if batch.synthetic else [])]
     wanted = list(dict.fromkeys(every))

@@ -11,34 +11,17 @@ import dataclasses
 import hashlib
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from miro_jax.data.safetensors import pack, unpack
+from miro_jax.data.sources import Sample
 from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "parts"
 _NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")
 _DIGEST_BYTES = 16
-
-
-class Usable(NamedTuple):
-    """A usable sample of a batch.
-
-    position: in its piece. key, caption: of it. synthetic: its synthetic caption, or None. width,
-    height: pixels. digest: of the image's file. cause, detail: why there is no caption.
-    """
-
-    position: int
-    key: str
-    caption: str | None
-    synthetic: str | None
-    width: int
-    height: int
-    digest: str
-    cause: str = ""
-    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +35,7 @@ class Part:
 
     count: int
     last: bool
-    samples: list[Usable]
+    samples: list[Sample]
     failures: list[dict]
     arrays: dict[str, np.ndarray]
     name: str = ""
@@ -93,14 +76,23 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any
 def encode_part(part: Part) -> bytes:
     """Turn a part into bytes; equal parts give equal bytes."""
     facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "arrays"}
+    facts["samples"] = [
+        (s.position, s.key, s.caption, s.synthetic.get("long"))
+        + (s.width, s.height, s.digest, *s.no_caption)
+        for s in part.samples
+    ]
     return seal(part.arrays, facts)
 
 
 def decode_part(data: bytes, name: str) -> Part:
-    """Undo `encode_part`; see `unseal`."""
+    """Undo `encode_part`; see `unseal`. Of synthetic captions the long one is stored."""
     arrays, facts = unseal(data, name)
-    facts["samples"] = [Usable(*sample) for sample in facts["samples"]]
-    return Part(**facts, arrays=arrays)
+    samples = []
+    for position, key, caption, long, width, height, digest, *why in facts["samples"]:
+        given = Sample(key, None, caption, {} if long is None else {"long": long}, {})
+        decoded = {"position": position, "width": width, "height": height, "digest": digest}
+        samples.append(dataclasses.replace(given, **decoded, no_caption=tuple(why) or ("", "")))
+    return Part(**facts | {"samples": samples}, arrays=arrays)
 
 
 def folder_of(piece: int) -> str:

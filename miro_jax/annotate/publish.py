@@ -12,12 +12,13 @@ import numpy as np
 
 from miro_jax.annotate import parts
 from miro_jax.annotate.models import ENDS, Group
-from miro_jax.annotate.parts import Part, Usable
+from miro_jax.annotate.parts import Part
 from miro_jax.data.records import shards
 from miro_jax.data.records.record import Record
+from miro_jax.data.sources import Sample
 from miro_jax.data.storage import Damaged, Folder
 
-Rows = Iterator[tuple[Usable, dict[str, Any]]]  # a sample, its fields by name
+Rows = Iterator[tuple[Sample, dict[str, Any]]]  # a sample, its fields by name
 
 
 class Sink(Protocol):
@@ -82,9 +83,10 @@ class Records:
 
         def records() -> Iterator[Record]:
             for s, fields in rows:
-                if s.synthetic is None:
+                long = s.synthetic.get("long")
+                if long is None:
                     fields |= {"synthetic_scores": None, "synthetic_caption_tokens": None}
-                yield Record(s.key, s.caption, s.synthetic, s.width, s.height, **fields)
+                yield Record(s.key, s.caption, long, s.width, s.height, **fields)
             del facts["seconds"]  # equal sets are equal byte by byte
 
         shards.write_shard(folder, shard_name(piece), records(), facts, parts.folder_of(piece))
@@ -212,7 +214,7 @@ class Assembly:
 
     def _require_same_samples(self, piece: int, piece_id: str, some: dict[str, Part]) -> None:
         """Raise SourceChanged unless all groups saw the same; each may refuse some of it."""
-        seen: dict[int, Usable] = {}
+        seen: dict[int, Sample] = {}
         for part in some.values():
             for sample in part.samples:
                 if seen.setdefault(sample.position, sample) != sample:

@@ -7,6 +7,7 @@ pieces.
 
 import collections
 import contextlib
+import functools
 import gc
 import logging
 import sys
@@ -17,10 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from miro_jax.annotate import origin, parts
-from miro_jax.annotate.batches import Batch, Chunk, Example, Loader, Reading, ahead, failure
+from miro_jax.annotate.batches import Batch, Chunk, Loader, ahead, cut, failure
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.models import Group
-from miro_jax.annotate.parts import Part, Usable
+from miro_jax.annotate.parts import Part
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
@@ -86,7 +87,6 @@ class Run:
     def __init__(self, job: Job, groups: Sequence[Group]):
         self._job, self._folder, self._sink = job, job.folder, job.sink
         self._batch_size = job.settings.batch_size
-        self._reading = Reading(self._batch_size, job.sink.needs_caption, job.sink.takes_synthetic)
         mesh = job.toolbox.make_mesh(groups)
         self._models = {group.name: job.toolbox.load(group, mesh) for group in groups}
         facts = {name: loaded.facts() for name, loaded in self._models.items()}
@@ -156,13 +156,14 @@ class Run:
                 continue
             # Listed once: asking for each part in turn takes long.
             there = set(self._folder.names(parts.folder_of(piece.number)))
-
-            def missing(
-                start: int, number: int = piece.number, there: set[str] = there
-            ) -> tuple[tuple[str, ...], list[dict]]:
-                return self._missing(number, there, start)
-
-            yield from self._reading.chunks(piece, missing, self._decode)
+            yield from cut(
+                piece,
+                self._batch_size,
+                self._sink.needs_caption,
+                self._sink.takes_synthetic,
+                functools.partial(self._missing, piece.number, there),
+                self._decode,
+            )
 
     def _missing(
         self, piece: int, there: set[str], start: int
@@ -171,16 +172,14 @@ class Run:
 
         there: files of the piece when its reading began.
         """
-        names, known = [], []
-        for name in self._models:
-            file = self._part_name(piece, name, start)
-            is_there = file.rpartition("/")[2] in there
-            part = parts.load_part(self._folder, file) if is_there else None
-            if part is None:
-                names.append(name)
-            else:
-                known.append(part)
-        return tuple(names), merge_failures(known)
+        files = {name: self._part_name(piece, name, start) for name in self._models}
+        known = {
+            name: part
+            for name, file in files.items()
+            if file.rpartition("/")[2] in there
+            and (part := parts.load_part(self._folder, file)) is not None
+        }
+        return tuple(n for n in files if n not in known), merge_failures(known.values())
 
     def _part_name(self, piece: int, group: str, start: int) -> str:
         return parts.part_name(piece, group, start, self._batch_size)
@@ -195,7 +194,7 @@ class Run:
         futures, failures = [], [*chunk.known]
         for name, batch in batches.items():
             arrays, trouble = {}, {}
-            if batch.examples:
+            if batch.samples:
                 with self._gauge.time("busy"):
                     arrays, trouble = compute(self._models[name], batch, self._job.stored)
             since, self._since = self._since, time.monotonic()
@@ -205,7 +204,7 @@ class Run:
             futures.append(writer.submit(parts.save_part, self._folder, part))
         if chunk.last:
             futures.append(writer.submit(self._publish, chunk.piece))
-        most = max((batch.examples for batch in batches.values()), key=len, default=[])
+        most = max((batch.samples for batch in batches.values()), key=len, default=[])
         self._doubt.see(most)
         self._gauge.images += len(most)
         # Of several failures of a sample the first counts, as in what is published.
@@ -228,10 +227,10 @@ class Doubt:
         self._table = next((p.tables.synthetic for p in pieces if p.tables.synthetic), None)
         self._seen = 0
 
-    def see(self, examples: Sequence[Example]) -> None:
+    def see(self, samples: Sequence[Sample]) -> None:
         """Look at usable samples."""
-        self._seen += len(examples)
-        if any(example.synthetic for example in examples):
+        self._seen += len(samples)
+        if any(sample.synthetic for sample in samples):
             self._table = None
 
     def warn(self, least: int = 1) -> None:
@@ -256,30 +255,14 @@ def make_part(
       chunk: with the failures of its images. batch: of the group.
       arrays, trouble: see `compute`. name: of the part's file. seconds: that the batch took.
     """
-    examples = batch.examples
-    bad = [(example, "unfit for a model", detail) for example, detail in batch.refused]
-    bad += [(examples[row], *why) for row, why in sorted(trouble.items())]
-    failures = [
-        *chunk.failures,
-        *(failure(chunk.piece.id, e.position, e.key, *why) for e, *why in bad),
-    ]
-    good = [row for row in range(len(examples)) if row not in trouble]
-    samples = [
-        Usable(
-            e.position,
-            e.key,
-            e.caption,
-            e.synthetic.get("long"),
-            e.width,
-            e.height,
-            e.digest,
-            e.cause,
-            e.detail,
-        )
-        for e in (examples[row] for row in good)
-    ]
+    samples = batch.samples
+    bad = [(sample, "unfit for a model", detail) for sample, detail in batch.refused]
+    bad += [(samples[row], *why) for row, why in sorted(trouble.items())]
+    failures = [*chunk.failures, *(failure(chunk.piece.id, *one) for one in bad)]
+    good = [row for row in range(len(samples)) if row not in trouble]
     rows = _take(arrays, good) if trouble else arrays
-    return Part(chunk.count, chunk.last, samples, failures, rows, name, round(seconds, 4))
+    usable = [samples[row] for row in good]
+    return Part(chunk.count, chunk.last, usable, failures, rows, name, round(seconds, 4))
 
 
 def _take(arrays: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:

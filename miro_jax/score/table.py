@@ -72,7 +72,7 @@ class TableRows:
             "captions": [s.caption for s in samples],
             "widths": [s.width for s in samples],
             "heights": [s.height for s in samples],
-            "causes": [s.cause for s in samples],  # why there is no caption
+            "causes": [s.no_caption[0] for s in samples],  # why there is no caption
         }
         name, array = rows_name(piece), np.array(scores, np.float32)
         array = array.reshape(len(scores), len(rewards_of(facts)))

@@ -18,6 +18,7 @@ class Sample:
     meta: further values, as JSON has them. problem: why it cannot be used, one of `causes`, or "".
     detail: what a cause alone does not say. names: what tables of captions may call it, the
     likeliest first. no_caption: cause and detail where a caption is not needed and not usable.
+    position: in its piece. width, height, digest: pixels, and of the file, once it is decoded.
     """
 
     key: str
@@ -29,6 +30,10 @@ class Sample:
     detail: str = ""
     names: tuple[str, ...] = ()
     no_caption: tuple[str, str] = ("", "")
+    position: int = 0
+    width: int = 0
+    height: int = 0
+    digest: str = ""
 
     def __post_init__(self):
         if self.problem:
