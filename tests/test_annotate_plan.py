@@ -11,9 +11,11 @@ import pytest
 
 from configs.base import get_config
 from miro_jax import annotate
-from miro_jax.annotate import estimate, sizes
+from miro_jax.annotate import estimate
+from miro_jax.annotate.models import find_card
 from miro_jax.annotate.plan import plan
 from miro_jax.data.shapes import world
+from miro_jax.pretrained.card import Work
 from tests.annotating import make_pieces, open_paths, sample
 from tests.sources import write_tar
 
@@ -115,14 +117,14 @@ def test_only_the_stages_that_run_are_planned(source, tmp_path):
 
 def test_a_caption_costs_what_its_padded_length_does():
     """The numbers on the right were counted in the programs."""
-    flan = sizes.find("flan_t5").text
+    flan = find_card("flan_t5").text
     assert [flan.gflop(words) for words in (20, 60)] == pytest.approx([74.3, 299.6], rel=0.02)
-    clip = sizes.find("clip").text
+    clip = find_card("clip").text
     assert [clip.gflop(words) for words in (20, 60)] == pytest.approx([19.4, 78.9], rel=0.02)
-    vqa = sizes.find("vqa@clip-flant5-xxl").text
+    vqa = find_card("vqa@clip-flant5-xxl").text
     assert [vqa.gflop(words) for words in (20, 60)] == pytest.approx([7542, 8273], rel=0.01)
-    given = sizes.Work(64, 1, 1, ((20, 1.0), (60, 0.5)))
-    size = sizes.size_of_encoder({"name": "flan_t5"}, given)
+    given = Work(64, 1, 1, ((20, 1.0), (60, 0.5)))
+    size = find_card("flan_t5").size(given, None, None)
     assert size.gflop == pytest.approx(flan.gflop(20) + flan.gflop(60) / 2)
 
 

@@ -10,11 +10,11 @@ be used is a failure: it is counted by cause and listed, and changes no other sa
 
     settings    every option                         plan       settings -> a checked job
     workers     which pieces a process takes         origin     what a folder is made with
-    models      rewards and encoders, in groups      sizes      how large they are
-    batches     pieces -> decoded images, in batches work       the loop over pieces
-    parts       what is stored of a batch            publish    parts -> a shard
-    finish      shards -> bins, statistics, manifest extremes   the best and worst images
-    estimate    what a run will take                 stage      from a config, Python or flags
+    models      rewards and encoders, in groups      batches    pieces -> decoded images, in batches
+    work        the loop over pieces                 parts      what is stored of a batch
+    publish     parts -> a shard                     finish     shards -> bins, statistics, manifest
+    extremes    the best and worst images            estimate   what a run will take
+    stage       from a config, Python or flags
 """
 
 import lazy_loader

@@ -9,21 +9,19 @@ import itertools
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
-from miro_jax.annotate import origin, sizes
-from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Toolbox
+from miro_jax.annotate import origin
+from miro_jax.annotate.models import IMAGE, SECOND_SIZE, Toolbox, find_card
 from miro_jax.annotate.plan import Job
-from miro_jax.annotate.sizes import Size
 from miro_jax.annotate.work import Gauge, Run
-from miro_jax.data.sources import Piece, expected_samples
+from miro_jax.data.sources import Piece, Sample, expected_samples
 from miro_jax.data.storage import LocalFolder
-from miro_jax.pretrained.card import TOKENS_PER_WORD
-from miro_jax.pretrained.encoders import build_image_encoder
+from miro_jax.pretrained.card import TOKENS_PER_WORD, NetworkCard, Size, Work
+from miro_jax.pretrained.encoders import build_image_encoder, sdxl_vae
 
 _PIECES_READ, _SAMPLES_READ = 3, 5_000
 _TAR_BYTES = 4096  # of a sample, besides its image: three headers, texts, filling
@@ -51,56 +49,32 @@ class Look:
 
 def look(pieces: list[Piece]) -> Look:
     """Count the samples of some pieces, evenly spread; images are not decoded."""
-    step = max(1, len(pieces) // _PIECES_READ)
-    chosen = pieces[::step][:_PIECES_READ]
-    facts, samples = [], 0
+    chosen = pieces[:: max(1, len(pieces) // _PIECES_READ)][:_PIECES_READ]
+    seen: list[Sample] = []
+    count = 0
     for piece in chosen:
-        begin = list(itertools.islice(_facts(piece), _SAMPLES_READ + 1))
-        samples += piece.count or _whole(piece, begin)
-        facts += begin
-    words = [one.words for one in facts if one.words is not None]
-    causes = collections.Counter(one.problem for one in facts if one.problem)
-    firsts = {one.problem: one.example for one in reversed(facts)}
-    synthetic = [one.synthetic_words for one in facts if one.synthetic_words is not None]
+        begin, num_bytes = [], 0
+        for sample in itertools.islice(piece.samples(), _SAMPLES_READ + 1):
+            num_bytes += sample.num_bytes + _TAR_BYTES
+            begin.append(dataclasses.replace(sample, image=None, meta={}))
+        seen += begin
+        if piece.count or len(begin) <= _SAMPLES_READ or not piece.num_bytes:
+            count += piece.count or len(begin)
+        else:  # that was its beginning
+            count += max(len(begin), round(len(begin) * piece.num_bytes / num_bytes))
+    usable = [sample for sample in seen if not sample.problem]
+    failed = [sample for sample in seen if sample.problem]
+    firsts = {s.problem: ": ".join(filter(None, (s.key, s.detail))) for s in reversed(failed)}
+    causes = collections.Counter(sample.problem for sample in failed).most_common()
+    synthetic = [sample.synthetic["long"] for sample in usable if "long" in sample.synthetic]
     return Look(
-        expected_samples(pieces, chosen, samples),
-        len(words) / max(len(facts), 1),
-        len(synthetic) / max(len(words), 1),
-        statistics.mean(words or [0]),
-        statistics.mean(synthetic or [0]),
-        {cause: (n / len(facts), firsts[cause]) for cause, n in causes.most_common()},
+        expected_samples(pieces, chosen, count),
+        len(usable) / max(len(seen), 1),
+        len(synthetic) / max(len(usable), 1),
+        statistics.mean([len(sample.caption.split()) for sample in usable] or [0]),
+        statistics.mean([len(text.split()) for text in synthetic] or [0]),
+        {cause: (n / len(seen), firsts[cause]) for cause, n in causes},
     )
-
-
-class _Facts(NamedTuple):
-    """Of a sample: bytes of its image; words of its captions, None where there is none.
-
-    problem: of it, or "". example: the sample, where there is one.
-    """
-
-    num_bytes: int
-    words: int | None = None
-    synthetic_words: int | None = None
-    problem: str = ""
-    example: str = ""
-
-
-def _facts(piece: Piece) -> Iterator[_Facts]:
-    for sample in piece.samples():
-        if sample.problem:
-            example = f"{sample.key}{': ' if sample.detail else ''}{sample.detail}"
-            yield _Facts(sample.num_bytes, problem=sample.problem, example=example)
-            continue
-        long = sample.synthetic.get("long")
-        yield _Facts(sample.num_bytes, len(sample.caption.split()), long and len(long.split()))
-
-
-def _whole(piece: Piece, begin: list[_Facts]) -> int:
-    """Return how many samples a piece has, from its beginning or all of it."""
-    if len(begin) <= _SAMPLES_READ or not piece.num_bytes:
-        return len(begin)
-    read = sum(one.num_bytes + _TAR_BYTES for one in begin)
-    return max(len(begin), round(len(begin) * piece.num_bytes / read))
 
 
 def disk(job: Job, seen: Look) -> dict[str, float]:
@@ -134,40 +108,49 @@ def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[S
     Args:
       data, model: devices along the axes of the mesh.
     """
-    toolbox = job.toolbox
+    toolbox, batch = job.toolbox, job.settings.batch_size
     own, synthetic = (seen.words, 1.0), (seen.synthetic_words, seen.synthetic)
     # Where some samples of a chunk have a synthetic caption, rewards judge a second one of all.
     second = [(seen.synthetic_words, 1.0)] if seen.synthetic else []
-    rewards = sizes.Work(job.settings.batch_size, data, model, (own, *second))
-    encoders = sizes.Work(job.settings.batch_size, data, model, (own, synthetic))
-    sizes_of = {}
+    judged = Work(batch, data, model, (own, *second))
+    encoded = Work(batch, data, model, (own, synthetic))
+    sizes: dict[str, list[Size]] = {}
     for group in job.groups:
-        some = [
-            sizes.size_of_reward(name, toolbox.weights.get(name), toolbox.dtype, rewards)
-            for name in toolbox.names
-            if name in group.members
-        ]
-        if IMAGE in group.members and isinstance(toolbox.image_encoder, Mapping):
-            sides = [toolbox.image_size, *([SECOND_SIZE] if toolbox.encode_512 else [])]
-            both = [sizes.size_of_encoder(toolbox.image_encoder, encoders, side) for side in sides]
-            if both[0] is not None:
+        some = sizes[group.name] = []
+        for name in toolbox.names:
+            if name in group.members and (card := find_card(name)):
+                some.append(card.size(judged, toolbox.weights.get(name), toolbox.dtype, name))
+        for member, given in toolbox.encoders.items():
+            if member not in group.members or not isinstance(given, Mapping):
+                continue
+            if card := find_card(given["name"]):
+                cards = _at_sides(card, toolbox) if member == IMAGE else [card]
+                weights, dtype = given.get("weights"), given.get("dtype")
+                both = [one.size(encoded, weights, dtype) for one in cards]
                 work, gflop = max(one.work for one in both), sum(one.gflop for one in both)
                 some.append(dataclasses.replace(both[0], work=work, gflop=gflop))
-        if CAPTIONS in group.members and isinstance(toolbox.caption_encoder, Mapping):
-            some.append(sizes.size_of_encoder(toolbox.caption_encoder, encoders))
-        sizes_of[group.name] = _without_copies([one for one in some if one is not None], toolbox)
-    return sizes_of
+        _count_copies_once(some, toolbox)
+    return sizes
 
 
-def _without_copies(models: list[Size], toolbox: Toolbox) -> list[Size]:
+def _at_sides(card: NetworkCard, toolbox: Toolbox) -> list[NetworkCard]:
+    """Return the card of the image encoder for each size that it encodes at."""
+    cards = []
+    for side in (toolbox.image_size, SECOND_SIZE)[: 1 + toolbox.encode_512]:
+        more = (side / sdxl_vae.CARD_SIZE) ** 2
+        cost = {"image_gflop": card.image_gflop * more, "work_mb": card.work_mb * more}
+        rows = toolbox.image_encoder.get("batch_size", card.rows)
+        cards.append(dataclasses.replace(card, **cost, rows=rows))
+    return cards
+
+
+def _count_copies_once(models: list[Size], toolbox: Toolbox) -> None:
     """Count a vision tower that two rewards share once."""
-    names = {one.name for one in models}
-    shared = {"aesthetic", "openai_clip"}
-    if not shared <= names or len({toolbox.weights.get(name) for name in shared}) > 1:
-        return models
-    return [
-        dataclasses.replace(one, resident=0.0) if one.name == "aesthetic" else one for one in models
-    ]
+    shared = ("aesthetic", "openai_clip")
+    at = {one.name: number for number, one in enumerate(models)}
+    if at.keys() >= set(shared) and len({toolbox.weights.get(name) for name in shared}) == 1:
+        number = at["aesthetic"]
+        models[number] = dataclasses.replace(models[number], resident=0.0)
 
 
 def _probe(job: Job) -> tuple[dict[str, float], float | None]:

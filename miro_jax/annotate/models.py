@@ -12,18 +12,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from miro_jax.annotate import sizes
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.models import sharding
-from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.card import NetworkCard
+from miro_jax.pretrained.encoders import (
+    build_caption_encoder,
+    build_image_encoder,
+    flan_t5,
+    sdxl_vae,
+)
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import base, has_weights, label, load_rewards, ways_to_name
+from miro_jax.rewards import base, card_of, has_weights, label, load_rewards, ways_to_name
 
 IMAGE, CAPTIONS = "image", "captions"
+# Of each encoder, its name in settings, requests and manifests.
+ENCODERS = {IMAGE: "image_encoder", CAPTIONS: "caption_encoder"}
+_BUILD = {IMAGE: build_image_encoder, CAPTIONS: build_caption_encoder}
+_CARDS = {card.name: card for card in (sdxl_vae.CARD, flan_t5.CARD)}
 SECOND_SIZE = 512  # pixels, of the second image latents that records may hold
 ENDS = ("", f"_{SECOND_SIZE}")  # of the fields of image latents
 # Rewards of this preprocessing take images as they are: squares where there is an image encoder.
 AS_IT_IS = "none"
+
+
+def find_card(name: str) -> NetworkCard | None:
+    """Return the card of a published reward or encoder; None for any other."""
+    return _CARDS.get(name) or card_of(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +80,7 @@ class Loaded:
                 for name, reward in zip(self.names, self.rewards, strict=True)
             }
         }
-        for end, encoder in zip(("", f"_{SECOND_SIZE}"), self.image_encoders, strict=False):
+        for end, encoder in zip(ENDS, self.image_encoders, strict=False):
             facts[f"image_encoder{end}"] = encoder.identity
             facts[f"latent_shape{end}"] = list(encoder.latent_shape)
         if self.caption_encoder is not None:
@@ -117,21 +131,23 @@ class Toolbox:
         return tuple(r if isinstance(r, str) else r.name for r in self.rewards)
 
     @property
+    def encoders(self) -> dict[str, Any]:
+        """The image encoder and the caption encoder, by their name as members of groups."""
+        both = {IMAGE: self.image_encoder, CAPTIONS: self.caption_encoder}
+        return {member: given for member, given in both.items() if given is not None}
+
+    @property
     def image_size(self) -> int | None:
         """Pixels a side of the images that the image encoder takes; None without one."""
-        if self.image_encoder is None:
-            return None
-        return self._probe(build_image_encoder, self.image_encoder).size
+        return None if self.image_encoder is None else self._probe(IMAGE).size
 
     def labels(self) -> dict[str, Any]:
         """Return what is known of the models before any is loaded: identities, else names."""
         encoders = {}
-        for kind, build, given in (
-            ("image_encoder", build_image_encoder, self.image_encoder),
-            ("caption_encoder", build_caption_encoder, self.caption_encoder),
-        ):
-            encoder = self._probe(build, given)
-            encoders[kind] = getattr(encoder, "declared", None) or encoder.identity
+        for member in self.encoders:
+            encoder = self._probe(member)
+            declared = getattr(encoder, "declared", None)
+            encoders[ENCODERS[member]] = declared or encoder.identity
         rewards = [label(r) if isinstance(r, str) else r.identity for r in self.rewards]
         return {
             "rewards": rewards,
@@ -161,27 +177,23 @@ class Toolbox:
         made = [configuration["towers"][identity] for identity in configuration["rewards"]]
         towers = dict(zip(self.names, made, strict=True))
         for name, url in self.weights.items():
-            repository, model = hub.open(url), sizes.find(name)
-            if model is None or not repository.is_local:
+            repository, card = hub.open(url), find_card(name)
+            if card is None or not repository.is_local:
                 continue
-            if repository.digest(model.stem)[:12] not in towers[name]:
+            if repository.digest(card.stem)[:12] not in towers[name]:
                 raise _other_weights(name, url, towers[name])
-        for kind, build in (
-            ("image_encoder", build_image_encoder),
-            ("caption_encoder", build_caption_encoder),
-        ):
-            given = getattr(self, kind)
+        for member, given in self.encoders.items():
             url = given.get("weights") if isinstance(given, Mapping) else None
-            if url and hub.open(url).is_local:
-                identity = self._probe(build, given).identity
-                if identity != configuration[kind]:
-                    raise _other_weights(kind, url, configuration[kind])
+            made_with = configuration[ENCODERS[member]]
+            if url and hub.open(url).is_local and self._probe(member).identity != made_with:
+                raise _other_weights(ENCODERS[member], url, made_with)
 
     def make_mesh(self, groups: Sequence[Group]) -> jax.sharding.Mesh | None:
         """Lay out the devices of this process, for groups that hold any network."""
-        if not self._has_network(groups):
-            return None
-        return sharding.local_mesh(*self.mesh)
+        members = {name for group in groups for name in group.members}
+        networks = [r for r in self.rewards if isinstance(r, str) and has_weights(r)]
+        networks += [member for member in self.encoders if self._is_published(member)]
+        return None if members.isdisjoint(networks) else sharding.local_mesh(*self.mesh)
 
     def load(self, group: Group, mesh: jax.sharding.Mesh | None) -> Loaded:
         """Load the models of a group.
@@ -189,59 +201,56 @@ class Toolbox:
         Raises:
           OSError, ValueError: a file is missing, or weights do not fit.
         """
-        wanted = [
-            reward
-            for reward, name in zip(self.rewards, self.names, strict=True)
-            if name in group.members
-        ]
-        names = [r for r in wanted if isinstance(r, str)]
+        both = zip(self.names, self.rewards, strict=True)
+        wanted = {name: reward for name, reward in both if name in group.members}
+        names = [name for name, reward in wanted.items() if isinstance(reward, str)]
         weights = {name: url for name, url in self.weights.items() if name in names}
         built = load_rewards(names, weights=weights, dtype=self.dtype, mesh=mesh)
-        known = dict(zip(names, built, strict=True))
+        wanted |= dict(zip(names, built, strict=True))
         images = ()
         if IMAGE in group.members:
-            first = _build(build_image_encoder, self.image_encoder, mesh)
+            first = self._build(IMAGE, mesh)
             images = (first, first.at_size(SECOND_SIZE)) if self.encode_512 else (first,)
-        captions = None
-        if CAPTIONS in group.members:
-            captions = _build(build_caption_encoder, self.caption_encoder, mesh)
-        rewards = tuple(known[r] if isinstance(r, str) else r for r in wanted)
-        requested = tuple(name for name in self.names if name in group.members)
-        return Loaded(requested, rewards, images, captions, self.image_size)
+        captions = self._build(CAPTIONS, mesh) if CAPTIONS in group.members else None
+        return Loaded(tuple(wanted), tuple(wanted.values()), images, captions, self.image_size)
 
     def require_weights(self, groups: Sequence[Group]) -> None:
         """Raise OSError unless the weights of all models of groups can be had."""
         members = {name for group in groups for name in group.members}
         for name in self.names:
-            if name in members:
+            if name in members and (card := find_card(name)):
                 with hub.naming_folders(*ways_to_name(name)):
-                    sizes.require_weights(name, self.weights.get(name))
-        encoders = (
-            (IMAGE, "image", self.image_encoder),
-            (CAPTIONS, "caption", self.caption_encoder),
-        )
-        for member, kind, given in encoders:
-            if member in members and isinstance(given, Mapping):
-                flag = f"--{kind}-encoder={given['name']}:weights=FOLDER"
-                with hub.naming_folders(flag, f"--config.weights.{kind}_encoder=FOLDER"):
-                    sizes.require_weights(given["name"], given.get("weights"))
+                    card.require_weights(self.weights.get(name))
+        for member, given in self.encoders.items():
+            if member in members and self._is_published(member):
+                kind = ENCODERS[member]
+                flag = f"--{kind.replace('_', '-')}={given['name']}:weights=FOLDER"
+                with hub.naming_folders(flag, f"--config.weights.{kind}=FOLDER"):
+                    _CARDS[given["name"]].require_weights(given.get("weights"))
 
-    def _has_network(self, groups: Sequence[Group]) -> bool:
-        members = {name for group in groups for name in group.members}
-        encoders = {IMAGE: self.image_encoder, CAPTIONS: self.caption_encoder}
-        return any(
-            isinstance(given, Mapping) and given["name"] in PUBLISHED
-            for member, given in encoders.items()
-            if member in members
-        ) or any(isinstance(r, str) and r in members and has_weights(r) for r in self.rewards)
+    def _is_published(self, member: str) -> bool:
+        """Return whether an encoder is to be loaded from published weights."""
+        given = self.encoders[member]
+        return isinstance(given, Mapping) and given["name"] in _CARDS
 
-    def _probe(self, build, given):
+    def _probe(self, member: str) -> Any:
         """Build an encoder without reading any weights."""
+        given = self.encoders[member]
         if not isinstance(given, Mapping):
             return given
         # With a width given, any, it is not looked up in the weights.
         width = {"width": 1} if given.get("name") == "flan_t5" and not given.get("width") else {}
-        return build(**{**given, **width})
+        return _BUILD[member](**{**given, **width})
+
+    def _build(self, member: str, mesh: jax.sharding.Mesh | None) -> Any:
+        given = self.encoders[member]
+        if not isinstance(given, Mapping):
+            return given
+        if not self._is_published(member):
+            return _BUILD[member](**given)
+        encoder = _BUILD[member](**given, mesh=mesh)
+        encoder.load()  # what does not fit must show before anything is stored
+        return encoder
 
 
 def _other_weights(name: str, url: str, tower: str) -> ValueError:
@@ -249,13 +258,3 @@ def _other_weights(name: str, url: str, tower: str) -> ValueError:
         f"The records are complete and were made with {tower} for {name}; {url} holds other "
         "weights. Name another folder for the records, or those weights."
     )
-
-
-def _build(build, given, mesh):
-    if not isinstance(given, Mapping):
-        return given
-    if given["name"] not in PUBLISHED:
-        return build(**given)
-    encoder = build(**given, mesh=mesh)
-    encoder.load()  # what does not fit must show before anything is stored
-    return encoder

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from miro_jax.annotate import origin, sizes, workers
-from miro_jax.annotate.models import CAPTIONS, IMAGE, SECOND_SIZE, Group, Toolbox
+from miro_jax.annotate import origin, workers
+from miro_jax.annotate.models import ENCODERS, SECOND_SIZE, Group, Toolbox, find_card
 from miro_jax.annotate.publish import Assembly, Records, Sink
 from miro_jax.annotate.settings import ALL, SHARED, EngineSettings, Settings, parse_named
 from miro_jax.cli.flags import check
@@ -151,27 +151,27 @@ def make_toolbox(
     check(settings)
     weights = {name: str(url) for name, url in dict(settings.weights or {}).items() if url}
     check_rewards(rewards, weights)
-    for name, url in weights.items():
-        sizes.check_folder(name, url)
-    members = [r if isinstance(r, str) else r.name for r in rewards]
-    encoders = {IMAGE: image_encoder, CAPTIONS: caption_encoder}
-    for member, given in encoders.items():
-        if isinstance(given, Mapping) and given.get("weights"):
-            sizes.check_folder(given["name"], given["weights"])
-        members += [member] if given is not None else []
-    groups = tuple(Group(name, tuple(some)) for name, some in settings.groups)
-    groups = groups or _default_groups(members)
-    _check_groups(groups, members)
-    return Toolbox(
+    toolbox = Toolbox(
         rewards=tuple(rewards),
         image_encoder=image_encoder,
         caption_encoder=caption_encoder,
-        groups=groups,
+        groups=tuple(Group(name, tuple(some)) for name, some in settings.groups),
         encode_512=encode_512,
         weights=weights,
         dtype=settings.dtype,
         mesh=sharding.parse_mesh(settings.mesh),
     )
+    folders = list(weights.items())
+    for given in toolbox.encoders.values():
+        if isinstance(given, Mapping) and given.get("weights"):
+            folders.append((given["name"], given["weights"]))
+    for name, url in folders:
+        if card := find_card(name):
+            card.check_folder(url)
+    members = [*toolbox.names, *toolbox.encoders]
+    groups = toolbox.groups or _default_groups(members)
+    _check_groups(groups, members)
+    return dataclasses.replace(toolbox, groups=groups)
 
 
 def sign(pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
@@ -263,7 +263,7 @@ def _read_encoder(given: Any) -> Any:
 
 def _default_groups(members: Sequence[str]) -> tuple[Group, ...]:
     """Split the models as they usually fit into memory: rewards, VQAScore, encoders."""
-    encoders = tuple(name for name in members if name in (IMAGE, CAPTIONS))
+    encoders = tuple(name for name in members if name in ENCODERS)
     large = tuple(name for name in members if name.partition("@")[0] == "vqa")
     small = tuple(name for name in members if name not in encoders + large)
     groups = (Group("rewards", small), Group("vqa", large), Group("encode", encoders))

@@ -11,10 +11,15 @@ import math
 import re
 
 from miro_jax.pretrained.networks import t5_keys
+from miro_jax.pretrained.networks.tower import padded_rows
 from miro_jax.pretrained.weights import hub
 
 TOKENS_PER_WORD = 1.35  # of T5, about
 _FEWEST_TOKENS = 16
+_BYTES = {"float32": 4, "bfloat16": 2, None: 4}
+# Of the parameters that devices along `data` share, the most that was seen gathered at a time.
+_GATHERED = 0.5
+_FLOAT32_WORK = 1.3  # times that of bfloat16: much of it is float32 there, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,37 @@ class TextCost:
         else:
             padded = self.step * math.ceil(tokens / self.step)
         return self.fixed + self.per_token * padded
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a worker gets. batch: images at a time. data, model: devices along the axes.
+
+    captions: of a record, each with its words and the share of records that have it.
+    """
+
+    batch: int
+    data: int
+    model: int
+    captions: tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model as it will be used. parameters: number. counted: in its files, else from its card.
+
+    fetch: hub id that its weights must be fetched from first, None where they are here.
+    resident: bytes of parameters on each device. work: bytes more on each while it runs.
+    gflop: of a record.
+    """
+
+    name: str
+    parameters: float
+    counted: bool
+    fetch: str | None
+    resident: float
+    work: float
+    gflop: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,3 +149,29 @@ class NetworkCard:
             for key, tensor in tensors.items()
             if re.match(self.used, key) and key not in copies
         )
+
+    def size(self, given: Work, weights: str | None, dtype: str | None, name: str = "") -> Size:
+        """Return how large the network is, and what a record costs it.
+
+        Args:
+          given: to the worker. weights: folder or hub id, None is the published one; parameters
+            are counted in weights of this machine. dtype: of the network.
+          name: in place of the card's own.
+        """
+        count = None if weights is None else self.count_parameters(weights)
+        number = self.parameters if count is None else count
+        share = number / self.parameters  # what was counted costs little where the model is small
+        size, batch = number * _BYTES[dtype], padded_rows(given.batch, given.data) // given.data
+        wide = 1.0 if dtype == "bfloat16" else 2.0 if self.uncut is None else _FLOAT32_WORK
+        running = max(self.work_mb * min(batch, self.rows or batch), self.read_mb * batch)
+        work = (running * wide + self.feature_mb * batch * _BYTES[dtype] / 2) * 1e6 * share
+        resident = size
+        if self.uncut is not None:
+            cut = self.uncut + (1 - self.uncut) / given.model
+            resident, work = size * cut / given.data, work * (1 + 1 / given.model) / 2
+            work += _GATHERED * size * cut if given.data > 1 else 0
+        gflop = sum(part * self.text.gflop(words) for words, part in given.captions)
+        gflop = (self.image_gflop + gflop) * share
+        repository = self.repository(weights)
+        fetch = None if repository.is_here(self.stem) else str(repository)
+        return Size(name or self.name, number, count is not None, fetch, resident, work, gflop)

@@ -3,7 +3,8 @@
 import pytest
 
 from miro_jax import annotate
-from miro_jax.annotate import estimate, sizes
+from miro_jax.annotate import estimate
+from miro_jax.annotate.models import find_card
 from miro_jax.annotate.plan import plan
 from miro_jax.data.shapes import world
 from tests.oracles import published
@@ -16,9 +17,9 @@ SEVEN = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci
 def test_parameters_are_counted_in_the_weights_that_are_there(tmp_path):
     weights = published.make(tmp_path / "weights")
     world.write_shards(tmp_path / "source", 60, 24, 20)
-    assert sizes.find("vqa").count_parameters("zhiqiulin/clip-flant5-xxl") is None
-    whole = sizes.find("pick_score").count_parameters(weights["pick_score"])
-    vision = sizes.find("aesthetic").count_parameters(weights["aesthetic"])
+    assert find_card("vqa").count_parameters("zhiqiulin/clip-flant5-xxl") is None
+    whole = find_card("pick_score").count_parameters(weights["pick_score"])
+    vision = find_card("aesthetic").count_parameters(weights["aesthetic"])
     assert 0 < vision < whole
     settings = annotate.Settings(
         source=f"tar:{tmp_path}/source/*.tar",
