@@ -14,6 +14,7 @@ Letters: N records, R rewards.
 """
 
 import collections
+import dataclasses
 import json
 import statistics
 import sys
@@ -27,11 +28,11 @@ import numpy as np
 from miro_jax.annotate import origin
 from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import Job
-from miro_jax.annotate.publish import shard_name
+from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.data.records.shards import join_scores, read_published
+from miro_jax.data.records.shards import join_scores
 from miro_jax.data.sources import Piece, causes
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
@@ -62,20 +63,17 @@ def merge(job: Job) -> Manifest:
 def _merge(job: Job) -> Manifest:
     folder, pieces = job.folder, job.source.pieces
     job.require_all()
-    sidecars, scores = read_all(job)
-    failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
-    tally = Tally(job.settings.max_failure_rate, job.remedy)
-    for sidecar in sidecars:
-        tally.add(sidecar["num_samples"], sidecar["failures"])
+    published = gather(job)
+    sidecars, tally, scores = published.facts, published.tally, join_scores(published.scores)
     lost = _lost_samples(pieces, sidecars)
     tally.lose(sum(lost.values()), describe_lost(lost))
-    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in failures]
+    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in published.failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))  # also where they are too many
     tally.check()
     if not len(scores):
         listed = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))
         raise RuntimeError(f"At least one sample must be usable; none was: {listed}.")
-    configuration = _configuration(job, sidecars)
+    configuration = _configuration(job, published)
     names = configuration["rewards"]
     folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, lost, scores)))
     stats = {
@@ -91,38 +89,22 @@ def _merge(job: Job) -> Manifest:
         num_failures=tally.samples - len(scores),
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
-    _fit_levels(job, manifest, sidecars, scores)
+    _fit_levels(job, manifest, published, scores)
     manifest.save(str(folder))
     origin.clean(folder)
     return manifest
 
 
-def _configuration(job: Job, sidecars: Sequence[dict]) -> dict[str, Any]:
+def _configuration(job: Job, published: "Published") -> dict[str, Any]:
     """Return the request with the identities of the models that were used."""
-    facts = _models_of(sidecars[0])
-    for sidecar in sidecars:
-        if _models_of(sidecar) != facts:
-            raise ValueError(
-                f"All pieces must be made with the same models; {sidecar['piece']} and "
-                f"{sidecars[0]['piece']} were not. Delete the shard of one of them in "
-                f"{job.folder} and annotate it again."
-            )
+    facts = published.models
     rewards = [facts["rewards"][name] for name in job.toolbox.names]
-    facts |= {
+    facts = facts | {
         "rewards": [reward["identity"] for reward in rewards],
         "towers": {reward["identity"]: reward["tower"] for reward in rewards},
         "synthetic_forms": {r["identity"]: r["synthetic_form"] for r in rewards},
     }
     return job.request | facts
-
-
-def _models_of(sidecar: Mapping) -> dict[str, Any]:
-    """Return the facts of the models of a piece, in whatever groups they were."""
-    facts: dict[str, Any] = {}
-    for group in sidecar["models"].values():
-        rewards = facts.get("rewards", {}) | group["rewards"]
-        facts |= group | {"rewards": rewards}
-    return facts
 
 
 def finished(job: Job) -> Manifest:
@@ -135,7 +117,7 @@ def finished(job: Job) -> Manifest:
     job.toolbox.check_width(manifest.configuration)
     if manifest.schema_version > 1:  # the first one does not name weights
         job.toolbox.check_weights(manifest.configuration)
-    sidecars, scores = read_all(job)
+    published = gather(job)
     try:
         fitted = bins.Bins.from_bytes(folder.read(bins.BINS_NAME))
         present = (fitted.num_bins, fitted.strategy, fitted.manifest_digest)
@@ -148,11 +130,11 @@ def finished(job: Job) -> Manifest:
             f"levels are fitted anew: {before} before, {wanted[0]} ({wanted[1]}) now",
             file=sys.stderr,
         )
-        _fit_levels(job, manifest, sidecars, scores)
+        _fit_levels(job, manifest, published, join_scores(published.scores))
     return manifest
 
 
-def _fit_levels(job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: np.ndarray) -> None:
+def _fit_levels(job: Job, manifest: Manifest, published: "Published", scores: np.ndarray) -> None:
     """Fit the levels over own and synthetic captions together; write the page and the bins."""
     folder, names, settings = job.folder, manifest.rewards, job.settings
     fitted = bins.fit_bins(
@@ -160,7 +142,7 @@ def _fit_levels(job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: 
     )
     if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
         covered, stats = map(folder.read_json, (COVERAGE_NAME, STATS_NAME))
-        failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
+        failures, sidecars = published.failures, published.facts
         best, worst, searched = read_extremes(names, scores[:, 0], job.source.pieces, sidecars)
         page = scored.Scored(
             manifest, fitted, stats, covered, scores, failures, best, worst, searched
@@ -169,19 +151,47 @@ def _fit_levels(job: Job, manifest: Manifest, sidecars: Sequence[dict], scores: 
     folder.write(bins.BINS_NAME, fitted.to_bytes())  # after the page, which is thereby its own
 
 
-def read_all(job: Job) -> tuple[list[dict], np.ndarray]:
-    """Read the sidecars of all pieces, and their scores [N, 2, R].
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """All pieces of a job, published.
+
+    facts, scores: of each, see `Sink.read`. failures: of all. models: that made them, see
+    `models_of`. tally: of all samples.
+    """
+
+    facts: list[dict[str, Any]]
+    scores: list[np.ndarray]
+    failures: list[dict]
+    models: dict[str, Any]
+    tally: Tally
+
+
+def gather(job: Job) -> Published:
+    """Read what is known of all pieces of a job, and their scores.
 
     Raises:
-      FileNotFoundError, Damaged: see `shards.read_published`.
+      FileNotFoundError, Damaged: a piece is missing or damaged.
+      ValueError: pieces were made with different models.
     """
 
     def read(piece: Piece) -> tuple[dict, np.ndarray]:
-        return read_published(job.folder, shard_name(piece.number))
+        return job.sink.read(job.folder, piece.number)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        published = list(pool.map(read, job.source.pieces))
-    return [sidecar for sidecar, _ in published], join_scores([table for _, table in published])
+        pieces = list(pool.map(read, job.source.pieces))
+    facts = [one for one, _ in pieces]
+    failures: list[dict] = []
+    tally, models = Tally(job.settings.max_failure_rate, job.remedy), models_of(facts[0])
+    for one in facts:
+        if models_of(one) != models:
+            raise ValueError(
+                f"All pieces must be made with the same models; {one['piece']} and "
+                f"{facts[0]['piece']} were not. Delete what one of them became in {job.folder} "
+                "and run again."
+            )
+        tally.add(one["num_samples"], one["failures"])
+        failures += one["failures"]
+    return Published(facts, [scores for _, scores in pieces], failures, models, tally)
 
 
 def _lost_samples(pieces: Sequence[Piece], sidecars: Sequence[Mapping]) -> dict[str, int]:

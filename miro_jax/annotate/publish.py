@@ -5,7 +5,7 @@ it done and leaves.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,8 +43,8 @@ class Sink(Protocol):
         """
         ...
 
-    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
-        """Return what `write` was given as facts of a published piece."""
+    def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the facts that `write` was given for a published piece, and its scores."""
         ...
 
     def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
@@ -74,9 +74,9 @@ class Records:
         if folder.exists(sidecar) and not folder.exists(shard_name(piece)):
             folder.remove(sidecar)
 
-    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
-        """See `Sink`."""
-        return shards.read_published(folder, shard_name(piece))[0]
+    def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
+        """See `Sink`; scores are [N, 2, R]."""
+        return shards.read_published(folder, shard_name(piece))
 
     def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
         """See `Sink`."""
@@ -90,6 +90,15 @@ class Records:
             del facts["seconds"]  # equal sets are equal byte by byte
 
         shards.write_shard(folder, shard_name(piece), records(), facts, parts.folder_of(piece))
+
+
+def models_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of the models of a published piece, in whatever groups they were."""
+    models: dict[str, Any] = {}
+    for group in facts["models"].values():
+        rewards = models.get("rewards", {}) | group["rewards"]
+        models |= group | {"rewards": rewards}
+    return models
 
 
 def shard_name(piece: int) -> str:

@@ -102,7 +102,7 @@ class Run:
         self._doubt = Doubt(pieces if self._sink.takes_synthetic else ())
         for piece in self._job.pieces:
             if self._sink.is_done(self._folder, piece.number):
-                facts = self._sink.read_facts(self._folder, piece.number)
+                facts, _ = self._sink.read(self._folder, piece.number)
                 self._tally.add(facts["num_samples"], facts["failures"])
         with (
             ThreadPoolExecutor(1, "writer") as writer,

@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.annotate.finish import describe_unfinished
+from miro_jax.annotate.finish import describe_unfinished, gather
 from miro_jax.annotate.settings import ALL
-from miro_jax.annotate.tally import Tally
 from miro_jax.annotate.work import work_on
 from miro_jax.cli.exit import say
 from miro_jax.data.storage import LocalFolder
@@ -129,14 +128,16 @@ def finish(job: TableJob) -> dict[str, Any]:
       Damaged: a piece or the table does not read back.
     """
     job.require_all()
-    numbers = [piece.number for piece in job.source.pieces]
-    facts, columns, failures = _read_facts(job, numbers)
+    published = gather(job)
+    rewards = {r["identity"]: r for r in map(published.models["rewards"].get, job.toolbox.names)}
+    reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
+    columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
     lines = [
         json.dumps({key: one[key] for key in ("key", "cause", "detail")}, ensure_ascii=False)
-        for one in failures
+        for one in published.failures
     ]
     job.home.write(job.name + _FAILURES, "".join(f"{line}\n" for line in lines).encode("utf-8"))
-    report = summary.summarize(facts, columns, failures)
+    report = summary.summarize(published.facts, columns, published.failures, reading)
     if not report["num_scored"]:
         job.folder.remove("")  # the input must be mended, and is another one then
         causes = ", ".join(f"{cause} ({n})" for cause, n in report["failures"].items())
@@ -144,17 +145,14 @@ def finish(job: TableJob) -> dict[str, Any]:
             f"At least one image must get its scores; none of {report['num_images']} did: "
             f"{causes or 'there were none'}. See {job.out}{_FAILURES}."
         )
-    tally = Tally(job.settings.max_failure_rate, job.remedy)
-    tally.add(sum(one["num_samples"] for one in facts), failures)
-    tally.check()
+    published.tally.check()
     drawing = histograms.draw(report["rewards"], SCALES[job.stored])
     job.home.write(job.name + _HISTOGRAMS, drawing.encode("utf-8"))
-    identities = list(columns)
-    _write_table(job, numbers, identities)
-    towers = {r["identity"]: r["tower"] for r in table.rewards_of(facts[0]).values()}
-    for identity in identities:
-        report["rewards"][identity]["tower"] = towers[identity]
-    made_with = {"identities": identities, "towers": [towers[name] for name in identities]}
+    _write_table(job, list(rewards))
+    towers = [reward["tower"] for reward in rewards.values()]
+    for identity, tower in zip(rewards, towers, strict=True):
+        report["rewards"][identity]["tower"] = tower
+    made_with = {"identities": list(rewards), "towers": towers}
     report |= {
         "scale": SCALES[job.stored],
         "left_out": job.dropped,
@@ -165,38 +163,11 @@ def finish(job: TableJob) -> dict[str, Any]:
     return json.loads(to_json(report))
 
 
-def _read_facts(
-    job: TableJob, numbers: Sequence[int]
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], list[dict]]:
-    """Read all pieces: what is known of each, the scores by identity, the failures.
-
-    Of texts only the causes are kept: those of a large table fill the memory.
-    """
-    facts, scores, failures = [], [], []
-    for number in numbers:
-        array, one = table.read_rows(job.folder, number)
-        one = {key: one[key] for key in ("num_samples", "seconds", "models", "causes")} | {
-            "piece": one["piece"],
-            "failures": one["failures"],
-        }
-        if table.rewards_of(one) != table.rewards_of(facts[0] if facts else one):
-            raise ValueError(
-                f"All pieces must be made with the same models; {one['piece']} and "
-                f"{facts[0]['piece']} were not. Delete {job.folder} and run again."
-            )
-        failures += one.pop("failures")
-        facts.append(one)
-        scores.append(array)
-    known = table.rewards_of(facts[0])
-    identities = [known[name]["identity"] for name in job.toolbox.names]
-    return facts, dict(zip(identities, np.concatenate(scores).T, strict=True)), failures
-
-
-def _write_table(job: TableJob, numbers: Sequence[int], identities: Sequence[str]) -> None:
+def _write_table(job: TableJob, identities: Sequence[str]) -> None:
     """Write the table, read it back, and publish it."""
 
     def pieces() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        return (table.read_rows(job.folder, number) for number in numbers)
+        return (table.read_rows(job.folder, piece.number) for piece in job.source.pieces)
 
     with job.folder.scratch("") as scratch:
         path = Path(scratch) / job.name

@@ -11,7 +11,6 @@ import numpy as np
 from miro_jax import __version__
 from miro_jax.report.page import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
-from miro_jax.score.table import rewards_of
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
 
@@ -20,19 +19,18 @@ def summarize(
     pieces: Sequence[Mapping[str, Any]],
     columns: Mapping[str, np.ndarray],
     failures: Sequence[Mapping[str, Any]],
+    reading: Sequence[str],
 ) -> dict[str, Any]:
     """Describe all pieces: the rewards, the failures, the speed, the versions.
 
     Args:
       pieces: facts of each. columns: identity of a reward -> all scores, [N] float32, NaN is
-        missing. failures: of all pieces.
+        missing. failures: of all pieces. reading: identities of the rewards that need captions.
     """
     num_scored = len(next(iter(columns.values())))
     causes = collections.Counter(failure["cause"] for failure in failures)
     seconds = sum(piece["seconds"] for piece in pieces)
     number = num_scored + causes.total()
-    rewards = {reward["identity"]: reward for reward in rewards_of(pieces[0]).values()}
-    reading = [name for name in columns if rewards[name]["synthetic_form"] is not None]
     without = collections.Counter(c for piece in pieces for c in piece["causes"] if c and reading)
     return {
         "num_images": number,
@@ -40,7 +38,7 @@ def summarize(
         "num_failures": causes.total(),
         "failures": dict(causes.most_common()),
         "without_caption": dict(without.most_common()),
-        "need_captions": reading,
+        "need_captions": list(reading),
         "rewards": {name: describe(scores) for name, scores in columns.items()},
         "seconds": round(seconds, 3),
         "images_per_second": round(number / seconds, 3) if seconds else None,

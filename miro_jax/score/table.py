@@ -25,11 +25,12 @@ import pyarrow
 from pyarrow import parquet
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.publish import Rows
+from miro_jax.annotate.publish import Rows, models_of
 from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "pieces"
 _ROWS_IN_A_GROUP = 65536
+_COLUMNS = ("keys", "captions", "widths", "heights")  # before the scores
 
 
 class TableRows:
@@ -57,9 +58,12 @@ class TableRows:
         except Damaged:
             folder.remove(rows_name(piece))
 
-    def read_facts(self, folder: Folder, piece: int) -> dict[str, Any]:
-        """Return num_samples, failures and more of a published piece."""
-        return read_rows(folder, piece)[1]
+    def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
+        """Return num_samples, failures and more of a published piece, and its scores [N, R]."""
+        scores, facts = read_rows(folder, piece)
+        for name in _COLUMNS:  # the texts of a large table fill the memory
+            del facts[name]
+        return facts, scores
 
     def write(self, folder: Folder, piece: int, rows: Rows, facts: dict[str, Any]) -> None:
         """Publish a piece."""
@@ -72,11 +76,12 @@ class TableRows:
             "captions": [s.caption for s in samples],
             "widths": [s.width for s in samples],
             "heights": [s.height for s in samples],
-            "causes": [s.no_caption[0] for s in samples],  # why there is no caption
         }
+        causes = [s.no_caption[0] for s in samples]  # why there is no caption
         name, array = rows_name(piece), np.array(scores, np.float32)
-        array = array.reshape(len(scores), len(rewards_of(facts)))
-        folder.write(name, parts.seal({"scores": array}, facts | columns | {"name": name}))
+        array = array.reshape(len(scores), len(models_of(facts)["rewards"]))
+        facts = facts | columns | {"causes": causes, "name": name}
+        folder.write(name, parts.seal({"scores": array}, facts))
 
 
 def rows_name(piece: int) -> str:
@@ -95,12 +100,6 @@ def read_rows(folder: Folder, piece: int) -> tuple[np.ndarray, dict[str, Any]]:
     return arrays["scores"], facts
 
 
-def rewards_of(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what is known of the rewards of a piece, by name, whatever groups they were in."""
-    groups = facts["models"].values()
-    return {name: reward for group in groups for name, reward in group["rewards"].items()}
-
-
 def schema(identities: Sequence[str]) -> pyarrow.Schema:
     """Return the columns of a table: one float32 for each reward's identity."""
     text = pyarrow.string()
@@ -111,7 +110,7 @@ def schema(identities: Sequence[str]) -> pyarrow.Schema:
 
 def to_arrow(scores: np.ndarray, facts: dict[str, Any], identities: Sequence[str]) -> pyarrow.Table:
     """Return the rows of a piece as a table."""
-    columns = [facts[name] for name in ("keys", "captions", "widths", "heights")]
+    columns = [facts[name] for name in _COLUMNS]
     return pyarrow.table([*map(pyarrow.array, columns), *scores.T], schema=schema(identities))
 
 
