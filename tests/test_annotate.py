@@ -212,7 +212,8 @@ def test_the_sidecar_of_a_deleted_shard_is_not_taken_for_that_of_the_next(tmp_pa
         call(pieces, out, [Brightness()])
     call(pieces, out, [Brightness()])
     (path,) = shards.verify_shards(out, full=True)
-    assert len(read_records(out)) == shards.read_sidecar(path)["count"] == 10
+    sidecar = shards.read_sidecar(LocalFolder(out), path.name)
+    assert len(read_records(out)) == sidecar["count"] == 10
 
 
 def test_complete_set_need_not_be_writable(tmp_path, monkeypatch):

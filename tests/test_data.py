@@ -19,6 +19,7 @@ from miro_jax.data.storage import open_folder
 
 WIDTH, LATENT_SHAPE, SECOND_SHAPE = 6, (4, 4, 3), (8, 8, 3)
 NAMES = ("a@1", "b@1")
+OPTIONS = {"batch_size": 16, "seed": 0, "synthetic_caption_prob": 0.5, "max_tokens": 8}
 
 
 def make_record(i, num_tokens=None, synthetic=True):
@@ -67,9 +68,9 @@ def folder(tmp_path_factory):
 
 
 def open_data(folder, **changes):
-    arguments = {"batch_size": 16, "seed": 0, "synthetic_caption_prob": 0.5, "max_tokens": 8}
-    arguments |= {"identities": NAMES, **changes}
-    return batches.make_iterator(folder, bins_lib.Bins.load(folder), **arguments)
+    identities = changes.pop("identities", NAMES)
+    options = batches.Options(**OPTIONS | changes)
+    return batches.make_iterator(folder, bins_lib.Bins.load(folder), identities, options)
 
 
 def take(iterator, num_batches):
@@ -104,7 +105,7 @@ def assert_same(got, want):
 
 
 def test_batch_has_the_promised_arrays(folder):
-    batch = open_data(folder).next()
+    batch = next(open_data(folder))
     want = {
         "image_mean": (np.float16, (16, *LATENT_SHAPE)),
         "image_std": (np.float16, (16, *LATENT_SHAPE)),
@@ -372,7 +373,7 @@ def test_bad_arguments_are_named(folder, change, text):
 def test_bins_of_other_rewards_are_refused(folder):
     bins = bins_lib.fit_bins(np.arange(6.0).reshape(3, 2), ["a@1", "c@1"], 8)
     with pytest.raises(ValueError, match="c@1"):
-        batches.make_iterator(folder, bins, 4, 0, 0.0, 8, NAMES)
+        batches.make_iterator(folder, bins, NAMES, batches.Options(**OPTIONS))
 
 
 def test_reading_needs_neither_tensorflow_nor_torch(folder):
@@ -380,7 +381,8 @@ def test_reading_needs_neither_tensorflow_nor_torch(folder):
 import sys
 from miro_jax.data.records import batches, bins
 b = bins.Bins.load(sys.argv[1])
-it = batches.make_iterator(sys.argv[1], b, 16, 0, 0.5, 8, b.names)
+options = batches.Options(batch_size=16, seed=0, synthetic_caption_prob=0.5, max_tokens=8)
+it = batches.make_iterator(sys.argv[1], b, b.names, options)
 [next(it) for _ in range(20)]
 print(sorted({"tensorflow", "torch"} & set(sys.modules)))
 """

@@ -77,7 +77,7 @@ def test_shard_reads_back_in_order_with_sidecar_and_scores(tmp_path):
     read = [r for p in paths for r in ArrayRecordReader(str(p)).read_all()]
     for data, record in zip(read, made, strict=True):
         assert_same(data, record)
-    sidecar = shards.read_sidecar(paths[0])
+    sidecar = shards.read_sidecar(open_folder(tmp_path), paths[0].name)
     assert sidecar["count"] == 7
     assert (sidecar["first_key"], sidecar["last_key"]) == (made[0].key, made[6].key)
     scores = shards.read_scores(tmp_path)
@@ -124,12 +124,12 @@ def test_of_two_writers_the_second_describes_the_shard_of_the_first(tmp_path):
     def records_while_another_writes():
         yield second
         shards.write_shard(folder, name, [first])
-        shards.sidecar_path(tmp_path / name).unlink()  # it was killed just before
+        (tmp_path / (name + ".json")).unlink()  # it was killed just before
 
     sidecar = shards.write_shard(folder, name, records_while_another_writes(), {"extra": 1})
     (path,) = shards.verify_shards(tmp_path, full=True)
     assert_same(ArrayRecordReader(str(path)).read_all()[0], first)
-    assert sidecar == shards.read_sidecar(path) and sidecar["extra"] == 1
+    assert sidecar == shards.read_sidecar(folder, name) and sidecar["extra"] == 1
 
 
 def test_a_shard_of_a_killed_writer_with_other_samples_is_written_anew(tmp_path):
@@ -277,12 +277,10 @@ def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
         bad.write_bytes((tmp_path / "other").read_bytes())
         del writer
     elif kind == "other size":
-        sidecar = shards.read_sidecar(bad)
-        files.write_atomic(
-            shards.sidecar_path(bad), files.to_json(sidecar | {"bytes": sidecar["bytes"] - 1})
-        )
+        sidecar = shards.read_sidecar(open_folder(tmp_path), bad.name)
+        files.write_atomic(f"{bad}.json", files.to_json(sidecar | {"bytes": sidecar["bytes"] - 1}))
     elif kind == "no sidecar":
-        shards.sidecar_path(bad).unlink()
+        (tmp_path / f"{bad.name}.json").unlink()
     else:
         bad.unlink()
     with pytest.raises((ValueError, FileNotFoundError), match="shard-00001") as caught:
@@ -333,5 +331,5 @@ def test_two_live_writers_that_disagree_end_with_one_shard(tmp_path, monkeypatch
     monkeypatch.setattr(shards, "_write_beside", slow)
     sidecar = shards.write_shard(folder, name, found[:3], {"by": "the first"})
     (path,) = shards.verify_shards(tmp_path, full=True)
-    assert shards.read_sidecar(path) == sidecar and sidecar["count"] == 3
+    assert shards.read_sidecar(folder, name) == sidecar and sidecar["count"] == 3
     assert len(shards.read_published(folder, name)[1]) == 3

@@ -61,7 +61,12 @@ def test_a_set_is_read():
     assert len(paths) == 3 and manifest.num_records == 36
     assert bins.manifest_digest == manifest.digest and bins.names == manifest.rewards
     scores, _ = own_scores("run/records")
-    iterator = batches.make_iterator("run/records", bins, 12, 0, 0.0, 16, manifest.rewards)
+    iterator = batches.make_iterator(
+        "run/records",
+        bins,
+        manifest.rewards,
+        batches.Options(batch_size=12, seed=0, synthetic_caption_prob=0.0, max_tokens=16),
+    )
     batch = next(iterator)
     assert batch["weight"].all() and batch["image_mean"].shape == (12, 16, 16, 3)
     for index, levels in zip(batch["index"], batch["levels"], strict=True):

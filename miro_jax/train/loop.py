@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.progress import Progress
-from miro_jax.data.records.batches import make_iterator
+from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.models import sharding
@@ -57,19 +57,17 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
     parts = components.build_components(config)
     check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
     bins = Bins.load(folder)
-    data = make_iterator(
-        folder,
-        bins,
-        c.batch_size,
-        config.seed,
-        config.data.synthetic_caption_prob,
-        config.encoder.caption.max_tokens,
-        build.reward_labels(config),
-        config.data.read_threads,
-        config.data.prefetch_batches,
-        parts.image_encoder.latent_shape,
-        parts.caption_encoder.width,
+    options = Options(
+        batch_size=c.batch_size,
+        seed=config.seed,
+        synthetic_caption_prob=config.data.synthetic_caption_prob,
+        max_tokens=config.encoder.caption.max_tokens,
+        num_threads=config.data.read_threads,
+        prefetch_batches=config.data.prefetch_batches,
+        latent_shape=parts.image_encoder.latent_shape,
+        caption_width=parts.caption_encoder.width,
     )
+    data = make_iterator(folder, bins, build.reward_labels(config), options)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
         checkpoints = stack.enter_context(

@@ -12,12 +12,14 @@ Letters: B batch (rows of this process), h w c image latents, L caption tokens, 
 rewards.
 """
 
+import dataclasses
 import logging
 import os
 import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -28,7 +30,7 @@ from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.manifest import Manifest, require_rewards
 
-_LOGGER = logging.getLogger(__name__)
+log = logging.getLogger("miro_jax")
 # More damage than this is no accident of single records, and the run should not go on.
 _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
@@ -44,13 +46,12 @@ class _Source:
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
         # The counts spare opening every shard once more to count its records.
         spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
-        self._num_records = sum(counts)
         self._records = grain.sources.ArrayRecordDataSource(spans)
         self._lock = threading.Lock()
         self.damaged: set[int] = set()
 
     def __len__(self) -> int:
-        return self._num_records
+        return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[int, bytes]:
         index = int(index)
@@ -66,31 +67,32 @@ class _Source:
             if index in self.damaged:
                 return
             self.damaged.add(index)
-        _LOGGER.warning("Record %d is damaged and gets weight 0: %s", index, error)
+        log.warning("Record %d is damaged and gets weight 0: %s", index, error)
 
     def __repr__(self) -> str:
         return f"_Source({len(self)} records)"
 
 
+@dataclasses.dataclass(frozen=True)
 class _MakeExample:
     """(index, bytes) -> example of fixed shapes; draws which caption is used."""
 
-    def __init__(self, source, manifest, fields, max_tokens, synthetic_caption_prob):
-        self._source = source
-        self._mean, self._std, self._latent_shape = fields
-        self._width = manifest.caption_width
-        self._num_rewards = len(manifest.rewards)
-        self._max_tokens = max_tokens
-        self._synthetic_caption_prob = synthetic_caption_prob
+    source: _Source
+    fields: tuple[str, str]
+    latent_shape: tuple[int, ...]
+    caption_width: int
+    num_rewards: int
+    max_tokens: int
+    synthetic_caption_prob: float
 
     def __call__(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
         index, data = element
-        use_synthetic = rng.random() < self._synthetic_caption_prob
+        use_synthetic = rng.random() < self.synthetic_caption_prob
         if data:
             try:
                 return self._example(index, records.decode_record(data), use_synthetic)
             except ValueError as error:
-                self._source.report(index, error)
+                self.source.report(index, error)
         return self._empty(index)
 
     def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
@@ -98,32 +100,30 @@ class _MakeExample:
         if use_synthetic and record.synthetic_caption_tokens is not None:
             # Caption and scores change together: the levels must be those of the caption in use.
             tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
-        example = self._empty(index)
+        mean, std = (getattr(record, field) for field in self.fields)
         for name, array, shape in (
-            ("image latents", getattr(record, self._mean), self._latent_shape),
-            ("scores", scores, (self._num_rewards,)),
-            ("caption tokens", tokens, (len(tokens), self._width)),
+            ("image latents", mean, self.latent_shape),
+            ("scores", scores, (self.num_rewards,)),
+            ("caption tokens", tokens, (len(tokens), self.caption_width)),
         ):
-            if getattr(array, "shape", None) != shape:
-                found = getattr(array, "shape", None)
-                raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
-        tokens = tokens[: self._max_tokens]
+            if np.shape(array) != shape:
+                raise ValueError(
+                    f"{name} must be {shape} as in the manifest; got {np.shape(array)}."
+                )
+        example = self._empty(index)
+        tokens = tokens[: self.max_tokens]
         example["caption_tokens"][: len(tokens)] = tokens
         example["caption_mask"][: len(tokens)] = True
-        return example | {
-            "image_mean": getattr(record, self._mean),
-            "image_std": getattr(record, self._std),
-            "scores": scores,
-            "weight": np.float32(1),
-        }
+        given = {"image_mean": mean, "image_std": std, "scores": scores, "weight": np.float32(1)}
+        return example | given
 
     def _empty(self, index: int) -> dict:
         return {
-            "image_mean": np.zeros(self._latent_shape, np.float16),
-            "image_std": np.zeros(self._latent_shape, np.float16),
-            "caption_tokens": np.zeros((self._max_tokens, self._width), np.float16),
-            "caption_mask": np.zeros(self._max_tokens, bool),
-            "scores": np.full(self._num_rewards, np.nan, np.float32),
+            "image_mean": np.zeros(self.latent_shape, np.float16),
+            "image_std": np.zeros(self.latent_shape, np.float16),
+            "caption_tokens": np.zeros((self.max_tokens, self.caption_width), np.float16),
+            "caption_mask": np.zeros(self.max_tokens, bool),
+            "scores": np.full(self.num_rewards, np.nan, np.float32),
             "weight": np.float32(0),
             "index": np.int64(index),
         }
@@ -141,10 +141,8 @@ class DataIterator:
         index: [B] int64, which record of the set; `key(index)` names it.
     """
 
-    def __init__(self, iterator, source: _Source, bins: bins_lib.Bins, identity: dict):
-        self._iterator = iterator
-        self._source = source
-        self._bins = bins
+    def __init__(self, iterator: Any, source: _Source, bins: bins_lib.Bins, identity: dict):
+        self._iterator, self._source, self._bins = iterator, source, bins
         self._identity = identity
 
     def __iter__(self) -> "DataIterator":
@@ -152,19 +150,15 @@ class DataIterator:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._iterator)
-        if self.num_damaged > max(_MAX_DAMAGED, _MAX_DAMAGED_RATE * self.num_records):
+        allowed = max(_MAX_DAMAGED, int(_MAX_DAMAGED_RATE * self.num_records))
+        if self.num_damaged > allowed:
             raise OSError(
-                f"At most {max(_MAX_DAMAGED, int(_MAX_DAMAGED_RATE * self.num_records))} of the "
-                f"{self.num_records} records may be damaged; {self.num_damaged} did not read, see "
-                "log.txt. shards.verify_shards with full=True names damaged files: delete them and "
-                "annotate again."
+                f"At most {allowed} of the {self.num_records} records may be damaged; "
+                f"{self.num_damaged} did not read, see log.txt. shards.verify_shards with "
+                "full=True names damaged files: delete them and annotate again."
             )
         batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
-
-    def next(self) -> dict[str, np.ndarray]:
-        """Return the next batch."""
-        return self.__next__()
 
     @property
     def num_records(self) -> int:
@@ -206,57 +200,105 @@ class DataIterator:
         self._iterator.close()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How records become batches.
+
+    batch_size: global; each process gets batch_size / process_count rows.
+    seed: of the order and of the choice of captions.
+    synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
+    max_tokens: L; longer captions are cut.
+    num_threads: that read and decode. prefetch_batches: that are kept ready.
+    latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
+      records and their second ones; None takes the first.
+    caption_width: D that the network takes; None takes any.
+    process_index, process_count: default to those of JAX.
+    """
+
+    batch_size: int
+    seed: int
+    synthetic_caption_prob: float
+    max_tokens: int
+    num_threads: int = 2
+    prefetch_batches: int = 4
+    latent_shape: Sequence[int] | None = None
+    caption_width: int | None = None
+    process_index: int = dataclasses.field(default_factory=jax.process_index)
+    process_count: int = dataclasses.field(default_factory=jax.process_count)
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise ValueError(
+                f"batch_size must be a positive multiple of the {self.process_count} processes; "
+                f"got {self.batch_size}."
+            )
+        if not 0 <= self.synthetic_caption_prob <= 1:
+            raise ValueError(
+                f"synthetic_caption_prob must lie in [0, 1]; got {self.synthetic_caption_prob}."
+            )
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
+
+
 def make_iterator(
     records_dir: str | os.PathLike,
     bins: bins_lib.Bins,
-    batch_size: int,
-    seed: int,
-    synthetic_caption_prob: float,
-    max_tokens: int,
     identities: Sequence[str],
-    num_threads: int = 2,
-    prefetch_batches: int = 4,
-    latent_shape: Sequence[int] | None = None,
-    caption_width: int | None = None,
-    process_index: int | None = None,
-    process_count: int | None = None,
-) -> "DataIterator":
+    options: Options,
+) -> DataIterator:
     """Check a folder of records and open it for training.
 
     Args:
       records_dir: folder that the annotate stage completed.
       bins: edges of the same rewards.
-      batch_size: global; each process gets batch_size / process_count rows.
-      seed: of the order and of the choice of captions.
-      synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
-      max_tokens: L; longer captions are cut.
       identities: the rewards that the run is configured for, in order.
-      num_threads: that read and decode. prefetch_batches: that are kept ready.
-      latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
-        records and their second ones; None takes the first.
-      caption_width: D that the network takes; None takes any.
-      process_index, process_count: default to those of JAX.
+      options: how records become batches.
 
     Raises:
       FileNotFoundError: the set is not complete, or a shard is missing.
       OSError: the system does not allow as many open files as there are shards.
-      ValueError: a shard is damaged; the rewards differ; a number is out of range.
+      ValueError: a shard is damaged; the rewards, levels or widths differ.
     """
-    process_index = jax.process_index() if process_index is None else process_index
-    process_count = jax.process_count() if process_count is None else process_count
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size must be a positive multiple of the {process_count} processes; "
-            f"got {batch_size}."
-        )
-    if not 0 <= synthetic_caption_prob <= 1:
-        raise ValueError(
-            f"synthetic_caption_prob must lie in [0, 1]; got {synthetic_caption_prob}."
-        )
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1; got {max_tokens}.")
     manifest = Manifest.load(records_dir)
     require_rewards(manifest, identities)
+    _check_bins(records_dir, manifest, bins)
+    if options.caption_width not in (None, manifest.caption_width):
+        raise ValueError(
+            f"The network takes caption tokens of width {options.caption_width}; the records hold "
+            f"{manifest.caption_width}. Change config.encoder.caption, or annotate again."
+        )
+    paths = shards.verify_shards(records_dir)
+    if not manifest.num_records:
+        raise ValueError(f"{records_dir} must hold at least one record; got none.")
+    _allow_open_files(len(paths))
+    source = _Source(paths, [manifest.shards[path.name] for path in paths])
+    make_example = _MakeExample(
+        source,
+        *_choose_latents(manifest, options.latent_shape),
+        caption_width=manifest.caption_width,
+        num_rewards=len(manifest.rewards),
+        max_tokens=options.max_tokens,
+        synthetic_caption_prob=options.synthetic_caption_prob,
+    )
+    # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
+    dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
+    elastic = grain.experimental.ElasticIterator(
+        dataset.random_map(make_example),
+        options.batch_size,
+        grain.sharding.ShardOptions(options.process_index, options.process_count),
+        read_options=grain.ReadOptions(options.num_threads, options.prefetch_batches),
+    )
+    identity = {
+        "manifest_digest": manifest.digest,
+        "levels": bins.label,
+        "seed": options.seed,
+        "synthetic_caption_prob": options.synthetic_caption_prob,
+    }
+    return DataIterator(iter(elastic), source, bins, identity)
+
+
+def _check_bins(records_dir: str | os.PathLike, manifest: Manifest, bins: bins_lib.Bins) -> None:
+    """Raise ValueError unless the levels were fitted to these records."""
     if bins.names != manifest.rewards:
         raise ValueError(
             f"The bins must be of the rewards {list(manifest.rewards)}; got {list(bins.names)}. "
@@ -267,45 +309,17 @@ def make_iterator(
             f"{records_dir}/{bins_lib.BINS_NAME} must be fitted to these records; it is of others. "
             "Run the annotate stage (--stage=annotate): it fits levels anew."
         )
-    if caption_width not in (None, manifest.caption_width):
-        raise ValueError(
-            f"The network takes caption tokens of width {caption_width}; the records hold "
-            f"{manifest.caption_width}. Change config.encoder.caption, or annotate again."
-        )
-    paths = shards.verify_shards(records_dir)
-    if not manifest.num_records:
-        raise ValueError(f"{records_dir} must hold at least one record; got none.")
-    _allow_open_files(len(paths))
-    source = _Source(paths, [manifest.shards[path.name] for path in paths])
-    fields = _choose_latents(manifest, latent_shape)
-    make_example = _MakeExample(source, manifest, fields, max_tokens, synthetic_caption_prob)
-    # `ds.seed(s).shuffle()` and not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed
-    # 1.
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
-    elastic = grain.experimental.ElasticIterator(
-        dataset.random_map(make_example),
-        batch_size,
-        grain.sharding.ShardOptions(process_index, process_count),
-        read_options=grain.ReadOptions(num_threads, prefetch_batches),
-    )
-    identity = {
-        "manifest_digest": manifest.digest,
-        "levels": bins.label,
-        "seed": seed,
-        "synthetic_caption_prob": synthetic_caption_prob,
-    }
-    return DataIterator(iter(elastic), source, bins, identity)
 
 
 def _choose_latents(
     manifest: Manifest, latent_shape: Sequence[int] | None
-) -> tuple[str, str, tuple[int, ...]]:
+) -> tuple[tuple[str, str], tuple[int, ...]]:
     """Return the fields of a record that hold the image latents, and their shape."""
     known = {"": manifest.latent_shape, "_512": manifest.latent_shape_512}
     wanted = manifest.latent_shape if latent_shape is None else tuple(latent_shape)
     for end, shape in known.items():
         if shape == wanted:
-            return f"image_mean{end}", f"image_std{end}", shape
+            return (f"image_mean{end}", f"image_std{end}"), shape
     raise ValueError(
         f"The network takes image latents {wanted}; the records hold "
         f"{' and '.join(str(shape) for shape in known.values() if shape)}. Change "

@@ -12,9 +12,8 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.record import Record, decode_record, encode_record
-from miro_jax.data.storage import Damaged, Folder, open_folder
+from miro_jax.data.storage import Damaged, Folder, LocalFolder, open_folder
 from miro_jax.data.storage.base import ATTEMPTS
 from miro_jax.data.storage.files import to_json
 
@@ -32,35 +31,28 @@ SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 _READ_AT_A_TIME = 64  # records
-
-
-def sidecar_path(shard: str | os.PathLike) -> Path:
-    """Path of a shard's sidecar."""
-    return Path(f"{shard}{SIDECAR_ENDING}")
+_NO_SCORES = np.zeros((0, 2, 0), np.float32)  # without a record, R is not known
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """What stands in a finished ArrayRecord file of records.
+class _Written:
+    """What stands in an ArrayRecord file: keys, and scores [2, R] of both captions, by record."""
 
-    num_bytes, sha256: of the file. keys: of the records. scores: [N, 2, R] float32, see
-    `read_scores`.
-    """
+    keys: list[str] = dataclasses.field(default_factory=list)
+    scores: list[np.ndarray] = dataclasses.field(default_factory=list)
+    num_bytes: int = 0
+    sha256: str = ""
 
-    num_bytes: int
-    sha256: str
-    keys: list[str]
-    scores: np.ndarray
+    def add(self, record: Record) -> None:
+        """Note a record."""
+        own, synthetic = record.scores, record.synthetic_scores
+        missing = np.full_like(own, np.nan)
+        self.keys.append(record.key)
+        self.scores.append(np.stack([own, missing if synthetic is None else synthetic]))
 
-    def sidecar(self) -> dict:
-        """What the sidecar says of the file."""
-        return {
-            "count": len(self.keys),
-            "bytes": self.num_bytes,
-            "sha256": self.sha256,
-            "first_key": self.keys[0] if self.keys else None,
-            "last_key": self.keys[-1] if self.keys else None,
-        }
+    def of_file(self, path: str | os.PathLike) -> "_Written":
+        """Return the same with size and digest of the finished file."""
+        return dataclasses.replace(self, num_bytes=os.path.getsize(path), sha256=_digest_file(path))
 
 
 def write_shard(
@@ -99,9 +91,12 @@ def write_shard(
             found = written
             if not is_ours:
                 if is_published(folder, name):
-                    return folder.read_json(name + SIDECAR_ENDING)
-                found = _read_present(folder, name, scratch, written)
-                if found is None:  # deleted meanwhile
+                    return read_sidecar(folder, name)
+                try:
+                    path = folder.local(name, scratch)
+                    if _digest_file(path) != written.sha256:
+                        found = _read_records(path, folder / name)
+                except FileNotFoundError:  # deleted meanwhile
                     continue
                 if found.keys != written.keys:  # of a writer that was killed
                     folder.remove(name)
@@ -119,55 +114,54 @@ def _stamp(folder: Folder, name: str) -> str | None:
     return None
 
 
-def _write_beside(folder: Folder, name: str, written: Written, extra: dict) -> dict:
+def _write_beside(folder: Folder, name: str, written: _Written, extra: dict) -> dict:
     """Write the scores and the sidecar of a shard; return the sidecar."""
-    scores = _npy_bytes(written.scores)
-    sidecar = written.sidecar() | {"scores_sha256": hashlib.sha256(scores).hexdigest()} | extra
-    folder.write(name + SCORES_ENDING, scores)
+    table = io.BytesIO()
+    np.save(table, np.stack(written.scores) if written.keys else _NO_SCORES, allow_pickle=False)
+    sidecar = {
+        "count": len(written.keys),
+        "bytes": written.num_bytes,
+        "sha256": written.sha256,
+        "first_key": written.keys[0] if written.keys else None,
+        "last_key": written.keys[-1] if written.keys else None,
+        "scores_sha256": hashlib.sha256(table.getvalue()).hexdigest(),
+    } | extra
+    folder.write(name + SCORES_ENDING, table.getvalue())
     folder.write(name + SIDECAR_ENDING, to_json(sidecar))
     return sidecar
 
 
-def _write_records(path: str, records: Iterable[Record]) -> Written:
+def _write_records(path: str, records: Iterable[Record]) -> _Written:
     """Write an ArrayRecord file and read its index back."""
-    keys, scores = [], []
+    written = _Written()
     writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
     for record in records:
         _or_os_error(path, writer.write, encode_record(record))
-        keys.append(record.key)
-        scores.append(_both_scores(record))
+        written.add(record)
     _or_os_error(path, writer.close)  # the only call that writes the index
-    count = _count_records(path)
-    if count != len(keys):
-        raise OSError(f"{path} must hold {len(keys)} records; reads back {count}.")
-    return Written(os.path.getsize(path), _digest_file(path), keys, _table(scores))
+    if (count := _count_records(path)) != len(written.keys):
+        raise OSError(f"{path} must hold {len(written.keys)} records; reads back {count}.")
+    return written.of_file(path)
 
 
 def is_published(folder: Folder, name: str) -> bool:
     """Return whether a shard is there with its scores and its sidecar, which must name its size."""
     try:
-        sidecar = folder.read_json(name + SIDECAR_ENDING)
-        return folder.exists(name + SCORES_ENDING) and folder.size(name) == sidecar["bytes"]
-    except (FileNotFoundError, Damaged, KeyError, TypeError):
+        return (
+            folder.exists(name + SCORES_ENDING)
+            and folder.size(name) == read_sidecar(folder, name)["bytes"]
+        )
+    except (FileNotFoundError, Damaged):
         return False
 
 
-def _read_present(folder: Folder, name: str, scratch: Path, ours: Written) -> Written | None:
-    """Read the shard that has the name, if it differs from ours; None if it is gone meanwhile."""
-    try:
-        path = folder.local(name, scratch)
-        return ours if _digest_file(path) == ours.sha256 else _read_records(path, folder / name)
-    except FileNotFoundError:
-        return None
-
-
-def _read_records(path: Path, name: str) -> Written:
+def _read_records(path: Path, name: str) -> _Written:
     """Read a finished file back.
 
     Raises:
       Damaged: it is none; `name` is what it is called.
     """
-    keys, scores = [], []
+    written = _Written()
     try:
         reader = ArrayRecordReader(str(path))
         if not reader.ok():
@@ -175,28 +169,11 @@ def _read_records(path: Path, name: str) -> Written:
         count = reader.num_records()
         for start in range(0, count, _READ_AT_A_TIME):
             for data in reader.read(start, min(start + _READ_AT_A_TIME, count)):
-                record = decode_record(data)
-                keys.append(record.key)
-                scores.append(_both_scores(record))
+                written.add(decode_record(data))
         reader.close()
     except (RuntimeError, ValueError) as error:
         raise Damaged(f"{name} is damaged: {error}. {_remedy(name)}") from error
-    return Written(path.stat().st_size, _digest_file(path), keys, _table(scores))
-
-
-def _both_scores(record: Record) -> np.ndarray:
-    """Return [2, R], those of the synthetic caption NaN where there is none."""
-    missing = np.full_like(record.scores, np.nan)
-    return np.stack(
-        [
-            record.scores,
-            missing if record.synthetic_scores is None else record.synthetic_scores,
-        ]
-    )
-
-
-def _table(scores: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(scores) if scores else np.zeros((0, 2, 0), np.float32)
+    return written.of_file(path)
 
 
 def _or_os_error(path: str, action: Callable, *arguments: object) -> None:
@@ -205,12 +182,6 @@ def _or_os_error(path: str, action: Callable, *arguments: object) -> None:
         action(*arguments)
     except RuntimeError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def _npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _count_records(path: str) -> int:
@@ -228,23 +199,23 @@ def _digest_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sidecar(shard: str | os.PathLike) -> dict:
-    """Read a shard's sidecar.
+def read_sidecar(folder: Folder, name: str) -> dict:
+    """Read the sidecar of a shard.
 
     Raises:
       FileNotFoundError: there is none.
       Damaged: it holds something else.
     """
-    path = sidecar_path(shard)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. {_remedy(shard)}")
+    path, remedy = name + SIDECAR_ENDING, _remedy(folder / name)
     try:
-        found = json.loads(path.read_bytes())
-        if not {"bytes", "count", "sha256"} <= set(found):
-            raise ValueError("it is no sidecar")
-    except (ValueError, TypeError) as error:
-        raise Damaged(f"{path} is damaged: {error}. {_remedy(shard)}") from error
-    return found
+        sidecar = folder.read_json(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder / path} is missing. {remedy}") from error
+    except Damaged as error:
+        raise Damaged(f"{error} {remedy}") from error
+    if not isinstance(sidecar, dict) or not {"bytes", "count", "sha256"} <= set(sidecar):
+        raise Damaged(f"{folder / path} is damaged: it is no sidecar. {remedy}")
+    return sidecar
 
 
 def _remedy(shard: str | os.PathLike) -> str:
@@ -266,36 +237,31 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
       ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
     """
     folder = Path(folder)
-    shards = sorted(folder.glob("*" + SHARD_SUFFIX))
-    expected = {}
+    names, expected = sorted(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
     if (folder / MANIFEST_NAME).exists():
         expected = Manifest.load(folder).shards
-        for name in expected:
-            if not (folder / name).exists():
-                raise FileNotFoundError(
-                    f"{folder / name} is missing. Run the annotate stage again: it makes it."
-                )
-        shards = [folder / name for name in sorted(expected)]
-    if not shards:
+        names = sorted(expected)
+    if not names:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")
-    for shard in shards:
-        sidecar = read_sidecar(shard)
+    for name in names:
+        shard, remedy = folder / name, _remedy(folder / name)
+        if not shard.exists():
+            raise FileNotFoundError(f"{shard} is missing. Run annotate again: it makes it.")
+        sidecar = read_sidecar(LocalFolder(folder), name)
         size, count = shard.stat().st_size, _count_records(str(shard))
         if (size, count) != (sidecar["bytes"], sidecar["count"]):
             raise ValueError(
                 f"{shard} must be {sidecar['bytes']} bytes with {sidecar['count']} records; got "
-                f"{size} bytes with {max(count, 0)} readable records. {_remedy(shard)}"
+                f"{size} bytes with {max(count, 0)} readable records. {remedy}"
             )
-        if expected and expected[shard.name] != count:
+        if expected and expected[name] != count:
             raise ValueError(
-                f"{shard} must hold the {expected[shard.name]} records of the manifest; "
-                f"got {count}. {_remedy(shard)}"
+                f"{shard} must hold the {expected[name]} records of the manifest; got {count}. "
+                f"{remedy}"
             )
-        if full and _digest_file(str(shard)) != sidecar["sha256"]:
-            raise ValueError(
-                f"{shard} differs from its sha256 {sidecar['sha256']}. {_remedy(shard)}"
-            )
-    return shards
+        if full and _digest_file(shard) != sidecar["sha256"]:
+            raise ValueError(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
+    return [folder / name for name in names]
 
 
 def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
@@ -309,35 +275,26 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
       FileNotFoundError: a file is missing.
       Damaged: one does not hold what it should, or they do not belong to each other.
     """
-    remedy = _remedy(folder / name)
+    sidecar, remedy = read_sidecar(folder, name), _remedy(folder / name)
     try:
-        sidecar = folder.read_json(name + SIDECAR_ENDING)
-        data = folder.read(name + SCORES_ENDING)
-        size = folder.size(name)
+        data, size = folder.read(name + SCORES_ENDING), folder.size(name)
     except FileNotFoundError as error:
         missing = [
-            end for end in (SIDECAR_ENDING, SCORES_ENDING, "") if not folder.exists(name + end)
+            folder / name + end for end in (SCORES_ENDING, "") if not folder.exists(name + end)
         ]
-        raise FileNotFoundError(
-            f"{', '.join(folder / name + end for end in missing)} is missing. {remedy}"
-        ) from error
-    except Damaged as error:
-        raise Damaged(f"{error} {remedy}") from error
+        raise FileNotFoundError(f"{', '.join(missing)} is missing. {remedy}") from error
     try:
-        digest = sidecar.get("scores_sha256")  # sidecars of the first sets have none
-        if digest not in (None, hashlib.sha256(data).hexdigest()):
+        # Sidecars of the first sets have no digest of the scores.
+        if sidecar.get("scores_sha256") not in (None, hashlib.sha256(data).hexdigest()):
             raise ValueError("the scores do not have their digest")
         scores = np.load(io.BytesIO(data), allow_pickle=False)
-        found, wanted = (size, len(scores)), (sidecar["bytes"], sidecar["count"])
-    except (ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
+        found = (size, len(scores))
+    except (ValueError, EOFError, TypeError) as error:
+        raise Damaged(f"{folder / name}{SCORES_ENDING} is damaged: {error}. {remedy}") from error
+    if found != (sidecar["bytes"], sidecar["count"]):
         raise Damaged(
-            f"{folder / name}{SIDECAR_ENDING} or {SCORES_ENDING} is damaged: "
-            f"{type(error).__name__}: {error}. {remedy}"
-        ) from error
-    if found != wanted:
-        raise Damaged(
-            f"{folder / name} must be {wanted[0]} bytes with {wanted[1]} records; got {found[0]} "
-            f"bytes and {found[1]} scores. {remedy}"
+            f"{folder / name} must be {sidecar['bytes']} bytes with {sidecar['count']} records; "
+            f"got {found[0]} bytes and {found[1]} scores. {remedy}"
         )
     return sidecar, scores
 
@@ -359,4 +316,4 @@ def read_scores(folder: str | os.PathLike) -> np.ndarray:
 def join_scores(tables: Iterable[np.ndarray]) -> np.ndarray:
     """Join the scores of shards; those without a record do not know R."""
     filled = [table for table in tables if len(table)]
-    return np.concatenate(filled) if filled else np.zeros((0, 2, 0), np.float32)
+    return np.concatenate(filled or [_NO_SCORES])
