@@ -20,7 +20,7 @@ REQUEST = {"rewards": ["clip"], "pieces": {"a.tar": 1, "b.tar": 2}, "seed": 0}
 
 
 def claim_of(path):
-    return Claim(open_folder(path))
+    return Claim(folder=open_folder(path))
 
 
 def test_a_new_folder_belongs_to_the_first_request(tmp_path):
@@ -68,7 +68,7 @@ def test_values_are_compared_as_they_are_read_back(tmp_path):
 
 
 def test_what_matches_may_be_decided_outside(tmp_path):
-    claim = Claim(open_folder(tmp_path), matches=lambda key, a, b: key == "name" or a == b)
+    claim = Claim(folder=open_folder(tmp_path), matches=lambda key, a, b: key == "name" or a == b)
     claim.begin({"name": "a", "seed": 0})
     claim.check({"name": "b", "seed": 0})
     with pytest.raises(ValueError, match="seed"):
@@ -143,7 +143,9 @@ def test_the_lock_leaves_no_file_and_a_removed_one_is_not_taken_for_a_lock(tmp_p
 
 
 def test_a_partial_manifest_may_hold_more_than_the_request(tmp_path):
-    made = Claim(open_folder(tmp_path), partial_request_of=lambda partial: partial["request"])
+    made = Claim(
+        folder=open_folder(tmp_path), partial_request_of=lambda partial: partial["request"]
+    )
     made.begin(REQUEST, {"request": REQUEST, "images": []})
     assert json.loads((tmp_path / PARTIAL_NAME).read_bytes())["images"] == []
     assert made.present() == REQUEST

@@ -27,7 +27,7 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 def make_claim(folder: Folder) -> Claim:
     """Return the claim on a folder of records."""
     return Claim(
-        folder,
+        folder=folder,
         # Sets of the first version do not say so.
         request_of=lambda _: {"encode_512": False} | Manifest.load(str(folder)).configuration,
         matches=_matches,

@@ -162,7 +162,12 @@ def _claim(path: Path | str) -> Claim:
             return manifest["request"]
         raise _unexplained(folder, MANIFEST_NAME)
 
-    return Claim(folder, request_of=request_of, partial_request_of=request_of, scratch=_SCRATCH)
+    return Claim(
+        folder=folder,
+        request_of=request_of,
+        partial_request_of=request_of,
+        scratch=_SCRATCH,
+    )
 
 
 def _unexplained(folder: Any, name: str) -> ValueError:

@@ -126,7 +126,7 @@ def _place(home: Folder, name: str) -> str:
 
 def _make_claim(home: Folder, name: str) -> Claim:
     return Claim(
-        home,
+        folder=home,
         manifest=f"{name}.summary.json",
         partial=f"{name}.parts/{PARTIAL_NAME}",
         request_of=_request_of,

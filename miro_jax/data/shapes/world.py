@@ -259,7 +259,8 @@ def _claim(folder: LocalFolder, arguments: dict) -> None:
             f"{folder} holds shards but no {_ARGUMENTS} that says how they were made. "
             "Delete the folder or name another."
         )
-    Claim(folder, _ARGUMENTS, _ARGUMENTS, request_of=dict).begin(arguments)
+    claim = Claim(folder=folder, manifest=_ARGUMENTS, partial=_ARGUMENTS, request_of=dict)
+    claim.begin(arguments)
 
 
 def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:

@@ -13,10 +13,12 @@ that must have a single writer is also locked, see `locked`.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
 import logging
+import operator
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -32,37 +34,32 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 log = logging.getLogger("miro_jax")
 
 
+def _same_values(_: str, present: Any, requested: Any) -> bool:
+    return same(present, requested)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
     """The claim of one request on a folder.
 
-    Args:
-      folder: what is claimed.
-      manifest, partial: names of the two files.
-      request_of: content of a finished manifest -> its request.
-      partial_request_of: the same of the partial manifest, where `begin` is given its content.
-      matches: (key, present, requested) -> whether the two values are compatible.
-      scratch: folder below for what is not finished, see `Folder.scratch`.
-      subject: what is claimed, for messages; the folder by default. remedy: what to do about it.
+    folder: what is claimed.
+    manifest, partial: names of the two files.
+    request_of: content of a finished manifest -> its request.
+    partial_request_of: the same of the partial manifest, where `begin` is given its content.
+    matches: (key, present, requested) -> whether the two values are compatible.
+    scratch: folder below for what is not finished, see `Folder.scratch`.
+    subject: what is claimed, for messages; the folder by default. remedy: what to do about it.
     """
 
-    def __init__(
-        self,
-        folder: Folder,
-        manifest: str = MANIFEST_NAME,
-        partial: str = PARTIAL_NAME,
-        request_of: Callable[[Any], Mapping[str, Any]] = lambda manifest: manifest["request"],
-        partial_request_of: Callable[[Any], Mapping[str, Any]] = lambda partial: partial,
-        matches: Callable[[str, Any, Any], bool] = lambda key, present, requested: same(
-            present, requested
-        ),
-        scratch: str = "",
-        subject: str = "",
-        remedy: str = "Name another folder, or delete this one.",
-    ):
-        self.folder, self.manifest, self.partial = folder, manifest, partial
-        self._subject, self._remedy = subject or str(folder), remedy
-        self._request_of, self._partial_request_of = request_of, partial_request_of
-        self._matches, self._scratch = matches, scratch
+    folder: Folder
+    manifest: str = MANIFEST_NAME
+    partial: str = PARTIAL_NAME
+    request_of: Callable[[Any], Mapping[str, Any]] = operator.itemgetter("request")
+    partial_request_of: Callable[[Any], Mapping[str, Any]] = dict
+    matches: Callable[[str, Any, Any], bool] = _same_values
+    scratch: str = ""
+    subject: str = ""
+    remedy: str = "Name another folder, or delete this one."
 
     def present(self) -> dict[str, Any] | None:
         """Return the request that fills or filled the folder; None where nothing says so.
@@ -73,9 +70,9 @@ class Claim:
         # The manifest comes before the partial one goes: this order could miss both, hence twice.
         for _ in range(2):
             with contextlib.suppress(*_ABSENT):
-                return dict(self._request_of(self.folder.read_json(self.manifest)))
+                return dict(self.request_of(self.folder.read_json(self.manifest)))
             with contextlib.suppress(*_ABSENT):
-                return dict(self._partial_request_of(self.folder.read_json(self.partial)))
+                return dict(self.partial_request_of(self.folder.read_json(self.partial)))
         return None
 
     def check(self, request: Mapping[str, Any]) -> None:
@@ -92,12 +89,13 @@ class Claim:
         differing = [
             key
             for key in request
-            if key in present and not self._matches(key, present[key], request[key])
+            if key in present and not self.matches(key, present[key], request[key])
         ]
         if differing:
             details = "; ".join(describe_difference(k, present[k], request[k]) for k in differing)
             raise ValueError(
-                f"{self._subject} belongs to another request: {details}. {self._remedy}"
+                f"{self.subject or self.folder} belongs to another request: {details}. "
+                f"{self.remedy}"
             )
 
     def begin(
@@ -118,7 +116,7 @@ class Claim:
           ValueError: the folder belongs to another request, also of a process that was quicker.
         """
         if again or not self.folder.exists(self.manifest):
-            self.folder.claim(self.partial, to_json(dict(partial or request)), self._scratch)
+            self.folder.claim(self.partial, to_json(dict(partial or request)), self.scratch)
         self.check(request)
 
     def finish(self, manifest: bytes) -> None:
