@@ -52,9 +52,8 @@ def write_set(folder, shard_sizes, synthetic=lambda i: True):
         some = [make_record(i, synthetic=synthetic(i)) for i in range(start, start + size)]
         counts[name] = shards.write_shard(open_folder(folder), name, some)["count"]
         start += size
-    configuration = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
-    configuration |= {"latent_shape_512": SECOND_SHAPE}
-    manifest = Manifest(configuration, counts, start, 0, {})
+    made = {"rewards": NAMES, "latent_shape": LATENT_SHAPE, "caption_width": WIDTH}
+    manifest = Manifest(made | {"latent_shape_512": SECOND_SHAPE}, counts, start, 0, {})
     manifest.save(folder)
     scores = shards.read_scores(folder)
     bins_lib.fit_bins(scores, NAMES, 8, "quantile", manifest.digest).save(folder / "bins.json")

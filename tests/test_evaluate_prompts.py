@@ -21,6 +21,7 @@ def make_records(folder, sizes, caption=lambda index: f"caption {index}"):
         write_shard(open_folder(folder), name, (make_record(i, caption(i)) for i in rows))
         shards[name], index = size, index + size
     configuration = {"source": {"kind": "tar"}, "rewards": []}
+    configuration |= {"latent_shape": [2, 2, 3], "caption_width": 4}
     Manifest(configuration, shards, index, 0, {}).save(folder)
     return folder
 

@@ -18,6 +18,7 @@ NAMES = ("first", "second")
 
 def make_manifest(kind, shards=None):
     configuration = {"source": {"kind": kind}, "rewards": []}
+    configuration |= {"latent_shape": [2, 2, 3], "caption_width": 4}
     return Manifest(configuration, shards or {}, num_samples=0, num_failures=0, versions={})
 
 

@@ -143,13 +143,13 @@ def build_components(config: Config) -> Components:
 
 def describe_training(config: Config, bins: Bins) -> dict[str, Any]:
     """Return what a checkpoint stores beside the position in the data: rewards and levels."""
-    return {CONDITIONED_ON: list(config.data.train_rewards), BINS: json.loads(bins.to_bytes())}
+    return {CONDITIONED_ON: list(config.data.train_rewards), BINS: bins.to_dict()}
 
 
 def stored_bins(data_state: Mapping[str, Any]) -> Bins | None:
     """Return the levels that training used, from a checkpoint; None for an early version's."""
     content = data_state.get(BINS)
-    return None if content is None else Bins.from_bytes(json.dumps(content).encode("utf-8"))
+    return None if content is None else Bins.from_dict(content)
 
 
 def check_conditioning(config: Config, data_state: Mapping[str, Any]) -> None:

@@ -15,17 +15,26 @@ Letters: N scores, R rewards, K bins.
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from miro_jax.data.json_file import check_fields
 from miro_jax.data.storage import Damaged, files
 
 STRATEGIES = ("quantile", "official")
 BINS_NAME = "bins.json"
+_SCHEMA = {
+    "names": [str],
+    "edges": [[float]],
+    "num_bins": int,
+    "strategy": str,
+    "counts": [int],
+    "manifest_digest": str,
+}
 
 
 def check(num_bins: int, strategy: str) -> None:
@@ -93,6 +102,7 @@ class Bins:
     manifest_digest: str
 
     def __post_init__(self):
+        check(self.num_bins, self.strategy)
         if self.edges.shape != (len(self.names), self.num_bins - 1):
             raise ValueError(
                 f"edges must be [{len(self.names)} rewards, {self.num_bins} - 1]; "
@@ -100,30 +110,42 @@ class Bins:
             )
         if not (np.isfinite(self.edges).all() and (np.diff(self.edges, axis=1) >= 0).all()):
             raise ValueError("edges must be finite and must not descend.")
+        if len(self.counts) != len(self.names) or min(self.counts, default=0) < 0:
+            raise ValueError(f"counts must be one of each reward; got {self.counts}.")
 
     @property
     def label(self) -> str:
         """How many levels there are, how they were fitted, and which: 16 digits of a sha256."""
-        return f"{self.num_bins} {self.strategy} {hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+        digest = hashlib.sha256(files.to_json(self.to_dict())).hexdigest()
+        return f"{self.num_bins} {self.strategy} {digest[:16]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON has them, exact: floats come back bit by bit."""
+        return {**dataclasses.asdict(self), "edges": self.edges.tolist()}
 
     def to_bytes(self) -> bytes:
-        """The content of bins.json, exact: floats come back bit by bit."""
-        return files.to_json({**dataclasses.asdict(self), "edges": self.edges.tolist()})
+        """The content of bins.json."""
+        return files.to_sealed_json(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Bins":
+        """Undo `to_dict`.
+
+        Raises:
+          ValueError: the values are something else.
+        """
+        check_fields(values, _SCHEMA, "levels")
+        fields = {key: values[key] for key in _SCHEMA}
+        try:
+            fields["edges"] = np.asarray(values["edges"], np.float64)
+        except OverflowError as error:
+            raise ValueError(f"edges must be float64: {error}.") from error
+        return cls(**fields | {k: tuple(values[k]) for k in ("names", "counts")})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bins":
-        """Undo `to_bytes`.
-
-        Raises:
-          ValueError: the bytes are something else.
-        """
-        try:
-            values = json.loads(data)
-            values["edges"] = np.asarray(values["edges"], np.float64)
-            values["names"], values["counts"] = tuple(values["names"]), tuple(values["counts"])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no levels: {type(error).__name__}: {error}") from error
+        """Undo `to_bytes`; ValueError where the bytes are something else."""
+        return cls.from_dict(files.parse_ours(data, BINS_NAME))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write bins.json."""

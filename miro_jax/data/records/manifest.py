@@ -7,16 +7,31 @@ import dataclasses
 import fnmatch
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from miro_jax.data.json_file import check_fields
 from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
 from miro_jax.data.storage import Damaged, open_folder
-from miro_jax.data.storage.files import to_json
+from miro_jax.data.storage.files import to_json, to_sealed_json
 
 MANIFEST_NAME = "manifest.json"
-
-
+_SCHEMA = {
+    "configuration": {
+        "rewards": [str],
+        "latent_shape": [int],
+        "latent_shape_512?": ([int], None),
+        "caption_width": int,
+        "image_encoder?": str,
+        "caption_encoder?": str,
+        "towers?": {str: (str, None)},
+    },
+    "shards": {str: int},
+    "num_samples": int,
+    "num_failures": int,
+    "versions": {str: str},
+}
 _REMEDY = "Bring it back, or annotate into another folder."
 
 
@@ -68,18 +83,14 @@ class Manifest:
         """Number of records in all shards."""
         return sum(self.shards.values())
 
-    def to_bytes(self) -> bytes:
-        """The content of manifest.json."""
-        return to_json(dataclasses.asdict(self))
-
     @property
     def digest(self) -> str:
-        """sha256 of manifest.json."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """sha256 of all that manifest.json says; identifies the set."""
+        return hashlib.sha256(to_json(dataclasses.asdict(self))).hexdigest()
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write manifest.json, which declares the folder complete."""
-        open_folder(folder).write(MANIFEST_NAME, self.to_bytes())
+        open_folder(folder).write(MANIFEST_NAME, to_sealed_json(dataclasses.asdict(self)))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Manifest":
@@ -93,7 +104,7 @@ class Manifest:
         place = open_folder(folder)
         path = place / MANIFEST_NAME
         try:
-            values = place.read_json(MANIFEST_NAME)
+            values = place.read_json(MANIFEST_NAME, {"schema_version": int})
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} is missing: these records are not complete. Run the annotate stage "
@@ -101,21 +112,32 @@ class Manifest:
             ) from error
         except Damaged as error:
             raise Damaged(f"{error} {_REMEDY}") from error
-        if not isinstance(values, dict) or "schema_version" not in values:
-            raise Damaged(f"{path} is damaged: it is no manifest. {_REMEDY}")
-        if values.get("schema_version") not in KNOWN_VERSIONS:
+        if values["schema_version"] not in KNOWN_VERSIONS:
             raise ValueError(
                 f"{path} must have a schema version of {KNOWN_VERSIONS}; got "
-                f"{values.get('schema_version')}. Annotate again into another folder."
+                f"{values['schema_version']}. Annotate again into another folder."
             )
         try:
-            found = cls(**values)
-        except TypeError as error:
-            raise Damaged(f"{path} is damaged: {error}. {_REMEDY}") from error
-        rewards = isinstance(found.configuration, dict) and found.configuration.get("rewards")
-        if not isinstance(found.shards, dict) or not isinstance(rewards, list):
-            raise Damaged(f"{path} is damaged: values are missing, or of other types. {_REMEDY}")
-        return found
+            check_fields(values, _SCHEMA, "it")
+            manifest = cls(**values)
+            manifest._check()
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"{path} is damaged: {error} {_REMEDY}") from error
+        return manifest
+
+    def _check(self) -> None:
+        """Raise ValueError for sizes and names that no set can have."""
+        shapes = [self.latent_shape, self.latent_shape_512 or self.latent_shape]
+        if any(len(shape) != 3 or min(shape) < 1 for shape in shapes) or self.caption_width < 1:
+            raise ValueError(
+                f"image latents must be of three sizes, caption tokens of one; got {shapes} and "
+                f"{self.caption_width}."
+            )
+        for name, count in self.shards.items():
+            if count < 0 or not re.fullmatch(r"[^/\\]+\.array_record", name):
+                raise ValueError(
+                    f"a shard must be NAME.array_record: count; got {name!r}: {count}."
+                )
 
 
 def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.record import Record, decode_record, encode_record
 from miro_jax.data.storage import Damaged, Folder, LocalFolder, open_folder
 from miro_jax.data.storage.base import ATTEMPTS
-from miro_jax.data.storage.files import to_json
+from miro_jax.data.storage.files import to_sealed_json
 
 SHARD_SUFFIX = ".array_record"
 SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
@@ -31,6 +31,7 @@ SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 _READ_AT_A_TIME = 64  # records
+_SIDECAR = {"count": int, "bytes": int, "sha256": str, "scores_sha256?": str}
 _NO_SCORES = np.zeros((0, 2, 0), np.float32)  # without a record, R is not known
 
 
@@ -127,7 +128,7 @@ def _write_beside(folder: Folder, name: str, written: _Written, extra: dict) -> 
         "scores_sha256": hashlib.sha256(table.getvalue()).hexdigest(),
     } | extra
     folder.write(name + SCORES_ENDING, table.getvalue())
-    folder.write(name + SIDECAR_ENDING, to_json(sidecar))
+    folder.write(name + SIDECAR_ENDING, to_sealed_json(sidecar))
     return sidecar
 
 
@@ -208,14 +209,11 @@ def read_sidecar(folder: Folder, name: str) -> dict:
     """
     path, remedy = name + SIDECAR_ENDING, _remedy(folder / name)
     try:
-        sidecar = folder.read_json(path)
+        return folder.read_json(path, _SIDECAR)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder / path} is missing. {remedy}") from error
     except Damaged as error:
         raise Damaged(f"{error} {remedy}") from error
-    if not isinstance(sidecar, dict) or not {"bytes", "count", "sha256"} <= set(sidecar):
-        raise Damaged(f"{folder / path} is damaged: it is no sidecar. {remedy}")
-    return sidecar
 
 
 def _remedy(shard: str | os.PathLike) -> str:

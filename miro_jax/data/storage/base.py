@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from miro_jax.data.json_file import parse_json
-from miro_jax.data.storage.files import TEMPORARY
+from miro_jax.data.storage import files
 
 ATTEMPTS = 8  # at what another worker may foil
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
-_LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")
+_LEFTOVER = re.compile(re.escape(files.TEMPORARY) + r"[0-9a-f]{32}$")
 
 
 class Damaged(OSError):
@@ -90,19 +89,22 @@ class Folder(abc.ABC):
                 return self.read(name)
         raise OSError(f"{self / name} can be neither written nor read.")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file.
+    def read_json(self, name: str, schema: Any = None) -> Any:
+        """Read a JSON file of ours.
+
+        Args:
+          schema: what it must hold, see `data.json_file`; None accepts any value.
 
         Raises:
           FileNotFoundError: there is none.
-          Damaged: it holds something else.
+          Damaged: it holds something else, or was changed after it was written.
         """
-        return self.parse_json(name, self.read(name))
+        return self.parse_json(name, self.read(name), schema)
 
-    def parse_json(self, name: str, data: bytes) -> Any:
+    def parse_json(self, name: str, data: bytes, schema: Any = None) -> Any:
         """Parse what a file holds; see `read_json`."""
         try:
-            return parse_json(data, "it")
+            return files.parse_ours(data, "it", schema)
         except ValueError as error:
             raise Damaged(f"{self / name} is damaged: {error}") from error
 

@@ -6,13 +6,16 @@ sees all of it or nothing, also after a kill or a power cut.
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
-from miro_jax.data.json_file import dump_json
+from miro_jax.data.json_file import dump_json, parse_json
 
+SEAL = "seal"  # key of the digest of all else that an object of ours holds
 TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
 
 
@@ -62,6 +65,24 @@ def to_json(value: object) -> bytes:
       ValueError: a number in it is not finite.
     """
     return (dump_json(value, indent=1, sort_keys=True) + "\n").encode("utf-8")
+
+
+def to_sealed_json(value: dict[str, Any]) -> bytes:
+    """Encode an object as `to_json` does, with the digest of all else that it holds."""
+    return to_json({**value, SEAL: hashlib.sha256(to_json(value)).hexdigest()})
+
+
+def parse_ours(data: bytes, name: str, schema: Any = None) -> Any:
+    """Parse `to_json` or `to_sealed_json`; a seal is checked and dropped.
+
+    Raises:
+      ValueError: it is something else, or was changed after it was written; `name` begins the text.
+    """
+    value = parse_json(data, name, schema)
+    if isinstance(value, dict) and (seal := value.pop(SEAL, None)) is not None:
+        if seal != hashlib.sha256(to_json(value)).hexdigest():
+            raise ValueError(f"{name} was changed after it was written: its seal does not fit.")
+    return value
 
 
 def brief(value: object, limit: int = 200) -> str:
