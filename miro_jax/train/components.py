@@ -4,7 +4,6 @@ Training, sampling and evaluation all build their network here.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
