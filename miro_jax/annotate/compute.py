@@ -1,4 +1,4 @@
-"""What a group of models makes of a batch: arrays with one row for each usable image.
+"""What a group of models makes of a batch: fields with one row for each usable image.
 
 A row that holds a number it must not hold is named, and not used.
 
@@ -12,12 +12,13 @@ import numpy as np
 
 from miro_jax.annotate.batches import Batch
 from miro_jax.annotate.models import ENDS, Loaded
+from miro_jax.annotate.parts import Fields
 from miro_jax.rewards import base
 
 Trouble = dict[int, tuple[str, str]]  # row -> (cause, detail)
 
 
-def compute(models: Loaded, batch: Batch, stored: bool = True) -> tuple[dict, Trouble]:
+def compute(models: Loaded, batch: Batch, stored: bool = True) -> tuple[Fields, Trouble]:
     """Run the models of a group over a batch.
 
     Each image tower reads an image once for both captions; a caption that occurs twice in a batch
@@ -33,28 +34,27 @@ def compute(models: Loaded, batch: Batch, stored: bool = True) -> tuple[dict, Tr
       scores, synthetic_scores: [n, R] float32, NaN where missing: of a sample without synthetic
         captions, or without a caption that the reward needs.
       image_mean, image_std: [n, h, w, c] float16; the same with `_512`.
-      tokens, synthetic_tokens: [N, D] of all captions one after the other.
-      lengths, synthetic_lengths: [n] int64, tokens of each.
+      caption_tokens, synthetic_caption_tokens: n arrays [N, D].
     """
-    arrays: dict[str, np.ndarray] = {}
+    fields: Fields = {}
     trouble: Trouble = {}
     if models.rewards:
-        _score(models.rewards, batch, stored, arrays, trouble)
+        _score(models.rewards, batch, stored, fields, trouble)
     for number, encoder in enumerate(models.image_encoders):
         mean, std = encoder.encode(batch.squares[number])
         for part, array in (("mean", mean), ("std", std)):
             name = f"image_{part}{ENDS[number]}"
-            arrays[name] = np.asarray(array)[batch.rows]
-            finite = np.isfinite(arrays[name].astype(np.float32))
+            fields[name] = np.asarray(array)[batch.rows]
+            finite = np.isfinite(fields[name].astype(np.float32))
             for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)):
                 trouble.setdefault(int(row), ("latents not finite", name))
     if models.caption_encoder is not None:
-        _encode_captions(models.caption_encoder, batch, arrays, trouble)
-    return arrays, trouble
+        _encode_captions(models.caption_encoder, batch, fields, trouble)
+    return fields, trouble
 
 
 def _score(
-    rewards: Sequence[base.Reward], batch: Batch, stored: bool, arrays: dict, trouble: Trouble
+    rewards: Sequence[base.Reward], batch: Batch, stored: bool, fields: Fields, trouble: Trouble
 ) -> None:
     """Add the scores with own and with synthetic captions."""
     sets = [batch.captions, *([batch.synthetic] if batch.synthetic else [])]
@@ -67,8 +67,8 @@ def _score(
     bad |= ~base.usable(synthetic, rewards) & has_synthetic
     for row in np.flatnonzero(bad.any(axis=1)):
         trouble[int(row)] = ("score not finite", rewards[int(bad[row].argmax())].identity)
-    arrays["scores"] = np.where(unread, np.float32(np.nan), scores)
-    arrays["synthetic_scores"] = np.where(has_synthetic, synthetic, np.float32(np.nan))
+    fields["scores"] = np.where(unread, np.float32(np.nan), scores)
+    fields["synthetic_scores"] = np.where(has_synthetic, synthetic, np.float32(np.nan))
 
 
 def _score_shapes(
@@ -103,7 +103,7 @@ def _score_shapes(
     return results
 
 
-def _encode_captions(encoder: Any, batch: Batch, arrays: dict, trouble: Trouble) -> None:
+def _encode_captions(encoder: Any, batch: Batch, fields: Fields, trouble: Trouble) -> None:
     """Add the tokens of own and of synthetic captions."""
     own = [sample.caption for sample in batch.samples]
     synthetic = [sample.synthetic.get("long") for sample in batch.samples]
@@ -117,5 +117,4 @@ def _encode_captions(encoder: Any, batch: Batch, arrays: dict, trouble: Trouble)
         for row, one in enumerate(encoded):
             if not np.isfinite(one.astype(np.float32)).all():
                 trouble.setdefault(row, ("tokens not finite", f"{kind}caption_tokens"))
-        arrays[f"{kind}lengths"] = np.array([len(one) for one in encoded], np.int64)
-        arrays[f"{kind}tokens"] = np.concatenate(encoded)
+        fields[f"{kind}caption_tokens"] = encoded

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from miro_jax.data.storage import Damaged, Folder
 FOLDER = "parts"
 _NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")
 _DIGEST_BYTES = 16
+_TOKENS = "caption_tokens"  # the one field whose rows differ in length
+# Of the usable samples of a batch, a row for each: an array, or a list of arrays.
+Fields = dict[str, np.ndarray | list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +33,15 @@ class Part:
     """What is known of a batch after one group of models.
 
     count: samples of the source in it. last: of its piece. samples: the usable ones. failures: of
-    the others. arrays: see `models.compute`, rows as `samples`. name: of its file. seconds: that
-    the batch took.
+    the others. fields: see `compute`, rows as `samples`. name: of its file. seconds: that the batch
+    took.
     """
 
     count: int
     last: bool
     samples: list[Sample]
     failures: list[dict]
-    arrays: dict[str, np.ndarray]
+    fields: Fields
     name: str = ""
     seconds: float = 0.0
 
@@ -75,24 +79,44 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 def encode_part(part: Part) -> bytes:
     """Turn a part into bytes; equal parts give equal bytes."""
-    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "arrays"}
+    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "fields"}
     facts["samples"] = [
         (s.position, s.key, s.caption, s.synthetic.get("long"))
         + (s.width, s.height, s.digest, *s.no_caption)
         for s in part.samples
     ]
-    return seal(part.arrays, facts)
+    arrays: dict[str, np.ndarray] = {}
+    for name, rows in part.fields.items():
+        if isinstance(rows, np.ndarray):
+            arrays[name] = rows
+        elif rows:
+            kind = name.removesuffix(_TOKENS)
+            arrays[f"{kind}lengths"] = np.array([len(tokens) for tokens in rows], np.int64)
+            arrays[f"{kind}tokens"] = np.concatenate(rows)
+    return seal(arrays, facts)
 
 
 def decode_part(data: bytes, name: str) -> Part:
     """Undo `encode_part`; see `unseal`. Of synthetic captions the long one is stored."""
-    arrays, facts = unseal(data, name)
+    fields, facts = unseal(data, name)
+    for kind in ("", "synthetic_"):
+        if (lengths := fields.pop(f"{kind}lengths", None)) is not None:
+            every = np.split(fields.pop(f"{kind}tokens"), np.cumsum(lengths)[:-1])
+            fields[f"{kind}{_TOKENS}"] = every
     samples = []
     for position, key, caption, long, width, height, digest, *why in facts["samples"]:
         given = Sample(key, None, caption, {} if long is None else {"long": long}, {})
         decoded = {"position": position, "width": width, "height": height, "digest": digest}
         samples.append(dataclasses.replace(given, **decoded, no_caption=tuple(why) or ("", "")))
-    return Part(**facts | {"samples": samples}, arrays=arrays)
+    return Part(**facts | {"samples": samples}, fields=fields)
+
+
+def take(fields: Fields, rows: Sequence[int]) -> Fields:
+    """Take some rows of fields."""
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+        for name, values in fields.items()
+    }
 
 
 def folder_of(piece: int) -> str:

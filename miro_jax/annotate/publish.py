@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.models import ENDS, Group
+from miro_jax.annotate.models import Group
 from miro_jax.annotate.parts import Part
 from miro_jax.data.records import shards
 from miro_jax.data.records.record import Record
@@ -110,12 +110,8 @@ class SourceChanged(OSError):
     """A piece of the source is no longer what it was when the work on it began."""
 
 
-class _SpoiledPart(Exception):
-    """A part is damaged. name: of its file."""
-
-    def __init__(self, name: str):
-        super().__init__(name)
-        self.name = name
+class _Spoiled(Exception):
+    """A part was damaged, and is deleted."""
 
 
 def discard_changed(folder: Folder, piece: int, piece_id: str) -> SourceChanged:
@@ -156,9 +152,9 @@ class Assembly:
             if not self.sink.is_done(self.folder, piece):
                 if not all(self.is_whole(piece, group.name) for group in self.groups):
                     return False
-                if spoiled := self._write(piece, piece_id):
-                    self.folder.remove(spoiled)
-                    return False
+                self._write(piece, piece_id)
+        except _Spoiled:
+            return False
         except SourceChanged:
             raise
         except OSError:
@@ -187,16 +183,11 @@ class Assembly:
         """Return the batch sizes of the parts of a group."""
         return {size for name, _, size in parts.list_parts(self.folder, piece) if name == group}
 
-    def _write(self, piece: int, piece_id: str) -> str | None:
-        """Write a piece; return the name of a damaged part in the way."""
+    def _write(self, piece: int, piece_id: str) -> None:
         models = {g.name: self.folder.read_json(parts.models_name(g.name)) for g in self.groups}
         facts = {"piece": piece_id, "num_samples": 0, "failures": [], "models": models}
         facts["seconds"] = 0.0
-        try:
-            self.sink.write(self.folder, piece, self._rows(piece, piece_id, facts), facts)
-        except _SpoiledPart as error:
-            return error.name
-        return None
+        self.sink.write(self.folder, piece, self._rows(piece, piece_id, facts), facts)
 
     def _rows(self, piece: int, piece_id: str, facts: dict[str, Any]) -> Rows:
         """Yield each sample that every group could use; fill in the facts on the way."""
@@ -219,7 +210,8 @@ class Assembly:
         try:
             return parts.decode_part(self.folder.read(name), name)
         except Damaged as error:
-            raise _SpoiledPart(name) from error
+            self.folder.remove(name)
+            raise _Spoiled from error
 
     def _require_same_samples(self, piece: int, piece_id: str, some: dict[str, Part]) -> None:
         """Raise SourceChanged unless all groups saw the same; each may refuse some of it."""
@@ -233,29 +225,21 @@ class Assembly:
 
     def _join(self, some: dict[str, Part]) -> Rows:
         """Join the rows of all groups; a sample is used if every group could."""
-        rows = {name: {p: r for r, p in enumerate(part.positions)} for name, part in some.items()}
-        fields = {name: _fields(part) for name, part in some.items()}
-        columns = self._columns()
-        for sample in next(iter(some.values())).samples:
-            if not all(sample.position in known for known in rows.values()):
-                continue
-            at = {name: known[sample.position] for name, known in rows.items()}
-            values: dict[str, Any] = {}
-            for name, arrays in fields.items():
-                values |= {field: array[at[name]] for field, array in arrays.items()}
-            for kind in ("scores", "synthetic_scores"):
-                values[kind] = np.array(
-                    [fields[name][kind][at[name]][column] for name, column in columns], np.float32
-                )
-            yield sample, values
-
-    def _columns(self) -> list[tuple[str, int]]:
-        """Return for each reward its group and its column there."""
-        columns = {}
+        usable = set.intersection(*(set(part.positions) for part in some.values()))
+        scores = np.full((len(usable), len(self.rewards)), np.nan, np.float32)
+        fields: dict[str, Any] = {"scores": scores, "synthetic_scores": scores.copy()}
         for group in self.groups:
-            inside = [name for name in self.rewards if name in group.members]
-            columns |= {name: (group.name, column) for column, name in enumerate(inside)}
-        return [columns[name] for name in self.rewards]
+            part = some[group.name]
+            rows = [row for row, position in enumerate(part.positions) if position in usable]
+            columns = [c for c, name in enumerate(self.rewards) if name in group.members]
+            for name, values in parts.take(part.fields, rows).items():
+                if name in ("scores", "synthetic_scores"):
+                    fields[name][:, columns] = values
+                else:
+                    fields[name] = values
+        samples = [s for s in next(iter(some.values())).samples if s.position in usable]
+        for row, sample in enumerate(samples):
+            yield sample, {name: values[row] for name, values in fields.items()}
 
 
 def merge_failures(some: Iterable[Part]) -> list[dict]:
@@ -265,18 +249,3 @@ def merge_failures(some: Iterable[Part]) -> list[dict]:
         for failure in part.failures:
             merged.setdefault(failure["position"], failure)
     return list(merged.values())
-
-
-def _fields(part: Part) -> dict[str, Any]:
-    """Return the fields that a part has, each with one entry a row."""
-    fields: dict[str, Any] = {
-        name: part.arrays[name] for name in ("scores", "synthetic_scores") if name in part.arrays
-    }
-    for end in ENDS:
-        names = (f"image_mean{end}", f"image_std{end}")
-        fields |= {name: part.arrays[name] for name in names if name in part.arrays}
-    for kind in ("", "synthetic_"):
-        if f"{kind}lengths" in part.arrays:
-            cuts = np.cumsum(part.arrays[f"{kind}lengths"])[:-1]
-            fields[f"{kind}caption_tokens"] = np.split(part.arrays[f"{kind}tokens"], cuts)
-    return fields

@@ -15,13 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
 from miro_jax.annotate import origin, parts
 from miro_jax.annotate.batches import Batch, Chunk, Loader, ahead, cut, failure
 from miro_jax.annotate.compute import Trouble, compute
 from miro_jax.annotate.models import Group
-from miro_jax.annotate.parts import Part
+from miro_jax.annotate.parts import Fields, Part
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
@@ -193,13 +191,13 @@ class Run:
         """Run the missing groups over a chunk; return what is being written."""
         futures, failures = [], [*chunk.known]
         for name, batch in batches.items():
-            arrays, trouble = {}, {}
+            fields, trouble = {}, {}
             if batch.samples:
                 with self._gauge.time("busy"):
-                    arrays, trouble = compute(self._models[name], batch, self._job.stored)
+                    fields, trouble = compute(self._models[name], batch, self._job.stored)
             since, self._since = self._since, time.monotonic()
             file = self._part_name(chunk.piece.number, name, chunk.start)
-            part = make_part(chunk, batch, arrays, trouble, file, self._since - since)
+            part = make_part(chunk, batch, fields, trouble, file, self._since - since)
             failures += part.failures
             futures.append(writer.submit(parts.save_part, self._folder, part))
         if chunk.last:
@@ -244,7 +242,7 @@ class Doubt:
 def make_part(
     chunk: Chunk,
     batch: Batch,
-    arrays: dict[str, np.ndarray],
+    fields: Fields,
     trouble: Trouble,
     name: str,
     seconds: float,
@@ -253,29 +251,16 @@ def make_part(
 
     Args:
       chunk: with the failures of its images. batch: of the group.
-      arrays, trouble: see `compute`. name: of the part's file. seconds: that the batch took.
+      fields, trouble: see `compute`. name: of the part's file. seconds: that the batch took.
     """
     samples = batch.samples
     bad = [(sample, "unfit for a model", detail) for sample, detail in batch.refused]
     bad += [(samples[row], *why) for row, why in sorted(trouble.items())]
     failures = [*chunk.failures, *(failure(chunk.piece.id, *one) for one in bad)]
     good = [row for row in range(len(samples)) if row not in trouble]
-    rows = _take(arrays, good) if trouble else arrays
+    rows = parts.take(fields, good) if trouble else fields
     usable = [samples[row] for row in good]
     return Part(chunk.count, chunk.last, usable, failures, rows, name, round(seconds, 4))
-
-
-def _take(arrays: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
-    """Take some rows of the arrays of `compute`."""
-    taken = {}
-    for name, array in arrays.items():
-        if name.endswith("tokens"):
-            cuts = np.cumsum(arrays[name.removesuffix("tokens") + "lengths"])[:-1]
-            every = np.split(array, cuts)
-            taken[name] = np.concatenate([every[row] for row in rows] or [array[:0]])
-        else:
-            taken[name] = array[list(rows)]
-    return taken
 
 
 def _wait(futures: Sequence[Future]) -> None:
