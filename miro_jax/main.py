@@ -2,15 +2,16 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
 
 from miro_jax import annotate, sample
+from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder
 from miro_jax.cli.config import Command, asks_for_help, parse, print_help
-from miro_jax.cli.exit import DONE, FAILED, INTERRUPTED, MISTAKEN, MISTAKES, STOPPED, fail
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
@@ -42,34 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print_help()
-        return DONE
+        return ends.DONE
     try:
         command = parse(arguments, tuple(STAGES))
         for check in (components.validate, sample.validate, evaluate.validate):
             check(command.config)
         run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
-    except (*MISTAKES, OSError) as error:
-        return fail(log.name, error, MISTAKEN if isinstance(error, MISTAKES) else FAILED)
+    except (*ends.MISTAKES, OSError) as error:
+        return ends.fail(log.name, error, ends.status_of(error))
     return _run(command)
 
 
 def _run(command: Command) -> int:
     log.propagate = False  # to log.txt alone: the terminal has the progress bars
+    threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
     try:
         with errors_of_stores():
             STAGES[command.stage](command.config, command.workdir)
-    except (*MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
+    except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
-        status = MISTAKEN if isinstance(error, MISTAKES) else FAILED
-        return fail(log.name, f"{error} (traceback: {command.workdir / 'log.txt'})", status)
+        return ends.fail(log.name, error, ends.status_of(error), command.workdir / "log.txt")
     except KeyboardInterrupt:
-        return fail(log.name, STOPPED, INTERRUPTED)
+        return ends.fail(log.name, ends.STOPPED, ends.INTERRUPTED)
     except Exception:
         log.exception("The stage %s failed unexpectedly", command.stage)
         raise
     finally:
         log.propagate = True
-    return DONE
+        threading.excepthook = threading.__excepthook__
+    return ends.DONE
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """metrics.jsonl keeps exact numbers through kills and resumes; TensorBoard gets the same."""
 
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from miro_jax.report.metric_lines import read_metrics
+from miro_jax.train import metrics
 from miro_jax.train.metrics import MetricsWriter
 
 
@@ -162,6 +165,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
 WRITE = """
 import sys
 import numpy as np
+from miro_jax.train import metrics
 from miro_jax.train.metrics import MetricsWriter
 
 with MetricsWriter(sys.argv[1]) as writer:
@@ -184,3 +188,58 @@ def test_writing_metrics_imports_no_torch_where_it_is_installed(tmp_path):
     assert done.stdout == "False\n"
     tags = {v.tag for e in events(tmp_path / "run") for v in e.summary.value}
     assert {"loss", "one"} <= tags
+
+
+class Full:
+    """A file on a disk that takes three more bytes."""
+
+    room = 3
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken, self.room = min(len(data), self.room), max(self.room - len(data), 0)
+        return taken
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("is_full", ["at once", "later"])
+def test_tensorboard_on_a_full_disk_is_one_warning_and_nothing_else_stops(
+    tmp_path, monkeypatch, caplog, is_full
+):
+    threads = threading.active_count()
+    with monkeypatch.context() as patch:
+        if is_full == "at once":
+            patch.setattr(metrics.socket, "gethostname", lambda: "no/such/folder")
+        writer = MetricsWriter(tmp_path)
+    if is_full == "later":
+        writer._events._file.close()
+        writer._events._file = Full()
+    with writer:
+        for step in range(1, 51):  # more than the queue of tensorboardX takes
+            writer.scalars(step, {"loss": step / 3})
+            writer.images(step, "one", np.zeros((8, 8, 3), np.uint8))
+        assert threading.active_count() == threads
+    assert [m["step"] for m in read_metrics(tmp_path)] == [*range(1, 51)]
+    (warning,) = [r.getMessage() for r in caplog.records if "TensorBoard" in r.getMessage()]
+    assert "metrics.jsonl goes on: No s" in warning
+
+
+def test_a_line_that_cannot_be_written_names_its_file(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer._lines.close()
+        writer._lines = Full()
+        with pytest.raises(OSError, match="No space left on device.*metrics.jsonl") as caught:
+            writer.scalars(1, {"loss": 1.0})
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
+    write(tmp_path, range(1, 4))
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / "metrics.jsonl.tmp").symlink_to(other)
+    write(tmp_path, [], resume_step=2)
+    assert other.read_text() == "mine" and len(lines(tmp_path)) == 2

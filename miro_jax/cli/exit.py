@@ -4,10 +4,12 @@
 wrong, which trying again does not mend. 130: stopped from the keyboard.
 """
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from miro_jax.data.printable import printable
@@ -53,10 +55,8 @@ def run(
             planned = plan()
     except SystemExit as done:  # --help
         return int(done.code or 0)
-    except MISTAKES as error:
-        return fail(program, error, MISTAKEN)
-    except (OSError, RuntimeError) as error:
-        return fail(program, error, FAILED)
+    except (*MISTAKES, OSError, RuntimeError) as error:
+        return fail(program, error, status_of(error))
     except KeyboardInterrupt:
         return fail(program, "stopped; nothing has begun.", INTERRUPTED)
     try:
@@ -68,7 +68,11 @@ def run(
         text: object = error
         if is_out_of_memory(error):
             text = f"out of memory on a device; {out_of_memory}"
-        elif isinstance(error, OSError) and not isinstance(error, Damaged):
+        elif (
+            isinstance(error, OSError)
+            and not isinstance(error, Damaged)
+            and not is_full_disk(error)
+        ):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
         return fail(program, text, FAILED)
     except KeyboardInterrupt:
@@ -91,10 +95,25 @@ def note(text: object) -> None:
     print(printable(" ".join(str(text).split())), file=sys.stderr, flush=True)
 
 
-def fail(program: str, error: Exception | object, status: int) -> int:
-    """Print what is wrong as one line of stderr; return the exit status."""
+def fail(program: str, error: Exception | object, status: int, log: Path | None = None) -> int:
+    """Print what is wrong as one line of stderr; return the exit status, 1 for a full disk.
+
+    Args:
+      log: where the traceback is.
+    """
+    if isinstance(error, Exception) and is_full_disk(error):
+        where = getattr(error, "filename", None)
+        error = f"the disk is full: {f'{where} cannot be written' if where else error}".rstrip(".")
+        error, status = f"{error}. Make room; the same command then resumes from here.", FAILED
+    elif log is not None:
+        error = f"{error} (traceback: {log})"
     note(f"{program}: error: {error}")
     return status
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status of what was raised while arguments were checked."""
+    return MISTAKEN if isinstance(error, MISTAKES) else FAILED
 
 
 class Formatter(logging.Formatter):
@@ -105,6 +124,13 @@ class Formatter(logging.Formatter):
         return printable(super().format(record), lines=True).replace("\n", "\n  ")
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether a disk is full; the error may come from a library that has only text."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        text in str(error) for text in ("No space left on device", "File too large")
+    )
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device lacks memory; jax has no class of its own for that."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+    return "RESOURCE_EXHAUSTED" in str(error) and not is_full_disk(error)

@@ -1,6 +1,5 @@
 """The folder that a run keeps: `config.json`, `run.json`, `log.txt`, and where its records are."""
 
-import json
 import logging
 import platform
 import shlex
@@ -13,9 +12,10 @@ from typing import Any
 import jax
 import ml_collections
 
-from miro_jax.cli.exit import Formatter
+from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import MANIFEST_NAME
+from miro_jax.data.storage.files import to_json, write_atomic
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
 CONFIG = "config.json"
@@ -59,10 +59,10 @@ def open_folder(
         jax.distributed.initialize()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(
-            workdir / "log.txt", encoding="utf-8", errors="backslashreplace"
-        )
+        handler = _LogFile(workdir / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
+        if is_full_disk(error):
+            raise
         raise PermissionError(
             f"--workdir must be a folder that can be written; got {workdir} ({error.strerror}). "
             "Give another one."
@@ -77,12 +77,19 @@ def open_folder(
     if jax.process_index() == 0:
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
-        (workdir / "run.json").write_text(json.dumps(describe(stage, arguments), indent=2) + "\n")
+        write_atomic(workdir / "run.json", to_json(describe(stage, arguments)))
 
 
 def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
     """Write a config as JSON."""
-    path.write_text(config.to_json_best_effort(indent=2) + "\n")
+    write_atomic(path, (config.to_json_best_effort(indent=2) + "\n").encode("utf-8"))
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose own failure, as on a full disk, neither stops nor floods the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing: what stops the work is printed as well."""
 
 
 def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:

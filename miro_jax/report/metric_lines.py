@@ -11,6 +11,8 @@ import os
 import pathlib
 from typing import Any
 
+from miro_jax.data.storage.files import write_atomic
+
 FILE = "metrics.jsonl"
 
 
@@ -39,12 +41,7 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     keep = "".join(line for line, values in _finished_lines(path) if values["step"] <= step)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(keep)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomic(path, keep.encode("utf-8"))
 
 
 def _finished_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
+from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
@@ -34,6 +35,7 @@ from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
 
 Array = jax.Array
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 log = logging.getLogger("miro_jax")
 
 
@@ -142,23 +144,21 @@ class Loop:
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
-        previous = signal.signal(signal.SIGTERM, self._on_signal) if _in_main_thread() else None
         self.clock, self.since, self.status = time.perf_counter(), first, ""
         silent = jax.process_index() != 0
-        try:
-            with Progress("train", "steps", c.num_steps, first, silent=silent) as progress:
-                for step in range(first, c.num_steps):
-                    self._before_step(step, state, first)
-                    batch = self._next_batch()
-                    with jax.transfer_guard("disallow"):
-                        state, values = step_fn(state, batch["arrays"])
-                    self._read_pending()
-                    self.pending = (step + 1, values, batch["index"])
-                    progress.update(1, self.status)
-                self._finish(c.num_steps, state, first)
-        finally:
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
+        with (
+            self._watched_signals(),
+            Progress("train", "steps", c.num_steps, first, silent=silent) as progress,
+        ):
+            for step in range(first, c.num_steps):
+                self._before_step(step, state, first)
+                batch = self._next_batch()
+                with jax.transfer_guard("disallow"):
+                    state, values = step_fn(state, batch["arrays"])
+                self._read_pending()
+                self.pending = (step + 1, values, batch["index"])
+                progress.update(1, self.status)
+            self._finish(c.num_steps, state, first)
         return state
 
     def _before_step(self, step: int, state: TrainState, first: int) -> None:
@@ -170,10 +170,10 @@ class Loop:
                 self._sample(step, state)
             if step % c.checkpoint_every_steps == 0:
                 self._save(step, state)
-        if self._should_stop():
+        if number := self._stop_requested():
             if step != first and step % c.checkpoint_every_steps:
                 self._save(step, state, force=True)
-            self._leave(step)
+            self._leave(step, number)
 
     def _finish(self, step: int, state: TrainState, first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
@@ -183,13 +183,16 @@ class Loop:
                 self._sample(step, state)
             self._save(step, state, force=True)
         self.checkpoints.wait()
-        if self._should_stop():  # the next stage must not begin
-            self._leave(step)
+        if number := self._stop_requested():  # the next stage must not begin
+            self._leave(step, number)
 
-    def _leave(self, step: int) -> None:
+    def _leave(self, step: int, number: int) -> None:
         self.checkpoints.wait()
-        log.info("Stopped by a signal after step %d; the state is saved", step)
-        raise SystemExit(128 + signal.SIGTERM)
+        name = signal.Signals(number).name
+        log.info("Stopped by %s after step %d; the state is saved", name, step)
+        if jax.process_index() == 0:
+            note(f"stopped by {name} after step {step:,}; the same command resumes from there.")
+        raise SystemExit(128 + number)
 
     def _sample(self, step: int, state: TrainState) -> None:
         scalars, grid = self.preview(state.ema_params, state.buffers, step)
@@ -235,15 +238,29 @@ class Loop:
             rate = values["images_per_second"]
             self.status = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
 
-    def _on_signal(self, number, _frame):
-        self.stop_signal = number
+    @contextlib.contextmanager
+    def _watched_signals(self) -> Iterator[None]:
+        """Save and leave at the first of SIGNALS, at once at the second; `nohup` keeps its way."""
+        in_main = threading.current_thread() is threading.main_thread()
+        watched = [n for n in SIGNALS if in_main and signal.getsignal(n) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._on_signal) for number in watched}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-    def _should_stop(self) -> bool:
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        if self.stop_signal is None:
+            self.stop_signal, self.stopped_at = number, time.monotonic()
+            for other in {*SIGNALS} - {number}:
+                signal.signal(other, signal.SIG_DFL)
+        elif time.monotonic() - self.stopped_at > 1:  # shells and make hand on what we got, too
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def _stop_requested(self) -> int:
+        """Return the signal that any process got, or 0."""
         if jax.process_count() == 1:
-            return self.stop_signal is not None
-        from_any = multihost_utils.process_allgather(np.array(self.stop_signal is not None))
-        return bool(np.any(from_any))
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+            return self.stop_signal or 0
+        return int(np.max(multihost_utils.process_allgather(np.array(self.stop_signal or 0))))

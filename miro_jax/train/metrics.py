@@ -1,12 +1,17 @@
 """The metrics of a run: lines of `metrics.jsonl`, and TensorBoard events."""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import pathlib
+import socket
+import struct
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +33,11 @@ def _without_torch() -> Iterator[None]:
 
 
 with _without_torch():
-    import tensorboardX
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+
+log = logging.getLogger("miro_jax")
 
 
 class MetricsWriter:
@@ -49,17 +58,14 @@ class MetricsWriter:
         Raises:
           ValueError: a line that is no JSON object with a step, other than an unfinished last one.
         """
-        self._lines: TextIO | None = None
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._path = pathlib.Path(workdir) / FILE
+        self._lines: io.FileIO | None = None
         if jax.process_index() != 0:
             return
-        path = pathlib.Path(workdir) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drop_after(path, resume_step)
-        self._lines = path.open("a", encoding="utf-8")
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir), purge_step=resume_step + 1, flush_secs=30
-        )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        drop_after(self._path, resume_step)
+        self._lines = io.FileIO(self._path, "a")
+        self._events = _Events(workdir, resume_step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Write numbers of one step as one line, on disk when this returns.
@@ -70,8 +76,9 @@ class MetricsWriter:
 
         Raises:
           ValueError: a value that is no single number, or one named `step`.
+          OSError: the line cannot be written; names the file.
         """
-        if self._lines is None or self._events is None:
+        if self._lines is None:
             return
         if "step" in values:
             raise ValueError("'step' is an argument of its own; give the value another name.")
@@ -79,35 +86,91 @@ class MetricsWriter:
         numbers = {
             name: _number(name, value) for name, value in jax.device_get(dict(values)).items()
         }
-        self._lines.write(json.dumps({"step": int(step), **numbers}) + "\n")
-        self._lines.flush()
-        for name, number in numbers.items():
-            self._events.add_scalar(name, number, int(step))
+        line = json.dumps({"step": int(step), **numbers}) + "\n"
+        try:
+            _write_all(self._lines, line.encode("utf-8"))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        values = [v for name, number in numbers.items() for v in summary.scalar(name, number).value]
+        self._events.add(step, summary.Summary(value=values))
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Show images in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
-        if self._lines is None or self._events is None:
+        if self._lines is None:
             return
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(
                 f"images of {name!r} must be uint8 [H, W, 3] or [N, H, W, 3]; "
                 f"got {images.dtype} {list(images.shape)}."
             )
-        batch = images if images.ndim == 4 else images[None]
-        self._events.add_images(name, batch, int(step), dataformats="NHWC")
+        layout = "NHWC" if images.ndim == 4 else "HWC"
+        self._events.add(step, summary.image(name, images, dataformats=layout))
 
     def close(self) -> None:
         """Finish both files. Calling it again does nothing."""
-        if self._lines is not None and self._events is not None:
+        if self._lines is not None:
             self._lines.close()
             self._events.close()
-            self._lines = self._events = None
+            self._lines = None
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+class _Events:
+    """TensorBoard's file, a copy for looking at: what goes wrong with it is one warning, no more.
+
+    It is written by the calling thread. tensorboardX's own writer has a thread, which a full disk
+    kills without a word, and a queue, which then fills up and stops the run.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resume_step: int):
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file: io.FileIO | None = None
+        with self._only_a_warning():
+            self._file = io.FileIO(os.path.join(workdir, name), "a")
+        self._write(event_pb2.Event(file_version="brain.Event:2"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
+
+    def add(self, step: int, content: Any) -> None:
+        """Add the summary of a step."""
+        self._write(event_pb2.Event(step=int(step), summary=content))
+
+    def _write(self, event: Any) -> None:
+        if self._file is None:
+            return
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        with self._only_a_warning():
+            _write_all(self._file, b"".join((length, sums[0], data, sums[1])))
+
+    @contextlib.contextmanager
+    def _only_a_warning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            log.warning(
+                "TensorBoard gets nothing more of this run, %s goes on: %s", FILE, error.strerror
+            )
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    """Write all of it: a disk that is nearly full takes a part, and says so at the next call."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def _number(name: str, value: Any) -> int | float:
