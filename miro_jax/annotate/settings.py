@@ -167,7 +167,8 @@ examples
   python -m miro_jax.annotate ... --merge
 
 Exit status: 0 all that was requested is done, 1 it failed and the same command may resume, 2 a bad
-argument, 130 stopped from the keyboard.
+argument, 130, 143 or 129 stopped by SIGINT, SIGTERM or SIGHUP: finished batches are kept, the same
+command resumes, a second signal ends at once.
 
 A worker of a Kubernetes Indexed Job (JOB_COMPLETION_INDEX and NUM_WORKERS), of a Slurm array or of
 a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/annotate.md.

@@ -1,7 +1,8 @@
 """How a command ends: exit statuses, and one line of stderr for whatever goes wrong.
 
 0: all requested work is complete. 1: it failed, and the same command may resume. 2: an argument is
-wrong, which trying again does not mend. 130: stopped from the keyboard.
+wrong, which trying again does not mend. 130, 143, 129: stopped by SIGINT (from the keyboard),
+SIGTERM or SIGHUP; a second signal ends at once.
 """
 
 import errno
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from miro_jax.cli import signals
 from miro_jax.data.printable import printable
 from miro_jax.data.storage import BAD_PLACE, Damaged, errors_of_stores
 
@@ -50,6 +52,17 @@ def run(
     """
     if logging.lastResort is not None:  # prints warnings where no handler is set
         logging.lastResort.setFormatter(Formatter("%(message)s"))
+    with signals.raising():
+        return _run(program, plan, work, mistakes_at_work, out_of_memory)
+
+
+def _run(
+    program: str,
+    plan: Callable[[], T],
+    work: Callable[[T], None],
+    mistakes_at_work: tuple[type[Exception], ...],
+    out_of_memory: str,
+) -> int:
     try:
         with errors_of_stores():
             planned = plan()
@@ -57,8 +70,9 @@ def run(
         return int(done.code or 0)
     except (*MISTAKES, OSError, RuntimeError) as error:
         return fail(program, error, status_of(error))
-    except KeyboardInterrupt:
-        return fail(program, "stopped; nothing has begun.", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        status = getattr(stop, "status", INTERRUPTED)
+        return fail(program, "stopped; nothing has begun.", status)
     try:
         with errors_of_stores():
             work(planned)
@@ -75,8 +89,8 @@ def run(
         ):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
         return fail(program, text, FAILED)
-    except KeyboardInterrupt:
-        return fail(program, STOPPED, INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return fail(program, STOPPED, getattr(stop, "status", INTERRUPTED))
     return DONE
 
 

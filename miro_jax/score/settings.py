@@ -73,7 +73,7 @@ def make_parser() -> Parser:
         epilog="example: python -m miro_jax.score photos --captions=captions.csv "
         "--rewards=pick_score,image_reward --out=scores.parquet\n\n"
         "Several processes share the pieces of the input, as those of annotate do: see "
-        "docs/annotate.md.",
+        "docs/annotate.md. Exit status: as for annotate.",
     )
     add_flags(parser, Settings)
     return parser
