@@ -10,7 +10,7 @@ import ml_collections
 
 from miro_jax import annotate, sample
 from miro_jax.cli import exit as ends
-from miro_jax.cli import run_folder
+from miro_jax.cli import run_folder, signals
 from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import run as evaluate
@@ -58,13 +58,13 @@ def _run(command: Command) -> int:
     log.propagate = False  # to log.txt alone: the terminal has the progress bars
     threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
     try:
-        with errors_of_stores():
+        with signals.raising(), errors_of_stores():
             STAGES[command.stage](command.config, command.workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
         return ends.fail(log.name, error, ends.status_of(error), command.workdir / "log.txt")
-    except KeyboardInterrupt:
-        return ends.fail(log.name, ends.STOPPED, ends.INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return ends.fail(log.name, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
     except Exception:
         log.exception("The stage %s failed unexpectedly", command.stage)
         raise
