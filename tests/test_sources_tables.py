@@ -73,7 +73,7 @@ def test_columns_can_be_named(tmp_path):
         ("t.csv", "path,caption\n", "at least one row"),
         ("t.csv", "", "column of paths.*none"),
         ("t.jsonl", '{"path": "a"}\n{"path": 3}\n', "line 2: 'path' must hold text; got int"),
-        ("t.jsonl", '{"path": "a", "caption": ["x"]}\n', "line 1: 'caption' must hold text"),
+        ("t.jsonl", '{"path": "a", "caption": 3}\n', "line 1: 'caption' must hold text; got int"),
         ("t.jsonl", '{"path": "a"}\n{"path"', "line 2: "),
         ("t.jsonl", '{"path": "a"}\n[1]\n', "line 2: must be an object; got list"),
         ("t.jsonl", '{"path": "a"}\n' + "[" * 100_000, "line 2"),

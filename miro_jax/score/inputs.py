@@ -57,22 +57,26 @@ def is_source(word: str) -> bool:
     return word.partition(":")[0] in KINDS and ":" in word
 
 
-def open_input(words: Sequence[str], rows: Table | None, given: Tables) -> Source:
+def open_input(
+    words: Sequence[str], rows: Table | None, given: Tables, allow_urls: bool = False
+) -> Source:
     """Return the pieces of PATH, with `facts` for the request.
 
     Args:
       words: PATH. rows: see `open_rows`. given: captions in place of those that PATH has.
+      allow_urls: see `open_source`.
 
     Raises:
       ValueError: it is nothing that can be scored, or two pieces have one name.
       OSError: something is missing or cannot be read.
     """
     if rows is not None:
-        return _open_table(rows, given)
+        return _open_table(rows, given, allow_urls)
     if words and all(word.endswith(".tar") or is_source(word) for word in words):
-        return _join([word if is_source(word) else f"tar:{word}" for word in words], given)
+        specs = [word if is_source(word) else f"tar:{word}" for word in words]
+        return _join(specs, given, allow_urls)
     if len(words) == 1 and _is_folder(words[0]):
-        return _open_folder(words[0], given)
+        return _open_folder(words[0], given, allow_urls)
     raise ValueError(
         f"PATH must be one folder of images, one table ({', '.join(tables.ENDINGS)}), tar files, "
         f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."
@@ -96,16 +100,16 @@ def _is_of_sample(manifest: str) -> bool:
         return False
 
 
-def _open_folder(place: str, given: Tables) -> Source:
+def _open_folder(place: str, given: Tables, allow_urls: bool) -> Source:
     images = list(folder.list_images(place))
     digest = hashlib.sha256(b"".join(map(folder.facts_of, images))).hexdigest()
-    pieces = folder.make_runs(place, images, IMAGES_PER_PIECE, given)
+    pieces = folder.make_runs(reading.Root(place, allow_urls), images, IMAGES_PER_PIECE, given)
     return Source(place, {"kind": "folder", "images": len(images), "digest": digest}, pieces)
 
 
-def _join(specs: Sequence[str], given: Tables) -> Source:
+def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
     """Return the pieces of several sources one after the other."""
-    opened = [sources.open_source(spec) for spec in specs]
+    opened = [sources.open_source(spec, allow_urls) for spec in specs]
     pieces: list[Piece] = []
     known: set[str] = set()
     digest = hashlib.sha256()
@@ -121,8 +125,8 @@ def _join(specs: Sequence[str], given: Tables) -> Source:
     return Source(" ".join(specs), facts | {"digest": digest.hexdigest()}, pieces)
 
 
-def _open_table(table: Table, given: Tables) -> Source:
-    reader = _RowReader(table)
+def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
+    reader = _RowReader(table, reading.Root(reading.parent(table.path), allow_urls))
     sign = functools.partial(reading.fingerprint, table.path)
     pieces = []
     for number, start in enumerate(range(0, table.count, IMAGES_PER_PIECE)):
@@ -148,8 +152,8 @@ def _open_table(table: Table, given: Tables) -> Source:
 class _RowReader:
     """Reads runs of rows; runs that follow each other in one pass over the table."""
 
-    def __init__(self, table: Table):
-        self._table, self._next = table, table.count + 1  # as after a pass
+    def __init__(self, table: Table, root: reading.Root):
+        self._table, self._root, self._next = table, root, table.count + 1  # as after a pass
 
     def samples(self, start: int, count: int) -> Iterator[Sample]:
         """Yield the samples of `count` rows from row `start` on."""
@@ -161,11 +165,10 @@ class _RowReader:
             yield self._sample(row)
 
     def _sample(self, row: Row) -> Sample:
-        path = reading.join(reading.parent(self._table.path), row.path)
         is_path = bool(row.path) and texts.encodable(row.path)
         return Sample(
             key=reading.readable(row.path or f"line {row.line}"),
-            image=functools.partial(reading.read_file, path),
+            image=functools.partial(self._root.read_image, row.path),
             caption=row.caption,
             synthetic={},
             meta={},

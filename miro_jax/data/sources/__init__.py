@@ -49,11 +49,12 @@ _LISTERS = {
 }
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, allow_urls: bool = False) -> Source:
     """Find what a source is made of; no image is read.
 
     Args:
       text: see above.
+      allow_urls: read also what it names outside of its own folder: other files, addresses.
 
     Returns:
       The source; its pieces are the same, in the same order, wherever this is called.
@@ -62,8 +63,10 @@ def open_source(text: str) -> Source:
       ValueError: the text is none of a source, or a table that it names is damaged.
       FileNotFoundError: there is no such thing.
     """
-    spec = parse(text)
+    spec = parse(text, allow_urls)
     facts: dict[str, Any] = {"kind": spec.kind, **spec.options}
+    if allow_urls:
+        facts["allow_urls"] = True
     captions = synthetic = None
     if "captions" in spec.options:
         table = open_table(spec.options["captions"])

@@ -11,6 +11,8 @@ CAUSES = {
     "empty file": "the image's file has no bytes",
     "not a file": "a pipe, a device or a folder stands where the image should be",
     "unreadable file": "the system refuses to open this one file: rights, a circle of links",
+    "outside the source": "the sample names a file or an address that its source may not read",
+    "unreachable": "the server of this one image gives no answer; another run may have better luck",
     "not an image": "the bytes are of no format that is read",
     "damaged image": "the bytes begin as a known format and cannot be decoded to their end",
     "too large": "more pixels, bytes or scans than allowed; refused before decoding",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from miro_jax.data.sources import listing, reading
 from miro_jax.data.sources.images import BadImage
-from miro_jax.data.sources.sample import Piece, Sample, Tables
+from miro_jax.data.sources.sample import Piece, Sample, Tables, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
 from miro_jax.data.sources.texts import Texts, interpret
@@ -38,17 +38,23 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    return make_runs(spec.place, list(list_images(spec.place)), length, tables)
+    root = reading.Root(spec.place, spec.allow_urls)
+    return make_runs(root, list(list_images(spec.place)), length, tables)
 
 
-def make_runs(place: str, images: Sequence[ImageFile], length: int, tables: Tables) -> list[Piece]:
+def make_runs(
+    root: reading.Root, images: Sequence[ImageFile], length: int, tables: Tables
+) -> list[Piece]:
     """Return one piece for each run of so many images of a folder.
 
     Raises:
-        FileNotFoundError: there is no image.
+      FileNotFoundError: there is no image.
     """
     if not images:
-        raise no_images(place)
+        raise FileNotFoundError(
+            f"{root.folder} must hold images ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For "
+            "tar shards give tar:PATTERN."
+        )
     pieces = []
     for number, begin in enumerate(range(0, len(images), length)):
         run = tuple(images[begin : begin + length])
@@ -58,22 +64,14 @@ def make_runs(place: str, images: Sequence[ImageFile], length: int, tables: Tabl
                 f"files-{number:05d}",
                 len(run),
                 sum(max(image.size, 0) for image in run),
-                functools.partial(_run_samples, place, run),
+                functools.partial(_run_samples, root, run),
                 functools.partial(_sign, run),
                 tables,
-                functools.partial(_sign_again, place, run),
+                functools.partial(_sign_again, root.folder, run),
                 any(one.txt or one.json for one in run),
             )
         )
     return pieces
-
-
-def no_images(folder: str) -> FileNotFoundError:
-    """Return the error that says so."""
-    return FileNotFoundError(
-        f"{folder} must hold images ({', '.join(IMAGE_EXTENSIONS)}); it holds none. For tar "
-        "shards give tar:PATTERN."
-    )
 
 
 def list_images(folder: str) -> Iterator[ImageFile]:
@@ -120,33 +118,27 @@ def _listed_again(folder: str, image: ImageFile) -> ImageFile:
     return ImageFile(image.name, size, *texts)
 
 
-def _run_samples(folder: str, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
-    yield from reading.map_ahead(functools.partial(make_sample, folder), run, folder)
+def _run_samples(root: reading.Root, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
+    yield from reading.map_ahead(functools.partial(_sample, root), run, root.folder)
 
 
-def make_sample(folder: str, image: ImageFile) -> Sample:
+def _sample(root: reading.Root, image: ImageFile) -> Sample:
     """Read the texts beside an image; the image itself is read later."""
-    path, texts = reading.join(folder, image.name), _texts(folder, image)
-    return Sample(
-        key=reading.readable(image.name),
-        image=functools.partial(reading.read_file, path, image.size),
-        caption=texts.caption,
-        synthetic=texts.synthetic,
-        meta=texts.meta,
-        problem=texts.problem,
-        detail=texts.detail,
-        names=(image.name, os.path.splitext(image.name)[0], reading.absolute(path)),
-    )
+    path = reading.join(root.folder, image.name)
+    names = (image.name, os.path.splitext(image.name)[0], reading.absolute(path))
+    read = functools.partial(root.read, image.name, image.size)
+    return make_sample(reading.readable(image.name), read, _texts(root, image), names)
 
 
-def _texts(folder: str, image: ImageFile) -> Texts:
-    beside, contents = reading.join(folder, posixpath.dirname(image.name)), []
+def _texts(root: reading.Root, image: ImageFile) -> Texts:
+    contents = []
     for file, cause in ((image.txt, "unreadable caption"), (image.json, "unreadable json")):
         if file is None:
             contents.append(None)
             continue
         try:
-            contents.append(reading.read_file(reading.join(beside, file.path), file.size))
+            name = posixpath.join(posixpath.dirname(image.name), file.path)
+            contents.append(root.read(name, file.size))
         except BadImage as error:
             return Texts(problem=cause, detail=str(error))
     return interpret(*contents)

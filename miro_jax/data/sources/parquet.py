@@ -1,35 +1,40 @@
 """Parquet tables with images inside, or with paths to them, as Hugging Face datasets are stored.
 
-A column of images is a struct of `bytes` and `path`, or bytes, or paths from the table's folder.
-The caption and its synthetic forms are columns by the names that `texts` knows; other plain values
-become the sample's meta. A piece is whole row groups of one file, as many as fit.
+A column of images is a struct of `bytes` and `path`, or bytes of any type, or lists of these, of
+which the first counts, or text: paths from the table's folder, or the image in base64. The caption
+and its synthetic forms are columns by the names that `texts` knows, a column `json` is read as
+KEY.json of a tar; other plain values become the sample's meta. A piece is whole row groups of one file,
+as many as fit.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pyarrow
 from pyarrow import parquet, types
 
-from miro_jax.data.sources import listing, reading, tables
-from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources import arrow, listing, reading, tables
+from miro_jax.data.sources.images import MAX_BYTES
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
-from miro_jax.data.sources.texts import LONG_FIELD, SHORT_FIELDS, decode_row
+from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
+from miro_jax.data.sources.texts import CAPTION_FIELDS, LONG_FIELD, SHORT_FIELDS, interpret
 
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
+IMAGE_COLUMNS += ("images", *IMAGE_EXTENSIONS)
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
-_BYTES, _PATH = ("image", "bytes"), ("image", "path")  # no column is named by a tuple
+_JSON = "json"
 _ROWS_AT_A_TIME = 16  # an image may have megabytes
-_BUFFER_BYTES = 1 << 20  # of a column
-_REMOTE_BUFFER_BYTES = 1 << 23  # a request costs as much time as some megabytes
+_BATCH_BYTES = 4 * MAX_BYTES
+# A column chunk that is unpacked to more, and to so many times its size, is a bomb.
+_NEVER_A_BOMB, _MAX_RATIO = 1 << 27, 16
 _NUM_FOOTERS_AT_A_TIME = 16  # remote ones wait for the network
 
 
@@ -57,16 +62,14 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
             sign = functools.partial(reading.fingerprint, file.path)
             pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
             continue
-        first_row = 0
-        for first, last, rows, num_bytes in _runs(footer.metadata, length):
+        row = 0
+        for first, last, count, num_bytes in _runs(footer.metadata, length):
             piece_id = f"{name}#{first:05d}"
-            span = (first_row, first_row + rows)
-            arguments = (file.path, name, piece_id, first, last, span)
-            read = functools.partial(_samples, *arguments, spec=spec)
+            read = functools.partial(_samples, file.path, name, first, last, row, spec=spec)
             sign = functools.partial(_sign, file.path, first, last)
-            piece = Piece(len(pieces), piece_id, rows, num_bytes, read, sign, tables)
+            piece = Piece(len(pieces), piece_id, count, num_bytes, read, sign, tables)
             pieces.append(dataclasses.replace(piece, has_captions=footer.has_captions))
-            first_row += rows
+            row += count
     return pieces
 
 
@@ -79,21 +82,6 @@ def _sign(path: str, first: int, last: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[parquet.ParquetFile]:
-    # Streaming the columns keeps a row group of gigabytes out of memory.
-    remote = reading.is_remote(path)
-    size = _REMOTE_BUFFER_BYTES if remote else _BUFFER_BYTES
-    # pyarrow opens no name that is not UTF-8.
-    with (
-        reading.open_anywhere(path) if remote else open(path, "rb") as file,
-        parquet.ParquetFile(
-            file, buffer_size=size, pre_buffer=False, page_checksum_verification=True
-        ) as table,
-    ):
-        yield table
-
-
 class _Footer(NamedTuple):
     """What a file says of itself. has_captions: whether it has a column of them."""
 
@@ -104,27 +92,25 @@ class _Footer(NamedTuple):
 def _footer(path: str, spec: Spec) -> _Footer | str:
     """Return what a file says of itself, or why it is of no use."""
     try:
-        with _open(path) as file:
-            has_captions = _columns(path, file.schema_arrow, spec).caption is not None
+        with arrow.open_parquet(path) as file:
+            chosen = _columns(path, file.schema_arrow, spec)
             footer = file.metadata
-        groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
-        if groups != footer.num_rows:
-            return f"its {footer.num_rows} rows are not the {groups} of its row groups"
-        return _Footer(footer, has_captions)
-    except (pyarrow.ArrowException, ValueError) as error:
+    except ValueError as error:
         return str(error)
-    except OSError as error:  # pyarrow says so of damaged files as well
-        if reading.is_of_the_storage(error):
-            raise
-        return str(error)
+    groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
+    if groups != footer.num_rows:
+        return f"its {footer.num_rows} rows are not the {groups} of its row groups"
+    return _Footer(footer, chosen.caption is not None or chosen.json is not None)
 
 
 class _Columns(NamedTuple):
-    """Which columns are what: of the images, of the captions, and name -> field of synthetic."""
+    """Which columns are what: name -> field of synthetic; read: all that are read."""
 
     image: str
     caption: str | None
     synthetic: dict[str, str]
+    json: str | None
+    read: list[str]
 
 
 def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
@@ -135,75 +121,85 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
         hold text.
     """
     kinds = {field.name: field.type for field in schema}
-    inside = [name for name, kind in kinds.items() if _is_struct(kind) or _is_bytes(kind)]
-    possible = inside + [name for name, kind in kinds.items() if _is_text(kind)]
-    asked = spec.options.get("image")
-    image = tables.choose_column(path, possible, asked, (), "image")
-    image = image or tables.choose_column(path, inside, None, IMAGE_COLUMNS, "image")
-    structs = [name for name in inside if _is_struct(kinds[name])]
-    if image is None and len(structs) == 1:
-        image = structs[0]
-    usual = IMAGE_COLUMNS + PATH_COLUMNS
-    image = image or tables.choose_column(path, possible, None, usual, "image")
-    if image is None:
-        raise ValueError(
-            f"{path} has no column of images named one of {', '.join(usual)}; it has "
-            f"{', '.join(kinds)}. Name it with ?image=COLUMN."
-        )
+    image = _image_column(path, kinds, spec.options.get("image"))
     others = {name: kind for name, kind in kinds.items() if name != image}
-    caption = _words_column(path, others, spec.options.get("caption"), tables.CAPTION_COLUMNS)
+    caption = _words_column(path, others, spec.options.get("caption"), CAPTION_FIELDS)
     others.pop(caption, None)
     synthetic = {
         column: field
         for field in (LONG_FIELD, *SHORT_FIELDS)
         if (column := _words_column(path, others, None, (field,)))
     }
-    return _Columns(image, caption, synthetic)
+    is_json = _JSON in others and not types.is_null(others[_JSON])
+    json = _JSON if is_json and (_is_words(others[_JSON]) or arrow.fields(others[_JSON])) else None
+    said = (image, caption, *synthetic, json)
+    read = [n for n, k in kinds.items() if n in said or arrow.is_text(k) or arrow.is_number(k)]
+    return _Columns(image, caption, synthetic, json, read)
+
+
+def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], asked: str | None) -> str:
+    inside = [name for name, kind in kinds.items() if _is_image(kind)]
+    possible = [n for n, kind in kinds.items() if _is_image(kind) or _is_path(kind)]
+    image = tables.choose_column(path, possible, asked, (), "image")
+    image = image or tables.choose_column(path, inside, None, IMAGE_COLUMNS, "image")
+    structs = [name for name in inside if arrow.fields(arrow.item_type(kinds[name]) or kinds[name])]
+    if image is None and len(structs) == 1:
+        image = structs[0]
+    usual = dict.fromkeys(IMAGE_COLUMNS + PATH_COLUMNS)
+    image = image or tables.choose_column(path, possible, None, list(usual), "image")
+    if image is None:
+        raise ValueError(
+            f"{path} has no column of images named one of {', '.join(usual)}; it has "
+            f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. Name it with "
+            "?image=COLUMN."
+        )
+    return image
 
 
 def _words_column(path, kinds, asked, usual) -> str | None:
-    """Choose a column of text; ValueError where one of these names holds something else."""
+    """Choose a column of text; ValueError where one of these names holds something else.
+
+    A column without a single value has no type; it is none of text unless it is asked for.
+    """
+    if asked is None:
+        kinds = {name: kind for name, kind in kinds.items() if not types.is_null(kind)}
     words = [name for name, kind in kinds.items() if _is_words(kind)]
-    found = tables.choose_column(path, words if asked is None else kinds, asked, usual, "caption")
-    other = found or tables.choose_column(path, kinds, None, usual, "caption")
+    match = tables.choose_column(path, words if asked is None else kinds, asked, usual, "caption")
+    other = match or tables.choose_column(path, kinds, None, usual, "caption")
     if other is not None and other not in words:
         raise ValueError(
             f"{path}, column {other!r} must hold text, or lists of texts; it holds "
             f"{kinds[other]}. Give it another type or another name."
         )
-    return found
+    return match
 
 
-def _is_struct(kind: pyarrow.DataType) -> bool:
-    """Return whether a type is that of Hugging Face's images."""
-    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        return False
-    path = kind.get_field_index("path")
-    return _is_bytes(kind.field("bytes").type) and (path < 0 or _is_text(kind.field(path).type))
+def _is_image(kind: pyarrow.DataType) -> bool:
+    """Return whether a type is one of images: bytes, Hugging Face's struct, or lists of these."""
+    inner, item = arrow.fields(kind), arrow.item_type(kind)
+    if item is not None:
+        return item in (pyarrow.uint8(), pyarrow.int8()) or _is_image(item)
+    if inner:
+        data = inner.get("bytes", pyarrow.int64())
+        is_data = types.is_null(data) or (_is_image(data) and not arrow.fields(data))
+        return is_data and _is_path(inner.get("path", pyarrow.null()))
+    return arrow.is_bytes(kind)
 
 
-def _is_bytes(kind: pyarrow.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    if types.is_dictionary(kind):  # of few different ones
-        kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-
-def _is_texts(kind: pyarrow.DataType) -> bool:
-    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-    return any(is_list(kind) for is_list in lists) and _is_text(kind.value_type)
+def _is_path(kind: pyarrow.DataType) -> bool:
+    """Return whether a type is one of paths, or of nothing: no row has one."""
+    item = arrow.item_type(kind)
+    return types.is_null(kind) or arrow.is_text(kind if item is None else item)
 
 
 def _is_words(kind: pyarrow.DataType) -> bool:
     """Return whether a type can hold captions; bytes are read as UTF-8."""
-    return _is_text(kind) or _is_texts(kind) or _is_bytes(kind)
-
-
-def _is_number(kind: pyarrow.DataType) -> bool:
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    if (item := arrow.item_type(kind)) is not None:
+        return _is_words(item)
+    inner = arrow.fields(kind)
+    if inner:
+        return any(_is_words(one) for one in inner.values())
+    return arrow.is_text(kind) or arrow.is_bytes(kind) or types.is_null(kind)
 
 
 def _runs(footer: parquet.FileMetaData, length: int) -> Iterator[tuple[int, int, int, int]]:
@@ -219,88 +215,80 @@ def _runs(footer: parquet.FileMetaData, length: int) -> Iterator[tuple[int, int,
         yield first, footer.num_row_groups, rows, num_bytes
 
 
-def _samples(
-    path: str, name: str, piece_id: str, first: int, last: int, span: tuple[int, int], spec: Spec
-) -> Iterator[Sample]:
-    """Read row groups; `span` are the first of their rows in the file, and the one behind them."""
-    row, end = span
+def _samples(path: str, name: str, first: int, last: int, row: int, spec: Spec) -> Iterator[Sample]:
+    """Read row groups; `row` is the number of their first row in the file."""
+    piece_id = f"{name}#{first:05d}"
+    root = reading.Root(reading.parent(path), spec.allow_urls)
     try:
-        with _open(path) as file:
+        with arrow.open_parquet(path) as file:
             chosen = _columns(path, file.schema_arrow, spec)
-            said = (chosen.image, chosen.caption, *chosen.synthetic)
-            wanted = [
-                field.name
-                for field in file.schema_arrow
-                if field.name in said or _is_text(field.type) or _is_number(field.type)
-            ]
-            batches = file.iter_batches(
-                _ROWS_AT_A_TIME, row_groups=list(range(first, last)), columns=wanted
-            )
-            for batch in batches:
-                for values in _rows(batch, chosen.image):
-                    yield _sample(reading.parent(path), f"{name}/{row:08d}", values, chosen)
-                    row += 1
-        if row != end:  # the footer promised more
-            yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost")
-    except (pyarrow.ArrowException, ValueError) as error:
-        yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
-    except OSError as error:
-        if reading.is_of_the_storage(error):
-            raise
-        yield damage(piece_id, "damaged table", f"rows {row} to {end - 1} are lost: {error}")
+            kind = file.schema_arrow.field(chosen.image).type
+            for group in range(first, last):
+                end, reason = row + file.metadata.row_group(group).num_rows, ""
+                try:
+                    with arrow.checked():
+                        for values in _rows(file, group, chosen.read):
+                            data, place = _image(kind, values.pop(chosen.image))
+                            yield _sample(root, f"{name}/{row:08d}", data, place, values, chosen)
+                            row += 1
+                except ValueError as error:
+                    reason = f": {error}"
+                if row < end:  # the footer promised more
+                    lost = f"rows {row} to {end - 1} are lost{reason}"
+                    yield damage(piece_id, "damaged table", lost)
+                row = end
+    except ValueError as error:
+        yield damage(piece_id, "damaged table", f"rows from {row} on are lost: {error}")
 
 
-def _rows(batch: pyarrow.RecordBatch, image: str) -> Iterator[dict]:
-    """Yield the rows of a batch, text as bytes: it need not be UTF-8. Images: _BYTES, _PATH."""
-    columns = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name != image:
-            columns[name] = _values(column)
-        elif _is_struct(column.type):
-            parts = dict(zip(column.type.names, column.flatten(), strict=True))
-            columns |= {p: _values(parts[p[1]]) for p in (_BYTES, _PATH) if p[1] in parts}
-        else:
-            columns[_PATH if _is_text(column.type) else _BYTES] = _values(column)
-    for row in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, row, strict=True))
+def _rows(file: parquet.ParquetFile, group: int, read: list[str]) -> Iterator[dict]:
+    """Yield the rows of a group; ValueError where they would fill the memory."""
+    facts, largest = file.metadata.row_group(group), 1
+    for number in range(facts.num_columns):
+        chunk = facts.column(number)
+        size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        is_bomb = size > max(_NEVER_A_BOMB, _MAX_RATIO * packed)
+        if chunk.path_in_schema.split(".")[0] in read:
+            largest = max(largest, min(size, MAX_BYTES))
+            if is_bomb or size > facts.num_rows * MAX_BYTES:
+                raise ValueError(
+                    f"column {chunk.path_in_schema} would be unpacked from {packed} to {size} "
+                    f"bytes in {facts.num_rows} rows, at most {MAX_BYTES} a row"
+                )
+    count = max(1, min(_ROWS_AT_A_TIME, _BATCH_BYTES // largest))
+    for batch in file.iter_batches(count, row_groups=[group], columns=read):
+        yield from arrow.rows(batch)
 
 
-def _values(column: pyarrow.Array) -> list:
-    """Return the values, text as bytes."""
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if _is_text(column.type):
-        column = column.cast(pyarrow.large_binary())
-    elif _is_texts(column.type):
-        column = column.cast(pyarrow.large_list(pyarrow.large_binary()))
-    return column.to_pylist()
+def _image(kind: pyarrow.DataType, value) -> tuple[bytes | None, str]:
+    """Return the bytes and the path in a cell of a column of images."""
+    item, inner = arrow.item_type(kind), arrow.fields(kind)
+    if value is None:
+        return None, ""
+    if item is not None and types.is_integer(item):
+        return bytes(number % 256 for number in value), ""
+    if item is not None:
+        cells = (_image(item, one) for one in value)
+        return next((cell for cell in cells if cell != (None, "")), (None, ""))
+    if inner:
+        data, _ = _image(inner["bytes"], value["bytes"])
+        _, place = _image(inner.get("path", kind), value.get("path"))
+        return data, place
+    return (None, os.fsdecode(value)) if arrow.is_text(kind) else (value, "")
 
 
-def _first(said: object) -> object:
-    """Return a text, of several the first."""
-    if isinstance(said, list):
-        return said[0] if said else None
-    return said
-
-
-def _sample(folder: str, key: str, values: dict, columns: _Columns) -> Sample:
-    """Interpret a row of a table in a folder."""
-    data, place = values.pop(_BYTES, None), values.pop(_PATH, None)
-    place = reading.readable(os.fsdecode(place)) if place else ""
-    fields = {"caption": _first(values.pop(columns.caption, None))}
-    fields |= {field: _first(values.pop(name)) for name, field in columns.synthetic.items()}
-    texts = decode_row(values | fields)
+def _sample(
+    root: reading.Root, key: str, data: bytes | None, place: str, values: dict, columns: _Columns
+) -> Sample:
+    """Interpret a row of a table; values: all but its image."""
+    caption = values.pop(columns.caption, None)
+    json_data = values.pop(columns.json, None)
+    others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
+    texts = interpret(caption, json_data, others)
+    read = data
     if data is None and place:
-        data = functools.partial(reading.read_file, reading.join(folder, place))
+        read = functools.partial(root.read_image, place)
+        place = "" if reading.is_base64(place) else reading.readable(place)
     known = (texts.meta.get(name) for name in NAME_COLUMNS)
     names = [place, *(str(name) for name in known if name is not None)]
-    return Sample(
-        key=key,
-        image=data,
-        caption=texts.caption,
-        synthetic=texts.synthetic,
-        meta=texts.meta,
-        problem=texts.problem,
-        detail=texts.detail,
-        names=tuple(filter(None, names)),
-    )
+    return make_sample(key, read, texts, filter(None, names))

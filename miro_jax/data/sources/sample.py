@@ -1,7 +1,7 @@
 """What every kind of source gives: samples, in pieces."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from miro_jax.data.sources import causes, texts
@@ -54,6 +54,21 @@ class Sample:
         if self.image is None:
             raise BadImage("missing image")
         return self.image() if callable(self.image) else self.image
+
+
+def make_sample(
+    key: str,
+    image: bytes | Callable[[], bytes] | None,
+    found: texts.Texts,
+    names: Iterable[str],
+    problem: str = "",
+    detail: str = "",
+) -> Sample:
+    """Return a sample with the texts that were found; a problem given stands above theirs."""
+    problem, detail = (problem, detail) if problem else (found.problem, detail or found.detail)
+    return Sample(
+        key, image, found.caption, found.synthetic, found.meta, problem, detail, tuple(names)
+    )
 
 
 def damage(piece_id: str, cause: str, detail: str) -> Sample:
@@ -141,15 +156,9 @@ def complete(
     if problem == "missing caption" and sample.caption is None and tables.captions is not None:
         detail = tables.captions.describe_missing()
     if problem in causes.OF_TEXTS and not needs_caption:
-        sample = dataclasses.replace(
-            sample,
-            caption=None,
-            synthetic={},
-            problem="",
-            detail="",
-            no_caption=(problem, detail),
-        )
-        problem, detail = _problem_of_picture(sample, is_repeated)
+        gone = {"caption": None, "synthetic": {}, "problem": "", "detail": ""}
+        sample = dataclasses.replace(sample, **gone, no_caption=(problem, detail))
+        problem, detail = _problem_of_image(sample, is_repeated)
     return dataclasses.replace(
         sample,
         caption=None if sample.caption is None else texts.clean(sample.caption),
@@ -160,47 +169,42 @@ def complete(
 
 
 def _with_tables(sample: Sample, tables: Tables) -> Sample:
-    clashes, changes = [], {}
+    changes: dict[str, Any] = {}
+    match = tables.captions and tables.captions.find(sample.names)
+    clash = match.clash if match else ""
     if tables.captions is not None:
-        found = tables.captions.find(sample.names)
-        caption = changes["caption"] = found.texts[0] if found else None
+        caption = changes["caption"] = match.texts[0] if match else None
         # What stands in for a missing form is the caption as it is now.
         changes["synthetic"] = texts.synthetic_of(sample.meta | {"caption": caption}, caption)
-        clashes += [found] if found and found.clash else []
         if sample.problem in causes.OF_TEXTS - {"unreadable json"}:  # of the text it replaces
             changes |= {"problem": "", "detail": ""}
     if tables.synthetic is not None:
-        found = tables.synthetic.find(sample.names) if sample.names else None
-        caption = changes.get("caption", sample.caption)
-        changes["synthetic"] = {}
-        if found:
-            short, long = found.texts
-            changes["synthetic"] = texts.forms(long, short, caption)
-            clashes += [found] if found.clash else []
-    if clashes and not changes.get("problem", sample.problem):
-        changes |= {"problem": "ambiguous caption", "detail": clashes[0].clash}
-    return dataclasses.replace(sample, **changes) if changes else sample
+        match = tables.synthetic.find(sample.names) if sample.names else None
+        short, long = match.texts if match else (None, None)
+        changes["synthetic"] = texts.forms(long, short, changes.get("caption", sample.caption))
+        clash = clash or (match.clash if match else "")
+    if clash and not changes.get("problem", sample.problem):
+        changes |= {"problem": "ambiguous caption", "detail": clash}
+    return dataclasses.replace(sample, **changes)
 
 
 def _problem_of(sample: Sample, is_repeated: bool) -> tuple[str, str]:
     """Return the first cause why a sample cannot be used, and its detail; or two empty texts."""
-    problem, detail = _problem_of_picture(sample, is_repeated)
+    problem, detail = _problem_of_image(sample, is_repeated)
     for text in (sample.caption or "", *sample.synthetic.values()):
         if not problem:
             problem, detail = texts.check(text)
     return problem, detail
 
 
-def _problem_of_picture(sample: Sample, is_repeated: bool) -> tuple[str, str]:
+def _problem_of_image(sample: Sample, is_repeated: bool) -> tuple[str, str]:
     if sample.problem:
         return sample.problem, sample.detail
     if is_repeated:
         return "duplicate key", ""
     if sample.image is None:
         return "missing image", sample.detail
-    if sample.image == b"":
-        return "empty file", ""
-    return "", ""
+    return ("empty file", "") if sample.image == b"" else ("", "")
 
 
 def expected_samples(

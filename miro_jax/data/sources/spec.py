@@ -27,11 +27,15 @@ _OPTIONS_AT_END = re.compile(r"\?(\w+=[^&]*(?:&\w+=[^&]*)*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A source's text, taken apart. options: name -> value, both as written."""
+    """A source's text, taken apart. options: name -> value, both as written.
+
+    allow_urls: the source may read files and addresses outside of its own folder.
+    """
 
     kind: str
     place: str
     options: Mapping[str, str]
+    allow_urls: bool = False
 
     def number(self, name: str, default: int) -> int:
         """Return an option that is a number of at least 1.
@@ -45,8 +49,8 @@ class Spec:
         return int(text)
 
 
-def parse(text: str) -> Spec:
-    """Take the text of a source apart.
+def parse(text: str, allow_urls: bool = False) -> Spec:
+    """Take the text of a source apart; for `allow_urls` see `Spec`.
 
     Raises:
       ValueError: unknown kind or option, or no place.
@@ -69,7 +73,7 @@ def parse(text: str) -> Spec:
                     f"once and with a value; got {item!r} in {text!r}."
                 )
             options[name] = _home(value)
-    return Spec(kind, _home(place), options)
+    return Spec(kind, _home(place), options, allow_urls)
 
 
 def _home(place: str) -> str:

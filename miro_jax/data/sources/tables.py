@@ -3,8 +3,10 @@
 A table names an image in each row and may give its caption. Text is UTF-8, with or without a byte
 order mark; a field of CSV or TSV that holds the separator, a quote or a line break stands in
 quotes, and quotes inside are doubled. A table that breaks these rules is refused as a whole, with
-the line: a quote that is never closed would else swallow the rest of it. A `.json` file is the
-manifest that sample writes: its rows are the objects of the list `images`.
+the line: a quote that is never closed would else swallow the rest of it. The columns of JSONL are
+the keys of all its lines. A `.json` file is a list of objects; the manifest that sample writes,
+whose rows are the objects of its list `images`; or such a list with `annotations` as COCO has them.
+Of several captions in a field the first counts, see `texts`.
 """
 
 import codecs
@@ -15,14 +17,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 
-import pyarrow
-from pyarrow import parquet
+from miro_jax.data.sources import arrow, reading
+from miro_jax.data.sources.foreign import LONGEST, name_foreign
+from miro_jax.data.sources.texts import CAPTION_FIELDS as CAPTION_COLUMNS
+from miro_jax.data.sources.texts import first_text
 
-from miro_jax.data.sources import reading
-
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".json")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
-CAPTION_COLUMNS = ("caption", "text", "txt", "prompt", "captions")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS_AT_A_TIME = 4096  # of parquet
 csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to tell
@@ -133,13 +134,13 @@ def choose_column(
 
 
 def _columns(path: str) -> list[str]:
-    """Return the names of the columns; of JSONL those of the first line."""
+    """Return the names of the columns, those of JSON from all its rows."""
     kind = ending(path)
     if kind == ".parquet":
-        with _parquet(path) as file:
+        with arrow.open_parquet(path) as file:
             return list(file.schema_arrow.names)
-    if kind in (".jsonl", ".json"):
-        return list(next(_objects(path), (0, {}))[1])
+    if kind not in _SEPARATORS:
+        return list(dict.fromkeys(name for _, values in _objects(path) for name in values))
     line, header = next(records(path, _SEPARATORS[kind]), (0, []))
     if len(set(header)) < len(header):
         raise damaged(path, line, f"must name each column once; got {', '.join(header)}")
@@ -150,18 +151,18 @@ def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[R
     kind = ending(path)
     if kind == ".parquet":
         rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
-    elif kind in (".jsonl", ".json"):
-        rows = _objects(path)
     else:
-        rows = _named(path, _SEPARATORS[kind])
+        rows = _named(path, _SEPARATORS[kind]) if kind in _SEPARATORS else _objects(path)
     for line, values in rows:
-        name = values.get(path_column)
-        caption = None if caption_column is None else values.get(caption_column)
-        for column, value in ((path_column, name), (caption_column, caption)):
-            if value is not None and not isinstance(value, str):
+        texts = []
+        for column, kinds in ((path_column, str), (caption_column, (str, list, dict))):
+            value = None if column is None else values.get(column)
+            value = value.decode() if isinstance(value, bytes) else value
+            if value is not None and not isinstance(value, kinds):
                 kind = type(value).__name__
                 raise damaged(path, line, f"{column!r} must hold text; got {kind}")
-        yield Row(line, name or "", caption)
+            texts.append(value)
+        yield Row(line, texts[0] or "", first_text(texts[1]))
 
 
 def damaged(path: str, line: int, reason: object) -> ValueError:
@@ -190,8 +191,10 @@ def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(file) -> Iterator[str]:
-    """Yield the lines of a file of UTF-8 with their ends."""
+    """Yield the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
     for number, line in enumerate(file):
+        if number == 0 and (other := name_foreign(line[: 2 * LONGEST])):
+            raise csv.Error(f"the file is {other}")
         yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode("utf-8")
 
 
@@ -205,11 +208,11 @@ def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line, object) of a JSONL file, blank lines dropped, or of a manifest of sample."""
-    line = 0
+    """Yield (line, object) of a JSONL file, blank lines dropped, or (number, object) of JSON."""
     if ending(path) == ".json":
-        yield from _images(path)
+        yield from enumerate(_listed(path), start=1)
         return
+    line = 0
     try:
         with reading.open_read(path) as file:
             for line, text in enumerate(_lines(file), start=1):
@@ -219,42 +222,42 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
                 if not isinstance(values, dict):
                     raise ValueError(f"must be an object; got {type(values).__name__}")
                 yield line, values
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, RecursionError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise damaged(path, line, error) from error
 
 
-def _images(path: str) -> Iterator[tuple[int, dict]]:
+def _listed(path: str) -> list[dict]:
+    """Return the rows of a JSON file."""
     try:
         with reading.open_read(path) as file:
-            images = json.load(file)["images"]
+            content = file.read()
+        if other := name_foreign(content):
+            raise ValueError(f"the file is {other}")
+        content = json.loads(content)
+        images = content["images"] if isinstance(content, dict) else content
         if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
-            raise TypeError("its `images` are no list of objects")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise TypeError("it has no list of objects")
+        if isinstance(content, dict) and "annotations" in content:  # as COCO's captions
+            said: dict = {}
+            for one in content["annotations"]:
+                said.setdefault(one["image_id"], one.get("caption"))
+            images = [image | {"caption": said.get(image["id"])} for image in images]
+        return images
+    except (ValueError, LookupError, TypeError, RecursionError, AttributeError) as error:
         raise ValueError(
-            f"{path} must be the manifest.json of a folder that sample wrote: {error!r}. Give a "
-            f"table that ends in one of {', '.join(ENDINGS[:-1])}."
+            f"{path} must be a list of objects, COCO's captions, or the manifest.json of a folder "
+            f"that sample wrote: {error!r}. Give a table that ends in one of "
+            f"{', '.join(ENDINGS[:-1])}."
         ) from error
-    yield from enumerate(images, start=1)
-
-
-def _parquet(path: str) -> parquet.ParquetFile:
-    try:
-        return parquet.ParquetFile(reading.open_anywhere(path) if reading.is_remote(path) else path)
-    except (pyarrow.ArrowException, OSError) as error:
-        if reading.is_of_the_storage(error):
-            raise
-        raise ValueError(f"{path} is no parquet file: {error}. Make it again.") from error
 
 
 def _parquet_objects(path: str, columns: list[str]) -> Iterator[tuple[int, dict]]:
     line = 0
     try:
-        with _parquet(path) as file:
+        with arrow.open_parquet(path) as file:
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-                for values in batch.to_pylist():
+                for values in arrow.rows(batch):
                     line += 1
                     yield line, values
-    except (pyarrow.ArrowException, OSError) as error:
-        if reading.is_of_the_storage(error):
-            raise
+    except ValueError as error:
         raise damaged(path, line, error) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from miro_jax.data.sources import archive, listing, reading
 from miro_jax.data.sources.images import MAX_BYTES
-from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.texts import interpret
 
@@ -41,7 +41,7 @@ class _Open:
     @property
     def parts(self) -> set[str]:
         """What it has of an image, a txt and a json."""
-        return ({"picture"} if self.image else set()) | ({"txt", "json"} & set(self.members))
+        return ({"image"} if self.image else set()) | ({"txt", "json"} & set(self.members))
 
 
 def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
@@ -136,6 +136,9 @@ def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
     members, image, problem, detail = group.members, group.image, "", ""
     txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
     texts = interpret(txt, meta)
+    inside = [group.key] if image is None else [group.key, image.name]
+    before = ("", f"{name}/", f"{reading.absolute(path)}/")
+    names = [start + one for start in before for one in inside]  # as a table may call it
     lost = sorted(usual - group.parts) if usual else ["perhaps a part"]
     if group.distrusted:
         problem, detail = "cut short by damage", "ends where bytes were lost or inserted"
@@ -143,20 +146,5 @@ def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
         problem, detail = "cut short by damage", f"lacks {', '.join(lost)}"
     else:
         problem, detail = _unread(group)
-    return Sample(
-        key=f"{name}/{group.key}",
-        image=None if image is None else image.content,
-        caption=texts.caption,
-        synthetic=texts.synthetic,
-        meta=texts.meta,
-        problem=problem or texts.problem,
-        detail=detail or texts.detail,
-        names=_names(path, name, group),
-    )
-
-
-def _names(path: str, name: str, group: _Open) -> tuple[str, ...]:
-    """Return what a table may call a sample: by its key or its image's file, in the archive."""
-    whole = reading.absolute(path)
-    inside = [group.key] if group.image is None else [group.key, group.image.name]
-    return tuple(before + one for before in ("", f"{name}/", f"{whole}/") for one in inside)
+    content = None if image is None else image.content
+    return make_sample(f"{name}/{group.key}", content, texts, names, problem, detail)

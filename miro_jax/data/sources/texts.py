@@ -1,12 +1,16 @@
-"""Captions of a sample from what stands beside its image: the rules, in one place.
+"""Captions of a sample: the rules, the same for every container (KEY.txt, KEY.json, any table).
 
-    caption   KEY.txt, else `caption` of KEY.json
-    long      `synthetic_caption` of KEY.json, else the caption
-    short     `short_synthetic_caption` or `synthetic_caption_short`, else `caption` of KEY.json,
+    caption   KEY.txt or the table's column, else the first of CAPTION_FIELDS in KEY.json or in the
+              column `json`
+    long      `synthetic_caption`, else the caption
+    short     `short_synthetic_caption` or `synthetic_caption_short`, else `caption` of the JSON,
               else the caption
 
-A sample without a long and a short form has no synthetic caption. The placeholder `<PERSON>`, which
-CC12M puts for names, is deleted as it stands; the white space around it stays.
+Of several captions the first counts: of a list, of a text that is a JSON list of texts, and of a
+list of objects such as `{"caption": ...}`. Text is UTF-8, with or without a byte
+order mark; line breaks at its end are dropped. A sample without a long and a short form has no
+synthetic caption. The placeholder `<PERSON>`, which CC12M puts for names, is deleted as it stands;
+the white space around it stays.
 
 Source: the authors' annotation script. There a sample without a synthetic caption gets its own
 caption a second time; here it gets none.
@@ -18,10 +22,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from miro_jax.data.sources.foreign import LFS, name_foreign
+
 PLACEHOLDER = "<PERSON>"
 MAX_CAPTION_CHARACTERS = 1 << 16  # ours; alternative texts of web pages reach some thousands
 MAX_TEXT_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 20
+CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "captions")
+_INNER_FIELDS = (*CAPTION_FIELDS, "raw", "sentence")  # of the objects in a list of captions
 SHORT_FIELDS = ("short_synthetic_caption", "synthetic_caption_short")
 LONG_FIELD = "synthetic_caption"
 
@@ -55,6 +63,8 @@ def check(caption: str) -> tuple[str, str]:
         return "unreadable caption", "a zero character"
     if not encodable(caption):
         return "unreadable caption", "half of a surrogate pair"
+    if caption.startswith(LFS.decode()):
+        return "unreadable caption", f"it is {name_foreign(LFS)}"
     if not any(unicodedata.category(sign)[0] in "LNPS" for sign in clean(caption)):
         return "missing caption", "nothing but signs that cannot be seen"
     return "", ""
@@ -69,75 +79,95 @@ def encodable(text: str) -> bool:
     return True
 
 
-def decode(data: bytes) -> str:
-    """Decode UTF-8, with or without a byte order mark.
+def first_text(value: Any) -> str | None:
+    """Return the caption that a value of any container holds, None where it holds no text.
 
     Raises:
-      UnicodeDecodeError: it is something else.
+      UnicodeDecodeError: it is bytes that are not UTF-8.
     """
-    return data.decode("utf-8-sig")
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, str):
+        return _first_listed(value) or value.removeprefix("\ufeff").rstrip("\r\n")
+    if isinstance(value, Mapping):
+        return next((text for name in _INNER_FIELDS if (text := _text(value, name))), None)
+    return first_text(value[0]) if isinstance(value, list) and value else None
 
 
-def interpret(txt: bytes | None, json_bytes: bytes | None) -> Texts:
-    """Read the texts of a sample from its files, where None stands for a file that is not there."""
-    meta: dict = {}
-    if json_bytes is not None:
-        try:
-            if len(json_bytes) > MAX_JSON_BYTES:
-                raise ValueError(f"{len(json_bytes)} bytes, at most {MAX_JSON_BYTES}")
-            meta = json.loads(json_bytes)
-            if not isinstance(meta, dict):
-                raise ValueError(f"must be an object; got {type(meta).__name__}")
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-            return Texts(problem="unreadable json", detail=str(error))
-    caption = _text(meta, "caption")
-    if txt is not None:
-        if len(txt) > MAX_TEXT_BYTES:
+def _first_listed(text: str) -> str | None:
+    """Return the first of several texts that are written as a JSON list, else None."""
+    if text[:1] != "[" or not text.endswith("]"):
+        return None
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return first_text(listed) if all(isinstance(one, str) for one in listed) else None
+
+
+def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None) -> Texts:
+    """Read the texts of a sample.
+
+    Args:
+      txt: its caption: bytes or what `first_text` takes, None where there is none.
+      json_data: its JSON: bytes, text or an object, None where there is none.
+      columns: further values by name, texts as bytes; those with the names of the synthetic
+        caption are its forms.
+    """
+    try:
+        meta = {} if json_data is None else _read_object(json_data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        return Texts(problem="unreadable json", detail=str(error))
+    try:
+        meta |= {name: decoded(value) for name, value in (columns or {}).items()}
+        if isinstance(txt, bytes) and len(txt) > MAX_TEXT_BYTES:
             return Texts(meta=meta, problem="caption too long", detail=f"{len(txt)} bytes")
-        try:
-            caption = decode(txt).rstrip("\r\n")  # with which editors end a file
-        except UnicodeDecodeError as error:
-            return Texts(meta=meta, problem="unreadable caption", detail=str(error))
+        caption = first_text(txt)
+        for name in (LONG_FIELD, *SHORT_FIELDS):
+            first_text((columns or {}).get(name))
+    except UnicodeDecodeError as error:
+        return Texts(meta=meta, problem="unreadable caption", detail=str(error))
+    if txt is None:
+        caption = next((text for name in CAPTION_FIELDS if (text := _text(meta, name))), None)
     return Texts(caption, synthetic_of(meta, caption), meta)
 
 
-def decode_row(values: Mapping[str, Any]) -> Texts:
-    """Read the texts of a sample from a row of a table, in which texts are bytes.
-
-    Args:
-      values: by name, `caption` and the forms of the synthetic caption among them.
-    """
-    meta, problem, detail = {}, "", ""
-    for name, value in values.items():
-        try:
-            meta[name] = value.decode("utf-8") if isinstance(value, bytes) else value
-        except UnicodeDecodeError as error:
-            meta[name] = value.decode("utf-8", "backslashreplace")
-            if name in ("caption", LONG_FIELD, *SHORT_FIELDS):
-                problem, detail = "unreadable caption", f"{name}: {error}"
-    caption = meta.pop("caption", None)
-    return Texts(caption, synthetic_of(meta, caption), meta, problem, detail)
+def _read_object(data: bytes | str | Mapping) -> dict:
+    if isinstance(data, Mapping):
+        return dict(decoded(data))
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES}")
+    if isinstance(data, bytes) and (other := name_foreign(data)):
+        raise ValueError(f"it is {other}")
+    meta = json.loads(data)
+    if not isinstance(meta, dict):
+        raise ValueError(f"must be an object; got {type(meta).__name__}")
+    return meta
 
 
-def synthetic_of(meta: dict, caption: str | None) -> dict[str, str]:
+def decoded(value: Any) -> Any:
+    """Return a value as JSON has it, bytes in it as text; what is not UTF-8 is escaped."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, Mapping):
+        return {name: decoded(one) for name, one in value.items()}
+    return [decoded(one) for one in value] if isinstance(value, list) else value
+
+
+def synthetic_of(meta: Mapping[str, Any], caption: str | None) -> dict[str, str]:
     """Return both forms of the synthetic caption that a sample's values hold, or nothing."""
     long = _text(meta, LONG_FIELD)
     short = next((text for name in SHORT_FIELDS if (text := _text(meta, name))), None)
-    if not long and not short:
-        return {}
-    return forms(long, short or _text(meta, "caption"), caption)
+    return forms(long, short or (long and _text(meta, "caption")), caption)
 
 
 def forms(long: str | None, short: str | None, caption: str | None) -> dict[str, str]:
     """Return both forms, the caption standing in for one that is missing; nothing without any."""
-    if not (long or short):
-        return {}
-    both = {"long": long or caption, "short": short or caption}
-    present = {form: text for form, text in both.items() if text}
-    return present if len(present) == len(both) else {}
+    long, short = (long or caption, short or caption) if long or short else (None, None)
+    return {"long": long, "short": short} if long and short else {}
 
 
-def _text(meta: dict, name: str) -> str | None:
+def _text(meta: Mapping[str, Any], name: str) -> str | None:
     """Return a text that is not empty once it is cleaned, or None."""
-    value = meta.get(name)
-    return value if isinstance(value, str) and clean(value).strip() else None
+    text = first_text(meta.get(name))
+    return text if text and clean(text).strip() else None

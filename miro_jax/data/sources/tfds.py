@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from array_record.python.array_record_module import ArrayRecordReader
 
 from miro_jax.data.sources import examples, reading
-from miro_jax.data.sources.sample import Piece, Sample, Tables, damage
+from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
-from miro_jax.data.sources.texts import decode_row
+from miro_jax.data.sources.texts import interpret
 
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
 NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")
@@ -161,18 +161,8 @@ def _sample(key: str, record: bytes | None, image: str, caption: str | None) -> 
     except ValueError as error:
         return Sample(key, None, None, {}, {}, "damaged record", str(error))
     data = next((v for v in values.pop(image, []) if isinstance(v, bytes)), None)
-    said = values.pop(caption, []) if caption else []
-    values["caption"] = said[:1]
+    said = values.pop(caption, None) if caption else None
     # Lists have no place in the meta.
-    texts = decode_row({name: found[0] for name, found in values.items() if len(found) == 1})
+    texts = interpret(said or None, None, {n: v[0] for n, v in values.items() if len(v) == 1})
     names = [str(texts.meta[name]) for name in NAME_FEATURES if name in texts.meta]
-    return Sample(
-        key=key,
-        image=data,
-        caption=texts.caption,
-        synthetic=texts.synthetic,
-        meta=texts.meta,
-        problem=texts.problem,
-        detail=texts.detail,
-        names=tuple(names),
-    )
+    return make_sample(key, data, texts, names)
