@@ -1,83 +1,114 @@
 """What the headers of encoded images say that decoders find out too late, or not at all.
 
-None of these functions raises an error for any bytes: what cannot be read is as if it were not
-there, for the decoder then says what is wrong.
+`mend` takes harmless oddities out of a file, so that a strict decoder can prove the rest: every
+viewer reads over them, and nothing of the pixels depends on them. None of these functions raises an
+error for any bytes: what cannot be read stays as it is, for the decoder then says what is wrong.
 
-Source: ITU-T T.81 (JPEG markers), CIPA DC-008 (EXIF), RFC 9649 (WebP).
+Source: ITU-T T.81 (JPEG markers), PNG third edition (chunks), RFC 9649 (WebP).
 """
 
+import io
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 
-_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4  # a tag and types of TIFF
-_XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([0-9])")
+from PIL import Image
+
+_ORIENTATION = 0x0112  # a tag of TIFF
 _START_OF_SCAN, _END = 0xDA, 0xD9
+_SEQUENTIAL, _JFIF, _ADOBE = (0xC0, 0xC1), 0xE0, 0xEE
+_WHOLE_SPECTRUM = b"\0\x3f\0"  # what the header of a sequential scan must end with
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
+_JPEG_NOTES = (*range(0xE2, 0xEE), 0xEF, 0xFE)  # profiles and comments: nothing of the pixels
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Inside of a scan 0xff is followed by zero, by a restart marker, or by more 0xff.
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_PADDED_END = re.compile(rb"(?<!\xff)\x00+(?=\xff\xd9)")  # zeros between the last scan and the end
 _MANY = 30
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels depend on
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how an image is to be turned by its EXIF, else by its XMP: 1 (not at all) to 8."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises anything for EXIF that is none
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """Return how a JPEG is to be turned by its EXIF, else by its XMP: 1 (not at all) to 8."""
-    exif = xmp = None
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == 0xFF:  # filling
-            at += 1
-            continue
-        if marker in (_START_OF_SCAN, _END):
-            break
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
-            exif = exif or _tiff_orientation(data[at + 10 : at + 2 + length])
-        elif marker == 0xE1 and data.startswith(_XMP, at + 4):
-            found = _XMP_ORIENTATION.search(data, at + 4, at + 2 + length)
-            xmp = xmp or (found and int(found[1]))
-        at += 2 + length
-    value = xmp if exif is None else exif
-    return value if value is not None and 1 <= value <= 8 else 1
-
-
-def _tiff_orientation(tiff: bytes) -> int | None:
-    """Return the value of the entry, None where there is none."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return None
+    """Return the `orientation` of a JPEG."""
     try:
-        (at,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-            if tag == _ORIENTATION:
-                form = {_SHORT: "H", _LONG: "I"}.get(kind)
-                return struct.unpack_from(order + form, tiff, entry + 8)[0] if form else None
-    except struct.error:
-        pass
-    return None
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return orientation(image)
+    except Exception:  # as above; the pixels may be sound
+        return 1
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, its byte, the end of its segment) of a JPEG, up to its end marker."""
+    at = 2
+    while (match := _MARKER.search(data, at)) and (marker := data[match.start() + 1]) != _END:
+        at = end = match.start()
+        end += 2
+        if marker not in _WITHOUT_LENGTH and end + 2 <= len(data):
+            end += struct.unpack_from(">H", data, end)[0]
+        yield marker, at, end
+        at = end
+        if marker == _START_OF_SCAN:
+            if (match := _MARKER_IN_SCAN.search(data, end)) is None:
+                return
+            at = match.start()
 
 
 def count_scans(data: bytes) -> int:
     """Return the scans of a JPEG, exactly if they are many: a progressive one has about ten."""
     most = data.count(b"\xff\xda")
-    if most <= _MANY:
-        return most
-    at, scans = 2, 0
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == _END:
+    return most if most <= _MANY else sum(m == _START_OF_SCAN for m, _, _ in _segments(data))
+
+
+def mend(data: bytes) -> bytes:
+    """Return a JPEG or a PNG without harmless oddities; the same bytes where it has none.
+
+    Of a JPEG: a sequential scan whose header names no whole spectrum, revisions of JFIF and colour
+    transforms of Adobe that nobody knows, profiles and comments, bytes between segments, zeros
+    before the end. Of a PNG: all chunks but those of
+    the pixels and sound EXIF, so that their checksums, sizes and contents do not matter.
+    """
+    return _mend_png(data) if data.startswith(_PNG_START) else _mend_jpeg(data)
+
+
+def _mend_jpeg(data: bytes) -> bytes:
+    mended, header, scan, sequential = bytearray(data), bytearray(data[:2]), 0, False
+    for marker, at, end in _segments(data):
+        sequential |= marker in _SEQUENTIAL
+        if marker == _JFIF and data.startswith(b"JFIF\0", at + 4) and end > at + 9:
+            mended[at + 9] = 1
+        elif marker == _ADOBE and data.startswith(b"Adobe", at + 4) and end > at + 15:
+            mended[at + 15] = data[at + 15] if data[at + 15] <= 2 else 1
+        elif marker == _START_OF_SCAN and sequential and 9 < end - at < len(data) - at:
+            mended[end - 3 : end] = _WHOLE_SPECTRUM
+        scan = scan or (at if marker == _START_OF_SCAN else 0)
+        if not scan and marker not in _JPEG_NOTES:
+            header += mended[at:end]
+    return bytes(header + _PADDED_END.sub(b"", mended[scan:])) if scan else data
+
+
+def _mend_png(data: bytes) -> bytes:
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind, chunk = data[at + 4 : at + 8], data[at : at + 12 + length]
+        sound = chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
+        if kind in _PNG_PIXELS or (kind == b"eXIf" and sound) or not kind[:1].islower():
+            kept.append(chunk)
+        at += len(chunk)
+        if kind == b"IEND":
             break
-        length = 0 if marker in _WITHOUT_LENGTH else struct.unpack_from(">H", data, at + 2)[0]
-        at += 2 + length
-        if marker == _START_OF_SCAN:
-            scans += 1
-            found = _MARKER_IN_SCAN.search(data, at)
-            if found is None:
-                break
-            at = found.start()
-    return scans
+    return b"".join(kept)
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -4,12 +4,17 @@
 header declares before it decodes a pixel. Threads may share it; they wait for each other only where
 images together would take gigabytes. JPEG takes a fast and strict path (a truncated or
 bit-flipped scan is refused, not filled up with grey); everything else, and CMYK, goes through
-Pillow. Both decoders give the same pixels.
+Pillow. Both decoders give the same pixels. Where a decoder refuses what every viewer reads over, a
+file is decoded without its oddity, see `image_headers.mend`, and the log says which it was.
 
 Letters: H W image.
 """
 
+import functools
 import io
+import logging
+import re
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -17,6 +22,7 @@ from PIL import Image
 
 from miro_jax.data.sources import causes, image_headers
 from miro_jax.data.sources.budget import Budget
+from miro_jax.data.sources.foreign import name_foreign
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
@@ -31,6 +37,7 @@ _MAX_SCANS = 100
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG_START = b"\xff\xd8\xff"
 _PIXELS_AT_A_TIME = 1 << 22
+log = logging.getLogger("miro_jax")
 
 
 class BadImage(ValueError):
@@ -75,34 +82,56 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
         _check_size(width, height, len(data), max_pixels, min_side)
 
     try:
-        if data.startswith(_JPEG_START):
-            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            height, width = int(height), int(width)
-            check(width, height)
-            _check_scans(data, width * height)
-            if colorspace in ("YCbCr", "RGB", "Gray"):
-                with _BUDGET.spend(width * height * _JPEG_BYTES):
-                    image = simplejpeg.decode_jpeg(data, "RGB")
-                    return _turned(image, image_headers.jpeg_orientation(data))
-        if size := image_headers.webp_size(data):
-            check(*size)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
-            check(*picture.size)
-            with _BUDGET.spend(picture.width * picture.height * _MOST_BYTES):
-                return from_pillow(picture)
+        try:
+            return _decode(data, check)
+        except BadImage:
+            raise
+        except Exception as error:
+            if (mended := image_headers.mend(data)) == data:
+                raise
+            image = _decode(mended, check)
+            unknown = isinstance(error, Image.UnidentifiedImageError)  # Pillow keeps the reason
+            reason = "a chunk beside the pixels of a PNG is damaged" if unknown else str(error)
+            _note(re.sub(r"\d+", "some", reason))
+            return image
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image") from error
+        raise BadImage("not an image", name_foreign(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", str(error)) from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise BadImage("damaged image", f"{type(error).__name__}: {error}") from error
 
 
+def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
+    """Decode an image whose size passes `check`; raise anything where it is damaged."""
+    if data.startswith(_JPEG_START):
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = int(height), int(width)
+        check(width, height)
+        _check_scans(data, width * height)
+        if colorspace in ("YCbCr", "RGB", "Gray"):
+            with _BUDGET.spend(width * height * _JPEG_BYTES):
+                image = simplejpeg.decode_jpeg(data, "RGB")
+                return _turned(image, image_headers.jpeg_orientation(data))
+    if size := image_headers.webp_size(data):
+        check(*size)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
+        check(*picture.size)
+        with _BUDGET.spend(picture.width * picture.height * _MOST_BYTES):
+            return from_pillow(picture)
+
+
+@functools.cache
+def _note(oddity: str) -> None:
+    """Log why a strict decoder refused images that are whole; once for each reason."""
+    log.warning("Images are read over a harmless oddity: %s", oddity[:200])
+
+
 def from_pillow(picture: Image.Image) -> np.ndarray:
     """Return a Pillow image as [H, W, 3] uint8: upright, transparency laid over white."""
-    return _turned(_to_rgb(picture), picture.getexif().get(0x0112, 1))
+    return _turned(_to_rgb(picture), image_headers.orientation(picture))
 
 
 def _check_size(width: int, height: int, length: int, max_pixels: int, min_side: int) -> None:

@@ -5,13 +5,14 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from miro_jax.data.sources import reading
+from miro_jax.data.sources.reading import is_remote
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?|([a-zA-Z])\.\.([a-zA-Z])(?:\.\.(-?\d+))?")
+_MAX_NAMES = 10_000_000  # that braces may stand for
 
 
 class File(NamedTuple):
@@ -22,64 +23,120 @@ class File(NamedTuple):
 
 
 def expand(pattern: str) -> list[str]:
-    """Write out the braces of a pattern: {00..02} is 00, 01, 02 and {a,b} is a, b.
+    """Write out the braces of a pattern as bash does.
+
+    {00..02} is 00, 01, 02, as wide as the wider end; {0..10..5} has steps, {c..a} runs backwards;
+    {a,b{1,2}} is a, b1, b2. Braces that hold neither a range nor a comma stand for themselves, as
+    do those that are not closed.
 
     Raises:
-      ValueError: a range that runs backwards.
+      ValueError: braces that stand for more than ten million names.
     """
-    parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
-    choices = [[part] if i % 2 == 0 else _choices(part, pattern) for i, part in enumerate(parts)]
-    return ["".join(words) for words in itertools.product(*choices)]
+    words = [""]
+    for part in _choices(pattern):
+        if len(words) * len(part) > _MAX_NAMES:
+            raise ValueError(f"{pattern!r} must stand for at most {_MAX_NAMES} names.")
+        words = [word + choice for word in words for choice in part]
+    return words
 
 
-def _choices(inside: str, pattern: str) -> list[str]:
-    match = _RANGE.fullmatch(inside)
-    if match is None:
-        return inside.split(",")
-    first, last = match.groups()
-    if int(first) > int(last):
-        raise ValueError(f"A range must run upwards; got {{{inside}}} in {pattern!r}.")
-    width = len(first) if first.startswith("0") else 0
-    return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+def _choices(pattern: str) -> Iterator[Sequence[str]]:
+    """Part a pattern: yield texts that follow each other, braces as what they stand for."""
+    plain, at = 0, 0
+    while (at := pattern.find("{", at)) >= 0:
+        depth, start, inside = 1, at + 1, []
+        for end in range(at + 1, len(pattern)):
+            depth += {"{": 1, "}": -1}.get(pattern[end], 0)
+            if depth == 0 or (depth == 1 and pattern[end] == ","):
+                inside.append(pattern[start:end])
+                start = end + 1
+            if depth == 0:
+                break
+        match = _RANGE.fullmatch(inside[0]) if len(inside) == 1 and depth == 0 else None
+        if depth or (len(inside) == 1 and not match):  # what stands in them may still be braces
+            at += 1
+            continue
+        yield [pattern[plain:at]]
+        yield _range(*match.groups()) if match else [w for word in inside for w in expand(word)]
+        plain = at = end + 1
+    yield [pattern[plain:]]
+
+
+def _range(first, last, step, letter, last_letter, letter_step) -> Sequence[str]:
+    is_letter = letter is not None
+    begin, end = (ord(letter), ord(last_letter)) if is_letter else (int(first), int(last))
+    stride = abs(int(step or letter_step or 1)) or 1
+    numbers = range(begin, end + 1, stride) if begin <= end else range(begin, end - 1, -stride)
+    if len(numbers) > _MAX_NAMES:
+        raise ValueError(f"{{{first}..{last}}} must stand for at most {_MAX_NAMES} names.")
+    if is_letter:
+        return [chr(number) for number in numbers]
+    is_padded = any(re.match(r"-?0\d", text) for text in (first, last))
+    width = max(len(first), len(last)) if is_padded else 0
+    return [f"{number:0{width}d}" for number in numbers]
+
+
+def split_list(pattern: str) -> list[str]:
+    """Part a list of patterns with `::` between; a chain such as simplecache::gs://... is one."""
+    parts = []
+    for part in reversed(pattern.split("::")):
+        if parts and re.fullmatch(r"[a-z]\w*", part) and is_remote(parts[0]):
+            parts[0] = f"{part}::{parts[0]}"
+        else:
+            parts.insert(0, part)
+    return parts
 
 
 def fixed_folder(pattern: str) -> str:
-    """Return the folder that all matches of a pattern lie in, whatever they are."""
-    head = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
-    return reading.parent(head + "x")
+    """Return the folder that all matches of a pattern lie in, whatever they are.
+
+    Raises:
+      ValueError: a list names files here and in stores.
+    """
+    heads = (re.split(r"[*?\[{]", part, maxsplit=1)[0] for part in split_list(pattern))
+    folders = list(dict.fromkeys(reading.parent(head + "x") for head in heads))
+    if len(folders) == 1:
+        return folders[0]
+    if len(set(map(is_remote, folders))) > 1:
+        raise ValueError(f"{pattern!r} must name files of one storage; it names several.")
+    if is_remote(folders[0]):
+        return os.path.commonprefix([f"{folder}/" for folder in folders]).rpartition("/")[0]
+    return os.path.commonpath(folders)
 
 
 def match_files(pattern: str) -> list[File]:
-    """Find the files of a pattern with braces, *, ?, [...] and ** (any depth), sorted.
+    """Find the files of patterns with braces, *, ?, [...] and ** (any depth), sorted.
 
-    Braces stand for themselves where that finds a file.
+    Patterns follow each other with `::` between. Braces stand for themselves where that finds a
+    file.
 
     Raises:
       FileNotFoundError: nothing matches, or a file that braces name is not there, or a match is
         a link to nothing.
     """
-    found: dict[str, int] = {}
-    literally = _glob(pattern) if "{" in pattern else {}  # braces may be part of a name
-    for plain in [pattern] if literally else expand(pattern):
-        files = _glob(plain)
-        if not files:
-            hint = f" It is one of {pattern!r}." if plain != pattern else ""
-            if not reading.is_remote(plain) and os.path.isdir(plain):
-                hint = f" It is a folder: add a pattern of its files, as {plain.rstrip('/')}/*."
-            raise FileNotFoundError(
-                f"{plain!r} must match at least one file; it matches none.{hint}"
-            )
-        found.update(files)
-    return [File(path, size) for path, size in sorted(found.items())]
+    matches: dict[str, int] = {}
+    for part in split_list(pattern):
+        literally = _glob(part) if "{" in part else {}  # braces may be part of a name
+        for plain in [part] if literally else expand(part):
+            files = _glob(plain)
+            if not files:
+                hint = f" It is one of {pattern!r}." if plain != pattern else ""
+                if not is_remote(plain) and os.path.isdir(plain):
+                    hint = f" It is a folder: add a pattern of its files, as {plain.rstrip('/')}/*."
+                raise FileNotFoundError(
+                    f"{plain!r} must match at least one file; it matches none.{hint}"
+                )
+            matches.update(files)
+    return [File(path, size) for path, size in sorted(matches.items())]
 
 
 def _glob(pattern: str) -> dict[str, int]:
-    if reading.is_remote(pattern):
+    if is_remote(pattern):
         system, inside = reading.filesystem(pattern)
         folder = fixed_folder(pattern)
         _, root = reading.filesystem(folder)
-        found = system.glob(inside, detail=True).items()
-        sizes = {path: facts["size"] for path, facts in found if facts["type"] == "file"}
+        matches = system.glob(inside, detail=True).items()
+        sizes = {path: facts["size"] for path, facts in matches if facts["type"] == "file"}
         # The address as it was given: file systems write theirs in ways of their own.
         return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
     if os.path.isfile(pattern):  # brackets may be part of a name
@@ -100,7 +157,7 @@ def size_now(path: str) -> int:
     except FileNotFoundError:
         return -1
     except OSError:
-        if reading.is_remote(path):
+        if is_remote(path):
             raise
         return -1  # as `_facts` has it
 
@@ -116,7 +173,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
     Raises:
       FileNotFoundError, NotADirectoryError: no such folder.
     """
-    if not reading.is_remote(folder):
+    if not is_remote(folder):
         if not os.path.isdir(folder):
             is_file = os.path.exists(folder)
             raise (NotADirectoryError if is_file else FileNotFoundError)(
@@ -129,11 +186,11 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
         raise FileNotFoundError(f"{folder} must be a folder; there is none.")
     entries = system.find(inside, detail=True).items()
     sizes = {path[len(inside) :].lstrip("/"): facts["size"] for path, facts in entries}
-    places = [(name.split("/")[:-1], name) for name in sizes]
-    places = [p for p in sorted(places) if not any(x.startswith(".") for x in p[1].split("/"))]
-    for place, group in itertools.groupby(places, key=lambda pair: pair[0]):
-        prefix = "".join(part + "/" for part in place)
-        yield prefix, [File(name[len(prefix) :], sizes[name]) for _, name in group]
+    steps = sorted(name.split("/") for name in sizes)  # a folder's files before those below it
+    shown = [path for path in steps if not any(step.startswith(".") for step in path)]
+    for folders, group in itertools.groupby(shown, key=lambda path: path[:-1]):
+        prefix = "".join(step + "/" for step in folders)
+        yield prefix, [File(path[-1], sizes["/".join(path)]) for path in group]
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[File]]]:

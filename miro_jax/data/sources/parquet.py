@@ -3,8 +3,8 @@
 A column of images is a struct of `bytes` and `path`, or bytes of any type, or lists of these, of
 which the first counts, or text: paths from the table's folder, or the image in base64. The caption
 and its synthetic forms are columns by the names that `texts` knows, a column `json` is read as
-KEY.json of a tar; other plain values become the sample's meta. A piece is whole row groups of one file,
-as many as fit.
+KEY.json of a tar; other plain values become the sample's meta. A piece is whole row groups of one
+file, as many as fit.
 """
 
 import dataclasses
