@@ -77,6 +77,7 @@ def base() -> ConfigDict:
     # "plan": say what the stage will take and do nothing; "probe": measure the rate, too.
     c.annotate.before = ""
     c.annotate.max_failure_rate = 0.01
+    c.annotate.allow_urls = False  # read what rows and links name outside of the source's folder
     c.annotate.num_bins = 64
     c.annotate.bins_strategy = "quantile"  # or "official": over unique values
 

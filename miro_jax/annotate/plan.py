@@ -110,7 +110,8 @@ def plan(settings: Settings) -> Job:
             "The image encoder is of size 512 already: drop encode_512, or take size 256 beside it."
         )
     source = settings.source
-    source = open_source(source) if isinstance(source, str) else source
+    if isinstance(source, str):
+        source = open_source(source, settings.allow_urls)
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
     if not any(piece.has_captions or piece.tables.captions for piece in source.pieces):

@@ -96,6 +96,12 @@ class EngineSettings:
     )
     stages: str = option(ALL, help="groups to run now, with commas between", group=_ENGINE)
     one_by_one: bool = option(False, help="load one group at a time", group=_ENGINE)
+    allow_urls: bool = option(
+        False,
+        help="read also what rows and links of the source name outside of its folder: other files, "
+        "http:// and other addresses",
+        group=_ENGINE,
+    )
     piece: int | None = option(None, metavar="I", help="one piece, from 0", group=_SHARE)
     pieces: Any = option(
         SHARED,

@@ -156,7 +156,7 @@ def _open_source(config: ml_collections.ConfigDict, workdir: Path) -> sources.So
     if not config.source.spec:
         raise ValueError("config.source.spec must name the source, such as tar:/data/*.tar.")
     if config.source.spec != "shapes":
-        return sources.open_source(config.source.spec)
+        return sources.open_source(config.source.spec, config.annotate.allow_urls)
     arguments = config.source.shapes.to_dict()
     arguments["categories"] = dict(arguments["categories"])
     folder = workdir / "source"

@@ -80,7 +80,7 @@ def plan(settings: Settings) -> TableJob:
     words = [os.fspath(p) for p in ([path] if isinstance(path, str | os.PathLike) else path)]
     rows, captions = _open_tables(settings, words)
     index = None if captions is None else index_captions(captions)
-    source = inputs.open_input(words, rows, Tables(captions=index))
+    source = inputs.open_input(words, rows, Tables(captions=index), settings.allow_urls)
     if index is not None:
         _check_captions(captions, index)
     needing = [r if isinstance(r, str) else r.name for r in rewards if _needs_caption(r)]

@@ -118,7 +118,7 @@ def match_files(pattern: str) -> list[File]:
     for part in split_list(pattern):
         literally = _glob(part) if "{" in part else {}  # braces may be part of a name
         for plain in [part] if literally else expand(part):
-            files = _glob(plain)
+            files = _glob(plain) or _glob(re.sub(r"\{([^{},]*)\}", r"\1", plain))  # of one name
             if not files:
                 hint = f" It is one of {pattern!r}." if plain != pattern else ""
                 if not is_remote(plain) and os.path.isdir(plain):

@@ -245,8 +245,8 @@ def _listed(path: str) -> list[dict]:
         return images
     except (ValueError, LookupError, TypeError, RecursionError, AttributeError) as error:
         raise ValueError(
-            f"{path} must be a list of objects, COCO's captions, or the manifest.json of a folder "
-            f"that sample wrote: {error!r}. Give a table that ends in one of "
+            f"{path} must be the manifest.json of a folder that sample wrote, a list of objects, or "
+            f"COCO's captions: {error!r}. Give a table that ends in one of "
             f"{', '.join(ENDINGS[:-1])}."
         ) from error
 
