@@ -30,6 +30,7 @@ from miro_jax.data.sources import (
     tables,
     texts,
 )
+from miro_jax.data.sources.root import Root
 from miro_jax.data.sources.tables import Row, Table
 
 IMAGES_PER_PIECE = 1000
@@ -103,7 +104,7 @@ def _is_of_sample(manifest: str) -> bool:
 def _open_folder(place: str, given: Tables, allow_urls: bool) -> Source:
     images = list(folder.list_images(place))
     digest = hashlib.sha256(b"".join(map(folder.facts_of, images))).hexdigest()
-    pieces = folder.make_runs(reading.Root(place, allow_urls), images, IMAGES_PER_PIECE, given)
+    pieces = folder.make_runs(Root(place, allow_urls), images, IMAGES_PER_PIECE, given)
     return Source(place, {"kind": "folder", "images": len(images), "digest": digest}, pieces)
 
 
@@ -126,7 +127,7 @@ def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
 
 
 def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
-    reader = _RowReader(table, reading.Root(reading.parent(table.path), allow_urls))
+    reader = _RowReader(table, Root(reading.parent(table.path), allow_urls))
     sign = functools.partial(reading.fingerprint, table.path)
     pieces = []
     for number, start in enumerate(range(0, table.count, IMAGES_PER_PIECE)):
@@ -152,7 +153,7 @@ def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
 class _RowReader:
     """Reads runs of rows; runs that follow each other in one pass over the table."""
 
-    def __init__(self, table: Table, root: reading.Root):
+    def __init__(self, table: Table, root: Root):
         self._table, self._root, self._next = table, root, table.count + 1  # as after a pass
 
     def samples(self, start: int, count: int) -> Iterator[Sample]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from miro_jax.data.sources import listing, reading
 from miro_jax.data.sources.images import BadImage
+from miro_jax.data.sources.root import Root
 from miro_jax.data.sources.sample import Piece, Sample, Tables, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
@@ -38,13 +39,11 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    root = reading.Root(spec.place, spec.allow_urls)
+    root = Root(spec.place, spec.allow_urls)
     return make_runs(root, list(list_images(spec.place)), length, tables)
 
 
-def make_runs(
-    root: reading.Root, images: Sequence[ImageFile], length: int, tables: Tables
-) -> list[Piece]:
+def make_runs(root: Root, images: Sequence[ImageFile], length: int, tables: Tables) -> list[Piece]:
     """Return one piece for each run of so many images of a folder.
 
     Raises:
@@ -118,11 +117,11 @@ def _listed_again(folder: str, image: ImageFile) -> ImageFile:
     return ImageFile(image.name, size, *texts)
 
 
-def _run_samples(root: reading.Root, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
+def _run_samples(root: Root, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
     yield from reading.map_ahead(functools.partial(_sample, root), run, root.folder)
 
 
-def _sample(root: reading.Root, image: ImageFile) -> Sample:
+def _sample(root: Root, image: ImageFile) -> Sample:
     """Read the texts beside an image; the image itself is read later."""
     path = reading.join(root.folder, image.name)
     names = (image.name, os.path.splitext(image.name)[0], reading.absolute(path))
@@ -130,7 +129,7 @@ def _sample(root: reading.Root, image: ImageFile) -> Sample:
     return make_sample(reading.readable(image.name), read, _texts(root, image), names)
 
 
-def _texts(root: reading.Root, image: ImageFile) -> Texts:
+def _texts(root: Root, image: ImageFile) -> Texts:
     contents = []
     for file, cause in ((image.txt, "unreadable caption"), (image.json, "unreadable json")):
         if file is None:

@@ -11,15 +11,16 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow
 from pyarrow import parquet, types
 
 from miro_jax.data.sources import arrow, listing, reading, tables
 from miro_jax.data.sources.images import MAX_BYTES
+from miro_jax.data.sources.root import Root, is_base64
 from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
@@ -108,8 +109,8 @@ class _Columns(NamedTuple):
 
     image: str
     caption: str | None
-    synthetic: dict[str, str]
     json: str | None
+    synthetic: dict[str, str]
     read: list[str]
 
 
@@ -120,11 +121,11 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
       ValueError: there is none of images, or not the requested one, or one of captions does not
         hold text.
     """
-    kinds = {field.name: field.type for field in schema}
+    kinds: dict[str, pyarrow.DataType] = dict(zip(schema.names, schema.types, strict=True))
     image = _image_column(path, kinds, spec.options.get("image"))
     others = {name: kind for name, kind in kinds.items() if name != image}
     caption = _words_column(path, others, spec.options.get("caption"), CAPTION_FIELDS)
-    others.pop(caption, None)
+    others = {name: kind for name, kind in others.items() if name != caption}
     synthetic = {
         column: field
         for field in (LONG_FIELD, *SHORT_FIELDS)
@@ -134,7 +135,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     json = _JSON if is_json and (_is_words(others[_JSON]) or arrow.fields(others[_JSON])) else None
     said = (image, caption, *synthetic, json)
     read = [n for n, k in kinds.items() if n in said or arrow.is_text(k) or arrow.is_number(k)]
-    return _Columns(image, caption, synthetic, json, read)
+    return _Columns(image, caption, json, synthetic, read)
 
 
 def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], asked: str | None) -> str:
@@ -156,7 +157,9 @@ def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], asked: str |
     return image
 
 
-def _words_column(path, kinds, asked, usual) -> str | None:
+def _words_column(
+    path: str, kinds: Mapping[str, pyarrow.DataType], asked: str | None, usual: Sequence[str]
+) -> str | None:
     """Choose a column of text; ValueError where one of these names holds something else.
 
     A column without a single value has no type; it is none of text unless it is asked for.
@@ -218,7 +221,7 @@ def _runs(footer: parquet.FileMetaData, length: int) -> Iterator[tuple[int, int,
 def _samples(path: str, name: str, first: int, last: int, row: int, spec: Spec) -> Iterator[Sample]:
     """Read row groups; `row` is the number of their first row in the file."""
     piece_id = f"{name}#{first:05d}"
-    root = reading.Root(reading.parent(path), spec.allow_urls)
+    root = Root(reading.parent(path), spec.allow_urls)
     try:
         with arrow.open_parquet(path) as file:
             chosen = _columns(path, file.schema_arrow, spec)
@@ -278,17 +281,16 @@ def _image(kind: pyarrow.DataType, value) -> tuple[bytes | None, str]:
 
 
 def _sample(
-    root: reading.Root, key: str, data: bytes | None, place: str, values: dict, columns: _Columns
+    root: Root, key: str, data: bytes | None, place: str, values: dict[str, Any], columns: _Columns
 ) -> Sample:
     """Interpret a row of a table; values: all but its image."""
-    caption = values.pop(columns.caption, None)
-    json_data = values.pop(columns.json, None)
+    caption, json_data = (values.pop(name) if name else None for name in columns[1:3])
     others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)
-    read = data
+    read: Any = data
     if data is None and place:
         read = functools.partial(root.read_image, place)
-        place = "" if reading.is_base64(place) else reading.readable(place)
+        place = "" if is_base64(place) else reading.readable(place)
     known = (texts.meta.get(name) for name in NAME_COLUMNS)
     names = [place, *(str(name) for name in known if name is not None)]
     return make_sample(key, read, texts, filter(None, names))

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import LONGEST, name_foreign
@@ -115,7 +115,7 @@ def sha256(path: str) -> str:
 
 
 def choose_column(
-    path: str, columns: Sequence[str], asked: str | None, usual: Sequence[str], kind: str
+    path: str, columns: Collection[str], asked: str | None, usual: Iterable[str], kind: str
 ) -> str | None:
     """Return the requested column, else the first usual one that is there, else None.
 
@@ -129,7 +129,7 @@ def choose_column(
                 f"{', '.join(map(repr, columns))}; got {asked!r}."
             )
         return asked
-    known = {name.strip().lower(): name for name in reversed(columns)}
+    known = {name.strip().lower(): name for name in reversed(list(columns))}
     return next((known[name] for name in usual if name in known), None)
 
 
@@ -245,8 +245,8 @@ def _listed(path: str) -> list[dict]:
         return images
     except (ValueError, LookupError, TypeError, RecursionError, AttributeError) as error:
         raise ValueError(
-            f"{path} must be the manifest.json of a folder that sample wrote, a list of objects, or "
-            f"COCO's captions: {error!r}. Give a table that ends in one of "
+            f"{path} must be the manifest.json of a folder that sample wrote, a list of objects "
+            f"or COCO's captions: {error!r}. Give a table that ends in one of "
             f"{', '.join(ENDINGS[:-1])}."
         ) from error
 
