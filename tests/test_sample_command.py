@@ -52,7 +52,7 @@ def loaded(checkpoint):
 @pytest.fixture
 def run(checkpoint, loaded, monkeypatch, capsys, tmp_path):
     """Run a command in an empty folder: (status, stdout, stderr)."""
-    monkeypatch.setattr(command, "_load", lambda flags: loaded)
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda flags: loaded)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -135,7 +135,7 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     def load(flags):
         raise ValueError("far enough")
 
-    monkeypatch.setattr(command, "_load", load)
+    monkeypatch.setattr(pipeline, "open_pipeline", load)
     real = command._plan
     monkeypatch.setattr(command, "_plan", lambda *a: asked.append(real(*a)) or asked[-1])
     monkeypatch.chdir(tmp_path)
@@ -188,7 +188,7 @@ def test_a_bad_argument_is_one_line_and_reads_no_weights(
     def load(flags):
         raise AssertionError("weights are read")
 
-    monkeypatch.setattr(command, "_load", load)
+    monkeypatch.setattr(pipeline, "open_pipeline", load)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "targets": {"beauty": 1.5}}')
@@ -241,14 +241,14 @@ def test_another_command_in_a_folder_is_refused_by_what_differs(
     checkpoint, monkeypatch, capsys, tmp_path, words, other, said
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_load", lambda options: 1 / 0)
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda options: 1 / 0)
     for name, level in (("a", 0.25), ("b", 0.5)):
         line = {"prompt": "a", "targets": {"beauty": level}}
         pathlib.Path(f"{name}.jsonl").write_text(json.dumps(line))
     more = [f"--checkpoint={checkpoint}", "--out=o"]
     more += [] if "prompts" in words[0] else ["--prompt=a"]
     plan, _ = command._plan(*command._parse([*words, *more]))
-    with folder.open_folder(plan.out, plan.facts, plan.files):
+    with folder.open_folder(plan.out, plan.facts, plan.sheet.files):
         pass
     assert sample.main([*other, *more]) == 2
     err = capsys.readouterr().err

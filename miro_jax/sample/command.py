@@ -49,11 +49,6 @@ class Plan:
     pipe: Any = None
     reward: Any = None
 
-    @property
-    def files(self) -> list[str]:
-        """Names of the images."""
-        return [image.file for image in self.sheet.images]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
@@ -64,17 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(words: list[str]) -> Plan:
     """Check the arguments, then load the network; the folder is compared before and after."""
     plan, options = _plan(*_parse(words))
-    sample.folder.check_folder(plan.out, plan.facts, plan.files)
+    sample.folder.check_folder(plan.out, plan.facts, plan.sheet.files)
     reward, more = None, {}
     if isinstance(plan.verb, Best):
         weights = plan.verb.reward_weights
-        reward = rewards.load_reward(plan.verb.reward, **({"weights": weights} if weights else {}))
+        given = {"weights": weights} if weights else {}
+        reward = rewards.load_reward(plan.verb.reward, **given)
         more = {"reward": reward.identity}
-    pipe = _load(options)
+    pipe = sample.pipeline.open_pipeline(options)
     more |= sample.draw.describe_pipeline(pipe)
     more["dtype"] = options.dtype or sample.pipeline.default_dtype()
     plan = dataclasses.replace(plan, facts=plan.facts | more, pipe=pipe, reward=reward)
-    sample.folder.check_folder(plan.out, plan.facts, plan.files)
+    sample.folder.check_folder(plan.out, plan.facts, plan.sheet.files)
     if not (plan.out / sample.folder.MANIFEST_NAME).exists():
         _ = pipe.trained.caption_encoder  # a missing one is reported before work begins
     return plan
@@ -82,32 +78,26 @@ def _prepare(words: list[str]) -> Plan:
 
 def _fill(plan: Plan) -> None:
     """Fill the folder, and print its name."""
-    with (
-        warnings.catch_warnings(),
-        sample.folder.open_folder(plan.out, plan.facts, plan.files) as folder,
-    ):
-        warnings.showwarning = _show_warning
-        if isinstance(plan.verb, Best):
-            keep = plan.verb.keep_candidates
-            sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep, progress=True)
-        else:
-            sample.draw.fill(folder, plan.pipe, plan.sheet, True, _compose(plan))
-    say(plan.out)
+    verb, files = plan.verb, plan.sheet.files
 
-
-def _compose(plan: Plan) -> Any:
-    """Return what shows the images together, see `draw.fill`."""
-    if not isinstance(plan.verb, Loop):
-        return None
-    verb, name = plan.verb, f"loop.{plan.verb.format}"
-
-    def compose(folder: Any) -> list[str]:
-        images, shown = folder.read(plan.files), verb.varied(plan.request)
-        frames = sample.animation.draw_frames(plan.sheet, images, shown)
+    def animate(folder: Any) -> list[str]:
+        images, name = folder.read(files), f"loop.{verb.format}"
+        frames = sample.animation.draw_frames(plan.sheet, images, verb.varied(plan.request))
         sample.animation.save_animation(frames, folder.path / name, verb.fps)
         return [name]
 
-    return compose
+    with (
+        warnings.catch_warnings(),
+        sample.folder.open_folder(plan.out, plan.facts, files) as folder,
+    ):
+        warnings.showwarning = _show_warning
+        if isinstance(verb, Best):
+            keep = verb.keep_candidates
+            sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep, progress=True)
+        else:
+            compose = animate if isinstance(verb, Loop) else None
+            sample.draw.fill(folder, plan.pipe, plan.sheet, True, compose)
+    say(plan.out)
 
 
 def _parse(words: list[str]) -> tuple[str, Namespace]:
@@ -175,11 +165,6 @@ def _default_folder(name: str, options: Options, facts: dict[str, Any]) -> Path:
     source = [o.checkpoint, o.variant, o.revision, o.dtype, o.batch_size]
     digest = hashlib.sha256(to_json({"request": facts, "source": source})).hexdigest()
     return Path("samples") / f"{slug(facts['prompts'][0])}-{name}-{digest[:8]}"
-
-
-def _load(options: Options) -> Any:
-    """Load the pipeline onto all devices of this machine."""
-    return sample.pipeline.open_pipeline(options)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -150,7 +150,7 @@ def fill(
 
 def write_grid(sheet: Sheet, folder: Folder) -> list[str]:
     """Write the labelled grid of images that a folder has; returns its name."""
-    folder.save(GRID, draw_grid(sheet, folder.read([image.file for image in sheet.on_grid])))
+    folder.save(GRID, draw_grid(sheet, folder.read(sheet.files[: len(sheet.on_grid)])))
     return [GRID]
 
 

@@ -49,6 +49,11 @@ class Sheet:
     per_line: int | None = None
 
     @property
+    def files(self) -> list[str]:
+        """Names of the images."""
+        return [image.file for image in self.images]
+
+    @property
     def on_grid(self) -> tuple[ImageRequest, ...]:
         """The images of the first rows, as many as a grid shows."""
         per_row = len(self.columns) * self.num_images

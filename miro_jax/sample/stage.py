@@ -91,7 +91,6 @@ def write_images(
     """
     sheet = Images().sheet(request)
     facts = request.describe("images", sheet.images) | draw.describe_pipeline(pipe)
-    files = [image.file for image in sheet.images]
-    with open_folder(path, facts, files, replace=True) as folder:
+    with open_folder(path, facts, sheet.files, replace=True) as folder:
         draw.fill(folder, pipe, sheet, progress)
-    return [Path(path) / file for file in files]
+    return [Path(path) / file for file in sheet.files]
