@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs import base as configs
 from miro_jax import __version__, sample
-from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.claim import locked
 from miro_jax.sample import draw, folder, request, sheets
 from miro_jax.sample.verbs import Images
@@ -235,6 +235,77 @@ def test_only_batches_with_missing_pictures_are_drawn_and_none_when_all_is_done(
     assert (tmp_path / "0001-b-0.png").stat().st_mtime_ns == untouched
 
 
+DAMAGES = {
+    "truncated": lambda data, other: data[:-20],
+    "empty": lambda data, other: b"",
+    "one bit": lambda data, other: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+    "another image": lambda data, other: other,
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("name", ["0000-a-red-circle-5.png", "grid.png"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("state", ["complete", "of an earlier version", "partial"])
+def test_a_damaged_file_is_drawn_again_and_no_other(tmp_path, name, damage, state):
+    """Before a file has a digest it counts if it can be read to its end."""
+    fill(tmp_path, num_images=6)
+    expected = contents(tmp_path)
+    manifest = json.loads(expected["manifest.json"])
+    if state == "of an earlier version":
+        del manifest["sha256"]
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    elif state == "partial":
+        (tmp_path / "manifest.json").rename(tmp_path / "manifest.partial.json")
+    known = state == "complete"
+    if damage == "another image" and not known:
+        return  # nothing can tell
+    if DAMAGES[damage] is None:
+        (tmp_path / name).unlink()
+    else:
+        data = DAMAGES[damage](expected[name], expected["0001-b-0.png"])
+        (tmp_path / name).write_bytes(data)
+    untouched = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("0*.png")}
+    again = fill(tmp_path, num_images=6)
+    drawn = [] if name == "grid.png" else [["A red circle!"] * 2 + ["b"] * 2]
+    assert [call["prompts"] for call in again.calls] == drawn
+    assert contents(tmp_path) == expected
+    for path in tmp_path.glob("0*.png"):
+        assert path.name == name or path.stat().st_mtime_ns == untouched[path.name]
+
+
+def test_a_complete_folder_of_an_earlier_version_stays_as_it_is(tmp_path):
+    fill(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["sha256"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(tmp_path)
+    assert fill(tmp_path).calls == [] and contents(tmp_path) == before
+
+
+NO_JSON = ["", "null", "[" * 100_000, '{"request": {"seed": NaN}}']
+NO_MANIFEST = [
+    '{"request": {}, "images": 5}',
+    '{"request": {}, "images": [{"prompt": "a"}]}',
+    '{"request": {}, "images": [{"file": 7}]}',
+    '{"request": {}, "files": [[]]}',
+    '{"request": {}, "sha256": []}',
+]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("manifest.json", text) for text in NO_JSON + NO_MANIFEST]
+    + [("manifest.partial.json", text) for text in NO_JSON],
+)
+def test_a_manifest_that_is_none_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    for attempt in (fill, write):
+        with pytest.raises((ValueError, Damaged), match=r"manifest\.") as refused:
+            attempt(tmp_path)
+        assert "\n" not in str(refused.value) and (tmp_path / name).read_text() == text
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
@@ -372,7 +443,8 @@ def test_an_image_request_is_the_entry_of_the_manifest():
 
 def test_every_image_of_a_manifest_has_a_file_and_a_prompt_and_other_files_stand_apart(tmp_path):
     _, manifest = write(tmp_path)
-    assert sorted(manifest) == ["files", "images", "request"]
+    assert sorted(manifest) == ["files", "images", "request", "sha256"]
+    assert sorted(manifest["sha256"]) == sorted(p.name for p in tmp_path.glob("*.png"))
     files = [entry["file"] for entry in manifest["images"]]
     assert all(entry["prompt"] for entry in manifest["images"])
     assert manifest["files"] == ["grid.png"]

@@ -207,6 +207,16 @@ def test_a_lost_picture_is_drawn_again_without_new_scores(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_scores_that_changed_are_made_anew(tmp_path):
+    fill(tmp_path)
+    before = contents(tmp_path)
+    lines = before["scores.jsonl"].replace(b'"score": 0.4', b'"score": 0.9', 1)
+    assert lines != before["scores.jsonl"]
+    (tmp_path / "scores.jsonl").write_bytes(lines)
+    fill(tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_a_damaged_line_of_scores_is_named(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"prompt_index": 0}\n{"x": 1}\n')
     with pytest.raises(ValueError, match="line 1 of .*scores.jsonl is damaged"):

@@ -101,26 +101,26 @@ def save_animation(
       ValueError: another ending, or no frames.
     """
     path = Path(path)
-    kind = FORMATS.get(path.suffix.removeprefix("."))
+    write_atomic(path, encode_animation(frames, path.name, frames_per_second))
+    return path
+
+
+def encode_animation(
+    frames: Sequence[np.ndarray], name: str, frames_per_second: float = 12.0
+) -> bytes:
+    """Return the file that `save_animation` writes; `name` is that of the file."""
+    kind = FORMATS.get(Path(name).suffix.removeprefix("."))
     if kind is None or not len(frames):
         raise ValueError(
             f"an animation needs frames and a name that ends in {', '.join(FORMATS)}; got "
-            f"{len(frames)} frames and {path.name}."
+            f"{len(frames)} frames and {name}."
         )
     first, *rest = [Image.fromarray(frame) for frame in frames]
     data = io.BytesIO()
     more = {"quality": 90, "method": 4} if kind == "WEBP" else {}
-    first.save(
-        data,
-        kind,
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 / frames_per_second),
-        loop=0,
-        **more,
-    )
-    write_atomic(path, data.getvalue())
-    return path
+    duration = round(1000 / frames_per_second)
+    first.save(data, kind, save_all=True, append_images=rest, duration=duration, loop=0, **more)
+    return data.getvalue()
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -115,6 +115,8 @@ def fill(
     candidates = Best(reward.identity).sheet(request).images
     job = _Filling(folder, pipe, request, reward, keep_candidates, candidates)
     if not folder.is_complete():
+        if not folder.has(SCORES):  # it has changed since it was complete
+            folder.remove(SCORES)
         scores = Scores(folder.path / SCORES)
         job.score(scores, progress)
         job.finish(np.array([scores.of_prompt(row) for row in range(len(request.prompts))]))
@@ -173,7 +175,7 @@ class _Filling:
     def remove(self, indices: Iterable[int]) -> None:
         """Remove the images of candidates."""
         for index in indices:
-            (self.folder.path / self.candidates[index].file).unlink(missing_ok=True)
+            self.folder.remove(self.candidates[index].file)
 
     def finish(self, table: np.ndarray) -> None:
         """Write what the scores [P, N] show, and the manifest."""

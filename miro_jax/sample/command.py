@@ -83,7 +83,7 @@ def _fill(plan: Plan) -> None:
     def animate(folder: Any) -> list[str]:
         images, name = folder.read(files), f"loop.{verb.format}"
         frames = sample.animation.draw_frames(plan.sheet, images, verb.varied(plan.request))
-        sample.animation.save_animation(frames, folder.path / name, verb.fps)
+        folder.write(name, sample.animation.encode_animation(frames, name, verb.fps))
         return [name]
 
     with (

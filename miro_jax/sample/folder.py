@@ -4,16 +4,19 @@
 at all; `manifest.json` comes last: a folder that has one is complete. Both read
 
     {"request": {...}, "images": [{"file": "0000-a-red-fox-0.png", "prompt": ..., ...}, ...],
-     "files": ["grid.png"]}
+     "files": ["grid.png"], "sha256": {"0000-a-red-fox-0.png": "3fab...", "grid.png": ...}}
 
-where `images` are what `miro-jax score` scores, and `files` is what else there is. The same request
-resumes; another one is refused, see `data.storage.claim`.
+where `images` are what `miro-jax score` scores, and `files` is what else there is. A file counts as
+done if it has its digest; before there are digests, if it is an image that can be read to its end.
+The same request resumes; another one is refused, see `data.storage.claim`.
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -30,6 +33,8 @@ from miro_jax.sample.request import ImageRequest
 GRID = "grid.png"
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
 _SCRATCH = ".claim"
+_END_OF_PNG = b"IEND\xaeB`\x82"
+_MANIFEST = {"images?": [{"file": str}], "files?": [str], "sha256?": {str: str}}
 
 
 class Folder:
@@ -38,10 +43,18 @@ class Folder:
     def __init__(self, claim: Claim, request: dict[str, Any]):
         self.request, self._claim, self._folder = request, claim, claim.folder
         self.path: Path = claim.folder.path
+        self._manifest = _read_manifest(claim.folder, MANIFEST_NAME)
+        self._wanted: dict[str, str] = self._manifest.get("sha256", {})
+        self._digests: dict[str, str] = {}  # of the files that are whole
 
     def has(self, name: str) -> bool:
-        """Return whether a file is there; it is whole then."""
-        return self._folder.exists(name)
+        """Return whether a file is there, whole."""
+        if name not in self._digests and self._folder.exists(name):
+            data = self._folder.read(name)
+            digest, wanted = _sha256(data), self._wanted.get(name)
+            if digest == wanted or (wanted is None and _is_whole(name, data)):
+                self._digests[name] = digest
+        return name in self._digests
 
     def lacks(self, image: ImageRequest) -> bool:
         """Return whether an image is still to be drawn."""
@@ -49,13 +62,18 @@ class Folder:
 
     def is_complete(self) -> bool:
         """Return whether there is a manifest and every file that it lists."""
-        return self.has(MANIFEST_NAME) and all(
-            map(self.has, _listed(self._folder.read_json(MANIFEST_NAME)))
-        )
+        return bool(self._manifest) and all(map(self.has, _listed(self._manifest)))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         self._folder.write(name, data)
+        self._digests[name] = _sha256(data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        self._folder.remove(name)
+        self._digests.pop(name, None)
+        self._wanted.pop(name, None)
 
     def save(self, name: str, image: np.ndarray) -> None:
         """Write an image [H, W, 3] uint8 as PNG."""
@@ -79,7 +97,8 @@ class Folder:
           files: what else belongs to the folder.
         """
         manifest = {"request": self.request, "images": list(images), "files": list(files)}
-        self._claim.finish(to_json(manifest))
+        digests = {name: self._digests[name] for name in _listed(manifest) if self.has(name)}
+        self._claim.finish(to_json(manifest | {"sha256": digests}))
 
 
 @contextlib.contextmanager
@@ -176,6 +195,13 @@ def _unexplained(folder: Any, name: str) -> ValueError:
     )
 
 
+def _read_manifest(folder: storage.LocalFolder, name: str) -> dict[str, Any]:
+    """Return a manifest, {} where there is none; Damaged where it is something else."""
+    if not folder.exists(name):
+        return {}
+    return folder.read_json(name, _MANIFEST)
+
+
 def _listed(manifest: Mapping[str, Any]) -> list[str]:
     """Return the files of a manifest, those inside of its folder."""
     names = [entry["file"] for entry in manifest.get("images", [])]
@@ -183,12 +209,28 @@ def _listed(manifest: Mapping[str, Any]) -> list[str]:
     return [n for n in names if not PurePosixPath(n).is_absolute() and ".." not in n.split("/")]
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_whole(name: str, data: bytes) -> bool:
+    """Return whether a file that has no digest yet can be read to its end."""
+    if not name.endswith(".png"):
+        return True
+    if not data.endswith(_END_OF_PNG):
+        return False
+    try:
+        Image.open(io.BytesIO(data), formats=["PNG"]).verify()
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False
+    return True
+
+
 def _clear(folder: storage.LocalFolder) -> None:
     """Remove what an earlier request made, its manifests first."""
     names = []
     for manifest in (MANIFEST_NAME, PARTIAL_NAME):
-        if folder.exists(manifest):
-            names += _listed(folder.read_json(manifest))
-            folder.remove(manifest)
+        names += _listed(_read_manifest(folder, manifest) or {"files": []})
+        folder.remove(manifest)
     for name in names:
         folder.remove(name)
