@@ -64,6 +64,11 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
         (["--prompts=nothing.txt"], "nothing.txt must be a file of prompts"),
         (["--image-per-level=3"], "did you mean --images-per-level?"),
         (["--config.evaluate.level=(1,)"], "level"),
+        (["--levels=0,1e30"], "config.evaluate.levels must be"),
+        (["--levels=0,nan"], "config.evaluate.levels must be"),
+        (["--config.sample.guidance_scale=nan"], "config.sample.guidance_scale must be finite"),
+        (["--config.sample.guidance_scale=1e38"], "config.sample.guidance_scale must be at most"),
+        (["--config.sample.targets=beauty=7"], "config.sample.targets: The level of 'beauty'"),
         (["--config.source.spec=tar:/data/*.tar"], "geneval can judge images of the shapes world"),
     ],
 )
@@ -81,6 +86,16 @@ def test_the_records_of_the_run_decide_what_can_judge_it(folder, seen, capsys):
     assert entry.main(["evaluate", str(folder)]) == 2 and not seen
     assert "geneval can judge images of the shapes world" in capsys.readouterr().err
     assert entry.main(["evaluate", str(folder), "--evaluators=all"]) == 0 and seen
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "[" * 100_000, "{", '{"evaluate": 5}', '{"sample": {}}', "{}"]
+)
+def test_a_config_that_is_none_is_named(folder, seen, capsys, text):
+    (folder / "config.json").write_text(text)
+    assert entry.main(["evaluate", str(folder)]) == 2 and not seen
+    err = capsys.readouterr().err
+    assert "config.json" in err and err.count("\n") == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):

@@ -166,6 +166,14 @@ def test_default_targets_are_asked_for_where_a_call_does_not_say():
     np.testing.assert_array_equal(over, sample(make_pipeline()))
 
 
+@pytest.mark.parametrize("level", [1e30, -5.0, 1.5, float("inf")])
+def test_defaults_are_checked_as_targets_are(level):
+    pipe = make_pipeline()
+    pipe.default_targets = dict.fromkeys(NAMES, level)
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 1\].*; got"):
+        sample(pipe)
+
+
 @pytest.mark.parametrize(
     "targets, error, said",
     [
@@ -195,6 +203,13 @@ def test_bad_targets_are_named(pipe, targets, error, said):
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"prompts": []}, "at least one prompt and one image are needed; got 0 prompts"),
         ({"num_images": 0}, "at least one prompt .*num_images=0"),
+        ({"num_steps": 10**6}, "num_steps must be at most 100000; got 1000000"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
+        ({"guidance_scale": 1e38}, r"guidance_scale must be at most 1000; got 1e\+38"),
+        ({"guidance_scale": -1e38}, r"guidance_scale must be at least -1000; got -1e\+38"),
+        ({"guidance_scale": "7"}, "guidance_scale must be a number; got '7'"),
+        ({"guidance_interval": (0, float("nan"))}, "guidance_interval must be"),
+        ({"seed": 0.5}, "seed must be in 0..4294967295; got 0.5"),
     ],
 )
 def test_other_bad_arguments_are_named(pipe, changes, said):
@@ -269,3 +284,23 @@ def test_a_network_without_rewards_is_guided_by_its_prompt():
     assert distance(sample(pipe), sample(pipe, negative_prompt="same")) > 2
     with pytest.raises(ValueError, match="Unknown reward 'beauty'; this model knows: none"):
         sample(pipe, targets={"beauty": 1})
+
+
+def test_latents_that_are_not_finite_stop_the_call_and_name_the_image(recorder):
+    real = recorder._sampler
+
+    def broken(solver, num_steps):
+        def sampler(weights, noise, *branches, **rest):
+            z = np.array(real(solver, num_steps)(weights, noise, *branches, **rest))
+            z[3, 0, 0, 0] = np.inf
+            return z
+
+        return sampler
+
+    recorder._sampler = broken
+    for output_type in ("pil", "numpy", "latent"):
+        with pytest.raises(
+            FloatingPointError, match="image 1 of prompt 1 has latents that are not"
+        ):
+            sample(recorder, PROMPTS[:2], 2, output_type=output_type)
+    assert len(sample(recorder, PROMPTS[:1], 3)) == 3  # what stands in the padding is nobody's

@@ -11,6 +11,7 @@ from miro_jax import __version__, sample
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.claim import locked
 from miro_jax.sample import draw, folder, request, sheets
+from miro_jax.sample.pipeline import NotFinite
 from miro_jax.sample.verbs import Images
 from tests.sampling import NAMES, Dial, contents
 
@@ -404,6 +405,7 @@ def test_bad_requests_are_named(changes, said):
         ("negative_targets", "count=high", "config.sample.negative_targets: .*number"),
         ("targets", "beauty=1.5", "config.sample.targets: .*1 is best; got '1.5'"),
         ("guidance_scale", float("nan"), "config.sample.guidance_scale must be finite; got nan"),
+        ("guidance_scale", 1e38, "config.sample.guidance_scale must be at most 1000"),
         ("num_steps", 0, "config.sample.num_steps must be at least 1; got 0"),
         ("seed", -1, "config.sample.seed must be in 0..4294967295; got -1"),
         ("prompts", (), "config.sample.prompts must be a tuple"),
@@ -470,3 +472,39 @@ def test_a_request_has_the_digest_that_earlier_versions_wrote():
         "targets": {},
         "verb": "images",
     }
+
+
+def test_latents_that_are_not_finite_stop_the_work_and_name_the_file(tmp_path):
+    class Broken(Dial):
+        def __call__(self, prompts, *arguments, **settings):
+            if "b" in prompts:
+                raise NotFinite("image 0 of prompt 2 has latents that are not finite", 2)
+            return super().__call__(prompts, *arguments, **settings)
+
+    with pytest.raises(FloatingPointError, match="0001-b-0.png of 'b' has latents that are not"):
+        fill(tmp_path, Broken(), num_images=6)
+    assert len(list(tmp_path.glob("0*.png"))) == 4  # the batch before it
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"guidance_scale": 1e38}, "guidance_scale must be at most 1000"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
+        ({"targets": {"beauty": 1.5}}, "level of 'beauty' must be a number in"),
+        ({"targets": {"beauty": "1"}}, "targets.beauty must be a number or null"),
+        ({"num_steps": 0}, "num_steps must be at least 1"),
+        ({"solver": "rk4"}, "solver must be one of"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": None}, "seed must be an integer; got null"),
+        ({"prompt": 5}, "prompt must be a string"),
+        ({"guidance_interval": 5}, "guidance_interval must be"),
+    ],
+)
+def test_an_entry_of_a_manifest_is_checked_as_all_requests_are(tmp_path, changes, said):
+    _, manifest = write(tmp_path)
+    entry = manifest["images"][0]
+    with pytest.raises(ValueError, match=said):
+        sample.remake(Dial(), entry | changes)
+    with pytest.raises(ValueError, match="the entry of an image: prompt is missing"):
+        sample.remake(Dial(), {key: value for key, value in entry.items() if key != "prompt"})

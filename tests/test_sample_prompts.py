@@ -1,5 +1,7 @@
 """Prompt files: plain lines, JSON lines, and what is wrong with them."""
 
+import os
+
 import pytest
 
 from miro_jax.sample.request import Prompt, read_prompts
@@ -36,14 +38,17 @@ def test_json_lines_say_levels_and_seeds(tmp_path):
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("a red circle", "line 2 of .*p.jsonl: no JSON"),
-        ('["a"]', r'line 2 of .*: must read {"prompt": "...", ...}; got \["a"\]'),
-        ('{"text": "a"}', "must read"),
-        ('{"prompt": "a", "target": {}}', "unknown key 'target'; did you mean 'targets'?"),
-        ('{"prompt": "a", "seed": "7"}', "seed must be an integer; got '7'"),
-        ('{"prompt": "a", "seed": true}', "seed must be an integer; got True"),
-        ('{"prompt": "a", "targets": {"b": "1"}}', "targets must be an object of reward: level"),
+        ("a red circle", "line 2 of .*p.jsonl is no valid JSON"),
+        ('["a"]', r'line 2 of .*: it must be an object; got \["a"\]'),
+        ('{"text": "a"}', "line 2 of .*: prompt is missing"),
+        ('{"prompt": ["a"]}', r'line 2 of .*: prompt must be a string; got \["a"\]'),
+        ('{"prompt": "a", "target": {}}', "line 2 .*unknown key 'target'; did you mean 'targets'?"),
+        ('{"prompt": "a", "seed": "7"}', 'line 2 .*seed must be an integer or null; got "7"'),
+        ('{"prompt": "a", "seed": true}', "seed must be an integer or null; got true"),
+        ('{"prompt": "a", "targets": {"b": "1"}}', 'targets must be an object .*got {"b": "1"}'),
         ('{"prompt": "a", "targets": [1]}', "targets must be an object"),
+        ('{"prompt": "a", "targets": {"b": NaN}}', "line 2 .*targets.b must be a finite number"),
+        ("[" * 100_000, "line 2 of .*nested too deeply"),
     ],
 )
 def test_a_line_that_cannot_be_understood_is_named(tmp_path, line, said):
@@ -59,3 +64,38 @@ def test_files_without_prompts_are_refused(tmp_path):
         read_prompts(write(tmp_path, "\n \n"))
     with pytest.raises(ValueError, match="must be UTF-8 text"):
         read_prompts(write(tmp_path, b"\xff\xfe\x00"))
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("anime.json", '[\n"a fox",\n"a cat"\n]\n'),
+        ("anime.JSON", '[{"prompt": "a fox"}, "a cat"]'),
+        ("p.JSONL", '{"prompt": "a fox"}\n{"prompt": "a cat"}\n'),
+        ("p.ndjson", '"a fox"\n{"prompt": "a cat"}\n'),
+        ("p.txt", "a fox\na cat"),
+    ],
+)
+def test_each_form_of_a_prompt_file_is_read_as_what_it_is(tmp_path, name, text):
+    assert read_prompts(write(tmp_path, text, name)) == (Prompt("a fox"), Prompt("a cat"))
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("parti.tsv", "Prompt\tCategory\n", "parti.tsv must be .*tables are not read"),
+        ("p.json", '{"prompt": "a"}', "p.json: it must be a list"),
+        ("p.json", '["a", {"prompt": 1}]', "entry 2 of .*p.json: prompt must be a string; got 1"),
+        ("p.json", "[]", "must hold at least one prompt"),
+        ("p.json", "", "p.json is no valid JSON"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path, name, text, said):
+    with pytest.raises(ValueError, match=said):
+        read_prompts(write(tmp_path, text, name))
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(ValueError, match="p.txt must be a regular file; it is a named pipe"):
+        read_prompts(tmp_path / "p.txt")

@@ -5,7 +5,6 @@ for this evaluation. Arguments are checked before a device is touched.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ml_collections import config_flags
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
+from miro_jax.data.json_file import read_json
 from miro_jax.evaluate.settings import Settings
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
@@ -72,7 +72,7 @@ def _read_config(folder: Path) -> ml_collections.ConfigDict:
             "RUN_FOLDER must be the folder of a run, with config.json and checkpoints; "
             f"got {folder}. Training writes it."
         )
-    values = json.loads(path.read_text("utf-8"))
+    values = read_json(path, {"evaluate": dict, "sample": dict, "train": dict, "data": dict})
     values["evaluate"] = dataclasses.asdict(Settings()) | values["evaluate"]
     return ml_collections.ConfigDict(_with_tuples(values))
 

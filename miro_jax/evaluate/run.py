@@ -19,7 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from miro_jax import report
+from miro_jax import report, sample
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.exit import is_out_of_memory, say
 from miro_jax.cli.progress import Progress
@@ -42,6 +42,7 @@ __all__ = ["run", "run_evaluators", "training_scores", "validate"]
 
 def validate_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Check the evaluation of a run's folder before a device is used; ValueError names the key."""
+    sample.validate(config)
     validate(config, run_folder.records_folder(config, workdir))
 
 

@@ -85,8 +85,7 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
 def check_levels(levels: Sequence[float]) -> list[float]:
     """Return the levels as ascending floats; ValueError unless two or more, distinct, in [0, 1]."""
     ascending = sorted({float(level) for level in levels})
-    distinct = len(ascending) == len(levels) >= 2
-    if not distinct or ascending[0] < 0 or ascending[-1] > 1:
+    if not len(ascending) == len(levels) >= 2 or not all(0 <= level <= 1 for level in ascending):
         raise ValueError(
             "config.evaluate.levels must be two or more different numbers in [0, 1]; got "
             f"{tuple(levels)}."

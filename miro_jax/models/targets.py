@@ -38,14 +38,7 @@ def to_levels(
     if shape is not None:
         if tuple(shape) != (count, width):
             raise ValueError(f"targets must be [{count}, {width}]; got {tuple(shape)}.")
-        levels = np.asarray(targets, np.float32)
-        wrong = levels[(levels < 0) | (levels > 1)]
-        if wrong.size:
-            raise ValueError(
-                "targets must be in [0, 1], where 1 is best, or NaN for not requested; "
-                f"got {wrong[0]:g}."
-            )
-        return levels
+        return _check(np.asarray(targets, np.float32))
     if targets is None or isinstance(targets, Mapping):
         targets = [targets or {}] * count
     if not isinstance(targets, Sequence) or not all(isinstance(m, Mapping) for m in targets):
@@ -57,7 +50,7 @@ def to_levels(
         raise ValueError(
             f"targets must be one mapping for each of {count} images; got {len(targets)}."
         )
-    out = np.full((count, width), default, np.float32)
+    out = _check(np.full((count, width), default, np.float32))
     for row, mapping in zip(out, targets, strict=True):
         for name, level in mapping.items():
             row[_index(name, names)] = np.nan if level is None else _number(name, level)
@@ -74,6 +67,16 @@ def parse_targets(text: str) -> dict[str, float | None]:
         name = name.partition("@")[0]  # a version, as in hpsv2@2.1, does not matter
         out[name] = None if level.lower() == "none" else _number(name, level)
     return out
+
+
+def _check(levels: np.ndarray) -> np.ndarray:
+    wrong = levels[(levels < 0) | (levels > 1)]
+    if wrong.size:
+        raise ValueError(
+            "targets must be in [0, 1], where 1 is best, or NaN for not requested; "
+            f"got {wrong[0]:g}."
+        )
+    return levels
 
 
 def _index(name: str, names: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from miro_jax.data.storage.files import to_json
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
 from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.pipeline import NotFinite
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.sheets import Sheet
@@ -52,17 +53,25 @@ def draw(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
 
     Returns:
       [B, H, W, 3] uint8.
+
+    Raises:
+      NotFinite: the latents of an image, which is named.
     """
     (settings,) = {image.settings for image in images}
-    return pipe(
-        [image.prompt for image in images],
-        1,
-        targets=[image.targets for image in images],
-        negative_targets=[image.negative_targets for image in images],
-        noise=_noise(pipe, images),
-        output_type="numpy",
-        **dataclasses.asdict(settings),
-    )
+    try:
+        return pipe(
+            [image.prompt for image in images],
+            1,
+            targets=[image.targets for image in images],
+            negative_targets=[image.negative_targets for image in images],
+            noise=_noise(pipe, images),
+            output_type="numpy",
+            **dataclasses.asdict(settings),
+        )
+    except NotFinite as error:
+        image = images[error.row]
+        text = f"{image.file} of {image.prompt!r} has latents that are not finite"
+        raise NotFinite(text, error.row) from error
 
 
 def draw_batches(
@@ -172,7 +181,7 @@ def remake(pipe: Any, entry: Mapping[str, Any]) -> np.ndarray:
       [H, W, 3] uint8.
 
     Raises:
-      KeyError: it is no entry of a manifest.
+      ValueError: it is no entry of a manifest.
     """
     return draw(pipe, [ImageRequest.from_entry(entry)])[0]
 

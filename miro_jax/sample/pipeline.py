@@ -137,7 +137,7 @@ class MiroPipeline:
 
         Raises:
           ValueError: an unknown reward, solver or output type, a number outside of its range, a
-            wrong shape. TypeError: targets of another kind.
+            wrong shape. TypeError: targets of another kind. NotFinite: the latents of an image.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}; got {output_type!r}.")
@@ -153,6 +153,7 @@ class MiroPipeline:
         requested = self._requested(targets, count)
         levels = requested, self.levels(negative_targets, count, 0.0)
         latents = self._sample(given, num_images, levels, seed, settings, noise)
+        _check_finite(latents, num_images)
         if output_type == "latent":
             return np.concatenate([np.asarray(z)[:used] for z, used in latents])
         images = np.concatenate([self.decode(z)[:used] for z, used in latents])
@@ -324,6 +325,22 @@ class Prompts:
         used = min(length, self.mask.shape[1])
         tokens[:used], mask[:used] = self.tokens[0, :used], self.mask[0, :used]
         return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
+
+
+class NotFinite(FloatingPointError):
+    """The latents of an image are not finite. row: of the image in its call."""
+
+    def __init__(self, text: str, row: int):
+        super().__init__(f"{text}; a lower guidance scale, or float32, may help.")
+        self.row = row
+
+
+def _check_finite(latents: Sequence[tuple[jax.Array, int]], num_images: int) -> None:
+    finite = [np.isfinite(np.asarray(z[:used])).all(axis=(1, 2, 3)) for z, used in latents]
+    if not (every := np.concatenate(finite)).all():
+        row = int(every.argmin())
+        prompt, sample = divmod(row, num_images)
+        raise NotFinite(f"image {sample} of prompt {prompt} has latents that are not finite", row)
 
 
 def default_dtype() -> str:

@@ -3,7 +3,8 @@
 An image depends on its own `ImageRequest` and the weights alone: work can be cut, stopped and
 resumed at any image. The same fields stand in a manifest's `images`.
 
-A prompt file holds a prompt a line, or JSON lines with what is requested for each prompt:
+A prompt file holds a prompt a line, or JSON, lines or a list, of texts or of what is requested for
+each prompt:
 
     {"prompt": "a red fox in snow", "targets": {"aesthetic": 0.6, "clip": null}, "seed": 7}
 
@@ -14,7 +15,6 @@ keys are ignored, so that files of benchmarks can be given as they are.
 import dataclasses
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any
 
 from miro_jax import __version__
 from miro_jax.cli.flags import check, option
+from miro_jax.data.json_file import MOST_BYTES, check_fields, parse_json
+from miro_jax.data.regular_file import read_regular
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
@@ -31,9 +33,13 @@ Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not reque
 Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | None
 
 LONGEST_NAME = 40  # letters of a prompt in a file name
-JSON_LINES = (".jsonl", ".ndjson")
-KEYS = ("prompt", "targets", "negative_targets", "seed")
+JSON_LINES, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv", ".parquet", ".xlsx")
 _LIKELY_MISTAKE = 0.8  # how much alike two keys are, 1 is equal
+_LEVELS = ({str: (float, None)}, None)
+_OWN = {"file": str, "prompt": str, "prompt_index": int, "sample_index": int, "seed": int} | (
+    dict.fromkeys(("targets", "negative_targets"), {str: (float, None)})
+)
+_ENTRY = {"prompt": str, "targets?": _LEVELS, "negative_targets?": _LEVELS, "seed?": (int, None)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +70,12 @@ class ImageRequest:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "ImageRequest":
-        """Read an entry of a manifest; KeyError where it is none."""
-        settings = Settings(
-            **{field.name: entry[field.name] for field in dataclasses.fields(Settings)}
-        )
-        own = [field.name for field in dataclasses.fields(cls) if field.name != "settings"]
-        return cls(**{name: entry[name] for name in own}, settings=settings)
+        """Read an entry of a manifest; ValueError where it is none, or for a bad value."""
+        own, how = dataclasses.fields(cls)[:-1], dataclasses.fields(Settings)
+        check_fields(entry, _OWN | {field.name: object for field in how}, "the entry of an image")
+        check_seed(entry["seed"])
+        settings = Settings(**{field.name: entry[field.name] for field in how})
+        return cls(**{field.name: entry[field.name] for field in own}, settings=settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,50 +263,50 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     """Read a prompt file; lines without text are skipped.
 
     Args:
-      path: JSON lines if it ends in .jsonl or .ndjson, else plain text, in UTF-8.
+      path: JSON lines if it ends in .jsonl or .ndjson, a JSON list if in .json, else plain text;
+        in UTF-8.
 
     Raises:
-      FileNotFoundError: there is no such file. ValueError: a line cannot be understood, with its
+      FileNotFoundError: there is no such file. ValueError: an entry cannot be understood, with its
         number; or there is no prompt.
     """
-    path = Path(path)
-    if not path.is_file():
+    path, kind = Path(path), Path(path).suffix.lower()
+    if not path.exists():
         raise FileNotFoundError(f"{path} must be a file of prompts; there is none.")
+    if kind in TABLES:
+        raise ValueError(
+            f"{path} must be a file of prompts, one a line, or JSON; tables are not read. Write "
+            "the prompts to a file of lines."
+        )
+    data = read_regular(path, MOST_BYTES)
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
-    read = _read_line if path.suffix in JSON_LINES else Prompt
-    prompts = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        try:
-            prompts += [read(line)] if line else []
-        except ValueError as error:
-            raise ValueError(f"line {number} of {path}: {error}") from error
+    if kind == ".json":
+        entries = parse_json("\n".join(lines), str(path), list)
+        prompts = [_to_prompt(e, f"entry {n} of {path}") for n, e in enumerate(entries, 1)]
+    else:
+        numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+        prompts = [
+            _to_prompt(parse_json(line, f"line {n} of {path}"), f"line {n} of {path}")
+            if kind in JSON_LINES
+            else Prompt(line)
+            for n, line in numbered
+        ]
     if not prompts:
         raise ValueError(f"{path} must hold at least one prompt; it is empty.")
     return tuple(prompts)
 
 
-def _read_line(line: str) -> Prompt:
-    try:
-        content = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON ({error}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
-        raise ValueError(f'must read {{"prompt": "...", ...}}; got {line[:60]}.')
-    for key in content.keys() - set(KEYS):
-        if near := difflib.get_close_matches(key, KEYS, 1, _LIKELY_MISTAKE):
-            raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
-    seed = content.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"seed must be an integer; got {seed!r}.")
-    for key in ("targets", "negative_targets"):
-        value = content[key] = {} if content.get(key) is None else content[key]
-        good = isinstance(value, dict) and all(
-            level is None or (isinstance(level, int | float) and not isinstance(level, bool))
-            for level in value.values()
-        )
-        if not good:
-            raise ValueError(f"{key} must be an object of reward: level or null; got {value!r}.")
-    return Prompt(content["prompt"], content["targets"], content["negative_targets"], seed)
+def _to_prompt(entry: Any, name: str) -> Prompt:
+    """Read an entry of a prompt file: a text, or an object; `name` is for messages."""
+    if isinstance(entry, str):
+        return Prompt(entry)
+    check_fields(entry, _ENTRY, name)
+    known = [key.removesuffix("?") for key in _ENTRY]
+    for key in entry.keys() - set(known):
+        if near := difflib.get_close_matches(key, known, 1, _LIKELY_MISTAKE):
+            raise ValueError(f"{name}: unknown key {key!r}; did you mean {near[0]!r}?")
+    given = {key: entry.get(key) or {} for key in ("targets", "negative_targets")}
+    return Prompt(entry["prompt"], seed=entry.get("seed"), **given)

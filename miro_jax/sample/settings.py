@@ -15,6 +15,8 @@ SOLVERS = ("euler", "heun", "dpmpp_2m")  # those of `models.solvers`, which impo
 DTYPES = ("float32", "bfloat16")
 CHECKPOINT = "nicolas-dufour/miro"
 MOST_SEEDS = 1 << 32
+# Far beyond what anybody samples with: above are numbers of another kind, or slips of the keyboard.
+MOST_GUIDANCE, MOST_STEPS = 1000, 100_000
 WHAT, HOW, MODEL, WHERE = "what to draw", "how to sample", "with which model", "where to"
 _how, _model = functools.partial(option, group=HOW), functools.partial(option, group=MODEL)
 RUN = "the run's"  # a run of this package is sampled as its own config says
@@ -22,12 +24,15 @@ RUN = "the run's"  # a run of this package is sampled as its own config says
 
 def check_interval(interval: Sequence[float]) -> tuple[float, float]:
     """Return an interval of guidance; ValueError where it is none."""
-    low, high = interval if len(interval) == 2 else (1, 0)
-    if not 0 <= low <= high <= 1:
-        raise ValueError(
-            f"guidance_interval must be (low, high) with 0 <= low <= high <= 1; got {interval}."
-        )
-    return low, high
+    try:
+        low, high = interval
+        if 0 <= low <= high <= 1:
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"guidance_interval must be (low, high) with 0 <= low <= high <= 1; got {interval!r}."
+    )
 
 
 def check_seed(seed: int) -> None:
@@ -52,11 +57,16 @@ class Settings:
     """How an image is sampled; see `MiroPipeline.__call__`.
 
     Raises:
-      ValueError: an unknown solver, fewer than one step, a scale that is not finite, no interval.
+      ValueError: an unknown solver, a number of steps or a scale out of range, no interval.
     """
 
     guidance_scale: float = _how(
-        7.0, metavar="W", unset=RUN, help="v+ + W (v+ - v-); 0 is no guidance"
+        7.0,
+        at_least=-MOST_GUIDANCE,
+        at_most=MOST_GUIDANCE,
+        metavar="W",
+        unset=RUN,
+        help="v+ + W (v+ - v-); 0 is no guidance",
     )
     guidance_interval: tuple[float, float] = _how(
         (0.0, 1.0),
@@ -65,7 +75,13 @@ class Settings:
         help="times at which guidance acts, 1 is noise, 0 is data",
     )
     num_steps: int = _how(
-        50, at_least=1, flag="steps", metavar="N", unset=RUN, help="of the solver"
+        50,
+        at_least=1,
+        at_most=MOST_STEPS,
+        flag="steps",
+        metavar="N",
+        unset=RUN,
+        help="of the solver",
     )
     solver: str = _how("euler", choices=SOLVERS, unset=RUN, help="integrator")
     negative_prompt: str = _how(
@@ -77,6 +93,7 @@ class Settings:
 
     def __post_init__(self):
         check(self)
+        object.__setattr__(self, "num_steps", int(self.num_steps))
         object.__setattr__(self, "guidance_interval", check_interval(self.guidance_interval))
 
     def describe(self) -> str:
