@@ -13,11 +13,16 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
+from miro_jax.data.storage import LocalFolder
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights.official import FIXED
-from miro_jax.sample import command
+from miro_jax.sample import command, draw
+from miro_jax.sample import folder as folders
 from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.request import make_request
+from miro_jax.sample.stage import write_images
 from miro_jax.sample.trained import Trained, export
+from miro_jax.sample.verbs import Images
 from tests.networks import TINY, random_network, resize, small_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -93,6 +98,32 @@ def save_tiny(folder: pathlib.Path) -> pathlib.Path:
     return export(trained, folder, ENCODERS)
 
 
+SETTINGS = {"guidance_scale": 2.0, "num_steps": 3}
+
+
+def ask(prompts=("A red circle!", "b"), num_images=2, names=NAMES, **changes):
+    return make_request(names, list(prompts), num_images, 7, **(SETTINGS | changes))
+
+
+def write(path, pipe=None, **changes):
+    """Write as the stage does, in place of what was there."""
+    pipe = pipe or Dial()
+    paths = write_images(pipe, path, ask(names=pipe.reward_names, **changes))
+    return paths, json.loads((path / "manifest.json").read_text())
+
+
+def fill(path, pipe=None, **changes):
+    """Write as the command does: resume, or refuse."""
+    pipe = pipe or Dial()
+    asked = ask(names=pipe.reward_names, **changes)
+    sheet = Images().sheet(asked)
+    facts = asked.describe("images", sheet.images) | draw.describe_pipeline(pipe)
+    files = [image.file for image in sheet.images]
+    with folders.open_folder(path, facts, files) as opened:
+        draw.fill(opened, pipe, sheet)
+    return pipe
+
+
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """All files of a folder, by path inside."""
     found = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
@@ -141,3 +172,32 @@ def serve() -> None:
             sys.exit(command.main(arguments))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+def kill_at(monkeypatch, count, half=False):
+    """Make the write number `count` the last: it does not happen, or leaves half of a file."""
+    done = []
+
+    def stop(name, data):
+        done.append(name)
+        if len(done) < count:
+            return
+        if half and len(done) == count:
+            name.with_name(f"{name.name}.tmp-{'0' * 32}").write_bytes(data[: len(data) // 2])
+        raise Killed
+
+    def write(self, name, data, durable=True):
+        stop(self.path / name, data)
+        real_write(self, name, data, durable)
+
+    def create(self, name, path):
+        stop(self.path / name, path.read_bytes())
+        return real_create(self, name, path)
+
+    real_write, real_create = LocalFolder.write, LocalFolder.create
+    monkeypatch.setattr(LocalFolder, "write", write)
+    monkeypatch.setattr(LocalFolder, "create", create)
