@@ -100,7 +100,7 @@ def read_rows(path):
     """Rows of an output, of any of its kinds, as dicts."""
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path).to_pylist()
-    text = path.read_text("utf-8")
+    text = path.read_bytes().decode("utf-8")  # returns as they are
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.split("\n") if line]
     return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -301,8 +301,8 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, capsys, mon
         patch.setattr(os, "replace", full)
         assert annotate.main(arguments) == 1
     err = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left on device" in err and f"{tmp_path}/out/" in err
-    assert err.endswith("Finished work is kept: the same command resumes.")
+    assert "the disk is full" in err and f"{tmp_path}/out/" in err
+    assert err.endswith("Make room; the same command then resumes from here.")
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
     assert annotate.main(arguments) == 0
     shutil.copytree(tmp_path / "out", tmp_path / "first")

@@ -19,6 +19,7 @@ from tests.scoring import (
     read_failures,
     read_rows,
     score,
+    write_csv,
 )
 
 BESIDE = (".summary.json", ".histograms.svg", ".failures.jsonl")
@@ -240,3 +241,40 @@ def test_too_many_failures_stop_the_run_and_none_left_ends_it(tmp_path):
         score(folder, tmp_path / "b.csv")
     assert len(read_failures(tmp_path / "b.csv")) == 4
     assert not (tmp_path / "b.csv.parts").exists()
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-2", "@SUM(1)", "\tx", "\rx", "a\rb\r\nc"]
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_quoted_in_csv_unless_it_is_to_be_raw(tmp_path):
+    folder = make_folder(tmp_path / "in", len(FORMULAS) + 1)
+    names = [f"{i:03d}.png" for i in range(len(FORMULAS) + 1)]
+    (folder / names[0]).rename(folder / "-0.png")
+    names[0] = "-0.png"
+    texts = [*FORMULAS, "plain = text"]
+    table = write_csv(tmp_path / "c.csv", [("path", "caption"), *zip(names, texts, strict=True)])
+    negative = [Brightness(), Negative()]
+    score(folder, tmp_path / "a.csv", negative, captions=table)
+    score(folder, tmp_path / "raw.csv", negative, captions=table, raw_csv=True)
+    score(folder, tmp_path / "a.jsonl", negative, captions=table)
+    raw, rows = read_rows(tmp_path / "raw.csv"), read_rows(tmp_path / "a.csv")
+    kept = [row["caption"] for row in read_rows(tmp_path / "a.jsonl")]
+    assert [row["caption"] for row in raw] == kept
+    assert [row["caption"] for row in rows] == [
+        f"'{text}" if text[0] in "=+-@\t\r" else text for text in kept
+    ]
+    assert any(text[0] in "=+-@" for text in kept) and raw[0]["key"] == "-0.png"
+    assert rows[0]["key"] == "'-0.png"
+    assert rows[1]["negative@test1"] == raw[1]["negative@test1"] == "-1.0"  # a number is none
+    with pytest.raises(ValueError, match="raw_csv is true there, false here"):
+        score(folder, tmp_path / "raw.csv", negative, captions=table)
+
+
+class Negative(Brightness):
+    """A score below 0."""
+
+    def __init__(self):
+        super().__init__("negative")
+
+    def judge(self, features, captions):
+        return -super().judge(features, captions)

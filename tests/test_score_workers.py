@@ -150,8 +150,8 @@ def test_keys_and_their_number_are_checked_before_the_table_is_published(
 ):
     write = table.write_table
 
-    def short(path, identities, tables):
-        write(path, identities, list(tables)[1:])
+    def short(path, identities, tables, raw):
+        write(path, identities, list(tables)[1:], raw)
 
     monkeypatch.setattr(table, "write_table", short)
     with pytest.raises(Damaged, match="row 0 of the table .* must be of '000.png'"):

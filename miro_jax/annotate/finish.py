@@ -15,9 +15,7 @@ Letters: N records, R rewards.
 
 import collections
 import dataclasses
-import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -30,6 +28,8 @@ from miro_jax.annotate.extremes import read_extremes
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
+from miro_jax.cli.exit import note
+from miro_jax.data.json_file import dump_json
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
@@ -67,7 +67,7 @@ def _merge(job: Job) -> Manifest:
     sidecars, tally, scores = published.facts, published.tally, join_scores(published.scores)
     lost = _lost_samples(pieces, sidecars)
     tally.lose(sum(lost.values()), describe_lost(lost))
-    lines = [json.dumps(f, sort_keys=True, ensure_ascii=False) + "\n" for f in published.failures]
+    lines = [dump_json(f, sort_keys=True) + "\n" for f in published.failures]
     folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))  # also where they are too many
     tally.check()
     if not len(scores):
@@ -126,10 +126,7 @@ def finished(job: Job) -> Manifest:
     wanted = (job.settings.num_bins, job.settings.bins_strategy, manifest.digest)
     if present != wanted:
         before = "none" if present is None else f"{present[0]} ({present[1]})"
-        print(
-            f"levels are fitted anew: {before} before, {wanted[0]} ({wanted[1]}) now",
-            file=sys.stderr,
-        )
+        note(f"levels are fitted anew: {before} before, {wanted[0]} ({wanted[1]}) now")
         _fit_levels(job, manifest, published, join_scores(published.scores))
     return manifest
 

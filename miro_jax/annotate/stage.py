@@ -3,7 +3,6 @@
 import glob
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from miro_jax.annotate.plan import Job, plan
 from miro_jax.annotate.settings import ALL, SHARED, Settings
 from miro_jax.annotate.work import work_on
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.exit import say
+from miro_jax.cli.exit import note, say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.shapes import world
@@ -76,7 +75,7 @@ def annotate(
 def make_job(settings: Settings) -> Job:
     """Check the settings of a command line; see `plan`."""
     job = plan(settings)
-    print(f"annotate: {job.why}", file=sys.stderr)
+    note(f"annotate: {job.why}")
     if job.settings.plan:  # no device is touched
         say(describe(job))
     return job
@@ -111,7 +110,7 @@ def execute(job: Job) -> Manifest | None:
 
 def _report(text: str) -> None:
     log.info("%s", text)
-    print(text, file=sys.stderr)
+    note(text)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manifest | None:

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import gc
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from miro_jax.annotate.parts import Fields, Part
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
+from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
 from miro_jax.data.sources import Piece, Sample, expected_samples
 
@@ -235,7 +235,7 @@ class Doubt:
         """Print the warning if none of at least so many had a synthetic caption."""
         if self._table is not None and self._seen >= least:
             text = f"none of {self._seen:,} images has a synthetic caption"
-            print(f"warning: {text}: {self._table.describe_missing()}", file=sys.stderr)
+            note(f"warning: {text}: {self._table.describe_missing()}")
             self._table = None
 
 

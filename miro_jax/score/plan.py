@@ -96,6 +96,7 @@ def plan(settings: Settings) -> TableJob:
         "dtype": settings.dtype,
         "limit": settings.limit,
         "stored": settings.stored,
+        "raw_csv": settings.raw_csv,
     }
     share = choose_pieces(settings, source)
     job = TableJob(

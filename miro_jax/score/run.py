@@ -12,7 +12,6 @@ where batch size and devices are the same.
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import numpy as np
 from miro_jax.annotate.finish import describe_unfinished, gather
 from miro_jax.annotate.settings import ALL
 from miro_jax.annotate.work import work_on
-from miro_jax.cli.exit import say
+from miro_jax.cli.exit import note, say
+from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import locked
 from miro_jax.data.storage.files import to_json
@@ -68,9 +68,9 @@ def make_job(settings: Settings) -> TableJob:
     """Check the settings of a command line; see `plan`."""
     job = plan(settings)
     for name, why in job.dropped.items():
-        print(f"dropped by --commercial-only: {name}; {why}", file=sys.stderr)
+        note(f"dropped by --commercial-only: {name}; {why}")
     if len(job.pieces) < len(job.source.pieces):
-        print(f"score: {job.why}", file=sys.stderr)
+        note(f"score: {job.why}")
     return job
 
 
@@ -133,7 +133,7 @@ def finish(job: TableJob) -> dict[str, Any]:
     reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
     columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
     lines = [
-        json.dumps({key: one[key] for key in ("key", "cause", "detail")}, ensure_ascii=False)
+        dump_json({key: one[key] for key in ("key", "cause", "detail")})
         for one in published.failures
     ]
     job.home.write(job.name + _FAILURES, "".join(f"{line}\n" for line in lines).encode("utf-8"))
@@ -169,9 +169,10 @@ def _write_table(job: TableJob, identities: Sequence[str]) -> None:
     def pieces() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         return (table.read_rows(job.folder, piece.number) for piece in job.source.pieces)
 
+    raw = job.settings.raw_csv
     with job.folder.scratch("") as scratch:
         path = Path(scratch) / job.name
         rows = (table.to_arrow(scores, one, identities) for scores, one in pieces())
-        table.write_table(path, identities, rows)
-        table.check_table(path, (key for _, one in pieces() for key in one["keys"]))
+        table.write_table(path, identities, rows, raw)
+        table.check_table(path, (key for _, one in pieces() for key in one["keys"]), raw)
         job.home.put(job.name, path)

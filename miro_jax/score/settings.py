@@ -59,6 +59,12 @@ class Settings(EngineSettings):
         help="write scores on the scale that records store, not on the models' own",
         group=_TABLE,
     )
+    raw_csv: bool = option(
+        False,
+        help="in .csv, write keys and captions as they are; without it, one that a spreadsheet "
+        "would run as a formula, as it begins with = + - @, a tab or a return, gets a ' before it",
+        group=_TABLE,
+    )
     max_failure_rate: float = option(
         1.0, share=True, help="share of images in [0, 1] that may fail", group=_TABLE
     )

@@ -6,7 +6,8 @@
     OUT                                one row an image: key, caption, width, height, scores
 
 A score is a float32 and is written as short as reading it back exactly allows; a missing score or
-caption is a null, in CSV an empty field.
+caption is a null, in CSV an empty field. There a text that a spreadsheet would take for a formula
+begins with a quote, unless it is to be raw.
 
 Letters: N rows, R rewards.
 """
@@ -26,10 +27,12 @@ from pyarrow import parquet
 
 from miro_jax.annotate import parts
 from miro_jax.annotate.publish import Rows, models_of
+from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "pieces"
 _ROWS_IN_A_GROUP = 65536
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # begin what a spreadsheet runs
 _COLUMNS = ("keys", "captions", "widths", "heights")  # before the scores
 
 
@@ -114,22 +117,32 @@ def to_arrow(scores: np.ndarray, facts: dict[str, Any], identities: Sequence[str
     return pyarrow.table([*map(pyarrow.array, columns), *scores.T], schema=schema(identities))
 
 
-def write_table(path: Path, identities: Sequence[str], tables: Iterable[pyarrow.Table]) -> None:
+def write_table(
+    path: Path, identities: Sequence[str], tables: Iterable[pyarrow.Table], raw: bool = False
+) -> None:
     """Write rows by the ending of the path, a group of rows in memory at a time.
 
     Equal rows give equal bytes, however they are cut into tables.
+
+    Args:
+      path: of the file. identities: of the rewards. tables: rows, see `to_arrow`.
+      raw: texts go into a CSV file as they are.
     """
-    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
-    columns = schema(identities)
-    write[path.suffix.lower()](path, columns, _regrouped(columns, tables))
+    columns, write = schema(identities), _WRITERS[path.suffix.lower()]
+    write(path, columns, _regrouped(columns, tables), raw)
 
 
-def check_table(path: Path, keys: Iterable[str]) -> None:
+def check_table(path: Path, keys: Iterable[str], raw: bool = False) -> None:
     """Read a table back and compare its keys, in order, with those that it must have.
+
+    Args:
+      path: of the file. keys: that were written. raw: as `write_table` was given it.
 
     Raises:
       Damaged: it has other rows.
     """
+    if path.suffix.lower() == ".csv" and not raw:
+        keys = map(_harmless, keys)
     # No key is None, which stands for a row that is missing on one side.
     pairs = itertools.zip_longest(_read_keys(path), keys)
     for number, (written, key) in enumerate(pairs):
@@ -165,25 +178,43 @@ def _regrouped(columns: pyarrow.Schema, tables: Iterable[pyarrow.Table]) -> Iter
         yield waiting.combine_chunks()
 
 
-def _write_parquet(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+def _write_parquet(
+    path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table], _: bool
+) -> None:
     with parquet.ParquetWriter(path, columns, compression="zstd") as writer:
         for group in groups:
             writer.write_table(group, row_group_size=_ROWS_IN_A_GROUP)
 
 
-def _write_csv(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+def _write_csv(
+    path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table], raw: bool
+) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(columns.names)
         for row in _rows(groups):
-            writer.writerow("" if value is None else value for value in row)
+            cells = ["" if value is None else value for value in row]
+            # A return would end the row; the writer quotes it only where its own lines end in one.
+            ends = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+            (quoting if ends else writer).writerow(cells if raw else map(_harmless, cells))
 
 
-def _write_jsonl(path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table]) -> None:
+def _harmless(cell: Any) -> Any:
+    """Return a cell of which a spreadsheet does not make a formula; numbers are none."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def _write_jsonl(
+    path: Path, columns: pyarrow.Schema, groups: Iterable[pyarrow.Table], _: bool
+) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for row in _rows(groups):
             values = dict(zip(columns.names, row, strict=True))
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            file.write(dump_json(values) + "\n")
+
+
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
 
 
 def _rows(groups: Iterable[pyarrow.Table]) -> Iterator[tuple]:
