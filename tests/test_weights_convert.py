@@ -36,9 +36,9 @@ TABLE = below(
     "layers.*",
     "blocks/*",
     (
-        *below("attn", "qkv", convert.LINEAR),
-        *below("proj", "out", convert.LINEAR),
-        *below("ln", "norm", convert.NORM),
+        *below("attn", "qkv", convert.MODULE),
+        *below("proj", "out", convert.MODULE),
+        *below("ln", "norm", convert.MODULE),
     ),
 )
 
@@ -101,7 +101,7 @@ def test_wrong_shapes_are_reported_with_both():
 
 
 def test_two_tensors_for_one_parameter_are_refused():
-    rows = (*TABLE, *below("copy", "blocks/0/norm", convert.NORM))
+    rows = (*TABLE, *below("copy", "blocks/0/norm", convert.MODULE))
     arrays = source() | {"copy.bias": np.zeros(8, np.float32)}
     with pytest.raises(
         ValueError, match=r"blocks/0/norm/bias is given twice, by layers.0.ln.bias and by copy.bias"

@@ -17,32 +17,26 @@ S width of the image tokens, A heads.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models.attention import attend
-from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.models.layers import LayerNorm
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.clip import Block, StackConfig
-from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps
+from miro_jax.pretrained.networks.clip import Block, StackConfig, VisionConfig
+from miro_jax.pretrained.networks.transformer import (
+    ACTIVATIONS,
+    Options,
+    Patches,
+    attention_maps,
+    mlp_maps,
+    table,
+)
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig(StackConfig):
-    """Sizes of the tower that reads images; `image_size` and `patch_size` in pixels."""
-
-    image_size: int
-    patch_size: int
-
-    @property
-    def num_tokens(self) -> int:
-        """N, the class token included."""
-        return (self.image_size // self.patch_size) ** 2 + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +55,9 @@ class TextConfig(StackConfig):
 class VisionTower(nnx.Module):
     """Images into tokens."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: VisionConfig, **options: Unpack[Options]):
         self.config = c = config
-        self.dtype = dtype
-        options = {"rngs": rngs, "dtype": dtype}
+        self.dtype = options.get("dtype", jnp.float32)
         self.patches = Patches(c.image_size, c.patch_size, c.width, **options)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
@@ -88,11 +81,10 @@ class VisionTower(nnx.Module):
 class Attention(nnx.Module):
     """Attention of tokens to a source, themselves or others; added to them and normed."""
 
-    def __init__(self, config: TextConfig, source_width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        c, options = config, {"rngs": rngs, "dtype": dtype}
-        self.q, self.k, self.v, self.out = attention_maps(
-            c.width, c.heads, source_width=source_width, **options
-        )
+    def __init__(self, config: TextConfig, source_width: int, **options: Unpack[Options]):
+        c = config
+        maps = attention_maps(c.width, c.heads, source_width, **options)
+        self.q, self.k, self.v, self.out = maps
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
 
     def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
@@ -104,12 +96,11 @@ class Attention(nnx.Module):
 class TextBlock(nnx.Module):
     """Post-norm attention, cross-attention and feed-forward."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        c, options = config, {"rngs": rngs, "dtype": dtype}
+    def __init__(self, config: TextConfig, **options: Unpack[Options]):
+        c = config
         self.attention = Attention(c, c.width, **options)
         self.cross = Attention(c, c.source_width, **options)
-        self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
-        self.out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
+        self.hidden, self.out = mlp_maps(c.width, c.mlp_width, **options)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.activation = c.activation
 
@@ -124,16 +115,12 @@ class TextBlock(nnx.Module):
 class TextTower(nnx.Module):
     """Text that attends to an image, into tokens."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: TextConfig, **options: Unpack[Options]):
         self.config = c = config
-        self.embedding = nnx.Param(
-            jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
-        )
-        self.positions = nnx.Param(
-            jnp.zeros((c.max_tokens, c.width)), out_sharding=("tokens", "embed")
-        )
+        self.embedding = table(c.vocabulary, c.width, "vocab")
+        self.positions = table(c.max_tokens, c.width, "tokens")
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.blocks = nnx.List(TextBlock(c, rngs=rngs, dtype=dtype) for _ in range(c.layers))
+        self.blocks = nnx.List(TextBlock(c, **options) for _ in range(c.layers))
 
     def __call__(
         self, ids: Array, mask: Array, source: Array, num_blocks: int | None = None

@@ -8,20 +8,18 @@ Source: names of BLIP's `VisionTransformer` and `BertModel`.
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-import jax
+from typing import Any, Unpack
 
 from miro_jax.pretrained.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.pretrained.networks.clip_keys import image_sizes, stack_sizes
 from miro_jax.pretrained.weights.convert import (
-    CONV,
-    LINEAR,
-    NORM,
+    SMALL,
     Layout,
     Network,
+    Placing,
     below,
     packed,
-    same,
+    table,
 )
 from miro_jax.pretrained.weights.tensors import Tensor
 
@@ -38,42 +36,46 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-12,
     "hidden_act": "gelu",
 }
-SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost little
 
-VISION_BLOCK = (
-    *below("norm1", "norm", NORM),
-    *packed("attn.qkv.weight", "attn.qkv.bias"),
-    *below("attn.proj", "out", LINEAR),
-    *below("norm2", "mlp_norm", NORM),
-    *below("mlp.fc1", "hidden", LINEAR),
-    *below("mlp.fc2", "mlp_out", LINEAR),
+VISION_BLOCK = table(
+    """
+    norm{1,2}      {norm,mlp_norm}
+    attn.qkv       .                 packed
+    attn.proj      out
+    mlp.{fc1,fc2}  {hidden,mlp_out}
+    """,
+    packed=packed(),
 )
-VISION = (
-    ("cls_token", "patches/class_token", same),
-    ("pos_embed", "patches/positions", same),
-    *below("patch_embed.proj", "patches/linear", CONV),
-    *below("blocks.*", "blocks/*", VISION_BLOCK),
-    *below("norm", "out_norm", NORM),
+VISION = table(
+    """
+    cls_token         patches/class_token  array
+    pos_embed         patches/positions    array
+    patch_embed.proj  patches/linear
+    blocks.*          blocks/*             block
+    norm              out_norm
+    """,
+    block=VISION_BLOCK,
 )
-ATTENTION = (
-    *below("self.query", "q", LINEAR),
-    *below("self.key", "k", LINEAR),
-    *below("self.value", "v", LINEAR),
-    *below("output.dense", "out", LINEAR),
-    *below("output.LayerNorm", "norm", NORM),
+ATTENTION = table("""
+    self.{query,key,value}    {q,k,v}
+    output.{dense,LayerNorm}  {out,norm}
+""")
+TEXT_BLOCK = table(
+    """
+    {attention,crossattention}  {attention,cross}  attention
+    intermediate.dense          hidden
+    output.{dense,LayerNorm}    {out,norm}
+    """,
+    attention=ATTENTION,
 )
-TEXT_BLOCK = (
-    *below("attention", "attention", ATTENTION),
-    *below("crossattention", "cross", ATTENTION),
-    *below("intermediate.dense", "hidden", LINEAR),
-    *below("output.dense", "out", LINEAR),
-    *below("output.LayerNorm", "norm", NORM),
-)
-TEXT = (
-    ("embeddings.word_embeddings.weight", "embedding", same),
-    ("embeddings.position_embeddings.weight", "positions", same),
-    *below("embeddings.LayerNorm", "norm", NORM),
-    *below("encoder.layer.*", "blocks/*", TEXT_BLOCK),
+TEXT = table(
+    """
+    embeddings.word_embeddings.weight      embedding  array
+    embeddings.position_embeddings.weight  positions  array
+    embeddings.LayerNorm                   norm
+    encoder.layer.*                        blocks/*   block
+    """,
+    block=TEXT_BLOCK,
 )
 
 
@@ -83,23 +85,13 @@ def vision_config(tensors: Mapping[str, Tensor], prefix: str) -> VisionConfig:
     Raises:
       ValueError: a weight that shows a size is missing.
     """
-    width, _, patch, _ = _shape(tensors, f"{prefix}.patch_embed.proj.weight", 4)
-    *_, num_tokens, _ = _shape(tensors, f"{prefix}.pos_embed", 3)
-    grid = round((num_tokens - 1) ** 0.5)
-    blocks = {
-        k.removeprefix(f"{prefix}.blocks.").split(".")[0]
-        for k in tensors
-        if k.startswith(f"{prefix}.blocks.")
-    }
+    sizes = image_sizes(tensors, f"{prefix}.patch_embed.proj.weight", f"{prefix}.pos_embed")
     return VisionConfig(
-        width=width,
-        layers=len(blocks),
-        heads=max(width // HEAD_WIDTH, 1),
-        mlp_width=_shape(tensors, f"{prefix}.blocks.0.mlp.fc1.bias", 1)[0],
+        **sizes,
+        **stack_sizes(tensors, f"{prefix}.blocks", "mlp.fc1.bias"),
+        heads=max(sizes["width"] // HEAD_WIDTH, 1),
         activation="gelu",
         epsilon=VISION_EPSILON,
-        image_size=grid * patch,
-        patch_size=patch,
     )
 
 
@@ -128,10 +120,8 @@ def load_towers(
     tensors: Mapping[str, Tensor],
     vision: VisionConfig,
     text: TextConfig,
-    *,
     prefix: str = "blip.",
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    **placing: Unpack[Placing],
 ) -> tuple[Network, Network]:
     """Load the vision and the text tower of a file in the layout of BLIP's own code.
 
@@ -143,21 +133,11 @@ def load_towers(
       ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    unused = r"vision_proj\..*|text_proj\..*|.*\.position_ids"
-    towers = (
-        (VisionTower, vision, below("visual_encoder", "", VISION), "text_encoder"),
-        (TextTower, text, below("text_encoder", "", TEXT), "visual_encoder"),
+    unused = r"|vision_proj\..*|text_proj\..*|.*\.position_ids"
+    images = Layout(
+        VisionTower, below("visual_encoder", "", VISION), rf"text_encoder\..*{unused}", SMALL
     )
-    first, second = (
-        Layout(make, table, rf"{other}\..*|{unused}", SMALL).load(
-            own, config, dtype=dtype, mesh=mesh
-        )
-        for make, config, table, other in towers
+    texts = Layout(
+        TextTower, below("text_encoder", "", TEXT), rf"visual_encoder\..*{unused}", SMALL
     )
-    return first, second
-
-
-def _shape(tensors: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:
-    if key not in tensors or len(tensors[key].shape) != rank:
-        raise ValueError(f"The weights must hold {key} with {rank} axes. Is this ImageReward?")
-    return tensors[key].shape
+    return images.load(own, vision, **placing), texts.load(own, text, **placing)

@@ -18,17 +18,24 @@ tokens, D width, E width of the shared space.
 
 import dataclasses
 from functools import partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models import attention
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
-from miro_jax.pretrained.networks.transformer import ACTIVATIONS, Patches, attention_maps
+from miro_jax.pretrained.networks.transformer import (
+    ACTIVATIONS,
+    Options,
+    Patches,
+    attention_maps,
+    mlp_maps,
+    table,
+)
 
 Array = jax.Array
 SLICE = 4  # images that a CPU encodes at a time
@@ -67,7 +74,7 @@ class VisionConfig(StackConfig):
 
     image_size: int
     patch_size: int
-    projection: int | None
+    projection: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -94,13 +101,12 @@ class TextConfig(StackConfig):
 class Block(nnx.Module):
     """Pre-norm residual attention and feed-forward."""
 
-    def __init__(self, config: StackConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        c, options = config, {"rngs": rngs, "dtype": dtype}
+    def __init__(self, config: StackConfig, **options: Unpack[Options]):
+        c = config
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.q, self.k, self.v, self.out = attention_maps(c.width, c.heads, **options)
         self.mlp_norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
-        self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
+        self.hidden, self.mlp_out = mlp_maps(c.width, c.mlp_width, **options)
         self.activation = c.activation
 
     def __call__(self, x: Array, causal: bool) -> Array:
@@ -134,17 +140,14 @@ class Block(nnx.Module):
 class VisionTower(nnx.Module):
     """Images into features of the shared space, or into tokens."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: VisionConfig, **options: Unpack[Options]):
         self.config = c = config
-        options = {"rngs": rngs, "dtype": dtype}
         self.patches = Patches(c.image_size, c.patch_size, c.width, use_bias=False, **options)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         if c.projection is not None:
             self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
-            self.projection = Linear(
-                (c.width, c.projection), ("embed", "mlp"), use_bias=False, **options
-            )
+            self.projection = _projection(c.width, c.projection, **options)
 
     def tokens(self, images: Array, num_blocks: int | None = None) -> Array:
         """Encode images as tokens, without the last norm.
@@ -178,20 +181,13 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """Text into features of the shared space."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: TextConfig, **options: Unpack[Options]):
         self.config = c = config
-        options = {"rngs": rngs, "dtype": dtype}
-        self.embedding = nnx.Param(
-            jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
-        )
-        self.positions = nnx.Param(
-            jnp.zeros((c.max_tokens, c.width)), out_sharding=("tokens", "embed")
-        )
+        self.embedding = table(c.vocabulary, c.width, "vocab")
+        self.positions = table(c.max_tokens, c.width, "tokens")
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.projection = Linear(
-            (c.width, c.projection), ("embed", "mlp"), use_bias=False, **options
-        )
+        self.projection = _projection(c.width, c.projection, **options)
 
     def __call__(self, ids: Array) -> Array:
         """Read text `[B, L]` int32 into features `[B, E]` float32, any length.
@@ -209,6 +205,10 @@ class TextTower(nnx.Module):
         last = jnp.argmax(ids if end is None else ids == end, axis=1)  # the first of several
         x = self.blocks[-1].one_token(x, last, jnp.arange(length)[None] <= last[:, None])
         return self.projection(self.out_norm(x[:, 0])).astype(jnp.float32)
+
+
+def _projection(width: int, out_width: int, **options: Unpack[Options]) -> Linear:
+    return Linear((width, out_width), ("embed", "mlp"), use_bias=False, **options)
 
 
 def normalize(images: Array, mean: tuple = MEAN, std: tuple = STD) -> Array:

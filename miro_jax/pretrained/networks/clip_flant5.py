@@ -12,15 +12,15 @@ the T5, P tokens before the image, L after it, K labels.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models.layers import Linear
 from miro_jax.pretrained.networks import clip, t5
-from miro_jax.pretrained.networks.transformer import gelu
+from miro_jax.pretrained.networks.transformer import Options, gelu
 
 Array = jax.Array
 START = 0  # the decoder's first token, which is T5's padding
@@ -38,8 +38,7 @@ class ClipFlanT5Config:
 class Projector(nnx.Module):
     """Vision tokens `[B, N, W]` to the T5's width, by two linear maps."""
 
-    def __init__(self, width: int, out_width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        options = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, width: int, out_width: int, **options: Unpack[Options]):
         self.hidden = Linear((width, out_width), ("embed", "mlp"), **options)
         self.out = Linear((out_width, out_width), ("mlp", "embed"), **options)
 
@@ -51,12 +50,12 @@ class Projector(nnx.Module):
 class ClipFlanT5(nnx.Module):
     """The three parts of the model; `read` and `answer` use them."""
 
-    def __init__(self, config: ClipFlanT5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        options = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, config: ClipFlanT5Config, **options: Unpack[Options]):
         self.vision = clip.VisionTower(config.vision, **options)
         self.projector = Projector(config.vision.width, config.t5.width, **options)
         self.t5 = t5.T5(config.t5, **options)
-        self.classes, self.dtype = config.classes, dtype
+        self.classes = config.classes
+        self.dtype = options.get("dtype", jnp.float32)
 
     def read(self, images: Array) -> Array:
         """Encode images `[B, S, S, 3]` uint8 as vision tokens `[B, N, W]` in `dtype`."""

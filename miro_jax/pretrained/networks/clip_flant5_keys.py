@@ -6,22 +6,23 @@ Source: names of t2v-metrics' `CLIPT5ForConditionalGeneration`; weights zhiqiuli
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import jax
+from typing import Any, Unpack
 
 from miro_jax.pretrained.networks import clip_keys, t5_keys
 from miro_jax.pretrained.networks.clip_flant5 import ClipFlanT5, ClipFlanT5Config
-from miro_jax.pretrained.weights.convert import LINEAR, Layout, Network, Row, below
+from miro_jax.pretrained.weights import hf
+from miro_jax.pretrained.weights.convert import Layout, Network, Placing, below, table
 from miro_jax.pretrained.weights.tensors import Tensor
 
 VISION_KEY = "vision_tower.vision_tower.vision_model"
-TABLE: tuple[Row, ...] = (
-    *below(VISION_KEY, "vision", clip_keys.VISION_BODY),
-    *below("mm_projector.0", "projector/hidden", LINEAR),
-    *below("mm_projector.2", "projector/out", LINEAR),
-    *below("", "t5", t5_keys.TABLE),
-)
+TABLE = table(
+    f"""
+    {VISION_KEY}        vision                  body
+    mm_projector.{{0,2}}  projector/{{hidden,out}}
+    """,
+    body=clip_keys.VISION_BODY,
+) + below("", "t5", t5_keys.TABLE)
+REQUIRED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
 
 
 def parse_config(
@@ -38,12 +39,7 @@ def parse_config(
     Raises:
       ValueError: an option that this module does not offer, or too many classes.
     """
-    for key, wanted in (
-        ("mm_projector_type", "mlp2x_gelu"),
-        ("mm_vision_select_feature", "patch"),
-    ):
-        if (got := config.get(key, wanted)) != wanted:
-            raise ValueError(f"config.json must have {key} = {wanted!r}; got {got!r}.")
+    hf.require_options(config, REQUIRED, "config.json")
     sizes = clip_keys.vision_config(vision, projection=False)
     used = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
     if not 1 <= used <= sizes.layers:
@@ -61,11 +57,7 @@ def parse_config(
 
 
 def load(
-    tensors: Mapping[str, Tensor],
-    config: ClipFlanT5Config,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    tensors: Mapping[str, Tensor], config: ClipFlanT5Config, **placing: Unpack[Placing]
 ) -> Network:
     """Load a published file; what stands behind the vision tower's last block used is ignored.
 
@@ -83,4 +75,4 @@ def load(
         t5_keys.IGNORED,
     ]
     layout = Layout(ClipFlanT5, TABLE, "|".join(unused), t5_keys.SMALL)
-    return layout.load(t5_keys.merge_aliases(tensors), config, dtype=dtype, mesh=mesh)
+    return layout.load(t5_keys.merge_aliases(tensors), config, **placing)

@@ -11,25 +11,11 @@ Source: names of `transformers.CLIPModel` and of `open_clip.CLIP`.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import jax
+from typing import Any, Unpack
 
 from miro_jax.pretrained.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
 from miro_jax.pretrained.weights import hf
-from miro_jax.pretrained.weights.convert import (
-    LINEAR,
-    NORM,
-    Layout,
-    Network,
-    Row,
-    below,
-    conv,
-    packed,
-    same,
-    straight,
-    transpose,
-)
+from miro_jax.pretrained.weights.convert import Layout, Network, Placing, packed, table
 from miro_jax.pretrained.weights.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
@@ -38,58 +24,71 @@ EPSILON = 1e-5  # of OpenAI's norms
 # Written by mistake in the first releases: it stands for "the largest token".
 NO_END_TOKEN = 2
 
-BLOCK = (
-    *below("layer_norm1", "norm", NORM),
-    *below("self_attn.q_proj", "q", LINEAR),
-    *below("self_attn.k_proj", "k", LINEAR),
-    *below("self_attn.v_proj", "v", LINEAR),
-    *below("self_attn.out_proj", "out", LINEAR),
-    *below("layer_norm2", "mlp_norm", NORM),
-    *below("mlp.fc1", "hidden", LINEAR),
-    *below("mlp.fc2", "mlp_out", LINEAR),
+BLOCK = table("""
+    layer_norm1             norm
+    self_attn.{q,k,v}_proj  {q,k,v}
+    self_attn.out_proj      out
+    layer_norm2             mlp_norm
+    mlp.{fc1,fc2}           {hidden,mlp_out}
+""")
+VISION_BODY = table(
+    """
+    embeddings.patch_embedding            patches/linear
+    embeddings.class_embedding            patches/class_token  array
+    embeddings.position_embedding.weight  patches/positions    array
+    pre_layrnorm                          norm
+    encoder.layers.*                      blocks/*             block
+    post_layernorm                        out_norm
+    """,  # their spelling
+    block=BLOCK,
 )
-VISION_BODY = (
-    ("embeddings.patch_embedding.weight", "patches/linear/kernel", conv),
-    ("embeddings.class_embedding", "patches/class_token", same),
-    ("embeddings.position_embedding.weight", "patches/positions", same),
-    *below("pre_layrnorm", "norm", NORM),  # their spelling
-    *below("encoder.layers.*", "blocks/*", BLOCK),
-    *below("post_layernorm", "out_norm", NORM),
+VISION = table(
+    """
+    vision_model       .           body
+    visual_projection  projection
+    """,
+    body=VISION_BODY,
 )
-VISION = (
-    *below("vision_model", "", VISION_BODY),
-    ("visual_projection.weight", "projection/kernel", transpose),
+TEXT = table(
+    """
+    text_model.embeddings.token_embedding.weight     embedding  array
+    text_model.embeddings.position_embedding.weight  positions  array
+    text_model.encoder.layers.*                      blocks/*   block
+    text_model.final_layer_norm                      out_norm
+    text_projection                                  projection
+    """,
+    block=BLOCK,
 )
-TEXT = (
-    ("text_model.embeddings.token_embedding.weight", "embedding", same),
-    ("text_model.embeddings.position_embedding.weight", "positions", same),
-    *below("text_model.encoder.layers.*", "blocks/*", BLOCK),
-    *below("text_model.final_layer_norm", "out_norm", NORM),
-    ("text_projection.weight", "projection/kernel", transpose),
+OPEN_BLOCK = table(
+    """
+    ln_{1,2}           {norm,mlp_norm}
+    attn               .                 packed
+    attn.out_proj      out
+    mlp.{c_fc,c_proj}  {hidden,mlp_out}
+    """,
+    packed=packed("in_proj_weight", "in_proj_bias"),
 )
-OPEN_BLOCK = (
-    *below("ln_1", "norm", NORM),
-    *packed("attn.in_proj_weight", "attn.in_proj_bias"),
-    *below("attn.out_proj", "out", LINEAR),
-    *below("ln_2", "mlp_norm", NORM),
-    *below("mlp.c_fc", "hidden", LINEAR),
-    *below("mlp.c_proj", "mlp_out", LINEAR),
+OPEN_VISION = table(
+    """
+    visual.conv1                    patches/linear
+    visual.class_embedding          patches/class_token  array
+    visual.positional_embedding     patches/positions    array
+    visual.ln_pre                   norm
+    visual.transformer.resblocks.*  blocks/*             block
+    visual.ln_post                  out_norm
+    visual.proj                     projection/kernel    straight
+    """,
+    block=OPEN_BLOCK,
 )
-OPEN_VISION = (
-    ("visual.conv1.weight", "patches/linear/kernel", conv),
-    ("visual.class_embedding", "patches/class_token", same),
-    ("visual.positional_embedding", "patches/positions", same),
-    *below("visual.ln_pre", "norm", NORM),
-    *below("visual.transformer.resblocks.*", "blocks/*", OPEN_BLOCK),
-    *below("visual.ln_post", "out_norm", NORM),
-    ("visual.proj", "projection/kernel", straight),
-)
-OPEN_TEXT = (
-    ("token_embedding.weight", "embedding", same),
-    ("positional_embedding", "positions", same),
-    *below("transformer.resblocks.*", "blocks/*", OPEN_BLOCK),
-    *below("ln_final", "out_norm", NORM),
-    ("text_projection", "projection/kernel", straight),
+OPEN_TEXT = table(
+    """
+    token_embedding.weight   embedding          array
+    positional_embedding     positions          array
+    transformer.resblocks.*  blocks/*           block
+    ln_final                 out_norm
+    text_projection          projection/kernel  straight
+    """,
+    block=OPEN_BLOCK,
 )
 
 OF_VISION = r"vision_model\..*|visual_projection\..*|visual\..*"
@@ -158,91 +157,91 @@ def configs_of_shapes(
       heads: of the vision and of the text tower; neither are they. None takes the family's rule:
         heads of 64, and no more than 16 of them in the vision tower.
     """
-    width, _, patch, _ = _shape(tensors, "visual.conv1.weight")
-    grid = round((_shape(tensors, "visual.positional_embedding")[0] - 1) ** 0.5)
-    vocabulary, text_width = _shape(tensors, "token_embedding.weight")
-    if heads is None:
-        heads = (min(width // 64, 16), text_width // 64)
     sizes = {"activation": activation, "epsilon": EPSILON}
+    blocks = ("transformer.resblocks", "mlp.c_fc.bias")
+    width = shape_of(tensors, "visual.conv1.weight", 4)[0]
+    vocabulary, text_width = shape_of(tensors, "token_embedding.weight", 2)
+    vision_heads, text_heads = heads or (min(width // 64, 16), text_width // 64)
     vision = VisionConfig(
-        width=width,
-        layers=_count(tensors, "visual.transformer.resblocks"),
-        heads=heads[0],
-        mlp_width=_shape(tensors, "visual.transformer.resblocks.0.mlp.c_fc.bias")[0],
-        image_size=grid * patch,
-        patch_size=patch,
-        projection=_shape(tensors, "visual.proj")[1],
+        **image_sizes(tensors, "visual.conv1.weight", "visual.positional_embedding"),
+        **stack_sizes(tensors, f"visual.{blocks[0]}", blocks[1]),
+        heads=vision_heads,
+        projection=shape_of(tensors, "visual.proj", 2)[1],
         **sizes,
     )
     text = TextConfig(
         width=text_width,
-        layers=_count(tensors, "transformer.resblocks"),
-        heads=heads[1],
-        mlp_width=_shape(tensors, "transformer.resblocks.0.mlp.c_fc.bias")[0],
+        **stack_sizes(tensors, *blocks),
+        heads=text_heads,
         vocabulary=vocabulary,
-        max_tokens=_shape(tensors, "positional_embedding")[0],
-        projection=_shape(tensors, "text_projection")[1],
+        max_tokens=shape_of(tensors, "positional_embedding", 2)[0],
+        projection=shape_of(tensors, "text_projection", 2)[1],
         end_token=None,
         **sizes,
     )
     return vision, text
 
 
-def load_vision(
-    tensors: Tensors,
-    config: VisionConfig,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
+def image_sizes(tensors: Tensors, patches: str, positions: str) -> dict[str, int]:
+    """Deduce width and sides of a vision tower from the shapes of two weights."""
+    width, _, patch, _ = shape_of(tensors, patches, 4)
+    *_, num_tokens, _ = shape_of(tensors, positions)
+    side = round((num_tokens - 1) ** 0.5) * patch
+    return {"width": width, "image_size": side, "patch_size": patch}
+
+
+def stack_sizes(tensors: Tensors, blocks: str, hidden: str) -> dict[str, int]:
+    """Deduce the number of blocks below a key, and the width of their hidden layer."""
+    matches = (re.match(rf"{re.escape(blocks)}\.(\d+)\.", key) for key in tensors)
+    return {
+        "layers": len({match[1] for match in matches if match}),
+        "mlp_width": shape_of(tensors, f"{blocks}.0.{hidden}", 1)[0],
+    }
+
+
+def shape_of(tensors: Tensors, key: str, rank: int | None = None) -> tuple[int, ...]:
+    """Return the shape of a tensor; ValueError if there is none, or of another rank."""
+    if key not in tensors or rank not in (None, len(tensors[key].shape)):
+        got = f"{tensors[key].shape}" if key in tensors else "none"
+        raise ValueError(
+            f"The weights must hold {key}{f' with {rank} axes' if rank else ''}; got {got}. "
+            "Are they of another model?"
+        )
+    return tensors[key].shape
+
+
+def load_vision(tensors: Tensors, config: VisionConfig, **placing: Unpack[Placing]) -> Network:
     """Load the vision tower of a file in either layout; the text tower is ignored.
 
     Raises:
       ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
-    table: tuple[Row, ...] = OPEN_VISION if is_open(tensors) else VISION
     ignored = f"{OF_NEITHER}|{OF_TEXT}"
     if config.projection is None:
         ignored += (
             r"|vision_model\.post_layernorm\..*|visual_projection\..*|visual\.(ln_post|proj)(\..*)?"
         )
-    return Layout(VisionTower, table, ignored).load(tensors, config, dtype=dtype, mesh=mesh)
+    rows = OPEN_VISION if is_open(tensors) else VISION
+    return Layout(VisionTower, rows, ignored).load(tensors, config, **placing)
 
 
-def load_text(
-    tensors: Tensors,
-    config: TextConfig,
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
+def load_text(tensors: Tensors, config: TextConfig, **placing: Unpack[Placing]) -> Network:
     """Load the text tower of a file in either layout; the vision tower is ignored.
 
     Raises:
       ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
-    table: tuple[Row, ...] = OPEN_TEXT if is_open(tensors) else TEXT
-    layout = Layout(TextTower, table, f"{OF_NEITHER}|{OF_VISION}")
-    return layout.load(tensors, config, dtype=dtype, mesh=mesh)
+    rows = OPEN_TEXT if is_open(tensors) else TEXT
+    layout = Layout(TextTower, rows, f"{OF_NEITHER}|{OF_VISION}")
+    return layout.load(tensors, config, **placing)
 
 
 def logit_scale(tensors: Tensors) -> float:
     """Read exp(logit_scale), the factor of the cosine."""
-    if "logit_scale" not in tensors:
-        raise ValueError("The file of a whole CLIP must hold logit_scale; got none.")
+    shape_of(tensors, "logit_scale")
     return math.exp(float(tensors["logit_scale"].read().reshape(())))
 
 
 def is_open(tensors: Tensors) -> bool:
     """Return whether a file is in OpenAI's layout rather than in Hugging Face's."""
     return "visual.conv1.weight" in tensors or "token_embedding.weight" in tensors
-
-
-def _shape(tensors: Tensors, key: str) -> tuple[int, ...]:
-    if key not in tensors:
-        raise ValueError(f"A file in OpenAI's CLIP layout must hold {key}; got none.")
-    return tensors[key].shape
-
-
-def _count(tensors: Tensors, stem: str) -> int:
-    return len({m[1] for k in tensors if (m := re.match(rf"{re.escape(stem)}\.(\d+)\.", k))})

@@ -16,17 +16,17 @@ J angles of an axis.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
-from miro_jax.pretrained.networks.transformer import Patches, attention_maps
+from miro_jax.pretrained.networks.transformer import Options, Patches, attention_maps, mlp_maps
 
 Array = jax.Array
 TEMPERATURE = 10000.0  # of the angles
@@ -94,16 +94,15 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 class Block(nnx.Module):
     """Pre-norm residual attention and gated feed-forward, each with an inner norm."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        c, options = config, {"rngs": rngs, "dtype": dtype}
+    def __init__(self, config: Config, **options: Unpack[Options]):
+        c = config
         self.norm = LayerNorm(c.width, epsilon=EPSILON)
         self.q, self.k, self.v, self.out = attention_maps(c.width, c.heads, biases="qvo", **options)
         self.inner_norm = LayerNorm(c.width, epsilon=EPSILON)
         self.mlp_norm = LayerNorm(c.width, epsilon=EPSILON)
-        self.gate = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
+        self.gate, self.mlp_out = mlp_maps(c.width, c.mlp_width, **options)
         self.value = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
         self.mlp_inner_norm = LayerNorm(c.mlp_width, "mlp", epsilon=EPSILON)
-        self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
 
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         """Map tokens `[B, N, D]` float32."""
@@ -120,9 +119,8 @@ class Block(nnx.Module):
 class VisionTower(nnx.Module):
     """Images into features."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: Config, **options: Unpack[Options]):
         self.config = c = config
-        options = {"rngs": rngs, "dtype": dtype}
         self.patches = Patches(c.image_size, c.patch_size, c.width, **options)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=EPSILON)

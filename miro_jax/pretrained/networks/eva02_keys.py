@@ -9,18 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.pretrained.networks.eva02 import Config, VisionTower
-from miro_jax.pretrained.weights.convert import (
-    CONV,
-    LINEAR,
-    NORM,
-    Layout,
-    below,
-    same,
-    split,
-    transpose,
-)
+from miro_jax.pretrained.weights import hf
+from miro_jax.pretrained.weights.convert import SMALL, Layout, table
 
-SMALL = r".*(scale|bias|class_token|positions)"  # stay float32: they cost little
 # A key that a `vision_config` lacks has the value of jina-clip-v2's.
 DEFAULTS = {
     "width": 1024,
@@ -43,24 +34,22 @@ REQUIRED = {
     "proj_type": None,
 }
 
-BLOCK = (
-    *below("norm1", "norm", NORM),
-    *((f"attn.{n}_proj.weight", f"{n}/kernel", transpose) for n in "qkv"),
-    *((f"attn.{n}_bias", f"{n}/bias", split) for n in "qv"),
-    *below("attn.inner_attn_ln", "inner_norm", NORM),
-    *below("attn.proj", "out", LINEAR),
-    *below("norm2", "mlp_norm", NORM),
-    *below("mlp.w1", "gate", LINEAR),
-    *below("mlp.w2", "value", LINEAR),
-    *below("mlp.ffn_ln", "mlp_inner_norm", NORM),
-    *below("mlp.w3", "mlp_out", LINEAR),
-)
-TABLE = (
-    ("cls_token", "patches/class_token", same),
-    ("pos_embed", "patches/positions", same),
-    *below("patch_embed.proj", "patches/linear", CONV),
-    *below("blocks.*", "blocks/*", BLOCK),
-    *below("norm", "out_norm", NORM),
+BLOCK = table("""
+    {norm1,norm2}                        {norm,mlp_norm}
+    attn.{q,k,v}_proj.weight             {q,k,v}/kernel   kernel
+    attn.{q,v}_bias                      {q,v}/bias       vector
+    attn.{inner_attn_ln,proj}            {inner_norm,out}
+    mlp.{w1,w2,ffn_ln,w3}                {gate,value,mlp_inner_norm,mlp_out}
+""")
+TABLE = table(
+    """
+    cls_token         patches/class_token  array
+    pos_embed         patches/positions    array
+    patch_embed.proj  patches/linear
+    blocks.*          blocks/*             block
+    norm              out_norm
+    """,
+    block=BLOCK,
 )
 ROTARY = r"(.*\.)?rope\..*"  # tables that some files hold; they are computed here
 # Of tensors named without a prefix.
@@ -73,9 +62,7 @@ def parse_config(config: Mapping[str, Any]) -> Config:
     Raises:
       ValueError: a variant that is not here.
     """
-    for name, value in REQUIRED.items():
-        if config.get(name, value) != value:
-            raise ValueError(f"vision_config.{name} must be {value}; got {config[name]}.")
+    hf.require_options(config, REQUIRED, "vision_config")
     own = DEFAULTS | dict(config)
     return Config(
         width=own["width"],

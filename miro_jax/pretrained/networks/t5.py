@@ -16,16 +16,16 @@ V vocabulary.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
-from miro_jax.models.layers import Linear, RMSNorm, normal_table
+from miro_jax.models.layers import Linear, RMSNorm
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.transformer import attention_maps
+from miro_jax.pretrained.networks.transformer import Options, attention_maps, table
 
 Array = jax.Array
 
@@ -75,10 +75,10 @@ def relative_buckets(queries: int, keys: int, config: T5Config, bidirectional: b
 class Attention(nnx.Module):
     """Multi-head attention without scaling; heads x head width may differ from the width."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, config: T5Config, **options: Unpack[Options]):
         c = config
         self.q, self.k, self.v, self.out = attention_maps(
-            c.width, c.heads, head_width=c.head_width, biases="", rngs=rngs, dtype=dtype
+            c.width, c.heads, head_width=c.head_width, biases="", **options
         )
 
     def __call__(self, x: Array, source: Array, bias: Array | None, mask: Array) -> Array:
@@ -101,11 +101,11 @@ class Attention(nnx.Module):
 class GatedMLP(nnx.Module):
     """Feed-forward `W_o (gelu(W_0 x) * W_1 x)`."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        shape, options = (config.width, config.mlp_width), {"use_bias": False, "dtype": dtype}
-        self.gate = Linear(shape, ("embed", "mlp"), rngs=rngs, **options)
-        self.value = Linear(shape, ("embed", "mlp"), rngs=rngs, **options)
-        self.out = Linear(shape[::-1], ("mlp", "embed"), rngs=rngs, **options)
+    def __init__(self, config: T5Config, **options: Unpack[Options]):
+        shape, axes = (config.width, config.mlp_width), ("embed", "mlp")
+        self.gate = Linear(shape, axes, use_bias=False, **options)
+        self.value = Linear(shape, axes, use_bias=False, **options)
+        self.out = Linear(shape[::-1], axes[::-1], use_bias=False, **options)
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, N, D]` to `[B, N, D]`."""
@@ -115,16 +115,16 @@ class GatedMLP(nnx.Module):
 class Block(nnx.Module):
     """Self-attention, in the decoder attention to the encoder's tokens, feed-forward."""
 
-    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, config: T5Config, decoder: bool, **options: Unpack[Options]):
         def norm():
             return RMSNorm(config.width, epsilon=config.epsilon)
 
         self.norm = norm()
-        self.attention = Attention(config, rngs=rngs, dtype=dtype)
+        self.attention = Attention(config, **options)
         self.cross_norm = norm() if decoder else None
-        self.cross = Attention(config, rngs=rngs, dtype=dtype) if decoder else None
+        self.cross = Attention(config, **options) if decoder else None
         self.mlp_norm = norm()
-        self.mlp = GatedMLP(config, rngs=rngs, dtype=dtype)
+        self.mlp = GatedMLP(config, **options)
 
     def __call__(
         self,
@@ -146,10 +146,10 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """The blocks of the encoder or of the decoder, their bias table and the last norm."""
 
-    def __init__(self, config: T5Config, decoder: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, config: T5Config, decoder: bool, **options: Unpack[Options]):
         count = config.decoder_blocks if decoder else config.encoder_blocks
-        self.table = normal_table(rngs, (config.buckets, config.heads), ("buckets", "heads"), 1.0)
-        self.blocks = nnx.List(Block(config, decoder, rngs=rngs, dtype=dtype) for _ in range(count))
+        self.table = table(config.buckets, config.heads, "buckets", "heads")
+        self.blocks = nnx.List(Block(config, decoder, **options) for _ in range(count))
         self.norm = RMSNorm(config.width, epsilon=config.epsilon)
         self.config, self.decoder = config, decoder
 
@@ -174,10 +174,9 @@ class Stack(nnx.Module):
 class T5Encoder(nnx.Module):
     """Token ids to one vector per token."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        shape = (config.vocabulary, config.width)
-        self.embedding = normal_table(rngs, shape, ("vocab", "embed"), 1.0)
-        self.encoder = Stack(config, decoder=False, rngs=rngs, dtype=dtype)
+    def __init__(self, config: T5Config, **options: Unpack[Options]):
+        self.embedding = table(config.vocabulary, config.width, "vocab")
+        self.encoder = Stack(config, decoder=False, **options)
 
     def embed(self, ids: Array) -> Array:
         """Look ids `[B, N]` up: `[B, N, D]` float32."""
@@ -202,11 +201,11 @@ class T5Encoder(nnx.Module):
 class T5(T5Encoder):
     """Encoder and decoder; the decoder gives logits of the next token."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        super().__init__(config, rngs=rngs, dtype=dtype)
-        self.decoder = Stack(config, decoder=True, rngs=rngs, dtype=dtype)
-        self.head = normal_table(rngs, (config.width, config.vocabulary), ("embed", "vocab"), 1.0)
-        self.dtype = dtype
+    def __init__(self, config: T5Config, **options: Unpack[Options]):
+        super().__init__(config, **options)
+        self.decoder = Stack(config, decoder=True, **options)
+        self.head = table(config.width, config.vocabulary, "embed", "vocab")
+        self.dtype = options.get("dtype", jnp.float32)
 
     def decode(self, ids: Array, encoded: Array, mask: Array) -> Array:
         """Predict the token after each of some tokens.

@@ -4,14 +4,13 @@ Source: names of `transformers.T5ForConditionalGeneration`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
-import jax
 import numpy as np
 
 from miro_jax.pretrained.networks.t5 import T5, T5Config, T5Encoder
 from miro_jax.pretrained.weights import hf
-from miro_jax.pretrained.weights.convert import Layout, Network, Row, below, same, transpose
+from miro_jax.pretrained.weights.convert import Layout, Network, Placing, table
 from miro_jax.pretrained.weights.tensors import Tensor
 
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
@@ -28,34 +27,41 @@ REQUIRED = (
 )
 
 
-def _stack_rows(decoder: bool) -> tuple[Row, ...]:
-    """The rows of a stack below `encoder` or `decoder`."""
-    attention = tuple((f"{theirs}.weight", f"{ours}/kernel", transpose) for theirs, ours in _QKVO)
-    rows = below("block.*.layer.0.SelfAttention", "blocks/*/attention", attention)
-    table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    rows += ((table, "table", same), ("final_layer_norm.weight", "norm/scale", same))
-    norms, mlp = ("norm", "mlp_norm"), 1
-    if decoder:
-        norms, mlp = ("norm", "cross_norm", "mlp_norm"), 2
-        rows += below("block.*.layer.1.EncDecAttention", "blocks/*/cross", attention)
-    for layer, norm in enumerate(norms):
-        rows += ((f"block.*.layer.{layer}.layer_norm.weight", f"blocks/*/{norm}/scale", same),)
-    for theirs, ours in (("wi_0", "gate"), ("wi_1", "value"), ("wo", "out")):
-        key = f"block.*.layer.{mlp}.DenseReluDense.{theirs}.weight"
-        rows += ((key, f"blocks/*/mlp/{ours}/kernel", transpose),)
-    return rows
-
-
-_QKVO = (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out"))
-ENCODER_TABLE: tuple[Row, ...] = (
-    ("shared.weight", "embedding", same),
-    *below("encoder", "encoder", _stack_rows(decoder=False)),
+ATTENTION = table("{q,k,v,o}  {q,k,v,out}")
+MLP = table("{wi_0,wi_1,wo}  {gate,value,out}")
+STACK = table(
+    """
+    block.*.layer.0.SelfAttention  blocks/*/attention  attention
+    block.0.layer.0.SelfAttention.relative_attention_bias.weight  table  array
+    block.*.layer.0.layer_norm     blocks/*/norm
+    final_layer_norm               norm
+    """,
+    attention=ATTENTION,
 )
-TABLE: tuple[Row, ...] = (
-    *ENCODER_TABLE,
-    *below("decoder", "decoder", _stack_rows(decoder=True)),
-    ("lm_head.weight", "head", transpose),
+ENCODER_TABLE = table(
+    """
+    shared.weight                           embedding                  array
+    encoder                                 encoder                    stack
+    encoder.block.*.layer.1.layer_norm      encoder/blocks/*/mlp_norm
+    encoder.block.*.layer.1.DenseReluDense  encoder/blocks/*/mlp       mlp
+    """,
+    stack=STACK,
+    mlp=MLP,
 )
+DECODER_TABLE = table(
+    """
+    decoder                                  decoder                      stack
+    decoder.block.*.layer.1.layer_norm       decoder/blocks/*/cross_norm
+    decoder.block.*.layer.1.EncDecAttention  decoder/blocks/*/cross       attention
+    decoder.block.*.layer.2.layer_norm       decoder/blocks/*/mlp_norm
+    decoder.block.*.layer.2.DenseReluDense   decoder/blocks/*/mlp         mlp
+    lm_head.weight                           head                         kernel
+    """,
+    stack=STACK,
+    attention=ATTENTION,
+    mlp=MLP,
+)
+TABLE = ENCODER_TABLE + DECODER_TABLE
 SMALL = r".*(norm/scale|/table)"  # parameters that stay float32 in a bfloat16 network
 ENCODER_IGNORED = r"decoder\..*|lm_head\.weight"
 # A table that some files hold and no model uses.
@@ -91,13 +97,9 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     own = hf.read_config("T5Config", config)
     # transformers 5 writes tie_word_embeddings = True for every T5; this key shows the difference.
     wanted = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
-    for key, value in wanted.items():
-        if (got := getattr(own, key)) != value:
-            raise ValueError(
-                f"config.json must have {key} = {value!r}, as T5 1.1 and FLAN-T5 have; got {got!r} "
-                f"(tie_word_embeddings = False is the same; got "
-                f"{config.get('tie_word_embeddings')!r}). The first T5 models are not supported."
-            )
+    tied = config.get("tie_word_embeddings")
+    remedy = f"T5 1.1 has these (or tie_word_embeddings = False; got {tied}); the first T5 has not."
+    hf.require_options({key: getattr(own, key) for key in wanted}, wanted, "config.json", remedy)
     return T5Config(
         width=own.d_model,
         heads=own.num_heads,
@@ -115,10 +117,8 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
 def load(
     tensors: Mapping[str, Tensor],
     config: T5Config,
-    *,
     encoder_only: bool = False,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    **placing: Unpack[Placing],
 ) -> Network:
     """Load a `T5`, or its `T5Encoder` alone; what belongs to the decoder is not read then.
 
@@ -127,4 +127,4 @@ def load(
         embedding hold different numbers.
     """
     layout = ENCODER_LAYOUT if encoder_only else LAYOUT
-    return layout.load(merge_aliases(tensors), config, dtype=dtype, mesh=mesh)
+    return layout.load(merge_aliases(tensors), config, **placing)

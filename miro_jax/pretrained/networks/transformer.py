@@ -6,6 +6,7 @@ S width of the source, A heads.
 
 import math
 from collections.abc import Callable
+from typing import Required, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,13 @@ from jax.typing import DTypeLike
 from miro_jax.models.layers import Linear
 
 Array = jax.Array
+
+
+class Options(TypedDict, total=False):
+    """Of every module: `rngs` of its start values, `dtype` of its matrix products (float32)."""
+
+    rngs: Required[nnx.Rngs]
+    dtype: DTypeLike
 
 
 def gelu(x: Array) -> Array:
@@ -30,15 +38,26 @@ def quick_gelu(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
+def table(rows: int, width: int, axis: str | None, across: str = "embed") -> nnx.Param:
+    """Make a table `[rows, width]` of zeros, to be filled, of two logical axes."""
+    return nnx.Param(jnp.zeros((rows, width)), out_sharding=(axis, across))
+
+
+def mlp_maps(width: int, mlp_width: int, **options: Unpack[Options]) -> tuple[Linear, Linear]:
+    """Return the linear maps of a feed-forward, D to F and back."""
+    return (
+        Linear((width, mlp_width), ("embed", "mlp"), **options),
+        Linear((mlp_width, width), ("mlp", "embed"), **options),
+    )
+
+
 def attention_maps(
     width: int,
     heads: int,
-    *,
     source_width: int | None = None,
     head_width: int | None = None,
     biases: str = "qkvo",
-    rngs: nnx.Rngs,
-    dtype: DTypeLike,
+    **options: Unpack[Options],
 ) -> tuple[Linear, Linear, Linear, Linear]:
     """Return the linear maps q, k, v (`[..., D or S]` to `[..., A, head_width]`) and out (back).
 
@@ -46,24 +65,13 @@ def attention_maps(
       width: D. heads: A. source_width: S, of what k and v read; None is D.
       head_width: None is D / A. biases: which of the maps q, k, v, o have one.
     """
-    shape = (heads, head_width or width // heads)
-    axes = ("heads", "head_dim")
-
-    def into(name: str, inputs: int) -> Linear:
-        return Linear(
-            (inputs, *shape), ("embed", *axes), use_bias=name in biases, rngs=rngs, dtype=dtype
-        )
-
+    shape, axes = (heads, head_width or width // heads), ("heads", "head_dim")
     source = width if source_width is None else source_width
-    q, k, v = into("q", width), into("k", source), into("v", source)
-    out = Linear(
-        (*shape, width),
-        (*axes, "embed"),
-        num_in=2,
-        use_bias="o" in biases,
-        rngs=rngs,
-        dtype=dtype,
+    q, k, v = (
+        Linear((inputs, *shape), ("embed", *axes), use_bias=name in biases, **options)
+        for name, inputs in (("q", width), ("k", source), ("v", source))
     )
+    out = Linear((*shape, width), (*axes, "embed"), num_in=2, use_bias="o" in biases, **options)
     return q, k, v, out
 
 
@@ -81,24 +89,14 @@ class Patches(nnx.Module):
         patch_size: int,
         width: int,
         use_bias: bool = True,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
+        **options: Unpack[Options],
     ):
         self.image_size, self.patch_size = image_size, patch_size
         self.grid = image_size // patch_size
-        self.linear = Linear(
-            (patch_size, patch_size, 3, width),
-            ("patch", "patch", "patch", "embed"),
-            num_in=3,
-            use_bias=use_bias,
-            rngs=rngs,
-            dtype=dtype,
-        )
+        shape, axes = (patch_size, patch_size, 3, width), ("patch", "patch", "patch", "embed")
+        self.linear = Linear(shape, axes, num_in=3, use_bias=use_bias, **options)
         self.class_token = nnx.Param(jnp.zeros((width,)), out_sharding=("embed",))
-        self.positions = nnx.Param(
-            jnp.zeros((self.grid**2 + 1, width)), out_sharding=("tokens", "embed")
-        )
+        self.positions = table(self.grid**2 + 1, width, "tokens")
 
     def __call__(self, images: Array) -> Array:
         """Map normalised images `[B, H, W, 3]` to `[B, N, D]` float32, patches row by row."""

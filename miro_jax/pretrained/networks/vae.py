@@ -19,16 +19,17 @@ Letters: B batch, H W image, h w image latents, C channels, N = h w pixels as to
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models.attention import attend
 from miro_jax.models.layers import EPSILON, Linear, xavier_uniform
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
+from miro_jax.pretrained.networks.transformer import Options
 
 Array = jax.Array
 LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp
@@ -67,20 +68,14 @@ class Conv(nnx.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        scaling: str | None = None,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
+        self, inputs: int, outputs: int, scaling: str | None = None, **options: Unpack[Options]
     ):
         if scaling not in (None, "halve", "double"):
             raise ValueError(f"scaling must be None, 'halve' or 'double'; got {scaling!r}.")
-        kernel = xavier_uniform(rngs, (3, 3, inputs, outputs), 3)
+        kernel = xavier_uniform(options["rngs"], (3, 3, inputs, outputs), 3)
         self.kernel = nnx.Param(kernel, out_sharding=(None, None, "channels", "channels"))
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32), out_sharding=("channels",))
-        self.scaling, self.dtype = scaling, dtype
+        self.scaling, self.dtype = scaling, options.get("dtype", jnp.float32)
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, H, W, inputs]` to `[B, H', W', outputs]` in `dtype`; H' is H, H // 2 or 2 H."""
@@ -121,22 +116,12 @@ class GroupNorm(nnx.Module):
 class Resnet(nnx.Module):
     """Two convolutions on a residual branch; a 1x1 convolution on the other where C changes."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        groups: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
-    ):
+    def __init__(self, inputs: int, outputs: int, groups: int, **options: Unpack[Options]):
         self.norm1 = GroupNorm(inputs, groups)
-        self.conv1 = Conv(inputs, outputs, rngs=rngs, dtype=dtype)
+        self.conv1 = Conv(inputs, outputs, **options)
         self.norm2 = GroupNorm(outputs, groups)
-        self.conv2 = Conv(outputs, outputs, rngs=rngs, dtype=dtype)
-        self.shortcut = (
-            _pointwise(inputs, outputs, rngs=rngs, dtype=dtype) if inputs != outputs else None
-        )
+        self.conv2 = Conv(outputs, outputs, **options)
+        self.shortcut = _pointwise(inputs, outputs, **options) if inputs != outputs else None
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, H, W, inputs]` to `[B, H, W, outputs]`."""
@@ -149,14 +134,12 @@ class Resnet(nnx.Module):
 class Attention(nnx.Module):
     """Attention of all pixels to all pixels, one head, on a residual branch."""
 
-    def __init__(
-        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
-    ):
+    def __init__(self, channels: int, groups: int, **options: Unpack[Options]):
         self.norm = GroupNorm(channels, groups)
-        self.q = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
-        self.k = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
-        self.v = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
-        self.out = _pointwise(channels, channels, rngs=rngs, dtype=dtype)
+        self.q = _pointwise(channels, channels, **options)
+        self.k = _pointwise(channels, channels, **options)
+        self.v = _pointwise(channels, channels, **options)
+        self.out = _pointwise(channels, channels, **options)
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, C]`."""
@@ -169,12 +152,10 @@ class Attention(nnx.Module):
 class Middle(nnx.Module):
     """Resnet, attention, resnet at the lowest resolution."""
 
-    def __init__(
-        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
-    ):
-        self.resnet1 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
-        self.attention = Attention(channels, groups, rngs=rngs, dtype=dtype)
-        self.resnet2 = Resnet(channels, channels, groups, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, groups: int, **options: Unpack[Options]):
+        self.resnet1 = Resnet(channels, channels, groups, **options)
+        self.attention = Attention(channels, groups, **options)
+        self.resnet2 = Resnet(channels, channels, groups, **options)
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, h, w, C]` to `[B, h, w, C]`."""
@@ -191,15 +172,12 @@ class Level(nnx.Module):
         count: int,
         groups: int,
         scaling: str | None,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
+        **options: Unpack[Options],
     ):
         self.resnets = nnx.List(
-            Resnet(inputs if i == 0 else outputs, outputs, groups, rngs=rngs, dtype=dtype)
-            for i in range(count)
+            Resnet(inputs if i == 0 else outputs, outputs, groups, **options) for i in range(count)
         )
-        self.scaling = Conv(outputs, outputs, scaling, rngs=rngs, dtype=dtype) if scaling else None
+        self.scaling = Conv(outputs, outputs, scaling, **options) if scaling else None
 
     def __call__(self, x: Array) -> Array:
         """Map `[B, H, W, inputs]` to `[B, H', W', outputs]`; sides as they are, halved, doubled."""
@@ -211,44 +189,27 @@ class Level(nnx.Module):
 
 
 def _levels(
-    sizes: Sequence[int],
-    count: int,
-    groups: int,
-    scaling: str,
-    *,
-    rngs: nnx.Rngs,
-    dtype: DTypeLike,
+    sizes: Sequence[int], count: int, groups: int, scaling: str, **options: Unpack[Options]
 ) -> nnx.List:
     """Return one level for each of `sizes` channels; all but the last end by `scaling`."""
-    last = len(sizes) - 1
-    return nnx.List(
-        Level(
-            sizes[max(i - 1, 0)],
-            size,
-            count,
-            groups,
-            scaling if i < last else None,
-            rngs=rngs,
-            dtype=dtype,
-        )
-        for i, size in enumerate(sizes)
-    )
+    ends = [scaling] * (len(sizes) - 1) + [None]
+    steps = zip((sizes[0], *sizes), sizes, ends, strict=False)
+    return nnx.List(Level(a, b, count, groups, end, **options) for a, b, end in steps)
 
 
 class Encoder(nnx.Module):
     """Images to moments of the posterior."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: VAEConfig, **options: Unpack[Options]):
         sizes, groups = config.block_out_channels, config.norm_num_groups
         moments = 2 * config.latent_channels
-        self.config, self.dtype = config, dtype
-        options = {"rngs": rngs, "dtype": dtype}
+        self.config, self.dtype = config, options.get("dtype", jnp.float32)
         self.conv_in = Conv(config.in_channels, sizes[0], **options)
         self.levels = _levels(sizes, config.layers_per_block, groups, "halve", **options)
         self.middle = Middle(sizes[-1], groups, **options)
         self.norm_out = GroupNorm(sizes[-1], groups)
         self.conv_out = Conv(sizes[-1], moments, **options)
-        self.moments = _pointwise(moments, moments, rngs=rngs)
+        self.moments = _pointwise(moments, moments, rngs=options["rngs"])
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """Encode images.
@@ -272,11 +233,10 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Image latents to images."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: VAEConfig, **options: Unpack[Options]):
         sizes, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.config, self.dtype = config, dtype
-        options = {"rngs": rngs, "dtype": dtype}
-        self.latents = _pointwise(config.latent_channels, config.latent_channels, rngs=rngs)
+        self.config, self.dtype = config, options.get("dtype", jnp.float32)
+        self.latents = _pointwise(*[config.latent_channels] * 2, rngs=options["rngs"])
         self.conv_in = Conv(config.latent_channels, sizes[0], **options)
         self.middle = Middle(sizes[0], groups, **options)
         self.levels = _levels(sizes, config.layers_per_block + 1, groups, "double", **options)
@@ -302,13 +262,11 @@ class Decoder(nnx.Module):
 class Autoencoder(nnx.Module):
     """Encoder and decoder together."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        self.encoder = Encoder(config, rngs=rngs, dtype=dtype)
-        self.decoder = Decoder(config, rngs=rngs, dtype=dtype)
+    def __init__(self, config: VAEConfig, **options: Unpack[Options]):
+        self.encoder = Encoder(config, **options)
+        self.decoder = Decoder(config, **options)
 
 
-def _pointwise(
-    inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
-) -> Linear:
+def _pointwise(inputs: int, outputs: int, **options: Unpack[Options]) -> Linear:
     """A 1x1 convolution."""
-    return Linear((inputs, outputs), ("channels", "channels"), rngs=rngs, dtype=dtype)
+    return Linear((inputs, outputs), ("channels", "channels"), **options)

@@ -8,22 +8,11 @@ Source: names of `diffusers.AutoencoderKL`, `diffusion_pytorch_model.safetensors
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import jax
-import numpy as np
+from typing import Any, Unpack
 
 from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig
-from miro_jax.pretrained.weights.convert import (
-    CONV,
-    NORM,
-    Layout,
-    Network,
-    Row,
-    below,
-    same,
-    transpose,
-)
+from miro_jax.pretrained.weights import hf
+from miro_jax.pretrained.weights.convert import Layout, Network, Placing, below, table
 from miro_jax.pretrained.weights.hub import Repository
 
 STEM = "diffusion_pytorch_model"
@@ -31,51 +20,44 @@ STEM = "diffusion_pytorch_model"
 KEEP_FLOAT32 = r".*norm[^/]*/[^/]*|(.*/)?(moments|latents)/[^/]*"
 
 
-def pointwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Turn the kernel of a 1x1 convolution `[out, in, 1, 1]` or `[out, in]` into `[in, out]`."""
-    if value.shape[2:] not in ((), (1, 1)):
-        return None
-    return transpose(value.reshape(value.shape[:2]), shape)
-
-
-POINTWISE = (("weight", "kernel", pointwise), ("bias", "bias", same))
-RESNET = (
-    *below("norm1", "norm1", NORM),
-    *below("conv1", "conv1", CONV),
-    *below("norm2", "norm2", NORM),
-    *below("conv2", "conv2", CONV),
-    *below("conv_shortcut", "shortcut", POINTWISE),
+RESNET = table("""
+    {norm1,conv1,norm2,conv2}  {norm1,conv1,norm2,conv2}
+    conv_shortcut              shortcut
+""")
+ATTENTION = table("""
+    group_norm                   norm
+    {to_q,to_k,to_v,to_out.0}    {q,k,v,out}
+    {query,key,value,proj_attn}  {q,k,v,out}
+""")
+ENDS = table(  # of either half
+    """
+    conv_in                         conv_in
+    mid_block.resnets.{0,1}         middle/{resnet1,resnet2}  resnet
+    mid_block.attentions.0          middle/attention          attention
+    {conv_norm_out,conv_out}        {norm_out,conv_out}
+    """,
+    resnet=RESNET,
+    attention=ATTENTION,
 )
-ATTENTION = (
-    *below("group_norm", "norm", NORM),
-    *below("to_q", "q", POINTWISE),
-    *below("to_k", "k", POINTWISE),
-    *below("to_v", "v", POINTWISE),
-    *below("to_out.0", "out", POINTWISE),
-    *below("query", "q", POINTWISE),
-    *below("key", "k", POINTWISE),
-    *below("value", "v", POINTWISE),
-    *below("proj_attn", "out", POINTWISE),
+ENCODER = table(
+    """
+    encoder                                   .                   ends
+    encoder.down_blocks.*.resnets.*           levels/*/resnets/*  resnet
+    encoder.down_blocks.*.downsamplers.0.conv levels/*/scaling
+    quant_conv                                moments
+    """,
+    ends=ENDS,
+    resnet=RESNET,
 )
-ENDS = (  # of either half
-    *below("conv_in", "conv_in", CONV),
-    *below("mid_block.resnets.0", "middle/resnet1", RESNET),
-    *below("mid_block.attentions.0", "middle/attention", ATTENTION),
-    *below("mid_block.resnets.1", "middle/resnet2", RESNET),
-    *below("conv_norm_out", "norm_out", NORM),
-    *below("conv_out", "conv_out", CONV),
-)
-ENCODER: tuple[Row, ...] = (
-    *below("encoder", "", ENDS),
-    *below("encoder.down_blocks.*.resnets.*", "levels/*/resnets/*", RESNET),
-    *below("encoder.down_blocks.*.downsamplers.0.conv", "levels/*/scaling", CONV),
-    *below("quant_conv", "moments", POINTWISE),
-)
-DECODER: tuple[Row, ...] = (
-    *below("post_quant_conv", "latents", POINTWISE),
-    *below("decoder", "", ENDS),
-    *below("decoder.up_blocks.*.resnets.*", "levels/*/resnets/*", RESNET),
-    *below("decoder.up_blocks.*.upsamplers.0.conv", "levels/*/scaling", CONV),
+DECODER = table(
+    """
+    post_quant_conv                         latents
+    decoder                                 .                   ends
+    decoder.up_blocks.*.resnets.*           levels/*/resnets/*  resnet
+    decoder.up_blocks.*.upsamplers.0.conv   levels/*/scaling
+    """,
+    ends=ENDS,
+    resnet=RESNET,
 )
 PARTS = {
     "encoder": Layout(Encoder, ENCODER, r"(decoder|post_quant_conv)\..*", KEEP_FLOAT32),
@@ -107,31 +89,20 @@ def parse_config(config: Mapping[str, Any]) -> VAEConfig:
         "use_post_quant_conv": True,
         "mid_block_add_attention": True,
     }
-    for key, value in wanted.items():
-        if (got := config.get(key, value)) != value:
-            raise ValueError(
-                f"config.json of the autoencoder must have {key} = {value!r}, as SDXL's has; got "
-                f"{got!r}. Give the weights of an SDXL autoencoder."
-            )
+    remedy = "Give the weights of an SDXL autoencoder."
+    hf.require_options(config, wanted, "config.json", remedy)
     sizes = {name: config[name] for name in names}
     sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
     return VAEConfig(**sizes)
 
 
-def load_vae(
-    repository: Repository,
-    part: str = "both",
-    *,
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-) -> Network:
+def load_vae(repository: Repository, part: str = "both", **placing: Unpack[Placing]) -> Network:
     """Load the autoencoder or one half of it; the other half is not read.
 
     Args:
       repository: holds `config.json` and `diffusion_pytorch_model.safetensors`.
       part: "encoder", "decoder" or "both"; the network is an `Encoder`, `Decoder` or `Autoencoder`.
-      dtype: of parameters and convolutions, "float32" or "bfloat16"; norms stay float32.
-      mesh: devices; each holds the parameters whole. None is the first device.
+      **placing: see `weights.convert.Layout.load`; norms stay float32.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -141,4 +112,4 @@ def load_vae(
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
     config = parse_config(repository.json("config.json"))
-    return PARTS[part].load(repository.tensors(STEM), config, dtype=dtype, mesh=mesh)
+    return PARTS[part].load(repository.tensors(STEM), config, **placing)

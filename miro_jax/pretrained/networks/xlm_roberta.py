@@ -15,17 +15,17 @@ Letters: B batch, L tokens, D width, A heads, H head width.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from miro_jax.models.attention import attend
-from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.models.layers import LayerNorm
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.transformer import attention_maps, gelu
+from miro_jax.pretrained.networks.transformer import Options, attention_maps, gelu, mlp_maps, table
 
 Array = jax.Array
 
@@ -75,12 +75,11 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 class Block(nnx.Module):
     """Post-norm attention and feed-forward."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        c, options = config, {"rngs": rngs, "dtype": dtype}
+    def __init__(self, config: Config, **options: Unpack[Options]):
+        c = config
         self.q, self.k, self.v, self.out = attention_maps(c.width, c.heads, **options)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.hidden = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
-        self.mlp_out = Linear((c.mlp_width, c.width), ("mlp", "embed"), **options)
+        self.hidden, self.mlp_out = mlp_maps(c.width, c.mlp_width, **options)
         self.mlp_norm = LayerNorm(c.width, epsilon=c.epsilon)
 
     def __call__(self, x: Array, mask: Array, cos: Array, sin: Array) -> Array:
@@ -94,14 +93,12 @@ class Block(nnx.Module):
 class TextTower(nnx.Module):
     """Text into features."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(self, config: Config, **options: Unpack[Options]):
         self.config = c = config
-        self.embedding = nnx.Param(
-            jnp.zeros((c.vocabulary, c.width)), out_sharding=("vocab", "embed")
-        )
-        self.types = nnx.Param(jnp.zeros((c.types, c.width)), out_sharding=(None, "embed"))
+        self.embedding = table(c.vocabulary, c.width, "vocab")
+        self.types = table(c.types, c.width, None)
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
-        self.blocks = nnx.List(Block(c, rngs=rngs, dtype=dtype) for _ in range(c.layers))
+        self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
 
     def tokens(self, ids: Array, num_blocks: int | None = None) -> Array:
         """Read text `[B, L]` int32 into tokens `[B, L, D]` float32.

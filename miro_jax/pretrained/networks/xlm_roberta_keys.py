@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.pretrained.networks.xlm_roberta import Config, TextTower
-from miro_jax.pretrained.weights.convert import LINEAR, NORM, Layout, below, packed, same
+from miro_jax.pretrained.weights import hf
+from miro_jax.pretrained.weights.convert import SMALL, Layout, packed, table
 
-SMALL = r".*(scale|bias)"  # stay float32: they cost little
 # A `text_config` names another repository, jinaai/jina-embeddings-v3, for its sizes; these are
 # they. `hf_model_config_kwargs` overrides them, as it does there. The rotary base is
 # the one number that could not be read at its source: it is that of the Hugging Face port.
@@ -26,21 +26,29 @@ DEFAULTS = {
     "pad_token_id": 1,
     "rotary_emb_base": 20000.0,
 }
-REQUIRED = {"position_embedding_type": "rotary", "hidden_act": "gelu"}
+REQUIRED = {
+    "position_embedding_type": "rotary",
+    "hidden_act": "gelu",
+    "pooler_type": "mean_pooler",
+}
 
-BLOCK = (
-    *packed("mixer.Wqkv.weight", "mixer.Wqkv.bias"),
-    *below("mixer.out_proj", "out", LINEAR),
-    *below("norm1", "norm", NORM),
-    *below("mlp.fc1", "hidden", LINEAR),
-    *below("mlp.fc2", "mlp_out", LINEAR),
-    *below("norm2", "mlp_norm", NORM),
+BLOCK = table(
+    """
+    mixer.Wqkv      .                packed
+    mixer.out_proj  out
+    norm{1,2}       {norm,mlp_norm}
+    mlp.{fc1,fc2}   {hidden,mlp_out}
+    """,
+    packed=packed(),
 )
-TABLE = (
-    ("embeddings.word_embeddings.weight", "embedding", same),
-    ("embeddings.token_type_embeddings.weight", "types", same),
-    *below("emb_ln", "norm", NORM),
-    *below("encoder.layers.*", "blocks/*", BLOCK),
+TABLE = table(
+    """
+    embeddings.word_embeddings.weight        embedding  array
+    embeddings.token_type_embeddings.weight  types      array
+    emb_ln                                   norm
+    encoder.layers.*                         blocks/*   block
+    """,
+    block=BLOCK,
 )
 UNUSED = r"pooler\..*|(.*\.)?inv_freq"
 # Of tensors named without a prefix, LoRA merged (see `weights.lora`).
@@ -54,9 +62,7 @@ def parse_config(config: Mapping[str, Any]) -> Config:
       ValueError: a variant that is not here.
     """
     given = dict(config.get("hf_model_config_kwargs", {}))
-    for name, value in (REQUIRED | {"pooler_type": "mean_pooler"}).items():
-        if (got := given.get(name, config.get(name, value))) != value:
-            raise ValueError(f"text_config.{name} must be {value}; got {got}.")
+    hf.require_options({**config, **given}, REQUIRED, "text_config")
     own = DEFAULTS | given
     return Config(
         width=own["hidden_size"],

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ Transform = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]
 Row = tuple[str, str, Transform]
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REPORTED = 30  # errors shown of one file
+# Our paths that stay float32 in a bfloat16 transformer: they cost little.
+SMALL = r".*(scale|bias|class_token|positions)"
 
 
 def same(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -59,6 +61,13 @@ def conv(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return turned if turned.shape == shape else None
 
 
+def kernel(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Turn a kernel of a linear map or of a convolution, which may be 1x1 and ours be linear."""
+    if value.ndim == len(shape) == 4:
+        return conv(value, shape)
+    return transpose(value.reshape(value.shape[:2]) if value.shape[2:] == (1, 1) else value, shape)
+
+
 def part(index: int, count: int, then: Transform) -> Transform:
     """Make a transform that takes one of `count` equal parts of the first axis, then `then`."""
 
@@ -81,7 +90,7 @@ def below(key: str, path: str, rows: Iterable[Row]) -> tuple[Row, ...]:
     )
 
 
-def packed(weight: str, bias: str) -> tuple[Row, ...]:
+def packed(weight: str = "weight", bias: str = "bias") -> tuple[Row, ...]:
     """Return the rows of a linear map that computes q, k and v at once."""
     return (
         *((weight, f"{name}/kernel", part(i, 3, transpose)) for i, name in enumerate("qkv")),
@@ -89,9 +98,46 @@ def packed(weight: str, bias: str) -> tuple[Row, ...]:
     )
 
 
-LINEAR = (("weight", "kernel", transpose), ("bias", "bias", split))
-CONV = (("weight", "kernel", conv), ("bias", "bias", same))
-NORM = (("weight", "scale", same), ("bias", "bias", same))
+# A linear map, convolution or norm: those rows apply whose path the network has.
+MODULE: tuple[Row, ...] = (
+    ("weight", "kernel", kernel),
+    ("weight", "scale", same),
+    ("bias", "bias", split),
+)
+FORMS: dict[str, tuple[Row, ...]] = {
+    "module": MODULE,
+    "array": (("", "", same),),
+    "vector": (("", "", split),),
+    "kernel": (("", "", transpose),),
+    "straight": (("", "", straight),),
+}
+
+
+def table(text: str, **tables: Iterable[Row]) -> tuple[Row, ...]:
+    """Write a key table as lines of a source key, our path, and what stands there.
+
+        class_embedding    patches/class_token    array
+        attn.{q,k,v}_proj  {q,k,v}
+        layers.*           blocks/*               block
+
+    Braces spell one row for each of their words; "." is the path of the table itself.
+
+    Args:
+      text: the lines; the third word is a key of FORMS or of `tables`, or missing for a module.
+      tables: what stands there, in rows of its own.
+    """
+    rows: list[Row] = []
+    for key, path, *form in (line.split() for line in text.strip().splitlines()):
+        inside = (FORMS | tables)[form[0] if form else "module"]
+        for one, ours in zip(_spelled(key), _spelled(path.strip(".")), strict=True):
+            rows += below(one, ours, inside)
+    return tuple(rows)
+
+
+def _spelled(word: str) -> list[str]:
+    head, _, rest = word.partition("{")
+    names, _, tail = rest.partition("}")
+    return [f"{head}{name}{tail}" for name in names.split(",")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +152,13 @@ class Network:
     graphdef: nnx.GraphDef
     state: nnx.State
     mesh: jax.sharding.Mesh
+
+
+class Placing(TypedDict, total=False):
+    """How a network is loaded, see `Layout.load`."""
+
+    dtype: str
+    mesh: jax.sharding.Mesh | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,14 +231,14 @@ def converted(
     Raises:
       ValueError: see `Layout.load`. Wrong shapes are found while reading and reported at the end.
     """
-    rows = [(_pattern(key), path, transform) for key, path, transform in table]
+    rows = [(pattern(key), path, transform) for key, path, transform in table]
     plan: dict[str, list[tuple[str, Transform]]] = {}
     filled: dict[str, str] = {}
     errors = []
     for key in tensors:
         if ignored and re.fullmatch(ignored, key):
             continue
-        plan[key] = [(p, t) for p, t in _targets(key, rows) if p in shapes]
+        plan[key] = [(p, t) for p, t in targets(key, rows) if p in shapes]
         if not plan[key]:
             errors.append(f"{key} {tensors[key].shape} has no place in the network")
         for path, _ in plan[key]:
@@ -194,9 +247,9 @@ def converted(
             filled[path] = key
     errors += [f"{path} {shapes[path]} is not given" for path in shapes if path not in filled]
     _report(errors)
-    for key, targets in plan.items():
+    for key, filling in plan.items():
         value = tensors[key].read()
-        for path, transform in targets:
+        for path, transform in filling:
             array = transform(value, shapes[path])
             if array is None or array.shape != shapes[path]:
                 errors.append(f"{key} {value.shape} does not fit {path} {shapes[path]}")
@@ -205,13 +258,15 @@ def converted(
     _report(errors)
 
 
-def _pattern(key: str) -> re.Pattern:
-    return re.compile(re.escape(key).replace(r"\*", r"([^.]+)"))
+def pattern(key: str, word: str = "[^.]+") -> re.Pattern[str]:
+    """Return the expression of a key in which each `*` stands for one `word`."""
+    return re.compile(re.escape(key).replace(r"\*", f"({word})"))
 
 
-def _targets(key: str, rows: list) -> Iterator[tuple[str, Transform]]:
-    for pattern, path, transform in rows:
-        if match := pattern.fullmatch(key):
+def targets(key: str, rows: Iterable[tuple[re.Pattern[str], str, Any]]) -> Iterator[tuple]:
+    """Give (path, transform) of the rows (pattern, path, transform) that a key matches."""
+    for expression, path, transform in rows:
+        if match := expression.fullmatch(key):
             for name in match.groups():
                 path = path.replace("*", name, 1)
             yield path, transform

@@ -41,6 +41,23 @@ def read_config(kind: str, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"config.json must be a {kind} of transformers: {error}") from error
 
 
+def require_options(
+    config: Mapping[str, Any], wanted: Mapping[str, Any], of: str, remedy: str = ""
+) -> None:
+    """Raise ValueError if an option of a published model has another value than the one offered.
+
+    Args:
+      config: of the model. wanted: the offered values, which a key that is missing has, too.
+      of: names the config. remedy: what to do.
+    """
+    if wrong := [
+        f"{key} = {value!r}; got {config[key]!r}"
+        for key, value in wanted.items()
+        if config.get(key, value) != value
+    ]:
+        raise ValueError(f"{of} must have {', and '.join(wrong)}. {remedy}".strip())
+
+
 def read_tokenizer(kind: str, folder: Path) -> tokenizers.Tokenizer:
     """Convert the vocabulary files of a folder to a tokenizer of the library `tokenizers`.
 

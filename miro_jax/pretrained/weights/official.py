@@ -9,7 +9,6 @@ Facts: release 0.1.4 and hub `nicolas-dufour/miro` (arXiv 2510.25897).
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from flax import nnx
 from miro_jax.models import sharding
 from miro_jax.models.layers import Linear
 from miro_jax.models.rin import RIN, RINConfig
-from miro_jax.pretrained.weights import convert
+from miro_jax.pretrained.weights import convert, hf
 from miro_jax.pretrained.weights.hub import Repository
 from miro_jax.pretrained.weights.official_keys import IGNORED, RELEASE_NAMES, key_table
 from miro_jax.pretrained.weights.tensors import write_safetensors
@@ -36,6 +35,34 @@ OURS = "miro_jax"  # section of config.json that only this package reads and wri
 KEEP_FLOAT32 = r"(.*/)?fourier/.*"
 # What the release fixes in code: it has no entry in config.json.
 FIXED = {"condition_heads": 16, "condition_layers": 2, "mlp_multiplier": 4, "mlp_multiple": 256}
+# Our sizes by their names in the section `network`, and what a missing entry means there.
+SIZES = {
+    "caption_width": "label_dim",
+    "patch_size": "patch_size",
+    "token_width": "data_dim",
+    "latent_width": "latents_dim",
+    "num_latent_tokens": "num_latents",
+    "num_blocks": "num_blocks",
+    "layers_per_block": "num_processing_layers",
+    "read_write_heads": "read_write_heads",
+    "process_heads": "compute_heads",
+    "num_registers": "num_text_registers",
+}
+ABSENT = {
+    "read_write_heads": 16,
+    "compute_heads": 16,
+    "num_text_registers": 16,
+    "use_cond_rin_block": False,
+    "concat_cond_token_to_latents": True,
+    "use_self_conditioning": False,
+}
+# The parts of the release's network that ours has.
+PARTS = {
+    "use_cond_rin_block": True,
+    "concat_cond_token_to_latents": False,
+    "use_self_conditioning": True,
+}
+MULTIPLIERS = {"latent_mlp_multiplier": 4, "data_mlp_multiplier": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,44 +152,20 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
     Raises:
       ValueError: it needs a part that our network does not have. KeyError: an entry is missing.
     """
-    c, pre = settings["network"], settings["preconditioning"]
-    wanted = {
-        "network.use_cond_rin_block": (c.get("use_cond_rin_block", False), True),
-        "network.concat_cond_token_to_latents": (
-            c.get("concat_cond_token_to_latents", True),
-            False,
-        ),
-        "network.use_self_conditioning": (c.get("use_self_conditioning", False), True),
-        "network.latent_mlp_multiplier": (c.get("latent_mlp_multiplier", 4), 4),
-        "network.data_mlp_multiplier": (c.get("data_mlp_multiplier", 4), 4),
-        "preconditioning.do_normalization": (
-            pre.get("do_normalization", "noise_driven") in ("noise_driven", True),
-            True,
-        ),
-        "preconditioning.logvar_mlp_layers": (pre.get("logvar_mlp_layers", 0), 0),
-    }
-    wrong = [
-        f"{key} must be {want}; got {got}" for key, (got, want) in wanted.items() if got != want
-    ]
-    if wrong:
-        raise ValueError(f"{CONFIG} asks for what this network does not have: {'; '.join(wrong)}.")
+    c, pre = ABSENT | settings["network"], dict(settings["preconditioning"])
+    hf.require_options(c, PARTS | MULTIPLIERS, f"{CONFIG}: network")
+    if pre.get("do_normalization") is True:
+        pre["do_normalization"] = "noise_driven"
+    wanted = {"do_normalization": "noise_driven", "logvar_mlp_layers": 0}
+    hf.require_options(pre, wanted, f"{CONFIG}: preconditioning")
     return RINConfig(
         latent_shape=(c["data_size"], c["data_size"], c["num_input_channels"]),
-        caption_width=c["label_dim"],
         num_rewards=len(reward_names(settings)),
-        patch_size=c["patch_size"],
-        token_width=c["data_dim"],
-        latent_width=c["latents_dim"],
-        num_latent_tokens=c["num_latents"],
-        num_blocks=c["num_blocks"],
-        layers_per_block=c["num_processing_layers"],
-        read_write_heads=c.get("read_write_heads", 16),
-        process_heads=c.get("compute_heads", 16),
-        num_registers=c.get("num_text_registers", 16),
         table_std=0.02,
         sigma=float(pre.get("sigma_data", 0.5)),
         log_variance_features=pre.get("logvar_channels", 128),
         remat=False,
+        **{ours: c[theirs] for ours, theirs in SIZES.items()},
         **FIXED,
     )
 
@@ -226,29 +229,18 @@ def released_settings(
     """Return the content of `config.json`; the inverse of `rin_config` and `reward_names`."""
     keys = [RELEASE_NAMES.get(name, name) for name in reward_names]
     height = config.latent_shape[0]
+    sizes = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
     return {
         "network": {
+            **sizes,
+            **PARTS,
             "data_size": height,
-            "data_dim": config.token_width,
             "num_input_channels": config.latent_shape[2],
-            "num_latents": config.num_latent_tokens,
-            "latents_dim": config.latent_width,
-            "label_dim": config.caption_width,
-            "num_processing_layers": config.layers_per_block,
-            "num_blocks": config.num_blocks,
-            "patch_size": config.patch_size,
             "num_cond_tokens": 1,
-            "read_write_heads": config.read_write_heads,
-            "compute_heads": config.process_heads,
-            "use_cond_rin_block": True,
-            "concat_cond_token_to_latents": False,
-            "use_self_conditioning": True,
-            "num_text_registers": config.num_registers,
             "coherence_keys": keys,
         },
         "preconditioning": {
-            "num_latents": config.num_latent_tokens,
-            "latents_dim": config.latent_width,
+            **{key: sizes[key] for key in ("num_latents", "latents_dim")},
             "do_normalization": "noise_driven",
             "sigma_data": config.sigma,
             "logvar_channels": config.log_variance_features,
@@ -266,43 +258,28 @@ def released_tensors(
     config: RINConfig, state: nnx.State, reward_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return the tensors of `model.safetensors`: {key: array}, the constant booleans included."""
-    ours = {"/".join(map(str, p)): leaf.get_raw_value() for p, leaf in nnx.to_flat_state(state)}
-    inputs = _num_inputs(config)
-    rows = [
-        (re.compile(re.escape(path).replace(r"\*", r"(\w+)")), key)
-        for key, path, _ in key_table(reward_names)
-    ]
-    tensors = {}
-    for path, value in ours.items():
-        key = _their_key(path, rows)
-        array = np.asarray(value, np.float32)
-        parent, _, leaf = path.rpartition("/")
-        if leaf == "kernel":
-            array = array.reshape(int(np.prod(array.shape[: inputs[parent]])), -1).T
-        elif leaf == "bias":
-            array = array.reshape(-1)
-        tensors[key] = np.ascontiguousarray(array)
-    return tensors | _constants(config)
-
-
-def _their_key(path: str, rows: list) -> str:
-    for pattern, key in rows:
-        if match := pattern.fullmatch(path):
-            for name in match.groups():
-                key = key.replace("*", name, 1)
-            return key
-    raise ValueError(f"{path} has no place in the released layout.")
-
-
-def _num_inputs(config: RINConfig) -> dict[str, int]:
-    """Return path of a linear map -> number of its input axes."""
     with sharding.use_mesh(sharding.one_device_mesh()):
         model = nnx.eval_shape(lambda: RIN(config, rngs=nnx.Rngs(params=0)))
-    return {
+    inputs = {  # path of a linear map -> number of its input axes
         "/".join(map(str, path)): module.num_in
         for path, module in nnx.iter_modules(model)
         if isinstance(module, Linear)
     }
+    rows = [(convert.pattern(path, r"\w+"), key, None) for key, path, _ in key_table(reward_names)]
+    tensors = {}
+    for parts, leaf in nnx.to_flat_state(state):
+        path = "/".join(map(str, parts))
+        parent, _, name = path.rpartition("/")
+        array = np.asarray(leaf.get_raw_value(), np.float32)
+        if name == "kernel":
+            array = array.reshape(int(np.prod(array.shape[: inputs[parent]])), -1).T
+        elif name == "bias":
+            array = array.reshape(-1)
+        key = next((key for key, _ in convert.targets(path, rows)), None)
+        if key is None:
+            raise ValueError(f"{path} has no place in the released layout.")
+        tensors[key] = np.ascontiguousarray(array)
+    return tensors | _constants(config)
 
 
 def _constants(config: RINConfig) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ Kernels are stored `[out, in]` there and `[*inputs, *outputs]` here: a transpose
 
 from collections.abc import Sequence
 
-from miro_jax.pretrained.weights.convert import LINEAR, NORM, Row, below, same
+from miro_jax.pretrained.weights.convert import Row, below, table
 
 # Our name of a reward -> the release's. Others keep their name.
 RELEASE_NAMES = {
@@ -23,61 +23,68 @@ IGNORED = (
     r"network\.(cond_mask|registers_coherence_mask|(.*\.)?attention_mask_dummy)"
     r"|(data_preprocessing|postprocessing)\..*"
 )
-FOURIER = (("freqs", "frequencies", same), ("phases", "phases", same))
-TABLE = (("", "table", same),)
-GAIN = (("", "layer_scale", same),)
-SCALAR = (
-    *below("encode_time", "fourier", FOURIER),
-    *below("map_time_input", "hidden", LINEAR),
-    *below("map_time_output", "out", LINEAR),
+FOURIER = table("""
+    freqs   frequencies  array
+    phases  phases       array
+""")
+SCALAR = table(
+    """
+    encode_time                        fourier       fourier
+    {map_time_input,map_time_output}  {hidden,out}
+    """,
+    fourier=FOURIER,
 )
-GELU_MLP = (*below("linear_1", "hidden", LINEAR), *below("linear_2", "out", LINEAR))
-SWIGLU = (*below("linear_packed", "packed", LINEAR), *below("linear_out", "out", LINEAR))
-CROSS_ATTENTION = (
-    *below("initial_to_ln", "norm", NORM),
-    *below("ca.q", "q", LINEAR),
-    *below("ca.kv", "kv", LINEAR),
-    *below("ca.q_norm", "q_norm", NORM),
-    *below("ca.k_norm", "k_norm", NORM),
-    *below("ca.out", "out", LINEAR),
-    *below("middle_ln", "mlp_norm", NORM),
-    *below("ffn", "mlp", SWIGLU),
+GAIN = table(".  layer_scale  array")
+GELU_MLP = table("{linear_1,linear_2}  {hidden,out}")
+SWIGLU = table("{linear_packed,linear_out}  {packed,out}")
+CROSS_ATTENTION = table(
+    """
+    initial_to_ln                norm
+    ca.{q,kv,q_norm,k_norm,out}  {q,kv,q_norm,k_norm,out}
+    middle_ln                    mlp_norm
+    ffn                          mlp                       swiglu
+    """,
+    swiglu=SWIGLU,
 )
-SELF_ATTENTION = (
-    *below("initial_ln", "norm", NORM),
-    *below("sa.qkv", "qkv", LINEAR),
-    *below("sa.q_norm", "q_norm", NORM),
-    *below("sa.k_norm", "k_norm", NORM),
-    *below("sa.out", "out", LINEAR),
-    *below("middle_ln", "mlp_norm", NORM),
+SELF_ATTENTION = table("""
+    initial_ln                 norm
+    sa.{qkv,q_norm,k_norm,out}  {qkv,q_norm,k_norm,out}
+    middle_ln                  mlp_norm
+""")
+NETWORK = table(
+    """
+    patch_extractor                           patch_in
+    data_ln                                   patch_norm
+    data_pos_embedding                        token_positions/table              array
+    latents                                   latent_tokens/table                array
+    time_embedder                             time                               scalar
+    coherence_positional_embedding            reward_positions/table             array
+    text_registers                            registers/table                    array
+    map_text_tokens                           caption_in
+    transformers_blocks.*                     condition_encoder/*                self
+    transformers_blocks.*.ffn                 condition_encoder/*/mlp            gelu
+    transformers_blocks.*.layer_scale_{1,2}   condition_encoder/*/{attention,mlp}_scale  gain
+    ln_previous_{1,2}                         previous_{norm,gate}
+    linear_previous                           previous_mlp                       gelu
+    rin_blocks.*.retrieve_cond                blocks/*/read_condition            cross
+    rin_blocks.*.{retriever_ca,writer_ca}     blocks/*/{read,write}              cross
+    rin_blocks.*.processer_sa.*               blocks/*/process/*                 self
+    rin_blocks.*.processer_sa.*.ffn           blocks/*/process/*/mlp             swiglu
+    map_tokens_to_patches.{0,1}               patch_out{_norm,}
+    """,
+    scalar=SCALAR,
+    gelu=GELU_MLP,
+    swiglu=SWIGLU,
+    gain=GAIN,
+    self=SELF_ATTENTION,
+    cross=CROSS_ATTENTION,
 )
-NETWORK = (
-    *below("patch_extractor", "patch_in", LINEAR),
-    *below("data_ln", "patch_norm", NORM),
-    *below("data_pos_embedding", "token_positions", TABLE),
-    *below("latents", "latent_tokens", TABLE),
-    *below("time_embedder", "time", SCALAR),
-    *below("coherence_positional_embedding", "reward_positions", TABLE),
-    *below("text_registers", "registers", TABLE),
-    *below("map_text_tokens", "caption_in", LINEAR),
-    *below("transformers_blocks.*", "condition_encoder/*", SELF_ATTENTION),
-    *below("transformers_blocks.*.ffn", "condition_encoder/*/mlp", GELU_MLP),
-    *below("transformers_blocks.*.layer_scale_1", "condition_encoder/*/attention_scale", GAIN),
-    *below("transformers_blocks.*.layer_scale_2", "condition_encoder/*/mlp_scale", GAIN),
-    *below("ln_previous_1", "previous_norm", NORM),
-    *below("linear_previous", "previous_mlp", GELU_MLP),
-    *below("ln_previous_2", "previous_gate", NORM),
-    *below("rin_blocks.*.retrieve_cond", "blocks/*/read_condition", CROSS_ATTENTION),
-    *below("rin_blocks.*.retriever_ca", "blocks/*/read", CROSS_ATTENTION),
-    *below("rin_blocks.*.processer_sa.*", "blocks/*/process/*", SELF_ATTENTION),
-    *below("rin_blocks.*.processer_sa.*.ffn", "blocks/*/process/*/mlp", SWIGLU),
-    *below("rin_blocks.*.writer_ca", "blocks/*/write", CROSS_ATTENTION),
-    *below("map_tokens_to_patches.0", "patch_out_norm", NORM),
-    *below("map_tokens_to_patches.1", "patch_out", LINEAR),
-)
-PRECONDITIONING = (
-    *below("logvar_proj.0", "logvar/fourier", FOURIER),
-    *below("logvar_proj.1", "logvar/out", LINEAR),
+PRECONDITIONING = table(
+    """
+    logvar_proj.0  logvar/fourier  fourier
+    logvar_proj.1  logvar/out
+    """,
+    fourier=FOURIER,
 )
 
 
