@@ -51,7 +51,7 @@ def test_a_folder_is_a_repository(tmp_path):
 
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is no JSON"):
+    with pytest.raises(ValueError, match="config.json is no valid JSON"):
         hub.open(tmp_path).json("config.json")
 
 

@@ -3,19 +3,19 @@
     repository = hub.open("nicolas-dufour/miro")         # or a folder in the same layout
     repository.path("config.json")                       # a local path; fetched if it must be
 
-Files are fetched one by one, when they are needed. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1`
-switches fetching off; what is in the cache is still used. `HF_HOME` moves the cache.
+Files are fetched one by one, when they are needed. What is here counts before what would have to be
+fetched. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1` switches fetching off. `HF_HOME` moves the cache.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from miro_jax.data.json_file import read_json
 from miro_jax.pretrained.weights import pickles, tensors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -64,6 +65,7 @@ class Repository:
         Raises:
           FileNotFoundError: the folder or the hub has no such file.
           OfflineError, UnreachableError: it would have to be fetched and cannot be.
+          ValueError: it is no regular file, or a Git LFS pointer.
         """
         path = self._find(name)
         if path is None:
@@ -71,30 +73,41 @@ class Repository:
         return path
 
     def has(self, name: str) -> bool:
-        """Return whether there is a file of this name; it is fetched for that."""
-        return self._find(name) is not None
+        """Return whether there is a file of this name; it is fetched for that.
+
+        Where it cannot be fetched, a repository of which other files are here counts as without it.
+
+        Raises:
+          OfflineError, UnreachableError: nothing of the repository is here, nor can be fetched.
+        """
+        try:
+            return self._find(name) is not None
+        except (OfflineError, UnreachableError):
+            if self._snapshot() is None:
+                raise
+            return False
 
     def is_here(self, stem: str = "model") -> bool:
         """Return whether weights (see `weights`) are on this machine; nothing is fetched."""
-        return any(isinstance(self._known(name), Path) for name in _weight_files(stem))
+        return any(self._is_complete(name) for name in _weight_files(stem))
 
     def json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file; ValueError names a damaged one."""
-        path = self.path(name)
-        try:
-            return json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}. Fetch it again.") from error
+        """Read a JSON file that holds an object; ValueError names a damaged one."""
+        return read_json(self.path(name), dict)
 
     def weights(self, stem: str = "model") -> Path:
         """Return the path of the weight file (or of the index of several) that `stem` names.
 
+        Files that are here count before those that would have to be fetched; among either,
+        safetensors before pickles, and weights of half precision last.
+
         Args:
-          stem: name without its ending, or with it. safetensors are preferred to pickles.
+          stem: name without its ending, or with it.
         """
         names = _weight_files(stem)
         if len(names) == 1:
             return self.path(stem)
+        names.sort(key=lambda name: not self._is_complete(name))  # stable
         for name in names:
             if (path := self._find(name)) is not None:
                 return path
@@ -103,7 +116,7 @@ class Repository:
     def tensors(self, stem: str = "model") -> dict[str, tensors.Tensor]:
         """List the tensors of `weights(stem)`; see `weights.tensors` and `weights.pickles`."""
         path = self.weights(stem)
-        if path.name.endswith(".index.json"):
+        if _is_index(path.name):
             return tensors.open_indexed(path, self.path, open_file)
         return open_file(path)
 
@@ -123,8 +136,8 @@ class Repository:
         """
         path = self.weights(stem)
         files = [path.name]
-        if path.name.endswith(".index.json"):
-            files = sorted(set(self.json(path.name)["weight_map"].values()))
+        if _is_index(path.name):
+            files = sorted(set(tensors.read_index(path).values()))
         parts = [self.sha256(name) for name in (*files, *names)]
         return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -139,18 +152,48 @@ class Repository:
         """Return the path of a file that is here; False: there is none; None: the hub may know."""
         if self.is_local:
             path = Path(self.source, self.subfolder, name)
-            return path if path.is_file() else False
+            return path if path.exists() else False
+        snapshot = self._snapshot()
         cached = huggingface_hub.try_to_load_from_cache(
-            self.source, self._inside(name), revision=self.revision
+            self.source, self._inside(name), revision=snapshot.name if snapshot else self.revision
         )
         if isinstance(cached, str):
             return Path(cached)
         return None if cached is None else False  # the cache may know that there is none
 
+    def _snapshot(self) -> Path | None:
+        """Return the folder of the cache that holds the files of the revision.
+
+        Offline, where none is named and the cache has no `main`, the only one that is there counts.
+        """
+        top = Path(constants.HF_HUB_CACHE, f"models--{self.source.replace('/', '--')}")
+        with contextlib.suppress(OSError):
+            commit = (top / "refs" / (self.revision or "main")).read_text().strip()
+            if (top / "snapshots" / commit).is_dir():
+                return top / "snapshots" / commit
+        if self.revision:
+            named = top / "snapshots" / self.revision
+            return named if named.is_dir() else None
+        there = list((top / "snapshots").glob("*")) if is_offline() else []
+        return there[0] if len(there) == 1 else None
+
+    def _is_complete(self, name: str) -> bool:
+        """Return whether a file is here, with all others that it lists if it is an index."""
+        path = self._known(name)
+        if not isinstance(path, Path) or tensors.is_pointer(path):
+            return False
+        listed = set(tensors.read_index(path).values()) if _is_index(name) else ()
+        return all(map(self._is_complete, listed))
+
     def _find(self, name: str) -> Path | None:
         known = self._known(name)
-        if known is not None:
-            return known or None
+        if known is None:
+            known = self._fetch(name)
+        if known and tensors.is_pointer(known):
+            raise ValueError(tensors.POINTED.format(known))
+        return known or None
+
+    def _fetch(self, name: str) -> Path | None:
         with self._explained(name):
             if is_offline():
                 raise errors.OfflineModeIsEnabled("offline")
@@ -231,8 +274,14 @@ def _weight_files(stem: str) -> list[str]:
     if stem.endswith((*SAFETENSORS, *PICKLES)):
         return [stem]
     alike = {"model": "pytorch_model"}.get(stem, stem)
-    names = [f"{stem}{end}" for end in SAFETENSORS]
-    return [*names, f"{alike}.bin", f"{alike}.bin.index.json", f"{stem}.pt", f"{stem}.pth"]
+    whole = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    whole += [f"{alike}.bin", f"{alike}.bin.index.json", f"{stem}.pt", f"{stem}.pth"]
+    half = [f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"]
+    return [*whole, *half, f"{alike}.fp16.bin", f"{alike}.bin.index.fp16.json"]
+
+
+def _is_index(name: str) -> bool:
+    return name.endswith((".index.json", ".index.fp16.json"))
 
 
 def is_offline() -> bool:
@@ -242,8 +291,8 @@ def is_offline() -> bool:
 
 def _connect() -> None:
     """Raise ConnectionError soon where the hub cannot be reached: its client tries for 20 s."""
-    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy")):
-        return  # a proxy reaches what this machine cannot see
+    if set(urllib.request.getproxies()) - {"no"}:
+        return  # a proxy reaches what this machine cannot see; the client knows which and when
     parts = urlsplit(constants.ENDPOINT)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     failure: list[OSError] = [TimeoutError("no answer")]

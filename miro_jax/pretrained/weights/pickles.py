@@ -52,7 +52,7 @@ def open_pickle(
         message names the file and that name.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with tensors.open_weights(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         head = file.read(512)
@@ -125,8 +125,6 @@ def _read_legacy(
     """As `_read_zip`. The numbers are little endian whatever the machine that wrote them."""
     if head[257:262] == b"ustar":
         raise ValueError("this is a tar of PyTorch before 0.1.10, which is not read. Convert it.")
-    if head.startswith(b"version https://git-lfs"):
-        raise ValueError("this is a Git LFS pointer, not the weights. Fetch them with git lfs.")
     if not head.startswith(b"\x80"):
         raise ValueError("this is no PyTorch checkpoint: neither a ZIP nor a pickle.")
     storages: dict[str, Storage] = {}

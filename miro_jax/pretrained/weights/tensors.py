@@ -5,14 +5,20 @@ A file is opened as {key: Tensor}. A Tensor knows its shape and dtype and reads 
 """
 
 import dataclasses
-import json
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from miro_jax.data import safetensors
+from miro_jax.data.json_file import read_json
+from miro_jax.data.regular_file import open_regular
+
+POINTER = b"version https://git-lfs"
+POINTED = "{} is a Git LFS pointer, not the file itself. Fetch that with: git lfs pull"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +51,10 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
       ValueError: the file is damaged or truncated; the text names it.
     """
     path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_weights(path) as file:
+        size = os.fstat(file.fileno()).st_size
         try:
             length = safetensors.header_length(file.read(8), size)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is no safetensors file or is cut short. Fetch it again."
-            ) from error
-        try:
             entries, _ = safetensors.parse_header(file.read(length), size)
         except ValueError as error:
             raise ValueError(f"{path}: {error} Fetch the file again.") from error
@@ -61,6 +62,24 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
         key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry))
         for key, entry in entries.items()
     }
+
+
+def open_weights(path: Path | str) -> BinaryIO:
+    """Open a file of a model.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no regular file, or a Git LFS pointer to one.
+    """
+    if is_pointer(path):
+        raise ValueError(POINTED.format(path))
+    return open_regular(path)
+
+
+def is_pointer(path: Path | str) -> bool:
+    """Return whether a file is a Git LFS pointer; ValueError if it is no regular file."""
+    with open_regular(path) as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def _read(path: Path, entry: safetensors.Entry) -> np.ndarray:
@@ -80,15 +99,26 @@ def open_indexed(
       file_of: finds or fetches one of the files by name.
       open_file: lists the tensors of one of them.
     """
-    names = json.loads(Path(index).read_text("utf-8"))["weight_map"]
+    names = read_index(index)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{index} names a file outside of its folder: {name!r}.")
         tensors |= open_file(file_of(name))
     if missing := sorted(set(names) - set(tensors)):
         raise ValueError(f"{index} lists tensors that its files do not hold: {missing[:5]}.")
     return tensors
+
+
+def read_index(path: Path | str) -> dict[str, str]:
+    """Read the index of a checkpoint in several files: key -> name of a file beside it.
+
+    Raises:
+      ValueError: it is no such index, or names a file elsewhere.
+    """
+    names = read_json(path, {"weight_map": {str: str}})["weight_map"]
+    for name in names.values():
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"{path} names a file outside of its folder: {name!r}.")
+    return names
 
 
 def write_safetensors(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
