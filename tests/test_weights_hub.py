@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 
 import huggingface_hub
@@ -127,3 +128,184 @@ def test_a_cached_file_is_found_offline_with_its_digest(cached):
     assert repository.is_here("config.pt") is False
     with pytest.raises(hub.OfflineError, match="hf download owner/model --local-dir"):
         repository.path("other.json")
+
+
+# Caches as `hf download` and others leave them: nothing notes which files the hub has not.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of a machine that is offline; a function that puts files into it."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", "1")
+
+    def put(*names, commit="a" * 40, ref="main", name="owner/model"):
+        top = tmp_path / f"models--{name.replace('/', '--')}"
+        for file in names:
+            path = top / "snapshots" / commit / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"{}")
+        if ref:
+            (top / "refs").mkdir(exist_ok=True)
+            (top / "refs" / ref).write_text(commit)
+        return top
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "stem, files, found",
+    [
+        ("HPS_v2.1_compressed", ["HPS_v2.1_compressed.pt"], "HPS_v2.1_compressed.pt"),
+        ("model", ["config.json", "pytorch_model.bin"], "pytorch_model.bin"),
+        ("model", ["pytorch_model.bin", "model.safetensors"], "model.safetensors"),
+        ("model", ["model.fp16.safetensors"], "model.fp16.safetensors"),
+        ("model", ["model.fp16.safetensors", "pytorch_model.bin"], "pytorch_model.bin"),
+    ],
+)
+def test_what_the_cache_has_is_taken_offline_whatever_its_name(cache, stem, files, found):
+    cache(*files)
+    assert hub.open("owner/model").weights(stem).name == found
+    assert hub.open("owner/model").is_here(stem)
+
+
+def test_weights_in_several_files_count_if_all_are_there(cache):
+    top = cache("model.safetensors.index.json", "one.safetensors", "pytorch_model.bin")
+    folder = top / "snapshots" / ("a" * 40)
+    names = {"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(names))
+    assert hub.open("owner/model").weights().name == "pytorch_model.bin"
+    cache("two.safetensors")
+    assert hub.open("owner/model").weights().name == "model.safetensors.index.json"
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "one.safetensors").unlink()
+    (folder / "one.safetensors").symlink_to(top / "blobs" / "gone")  # an interrupted download
+    assert not hub.open("owner/model").is_here()
+    with pytest.raises(hub.OfflineError, match="must be fetched"):
+        hub.open("owner/model").weights()
+
+
+def test_a_file_that_a_cached_repository_lacks_is_none_offline(cache):
+    cache("config.json", "part/model.safetensors")
+    assert hub.open("owner/model").has("tokenizer.json") is False
+    assert hub.open("owner/model", "part").weights().parent.name == "part"
+    with pytest.raises(hub.OfflineError):  # nothing is known of it at all
+        hub.open("owner/other").has("tokenizer.json")
+
+
+def test_other_revisions_are_found_by_their_names(cache):
+    cache("config.json", commit="b" * 40, ref="v2")
+    assert hub.open("owner/model", revision="v2").path("config.json")
+    assert hub.open("owner/model", revision="b" * 40).path("config.json")
+    with pytest.raises(hub.OfflineError):
+        hub.open("owner/model", revision="v3").path("config.json")
+    assert hub.open("owner/model").path("config.json")  # the only one that is there
+    cache("config.json", commit="c" * 40, ref=None)
+    with pytest.raises(hub.OfflineError):
+        hub.open("owner/model").path("config.json")
+
+
+def test_a_cache_without_links_gives_the_digest_of_the_bytes(cache):
+    cache("model.safetensors")
+    assert hub.open("owner/model").digest() == hashlib.sha256(b"{}").hexdigest()
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "Https_Proxy"])
+def test_a_proxy_is_left_to_the_client_of_the_hub(monkeypatch, variable):
+    for name in (*PROXIES, "no_proxy", "NO_PROXY", "MIRO_JAX_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: asked.append(a) or "x")
+    monkeypatch.setattr(tensors, "is_pointer", lambda path: False)
+    monkeypatch.setenv("no_proxy", "localhost")  # no proxy itself
+    with pytest.raises(hub.UnreachableError):
+        hub.open("owner/model").path("config.json")
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    assert str(hub.open("owner/model").path("config.json")) == "x" and asked
+
+
+def test_an_error_of_the_client_is_one_line_with_its_cause(monkeypatch):
+    def without_socks(*_, **__):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package\nis not installed.")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", "0")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", without_socks)
+    with pytest.raises(hub.UnreachableError, match=r"reached \(Using SOCKS .* is not installed"):
+        hub.open("owner/model").path("config.json")
+
+
+# Damaged repositories.
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.pt",
+    "config.json",
+    "tokenizer.json",
+    "spiece.model",
+    "vocab.txt",
+    "merges.txt",
+    "uncond_embedding.npy",
+    "model.safetensors.index.json",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_git_lfs_pointer_is_named_whatever_the_format(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        hub.open(tmp_path).path(name)
+    if name.endswith((".safetensors", ".bin", ".pt")):
+        with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
+            hub.open_file(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
+            hub.open(tmp_path).tensors()
+
+
+def test_whole_weights_come_before_a_pointer_to_better_ones(tmp_path):
+    (tmp_path / "model.safetensors").write_text(POINTER)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    assert hub.open(tmp_path).weights().name == "pytorch_model.bin"
+
+
+def test_a_named_pipe_in_place_of_weights_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    for action in (
+        lambda: hub.open(tmp_path).tensors(),
+        lambda: hub.open(tmp_path).digest(),
+        lambda: hub.open_file(tmp_path / "model.safetensors"),
+    ):
+        with pytest.raises(ValueError, match="must be a regular file; it is a named pipe"):
+            action()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", ".."])
+def test_an_index_names_files_beside_it_only(tmp_path, name):
+    (tmp_path.parent / "secret").write_bytes(b"x")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    for action in (hub.open(tmp_path).tensors, hub.open(tmp_path).digest):
+        with pytest.raises(ValueError, match="outside of its folder"):
+            action()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[]", "must be an object"),
+        ('{"weight_map": 3}', "weight_map must be an object; got 3"),
+        ('{"weight_map": {"x": null}}', "weight_map.x must be a string"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path, text, said):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=f"model.safetensors.index.json.*{said}"):
+        hub.open(tmp_path).digest()

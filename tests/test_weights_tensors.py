@@ -110,7 +110,7 @@ def test_damage_is_named(tmp_path, header, size, said):
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(8), b"\xff" * 100])
 def test_another_file_is_refused(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="is no safetensors file or is cut short"):
+    with pytest.raises(ValueError, match="x.safetensors: no safetensors, or cut short"):
         tensors.open_safetensors(tmp_path / "x.safetensors")
 
 

@@ -60,7 +60,7 @@ class Aesthetic(base.CroppedJudge):
     Args:
       weights: hub id, or a folder with CLIP-L's config.json and model.safetensors.
       head: hub id, or a folder with the head's file (.pth or .safetensors); None takes `weights` if
-      that is a folder with the file.
+        that is a folder with the file.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
       towers: finds a vision tower that is loaded already.
@@ -79,9 +79,10 @@ class Aesthetic(base.CroppedJudge):
         towers: SharedTowers | None = None,
     ):
         weights = CARD.weights if weights is None else weights
-        self._vision = load_vision(weights, dtype=dtype, mesh=mesh, towers=towers)
-        if head is None:
-            head = weights if _has_head(hub.open(weights)) else HEAD
+        towers = towers or SharedTowers()
+        self._vision = load_vision(weights, CARD.stem, towers, dtype=dtype, mesh=mesh)
+        files = (f"{HEAD_FILE}{end}" for end in (*hub.SAFETENSORS, *hub.PICKLES))
+        head = head or hub.open(weights).own_or(HEAD, *files)
         self._head = fold_linear(hub.open(head).tensors(HEAD_FILE), "layers")
         config = self._vision.config
         if len(self._head[0]) != config.projection:
@@ -100,11 +101,6 @@ class Aesthetic(base.CroppedJudge):
         base.check_captions(captions, len(features))
         weight, bias = self._head
         return (features.astype(np.float64) @ weight + bias).astype(np.float32)
-
-
-def _has_head(repository: hub.Repository) -> bool:
-    ends = (*hub.SAFETENSORS, *hub.PICKLES)
-    return repository.is_local and any(repository.has(f"{HEAD_FILE}{end}") for end in ends)
 
 
 def fold_linear(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray, float]:

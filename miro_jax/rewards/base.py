@@ -10,7 +10,7 @@ Letters: B images, H W image, R rewards.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,18 +22,17 @@ SYNTHETIC_FORMS = ("long", "short")
 BATCH_SIZE = 32  # images whose features `score_all` holds at a time
 
 
-class Reward(Protocol):
-    """A judge of images; `Judge` defines all but the attributes, `prepare`, `encode` and `judge`.
+class Reward:
+    """A judge of images; a subclass defines the attributes, `prepare`, `encode` and `judge`.
 
     Attributes:
       name: what configs and tables call it.
       version: changes whenever the same input gets another score.
       tower: rewards of equal tower encode equal prepared images into equal features; this is then
-      done once for all. It names the weights by their digest.
+        done once for all. It names the weights by their digest.
       preprocessing: rewards of equal preprocessing give equal results of `prepare`.
       needs_caption: False if the score does not depend on the caption.
       synthetic_form: "long" or "short": which synthetic caption this reward judges.
-      identity: `name@version`; scores of different identity do not enter one table.
     """
 
     name: str
@@ -44,52 +43,23 @@ class Reward(Protocol):
     synthetic_form: str
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """`name@version`; scores of different identity do not enter one table."""
+        return f"{self.name}@{self.version}"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Bring an image, [H, W, 3] uint8 of any size, into the one shape that `encode` takes.
 
         Threads may call it at the same time. What is normalised later on the device stays uint8.
         """
-        ...
+        raise NotImplementedError
 
     def encode(self, prepared: np.ndarray) -> Any:
         """Encode prepared images [B, ...] into the features that `judge` takes."""
-        ...
+        raise NotImplementedError
 
     def judge(self, features: Any, captions: Sequence[str]) -> np.ndarray:
         """Return the scores [B] float32 of features, each with its caption."""
-        ...
-
-    def read(self, images: Images) -> Any: ...
-
-    def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray: ...
-
-    def stored(self, score: np.ndarray) -> np.ndarray: ...
-
-
-class Judge:
-    """What rewards share; a subclass defines `prepare`, `encode` and `judge`."""
-
-    name: str
-    version: str
-    needs_caption: bool
-
-    @property
-    def identity(self) -> str:
-        """`name@version`."""
-        return f"{self.name}@{self.version}"
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """See `Reward`."""
-        raise NotImplementedError
-
-    def encode(self, prepared: np.ndarray) -> Any:
-        """See `Reward`."""
-        raise NotImplementedError
-
-    def judge(self, features: Any, captions: Sequence[str]) -> np.ndarray:
-        """See `Reward`."""
         raise NotImplementedError
 
     def read(self, images: Images) -> Any:
@@ -119,14 +89,19 @@ class Judge:
         check_captions(captions, len(arrays))
         if not arrays:
             return np.zeros(0, np.float32)
-        return self.judge(self.read(arrays), captions)
+        scores = self.judge(self.read(arrays), captions)
+        require_usable(scores[:, None], [self])
+        return scores
 
     def stored(self, score: np.ndarray) -> np.ndarray:
         """Return the score as it is."""
         return score
 
 
-class CroppedJudge(Judge):
+Judge = Reward  # the name by which classes of users derive from it
+
+
+class CroppedJudge(Reward):
     """What published rewards share whose images are resized and cropped.
 
     Args:
@@ -216,6 +191,22 @@ def usable(scores: np.ndarray, rewards: Sequence[Reward]) -> np.ndarray:
     return np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
 
 
+def require_usable(scores: np.ndarray, rewards: Sequence[Reward], first: int = 0) -> None:
+    """Raise unless all scores are `usable`.
+
+    Args:
+      scores: [B, R] float32. rewards: R of them. first: position of the first image.
+
+    Raises:
+      FloatingPointError: it names the reward, the position of the image and the score.
+    """
+    for row, column in np.argwhere(~usable(scores, rewards)):
+        raise FloatingPointError(
+            f"scores must be finite; {rewards[column].name} gives images[{first + row}] "
+            f"{scores[row, column]}. Are its weights damaged?"
+        )
+
+
 def score_all(
     rewards: Sequence[Reward],
     images: Images,
@@ -228,7 +219,7 @@ def score_all(
       rewards: the R rewards, in the order of the columns.
       images: B of them, see `as_arrays`.
       captions: sets of captions. A set is {"caption": [B texts]}, which all rewards judge, or
-      {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
+        {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
       batch_size: images at a time.
 
     Returns:
@@ -245,6 +236,7 @@ def score_all(
         prepared = stack_images([prepare_image(rewards, image) for image in images[rows]])
         texts = [{form: one[rows] for form, one in part.items()} for part in captions]
         for part, scores in zip(parts, score_prepared(rewards, prepared, texts), strict=True):
+            require_usable(scores, rewards, start)
             part.append(scores)
     return [np.concatenate(part) for part in parts]
 

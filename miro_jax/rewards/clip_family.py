@@ -19,7 +19,7 @@ Letters: B images, H W image, S its side in the network, E width of the shared s
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -29,10 +29,14 @@ from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import clip, clip_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.convert import Placing
 from miro_jax.pretrained.weights.tokenizer import (
     CaptionTokenizer,
+    check_vocabulary,
     hugging_face_tokenizer,
+    once_each,
     openai_tokenizer,
+    vocabulary,
 )
 from miro_jax.rewards import base
 from miro_jax.rewards.card import UNKNOWN, Card, Licence
@@ -40,6 +44,7 @@ from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
 # Used if the repository of the weights has no tokenizer; all CLIPs have the same vocabulary.
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+OPEN_CLIP_CONFIG = "open_clip_config.json"  # beside some weights in OpenAI's layout
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CLIP_L = "openai/clip-vit-large-patch14"
 CLIP_L_LICENCE = Licence(
@@ -50,68 +55,62 @@ CLIP_L_LICENCE = Licence(
     "scope",
 )
 
-_SIZES = {
-    "huge": {
+
+def _card(name: str, judges: str, licence: Licence, **fields: Any) -> Card:
+    """Make a card: CLIP-H with Hugging Face's preprocessing unless the fields differ."""
+    usual = {
+        "version": "1",
         "parameters": 986.1e6,
         "image_gflop": 325.9,
         "text": TextCost(45.5),
         "work_mb": 12,
         "uncut": 0.05,
-    },
-    "large": {
-        "parameters": 427.6e6,
-        "image_gflop": 156.4,
-        "text": TextCost(12.4),
-        "work_mb": 10,
-        "uncut": 0.09,
-    },
-}
-
-
-def _card(name: str, judges: str, licence: Licence, size: str = "huge", **fields: Any) -> Card:
-    usual = {
-        "version": "1",
         "scale": "exp(logit scale) x cosine",
         "stored_divisor": 100,
         "preprocessing": "bicubic to 224, central square, offset rounded down",
     }
     about = {"name": name, "judges": judges, "weights": licence.weights, "licences": (licence,)}
-    return Card(**about | usual | _SIZES[size] | fields)
+    return Card(**about | usual | fields)
 
 
-def _hpsv2(version: str, stem: str, judges: str) -> Card:
-    return _card(
-        "hpsv2",
-        judges,
-        Licence("xswu/HPSv2", "Apache-2.0", True, "model card"),
-        version=version,
-        stem=stem,
-        scale="cosine",
-        stored_divisor=1,
-        preprocessing="bicubic of floats to 224, central square",
-    )
-
-
+_PICK_NOTE = "the hub states no licence; the code is said to be MIT"
+_HPSV2 = Licence("xswu/HPSv2", "Apache-2.0", True, "model card")
+_FLOATS = {
+    "scale": "cosine",
+    "stored_divisor": 1,
+    "preprocessing": "bicubic of floats to 224, central square",
+}
 CARDS = (
     _card(
         "pick_score",
         "preference",
-        Licence(
-            "yuvalkirstain/PickScore_v1",
-            UNKNOWN,
-            None,
-            "the hub states no licence; the code is said to be MIT",
-        ),
+        Licence("yuvalkirstain/PickScore_v1", UNKNOWN, None, _PICK_NOTE),
         scale="about 17 to 24",
     ),
-    _hpsv2("2.1", "HPS_v2.1_compressed", "preference"),
-    _hpsv2("2.0", "HPS_v2_compressed", "preference, older and narrower"),
+    _card("hpsv2", "preference", _HPSV2, version="2.1", stem="HPS_v2.1_compressed", **_FLOATS),
+    _card(
+        "hpsv2",
+        "preference, older and narrower",
+        _HPSV2,
+        version="2.0",
+        stem="HPS_v2_compressed",
+        **_FLOATS,
+    ),
     _card(
         "sci_score",
         "laws of nature",
         Licence("Jialuo21/SciScore", "Apache-2.0", True, "model card"),
     ),
-    _card("openai_clip", "agreement; evaluation only", CLIP_L_LICENCE, "large"),
+    _card(
+        "openai_clip",
+        "agreement; evaluation only",
+        CLIP_L_LICENCE,
+        parameters=427.6e6,
+        image_gflop=156.4,
+        text=TextCost(12.4),
+        work_mb=10,
+        uncut=0.09,
+    ),
 )
 
 
@@ -152,10 +151,10 @@ class Text:
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """Encode B captions into [B, E] float32 of length 1; equal captions are encoded once."""
-        distinct = list(dict.fromkeys(captions))
-        features = self.tower.run(encode_ids, self.tokenizer(distinct, self.max_tokens))
-        rows = {text: row for row, text in enumerate(distinct)}
-        return features[[rows[text] for text in captions]]
+        return np.stack(once_each(self._encode, captions))
+
+    def _encode(self, captions: list[str]) -> np.ndarray:
+        return self.tower.run(encode_ids, self.tokenizer(captions, self.max_tokens))
 
 
 class ClipReward(base.CroppedJudge):
@@ -209,7 +208,7 @@ def load(
       weights: hub id, or a folder in the same layout; None is the published one.
       version: None is the first of the name.
       tokenizer: hub id or folder of its tokenizer; None takes `weights` if it has one, else that of
-      laion's CLIP-H.
+        laion's CLIP-H.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
       towers: finds towers that are loaded already.
@@ -217,7 +216,7 @@ def load(
     Raises:
       FileNotFoundError: a file is missing.
       ValueError: the version is unknown, the weights are no CLIP's, or the tokenizer has more
-      tokens than they have.
+        tokens than they have.
     """
     cards = {card.version: card for card in CARDS if card.name == name}
     if version is not None and version not in cards:
@@ -226,9 +225,10 @@ def load(
     weights = card.weights if weights is None else weights
     # HPSv2 follows OpenAI's own code: it cleans captions and resizes floats.
     openai = name == "hpsv2"
-    options = {"stem": card.stem, "dtype": dtype, "mesh": mesh, "towers": towers}
-    text = load_text(weights, tokenizer=tokenizer, repairs=openai, **options)
-    vision = load_vision(weights, **options)
+    towers = towers or SharedTowers()
+    placing: Placing = {"dtype": dtype, "mesh": mesh}
+    text = load_text(weights, card.stem, towers, tokenizer, repairs=openai, **placing)
+    vision = load_vision(weights, card.stem, towers, **placing)
     size = vision.config.image_size
     crop = FloatBicubicCrop(size) if openai else BicubicCrop(size, "floor")
     return ClipReward(card, vision, text, crop, factor=1.0 if openai else text.factor)
@@ -236,13 +236,11 @@ def load(
 
 def load_text(
     weights: str,
-    *,
     stem: str,
+    towers: SharedTowers,
     tokenizer: str | None,
     repairs: bool,
-    dtype: str,
-    mesh: jax.sharding.Mesh | None,
-    towers: SharedTowers | None,
+    **placing: Unpack[Placing],
 ) -> Text:
     """Load the text tower of a CLIP; see `load`. repairs: clean captions as OpenAI does."""
     repository = hub.open(weights)
@@ -253,43 +251,37 @@ def load_text(
     read = openai_tokenizer if repairs else hugging_face_tokenizer
     encode = read(hub.open(tokenizer))
     config = _configs(repository, tensors)[1]
-    if encode.vocabulary > config.vocabulary:
-        raise ValueError(
-            f"tokenizer must have at most the {config.vocabulary} tokens of {weights}; "
-            f"got {encode.vocabulary} of {tokenizer}."
-        )
-    tower = (towers or SharedTowers()).get(
-        ("clip text", repository.digest(stem), dtype, mesh),
-        lambda: Tower(clip_keys.load_text(tensors, config, dtype=dtype, mesh=mesh)),
+    check_vocabulary(vocabulary(encode.tokenizer), config.vocabulary, tokenizer)
+    tower = towers.get(
+        ("clip text", repository.digest(stem), *placing.values()),
+        lambda: Tower(clip_keys.load_text(tensors, config, **placing)),
     )
     return Text(tower, encode, config.max_tokens, clip_keys.logit_scale(tensors))
 
 
 def load_vision(
-    weights: str,
-    *,
-    stem: str = "model",
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-    towers: SharedTowers | None = None,
+    weights: str, stem: str, towers: SharedTowers, **placing: Unpack[Placing]
 ) -> Vision:
     """Load the vision tower of a CLIP; see `load`."""
     repository = hub.open(weights)
     tensors = repository.tensors(stem)
     config = _configs(repository, tensors)[0]
     digest = repository.digest(stem)
-    tower = (towers or SharedTowers()).get(
-        ("clip vision", digest, dtype, mesh),
-        lambda: Tower(clip_keys.load_vision(tensors, config, dtype=dtype, mesh=mesh)),
+    tower = towers.get(
+        ("clip vision", digest, *placing.values()),
+        lambda: Tower(clip_keys.load_vision(tensors, config, **placing)),
     )
-    return Vision(tower, f"clip-{digest[:12]}-{dtype}", config)
+    return Vision(tower, f"clip-{digest[:12]}-{placing['dtype']}", config)
 
 
 def _configs(repository: hub.Repository, tensors) -> tuple[clip.VisionConfig, clip.TextConfig]:
     if clip_keys.is_open(tensors):
-        return clip_keys.configs_of_shapes(tensors)
-    config = repository.json("config.json")
-    return clip_keys.vision_config(config), clip_keys.text_config(config)
+        if not repository.has(OPEN_CLIP_CONFIG):
+            return clip_keys.configs_of_shapes(tensors)
+        return repository.parsed(
+            OPEN_CLIP_CONFIG, lambda own: clip_keys.configs_of_open_clip(own, tensors)
+        )
+    return repository.parsed("config.json", clip_keys.configs)
 
 
 def _encode_images(module: nnx.Module, images: jax.Array) -> jax.Array:

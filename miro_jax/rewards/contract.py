@@ -141,7 +141,10 @@ def _refuses(action: Callable[[], object], promise: str) -> None:
 
 
 def _check_scores(reward: base.Reward, images: Sequence[np.ndarray], texts: list[str]) -> None:
-    scores = reward.score(images, texts)
+    try:
+        scores = reward.score(images, texts)
+    except FloatingPointError as error:
+        raise BrokenPromise(str(error)) from error
     _require(isinstance(scores, np.ndarray), "score must return a numpy array", type(scores))
     _require(
         scores.shape == (len(images),) and scores.dtype == np.float32,

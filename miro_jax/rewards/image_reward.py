@@ -21,11 +21,13 @@ from miro_jax.pretrained.networks import blip, blip_keys, clip
 from miro_jax.pretrained.networks.tower import OnDevice, Tower
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import (
+    check_vocabulary,
     cut_ids,
     encode_texts,
     load_tokenizer,
     pad_ids,
     special_id,
+    vocabulary,
 )
 from miro_jax.rewards import base
 from miro_jax.rewards.aesthetic import fold_linear
@@ -63,7 +65,7 @@ class ImageReward(base.CroppedJudge):
     Args:
       weights: hub id, or a folder with ImageReward.pt (or .safetensors) and med_config.json.
       tokenizer: hub id or folder of BERT's uncased tokenizer (tokenizer.json or vocab.txt); None
-      takes `weights` if that is a folder with one of them, else BERT's own.
+        takes `weights` if that is a folder with one of them, else BERT's own.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the work; None is the first device.
 
@@ -82,14 +84,15 @@ class ImageReward(base.CroppedJudge):
         repository = CARD.repository(weights)
         tensors = repository.tensors(CARD.stem)
         vision = blip_keys.vision_config(tensors, "blip.visual_encoder")
-        text = blip_keys.text_config(repository.json("med_config.json"), vision.width)
+        text = repository.parsed(
+            "med_config.json", lambda config: blip_keys.text_config(config, vision.width)
+        )
         networks = blip_keys.load_towers(tensors, vision, text, dtype=dtype, mesh=mesh)
         self._vision, self._text = map(Tower, networks)
         self._head = fold_linear(tensors, "mlp.layers")
-        if tokenizer is None:
-            own = any(repository.has(name) for name in ("tokenizer.json", "vocab.txt"))
-            tokenizer = repository.source if repository.is_local and own else TOKENIZER
+        tokenizer = tokenizer or repository.own_or(TOKENIZER, "tokenizer.json", "vocab.txt")
         self._tokenizer = load_tokenizer(hub.open(tokenizer), "bert")
+        check_vocabulary(vocabulary(self._tokenizer), text.vocabulary, tokenizer)
         self._padding = special_id(self._tokenizer, "[PAD]")
         tower = f"blip-{repository.digest(CARD.stem)[:12]}-{dtype}"
         super().__init__(CARD, BicubicCrop(vision.image_size, "round"), tower)

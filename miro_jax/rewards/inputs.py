@@ -5,13 +5,14 @@ Letters: B images, H W image.
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
 
-from miro_jax.data.sources.images import from_pillow, load_rgb
+from miro_jax.data.regular_file import read_regular
+from miro_jax.data.sources.images import MAX_BYTES, from_pillow, load_rgb
+from miro_jax.pretrained.encoders.base import check_pixels
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray
 Images = AnyImage | Sequence[AnyImage]
@@ -40,7 +41,7 @@ def as_arrays(images: Images) -> list[np.ndarray]:
             "images must be paths, PIL images or numpy arrays of uint8, one or a list; "
             f"got {type(images).__name__}."
         )
-    return [_as_array(image) for image in images]
+    return [_as_array(image, position) for position, image in enumerate(images)]
 
 
 def is_one(images: Images) -> TypeGuard[AnyImage]:
@@ -50,14 +51,21 @@ def is_one(images: Images) -> TypeGuard[AnyImage]:
     return isinstance(images, str | os.PathLike | Image.Image)
 
 
-def _as_array(image: AnyImage) -> np.ndarray:
+def _as_array(image: AnyImage, position: int) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
+        data = read_regular(image, MAX_BYTES)
         try:
-            return load_rgb(Path(image).read_bytes(), min_side=1)
+            return load_rgb(data, min_side=1)
         except ValueError as error:
             raise ValueError(f"{image} must be an image; got: {error}.") from error
     if isinstance(image, Image.Image):
-        return from_pillow(image)
+        try:
+            return from_pillow(image)
+        except (
+            Exception
+        ) as error:  # a file that is decoded only now, by decoders that raise anything
+            name = getattr(image, "filename", "") or f"images[{position}]"
+            raise ValueError(f"{name} must be an image; got: {error}.") from error
     if not isinstance(image, np.ndarray):
         raise TypeError(
             "an image must be a path, a PIL image or a numpy array of uint8; "
@@ -71,16 +79,9 @@ def check_image(image: np.ndarray) -> None:
     """Raise unless image is [H, W, 3] uint8 with at least one pixel.
 
     Raises:
-      TypeError: not an array of uint8.
-      ValueError: another rank or number of channels, or no pixels.
+      TypeError, ValueError: see `pretrained.encoders.base.check_pixels`.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        kind = getattr(image, "dtype", type(image).__name__)
-        raise TypeError(f"an image must be a numpy array of uint8 in [0, 255]; got {kind}.")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(
-            f"an image must have the shape [H, W, 3], H and W not 0; got {image.shape}."
-        )
+    check_pixels(image, "H", "W", 3)
 
 
 def check_captions(captions: Sequence[str], count: int) -> None:

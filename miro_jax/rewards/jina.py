@@ -17,25 +17,35 @@ Letters: B images, D width of the shared space.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import tokenizers
 
 from miro_jax.pretrained.card import TextCost
-from miro_jax.pretrained.networks import eva02_keys, xlm_roberta_keys
+from miro_jax.pretrained.networks import clip_keys, eva02, eva02_keys, xlm_roberta, xlm_roberta_keys
 from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.lora import merge_lora
 from miro_jax.pretrained.weights.tensors import Tensor
-from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
+from miro_jax.pretrained.weights.tokenizer import (
+    by_length,
+    check_vocabulary,
+    cut_ids,
+    encode_texts,
+    load_tokenizer,
+    once_each,
+    pad_ids,
+    padded_length,
+    vocabulary,
+)
 from miro_jax.rewards.card import Card, Licence
 from miro_jax.rewards.clip_family import ClipReward, Vision, encode_ids
 from miro_jax.rewards.resize import BicubicCrop
 
 MAX_TOKENS = 1024
-SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two
 # The values of jina-clip-v2, for a `text_config` without those of its adapters.
 LORA = {"lora_adaptations": ["retrieval.query"], "lora_alpha": 4, "lora_rank": 4}
 CARD = Card(
@@ -67,18 +77,19 @@ class Text:
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """Encode captions into [B, D] float32 of length 1; equal captions are encoded once."""
-        distinct = list(dict.fromkeys(captions))
-        rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self.tokenizer, distinct)]
-        groups: dict[int, list[int]] = {}
-        for index, ids in enumerate(rows):
-            length = min(max(SHORTEST, 1 << (len(ids) - 1).bit_length()), MAX_TOKENS)
-            groups.setdefault(length, []).append(index)
-        features: dict[str, np.ndarray] = {}
-        for length, members in groups.items():
+        return np.stack(once_each(self._encode, captions))
+
+    def _encode(self, captions: list[str]) -> np.ndarray:
+        rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self.tokenizer, captions)]
+        features: dict[int, np.ndarray] = {}
+        for members, length in by_length(rows, _padded, len(rows)):
             ids, _ = pad_ids([rows[index] for index in members], length, self.padding)
-            encoded = self.tower.run(encode_ids, ids)
-            features |= zip((distinct[index] for index in members), encoded, strict=True)
-        return np.stack([features[caption] for caption in captions])
+            features |= zip(members, self.tower.run(encode_ids, ids), strict=True)
+        return np.stack([features[index] for index in range(len(rows))])
+
+
+def _padded(length: int) -> int:
+    return padded_length(length, MAX_TOKENS)
 
 
 class JinaClip(ClipReward):
@@ -86,7 +97,7 @@ class JinaClip(ClipReward):
 
     Args:
       weights: hub id, or a folder in the same layout (config.json, tokenizer.json and
-      model.safetensors or pytorch_model.bin).
+        model.safetensors or pytorch_model.bin).
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
 
@@ -102,23 +113,17 @@ class JinaClip(ClipReward):
         mesh: jax.sharding.Mesh | None = None,
     ):
         repository = CARD.repository(weights)
-        config = repository.json("config.json")
-        vision_config = eva02_keys.parse_config(config.get("vision_config", {}))
-        text_config = xlm_roberta_keys.parse_config(config.get("text_config", {}))
+        vision_config, text_config, chosen = repository.parsed("config.json", _parse_config)
         tensors = repository.tensors()
         parts = split_towers(tensors)
-        merged = merge_lora(parts["text"], *adapter(config.get("text_config", {})))
+        merged = merge_lora(parts["text"], *chosen)
         options = {"dtype": dtype, "mesh": mesh}
         name = f"jina-clip-{repository.digest()[:12]}-{dtype}"
         vision = Tower(eva02_keys.load(parts["vision"], vision_config, **options))
         text = Tower(xlm_roberta_keys.load(merged, text_config, **options))
-        factor = math.exp(float(tensors["logit_scale"].read().reshape(())))
+        factor = clip_keys.logit_scale(tensors)
         tokenizer = load_tokenizer(repository)
-        if (size := tokenizer.get_vocab_size()) > text_config.vocabulary:
-            raise ValueError(
-                f"{repository}'s tokenizer must have at most the {text_config.vocabulary} tokens "
-                f"of the weights; got {size}."
-            )
+        check_vocabulary(vocabulary(tokenizer), text_config.vocabulary, repository)
         super().__init__(
             CARD,
             Vision(vision, name, vision_config),
@@ -130,6 +135,12 @@ class JinaClip(ClipReward):
     def stored(self, score: np.ndarray) -> np.ndarray:
         """Return score / 100."""
         return score / np.float32(CARD.stored_divisor)
+
+
+def _parse_config(config: Mapping[str, Any]) -> tuple[eva02.Config, xlm_roberta.Config, tuple]:
+    vision, text = config.get("vision_config", {}), config.get("text_config", {})
+    sizes = eva02_keys.parse_config(vision), xlm_roberta_keys.parse_config(text)
+    return *sizes, adapter(text)
 
 
 def split_towers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -147,8 +158,6 @@ def split_towers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             parts[owner[0]][name] = tensor
         elif key != "logit_scale":
             raise ValueError(f"{key} belongs to neither tower. Are these jina-clip's weights?")
-    if "logit_scale" not in tensors:
-        raise ValueError("The weights must hold logit_scale. Are these jina-clip's?")
     return parts
 
 
@@ -158,7 +167,7 @@ def adapter(text_config: Mapping) -> tuple[float, int]:
     Raises:
       ValueError: the adapter is not among those of the weights.
     """
-    own = LORA | dict(text_config.get("hf_model_config_kwargs", {}))
+    own = hf.with_defaults(text_config.get("hf_model_config_kwargs", {}), LORA, "text_config")
     names, task = own["lora_adaptations"], text_config.get("default_lora_task", "retrieval.query")
     if task not in names:
         raise ValueError(f"default_lora_task must be one of {', '.join(names)}; got {task!r}.")

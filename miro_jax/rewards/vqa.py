@@ -26,7 +26,14 @@ from miro_jax.pretrained.card import TextCost
 from miro_jax.pretrained.networks import clip, clip_flant5, clip_flant5_keys
 from miro_jax.pretrained.networks.tower import OnDevice, Tower
 from miro_jax.pretrained.weights import hub
-from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer, pad_ids
+from miro_jax.pretrained.weights.tokenizer import (
+    by_length,
+    check_vocabulary,
+    encode_texts,
+    load_tokenizer,
+    pad_ids,
+    vocabulary,
+)
 from miro_jax.rewards import base
 from miro_jax.rewards.card import Card, Licence
 
@@ -127,17 +134,16 @@ class VQAScore(base.Judge):
             raise ValueError(
                 f"variant must be {others[width]!r} for {repository}; got {variant!r}."
             )
-        if tokenizer is None:
-            own = repository.is_local and any(
-                map(repository.has, ("tokenizer.json", "spiece.model"))
-            )
-            tokenizer = repository.source if own else TOKENIZER.format(variant)
+        default = TOKENIZER.format(variant)
+        tokenizer = tokenizer or repository.own_or(default, "tokenizer.json", "spiece.model")
         self._tokenizer = load_tokenizer(hub.open(tokenizer), "t5")
         self._before, self._labels = encode_texts(self._tokenizer, [BEFORE, ANSWER])
         tower = raw.get("mm_vision_tower", VISION) if vision is None else vision
-        config = clip_flant5_keys.parse_config(
-            raw, hub.open(tower).json("config.json"), self._tokenizer.get_vocab_size()
+        sizes, classes = hub.open(tower).json("config.json"), self._tokenizer.get_vocab_size()
+        config = repository.parsed(
+            "config.json", lambda own: clip_flant5_keys.parse_config(own, sizes, classes)
         )
+        check_vocabulary(vocabulary(self._tokenizer), config.t5.vocabulary, tokenizer)
         network = clip_flant5_keys.load(repository.tensors(), config, dtype=dtype, mesh=mesh)
         self._network = Tower(network)
         self._size, self._jpeg_quality = config.vision.image_size, jpeg_quality
@@ -165,24 +171,19 @@ class VQAScore(base.Judge):
         longest = MAX_TOKENS - 1 - len(self._before)
         # A prompt that is too long loses its end, the end token included.
         rows = [ids[:longest] for ids in encode_texts(self._tokenizer, questions)]
-        groups: dict[int, list[int]] = {}
-        for index, ids in enumerate(rows):
-            groups.setdefault(-(-len(ids) // STEP) * STEP, []).append(index)
         size = ROWS * self._network.mesh.shape["data"]
         scores = np.zeros(len(rows), np.float32)
-        for length, group in groups.items():
-            for start in range(0, len(group), size):
-                members = group[start : start + size]
-                after, mask = pad_ids([rows[index] for index in members], length, PADDING)
-                before, labels = (
-                    np.tile(np.array(row, np.int32), (len(members), 1))
-                    for row in (self._before, self._labels)
-                )
-                # T5 hides its padding wherever it stands, in a caption too.
-                mask &= after != PADDING
-                tokens = self._network.take(features, members)
-                likely = self._network.run(_answer, tokens, before, after, mask, labels)
-                scores[members] = np.exp(likely.mean(axis=1))
+        for members, length in by_length(rows, lambda n: -(-n // STEP) * STEP, size):
+            after, mask = pad_ids([rows[index] for index in members], length, PADDING)
+            before, labels = (
+                np.tile(np.array(row, np.int32), (len(members), 1))
+                for row in (self._before, self._labels)
+            )
+            # T5 hides its padding wherever it stands, in a caption too.
+            mask &= after != PADDING
+            tokens = self._network.take(features, members)
+            likely = self._network.run(_answer, tokens, before, after, mask, labels)
+            scores[members] = np.exp(likely.mean(axis=1))
         return scores
 
 

@@ -1,12 +1,34 @@
-"""What encoders share: the type of image latents, and tokens of captions as one array."""
+"""What encoders share: checked images, image latents, tokens of captions as one array."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import DTypeLike
 
 Latents = np.ndarray | jax.Array
+
+
+def check_pixels(images: Any, *shape: int | str, advice: str = "") -> None:
+    """Raise unless images is an array of uint8 of a shape; letters stand for any number but 0.
+
+    Raises:
+      TypeError: it is no array of uint8.
+      ValueError: it has another shape; the text ends in `advice`.
+    """
+    kind = getattr(images, "dtype", type(images).__name__)
+    if kind != np.uint8:
+        raise TypeError(f"images must be arrays of uint8 in [0, 255]; got {kind}.")
+    fits = [
+        n == want or (isinstance(want, str) and n > 0)
+        for n, want in zip(images.shape, shape, strict=False)
+    ]
+    if len(images.shape) != len(shape) or not all(fits):
+        raise ValueError(
+            f"images must have the shape [{', '.join(map(str, shape))}], no side 0; "
+            f"got {images.shape}. {advice}".strip()
+        )
 
 
 def pad_tokens(

@@ -12,7 +12,7 @@ Letters: B captions, L tokens, D width.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -27,14 +27,18 @@ from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
 from miro_jax.pretrained.weights.tokenizer import (
+    by_length,
+    check_vocabulary,
     cut_ids,
     encode_texts,
     load_tokenizer,
+    once_each,
     pad_ids,
+    padded_length,
     tokenizer_files,
+    vocabulary,
 )
 
-SHORTEST = 16  # tokens, the least that captions are padded to; then by powers of two
 ROWS = 64  # captions in one run, per device of the mesh axis `data`
 PADDING = 0
 CARD = NetworkCard(
@@ -94,7 +98,7 @@ class FlanT5Encoder:
 
     @functools.cached_property
     def _config(self) -> t5.T5Config:
-        return t5_keys.parse_config(self.repository.json("config.json"))
+        return self.repository.parsed("config.json", t5_keys.parse_config)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -109,6 +113,7 @@ class FlanT5Encoder:
             raise ValueError(
                 f"width must be that of {self.repository}, {config.width}; got {self.width}."
             )
+        check_vocabulary(vocabulary(self.tokenizer), config.vocabulary, self.repository)
         network = t5_keys.load(
             self.repository.tensors(), config, encoder_only=True, dtype=self.dtype, mesh=self._mesh
         )
@@ -145,33 +150,28 @@ class FlanT5Encoder:
         Raises:
           TypeError: captions is one string, or holds something else than strings.
         """
-        distinct = list(dict.fromkeys(captions)) if not isinstance(captions, str) else captions
-        rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, distinct)]
-        groups: dict[int, list[int]] = {}
-        for index, ids in enumerate(rows):
-            groups.setdefault(padded_length(len(ids), self.max_tokens), []).append(index)
         function = _FUNCTIONS[np.dtype(dtype).name]
+        return once_each(lambda distinct: self._encode(distinct, function), captions)
+
+    def _encode(self, captions: list[str], function: Callable) -> list[np.ndarray]:
+        rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, captions)]
         size = ROWS * self.tower.mesh.shape["data"]
-        results: dict[str, np.ndarray] = {}
-        for length, group in groups.items():
-            for start in range(0, len(group), size):
-                members = group[start : start + size]
-                ids, mask = pad_ids([rows[index] for index in members], length, PADDING)
-                encoded = self.tower.run(function, ids, mask)  # [B, L, D]
-                for index, tokens in zip(members, encoded, strict=True):
-                    results[distinct[index]] = tokens[: len(rows[index])].copy()
-        return [results[caption] for caption in captions]
+        results: dict[int, np.ndarray] = {}
+        for members, length in by_length(rows, self._padded, size):
+            ids, mask = pad_ids([rows[index] for index in members], length, PADDING)
+            encoded = self.tower.run(function, ids, mask)  # [B, L, D]
+            for index, tokens in zip(members, encoded, strict=True):
+                results[index] = tokens[: len(rows[index])].copy()
+        return [results[index] for index in range(len(rows))]
+
+    def _padded(self, length: int) -> int:
+        return padded_length(length, self.max_tokens)
 
     def encode_padded(
         self, captions: Sequence[str], dtype: DTypeLike = np.float16
     ) -> tuple[np.ndarray, np.ndarray]:
         """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_tokens`."""
         return pad_tokens(self.encode(captions, dtype), self.max_tokens, self.width, dtype)
-
-
-def padded_length(length: int, longest: int) -> int:
-    """Return the length that a caption is padded to: a power of two, or the longest allowed."""
-    return min(max(SHORTEST, 1 << (length - 1).bit_length()), longest)
 
 
 def _encode_half(network: t5.T5Encoder, ids: jax.Array, mask: jax.Array) -> jax.Array:

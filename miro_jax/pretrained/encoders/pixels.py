@@ -8,7 +8,7 @@ both are trivial.
 import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
-from miro_jax.pretrained.encoders.base import Latents
+from miro_jax.pretrained.encoders.base import Latents, check_pixels
 
 _HALF_RANGE = 127.5
 
@@ -60,21 +60,12 @@ class PixelsEncoder:
           images: [B, size, size, 3] uint8.
 
         Returns:
-          (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], std is
-          0.
+          (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], std is 0.
 
         Raises:
-          TypeError: images is not an array of uint8.
-          ValueError: images has another shape.
+          TypeError, ValueError: see `base.check_pixels`.
         """
-        if getattr(images, "dtype", None) != np.uint8:
-            kind = getattr(images, "dtype", type(images).__name__)
-            raise TypeError(f"images must be an array of uint8 in [0, 255]; got {kind}.")
-        if images.ndim != 4 or images.shape[1:] != self.latent_shape:
-            raise ValueError(
-                f"images must have the shape [B, {self.size}, {self.size}, 3]; got {images.shape}. "
-                "Crop and resize them first."
-            )
+        check_pixels(images, "B", *self.latent_shape, advice="Crop and resize them first.")
         mean = (images.astype(np.float32) / _HALF_RANGE - 1).astype(np.float16)
         return mean, np.zeros_like(mean)
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.pretrained.card import NetworkCard
-from miro_jax.pretrained.encoders.base import Latents
+from miro_jax.pretrained.encoders.base import Latents, check_pixels
 from miro_jax.pretrained.networks import vae, vae_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
@@ -116,11 +116,7 @@ class SdxlVaeEncoder:
 
     @functools.cached_property
     def encoder(self) -> Network:
-        """The `networks.vae.Encoder`, loaded.
-
-        Raises:
-          FileNotFoundError, ValueError: see `networks.vae_keys.load_vae`.
-        """
+        """The `networks.vae.Encoder`, loaded; errors as of `networks.vae_keys.load_vae`."""
         return self._load("encoder", self.dtype)
 
     @functools.cached_property
@@ -130,14 +126,8 @@ class SdxlVaeEncoder:
 
     def at_size(self, size: int) -> "SdxlVaeEncoder":
         """Return the encoder of images of another size, which shares the loaded weights."""
-        other = SdxlVaeEncoder(
-            self.repository.source,
-            size,
-            self.dtype,
-            self.decoder_dtype,
-            self.mesh,
-            self.batch_size,
-        )
+        options = (self.dtype, self.decoder_dtype, self.mesh, self.batch_size)
+        other = SdxlVaeEncoder(self.repository.source, size, *options)
         vars(other).update(_encoding=self._encoding)  # a cached property
         return other
 
@@ -163,17 +153,14 @@ class SdxlVaeEncoder:
           (mean, std) of the raw posterior, each [B, h, w, 4] float16.
 
         Raises:
-          TypeError: images hold something else than uint8.
-          ValueError: images has another shape, or none are given.
+          TypeError, ValueError: see `base.check_pixels`.
         """
         if isinstance(images, Sequence) and images:
-            images = np.stack([self.prepare(_checked(image, 3)) for image in images])
-        images = _checked(images, 4)
-        if images.shape[1:] != (self.size, self.size, 3):
-            raise ValueError(
-                f"images must have the shape [B, {self.size}, {self.size}, 3]; got {images.shape}. "
-                "Give a list, and each is cropped and resized."
-            )
+            for image in images:
+                check_pixels(image, "H", "W", 3)
+            images = np.stack([self.prepare(image) for image in images])
+        advice = "Give a list, and each is cropped and resized."
+        check_pixels(images, "B", self.size, self.size, 3, advice=advice)
         parts = [self._encoding.run(_moments, images[rows]) for rows in self._slices(images)]
         mean, std = zip(*parts, strict=True)
         return np.concatenate(mean), np.concatenate(std)
@@ -231,7 +218,7 @@ class SdxlVaeEncoder:
         return Tower(self.decoder)
 
     def _load(self, part: str, dtype: str) -> Network:
-        config = vae_keys.parse_config(self.repository.json("config.json"))
+        config = self.repository.parsed("config.json", vae_keys.parse_config)
         if (config.factor, config.latent_channels) != (FACTOR, CHANNELS):
             raise ValueError(
                 f"the autoencoder of {self.repository} must have {FACTOR} pixels a side for one of "
@@ -274,14 +261,3 @@ def _statistics(latents) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"image latents must have {CHANNELS} channels; got {latents.shape}.")
     shift, scale = np.float32(MEANS), np.float32(STDS) / np.float32(TARGET_STD)
     return shift.reshape(shape), scale.reshape(shape)
-
-
-def _checked(images: np.ndarray, rank: int) -> np.ndarray:
-    """Refuse what is no array of uint8 with `rank` axes and a last one of 3."""
-    if getattr(images, "dtype", None) != np.uint8:
-        kind = getattr(images, "dtype", type(images).__name__)
-        raise TypeError(f"images must be arrays of uint8 in [0, 255]; got {kind}.")
-    if images.ndim != rank or images.shape[-1] != 3 or len(images) == 0:
-        form = "[B, H, W, 3], B at least 1" if rank == 4 else "[H, W, 3]"
-        raise ValueError(f"images must have the shape {form}; got {images.shape}.")
-    return images

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from miro_jax.pretrained.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
 from miro_jax.pretrained.networks.clip_keys import image_sizes, stack_sizes
+from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import (
     SMALL,
     Layout,
@@ -102,7 +103,7 @@ def text_config(config: Mapping[str, Any], source_width: int) -> TextConfig:
       config: of the file; its `encoder_width` is not that of the weights.
       source_width: S, of the vision tower.
     """
-    own = TEXT_DEFAULTS | dict(config)
+    own = hf.with_defaults(config, TEXT_DEFAULTS, "the config of the text tower")
     return TextConfig(
         width=own["hidden_size"],
         layers=own["num_hidden_layers"],

@@ -32,6 +32,7 @@ from miro_jax.pretrained.networks.transformer import (
     ACTIVATIONS,
     Options,
     Patches,
+    Sizes,
     attention_maps,
     mlp_maps,
     table,
@@ -45,7 +46,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
-class StackConfig:
+class StackConfig(Sizes):
     """Sizes that both towers have."""
 
     width: int
@@ -56,6 +57,7 @@ class StackConfig:
     epsilon: float  # of every norm
 
     def __post_init__(self):
+        super().__post_init__()
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads; got {self.width} / {self.heads}.")
         if self.activation not in ACTIVATIONS:

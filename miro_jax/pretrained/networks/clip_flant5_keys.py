@@ -13,6 +13,7 @@ from miro_jax.pretrained.networks.clip_flant5 import ClipFlanT5, ClipFlanT5Confi
 from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import Layout, Network, Placing, below, table
 from miro_jax.pretrained.weights.tensors import Tensor
+from miro_jax.pretrained.weights.tokenizer import check_vocabulary
 
 VISION_KEY = "vision_tower.vision_tower.vision_model"
 TABLE = table(
@@ -48,11 +49,7 @@ def parse_config(
             f"got {config['mm_vision_select_layer']}."
         )
     language = t5_keys.parse_config(config)
-    if classes > language.vocabulary:
-        raise ValueError(
-            f"the tokenizer must have at most the {language.vocabulary} tokens of the weights; "
-            f"got {classes}. It belongs to another model."
-        )
+    check_vocabulary(classes, language.vocabulary, "the T5")
     return ClipFlanT5Config(dataclasses.replace(sizes, layers=used), language, classes)
 
 

@@ -13,7 +13,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from miro_jax.pretrained.networks.clip import TextConfig, TextTower, VisionConfig, VisionTower
+from miro_jax.data.json_file import check_fields
+from miro_jax.pretrained.networks.clip import (
+    MEAN,
+    STD,
+    TextConfig,
+    TextTower,
+    VisionConfig,
+    VisionTower,
+)
 from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import Layout, Network, Placing, packed, table
 from miro_jax.pretrained.weights.tensors import Tensor
@@ -23,6 +31,16 @@ Tensors = Mapping[str, Tensor]
 EPSILON = 1e-5  # of OpenAI's norms
 # Written by mistake in the first releases: it stands for "the largest token".
 NO_END_TOKEN = 2
+
+OPEN_CLIP = {
+    "model_cfg": {
+        "vision_cfg": {"head_width?": int},
+        "text_cfg": {"heads?": int},
+        "quick_gelu?": bool,
+    },
+    "preprocess_cfg?": dict,
+}
+PREPROCESSING = {"mean": list(MEAN), "std": list(STD)}
 
 BLOCK = table("""
     layer_norm1             norm
@@ -114,10 +132,20 @@ def vision_config(config: Mapping[str, Any], projection: bool = True) -> VisionC
         width = own.projection_dim
     return VisionConfig(
         **_stack(own),
-        image_size=own.image_size,
-        patch_size=own.patch_size,
+        image_size=_side(own.image_size),
+        patch_size=_side(own.patch_size),
         projection=width if projection else None,
     )
+
+
+def _side(size: Any) -> Any:
+    """Return the side of a square that may be written as [side, side]."""
+    return size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
+
+
+def configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
+    """Read the sizes of both towers from a `config.json` of the whole model."""
+    return vision_config(config), text_config(config)
 
 
 def _stack(own: Any) -> dict[str, Any]:
@@ -180,6 +208,19 @@ def configs_of_shapes(
         **sizes,
     )
     return vision, text
+
+
+def configs_of_open_clip(
+    config: Mapping[str, Any], tensors: Tensors
+) -> tuple[VisionConfig, TextConfig]:
+    """Take from an `open_clip_config.json` what shapes do not show, and the sizes from them."""
+    check_fields(config, OPEN_CLIP, "its model")
+    hf.require_options(config.get("preprocess_cfg", {}), PREPROCESSING, "preprocess_cfg")
+    own = config["model_cfg"]
+    width = shape_of(tensors, "visual.conv1.weight", 4)[0]
+    heads = width // own["vision_cfg"].get("head_width", 64), own["text_cfg"].get("heads", 8)
+    activation = "quick_gelu" if own.get("quick_gelu") else "gelu"
+    return configs_of_shapes(tensors, activation, heads)
 
 
 def image_sizes(tensors: Tensors, patches: str, positions: str) -> dict[str, int]:

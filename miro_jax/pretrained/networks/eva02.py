@@ -26,7 +26,13 @@ from flax import nnx
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
-from miro_jax.pretrained.networks.transformer import Options, Patches, attention_maps, mlp_maps
+from miro_jax.pretrained.networks.transformer import (
+    Options,
+    Patches,
+    Sizes,
+    attention_maps,
+    mlp_maps,
+)
 
 Array = jax.Array
 TEMPERATURE = 10000.0  # of the angles
@@ -34,7 +40,7 @@ EPSILON = 1e-6  # of every norm
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Sizes):
     """Sizes.
 
     Attributes:
@@ -51,6 +57,7 @@ class Config:
     pretrained_grid: int | None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
                 "width must be heads times a multiple of 4 (two axes of pairs); "

@@ -63,7 +63,7 @@ def parse_config(config: Mapping[str, Any]) -> Config:
       ValueError: a variant that is not here.
     """
     hf.require_options(config, REQUIRED, "vision_config")
-    own = DEFAULTS | dict(config)
+    own = hf.with_defaults(config, DEFAULTS, "vision_config")
     return Config(
         width=own["width"],
         layers=own["layers"],

@@ -25,13 +25,13 @@ from flax import nnx
 
 from miro_jax.models.layers import Linear, RMSNorm
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.transformer import Options, attention_maps, table
+from miro_jax.pretrained.networks.transformer import Options, Sizes, attention_maps, table
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(Sizes):
     """Sizes of a T5."""
 
     width: int

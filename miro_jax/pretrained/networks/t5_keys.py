@@ -14,6 +14,13 @@ from miro_jax.pretrained.weights.convert import Layout, Network, Placing, table
 from miro_jax.pretrained.weights.tensors import Tensor
 
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "embed_tokens.weight")
+# The common names that transformers takes for a T5's own.
+ALSO_NAMED = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
+}
 # Sizes that are not guessed, though transformers has a default of each.
 REQUIRED = (
     "d_model",
@@ -92,7 +99,8 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     Raises:
       ValueError: an option that these modules do not offer, or a key is missing.
     """
-    if missing := [key for key in REQUIRED if key not in config]:
+    given = {ALSO_NAMED.get(key, key) for key in config}
+    if missing := [key for key in REQUIRED if key not in given]:
         raise ValueError(f"config.json must have the key {missing[0]!r} of a T5.")
     own = hf.read_config("T5Config", config)
     # transformers 5 writes tie_word_embeddings = True for every T5; this key shows the difference.

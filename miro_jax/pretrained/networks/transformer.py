@@ -4,6 +4,7 @@ Letters: B batch, H W image, P patch side, N image tokens with the class token f
 S width of the source, A heads.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Required, TypedDict, Unpack
@@ -16,6 +17,28 @@ from jax.typing import DTypeLike
 from miro_jax.models.layers import Linear
 
 Array = jax.Array
+IDS = ("padding", "end_token")  # of tokens: these may be 0
+MOST, MOST_BLOCKS = 2**24, 1000  # of any size, and of blocks; more is damage
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Base of the sizes of a network: checked, so that a damaged file is refused at once."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, int | None, tuple[int, ...]):
+                least = 0 if field.name in IDS else 1
+                most = MOST_BLOCKS if field.name.endswith(("layers", "blocks")) else MOST
+                values = value if isinstance(value, tuple) and value else (value,)
+                known = field.type == int | None and value is None
+                if not known and not all(type(v) is int and least <= v <= most for v in values):
+                    raise ValueError(
+                        f"{field.name} must be a whole number in [{least}, {most}]; got {value!r}."
+                    )
+            elif field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
+                raise ValueError(f"{field.name} must be a positive number; got {value!r}.")
 
 
 class Options(TypedDict, total=False):
@@ -35,7 +58,12 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
+# By the names of transformers; of either GELU, erf or tanh, it has several.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    **dict.fromkeys(("gelu", "gelu_python"), gelu),
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), jax.nn.gelu),
+    "quick_gelu": quick_gelu,
+}
 
 
 def table(rows: int, width: int, axis: str | None, across: str = "embed") -> nnx.Param:

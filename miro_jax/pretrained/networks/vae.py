@@ -29,14 +29,14 @@ from miro_jax.models.attention import attend
 from miro_jax.models.layers import EPSILON, Linear, xavier_uniform
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
-from miro_jax.pretrained.networks.transformer import Options
+from miro_jax.pretrained.networks.transformer import Options, Sizes
 
 Array = jax.Array
 LOWEST_LOG_VARIANCE, HIGHEST_LOG_VARIANCE = -30.0, 20.0  # the published clamp
 
 
 @dataclasses.dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(Sizes):
     """Sizes of the autoencoder.
 
     Attributes:

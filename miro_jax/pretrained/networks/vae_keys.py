@@ -111,5 +111,5 @@ def load_vae(repository: Repository, part: str = "both", **placing: Unpack[Placi
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
-    config = parse_config(repository.json("config.json"))
+    config = repository.parsed("config.json", parse_config)
     return PARTS[part].load(repository.tensors(STEM), config, **placing)

@@ -25,13 +25,20 @@ from flax import nnx
 from miro_jax.models.attention import attend
 from miro_jax.models.layers import LayerNorm
 from miro_jax.models.sharding import constrain
-from miro_jax.pretrained.networks.transformer import Options, attention_maps, gelu, mlp_maps, table
+from miro_jax.pretrained.networks.transformer import (
+    Options,
+    Sizes,
+    attention_maps,
+    gelu,
+    mlp_maps,
+    table,
+)
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Sizes):
     """Sizes.
 
     Attributes:
@@ -50,6 +57,7 @@ class Config:
     epsilon: float
 
     def __post_init__(self):
+        super().__post_init__()
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 "width must be heads times a multiple of 2; "

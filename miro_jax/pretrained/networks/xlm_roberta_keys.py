@@ -63,7 +63,7 @@ def parse_config(config: Mapping[str, Any]) -> Config:
     """
     given = dict(config.get("hf_model_config_kwargs", {}))
     hf.require_options({**config, **given}, REQUIRED, "text_config")
-    own = DEFAULTS | given
+    own = hf.with_defaults(given, DEFAULTS, "text_config")
     return Config(
         width=own["hidden_size"],
         layers=own["num_hidden_layers"],

@@ -24,6 +24,8 @@ from typing import Any
 
 import tokenizers
 
+from miro_jax.data.json_file import check_fields
+
 
 def read_config(kind: str, values: Mapping[str, Any]) -> Any:
     """Return the `transformers` config of a `config.json`.
@@ -58,6 +60,19 @@ def require_options(
         raise ValueError(f"{of} must have {', and '.join(wrong)}. {remedy}".strip())
 
 
+def with_defaults(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], of: str
+) -> dict[str, Any]:
+    """Return the values of the keys of `defaults`, those of a config first.
+
+    Raises:
+      ValueError: a value has another type than its default; `of` names the config.
+    """
+    own = {key: config.get(key, value) for key, value in defaults.items()}
+    check_fields(own, {key: type(value) for key, value in defaults.items()}, of)
+    return own
+
+
 def read_tokenizer(kind: str, folder: Path) -> tokenizers.Tokenizer:
     """Convert the vocabulary files of a folder to a tokenizer of the library `tokenizers`.
 
@@ -68,13 +83,23 @@ def read_tokenizer(kind: str, folder: Path) -> tokenizers.Tokenizer:
     Raises:
       ValueError: the files are damaged.
     """
-    try:
+    with naming(f"{folder} holds no {kind}"):
         slow = getattr(_transformers(), kind).from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{folder} holds no {kind}: {error}. Fetch it again.") from error
-    return tokenizers.Tokenizer.from_str(slow.backend_tokenizer.to_str())
+        return tokenizers.Tokenizer.from_str(slow.backend_tokenizer.to_str())
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Turn whatever a library raises on damaged files, a panic of Rust too, into a ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        # A PanicException is no Exception; the library exports no name for it.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what}: {error}. Fetch it again.") from error
 
 
 @functools.cache

@@ -3,8 +3,9 @@
     repository = hub.open("nicolas-dufour/miro")         # or a folder in the same layout
     repository.path("config.json")                       # a local path; fetched if it must be
 
-Files are fetched one by one, when they are needed. What is here counts before what would have to be
-fetched. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1` switches fetching off. `HF_HOME` moves the cache.
+Files are fetched one by one, when they are needed; those that are here count before those that
+would have to be fetched. `MIRO_JAX_OFFLINE=1` or `HF_HUB_OFFLINE=1` switches fetching off.
+`HF_HOME` moves the cache.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ import re
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -31,6 +32,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth")
 SECONDS_TO_CONNECT = 3.0
+T = TypeVar("T")
 
 
 class OfflineError(FileNotFoundError):
@@ -87,6 +89,10 @@ class Repository:
                 raise
             return False
 
+    def own_or(self, default: str, *names: str) -> str:
+        """Return `source` if it is a folder with a file of one of these names, else the default."""
+        return self.source if self.is_local and any(map(self.has, names)) else default
+
     def is_here(self, stem: str = "model") -> bool:
         """Return whether weights (see `weights`) are on this machine; nothing is fetched."""
         return any(self._is_complete(name) for name in _weight_files(stem))
@@ -94,6 +100,15 @@ class Repository:
     def json(self, name: str) -> dict[str, Any]:
         """Read a JSON file that holds an object; ValueError names a damaged one."""
         return read_json(self.path(name), dict)
+
+    def parsed(self, name: str, parse: Callable[[dict[str, Any]], T]) -> T:
+        """Return `parse` of the object in a JSON file; ValueError names one it cannot parse."""
+        values = self.json(name)
+        try:
+            return parse(values)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{self.path(name)}: {kind}{error}") from error
 
     def weights(self, stem: str = "model") -> Path:
         """Return the path of the weight file (or of the index of several) that `stem` names.
@@ -220,8 +235,10 @@ class Repository:
             raise FileNotFoundError(
                 f"{self.source} has no revision {self.revision!r} on the hub."
             ) from error
-        except (OSError, errors.OfflineModeIsEnabled) as error:
+        except Exception as error:  # of its client, of a proxy, of a package that a proxy needs
             kind, why = UnreachableError, "the hub cannot be reached"
+            if cause := " ".join(str(error).split())[:200]:
+                why += f" ({cause})"
             if is_offline():
                 kind, why = OfflineError, "fetching is switched off"
             inside = f" --include '{self.subfolder}/*'" if self.subfolder else ""

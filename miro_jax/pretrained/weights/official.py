@@ -106,10 +106,7 @@ def read(
         tensors that do not fit it.
     """
     settings = repository.json(CONFIG)
-    try:
-        config, names = rin_config(settings), reward_names(settings)
-    except KeyError as error:
-        raise ValueError(f"{repository}/{CONFIG} has no entry {error}.") from error
+    config, names = repository.parsed(CONFIG, lambda s: (rin_config(s), reward_names(s)))
     tensors = repository.tensors()
     layout = convert.Layout(RIN, key_table(names), IGNORED, KEEP_FLOAT32)
     network = layout.load(tensors, config, dtype=dtype, mesh=mesh)

@@ -17,7 +17,7 @@ from miro_jax.data import safetensors
 from miro_jax.data.json_file import read_json
 from miro_jax.data.regular_file import open_regular
 
-POINTER = b"version https://git-lfs"
+POINTERS = (b"version https://git-lfs", b"# xet version")
 POINTED = "{} is a Git LFS pointer, not the file itself. Fetch that with: git lfs pull"
 
 
@@ -79,7 +79,7 @@ def open_weights(path: Path | str) -> BinaryIO:
 def is_pointer(path: Path | str) -> bool:
     """Return whether a file is a Git LFS pointer; ValueError if it is no regular file."""
     with open_regular(path) as file:
-        return file.read(len(POINTER)) == POINTER
+        return file.read(32).startswith(POINTERS)
 
 
 def _read(path: Path, entry: safetensors.Entry) -> np.ndarray:

@@ -12,14 +12,17 @@ Letters: B texts, L longest length in tokens.
 import dataclasses
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import ftfy
 import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from miro_jax.data.json_file import MOST_BYTES, parse_json
+from miro_jax.data.regular_file import read_regular
 from miro_jax.pretrained.weights import hf, hub
 
 # Halves of a pair, left alone by broken software; no encoding of Unicode can hold them.
@@ -28,6 +31,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # That captions of a CLIP are padded to, or to the longest: few programs are compiled.
 LENGTHS = (16, 24, 32, 48)
+PROBES = ["", "a red fox \u72d0 \U0001f98a"]
+LARGEST_GROWTH = 4096  # of a text by the rules of a tokenizer; more is an attack
+SHORTEST = 16  # tokens, the least that other texts are padded to; then by powers of two
+T = TypeVar("T")
 
 
 def _require(path: Path, pieces: Iterable[str], special: Sequence[str]) -> None:
@@ -76,18 +83,12 @@ def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tu
     if repository.has("tokenizer.json"):
         return ("tokenizer.json",)
     if not files or not all(repository.has(name) for name in files):
+        if not repository.is_local:
+            repository.path("tokenizer.json")  # raises; says how to fetch what cannot be asked for
         either = f" and no {' and '.join(files)}" if files else ""
         raise FileNotFoundError(f"{repository} has no file tokenizer.json{either}.")
     options = () if family == "bert" else _OPTIONS
-    return (*files, *(name for name in options if _has_option(repository, name)))
-
-
-def _has_option(repository: hub.Repository, name: str) -> bool:
-    """Return whether there is a file; one that the cache does not know counts as none offline."""
-    try:
-        return repository.has(name)
-    except (hub.OfflineError, hub.UnreachableError):
-        return False
+    return (*files, *filter(repository.has, options))
 
 
 def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tokenizers.Tokenizer:
@@ -98,19 +99,38 @@ def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tok
 
     Raises:
       FileNotFoundError: the repository has no such files.
-      ValueError: a file is damaged, or a special token is missing.
+      ValueError: a file is damaged or too large, or a special token is missing.
     """
-    path = repository.path(tokenizer_files(repository, family)[0])
-    if family is not None and path.name != "tokenizer.json":
-        tokenizer = FAMILIES[family][1](path.parent)
-    else:
-        try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{path} is no tokenizer: {error}. Fetch it again.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    paths = [repository.path(name) for name in tokenizer_files(repository, family)]
+    contents = [read_regular(path, MOST_BYTES) for path in paths]  # bounds what the library reads
+    values = [
+        parse_json(content, str(path), dict)
+        for path, content in zip(paths, contents, strict=True)
+        if path.suffix == ".json"
+    ]
+    with hf.naming(f"{paths[0]} is no tokenizer"):
+        if paths[0].name == "tokenizer.json" or family is None:
+            _check_growth(values[0].get("normalizer"))
+            tokenizer = tokenizers.Tokenizer.from_buffer(contents[0])
+        else:
+            tokenizer = FAMILIES[family][1](paths[0].parent)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # Some damage shows only here.
+        if max(len(encoding) for encoding in tokenizer.encode_batch(PROBES)) > LARGEST_GROWTH:
+            raise ValueError("it makes thousands of tokens of a few words")
     return tokenizer
+
+
+def _check_growth(normalizer: Any) -> None:
+    """Raise ValueError if rules that replace each other's results would fill the memory."""
+    growth, rules = 1, [normalizer]
+    for rule in rules:
+        if isinstance(rule, dict):
+            rules += rule.get("normalizers") or []
+            growth *= max(len(rule.get("content") or ""), len(rule.get("prepend") or ""), 1)
+    if growth > LARGEST_GROWTH:
+        raise ValueError("its normalizer makes thousands of letters of one")
 
 
 def encode_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -125,12 +145,46 @@ def encode_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[
         if not isinstance(text, str):
             raise TypeError(f"texts[{position}] must be a str; got {type(text).__name__}.")
     clean = [_SURROGATE.sub("\ufffd", text) for text in texts]
-    return [encoding.ids for encoding in tokenizer.encode_batch(clean)]
+    with hf.naming("the tokenizer fails on a text"):
+        return [encoding.ids for encoding in tokenizer.encode_batch(clean)]
 
 
 def cut_ids(ids: Sequence[int], longest: int) -> list[int]:
     """Cut ids to at most `longest`; the last id, which ends the text, stays the last."""
     return list(ids) if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+
+
+def padded_length(length: int, longest: int) -> int:
+    """Return the length that a text is padded to: a power of two, or the longest allowed."""
+    return min(max(SHORTEST, 1 << (length - 1).bit_length()), longest)
+
+
+def by_length(
+    rows: Sequence[Sequence[int]], padded: Callable[[int], int], most: int
+) -> Iterator[tuple[list[int], int]]:
+    """Group rows of ids by the length they are padded to, so that few programs are compiled.
+
+    Args:
+      rows: B lists of ids. padded: length of a row -> L, that it is padded to.
+      most: rows in a group.
+
+    Yields:
+      (indices of the rows of a group, their L).
+    """
+    groups: dict[int, list[int]] = {}
+    for index, ids in enumerate(rows):
+        groups.setdefault(padded(len(ids)), []).append(index)
+    for length, members in groups.items():
+        yield from ((members[i : i + most], length) for i in range(0, len(members), most))
+
+
+def once_each(encode: Callable[[list[str]], Iterable[T]], texts: Sequence[str]) -> list[T]:
+    """Return what `encode` gives for each text; equal texts are encoded once."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be a sequence of str; got one str. Put it in a list.")
+    distinct = list(dict.fromkeys(texts))
+    results = dict(zip(distinct, encode(distinct), strict=True))
+    return [results[text] for text in texts]
 
 
 def pad_ids(
@@ -169,6 +223,20 @@ def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
     return number
 
 
+def vocabulary(tokenizer: tokenizers.Tokenizer) -> int:
+    """Return one more than the largest id."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def check_vocabulary(size: int, rows: int, source: object) -> None:
+    """Raise ValueError if a tokenizer of `source` has more ids than the embedding has rows."""
+    if size > rows:
+        raise ValueError(
+            f"the tokenizer of {source} must have at most the {rows} tokens of the weights; "
+            f"got {size}. It belongs to another model."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionTokenizer:
     """Captions into ids of a CLIP, `[start] pieces [end]`.
@@ -182,11 +250,6 @@ class CaptionTokenizer:
     tokenizer: tokenizers.Tokenizer
     repairs: bool
     padding: int
-
-    @property
-    def vocabulary(self) -> int:
-        """One more than the largest id."""
-        return 1 + max(self.tokenizer.get_vocab().values())
 
     def __call__(self, captions: Sequence[str], longest: int) -> np.ndarray:
         """Encode captions.
