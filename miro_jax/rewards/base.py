@@ -90,7 +90,7 @@ class Reward:
         if not arrays:
             return np.zeros(0, np.float32)
         scores = self.judge(self.read(arrays), captions)
-        require_usable(scores[:, None], [self])
+        require_usable(np.reshape(scores, (-1, 1)), [self])
         return scores
 
     def stored(self, score: np.ndarray) -> np.ndarray:

@@ -158,6 +158,7 @@ def split_towers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             parts[owner[0]][name] = tensor
         elif key != "logit_scale":
             raise ValueError(f"{key} belongs to neither tower. Are these jina-clip's weights?")
+    clip_keys.shape_of(tensors, "logit_scale")  # raises where there is none
     return parts
 
 

@@ -11,24 +11,25 @@ Latents = np.ndarray | jax.Array
 
 
 def check_pixels(images: Any, *shape: int | str, advice: str = "") -> None:
-    """Raise unless images is an array of uint8 of a shape; letters stand for any number but 0.
+    """Raise unless images is an array of uint8 of a shape.
+
+    Args:
+      shape: numbers, and letters for sides of any length but 0; "B" may be 0.
+      advice: ends the text of a ValueError.
 
     Raises:
-      TypeError: it is no array of uint8.
-      ValueError: it has another shape; the text ends in `advice`.
+      TypeError: it is no array of uint8. ValueError: it has another shape.
     """
     kind = getattr(images, "dtype", type(images).__name__)
     if kind != np.uint8:
         raise TypeError(f"images must be arrays of uint8 in [0, 255]; got {kind}.")
-    fits = [
-        n == want or (isinstance(want, str) and n > 0)
-        for n, want in zip(images.shape, shape, strict=False)
-    ]
-    if len(images.shape) != len(shape) or not all(fits):
-        raise ValueError(
-            f"images must have the shape [{', '.join(map(str, shape))}], no side 0; "
-            f"got {images.shape}. {advice}".strip()
-        )
+    fits = len(images.shape) == len(shape) and all(
+        n == want or want == "B" or (isinstance(want, str) and n > 0)
+        for n, want in zip(images.shape, shape, strict=True)
+    )
+    if not fits:
+        form = ", ".join(map(str, shape))
+        raise ValueError(f"images must have the shape [{form}]; got {images.shape}. {advice}")
 
 
 def pad_tokens(

@@ -161,6 +161,8 @@ class SdxlVaeEncoder:
             images = np.stack([self.prepare(image) for image in images])
         advice = "Give a list, and each is cropped and resized."
         check_pixels(images, "B", self.size, self.size, 3, advice=advice)
+        if len(images) == 0:
+            raise ValueError("images must be [B, H, W, 3] with B at least 1; got none.")
         parts = [self._encoding.run(_moments, images[rows]) for rows in self._slices(images)]
         mean, std = zip(*parts, strict=True)
         return np.concatenate(mean), np.concatenate(std)

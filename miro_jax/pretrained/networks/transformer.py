@@ -7,7 +7,7 @@ S width of the source, A heads.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Required, TypedDict, Unpack
+from typing import Any, Required, TypedDict, Unpack, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 from miro_jax.models.layers import Linear
 
 Array = jax.Array
-IDS = ("padding", "end_token")  # of tokens: these may be 0
-MOST, MOST_BLOCKS = 2**24, 1000  # of any size, and of blocks; more is damage
+MAY_BE_0 = ("padding", "end_token", "num_rewards")
+# Of any size, of blocks, and of numbers that are no sizes: more is damage.
+MOST, MOST_BLOCKS, MOST_FLOAT = 2**24, 1000, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,24 @@ class Sizes:
     """Base of the sizes of a network: checked, so that a damaged file is refused at once."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in (int, int | None, tuple[int, ...]):
-                least = 0 if field.name in IDS else 1
-                most = MOST_BLOCKS if field.name.endswith(("layers", "blocks")) else MOST
-                values = value if isinstance(value, tuple) and value else (value,)
-                known = field.type == int | None and value is None
-                if not known and not all(type(v) is int and least <= v <= most for v in values):
-                    raise ValueError(
-                        f"{field.name} must be a whole number in [{least}, {most}]; got {value!r}."
-                    )
-            elif field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
-                raise ValueError(f"{field.name} must be a positive number; got {value!r}.")
+        check_sizes(self)
+
+
+def check_sizes(config: Any) -> None:
+    """Raise ValueError unless the numbers of a dataclass of sizes can be those of a network."""
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), field.type
+        if kind is float and not (type(value) in (int, float) and 0 < value < MOST_FLOAT):
+            raise ValueError(f"{field.name} must be a number in (0, {MOST_FLOAT}); got {value!r}.")
+        if kind in (int, int | None) or get_origin(kind) is tuple:
+            values = value if isinstance(value, tuple) and value else (value,)
+            least = 0 if field.name in MAY_BE_0 else 1
+            most = MOST_BLOCKS if field.name.endswith(("layers", "blocks")) else MOST
+            known = kind == int | None and value is None
+            if not known and not all(type(v) is int and least <= v <= most for v in values):
+                raise ValueError(
+                    f"{field.name} must be a whole number in [{least}, {most}]; got {value!r}."
+                )
 
 
 class Options(TypedDict, total=False):

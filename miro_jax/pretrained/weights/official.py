@@ -20,6 +20,7 @@ from flax import nnx
 from miro_jax.models import sharding
 from miro_jax.models.layers import Linear
 from miro_jax.models.rin import RIN, RINConfig
+from miro_jax.pretrained.networks.transformer import check_sizes
 from miro_jax.pretrained.weights import convert, hf
 from miro_jax.pretrained.weights.hub import Repository
 from miro_jax.pretrained.weights.official_keys import IGNORED, RELEASE_NAMES, key_table
@@ -155,16 +156,18 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
         pre["do_normalization"] = "noise_driven"
     wanted = {"do_normalization": "noise_driven", "logvar_mlp_layers": 0}
     hf.require_options(pre, wanted, f"{CONFIG}: preconditioning")
-    return RINConfig(
+    config = RINConfig(
         latent_shape=(c["data_size"], c["data_size"], c["num_input_channels"]),
         num_rewards=len(reward_names(settings)),
         table_std=0.02,
-        sigma=float(pre.get("sigma_data", 0.5)),
+        sigma=1.0 * pre.get("sigma_data", 0.5),  # no text is a number
         log_variance_features=pre.get("logvar_channels", 128),
         remat=False,
         **{ours: c[theirs] for ours, theirs in SIZES.items()},
         **FIXED,
     )
+    check_sizes(config)
+    return config
 
 
 def write(
