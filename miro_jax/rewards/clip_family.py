@@ -271,7 +271,7 @@ def load_vision(
         ("clip vision", digest, *placing.values()),
         lambda: Tower(clip_keys.load_vision(tensors, config, **placing)),
     )
-    return Vision(tower, f"clip-{digest[:12]}-{placing['dtype']}", config)
+    return Vision(tower, f"clip-{digest[:12]}-{placing.get('dtype')}", config)
 
 
 def _configs(repository: hub.Repository, tensors) -> tuple[clip.VisionConfig, clip.TextConfig]:

@@ -175,7 +175,10 @@ def test_bfloat16_keeps_the_frequencies_in_float32(folder):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda s: s["network"].update(use_self_conditioning=False), "use_self_conditioning must"),
+        (
+            lambda s: s["network"].update(use_self_conditioning=False),
+            "must have use_self_conditioning = True; got False",
+        ),
         (lambda s: s["network"].update(num_blocks=3), "is not given"),
         (lambda s: s["network"].pop("data_dim"), "config.json has no entry 'data_dim'"),
         (lambda s: s["network"].update(label_dim=9), r"caption_in/kernel \(9, 48\)"),

@@ -19,7 +19,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -106,9 +106,15 @@ class Repository:
         values = self.json(name)
         try:
             return parse(values)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise ValueError(f"{self.path(name)}: {kind}{error}") from error
+        except KeyError as error:
+            raise ValueError(f"{self.path(name)} has no entry {error}.") from error
+        except ValueError as error:
+            raise ValueError(f"{self.path(name)}: {error}") from error
+        except (TypeError, IndexError, AttributeError, ArithmeticError) as error:
+            text = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{self.path(name)} holds a value of a wrong type ({text})."
+            ) from error
 
     def weights(self, stem: str = "model") -> Path:
         """Return the path of the weight file (or of the index of several) that `stem` names.
@@ -163,7 +169,7 @@ class Repository:
     def _inside(self, name: str) -> str:
         return f"{self.subfolder}/{name}" if self.subfolder else name
 
-    def _known(self, name: str) -> Path | bool | None:
+    def _known(self, name: str) -> Path | Literal[False] | None:
         """Return the path of a file that is here; False: there is none; None: the hub may know."""
         if self.is_local:
             path = Path(self.source, self.subfolder, name)
