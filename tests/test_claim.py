@@ -1,18 +1,15 @@
 """A folder belongs to one request; a refusal names the key that differs and both values."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from miro_jax.data.storage import claim, open_folder
+from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.claim import (
     MANIFEST_NAME,
     PARTIAL_NAME,
     Claim,
     describe_difference,
-    locked,
 )
 from miro_jax.data.storage.files import to_json
 
@@ -89,57 +86,9 @@ def test_a_damaged_manifest_is_named(tmp_path):
         claim_of(tmp_path).check(REQUEST)
 
 
-HOLD = """
-import sys
-from miro_jax.data.storage.claim import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match=f"host .*, pid {first.pid}, 20.*Wait for it"):
-            with locked(tmp_path):
-                pass
-        first.kill()  # a killed process holds nothing
-        first.wait()
-        with locked(tmp_path):
-            pass
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(PermissionError, match="file must be a folder that can be written"):
-        with locked(tmp_path / "file"):
-            pass
-
-
 def test_the_request_is_json(tmp_path):
     claim_of(tmp_path).begin(REQUEST)
     assert json.loads((tmp_path / PARTIAL_NAME).read_bytes()) == REQUEST
-
-
-def test_the_lock_leaves_no_file_and_a_removed_one_is_not_taken_for_a_lock(tmp_path, monkeypatch):
-    with locked(tmp_path):
-        assert (tmp_path / ".lock").exists()
-    assert list(tmp_path.iterdir()) == []
-    real, calls = claim.fcntl.flock, []
-
-    def flock(descriptor, kind):
-        calls.append(kind)
-        if len(calls) == 1:  # the former owner ends right now
-            (tmp_path / ".lock").unlink()
-        real(descriptor, kind)
-
-    monkeypatch.setattr(claim.fcntl, "flock", flock)
-    with locked(tmp_path):
-        assert len(calls) == 2 and (tmp_path / ".lock").exists()
 
 
 def test_a_partial_manifest_may_hold_more_than_the_request(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from miro_jax.data.storage import Damaged
-from miro_jax.data.storage.claim import locked
+from miro_jax.data.storage.lease import locked
 from tests.sampling import Dial, Killed, contents, fill, kill_at, write
 
 

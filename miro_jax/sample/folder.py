@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from miro_jax.data import storage
-from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim, locked
+from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim
 from miro_jax.data.storage.files import TEMPORARY, to_json
+from miro_jax.data.storage.lease import locked
 from miro_jax.sample.request import ImageRequest
 
 GRID = "grid.png"

@@ -24,8 +24,8 @@ from miro_jax.annotate.work import work_on
 from miro_jax.cli.exit import note, say
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
-from miro_jax.data.storage.claim import locked
 from miro_jax.data.storage.files import to_json
+from miro_jax.data.storage.lease import locked
 from miro_jax.pretrained.weights.hub import OfflineError
 from miro_jax.rewards import base
 from miro_jax.score import histograms, summary, table

@@ -136,11 +136,12 @@ class Bins:
         """
         check_fields(values, _SCHEMA, "levels")
         fields = {key: values[key] for key in _SCHEMA}
+        fields |= {key: tuple(values[key]) for key in ("names", "counts")}
         try:
             fields["edges"] = np.asarray(values["edges"], np.float64)
         except OverflowError as error:
             raise ValueError(f"edges must be float64: {error}.") from error
-        return cls(**fields | {k: tuple(values[k]) for k in ("names", "counts")})
+        return cls(**fields)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bins":

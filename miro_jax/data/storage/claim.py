@@ -9,29 +9,21 @@ that names the key and both values. What only a digest can compare, such as the 
 is an object of a `digest` and of what a reader knows it by: {"name": "a.csv", "rows": 9, "digest":
 "3fab..."}. Two such objects are equal if their digests are, and a text shows the rest. Several
 processes may fill a folder that allows it (`begin` is create-if-absent, in object stores too); one
-that must have a single writer is also locked, see `locked`.
+that must have a single writer is also locked, see `lease.locked`.
 """
 
 import contextlib
 import dataclasses
-import datetime
-import fcntl
 import json
-import logging
 import operator
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from miro_jax.data.storage.base import Folder
 from miro_jax.data.storage.files import brief, to_json
 
 MANIFEST_NAME, PARTIAL_NAME = "manifest.json", "manifest.partial.json"
-LOCK_NAME = ".lock"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
-log = logging.getLogger("miro_jax")
 
 
 def _same_values(_: str, present: Any, requested: Any) -> bool:
@@ -182,53 +174,3 @@ def _readable(value: Any) -> str:
     if isinstance(value, Mapping):
         value = {key: one for key, one in value.items() if key != "digest"}
     return brief(value)
-
-
-@contextlib.contextmanager
-def locked(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a local folder for this process alone; the lock ends with the process, however it ends.
-
-    The folder is made where it is missing; the file of the lock is removed at the end. A file
-    system without locks is logged and not refused.
-
-    Raises:
-      BlockingIOError: another process has it; the text names its host, pid and start.
-      PermissionError: the folder cannot be written.
-    """
-    lock = Path(path) / LOCK_NAME
-    while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise PermissionError(
-                f"{path} must be a folder that can be written; got: {error.strerror}. Name another."
-            ) from error
-        try:
-            _lock(descriptor, path)
-            # Between the two calls another process may have ended and removed the file.
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-                since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-                owner = f"host {socket.gethostname()}, pid {os.getpid()}, {since}\n"
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, owner.encode(), 0)
-                try:
-                    yield
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, path: str | os.PathLike) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-        raise BlockingIOError(
-            f"{path} is in use by another process ({owner or 'unknown'}). Wait for it, or name "
-            "another folder."
-        ) from error
-    except OSError as error:  # a file system without locks: then it is up to the user
-        log.info("%s cannot be locked: %s", path, error.strerror)
