@@ -1,5 +1,6 @@
 """Entry point: arguments -> checked config -> one stage; `python -m miro_jax.main --help`."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -44,14 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print_help()
         return ends.DONE
-    try:
-        command = parse(arguments, tuple(STAGES))
-        for check in (components.validate, sample.validate, evaluate.validate):
-            check(command.config)
-        run_folder.open_folder(command.config, command.workdir, command.stage, arguments)
-    except (*ends.MISTAKES, OSError) as error:
-        return ends.fail(log.name, error, ends.status_of(error))
-    return _run(command)
+    with contextlib.ExitStack() as held:
+        try:
+            command = parse(arguments, tuple(STAGES))
+            config, workdir, stage = command.config, command.workdir, command.stage
+            for check in (components.validate, sample.validate, evaluate.validate):
+                check(config)
+            run_folder.open_folder(config, workdir, stage, arguments, held)
+        except (*ends.MISTAKES, OSError) as error:
+            return ends.fail(log.name, error, ends.status_of(error))
+        return _run(command)
 
 
 def _run(command: Command) -> int:

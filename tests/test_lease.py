@@ -12,14 +12,18 @@ import uuid
 
 import pytest
 
+from miro_jax import main
+from miro_jax.cli import run_folder
 from miro_jax.data.storage import lease, open_folder
 from miro_jax.data.storage.lease import LOCK_NAME, locked
 
 ROOT = pathlib.Path(__file__).parent.parent
 HOLD = """
 import errno, sys
+from miro_jax import main
+from miro_jax.cli import run_folder
 from miro_jax.data.storage import lease, open_folder
-place, locks, machine = sys.argv[1:]
+place, locks, machine, name = sys.argv[1:]
 lease.BEAT_SECONDS = 0.02
 if locks == "no locks":
     def refuse(*arguments):
@@ -27,7 +31,7 @@ if locks == "no locks":
     lease.fcntl.flock = refuse
 if machine:
     lease._machine = lambda: machine
-with lease.locked(open_folder(place)) as held:
+with lease.locked(open_folder(place), name) as held:
     print("held", flush=True)
     for line in sys.stdin:
         try:
@@ -41,10 +45,10 @@ ELSEWHERE = "another-boot pid:[1]"
 
 
 @contextlib.contextmanager
-def holder(place, locks="locks", machine=""):
+def holder(place, locks="locks", machine="", name=LOCK_NAME):
     """A process that holds a folder; it ends when its input does."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(place), locks, machine],
+        [sys.executable, "-c", HOLD, str(place), locks, machine, name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -123,14 +127,18 @@ def test_a_holder_that_ends_leaves_nothing(shared, no_locks, caplog):
     assert "miro_jax" not in [record.name for record in caplog.records]
 
 
-def test_a_holder_on_another_machine_is_known_by_its_heartbeat(shared, no_locks, caplog):
+def test_a_holder_on_another_machine_is_known_by_its_heartbeat(
+    shared, no_locks, caplog, monkeypatch
+):
     """Whose process is not seen here; without its locks either, as on most network disks."""
     place, locks = shared
     with holder(place, "no locks", ELSEWHERE) as first:
+        monkeypatch.setattr(lease, "STALE_SECONDS", 60)  # it is refused at the first beat
         with pytest.raises(BlockingIOError, match=f"pid {first.pid}, since 20"):
             with locked(open_folder(place)):
                 pass
         kill(first)
+        monkeypatch.setattr(lease, "STALE_SECONDS", 0.5)
         with locked(open_folder(place)):
             pass
     assert "waiting 0 s for a sign of life" in caplog.text
@@ -255,3 +263,34 @@ def test_a_lease_that_cannot_be_renewed_now_is_kept(tmp_path, monkeypatch):
         monkeypatch.setattr(lease._LocalNote, "write", write)
         held.check()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_trainers_in_a_run_the_second_is_refused_in_a_line(tmp_path, capfd):
+    (tmp_path / "config.json").write_text("of the first")
+    arguments = [f"--config={ROOT}/configs/base.py:tiny", f"--workdir={tmp_path}"]
+    with holder(tmp_path, name=run_folder.LOCK_NAME) as first:
+        assert main.main(arguments) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"the run {tmp_path} is in use by another process (host" in line
+    assert f"pid {first.pid}, since 20" in line
+    assert (tmp_path / "config.json").read_text() == "of the first"
+
+
+EXIT = """
+import sys
+from miro_jax.data.storage import lease
+lease.BEAT_SECONDS = 0.02
+with lease.locked(sys.argv[1], exit_if_lost=True):
+    (lease.LocalFolder(sys.argv[1]).path / lease.LOCK_NAME).write_text("somebody")
+    sys.stdin.read()
+print("went on")
+"""
+
+
+def test_a_process_that_lost_its_folder_ends_at_once_if_it_must(tmp_path):
+    command = [sys.executable, "-c", EXIT, tmp_path]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.wait(60) == 1
+        assert process.stdout.read() == b"" and b"was taken over" in process.stderr.read()

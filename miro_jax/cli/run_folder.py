@@ -1,5 +1,6 @@
 """The folder that a run keeps: `config.json`, `run.json`, `log.txt`, and where its records are."""
 
+import contextlib
 import logging
 import platform
 import shlex
@@ -16,9 +17,10 @@ from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage.lease import locked
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
-CONFIG = "config.json"
+CONFIG, LOCK_NAME = "config.json", ".lock-train"
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
@@ -38,7 +40,11 @@ def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
 
 
 def open_folder(
-    config: ml_collections.ConfigDict, workdir: Path, stage: str, arguments: Sequence[str] = ()
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stage: str,
+    arguments: Sequence[str] = (),
+    held: contextlib.ExitStack | None = None,
 ) -> None:
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
@@ -46,7 +52,11 @@ def open_folder(
     stages write `config-STAGE.json`. Where several processes run together, they find each other
     first.
 
+    Args:
+      held: keeps a run that trains for this process alone, until it is closed.
+
     Raises:
+      BlockingIOError: another process trains there; the text names it.
       FileNotFoundError: no such folder, for a stage that begins with what training wrote.
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
@@ -75,6 +85,8 @@ def open_folder(
         old.close()
     logger.addHandler(handler)
     if jax.process_index() == 0:
+        if stage == "train" and held is not None:
+            held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
         write_atomic(workdir / "run.json", to_json(describe(stage, arguments)))

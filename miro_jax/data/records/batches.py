@@ -46,7 +46,7 @@ class _Source:
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
         # The counts spare opening every shard once more to count its records.
         spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
-        self._records = grain.sources.ArrayRecordDataSource(spans)
+        self._records: Any = grain.sources.ArrayRecordDataSource(spans)
         self._lock = threading.Lock()
         self.damaged: set[int] = set()
 
@@ -106,10 +106,9 @@ class _MakeExample:
             ("scores", scores, (self.num_rewards,)),
             ("caption tokens", tokens, (len(tokens), self.caption_width)),
         ):
-            if np.shape(array) != shape:
-                raise ValueError(
-                    f"{name} must be {shape} as in the manifest; got {np.shape(array)}."
-                )
+            found = getattr(array, "shape", None)
+            if found != shape:
+                raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
         example = self._empty(index)
         tokens = tokens[: self.max_tokens]
         example["caption_tokens"][: len(tokens)] = tokens

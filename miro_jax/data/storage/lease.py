@@ -26,6 +26,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -118,8 +119,9 @@ def _started(pid: int) -> str:
 class Lease:
     """A lease that this process holds; made by `locked`."""
 
-    def __init__(self, note: "_StoredNote | _LocalNote", subject: str):
+    def __init__(self, note: "_StoredNote", subject: str, exit_if_lost: bool):
         self._note, self._subject, self._us = note, subject, _us()
+        self._exit_if_lost = exit_if_lost
         self._ended, self._guard = threading.Event(), threading.Lock()
         self._lost = ""
 
@@ -174,13 +176,18 @@ class Lease:
                     with errors_of_stores():
                         present = self._note.read()
                         if present is None or present.token != self._us.token:
-                            self._lost = str(present or "unknown")
-                            log.error("%s was taken over by another process", self._subject)
-                            return
+                            return self._lose(present)
                         self._us = dataclasses.replace(self._us, beat=self._us.beat + 1)
                         self._note.write(self._us)
                 except OSError as error:  # a full disk, a network: the next beat may succeed
                     log.info("The lease of %s was not renewed: %s", self._subject, error)
+
+    def _lose(self, present: _Holder | None) -> None:
+        self._lost = str(present or "unknown")
+        log.error("%s was taken over by another process (%s)", self._subject, self._lost)
+        if self._exit_if_lost:
+            print(f"miro_jax: error: {self._subject} was taken over", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def release(self) -> None:
         """End the heartbeat, and the lease where it is still ours."""
@@ -281,7 +288,10 @@ class _LocalNote(_StoredNote):
 
 @contextlib.contextmanager
 def locked(
-    folder: Folder | str | os.PathLike, name: str = LOCK_NAME, subject: str = ""
+    folder: Folder | str | os.PathLike,
+    name: str = LOCK_NAME,
+    subject: str = "",
+    exit_if_lost: bool = False,
 ) -> Iterator[Lease]:
     """Hold a folder for this process alone; a local one is made where it is missing.
 
@@ -289,6 +299,8 @@ def locked(
       folder: which, or its local path.
       name: of the file; leases of different names do not exclude each other.
       subject: what is held, for messages; the folder by default.
+      exit_if_lost: end this process at once, without a further write, if another one takes the
+        lease over, as it may do elsewhere after a long suspension of this one.
 
     Raises:
       BlockingIOError: another process has it; the text names its host, pid and start.
@@ -297,7 +309,7 @@ def locked(
     folder = folder if isinstance(folder, Folder) else LocalFolder(folder)
     subject = subject or str(folder)
     local = _LocalNote(folder, name, subject) if isinstance(folder, LocalFolder) else None
-    lease = Lease(local or _StoredNote(folder, name), subject)
+    lease = Lease(local or _StoredNote(folder, name), subject, exit_if_lost)
     try:
         try:
             lease.acquire()
