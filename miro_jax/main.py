@@ -48,10 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as held:
         try:
             command = parse(arguments, tuple(STAGES))
-            config, workdir, stage = command.config, command.workdir, command.stage
             for check in (components.validate, sample.validate, evaluate.validate):
-                check(config)
-            run_folder.open_folder(config, workdir, stage, arguments, held)
+                check(command.config)
+            run_folder.open_folder(command.config, command.workdir, command.stage, arguments, held)
         except (*ends.MISTAKES, OSError) as error:
             return ends.fail(log.name, error, ends.status_of(error))
         return _run(command)
