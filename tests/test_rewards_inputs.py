@@ -1,11 +1,13 @@
 """What `reward.score` takes: paths, PIL images and arrays, one or several, with captions or not."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from miro_jax.data.shapes import world
-from miro_jax.rewards import load_reward
+from miro_jax.rewards import base, load_reward
 from miro_jax.rewards.inputs import as_arrays
 
 
@@ -67,3 +69,60 @@ def test_what_is_no_image_is_refused_by_name(tmp_path):
         as_arrays(3)
     with pytest.raises(TypeError, match="uint8.*got float32"):
         as_arrays(np.zeros((2, 4, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_truncated_image_ends_in_one_line_that_names_it(samples, tmp_path, form):
+    path = tmp_path / f"cut.{form.lower()}"
+    Image.fromarray(samples[0].image).save(path, form)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    reward = load_reward("sharpness")
+    for action in (reward.score, reward.read, as_arrays):
+        with pytest.raises(ValueError, match=f"{path.name} must be an image; got: ") as caught:
+            action([samples[1].image, path])
+        assert "\n" not in str(caught.value)
+    if form in ("PNG", "JPEG"):  # the others are decoded when they are opened
+        with Image.open(path) as picture, pytest.raises(ValueError, match="must be an image"):
+            reward.score([picture])
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="pipe.png must be a regular file"):
+        as_arrays(tmp_path / "pipe.png")
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
+        as_arrays(tmp_path / "missing.png")
+
+
+class Broken(base.Judge):
+    """Judges a black image by a number that is none."""
+
+    name, version, tower, preprocessing = "broken", "1", "broken", "none"
+    needs_caption, synthetic_form = False, "long"
+    value = np.nan
+
+    def prepare(self, image):
+        return image
+
+    def encode(self, prepared):
+        return prepared
+
+    def judge(self, features, captions):
+        return np.where(features.any((1, 2, 3)), 0.5, self.value).astype(np.float32)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_stops_with_its_image(samples, value):
+    reward, images = Broken(), [samples[0].image, np.zeros_like(samples[0].image)]
+    reward.value = value
+    with pytest.raises(FloatingPointError, match=rf"broken gives images\[1\] {value}"):
+        reward.score(images)
+    rewards, texts = [load_reward("sharpness"), reward], [{"caption": [""] * 5}]
+    with pytest.raises(FloatingPointError, match=r"broken gives images\[4\]"):
+        base.score_all(rewards, [images[0]] * 3 + images, texts, batch_size=3)
+    reward.may_be_missing = True
+    if np.isnan(value):
+        assert np.isnan(reward.score(images)).tolist() == [False, True]
+    else:
+        with pytest.raises(FloatingPointError):
+            reward.score(images)

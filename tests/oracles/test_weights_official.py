@@ -224,3 +224,36 @@ def test_another_normalisation_of_image_latents_is_refused(folder, tmp_path, mon
     monkeypatch.setattr(sdxl_vae.SdxlVaeEncoder, "normalize", lambda self, z: z * 0.13025)
     with pytest.raises(ValueError, match="normalises image latents with scale"):
         trained.load(folder)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "is no array"),
+        (b"\x93NUMPY" + b"\xff" * 50, "is no array"),
+        (np.zeros((1, 9), np.float32), "must have the width 7, and be finite"),
+        (np.full((1, 7), np.nan, np.float32), "be finite"),
+        (np.float32(1), "is no array"),
+        (np.array([{}], object), "is no array"),
+    ],
+)
+def test_damaged_tokens_of_the_empty_prompt_are_named(folder, tmp_path, content, said):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    path = tmp_path / "uncond_embedding.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(ValueError, match=f"uncond_embedding.npy.*{said}"):
+        official.read(hub.open(tmp_path))
+
+
+@pytest.mark.parametrize("length", ["77", 0, 10**9, None, 7.5])
+def test_a_length_of_prompts_that_cannot_be_is_refused(folder, tmp_path, length):
+    for name in ("uncond_embedding.npy", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    settings = json.loads((folder / "config.json").read_text()) | {"max_text_len": length}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="config.json: max_text_len must be in"):
+        official.read(hub.open(tmp_path))

@@ -8,6 +8,7 @@ Facts: release 0.1.4 and hub `nicolas-dufour/miro` (arXiv 2510.25897).
 """
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from miro_jax.data.regular_file import read_regular
 from miro_jax.models import sharding
 from miro_jax.models.layers import Linear
 from miro_jax.models.rin import RIN, RINConfig
@@ -29,7 +31,8 @@ from miro_jax.pretrained.weights.tensors import write_safetensors
 # Where config.json does not list them: those of the main model, in the order of its reward tokens.
 ALL_REWARDS = tuple(RELEASE_NAMES)
 CONFIG, WEIGHTS, EMPTY = "config.json", "model.safetensors", "uncond_embedding.npy"
-MAX_TOKENS = 77  # where config.json has no max_text_len
+MAX_TOKENS, MOST_TOKENS = 77, 2**16  # where config.json has no max_text_len; the most it may be
+LARGEST_EMPTY = 2**28  # bytes of uncond_embedding.npy
 OURS = "miro_jax"  # section of config.json that only this package reads and writes
 
 # Frequencies are multiplied by 2 pi x: rounding them turns phases.
@@ -107,26 +110,33 @@ def read(
         tensors that do not fit it.
     """
     settings = repository.json(CONFIG)
-    config, names = repository.parsed(CONFIG, lambda s: (rin_config(s), reward_names(s)))
+    config, names, longest = repository.parsed(
+        CONFIG, lambda s: (rin_config(s), reward_names(s), _max_tokens(s))
+    )
     tensors = repository.tensors()
     layout = convert.Layout(RIN, key_table(names), IGNORED, KEEP_FLOAT32)
     network = layout.load(tensors, config, dtype=dtype, mesh=mesh)
-    empty = np.load(repository.path(EMPTY), allow_pickle=False).astype(np.float32)
-    empty = empty.reshape(-1, empty.shape[-1])
-    if empty.shape[-1] != config.caption_width:
-        raise ValueError(
-            f"{repository}/{EMPTY} must have the width {config.caption_width}; got {empty.shape}."
-        )
-    return Release(
-        config,
-        names,
-        network,
-        empty,
-        int(settings.get("max_text_len", MAX_TOKENS)),
-        settings,
-        repository.sha256(repository.weights().name),
-        _normalization(tensors),
-    )
+    empty = _empty_tokens(repository, config.caption_width)
+    digest, statistics = repository.sha256(repository.weights().name), _normalization(tensors)
+    return Release(config, names, network, empty, longest, settings, digest, statistics)
+
+
+def _empty_tokens(repository: Repository, width: int) -> np.ndarray:
+    path = repository.path(EMPTY)
+    content = io.BytesIO(read_regular(path, LARGEST_EMPTY))
+    with hf.naming(f"{path} is no array of caption tokens"):
+        empty = np.load(content, allow_pickle=False).astype(np.float32)
+        empty = empty.reshape(-1, empty.shape[-1])
+        if empty.shape[-1] != width or not np.isfinite(empty).all():
+            raise ValueError(f"it must have the width {width}, and be finite; got {empty.shape}")
+    return empty
+
+
+def _max_tokens(settings: Mapping[str, Any]) -> int:
+    longest = settings.get("max_text_len", MAX_TOKENS)
+    if type(longest) is not int or not 1 <= longest <= MOST_TOKENS:
+        raise ValueError(f"max_text_len must be in [1, {MOST_TOKENS}]; got {longest!r}")
+    return longest
 
 
 def _normalization(tensors) -> tuple[np.ndarray, np.ndarray] | None:
