@@ -167,6 +167,11 @@ def test_a_set_of_the_first_schema_version_is_complete(tmp_path):
     for name in ("towers", "synthetic_forms", "encode_512"):
         del values["configuration"][name]
     (out / "manifest.json").write_text(json.dumps(values))
+    for path in out.glob("*.array_record.json"):
+        facts = json.loads(path.read_text())
+        failures = [{k: v for k, v in f.items() if k != "position"} for f in facts["failures"]]
+        del facts["models"], facts["seal"]
+        path.write_text(json.dumps(facts | {"failures": failures}))
     for name in ("coverage.json", "report.html"):
         (out / name).unlink()
     chosen = rewards()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from miro_jax import score as stage
-from miro_jax.data.storage import Damaged
+from miro_jax.annotate import parts
+from miro_jax.data.storage import Damaged, open_folder
 from miro_jax.score import inputs, table
 from tests.scoring import (
     Brightness,
@@ -106,16 +107,37 @@ def spoil_and_finish(folder, out, spoil):
     return chosen[0].num_encoded
 
 
-def test_a_flipped_bit_of_a_finished_piece_is_noticed_and_the_piece_made_again(
-    folder, whole, tmp_path
-):
-    def flip(pieces):
-        data = bytearray((pieces / "00001.rows").read_bytes())
-        data[len(data) // 2] ^= 1
-        (pieces / "00001.rows").write_bytes(data)
+# Of a file: its digest, the length of its header, the header, numbers and texts, the end.
+FLIPS = {"digest": 3, "length": 17, "header": 40, "middle": 0.5, "late": 0.9, "end": -1}
 
-    assert spoil_and_finish(folder, tmp_path / "a.csv", flip) == 1 + 3
-    assert (tmp_path / "a.csv").read_bytes() == whole
+
+def flip(path, where):
+    """Flip a bit of a file at one of FLIPS, or cut it."""
+    data = bytearray(path.read_bytes())
+    if where in ("cut", "empty"):
+        path.write_bytes(data[:-1] if where == "cut" else b"")
+        return
+    at = FLIPS[where]
+    data[int(at * len(data)) if isinstance(at, float) else at] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("where", [*FLIPS, "cut", "empty"])
+@pytest.mark.parametrize("kind", ["piece", "part"])
+def test_damage_anywhere_in_unfinished_work_is_noticed(folder, whole, tmp_path, kind, where):
+    out, below = tmp_path / "a.csv", tmp_path / "a.csv.parts"
+    groups = [("first", ["brightness"]), ("second", ["length"])]
+    if kind == "piece":
+        score(folder, out, groups=groups, pieces=[0, 1, 2])
+        (path,) = below.glob("pieces/00001.rows")
+    else:
+        score(folder, out, groups=groups, stages="first")
+        (path,) = below.glob("parts/00001/*.part")
+    flip(path, where)
+    chosen = [Brightness(), Brightness("length", True)]
+    score(folder, out, chosen, groups=groups)
+    assert chosen[0].num_encoded == (1 + 3 if kind == "piece" else 3)
+    assert out.read_bytes() == whole
 
 
 def test_pieces_that_stand_under_each_other_s_name_are_noticed(folder, whole, tmp_path):
@@ -266,3 +288,25 @@ def test_a_manifest_of_something_else_is_no_table(tmp_path):
     assert score(folder, tmp_path / "a.csv")["num_scored"] == 2
     with pytest.raises(ValueError, match="must be the manifest.json of a folder that sample wrote"):
         score(folder, tmp_path / "b.csv", captions=folder / "manifest.json")
+
+
+@pytest.mark.parametrize("change", ["row", "failure"])
+def test_a_piece_that_lost_a_row_or_counts_a_sample_twice_is_not_published(
+    folder, tmp_path, change
+):
+    """As a fault of the engine, and not of the disk, would leave it: with a digest that fits."""
+    score(folder, tmp_path / "a.csv", pieces=[0, 1, 2])
+    place = open_folder(tmp_path / "a.csv.parts")
+    name = table.rows_name(1)
+    arrays, facts = parts.unseal(place.read(name), name)
+    if change == "row":
+        arrays = {"scores": arrays["scores"][1:]}
+        facts |= {column: facts[column][1:] for column in ("keys", "captions")}
+        facts |= {column: facts[column][1:] for column in ("widths", "heights", "causes")}
+    else:
+        one = {"position": 0, "key": "003.png", "cause": "empty file", "detail": "", "piece": "p"}
+        facts["failures"] = [one]
+    place.write(name, parts.seal(arrays, facts))
+    with pytest.raises(Damaged, match="has 3 samples; .* holds [23] rows and [01] failures of it"):
+        score(folder, tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv").exists()

@@ -34,6 +34,7 @@ from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
 from miro_jax.data.sources import Piece, causes
+from miro_jax.data.storage import Damaged
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
 from miro_jax.report.statistics import summarize as describe_scores
@@ -188,7 +189,21 @@ def gather(job: Job) -> Published:
             )
         tally.add(one["num_samples"], one["failures"])
         failures += one["failures"]
+    for one, scores in pieces:
+        _require_every_sample(job, one, len(scores))
     return Published(facts, [scores for _, scores in pieces], failures, models, tally)
+
+
+def _require_every_sample(job: Job, facts: Mapping[str, Any], rows: int) -> None:
+    """Raise Damaged unless each sample of a piece has a row or is a failure, and one of them."""
+    if "models" not in facts:  # of the first schema version, which numbers no failures
+        return
+    failed = {f["position"] for f in facts["failures"] if f["cause"] not in causes.OF_A_PIECE}
+    if rows + len(failed) != facts["num_samples"]:
+        raise Damaged(
+            f"{facts['piece']} has {facts['num_samples']} samples; {job.folder} holds {rows} rows "
+            f"and {len(failed)} failures of it. Delete what it became and run again."
+        )
 
 
 def _lost_samples(pieces: Sequence[Piece], sidecars: Sequence[Mapping]) -> dict[str, int]:
@@ -252,7 +267,7 @@ def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -
         return describe_unfinished(job)
     lost = {}
     if job.folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
-        lost = job.folder.read_json(COVERAGE_NAME).get("damaged_pieces", {})
+        lost = job.folder.read_json(COVERAGE_NAME, {"damaged_pieces": {str: int}})["damaged_pieces"]
     text = f", {describe_lost(lost)}" if lost else ""
     return (
         f"{manifest.num_records} records, {manifest.num_failures} failures{text}"

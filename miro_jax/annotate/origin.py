@@ -15,9 +15,9 @@ from typing import Any
 from miro_jax.annotate import parts
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.data.records.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
-from miro_jax.data.storage import Folder
+from miro_jax.data.storage import Damaged, Folder
 from miro_jax.data.storage.claim import PARTIAL_NAME, Claim, describe_difference, same
-from miro_jax.data.storage.files import to_json
+from miro_jax.data.storage.files import to_json, to_sealed_json
 
 _MODELS = ("rewards", "image_encoder", "caption_encoder")
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -81,7 +81,11 @@ def claim_models(folder: Folder, group: str, facts: Mapping[str, Any]) -> None:
     """
     name, facts = parts.models_name(group), json.loads(to_json(facts))
     _require_as_before(folder, facts)
-    present = folder.parse_json(name, folder.claim(name, to_json(facts), parts.FOLDER))
+    noted = folder.claim(name, to_sealed_json(facts), parts.FOLDER)
+    try:
+        present = folder.parse_json(name, noted, parts.MODELS)
+    except Damaged as error:
+        raise Damaged(f"{error} Delete it and run again.") from error
     if present != facts:
         raise ValueError(
             f"{folder / name} must name the models of the group {group} that are loaded: "

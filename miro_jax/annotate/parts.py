@@ -9,18 +9,20 @@ that a power cut spoiled, or that stands under the name of another, counts as mi
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from miro_jax.data.json_file import dump_json, parse_json
 from miro_jax.data.safetensors import pack, unpack
 from miro_jax.data.sources import Sample
 from miro_jax.data.storage import Damaged, Folder
 
 FOLDER = "parts"
+# What is noted of the models of a group, see `models.Loaded.facts`.
+MODELS = {"rewards": {str: {"identity": str, "tower": (str, None), "synthetic_form": (str, None)}}}
 _NAME = re.compile(r"(\w+)-(\d{8})\+(\d+)\.part")
 _DIGEST_BYTES = 16
 _TOKENS = "caption_tokens"  # the one field whose rows differ in length
@@ -54,7 +56,7 @@ class Part:
 def seal(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> bytes:
     """Return arrays and JSON values as bytes behind a digest of them."""
     wide_first = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
-    body = pack(dict(wide_first), {"facts": json.dumps(facts, ensure_ascii=False)})
+    body = pack(dict(wide_first), {"facts": dump_json(facts)})
     return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() + body
 
 
@@ -71,7 +73,7 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[:_DIGEST_BYTES]:
         raise Damaged(f"{name} does not have its digest.")
     arrays, metadata = unpack(body)
-    facts = json.loads(metadata["facts"])
+    facts = parse_json(metadata["facts"], name, {"name?": str})
     if facts.get("name", name) != name:
         raise Damaged(f"{name} is the file {facts['name']}.")
     return arrays, facts
@@ -125,7 +127,7 @@ def folder_of(piece: int) -> str:
 
 
 def models_name(group: str) -> str:
-    """Return the name of the note of which models a group has."""
+    """Return the name of the note of which models a group has; it holds an object of MODELS."""
     return f"{FOLDER}/{group}.json"
 
 

@@ -95,7 +95,7 @@ class Records:
 def models_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of the models of a published piece, in whatever groups they were."""
     models: dict[str, Any] = {}
-    for group in facts["models"].values():
+    for group in facts.get("models", {}).values():  # sets of the first schema version have none
         rewards = models.get("rewards", {}) | group["rewards"]
         models |= group | {"rewards": rewards}
     return models
@@ -184,7 +184,10 @@ class Assembly:
         return {size for name, _, size in parts.list_parts(self.folder, piece) if name == group}
 
     def _write(self, piece: int, piece_id: str) -> None:
-        models = {g.name: self.folder.read_json(parts.models_name(g.name)) for g in self.groups}
+        models = {
+            group.name: self.folder.read_json(parts.models_name(group.name), parts.MODELS)
+            for group in self.groups
+        }
         facts = {"piece": piece_id, "num_samples": 0, "failures": [], "models": models}
         facts["seconds"] = 0.0
         self.sink.write(self.folder, piece, self._rows(piece, piece_id, facts), facts)

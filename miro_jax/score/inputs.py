@@ -13,12 +13,11 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from miro_jax.data import sources
+from miro_jax.data import json_file, sources
 from miro_jax.data.sources import (
     KINDS,
     Piece,
@@ -95,9 +94,10 @@ def _is_of_sample(manifest: str) -> bool:
     """Return whether a file is the manifest of sample: JSON with images, files and prompts."""
     try:
         with reading.open_read(manifest) as file:
-            images = json.load(file)["images"]
-        return bool(images) and all({"file", "prompt"} <= image.keys() for image in images)
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+            data = file.read(json_file.MOST_BYTES)
+        fields = {"images": [{"file": str, "prompt": str}]}
+        return bool(json_file.parse_json(data, manifest, fields)["images"])
+    except (FileNotFoundError, ValueError):
         return False
 
 

@@ -100,6 +100,10 @@ class LocalFolder(Folder):
         path = _despite_others(make)
         try:
             yield path
+        except OSError as error:
+            if error.errno and error.filename is None:  # of a write, which does not name its file
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
