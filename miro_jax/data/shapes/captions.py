@@ -3,7 +3,7 @@ back.
 
 A crawl-like caption is short and says what its category is about; colours are named half of the
 time where the category does not ask for them. The synthetic captions play the part of a captioning
-model's: the long one also tells places and striking quality, the short one nothing but the
+model's: the long one also names positions and striking quality, the short one nothing but the
 category's own subject. Every word carries meaning: a small model has no capacity to learn to ignore
 words.
 """
@@ -37,12 +37,9 @@ class Phrase:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a text asks for.
+    """What a text requests: `objects` in its order, and `relations` between them.
 
-    Attributes:
-      objects: the Phrases in the order of the text.
-      relations: (i, relation, j): objects[i] stands in the relation, one of RELATIONS, to
-        objects[j].
+    (i, relation, j): objects[i] stands in the relation, one of scene.RELATIONS, to objects[j].
     """
 
     objects: tuple[Phrase, ...] = ()
@@ -65,14 +62,13 @@ def short_caption(scene: scenes.Scene) -> str:
 
 
 def long_caption(scene: scenes.Scene) -> str:
-    """Return the long synthetic caption: all colours, places or the relation, and striking
-    quality."""
+    """Return the long synthetic caption: all colours, where things are, and striking quality."""
     objects = scene.objects
     related = len(objects) == 2 and scene.category != "counting" and _relation(objects) is not None
     text = _describe(objects, scene.category, named=True, related=related)
     if len(objects) == 1:
-        place = _place_words(objects[0])
-        text += " in the center" if place == "center" else f" at the {place}"
+        position = _position_words(objects[0])
+        text += " in the center" if position == "center" else f" at the {position}"
     words = [
         _quality_word(1 - scene.blur / scenes.MAX_BLUR, "blurry", "sharp"),
         _quality_word(1 - scene.noise / scenes.MAX_NOISE, "noisy", "clean"),
@@ -90,8 +86,7 @@ def wrong_caption(scene: scenes.Scene, rng: np.random.Generator) -> str:
 
 
 def wrong_scene(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Scene:
-    """Return a scene near this one, or quite another, whose short caption is not true of this
-    one."""
+    """Return a scene like this one, or another, whose short caption is not true of this one."""
     while True:
         other = _altered(scene, rng)
         if not holds(parse(short_caption(other)), scene.objects):
@@ -151,18 +146,18 @@ def holds(request: Request, things: Iterable) -> bool:
         [t for t in things if t.shape == p.shape and p.color in (None, t.color)]
         for p in request.objects
     ]
-    for phrase, found in zip(request.objects, matches, strict=True):
-        if len(found) < phrase.count or (phrase.count > 1 and len(found) != phrase.count):
+    for phrase, matching in zip(request.objects, matches, strict=True):
+        if len(matching) < phrase.count or (phrase.count > 1 and len(matching) != phrase.count):
             return False
-    for i, relation, j in request.relations:
-        if not any(
+    related = (
+        any(
             scenes.relation_component(relation, b.x - a.x, b.y - a.y) > _RELATION_HOLDS
-            for a in matches[i]
-            for b in matches[j]
+            for a, b in itertools.product(matches[i], matches[j])
             if a is not b
-        ):
-            return False
-    return bool(request.objects)
+        )
+        for i, relation, j in request.relations
+    )
+    return bool(request.objects) and all(related)
 
 
 def _altered(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Scene:
@@ -191,24 +186,20 @@ def _changed(
         counts = [n for n in range(scenes.MIN_COUNT, scenes.MAX_COUNT + 1) if n != len(objects)]
         return (objects * 2)[: counts[rng.integers(len(counts))]]
     if change == "relation":  # seen in a mirror
-        return tuple(
-            dataclasses.replace(o, x=scenes.SIDE - o.x, y=scenes.SIDE - o.y) for o in objects
-        )
+        side = scenes.SIDE
+        return tuple(dataclasses.replace(o, x=side - o.x, y=side - o.y) for o in objects)
     if change == "swap":
-        first, second = objects
-        return (
-            dataclasses.replace(first, color=second.color),
-            dataclasses.replace(second, color=first.color),
-        )
+        pairs = zip(objects, objects[::-1], strict=True)
+        return tuple(dataclasses.replace(o, color=other.color) for o, other in pairs)
     names = scenes.SHAPES if change == "shape" else tuple(scenes.COLORS)
     taken = {getattr(o, change) for o in objects}
     free = [name for name in names if name not in taken]
     new = free[rng.integers(len(free))]
-    if scene.category == "counting":
-        return tuple(dataclasses.replace(o, **{change: new}) for o in objects)
-    chosen = int(rng.integers(len(objects)))
+    alike = scene.category == "counting"
+    chosen = None if alike else int(rng.integers(len(objects)))
     return tuple(
-        dataclasses.replace(o, **{change: new}) if i == chosen else o for i, o in enumerate(objects)
+        dataclasses.replace(o, **{change: new}) if alike or i == chosen else o
+        for i, o in enumerate(objects)
     )
 
 
@@ -233,7 +224,7 @@ def _relation(objects: tuple[scenes.Object, ...]) -> str | None:
     return best if scenes.relation_component(best, dx, dy) > 0.85 else None
 
 
-def _place_words(thing: scenes.Object) -> str:
+def _position_words(thing: scenes.Object) -> str:
     rows, columns = ("top", "", "bottom"), ("left", "", "right")
     third = scenes.SIDE / 3
     words = (rows[min(int(thing.y / third), 2)], columns[min(int(thing.x / third), 2)])

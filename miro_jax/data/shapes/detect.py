@@ -12,6 +12,7 @@ on arrays over many images at once: B images, K regions among them, windows of P
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from scipy import ndimage, special
@@ -31,19 +32,15 @@ _PIXEL_VARIANCE = 1 / 12  # of a pixel's own width, in square pixels
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """An object as read from an image.
+    """An object as read from an image; lengths in units, 1/32 of the image's shorter side.
 
     Attributes:
-      shape: the one of scene.SHAPES that fits best.
-      color: the one of scene.COLORS that fits best.
-      x: centre of the object's box in units from the left; 1/32 of the image's shorter side is
-      a unit.
-      y: the same from the top.
-      radius: half side of the box in units.
+      shape, color: the ones of scene.SHAPES and scene.COLORS that fit best.
+      x, y: centre of the object's box, from the left and from the top.
+      radius: half side of the box.
       shape_fits: for each of scene.SHAPES how well it explains the region, in [0, 1].
       shape_odds: for each of scene.SHAPES the belief in it against the others; they sum to 1.
-      color_fits: for each of scene.COLORS how near the hue is, times the colourfulness, in [0,
-      1].
+      color_fits: for each of scene.COLORS how near the hue is, times the colourfulness.
     """
 
     shape: str
@@ -62,24 +59,22 @@ class Detection:
 
     @property
     def shape_fit(self) -> float:
-        """How well the found shape explains the region, in [0, 1]."""
+        """How well the shape explains the region, in [0, 1]."""
         return self.shape_fits[scenes.SHAPES.index(self.shape)]
 
     @property
     def color_fit(self) -> float:
-        """How near the hue is to the found colour, times the colourfulness, in [0, 1]."""
+        """How near the hue is to the colour, times the colourfulness, in [0, 1]."""
         return max(self.color_fits)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """All that is read from an image.
+    """All that is read from an image: `objects`, largest region first, and its quality.
 
-    Attributes:
-      objects: largest region first.
-      blur: standard deviation of the objects' edges in units; infinite if there is no object.
-      noise: standard deviation of the noise per channel, as a share of the full range.
-      glow: slope of the background's brightness; 0 is flat, 1 that of a scene with a glow of 1.
+    blur: standard deviation of the objects' edges in units; infinite if there is no object. noise:
+    that of the noise per channel, as a share of the full range. glow: slope of the background's
+    brightness; 0 is flat, 1 that of a scene with a glow of 1.
     """
 
     objects: tuple[Detection, ...]
@@ -135,10 +130,9 @@ def read(images: np.ndarray) -> list[Reading]:
             f"images must have the shape [B, H, W, 3] with H and W not 0; got {images.shape}."
         )
     step = max(1, _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
-    readings = []
-    for start in range(0, len(images), step):
-        readings += _read(images[start : start + step].astype(np.float32) / 255)
-    return readings
+    starts = range(0, len(images), step)
+    parts = (_read(images[i : i + step].astype(np.float32) / 255) for i in starts)
+    return list(itertools.chain.from_iterable(parts))
 
 
 def _one(image: np.ndarray) -> np.ndarray:
@@ -240,24 +234,16 @@ def _explain(
     odds = special.softmax(-misfit / (2 * (variance + 0.03))[:, None], axis=1)
     blur = np.sqrt(np.maximum(sigma**2 - _PIXEL_VARIANCE, 0)) / unit
     colors = _color_fits(regions)
-    center_x = np.rint(regions.x) + 0.5
-    center_y = np.rint(regions.y) + 0.5
-    center_x -= windows.dx[:, windows.dx.shape[1] // 2]  # the middle pixel's
-    center_y -= windows.dy[:, windows.dy.shape[1] // 2]
-    names = list(scenes.COLORS)
+    middle = windows.dx.shape[1] // 2  # pixel of a window
+    center_x = np.rint(regions.x) + 0.5 - windows.dx[:, middle]
+    center_y = np.rint(regions.y) + 0.5 - windows.dy[:, middle]
     result = []
     for k, best in enumerate(misfit.argmin(axis=1)):
-        shape = scenes.SHAPES[best]
-        thing = Detection(
-            shape,
-            names[int(colors[k].argmax())],
-            float(center_x[k]) / unit,
-            float(center_y[k] - render.CENTROID[shape] * radius[k, best]) / unit,
-            float(radius[k, best]) / unit,
-            tuple(fits[k].tolist()),
-            tuple(odds[k].tolist()),
-            tuple(colors[k].tolist()),
-        )
+        shape, size = scenes.SHAPES[best], radius[k, best]
+        middle = center_y[k] - render.CENTROID[shape] * size
+        box = (float(length) / unit for length in (center_x[k], middle, size))
+        beliefs = (tuple(numbers[k].tolist()) for numbers in (fits, odds, colors))
+        thing = Detection(shape, list(scenes.COLORS)[int(colors[k].argmax())], *box, *beliefs)
         result.append((int(regions.image[k]), thing, float(blur[k, best])))
     return result
 

@@ -23,17 +23,11 @@ _HALF_WINDOW = 12.0  # units
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """Regions of one nearest colour, sorted by image, then by falling area. Each array is [K]
-    float32.
+    """Regions of one nearest colour, by image, then by falling area; arrays of [K] float32.
 
-    Attributes:
-      image: [K] int64, index into the batch.
-      area: pixels.
-      x: centre of mass in pixels, 0 is the centre of the first pixel.
-      y: the same from the top.
-      u: of the unit vector of the hue.
-      v: the same.
-      peak: colourfulness of the strongest pixels, smoothed.
+    image: [K] int64, index into the batch. area: in pixels. x, y: centre of mass in pixels, 0 is
+    the centre of the first pixel. u, v: unit vector of the hue. peak: colourfulness of the
+    strongest pixels, smoothed.
     """
 
     image: np.ndarray
@@ -49,13 +43,9 @@ class Regions:
 class Windows:
     """The surroundings of regions, each array [K, P] float32.
 
-    Attributes:
-      cover: colourfulness along the region's hue over the region's peak: the share of a pixel
-      that the
-        object covers, plus noise; 0 where mask is 0.
-      mask: 1 for the pixels that can belong to the region, else 0.
-      dx: pixels from the centre of mass, to the right.
-      dy: the same downwards.
+    cover: colourfulness along the region's hue over the region's peak: the share of a pixel that
+    the object covers, plus noise; 0 where mask is 0. mask: 1 for the pixels that can belong to the
+    region, else 0. dx, dy: pixels from the centre of mass, to the right and downwards.
     """
 
     cover: np.ndarray

@@ -30,15 +30,14 @@ def render(scene: scenes.Scene, rng: np.random.Generator) -> np.ndarray:
     """
     size = scene.size
     unit = size / scenes.SIDE
-    places = (np.arange(size, dtype=np.float32) + 0.5) / unit  # pixel centres in units
-    ramp = scene.grey + GLOW_RANGE * scene.glow * (0.5 - places / np.float32(scenes.SIDE))
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / unit  # of pixels, in units
+    ramp = scene.grey + GLOW_RANGE * scene.glow * (0.5 - centres / np.float32(scenes.SIDE))
     image = np.empty((size, size, 3), np.float32)
     image[:] = ramp[:, None, None]
     for thing in scene.objects:
-        inside = distance(
-            thing.shape, places[None, :] - thing.x, places[:, None] - thing.y, thing.radius
-        )
-        cover = np.clip(0.5 - inside * unit, 0, 1)[:, :, None]
+        dx, dy = centres[None, :] - thing.x, centres[:, None] - thing.y
+        away = distance(thing.shape, dx, dy, thing.radius)
+        cover = np.clip(0.5 - away * unit, 0, 1)[:, :, None]
         image += cover * (np.asarray(object_color(thing, scene.vividness), np.float32) - image)
     if scene.blur > 0:
         lens = _blur_matrix(size, scene.blur * unit)
@@ -50,13 +49,11 @@ def render(scene: scenes.Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
-    """Return the signed distance to the border of a shape: negative inside, exact away from
-    corners.
+    """Return the signed distance to a shape's border: negative inside, exact away from corners.
 
     Args:
       shape: one of scene.SHAPES.
-      dx: x minus the centre of the shape's box.
-      dy: y minus the centre of the shape's box; broadcasts with dx.
+      dx, dy: x and y minus the centre of the shape's box; they broadcast.
       radius: half side of the box, in the unit of dx.
     """
     if shape == "circle":

@@ -14,8 +14,7 @@ import dataclasses
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle")
-# Fully saturated, 60 degrees of hue apart, in the order of their hue: red is 0, purple is 300
-# degrees.
+# Fully saturated, 60 degrees of hue apart, in that order: red is 0, purple is 300 degrees.
 COLORS = {
     "red": (255, 0, 0),
     "yellow": (255, 255, 0),
@@ -24,13 +23,8 @@ COLORS = {
     "blue": (0, 0, 255),
     "purple": (255, 0, 255),
 }
-CATEGORIES: tuple[str, ...] = (
-    "single_object",
-    "two_object",
-    "counting",
-    "colors",
-    "position",
-    "color_attr",
+CATEGORIES: tuple[str, ...] = tuple(
+    "single_object two_object counting colors position color_attr".split()
 )
 RELATIONS = ("left of", "right of", "above", "below")
 
@@ -48,14 +42,8 @@ _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees
 class Object:
     """One object: a shape that fills the box of half side `radius` around (x, y), upright.
 
-    Attributes:
-      shape: one of SHAPES.
-      color: one of COLORS.
-      x: centre of the box in units, 0 is the left border.
-      y: centre of the box in units, 0 is the top border.
-      radius: half side of the box in units.
-      hue_shift: degrees added to the hue of the colour.
-      value: brightness of the colour, in [0, 1].
+    shape, color: of SHAPES and COLORS. x, y, radius: in units. hue_shift: degrees added to the hue
+    of the colour. value: brightness of the colour, in [0, 1].
     """
 
     shape: str
@@ -75,8 +63,7 @@ class Scene:
       objects: one to four Objects that neither overlap nor leave the image.
       category: one of CATEGORIES.
       blur: standard deviation of the Gaussian blur in units, in [0, MAX_BLUR].
-      noise: standard deviation of the noise per channel, as a share of the full range, in [0,
-        MAX_NOISE].
+      noise: that of the noise per channel, as a share of the full range, in [0, MAX_NOISE].
       glow: strength of the background's gradient from bright top to dark bottom, in [0, 1].
       vividness: saturation of the objects' colours, in [MIN_VIVIDNESS, 1].
       grey: mean brightness of the background, in [0, 1].
@@ -112,16 +99,16 @@ def sample_scene(rng: np.random.Generator, size: int = 32, category: str = "colo
     colors = [str(c) for c in rng.permutation(list(COLORS))[:count]]
     if category == "counting":  # all alike, so that a number says it all
         shapes, colors = shapes[:1] * count, colors[:1] * count
-    places = _place(rng, count, aligned=category == "position")
+    boxes = _boxes(rng, count, aligned=category == "position")
     objects = tuple(
         Object(
             shape,
             color,
-            *(round(float(length), 3) for length in place),
+            *(round(float(length), 3) for length in box),
             hue_shift=round(float(rng.uniform(-_HUE_JITTER, _HUE_JITTER)), 3),
             value=round(float(rng.uniform(0.85, 1.0)), 3),
         )
-        for shape, color, place in zip(shapes, colors, places, strict=True)
+        for shape, color, box in zip(shapes, colors, boxes, strict=True)
     )
     blur, noise, glow, vividness, grey = (
         round(float(number), 4)
@@ -137,30 +124,28 @@ def check_category(category: str) -> None:
 
 
 def relation_component(relation: str, dx: float, dy: float) -> float:
-    """Return how far a displacement points the way of the relation: 1 straight along it, -1 against
-    it.
+    """Return how far a displacement points along a relation: 1 straight along it, -1 against it.
 
     Args:
       relation: one of RELATIONS.
-      dx: x of the second thing minus x of the first; in "a left of b", b is the second.
-      dy: the same for y.
+      dx, dy: the second thing's x and y minus the first's; in "a left of b", b is the second.
     """
     along = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation]
     return along / max(float(np.hypot(dx, dy)), 1e-6)
 
 
-def _place(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[float, float, float]]:
+def _boxes(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[float, float, float]]:
     """Draw (x, y, radius) of objects whose boxes keep apart; aligned: one axis dominates."""
     if count == 1:
         radius = rng.uniform(5.5, 7.5)
         return [(*rng.uniform(_MARGIN + radius, SIDE - _MARGIN - radius, 2), radius)]
     if count > 2:  # one object in each quarter
-        places = []
+        boxes = []
         for quarter in rng.permutation(4)[:count]:
             radius = rng.uniform(5.2, 5.8)
             x, y = rng.uniform(_MARGIN + radius, SIDE / 2 - _GAP / 2 - radius, 2)
-            places.append((x if quarter % 2 else SIDE - x, y if quarter < 2 else SIDE - y, radius))
-        return places
+            boxes.append((x if quarter % 2 else SIDE - x, y if quarter < 2 else SIDE - y, radius))
+        return boxes
     first, second = rng.uniform(5.4, 6.6, 2)
     slack = SIDE - 2 * _MARGIN - _GAP - 2 * (first + second)
     before = rng.uniform(0, slack)
@@ -169,12 +154,8 @@ def _place(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[fl
     along.append(along[0] + first + _GAP + between + second)
     across = [rng.uniform(_MARGIN + first, SIDE - _MARGIN - first)]
     reach = (along[1] - along[0]) / 2 if aligned else SIDE
-    across.append(
-        rng.uniform(
-            max(_MARGIN + second, across[0] - reach),
-            min(SIDE - _MARGIN - second, across[0] + reach),
-        )
-    )
+    low = max(_MARGIN + second, across[0] - reach)
+    across.append(rng.uniform(low, min(SIDE - _MARGIN - second, across[0] + reach)))
     axes = (along, across) if rng.random() < 0.5 else (across, along)
-    places = list(zip(*axes, (first, second), strict=True))
-    return places if rng.random() < 0.5 else places[::-1]
+    boxes = list(zip(*axes, (first, second), strict=True))
+    return boxes if rng.random() < 0.5 else boxes[::-1]

@@ -13,7 +13,8 @@ import json
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,14 +37,9 @@ _SURE = 0.2  # fits below are no evidence of an object or a colour
 class Sample:
     """One example before it is encoded.
 
-    Attributes:
-      image: [size, size, 3] uint8.
-      caption: the crawl-like caption.
-      synthetic_caption: the long synthetic caption.
-      synthetic_caption_short: the short one.
-      scene: what the image truly shows.
-      caption_is_wrong: the crawl caption is not true of the scene.
-      synthetic_is_wrong: the synthetic captions describe another scene.
+    image: [size, size, 3] uint8. caption: the crawl-like one. synthetic_caption: the long one.
+    scene: what the image truly shows. caption_is_wrong: the crawl caption is not true of it.
+    synthetic_is_wrong: the synthetic captions describe another scene.
     """
 
     image: np.ndarray
@@ -55,11 +51,21 @@ class Sample:
     synthetic_is_wrong: bool
 
 
+class _Recipe(NamedTuple):
+    """What samples are drawn from. names, shares: of the categories of positive weight."""
+
+    seed: int
+    size: int
+    names: tuple[str, ...]
+    shares: np.ndarray
+    wrong_caption_fraction: float
+
+
 def make_sample(
     seed: int,
     index: int,
     size: int = 32,
-    categories: dict[str, float] | None = None,
+    categories: Mapping[str, float] | None = None,
     wrong_caption_fraction: float = 0.3,
 ) -> Sample:
     """Make sample `index` of the data set `seed`.
@@ -74,9 +80,7 @@ def make_sample(
     Raises:
       ValueError: an argument is out of its range, or a category is unknown.
     """
-    names, shares = _category_shares(categories)
-    _check(size, wrong_caption_fraction, seed)
-    return _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
+    return _draw(_check(seed, size, categories, wrong_caption_fraction), index)
 
 
 def write_shards(
@@ -84,13 +88,12 @@ def write_shards(
     num_images: int,
     size: int = 32,
     images_per_shard: int = 1000,
-    categories: dict[str, float] | None = None,
+    categories: Mapping[str, float] | None = None,
     wrong_caption_fraction: float = 0.3,
     seed: int = 0,
     image_format: str = "png",
 ) -> list[pathlib.Path]:
-    """Write a data set as tar shards `shapes-00000.tar`, ... with key.png|jpg, key.txt and
-    key.json.
+    """Write a data set as tar shards `shapes-00000.tar`, ... with KEY.png|jpg, KEY.txt, KEY.json.
 
     Same arguments give the same bytes. A shard appears whole or not at all; shards that are there
     already are kept, so an interrupted call is continued by calling again. `world.json` beside the
@@ -99,11 +102,8 @@ def write_shards(
     Args:
       folder: where to write; made if missing.
       num_images: number of samples.
-      size: side of the images in pixels.
       images_per_shard: samples in each shard but the last.
-      categories: weight of each category; None for equal weights.
-      wrong_caption_fraction: mean share of wrong crawl captions, in [0, 0.5].
-      seed: names the data set; not negative.
+      size, categories, wrong_caption_fraction, seed: see `make_sample`.
       image_format: "png" keeps the pixels, "jpg" nearly does.
 
     Returns:
@@ -113,8 +113,7 @@ def write_shards(
       ValueError: an argument is out of its range, or the folder holds shards made with other
         arguments.
     """
-    names, shares = _category_shares(categories)
-    _check(size, wrong_caption_fraction, seed)
+    recipe = _check(seed, size, categories, wrong_caption_fraction)
     if num_images < 1 or images_per_shard < 1:
         raise ValueError(
             "num_images and images_per_shard must be at least 1; "
@@ -124,33 +123,17 @@ def write_shards(
         raise ValueError(
             f"image_format must be one of {', '.join(IMAGE_FORMATS)}; got {image_format!r}."
         )
-    place = LocalFolder(folder)
-    arguments = {
-        "version": VERSION,
-        "num_images": int(num_images),
-        "size": int(size),
-        "images_per_shard": int(images_per_shard),
-        "categories": dict(zip(names, shares.tolist(), strict=True)),
-        "wrong_caption_fraction": float(wrong_caption_fraction),
-        "seed": int(seed),
-        "image_format": image_format,
-    }
-    _claim(place, arguments)
-    paths = []
+    local = LocalFolder(folder)
+    _claim(local, recipe, int(num_images), int(images_per_shard), image_format)
+    names = []
     for number, start in enumerate(range(0, num_images, images_per_shard)):
-        name = f"shapes-{number:05d}.tar"
-        paths.append(place.path / name)
-        if place.exists(name):
-            continue
-        indices = range(start, min(start + images_per_shard, num_images))
-        samples = (
-            _make_sample(seed, index, size, names, shares, wrong_caption_fraction)
-            for index in indices
-        )
-        place.write(name, _archive(indices, samples, image_format))
-    for leftover in place.leftovers():
-        place.remove(leftover)
-    return paths
+        names.append(f"shapes-{number:05d}.tar")
+        if not local.exists(names[-1]):
+            indices = range(start, min(start + images_per_shard, num_images))
+            local.write(names[-1], _archive(recipe, indices, image_format))
+    for leftover in local.leftovers():
+        local.remove(leftover)
+    return [local.path / name for name in names]
 
 
 def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Request]]:
@@ -189,37 +172,27 @@ def check(image: np.ndarray, caption: str) -> bool:
     return captions.holds(captions.parse(caption), sure)
 
 
-def _make_sample(
-    seed: int, index: int, size: int, names: tuple[str, ...], shares: np.ndarray, wrong: float
-) -> Sample:
-    rng = np.random.default_rng((seed, index))
-    category = names[int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))]
-    scene = scenes.sample_scene(rng, size, category)
+def _draw(recipe: _Recipe, index: int) -> Sample:
+    rng = np.random.default_rng((recipe.seed, index))
+    which = int(np.searchsorted(np.cumsum(recipe.shares), rng.random(), side="right"))
+    scene = scenes.sample_scene(rng, recipe.size, recipe.names[which])
     image = renders.render(scene, rng)
     low, high = _CONFLICT
-    is_wrong = bool(rng.random() < wrong * (low + (high - low) * scene.glow))
+    wrong = recipe.wrong_caption_fraction * (low + (high - low) * scene.glow)
+    is_wrong = bool(rng.random() < wrong)
     text = captions.wrong_caption(scene, rng) if is_wrong else captions.caption(scene, rng)
     synthetic_is_wrong = bool(rng.random() < _WRONG_SYNTHETIC)
-    seen = scene
-    if synthetic_is_wrong:
-        seen = captions.wrong_scene(scene, rng)
-    return Sample(
-        image,
-        text,
-        captions.long_caption(seen),
-        captions.short_caption(seen),
-        scene,
-        is_wrong,
-        synthetic_is_wrong,
-    )
+    seen = captions.wrong_scene(scene, rng) if synthetic_is_wrong else scene
+    long, short = captions.long_caption(seen), captions.short_caption(seen)
+    return Sample(image, text, long, short, scene, is_wrong, synthetic_is_wrong)
 
 
-def _archive(indices: Iterable[int], samples: Iterable[Sample], image_format: str) -> bytes:
-    """Return a tar archive of the samples; times and owners of its members are zero."""
+def _archive(recipe: _Recipe, indices: Iterable[int], image_format: str) -> bytes:
+    """Return a tar archive of samples; times and owners of its members are zero."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for index, sample in zip(indices, samples, strict=True):
-            for ending, payload in _files(sample, image_format).items():
+        for index in indices:
+            for ending, payload in _files(_draw(recipe, index), image_format).items():
                 member = tarfile.TarInfo(f"{index:08d}.{ending}")
                 member.size = len(payload)
                 tar.addfile(member, io.BytesIO(payload))
@@ -229,21 +202,12 @@ def _archive(indices: Iterable[int], samples: Iterable[Sample], image_format: st
 def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
     """Return the members of a sample, by ending."""
     file = io.BytesIO()
-    image = Image.fromarray(sample.image)
-    if image_format == "png":
-        image.save(file, "PNG", compress_level=1)
-    else:
-        image.save(file, "JPEG", quality=95, subsampling=0)
+    how = {"compress_level": 1} if image_format == "png" else {"quality": 95, "subsampling": 0}
+    Image.fromarray(sample.image).save(file, "PNG" if image_format == "png" else "JPEG", **how)
     height, width = sample.image.shape[:2]
-    facts = {
-        "width": width,
-        "height": height,
-        "synthetic_caption": sample.synthetic_caption,
-        "synthetic_caption_short": sample.synthetic_caption_short,
-        "caption_is_wrong": sample.caption_is_wrong,
-        "synthetic_is_wrong": sample.synthetic_is_wrong,
-        "scene": dataclasses.asdict(sample.scene),
-    }
+    facts = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample)}
+    facts |= {"width": width, "height": height, "scene": dataclasses.asdict(sample.scene)}
+    del facts["image"], facts["caption"]
     return {
         image_format: file.getvalue(),
         "txt": sample.caption.encode(),
@@ -251,7 +215,9 @@ def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
     }
 
 
-def _claim(folder: LocalFolder, arguments: dict) -> None:
+def _claim(
+    folder: LocalFolder, recipe: _Recipe, num_images: int, images_per_shard: int, image_format: str
+) -> None:
     """Write the arguments beside the shards, or compare them with those that are there."""
     has_shards = any(fnmatch.fnmatch(name, "shapes-*.tar") for name in folder.names())
     if has_shards and not folder.exists(_ARGUMENTS):
@@ -259,14 +225,27 @@ def _claim(folder: LocalFolder, arguments: dict) -> None:
             f"{folder} holds shards but no {_ARGUMENTS} that says how they were made. "
             "Delete the folder or name another."
         )
+    arguments = recipe._asdict()
+    weights = zip(arguments.pop("names"), arguments.pop("shares").tolist(), strict=True)
+    arguments |= {"version": VERSION, "categories": dict(weights), "num_images": num_images}
+    arguments |= {"images_per_shard": images_per_shard, "image_format": image_format}
     claim = Claim(folder=folder, manifest=_ARGUMENTS, partial=_ARGUMENTS, request_of=dict)
     claim.begin(arguments)
 
 
-def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the categories of positive weight in their fixed order, and their shares, which sum to
-    1."""
-    weights = {name: 1.0 for name in scenes.CATEGORIES} if categories is None else dict(categories)
+def _check(
+    seed: int, size: int, categories: Mapping[str, float] | None, wrong_caption_fraction: float
+) -> _Recipe:
+    """Check arguments; the categories come in their fixed order, their shares sum to 1."""
+    if seed < 0:
+        raise ValueError(f"seed must not be negative; got {seed}.")
+    if size < 16:
+        raise ValueError(f"size must be at least 16 pixels for shapes to differ; got {size}.")
+    if not 0 <= wrong_caption_fraction <= 0.5:
+        raise ValueError(
+            f"wrong_caption_fraction must be in [0, 0.5]; got {wrong_caption_fraction}."
+        )
+    weights = dict.fromkeys(scenes.CATEGORIES, 1.0) if categories is None else dict(categories)
     for name, weight in weights.items():
         scenes.check_category(name)
         if not (np.isfinite(weight) and weight >= 0):
@@ -277,15 +256,5 @@ def _category_shares(categories: dict[str, float] | None) -> tuple[tuple[str, ..
     if not names:
         raise ValueError("categories must give at least one category a positive weight; got none.")
     shares = np.array([float(weights[name]) for name in names])
-    return names, shares / shares.sum()
-
-
-def _check(size: int, wrong_caption_fraction: float, seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"seed must not be negative; got {seed}.")
-    if size < 16:
-        raise ValueError(f"size must be at least 16 pixels for shapes to differ; got {size}.")
-    if not 0 <= wrong_caption_fraction <= 0.5:
-        raise ValueError(
-            f"wrong_caption_fraction must be in [0, 0.5]; got {wrong_caption_fraction}."
-        )
+    fraction = float(wrong_caption_fraction)
+    return _Recipe(int(seed), int(size), names, shares / shares.sum(), fraction)
