@@ -11,13 +11,14 @@ import hashlib
 import io
 import os
 import posixpath
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+
+from miro_jax.data.regular_file import open_regular
 
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
@@ -62,13 +63,10 @@ def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
         # bytes of a header, which would become requests of their own.
         file = system.open(inside, "rb", cache_type="none")
         return file if seeks else io.BufferedReader(file, _REMOTE_BLOCK_BYTES)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    facts = os.fstat(file.fileno())
-    if stat.S_ISREG(facts.st_mode) and facts.st_size:
+    file = open_regular(path)
+    if os.fstat(file.fileno()).st_size:
         return file
     file.close()
-    if not stat.S_ISREG(facts.st_mode):
-        raise ValueError(f"{readable(path)} must be a regular file; it is a pipe or a device.")
     return io.BytesIO()  # what /proc holds has no size, and may never end
 
 

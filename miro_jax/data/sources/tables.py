@@ -10,21 +10,25 @@ Of several captions in a field the first counts, see `texts`.
 """
 
 import codecs
+import contextlib
 import csv
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
+from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.sources import arrow, reading
-from miro_jax.data.sources.foreign import LONGEST, name_foreign
+from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.texts import CAPTION_FIELDS as CAPTION_COLUMNS
 from miro_jax.data.sources.texts import first_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
+PROMPT_COLUMNS = tuple(dict.fromkeys(("prompt", "prompts", *CAPTION_COLUMNS)))
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
 _ROWS_AT_A_TIME = 4096  # of parquet
 csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to tell
 
@@ -147,7 +151,7 @@ def _columns(path: str) -> list[str]:
     return header
 
 
-def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[Row]:
+def _rows(path: str, path_column: str | None, caption_column: str | None) -> Iterator[Row]:
     kind = ending(path)
     if kind == ".parquet":
         rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
@@ -171,31 +175,40 @@ def damaged(path: str, line: int, reason: object) -> ValueError:
 
 
 def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of a CSV or TSV file, its header first; empty lines are left out.
+    """Yield (line, fields) of a CSV or TSV file, its header first; empty lines are dropped.
 
     Raises:
       ValueError: a line breaks the rules above.
     """
     line = 1
     try:
-        with reading.open_read(path) as file:
-            # Not the file's own text mode: that of remote files ends lines in ways of its own.
-            reader = csv.reader(_lines(file), delimiter=separator, strict=True)
+        with checked_lines(path) as lines:
+            reader = csv.reader(lines, delimiter=separator, strict=True)
             for fields in reader:
                 line = reader.line_num + 1
                 if fields:
                     yield reader.line_num, fields
-    except (csv.Error, UnicodeDecodeError) as error:
-        reason = f"{error}; text must be UTF-8, with special fields in quotes and quotes doubled"
+    except csv.Error as error:
+        reason = f"{error}; special fields stand in quotes, and quotes in them are doubled"
         raise damaged(path, line, reason) from error
 
 
-def _lines(file) -> Iterator[str]:
-    """Yield the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
-    for number, line in enumerate(file):
-        if number == 0 and (other := name_foreign(line[: 2 * LONGEST])):
-            raise csv.Error(f"the file is {other}")
-        yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).decode("utf-8")
+@contextlib.contextmanager
+def checked_lines(path: str) -> Iterator[Iterator[str]]:
+    """Give the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
+    # Not the file's own text mode: that of remote files ends lines in ways of its own.
+    with reading.open_read(path) as file:
+        yield _decoded(path, file)
+
+
+def _decoded(path: str, file: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        if number == 1 and (other := name_foreign(line)):
+            raise ValueError(f"{path} is {other}.")
+        try:
+            yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(path, number, f"{error}; text must be UTF-8") from error
 
 
 def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -207,47 +220,75 @@ def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
         yield line, dict(zip(header, fields, strict=True))
 
 
+def entries(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+    """Read a file of prompts: a table, lines of JSON, a JSON list, or a text in each line.
+
+    Yields:
+      (line, a text, or what JSON has in its place); blank lines are dropped.
+
+    Raises:
+      ValueError: the table has no column of prompts, or a line is damaged.
+    """
+    path = os.fspath(path)
+    kind = ending(path)
+    if kind in (*_SEPARATORS, ".parquet"):
+        columns = _columns(path)
+        column = choose_column(path, columns, None, PROMPT_COLUMNS, "prompt")
+        if column is None:
+            raise ValueError(
+                f"{path} must have a column of prompts named one of {', '.join(PROMPT_COLUMNS)}; "
+                f"it has {', '.join(map(repr, columns)) or 'none'}."
+            )
+        yield from ((row.line, row.caption) for row in _rows(path, None, column) if row.caption)
+    elif kind in (".json", *_JSON_LINES):
+        yield from _json(path)
+    else:
+        with checked_lines(path) as lines:
+            yield from ((n, text.strip()) for n, text in enumerate(lines, start=1) if text.strip())
+
+
 def _objects(path: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line, object) of a JSONL file, blank lines dropped, or (number, object) of JSON."""
+    """Yield (line, object) of a JSONL file, or (number, object) of a JSON file."""
+    for line, values in _json(path):
+        if not isinstance(values, dict):
+            kind = type(values).__name__
+            raise damaged(path, line, f"must be an object; got {kind}")
+        yield line, values
+
+
+def _json(path: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of a JSONL file, blank lines dropped, or (number, item) of a list."""
     if ending(path) == ".json":
         yield from enumerate(_listed(path), start=1)
         return
-    line = 0
-    try:
-        with reading.open_read(path) as file:
-            for line, text in enumerate(_lines(file), start=1):
-                if not text.strip():
-                    continue
-                values = json.loads(text)
-                if not isinstance(values, dict):
-                    raise ValueError(f"must be an object; got {type(values).__name__}")
-                yield line, values
-    except (ValueError, RecursionError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-        raise damaged(path, line, error) from error
+    with checked_lines(path) as lines:
+        for line, text in enumerate(lines, start=1):
+            if text.strip():
+                try:
+                    yield line, parse_json(text, "it", finite=False)
+                except ValueError as error:
+                    raise damaged(path, line, str(error).rstrip(".")) from error
 
 
-def _listed(path: str) -> list[dict]:
-    """Return the rows of a JSON file."""
+def _listed(path: str) -> list:
+    """Return the items of a JSON file."""
+    with reading.open_read(path) as file:
+        content = file.read()
+    if other := name_foreign(content):
+        raise ValueError(f"{path} is {other}.")
+    content = parse_json(content, path, finite=False)
+    if isinstance(content, list):
+        return content
     try:
-        with reading.open_read(path) as file:
-            content = file.read()
-        if other := name_foreign(content):
-            raise ValueError(f"the file is {other}")
-        content = json.loads(content)
-        images = content["images"] if isinstance(content, dict) else content
-        if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
-            raise TypeError("it has no list of objects")
-        if isinstance(content, dict) and "annotations" in content:  # as COCO's captions
-            said: dict = {}
-            for one in content["annotations"]:
-                said.setdefault(one["image_id"], one.get("caption"))
-            images = [image | {"caption": said.get(image["id"])} for image in images]
-        return images
-    except (ValueError, LookupError, TypeError, RecursionError, AttributeError) as error:
+        check_fields(content, {"images": [{}], "annotations?": [{}]}, path)
+        images, said = content["images"], {}
+        for one in content.get("annotations", ()):  # as COCO's captions
+            said.setdefault(one["image_id"], one.get("caption"))
+        return [image | {"caption": said.get(image["id"])} if said else image for image in images]
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{path} must be the manifest.json of a folder that sample wrote, a list of objects "
-            f"or COCO's captions: {error!r}. Give a table that ends in one of "
-            f"{', '.join(ENDINGS[:-1])}."
+            f"{path} must be the manifest.json of a folder that sample wrote, a list or COCO's "
+            f"captions: {error!r}. Give a table that ends in one of {', '.join(ENDINGS[:-1])}."
         ) from error
 
 

@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from miro_jax.data.json_file import parse_json
 from miro_jax.data.sources.foreign import LFS, name_foreign
 
 PLACEHOLDER = "<PERSON>"
@@ -116,7 +117,7 @@ def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None
     """
     try:
         meta = {} if json_data is None else _read_object(json_data)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except ValueError as error:
         return Texts(problem="unreadable json", detail=str(error))
     try:
         meta |= {name: decoded(value) for name, value in (columns or {}).items()}
@@ -139,10 +140,7 @@ def _read_object(data: bytes | str | Mapping) -> dict:
         raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES}")
     if isinstance(data, bytes) and (other := name_foreign(data)):
         raise ValueError(f"it is {other}")
-    meta = json.loads(data)
-    if not isinstance(meta, dict):
-        raise ValueError(f"must be an object; got {type(meta).__name__}")
-    return meta
+    return parse_json(data, "it", {}, finite=False)
 
 
 def decoded(value: Any) -> Any:
