@@ -1,7 +1,9 @@
 """Parquet files and their values; whatever is wrong with one of them is a ValueError."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow
 from pyarrow import parquet, types
@@ -11,6 +13,7 @@ from miro_jax.data.sources.foreign import LONGEST, name_foreign
 
 _BUFFER_BYTES = 1 << 20  # of a column
 _REMOTE_BUFFER_BYTES = 1 << 23  # a request costs as much time as some megabytes
+_SIGNATURE_BYTES = 28  # behind the plain footer of a file with encrypted columns
 _LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 _LISTS += (types.is_list_view, types.is_large_list_view)
 
@@ -27,17 +30,24 @@ def open_parquet(path: str) -> Iterator[parquet.ParquetFile]:
     options = {"pre_buffer": False, "page_checksum_verification": True, "buffer_size": size}
     # pyarrow opens no name that is not UTF-8.
     with reading.open_read(path, seeks=True) as file:
-        other = name_foreign(file.read(LONGEST)).removeprefix("a parquet file")
-        file.seek(0)
         try:
-            if other:
-                raise ValueError(f"it is {other}")
             with checked():
                 table = parquet.ParquetFile(file, **options)
+                _check_footer(file, table.metadata)
         except ValueError as error:
-            raise ValueError(f"{path} is no parquet file: {error}. Make it again.") from error
+            file.seek(0)
+            other = name_foreign(file.read(LONGEST)).removeprefix("a parquet file")
+            reason = f"it is {other}" if other else error
+            raise ValueError(f"{path} is no parquet file: {reason}. Make it again.") from error
         with checked(), table:
             yield table
+
+
+def _check_footer(file: BinaryIO, footer: parquet.FileMetaData) -> None:
+    """Raise ValueError where columns are encrypted: pyarrow ends the process when asked of them."""
+    file.seek(-8, os.SEEK_END)
+    if int.from_bytes(file.read(4), "little") == footer.serialized_size + _SIGNATURE_BYTES:
+        raise ValueError("columns of it are encrypted, which is not read; decrypt it")
 
 
 @contextlib.contextmanager
@@ -48,8 +58,7 @@ def checked() -> Iterator[None]:
     except (pyarrow.ArrowException, OSError) as error:  # pyarrow raises OSError for content too
         if reading.is_of_the_storage(error):
             raise
-        hint = " It is encrypted, which is not read; decrypt it." if "crypt" in str(error) else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise ValueError(str(error)) from error
 
 
 def plain(kind: pyarrow.DataType) -> pyarrow.DataType:

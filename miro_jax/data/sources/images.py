@@ -92,7 +92,7 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
             image = _decode(mended, check)
             unknown = isinstance(error, Image.UnidentifiedImageError)  # Pillow keeps the reason
             reason = "a chunk beside the pixels of a PNG is damaged" if unknown else str(error)
-            _note(re.sub(r"\d+", "some", reason))
+            _note(re.sub(r"\b\d+\b", "some", reason))
             return image
     except BadImage:
         raise

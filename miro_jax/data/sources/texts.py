@@ -120,6 +120,7 @@ def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None
     except ValueError as error:
         return Texts(problem="unreadable json", detail=str(error))
     try:
+        own = next((text for name in CAPTION_FIELDS if (text := _text(meta, name))), None)
         meta |= {name: decoded(value) for name, value in (columns or {}).items()}
         if isinstance(txt, bytes) and len(txt) > MAX_TEXT_BYTES:
             return Texts(meta=meta, problem="caption too long", detail=f"{len(txt)} bytes")
@@ -128,8 +129,7 @@ def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None
             first_text((columns or {}).get(name))
     except UnicodeDecodeError as error:
         return Texts(meta=meta, problem="unreadable caption", detail=str(error))
-    if txt is None:
-        caption = next((text for name in CAPTION_FIELDS if (text := _text(meta, name))), None)
+    caption = own if txt is None else caption
     return Texts(caption, synthetic_of(meta, caption), meta)
 
 
