@@ -1,10 +1,13 @@
 """The text that names a source, and which files it means."""
 
+import subprocess
+
 import pytest
 
 from miro_jax.data.sources import open_source
-from miro_jax.data.sources.listing import expand, fixed_folder, match_files, walk
+from miro_jax.data.sources.listing import expand, fixed_folder, match_files, split_list, walk
 from miro_jax.data.sources.spec import KINDS, parse
+from tests.sources import triple, write_tar
 
 
 def test_a_spec_is_kind_place_and_options():
@@ -109,3 +112,49 @@ def test_walking_is_sorted_and_passes_over_hidden_names_and_links_to_folders(tmp
         ("c/d/", ["y.jpg"]),
     ]
     assert dict(listed[0][1]) == {"a.jpg": 2, "lost.jpg": -1}
+
+
+BRACES = """
+{008..011} {8..11} {00..02} {3..1} {0{0..2},1{0..1}} {a,b}{1..2} {a} {{a,b}} {{a}} {a,{b}} {}
+{a,} {,a}x {a,b a,b} {c..a} {a..e..2} {1..10..3} {10..1..3} {01..10..3} {-2..2} {-02..2}
+{1..2..0} {1..a} {{1..2},{4..5}} {1.5..2} {1..2 {a,b}{ {{1..2} }{a,b} {00..0} {1..-1} a{b}c{d,e}
+{a,b}} {,} {1,2,{3..5}} {x,y}{} {..} {1..} s-{00000..00012..4}-{x,y{1,2}}.tar plain
+""".split()
+
+
+@pytest.mark.parametrize("pattern", BRACES)
+def test_braces_are_those_of_bash(pattern):
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True
+    )
+    assert [word for word in expand(pattern) if word] == done.stdout.split()
+
+
+def test_braces_that_stand_for_too_many_names_are_refused_at_once():
+    for pattern in ("{0..99999999999}", "{0..99999}{0..99999}"):
+        with pytest.raises(ValueError, match="at most 10000000 names"):
+            expand(pattern)
+
+
+def test_patterns_follow_each_other_with_colons_and_mix_braces_and_wild_cards(tmp_path):
+    for name in ("a/00.tar", "a/01.tar", "b/x.tar", "b/y1.tar", "b/{z}.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, triple("k", 1))
+    root = str(tmp_path)
+    pieces = open_source(f"tar:{root}/a/{{00..01}}.tar::{root}/b/{{x,y*}}.tar").pieces
+    assert [piece.id for piece in pieces] == ["a/00.tar", "a/01.tar", "b/x.tar", "b/y1.tar"]
+    assert [s.problem for piece in pieces for s in piece.samples()] == [""] * 4
+    assert [p.id for p in open_source(f"tar:{root}/b/{{z}}.tar").pieces] == ["{z}.tar"]
+    assert [p.id for p in open_source(f"tar:{root}/b/{{x}}.tar").pieces] == ["x.tar"]
+    with pytest.raises(FileNotFoundError, match=r"b/w.tar"):
+        open_source(f"tar:{root}/a/*.tar::{root}/b/w.tar")
+    with pytest.raises(ValueError, match="one storage"):
+        open_source(f"tar:{root}/a/*.tar::memory://b/*.tar")
+
+
+def test_a_chain_is_one_pattern():
+    assert split_list("simplecache::gs://b/{0,1}.tar::gs://b/c.tar") == [
+        "simplecache::gs://b/{0,1}.tar",
+        "gs://b/c.tar",
+    ]
+    assert split_list("a::b.tar") == ["a", "b.tar"]

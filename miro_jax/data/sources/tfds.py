@@ -8,13 +8,14 @@ A piece is a shard. The image is the feature of that kind, the caption the first
 """
 
 import functools
-import json
 import re
 from collections.abc import Iterator
 
 from array_record.python.array_record_module import ArrayRecordReader
 
+from miro_jax.data.json_file import parse_json
 from miro_jax.data.sources import examples, reading
+from miro_jax.data.sources.foreign import LONGEST, name_foreign
 from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.texts import interpret
@@ -76,7 +77,10 @@ def _read_json(path: str, name: str) -> dict:
     if not reading.is_file(path):
         raise FileNotFoundError(f"{path} is missing. {_remedy(name)}")
     with reading.open_read(path) as file:
-        return json.loads(file.read())
+        content = file.read()
+    if other := name_foreign(content):
+        raise ValueError(f"{path} is {other}.")
+    return parse_json(content, path, {})
 
 
 def _shard_name(template: str, dataset: str, split: str, number: int, count: int) -> str:
@@ -130,7 +134,10 @@ def _samples(path: str, name: str, count: int, image: str, caption: str | None) 
     with reading.local_copy(path) as local:
         reader = ArrayRecordReader(local)
         if not reader.ok():  # opening such a file is no error by itself; closing it is
-            yield damage(name, "damaged shard", "its index cannot be read")
+            with open(local, "rb") as file:
+                other = name_foreign(file.read(LONGEST))
+            reason = f"it is {other}" if other else "its index cannot be read"
+            yield damage(name, "damaged shard", reason)
             return
         found = reader.num_records()
         for begin in range(0, found, _RECORDS_AT_A_TIME):

@@ -1,0 +1,220 @@
+"""One rule for captions and prompts in every container; files that are something else are named."""
+
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from miro_jax.data.sources import images, open_source
+from miro_jax.data.sources.tables import open_table
+from miro_jax.data.sources.texts import MAX_CAPTION_CHARACTERS, first_text
+from miro_jax.sample.request import read_prompts
+from tests.sources import jpeg, problems, read, write_tar
+
+CAPTIONS = [  # what stands in the place of the caption -> the caption
+    ("a", "a"),
+    (["a", "b"], "a"),
+    ([["a"], ["b"]], "a"),
+    ([{"caption": "a", "id": 1}, {"caption": "b"}], "a"),
+    ([{"raw": "a"}], "a"),
+    ({"text": "a"}, "a"),
+    ('["a", "b"]', "a"),
+    ("\ufeffa", "a"),
+    ("a\r\n", "a"),
+    ("  a", "  a"),
+    ("[a] b", "[a] b"),
+    ("[1, 2]", "[1, 2]"),
+    ("[", "["),
+    ([], None),
+    ([None, "b"], None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("value", "caption"), CAPTIONS)
+def test_a_caption_is_the_same_in_every_container(tmp_path, value, caption):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "0.jpg").write_bytes(jpeg(1))
+    beside = {"0.json": json.dumps({"caption": value}).encode()}
+    if isinstance(value, str):
+        beside["0.txt"] = value.encode()
+    found = {}
+    for name, content in beside.items():
+        tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(1)), (name, content)])
+        (found[f"tar, {name}"],) = read(f"tar:{tar}")
+        (tmp_path / "f" / name).write_bytes(content)
+        (found[f"folder, {name}"],) = read(f"folder:{tmp_path}/f")
+        (tmp_path / "f" / name).unlink()
+    line = json.dumps({"file_name": "0.jpg", "text": value})
+    (tmp_path / "c.jsonl").write_text(line + "\n")
+    (tmp_path / "d.NDJSON").write_text(line)
+    (tmp_path / "e.json").write_text(f"[{line}]")
+    parquet.write_table(
+        pyarrow.table({"file": ["0.jpg"], "text": pyarrow.array([value])}), tmp_path / "g.parquet"
+    )
+    for name in ("c.jsonl", "d.NDJSON", "e.json", "g.parquet"):
+        (found[name],) = read(f"folder:{tmp_path}/f?captions={tmp_path}/{name}")
+        assert [row.caption for row in open_table(tmp_path / name).rows()] == [caption], name
+    columns = {"image": [jpeg(1)], "caption": pyarrow.array([value])}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "i.parquet")
+    (found["table"],) = read(f"table:{tmp_path}/i.parquet") if value else (found["c.jsonl"],)
+    assert {name: s.caption for name, s in found.items()} == dict.fromkeys(found, caption)
+    want = "" if caption else "missing caption"
+    assert {s.problem for s in found.values()} == {want}
+
+
+@pytest.mark.parametrize("ending", ["csv", "CSV", "tsv", "Tsv"])
+def test_a_text_table_may_have_its_ending_in_any_case_and_lists_in_its_fields(tmp_path, ending):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "0.jpg").write_bytes(jpeg(1))
+    separator = "," if ending.lower() == "csv" else "\t"
+    text = '"[""a"", ""b""]"'
+    content = (
+        f"\ufefffile{separator}raw{separator}Caption\r\n0.jpg{separator}x{separator}{text}\r\n"
+    )
+    (tmp_path / f"c.{ending}").write_bytes(content.encode())
+    (sample,) = read(f"folder:{tmp_path}/f?captions={tmp_path}/c.{ending}")
+    assert sample.caption == "a"
+
+
+def test_the_columns_of_json_lines_are_the_keys_of_all_lines(tmp_path):
+    for name in "012":
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg(1))
+    lines = [{"id": 3}, {"file_name": "0.jpg"}, {"file_name": "1.jpg", "text": "b"}]
+    (tmp_path / "m.JSONL").write_text("\n".join(map(json.dumps, lines)))
+    samples = read(f"folder:{tmp_path}?captions={tmp_path}/m.JSONL")
+    assert [s.caption for s in samples] == [None, "b", None]
+    assert problems(samples) == {"0.jpg": "missing caption", "2.jpg": "missing caption"}
+
+
+def test_captions_of_coco_are_joined_by_their_ids(tmp_path):
+    for name in "01":
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg(1))
+    content = {
+        "images": [{"id": 7, "file_name": "0.jpg"}, {"id": 9, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 9, "id": 1, "caption": "b"}, {"image_id": 7, "caption": "a"},
+                        {"image_id": 9, "id": 3, "caption": "other"}],
+    }  # fmt: skip
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    assert [s.caption for s in read(f"folder:{tmp_path}?captions={tmp_path}/captions.json")] == [
+        "a",
+        "b",
+    ]
+    del content["annotations"][0]["image_id"]
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="captions.json must be .*COCO.*image_id"):
+        open_table(tmp_path / "captions.json")
+
+
+@pytest.mark.parametrize(
+    ("caption", "cause"),
+    [("a\0b", "unreadable caption"), ("x" * (MAX_CAPTION_CHARACTERS + 1), "caption too long"),
+     (" \r\n", "missing caption"), ("\ud83d", "unreadable caption")],
+)  # fmt: skip
+def test_a_caption_that_is_none_is_the_same_cause_in_every_container(tmp_path, caption, cause):
+    line = json.dumps({"file": "0.jpg", "caption": caption})
+    (tmp_path / "0.jpg").write_bytes(jpeg(1))
+    (tmp_path / "c.jsonl").write_text(line)
+    (tmp_path / "t.jsonl").write_text(line)
+    tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(1)), ("0.json", line.encode())])
+    for spec in (f"tar:{tar}", f"folder:{tmp_path}?captions={tmp_path}/c.jsonl"):
+        assert [s.problem for s in read(spec)] == [cause]
+
+
+def test_a_deep_nest_is_none_and_takes_no_time():
+    assert first_text("[" * 100_000 + "]" * 100_000) == "[" * 100_000 + "]" * 100_000
+
+
+PROMPTS = {
+    "p.txt": "a fox\n\n  a cat \r\n",
+    "prompts": "\ufeffa fox\na cat",
+    "anime.json": '[\n"a fox",\n"a cat"\n]\n',
+    "objects.JSON": '[{"prompt": "a fox", "seed": 3}, {"prompt": "a cat"}]',
+    "p.jsonl": '{"prompt": "a fox"}\n\n{"prompt": "a cat"}\n',
+    "p.JSONL": '"a fox"\n{"prompt": ["a cat", "a dog"]}\n',
+    "p.ndjson": '{"prompt": "a fox", "tag": 1}\r\n{"prompt": "a cat"}\r\n',
+    "parti.tsv": "Prompt\tCategory\na fox\tAnimals\na cat\tAnimals\n",
+    "drawbench.csv": 'Prompts,Category\na fox,x\n"a cat",y\n',
+    "captions.CSV": "id,caption\n1,a fox\n2,a cat\n",
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_read_from_every_container(tmp_path, name):
+    (tmp_path / name).write_bytes(PROMPTS[name].encode())
+    assert [prompt.text for prompt in read_prompts(tmp_path / name)] == ["a fox", "a cat"]
+
+
+def test_prompts_of_a_parquet_table_are_read(tmp_path):
+    table = pyarrow.table({"text": ["no"], "prompt": ["a fox"]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert [prompt.text for prompt in read_prompts(tmp_path / "p.parquet")] == ["a fox"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.json", "a fox", "p.json is no valid JSON"),
+        ("p.json", '{"a": "fox"}', "p.json must be"),
+        ("p.json", "[3]", "line 1 of .*must read"),
+        ("p.json", '"a fox"', "p.json must be"),
+        ("p.csv", "name,kind\na,b\n", "column of prompts.*'name', 'kind'"),
+        ("p.tsv", "prompt\tkind\na\n", "line 2: must have 2 fields"),
+        ("p.jsonl", '{"prompt": 3}', "line 1 of .*must read"),
+        ("p.txt", "version https://git-lfs.github.com/spec/v1\noid x\n", "Git LFS pointer"),
+    ],
+)
+def test_prompts_that_are_none_are_refused_by_name(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        read_prompts(tmp_path / name)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+def said_of(spec):
+    """What is said of a source that is not what it should be."""
+    try:
+        samples = read(spec)
+    except ValueError as error:
+        return str(error)
+    try:
+        return samples[0].detail or samples[0].read() and images.load_rgb(samples[0].read())
+    except images.BadImage as error:
+        return error.detail
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "c.csv", "c.tsv", "c.jsonl", "c.json",
+                                  "s.tsv", "0.jpg", "0.txt", "0.json", "c.parquet"])  # fmt: skip
+def test_a_pointer_of_git_lfs_is_named_whatever_should_be_there(tmp_path, name):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    (folder / "0.jpg").write_bytes(jpeg(1))
+    (folder / "0.txt").write_text("own")
+    place = folder if name.startswith("0") else tmp_path
+    (place / name).write_bytes(LFS)
+    spec = {
+        "a.tar": f"tar:{tmp_path}/a.tar",
+        "a.parquet": f"table:{tmp_path}/a.parquet",
+        "s.tsv": f"folder:{folder}?synthetic={tmp_path}/s.tsv",
+    }.get(name, f"folder:{folder}" + ("" if place == folder else f"?captions={tmp_path}/{name}"))
+    said = said_of(spec)
+    assert "Git LFS pointer" in said and "git lfs pull" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x1f\x8b\x08" + bytes(600), "gzip"), (b"PK\x03\x04" + bytes(600), "zip"),
+     (b"<!DOCTYPE html><html>", "web page"), (b"<HTML>404", "web page"), (b"BZh9", "bzip2"),
+     (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")],
+)  # fmt: skip
+def test_what_stands_in_the_place_of_a_file_is_named(tmp_path, content, said):
+    for name, spec in (("a.tar", "tar:"), ("a.parquet", "table:"), ("0.jpg", "folder:")):
+        (tmp_path / name).write_bytes(content.ljust(1024, b"\0"))
+        (tmp_path / "0.txt").write_text("own")
+        assert said in said_of(spec + str(tmp_path if name == "0.jpg" else tmp_path / name)), name
+    (tmp_path / "c.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        open_source(f"folder:{tmp_path}?captions={tmp_path}/c.jsonl")
