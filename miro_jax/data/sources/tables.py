@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.sources import arrow, reading
@@ -26,9 +25,7 @@ from miro_jax.data.sources.texts import first_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
-PROMPT_COLUMNS = tuple(dict.fromkeys(("prompt", "prompts", *CAPTION_COLUMNS)))
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = (".jsonl", ".ndjson")
 _ROWS_AT_A_TIME = 4096  # of parquet
 csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to tell
 
@@ -151,7 +148,7 @@ def _columns(path: str) -> list[str]:
     return header
 
 
-def _rows(path: str, path_column: str | None, caption_column: str | None) -> Iterator[Row]:
+def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[Row]:
     kind = ending(path)
     if kind == ".parquet":
         rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
@@ -160,7 +157,7 @@ def _rows(path: str, path_column: str | None, caption_column: str | None) -> Ite
     for line, values in rows:
         texts = []
         for column, kinds in ((path_column, str), (caption_column, (str, list, dict))):
-            value = None if column is None else values.get(column)
+            value = values.get(column or "")
             value = value.decode() if isinstance(value, bytes) else value
             if value is not None and not isinstance(value, kinds):
                 kind = type(value).__name__
@@ -220,67 +217,28 @@ def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
         yield line, dict(zip(header, fields, strict=True))
 
 
-def entries(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
-    """Read a file of prompts: a table, lines of JSON, a JSON list, or a text in each line.
-
-    Yields:
-      (line, a text, or what JSON has in its place); blank lines are dropped.
-
-    Raises:
-      ValueError: the table has no column of prompts, or a line is damaged.
-    """
-    path = os.fspath(path)
-    kind = ending(path)
-    if kind in (*_SEPARATORS, ".parquet"):
-        columns = _columns(path)
-        column = choose_column(path, columns, None, PROMPT_COLUMNS, "prompt")
-        if column is None:
-            raise ValueError(
-                f"{path} must have a column of prompts named one of {', '.join(PROMPT_COLUMNS)}; "
-                f"it has {', '.join(map(repr, columns)) or 'none'}."
-            )
-        yield from ((row.line, row.caption) for row in _rows(path, None, column) if row.caption)
-    elif kind in (".json", *_JSON_LINES):
-        yield from _json(path)
-    else:
-        with checked_lines(path) as lines:
-            yield from ((n, text.strip()) for n, text in enumerate(lines, start=1) if text.strip())
-
-
 def _objects(path: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line, object) of a JSONL file, or (number, object) of a JSON file."""
-    for line, values in _json(path):
-        if not isinstance(values, dict):
-            kind = type(values).__name__
-            raise damaged(path, line, f"must be an object; got {kind}")
-        yield line, values
-
-
-def _json(path: str) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of a JSONL file, blank lines dropped, or (number, item) of a list."""
+    """Yield (line, object) of a JSONL file, blank lines dropped, or (number, object) of JSON."""
     if ending(path) == ".json":
         yield from enumerate(_listed(path), start=1)
         return
     with checked_lines(path) as lines:
         for line, text in enumerate(lines, start=1):
             if text.strip():
-                try:
-                    yield line, parse_json(text, "it", finite=False)
-                except ValueError as error:
-                    raise damaged(path, line, str(error).rstrip(".")) from error
+                yield line, parse_json(text, f"{path}, line {line}", {}, finite=False)
 
 
-def _listed(path: str) -> list:
-    """Return the items of a JSON file."""
+def _listed(path: str) -> list[dict]:
+    """Return the objects of a JSON file."""
     with reading.open_read(path) as file:
         content = file.read()
     if other := name_foreign(content):
         raise ValueError(f"{path} is {other}.")
     content = parse_json(content, path, finite=False)
-    if isinstance(content, list):
-        return content
     try:
-        check_fields(content, {"images": [{}], "annotations?": [{}]}, path)
+        check_fields(content, ([{}], {"images": [{}], "annotations?": [{}]}), path)
+        if isinstance(content, list):
+            return content
         images, said = content["images"], {}
         for one in content.get("annotations", ()):  # as COCO's captions
             said.setdefault(one["image_id"], one.get("caption"))

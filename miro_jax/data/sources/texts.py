@@ -140,7 +140,7 @@ def _read_object(data: bytes | str | Mapping) -> dict:
         raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES}")
     if isinstance(data, bytes) and (other := name_foreign(data)):
         raise ValueError(f"it is {other}")
-    return parse_json(data, "it", {}, finite=False)
+    return parse_json(data, "its JSON", {}, finite=False)
 
 
 def decoded(value: Any) -> Any:
