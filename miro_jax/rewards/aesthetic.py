@@ -64,10 +64,6 @@ class Aesthetic(base.CroppedJudge):
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
       towers: finds a vision tower that is loaded already.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: the head does not fit the features.
     """
 
     def __init__(
@@ -113,9 +109,6 @@ def fold_linear(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray,
 
     Returns:
       w [D] float64, D the width of x, and b.
-
-    Raises:
-      ValueError: the maps do not fit each other, or there are none.
     """
     names = {key.removesuffix(".weight") for key in tensors if key.startswith(f"{prefix}.")}
     layers = sorted(

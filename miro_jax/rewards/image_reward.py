@@ -68,10 +68,6 @@ class ImageReward(base.CroppedJudge):
         takes `weights` if that is a folder with one of them, else BERT's own.
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the work; None is the first device.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: the weights are not ImageReward's, or dtype is unknown.
     """
 
     def __init__(

@@ -100,10 +100,6 @@ class JinaClip(ClipReward):
         model.safetensors or pytorch_model.bin).
       dtype: of parameters and matrix products, "float32" or "bfloat16".
       mesh: devices that share the parameters and the batch; None is the first device.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: the weights are not jina-clip's, or dtype is unknown.
     """
 
     def __init__(
@@ -144,11 +140,7 @@ def _parse_config(config: Mapping[str, Any]) -> tuple[eva02.Config, xlm_roberta.
 
 
 def split_towers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Give each tower its tensors, named without a prefix.
-
-    Raises:
-      ValueError: a tensor belongs to no tower.
-    """
+    """Give each tower its tensors, named without a prefix."""
     prefixes = {"vision": "vision_model.", "text": "text_model.transformer."}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in prefixes}
     for key, tensor in tensors.items():
@@ -163,11 +155,7 @@ def split_towers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def adapter(text_config: Mapping) -> tuple[float, int]:
-    """Return scale and number of the adapter that texts are encoded with.
-
-    Raises:
-      ValueError: the adapter is not among those of the weights.
-    """
+    """Return scale and number of the adapter that texts are encoded with."""
     own = hf.with_defaults(text_config.get("hf_model_config_kwargs", {}), LORA, "text_config")
     names, task = own["lora_adaptations"], text_config.get("default_lora_task", "retrieval.query")
     if task not in names:

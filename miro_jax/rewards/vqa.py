@@ -103,10 +103,6 @@ class VQAScore(base.Judge):
         `model` splits every block, which needs the least memory for xxl; `data` gathers each
         block's parameters when it is their turn.
       jpeg_quality: pass images through a JPEG file of this quality, in [1, 95]; MIRO's is 75.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: an argument is unknown, or the weights do not fit it.
     """
 
     name = "vqa"
@@ -218,7 +214,7 @@ def pad_and_resize(image: np.ndarray, size: int) -> np.ndarray:
       [S, S, 3] uint8.
 
     Raises:
-      ValueError: a side is longer than 16384 pixels.
+      ValueError: a side is longer than LONGEST_SIDE.
     """
     height, width, _ = image.shape
     side = max(height, width)

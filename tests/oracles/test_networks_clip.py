@@ -6,9 +6,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import torch
+from transformers.activations import ACT2FN
 
 from miro_jax.pretrained.networks import clip, clip_keys
 from miro_jax.pretrained.networks.tower import Tower
+from miro_jax.pretrained.networks.transformer import ACTIVATIONS
 from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation, small_mesh
 from tests.oracles.clip import Oracle, opened
@@ -141,6 +144,37 @@ def test_openai_layout_gives_the_same_features_and_sizes(oracle):
     seen = vision(sizes[0], tensors).run(call, images())
     assert difference(seen, oracle.image_features(images())) < 1e-5
     assert difference(text(sizes[1], tensors).run(call, ids()), oracle.text_features(ids())) < 1e-5
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers_under_their_names(name):
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    found = np.asarray(ACTIVATIONS[name](x))
+    np.testing.assert_allclose(found, ACT2FN[name](torch.from_numpy(x)).numpy(), atol=2e-6)
+
+
+def test_a_config_of_open_clip_tells_what_shapes_do_not(oracle):
+    tensors = from_arrays(opened(oracle.tensors()))
+    own = {
+        "embed_dim": 20,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": [23, 23], "layers": 3, "width": 32, "head_width": 8},
+        "text_cfg": {"context_length": 11, "vocab_size": 50, "width": 24, "heads": 3},
+    }
+    preprocessing = {"mean": list(clip.MEAN), "std": list(clip.STD), "resize_mode": "shortest"}
+    config = {"model_cfg": own, "preprocess_cfg": preprocessing}
+    expected = changed(layer_norm_eps=1e-5, hidden_act="quick_gelu")
+    found = clip_keys.configs_of_open_clip(config, tensors)
+    assert found == clip_keys.configs(expected)
+    plain = clip_keys.configs_of_open_clip({"model_cfg": own | {"quick_gelu": False}}, tensors)
+    assert {sizes.activation for sizes in plain} == {"gelu"}
+    config["preprocess_cfg"] = preprocessing | {"mean": [0.5, 0.5, 0.5]}
+    with pytest.raises(
+        ValueError, match=r"preprocess_cfg must have mean = .*got \[0.5, 0.5, 0.5\]"
+    ):
+        clip_keys.configs_of_open_clip(config, tensors)
+    with pytest.raises(ValueError, match="model_cfg.vision_cfg is missing"):
+        clip_keys.configs_of_open_clip({"model_cfg": {}}, tensors)
 
 
 @pytest.mark.parametrize("widths, heads", [((768, 512), (12, 8)), ((1280, 1024), (16, 16))])

@@ -24,22 +24,12 @@ PUBLISHED = ("sdxl_vae", "flan_t5")
 
 
 def build_image_encoder(name: str, **arguments) -> ImageEncoder:
-    """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes.
-
-    Raises:
-      ValueError: the name is unknown, or a value out of its range.
-      TypeError: it does not take these arguments, or not of these types.
-    """
+    """Build an image encoder: a key of IMAGE_ENCODERS and what its builder takes."""
     return _build(IMAGE_ENCODERS, "image encoder", name, arguments)
 
 
 def build_caption_encoder(name: str, **arguments) -> CaptionEncoder:
-    """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes.
-
-    Raises:
-      ValueError: the name is unknown, or a value out of its range.
-      TypeError: it does not take these arguments, or not of these types.
-    """
+    """Build a caption encoder: a key of CAPTION_ENCODERS and what its builder takes."""
     return _build(CAPTION_ENCODERS, "caption encoder", name, arguments)
 
 

@@ -81,11 +81,7 @@ TEXT = table(
 
 
 def vision_config(tensors: Mapping[str, Tensor], prefix: str) -> VisionConfig:
-    """Deduce the sizes of the vision tower, which no file states, from its weights below `prefix`.
-
-    Raises:
-      ValueError: a weight that shows a size is missing.
-    """
+    """Deduce the sizes of the vision tower from its weights below `prefix`; no file states them."""
     sizes = image_sizes(tensors, f"{prefix}.patch_embed.proj.weight", f"{prefix}.pos_embed")
     return VisionConfig(
         **sizes,
@@ -129,9 +125,6 @@ def load_towers(
     Args:
       tensors: of the file; all below `prefix` belong to the towers or to heads that are not used.
       prefix: before `visual_encoder` and `text_encoder`.
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.Layout`.
     """
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     unused = r"|vision_proj\..*|text_proj\..*|.*\.position_ids"

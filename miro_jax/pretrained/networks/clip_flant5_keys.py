@@ -36,9 +36,6 @@ def parse_config(
       vision: of the CLIP model whose vision tower it has.
       classes: tokens that the tokenizer has; the weights may have rows beyond them, which were
         never trained.
-
-    Raises:
-      ValueError: an option that this module does not offer, or too many classes.
     """
     hf.require_options(config, REQUIRED, "config.json")
     sizes = clip_keys.vision_config(vision, projection=False)
@@ -56,12 +53,7 @@ def parse_config(
 def load(
     tensors: Mapping[str, Tensor], config: ClipFlanT5Config, **placing: Unpack[Placing]
 ) -> Network:
-    """Load a published file; what stands behind the vision tower's last block used is ignored.
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.Layout`; or the two tables of token
-        embeddings differ.
-    """
+    """Load a published file; what stands behind the vision tower's last block used is ignored."""
     vision = re.escape(VISION_KEY)
     matches = (re.match(rf"{vision}\.encoder\.layers\.(\d+)\.", key) for key in tensors)
     numbers = {block[1] for block in matches if block and int(block[1]) >= config.vision.layers}

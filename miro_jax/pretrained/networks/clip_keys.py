@@ -8,6 +8,7 @@ ignored.
 Source: names of `transformers.CLIPModel` and of `open_clip.CLIP`.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ NO_END_TOKEN = 2
 
 OPEN_CLIP = {
     "model_cfg": {
-        "vision_cfg": {"head_width?": int},
+        "vision_cfg": {"head_width?": int, "image_size?": (int, [int])},
         "text_cfg": {"heads?": int},
         "quick_gelu?": bool,
     },
@@ -220,7 +221,9 @@ def configs_of_open_clip(
     width = shape_of(tensors, "visual.conv1.weight", 4)[0]
     heads = width // own["vision_cfg"].get("head_width", 64), own["text_cfg"].get("heads", 8)
     activation = "quick_gelu" if own.get("quick_gelu") else "gelu"
-    return configs_of_shapes(tensors, activation, heads)
+    vision, text = configs_of_shapes(tensors, activation, heads)
+    size = _side(own["vision_cfg"].get("image_size", vision.image_size))
+    return dataclasses.replace(vision, image_size=size), text
 
 
 def image_sizes(tensors: Tensors, patches: str, positions: str) -> dict[str, int]:
@@ -252,11 +255,7 @@ def shape_of(tensors: Tensors, key: str, rank: int | None = None) -> tuple[int, 
 
 
 def load_vision(tensors: Tensors, config: VisionConfig, **placing: Unpack[Placing]) -> Network:
-    """Load the vision tower of a file in either layout; the text tower is ignored.
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.Layout`.
-    """
+    """Load the vision tower of a file in either layout; the text tower is ignored."""
     ignored = f"{OF_NEITHER}|{OF_TEXT}"
     if config.projection is None:
         ignored += (
@@ -267,11 +266,7 @@ def load_vision(tensors: Tensors, config: VisionConfig, **placing: Unpack[Placin
 
 
 def load_text(tensors: Tensors, config: TextConfig, **placing: Unpack[Placing]) -> Network:
-    """Load the text tower of a file in either layout; the vision tower is ignored.
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.Layout`.
-    """
+    """Load the text tower of a file in either layout; the vision tower is ignored."""
     rows = OPEN_TEXT if is_open(tensors) else TEXT
     layout = Layout(TextTower, rows, f"{OF_NEITHER}|{OF_VISION}")
     return layout.load(tensors, config, **placing)

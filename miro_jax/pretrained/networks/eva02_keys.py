@@ -57,11 +57,7 @@ load = Layout(VisionTower, TABLE, ROTARY, SMALL).load
 
 
 def parse_config(config: Mapping[str, Any]) -> Config:
-    """Read the sizes from `vision_config` of jina-clip's `config.json`.
-
-    Raises:
-      ValueError: a variant that is not here.
-    """
+    """Read the sizes from `vision_config` of jina-clip's `config.json`."""
     hf.require_options(config, REQUIRED, "vision_config")
     own = hf.with_defaults(config, DEFAULTS, "vision_config")
     return Config(

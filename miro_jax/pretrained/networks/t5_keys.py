@@ -78,11 +78,7 @@ LAYOUT = Layout(T5, TABLE, IGNORED, SMALL)
 
 
 def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Reduce the names of the embedding, up to four in a file, to `shared.weight`.
-
-    Raises:
-      ValueError: two of the names hold different numbers.
-    """
+    """Reduce the names of the embedding, up to four in a file, to `shared.weight`."""
     merged = {key: tensor for key, tensor in tensors.items() if key not in ALIASES}
     for key in ALIASES:
         if key not in tensors:
@@ -94,11 +90,7 @@ def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parse_config(config: Mapping[str, Any]) -> T5Config:
-    """Read the sizes from a `config.json`.
-
-    Raises:
-      ValueError: an option that these modules do not offer, or a key is missing.
-    """
+    """Read the sizes from a `config.json`."""
     given = {ALSO_NAMED.get(key, key) for key in config}
     if missing := [key for key in REQUIRED if key not in given]:
         raise ValueError(f"config.json must have the key {missing[0]!r} of a T5.")
@@ -107,7 +99,10 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     wanted = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
     tied = config.get("tie_word_embeddings")
     remedy = f"T5 1.1 has these (or tie_word_embeddings = False; got {tied}); the first T5 has not."
-    hf.require_options({key: getattr(own, key) for key in wanted}, wanted, "config.json", remedy)
+    given = {key: getattr(own, key) for key in wanted}
+    if str(own.feed_forward_proj) in ("gated-gelu_new", "gated-gelu_pytorch_tanh"):
+        given["feed_forward_proj"] = "gated-gelu"  # other names of the same
+    hf.require_options(given, wanted, "config.json", remedy)
     return T5Config(
         width=own.d_model,
         heads=own.num_heads,
@@ -128,11 +123,6 @@ def load(
     encoder_only: bool = False,
     **placing: Unpack[Placing],
 ) -> Network:
-    """Load a `T5`, or its `T5Encoder` alone; what belongs to the decoder is not read then.
-
-    Raises:
-      ValueError: the weights do not fit, see `weights.convert.Layout`; or two names of the
-        embedding hold different numbers.
-    """
+    """Load a `T5`, or its `T5Encoder` alone; what belongs to the decoder is not read then."""
     layout = ENCODER_LAYOUT if encoder_only else LAYOUT
     return layout.load(merge_aliases(tensors), config, **placing)

@@ -66,9 +66,10 @@ def quick_gelu(x: Array) -> Array:
 
 # By the names of transformers; of either GELU, erf or tanh, it has several.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    **dict.fromkeys(("gelu", "gelu_python"), gelu),
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), jax.nn.gelu),
+    "gelu": gelu,
     "quick_gelu": quick_gelu,
+    "gelu_python": gelu,
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), jax.nn.gelu),
 }
 
 

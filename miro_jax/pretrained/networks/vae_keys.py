@@ -71,11 +71,7 @@ PARTS = {
 
 
 def parse_config(config: Mapping[str, Any]) -> VAEConfig:
-    """Take the sizes from a `config.json` of diffusers.
-
-    Raises:
-      ValueError: another class, an option that these modules do not offer, or a missing size.
-    """
+    """Take the sizes from a `config.json` of diffusers."""
     names = [field.name for field in dataclasses.fields(VAEConfig)]
     if missing := [name for name in names if name not in config]:
         raise ValueError(f"config.json of the autoencoder must give {', '.join(missing)}.")
@@ -103,11 +99,6 @@ def load_vae(repository: Repository, part: str = "both", **placing: Unpack[Placi
       repository: holds `config.json` and `diffusion_pytorch_model.safetensors`.
       part: "encoder", "decoder" or "both"; the network is an `Encoder`, `Decoder` or `Autoencoder`.
       **placing: see `weights.convert.Layout.load`; norms stay float32.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: an unknown part or dtype, or weights that do not fit, see
-        `weights.convert.Layout`.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")

@@ -56,11 +56,7 @@ load = Layout(TextTower, TABLE, UNUSED, SMALL).load
 
 
 def parse_config(config: Mapping[str, Any]) -> Config:
-    """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS.
-
-    Raises:
-      ValueError: a variant that is not here.
-    """
+    """Read the sizes from `text_config` of jina-clip's `config.json`; see DEFAULTS."""
     given = dict(config.get("hf_model_config_kwargs", {}))
     hf.require_options({**config, **given}, REQUIRED, "text_config")
     own = hf.with_defaults(given, DEFAULTS, "text_config")

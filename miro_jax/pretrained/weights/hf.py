@@ -33,9 +33,6 @@ def read_config(kind: str, values: Mapping[str, Any]) -> Any:
     Args:
       kind: name of its class, such as "CLIPConfig".
       values: content of the file.
-
-    Raises:
-      ValueError: a value has another type than the class allows.
     """
     try:
         return getattr(_transformers(), kind)(**copy.deepcopy(dict(values)))
@@ -63,11 +60,7 @@ def require_options(
 def with_defaults(
     config: Mapping[str, Any], defaults: Mapping[str, Any], of: str
 ) -> dict[str, Any]:
-    """Return the values of the keys of `defaults`, those of a config first.
-
-    Raises:
-      ValueError: a value has another type than its default; `of` names the config.
-    """
+    """Return the values of the keys of `defaults`, those of a config first."""
     own = {key: config.get(key, value) for key, value in defaults.items()}
     check_fields(own, {key: type(value) for key, value in defaults.items()}, of)
     return own
@@ -79,9 +72,6 @@ def read_tokenizer(kind: str, folder: Path) -> tokenizers.Tokenizer:
     Args:
       kind: name of the class in `transformers`, such as "CLIPTokenizer".
       folder: holds the files that this class names.
-
-    Raises:
-      ValueError: the files are damaged.
     """
     with naming(f"{folder} holds no {kind}"):
         slow = getattr(_transformers(), kind).from_pretrained(

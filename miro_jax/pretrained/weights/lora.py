@@ -29,9 +29,6 @@ def merge_lora(tensors: Mapping[str, Tensor], scale: float, adapter: int = 0) ->
 
     Returns:
       key -> Tensor, float32 where something was merged, computed when it is read.
-
-    Raises:
-      ValueError: half of a change is missing, or its shapes do not fit.
     """
     merged = {}
     for key, tensor in tensors.items():

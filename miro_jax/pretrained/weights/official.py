@@ -9,7 +9,6 @@ Facts: release 0.1.4 and hub `nicolas-dufour/miro` (arXiv 2510.25897).
 
 import dataclasses
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from miro_jax.data.json_file import dump_json
 from miro_jax.data.regular_file import read_regular
+from miro_jax.data.storage.files import write_atomic
 from miro_jax.models import sharding
 from miro_jax.models.layers import Linear
 from miro_jax.models.rin import RIN, RINConfig
@@ -228,8 +229,10 @@ def write(
             for name, value in zip(("scale", "bias"), normalization, strict=True):
                 tensors[f"{section}.{name}"] = np.asarray(value, np.float32).reshape(1, -1, 1, 1)
     write_safetensors(folder / WEIGHTS, tensors)
-    np.save(folder / EMPTY, np.asarray(empty_tokens, np.float32))
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    content = io.BytesIO()
+    np.save(content, np.asarray(empty_tokens, np.float32))
+    write_atomic(folder / EMPTY, content.getvalue())
+    write_atomic(folder / CONFIG, (dump_json(settings, indent=2) + "\n").encode())
     return folder
 
 

@@ -215,16 +215,6 @@ def _swapped(raw: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.ascontiguousarray(raw.reshape(-1, width)[:, ::-1]).reshape(-1)
 
 
-class _Lazy:
-    """A tensor that numpy reads when it makes an array of it."""
-
-    def __init__(self, tensor: Tensor):
-        self.shape, self.dtype, self._read = tensor.shape, tensor.dtype, tensor.read
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self._read()
-
-
 def convert_to_safetensors(in_path: Path | str, out_path: Path | str) -> int:
     """Write the tensors of a pickled checkpoint as `.safetensors`, one after another.
 
@@ -244,5 +234,5 @@ def convert_to_safetensors(in_path: Path | str, out_path: Path | str) -> int:
     for key, tensor in content.items():
         if tensor.dtype not in safetensors.NAMES:
             raise ValueError(f"{in_path}: safetensors cannot hold {key}, {tensor.dtype} numbers.")
-    tensors.write_safetensors(out_path, {key: _Lazy(t) for key, t in content.items()})
+    tensors.write_safetensors(out_path, content)
     return len(content)

@@ -88,9 +88,6 @@ def storage_of(identity: Any, length: int, storages: dict[str, Storage]) -> Stor
       identity: as it stands in the file, a tuple of `length` facts.
       length: 5 in ZIPs, 6 in older files, where the last may name a part of the storage.
       storages: key -> whole storage; this one is entered.
-
-    Raises:
-      ValueError: it is no storage's, or another size was given before.
     """
     if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
         raise ValueError("a persistent id is no storage's.")

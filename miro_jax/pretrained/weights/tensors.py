@@ -16,6 +16,7 @@ import numpy as np
 from miro_jax.data import safetensors
 from miro_jax.data.json_file import read_json
 from miro_jax.data.regular_file import open_regular
+from miro_jax.data.storage.files import published
 
 POINTERS = (b"version https://git-lfs", b"# xet version")
 POINTED = "{} is a Git LFS pointer, not the file itself. Fetch that with: git lfs pull"
@@ -121,12 +122,10 @@ def read_index(path: Path | str) -> dict[str, str]:
     return names
 
 
-def write_safetensors(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays (numpy or anything `np.asarray` takes) as a `.safetensors` file, one by one."""
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.partial")
-    with unfinished.open("wb") as file:
+def write_safetensors(path: Path | str, arrays: Mapping[str, np.ndarray | Tensor]) -> None:
+    """Write arrays, or tensors that are read one by one, as a `.safetensors` file."""
+    with published(path) as unfinished, Path(unfinished).open("wb") as file:
         file.write(safetensors.make_header(arrays))
         for value in arrays.values():
-            np.ascontiguousarray(value).reshape(-1).view(np.uint8).tofile(file)
-    unfinished.replace(path)
+            array = value.read() if isinstance(value, Tensor) else value
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).tofile(file)

@@ -74,11 +74,7 @@ _OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.js
 
 
 def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tuple[str, ...]:
-    """Return the names of the files that `load_tokenizer` reads.
-
-    Raises:
-      FileNotFoundError: the repository has none.
-    """
+    """Return the names of the files that `load_tokenizer` reads."""
     files = () if family is None else FAMILIES[family][0]
     if repository.has("tokenizer.json"):
         return ("tokenizer.json",)
@@ -134,11 +130,7 @@ def _check_growth(normalizer: Any) -> None:
 
 
 def encode_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, special tokens included, at full length.
-
-    Raises:
-      TypeError: texts is one string, or holds something else than strings.
-    """
+    """Return the ids of each text, special tokens included, at full length."""
     if isinstance(texts, str):
         raise TypeError("texts must be a sequence of str; got one str. Put it in a list.")
     for position, text in enumerate(texts):
@@ -198,9 +190,6 @@ def pad_ids(
 
     Returns:
       ids [B, L] int32 and mask [B, L] bool, False at padding.
-
-    Raises:
-      ValueError: a row is longer than `length`.
     """
     if rows and (longest := max(map(len, rows))) > length:
         raise ValueError(f"rows must have at most {length} ids; got {longest}. Cut them first.")
@@ -212,11 +201,7 @@ def pad_ids(
 
 
 def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
-    """Return the id of a token that the vocabulary must have.
-
-    Raises:
-      ValueError: it has none.
-    """
+    """Return the id of a token that the vocabulary must have."""
     number = tokenizer.token_to_id(token)
     if number is None:
         raise ValueError(f"The tokenizer's vocabulary must have {token!r}; it has not.")
