@@ -1,6 +1,9 @@
 """Safetensors files: read and written as the safetensors package does, damage refused."""
 
+import contextlib
+import copy
 import json
+import random
 import struct
 
 import ml_dtypes
@@ -8,7 +11,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from safetensors import deserialize
 
+from miro_jax.data import safetensors as codec
 from miro_jax.pretrained.weights import tensors
 
 
@@ -97,7 +102,7 @@ def save(path, header, size=24):
         ({"x": entry()}, 32, "8 bytes follow the last array"),
         ({"x": entry(), "y": entry()}, 24, "y has wrong offsets: it overlaps"),
         ({"x": entry(), "y": entry(data_offsets=[28, 52])}, 52, "y has wrong offsets: .* a gap"),
-        (b'{"x":%s,"x":%s}' % (ENTRY, ENTRY), 24, "holds a key twice"),
+        (b'{"x":%s,"x":%s}' % (ENTRY, ENTRY), 24, "a key stands twice"),
     ],
 )
 def test_damage_is_named(tmp_path, header, size, said):
@@ -151,3 +156,49 @@ def test_a_checkpoint_in_several_files_is_one(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
     with pytest.raises(ValueError, match="names a file outside of its folder"):
         tensors.open_indexed(index, lambda name: tmp_path / name)
+
+
+FORGED = (None, True, -1, 0, 1, 4, 24, 28, 2**63, 2**65, 1.0, "F32", "U8", "", [], {}, [0], [24])
+
+
+def forge(rng):
+    """The bytes of a small file with something in or about its header changed."""
+    header = {
+        "__metadata__": {"format": "np"},
+        "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "b": {"dtype": "U8", "shape": [4], "data_offsets": [24, 28]},
+        "e": {"dtype": "F16", "shape": [0, 3], "data_offsets": [28, 28]},
+    }
+    key = rng.choice(list(header))
+    field = rng.choice(list(header[key]))
+    if (kind := rng.random()) < 0.3:
+        header[key][field] = copy.deepcopy(rng.choice(FORGED))
+    elif kind < 0.5 and isinstance(header[key][field], list):
+        header[key][field][0] = rng.choice(FORGED)
+    elif kind < 0.6:
+        header[key] = copy.deepcopy(rng.choice(FORGED))
+    elif kind < 0.7:
+        del header[key]
+    elif kind < 0.75:
+        del header[key][field]
+    text = bytearray(json.dumps(header).encode())
+    if kind >= 0.75:
+        text[rng.randrange(len(text))] = rng.randrange(256)
+    return struct.pack("<Q", len(text)) + text + bytes(28)
+
+
+def test_what_the_safetensors_package_refuses_is_refused():
+    rng, taken = random.Random(0), 0
+    for _ in range(4000):
+        data = forge(rng)
+        try:
+            expected = {key: (one["dtype"], one["shape"]) for key, one in deserialize(data)}
+        except safetensors.SafetensorError:
+            with pytest.raises(ValueError):
+                codec.unpack(data)
+            continue
+        with contextlib.suppress(ValueError):  # of dtypes that numpy does not know, we take none
+            found, _ = codec.unpack(data)
+            assert found.keys() == expected.keys()
+            taken += 1
+    assert taken > 100
