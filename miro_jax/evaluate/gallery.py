@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from PIL import Image
 
+from miro_jax.data.storage.files import published
 from miro_jax.evaluate import base
 from miro_jax.report import grids
 from miro_jax.report.results import Gallery
@@ -74,7 +75,8 @@ class Evaluator:
         for number, row in enumerate(images.swapaxes(0, 1)):
             files.append([f"gallery-{number}-{column}.png" for column in range(len(row))])
             for name, cell in zip(files[-1], row, strict=True):
-                Image.fromarray(grids.tile(cell, gap=1)).save(self.folder / name, optimize=True)
+                with published(self.folder / name) as file:
+                    Image.fromarray(grids.tile(cell, gap=1)).save(file, "PNG", optimize=True)
         shown = levels if pipeline.reward_names else []
         return Gallery(
             list(self.prompts), shown, self.sampling.settings.guidance_scale, self.count, files

@@ -29,6 +29,7 @@ from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.storage import LocalFolder
 
 log = logging.getLogger("miro_jax")
 # More damage than this is no accident of single records, and the run should not go on.
@@ -46,6 +47,7 @@ class _Source:
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
         # The counts spare opening every shard once more to count its records.
         spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
+        self._stamps = {path: LocalFolder(path.parent).stamp(path.name) for path in paths}
         self._records: Any = grain.sources.ArrayRecordDataSource(spans)
         self._lock = threading.Lock()
         self.damaged: set[int] = set()
@@ -68,6 +70,15 @@ class _Source:
                 return
             self.damaged.add(index)
         log.warning("Record %d is damaged and gets weight 0: %s", index, error)
+
+    def check_unchanged(self) -> None:
+        """Raise OSError if a shard was replaced or rewritten since it was opened."""
+        for path, stamp in self._stamps.items():
+            if LocalFolder(path.parent).stamp(path.name) != stamp:
+                raise OSError(
+                    f"{path} has changed since it was opened. Leave records alone while they are "
+                    "read; the last checkpoint is of the records as they were."
+                )
 
     def __repr__(self) -> str:
         return f"_Source({len(self)} records)"
@@ -175,7 +186,12 @@ class DataIterator:
         return records.decode_record(data).key if data else f"(damaged record {index})"
 
     def get_state(self) -> dict:
-        """Return the position of the next batch as JSON values, equal on all processes."""
+        """Return the position of the next batch as JSON values, equal on all processes.
+
+        Raises:
+          OSError: a shard has changed since it was opened: no checkpoint may be made of it.
+        """
+        self._source.check_unchanged()
         return {**self._identity, **self._iterator.get_state()}
 
     def set_state(self, state: dict) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.json_file import check_fields
+from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage import Damaged, files
 
 STRATEGIES = ("quantile", "official")
@@ -162,15 +163,16 @@ class Bins:
         """
         path = Path(path)
         path = path / BINS_NAME if path.is_dir() else path
-        if not path.exists():
+        try:
+            with open_regular(path) as file:
+                return cls.from_bytes(file.read())
+        except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} is missing; the annotate stage writes it (--stage=annotate)."
-            )
-        try:
-            return cls.from_bytes(path.read_bytes())
+            ) from error
         except ValueError as error:
             raise Damaged(
-                f"{path} is damaged: {error}. Run the annotate stage again: it fits levels anew."
+                f"{path} is damaged: {error} Run the annotate stage again: it fits levels anew."
             ) from error
 
 

@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.record import Record, decode_record, encode_record
+from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage import Damaged, Folder, LocalFolder, open_folder
 from miro_jax.data.storage.base import ATTEMPTS
 from miro_jax.data.storage.files import to_sealed_json
@@ -99,6 +100,8 @@ def write_shard(
                         found = _read_records(path, folder / name)
                 except FileNotFoundError:  # deleted meanwhile
                     continue
+                except ValueError as error:
+                    raise Damaged(f"{error} {_remedy(folder / name)}") from error
                 if found.keys != written.keys:  # of a writer that was killed
                     folder.remove(name)
                     continue
@@ -196,7 +199,7 @@ def _count_records(path: str) -> int:
 
 
 def _digest_file(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -243,7 +246,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")
     for name in names:
         shard, remedy = folder / name, _remedy(folder / name)
-        if not shard.exists():
+        if not shard.is_file():  # a named pipe would be waited for
             raise FileNotFoundError(f"{shard} is missing. Run annotate again: it makes it.")
         sidecar = read_sidecar(LocalFolder(folder), name)
         size, count = shard.stat().st_size, _count_records(str(shard))

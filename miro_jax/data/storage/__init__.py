@@ -61,7 +61,10 @@ def open_folder(path: str | os.PathLike) -> Folder:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"A folder's name must be UTF-8; got {ascii(text)}.") from error
+        raise ValueError(
+            f"A folder's name must be UTF-8; got {ascii(text)}. Set PYTHONUTF8=1 where the locale "
+            "is another one."
+        ) from error
     if re.match(r"[a-z][a-z0-9+]+:/(?!/)", text):
         raise ValueError(f"A URL must have two slashes after its scheme; got {text!r}.")
     if "://" in text:

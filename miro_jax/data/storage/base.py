@@ -84,7 +84,8 @@ class Folder(abc.ABC):
                 if not self.exists(name):
                     with self.scratch(inside) as scratch:
                         path = scratch / "claim"
-                        path.write_bytes(data)
+                        with files.naming(self / name):
+                            path.write_bytes(data)
                         self.create(name, path)
                 return self.read(name)
         raise OSError(f"{self / name} can be neither written nor read.")

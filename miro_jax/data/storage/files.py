@@ -5,57 +5,77 @@ sees all of it or nothing, also after a kill or a power cut.
 """
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.regular_file import open_regular
 
 SEAL = "seal"  # key of the digest of all else that an object of ours holds
 TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file of which this is the only writer, see `published`."""
+    """Write a file, see `published`; what killed writers of it left is deleted."""
     remove_leftovers(path)
-    with published(path) as temporary, open(temporary, "wb") as file:
+    with published(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def published(path: str | os.PathLike, durable: bool = True) -> Iterator[str]:
-    """Give a temporary name to write to; what is there at the end becomes `path`, all of it.
+def published(path: str | os.PathLike, durable: bool = True) -> Iterator[BinaryIO]:
+    """Give a new file beside `path` to write to, which becomes `path` at the end, all of it.
 
-    The name is one's own: others may be writing the same file. Not durable: a power cut may spoil
-    it.
+    Its name is one's own, and no link is followed there: others may be writing the same file. Not
+    durable: a power cut may spoil it.
 
     Raises:
-      OSError: naming `path`.
+      OSError: naming `path`; nothing is left then.
     """
     temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        os.replace(temporary, path)
-        if durable:
-            sync(os.path.dirname(os.path.abspath(path)))
-    except BaseException as error:
+        with naming(path, temporary):
+            # The mode is that of any new file, by the umask.
+            with open(temporary, "xb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            if durable:
+                sync(os.path.dirname(os.path.abspath(path)))
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # on a full disk it holds the last of the room
-        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, *names: str) -> Iterator[None]:
+    """Let an OSError that names no file, or one of these, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or str(error.filename) in names):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Delete what killed writers of a file left; not where others may be writing it."""
+    """Delete what killed writers of a file left: of those that live the system holds a lock."""
     for leftover in glob.glob(glob.escape(str(path)) + f"{TEMPORARY}*"):
-        os.unlink(leftover)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            with open_regular(leftover) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(leftover)
 
 
 def to_json(value: object) -> bytes:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage import files
-from miro_jax.data.storage.base import ATTEMPTS, SCRATCH, Folder
+from miro_jax.data.storage.base import ATTEMPTS, SCRATCH, Damaged, Folder
 
 T = TypeVar("T")
 
@@ -48,36 +49,44 @@ class LocalFolder(Folder):
             return self.exists(inside)  # not as a folder
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            with open_regular(self.path / name) as file:
+                return file.read()
+        except ValueError as error:
+            raise Damaged(str(error)) from error
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
-        _despite_others(lambda: self._write(self.path / name, data, durable))
+        def write() -> None:
+            path = self._make_room(name)
+            with files.published(path, durable) as file:
+                file.write(data)
 
-    def _write(self, path: Path, data: bytes, durable: bool) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.published(path, durable) as temporary, open(temporary, "wb") as file:
-            file.write(data)
+        _despite_others(write)
 
     def put(self, name: str, path: str | os.PathLike) -> None:
+        final = self._make_room(name)
+        with files.naming(final, str(path)):
+            files.sync(path)
+            os.replace(path, final)
+            files.sync(final.parent)
+
+    def _make_room(self, name: str) -> Path:
+        """Make the folder of a file; return the path of the file."""
         final = self.path / name
         final.parent.mkdir(parents=True, exist_ok=True)
-        files.sync(path)
-        os.replace(path, final)
-        files.sync(final.parent)
+        return final
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
-        final = self.path / name
-        final.parent.mkdir(parents=True, exist_ok=True)
-        files.sync(path)
+        final = self._make_room(name)
+        with files.naming(final):
+            files.sync(path)
         try:
             os.link(path, final)
         except FileExistsError:
             return False
-        except (
-            OSError
-        ) as error:  # a file system without hard links: the race of two workers stays open
-            if isinstance(error, FileNotFoundError):
-                raise
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links: the race of two workers stays open
             if final.exists():
                 return False
             os.replace(path, final)

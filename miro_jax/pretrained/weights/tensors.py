@@ -124,8 +124,8 @@ def read_index(path: Path | str) -> dict[str, str]:
 
 def write_safetensors(path: Path | str, arrays: Mapping[str, np.ndarray | Tensor]) -> None:
     """Write arrays, or tensors that are read one by one, as a `.safetensors` file."""
-    with published(path) as unfinished, Path(unfinished).open("wb") as file:
+    with published(path) as file:
         file.write(safetensors.make_header(arrays))
         for value in arrays.values():
             array = value.read() if isinstance(value, Tensor) else value
-            np.ascontiguousarray(array).reshape(-1).view(np.uint8).tofile(file)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
