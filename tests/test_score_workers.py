@@ -1,6 +1,7 @@
 """Scoring by many processes, in groups, into object stores; damage of unfinished work."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -310,3 +311,61 @@ def test_a_piece_that_lost_a_row_or_counts_a_sample_twice_is_not_published(
     with pytest.raises(Damaged, match="has 3 samples; .* holds [23] rows and [01] failures of it"):
         score(folder, tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_a_second_run_over_one_output_is_refused_and_leaves_the_first_its_work(
+    folder, whole, tmp_path, where
+):
+    out = tmp_path / "a.csv" if where == "disk" else f"memory://{uuid.uuid4().hex}/a.csv"
+
+    class Nosy(Brightness):
+        refused = ""
+
+        def encode(self, prepared):
+            if not self.refused:
+                with pytest.raises(BlockingIOError) as caught:
+                    score(folder, out, [Brightness(), Brightness("length", True)])
+                self.refused = str(caught.value)
+            return super().encode(prepared)
+
+    nosy = Nosy()
+    facts = score(folder, out, [nosy, Brightness("length", True)])
+    assert f"{out} is in use by another process (host " in nosy.refused
+    assert f"pid {os.getpid()}, since 2" in nosy.refused and "\n" not in nosy.refused
+    assert facts["num_scored"] == 10
+    text = out.read_bytes() if where == "disk" else fsspec.filesystem("memory").cat(out)
+    assert text == whole
+
+
+def test_a_slower_worker_of_some_pieces_leaves_nothing_beside_a_finished_table(
+    folder, whole, tmp_path
+):
+    out = tmp_path / "a.csv"
+
+    class Overtaken(Brightness):
+        def encode(self, prepared):
+            if not out.exists():
+                score(folder, out)
+            return super().encode(prepared)
+
+    score(folder, out, [Overtaken(), Brightness("length", True)], pieces=[0, 1])
+    assert out.read_bytes() == whole and not (tmp_path / "a.csv.parts").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"command": 3}', "[" * 999, '{"num_images": NaN}'])
+def test_a_damaged_summary_is_named_in_a_line(folder, tmp_path, capsys, content):
+    arguments = [folder, "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    assert run_main(arguments, capsys)[0] == 0
+    (tmp_path / "a.csv.summary.json").write_text(content)
+    status, _, err = run_main(arguments, capsys)
+    assert status == 1 and len(err.splitlines()) == 1
+    assert "a.csv.summary.json is damaged" in err and "Give another --out, or delete it" in err
+    if content.startswith('{"'):  # an object: of unknown keys nothing is said
+        return
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "a.csv.parts").mkdir()
+    partial = tmp_path / "a.csv.parts" / "manifest.partial.json"
+    (tmp_path / "a.csv.summary.json").rename(partial)
+    status, _, err = run_main(arguments, capsys)
+    assert status != 0 and len(err.splitlines()) == 1 and "Traceback" not in err

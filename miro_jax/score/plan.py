@@ -28,6 +28,7 @@ from miro_jax.rewards import (
 from miro_jax.rewards.names import is_own
 from miro_jax.score import inputs
 from miro_jax.score.settings import ENDINGS, Settings
+from miro_jax.score.summary import SCHEMA
 from miro_jax.score.table import FOLDER, TableRows
 
 _OLD_COMMAND = "command.json"  # of unfinished tables that older versions wrote
@@ -131,6 +132,7 @@ def _make_claim(home: Folder, name: str) -> Claim:
         manifest=f"{name}.summary.json",
         partial=f"{name}.parts/{PARTIAL_NAME}",
         request_of=_request_of,
+        schema=SCHEMA,
         scratch=f"{name}.parts",
         subject=_place(home, name),
         remedy="Give another --out, or delete it.",

@@ -10,7 +10,6 @@ where batch size and devices are the same.
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from miro_jax.cli.exit import note, say
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.files import to_json
-from miro_jax.data.storage.lease import locked
+from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.pretrained.weights.hub import OfflineError
 from miro_jax.rewards import base
 from miro_jax.score import histograms, summary, table
@@ -33,6 +32,7 @@ from miro_jax.score.plan import TableJob, plan
 from miro_jax.score.settings import Settings
 
 SCALES = {False: "the model's own scale", True: "the scale of records"}
+_WORKERS = "workers"  # folder of leases
 _FAILURES, _HISTOGRAMS = ".failures.jsonl", ".histograms.svg"
 
 
@@ -90,36 +90,41 @@ def run_job(job: TableJob) -> None:
 
 def execute(job: TableJob) -> dict[str, Any] | None:
     """Do what is not done yet of a job; see `score_images`."""
+    if not job.is_complete:
+        numbers = [piece.number for piece in job.pieces] or [-1]
+        groups = "+".join(group.name for group in job.groups)
+        lease = f"{_WORKERS}/{groups}-{numbers[0]}-{numbers[-1]}-{len(numbers)}"
+        try:
+            with locked(job.folder, lease, job.out) as held:
+                _execute(job, held)
+        finally:
+            _clean(job)
     if job.is_complete:
-        return job.home.read_json(job.claim.manifest)
-    with _alone(job):
-        if not job.settings.merge:
-            work_on(job, "score")
-        if job.is_whole or job.settings.merge:
-            return finish(job)
+        return job.home.read_json(job.claim.manifest, summary.SCHEMA)
     return None
 
 
-@contextlib.contextmanager
-def _alone(job: TableJob) -> Iterator[None]:
-    """Keep a second process from doing the same pieces and groups."""
-    if not isinstance(job.folder, LocalFolder):
-        yield
+def _execute(job: TableJob, lease: Lease) -> None:
+    if job.is_complete:  # by another process, which has just ended
         return
-    numbers = [piece.number for piece in job.pieces] or [-1]
-    groups = "+".join(group.name for group in job.groups)
-    name = f"{groups}-{numbers[0]}-{numbers[-1]}-{len(job.pieces)}"
-    path = job.folder.path / "workers" / name
-    try:
-        with locked(path):
-            yield
-    finally:  # a run that could not start leaves nothing
-        for place in (path, path.parent, path.parent.parent):
+    if not job.settings.merge:
+        work_on(job, "score")
+    if job.is_whole or job.settings.merge:
+        lease.check()
+        finish(job)
+
+
+def _clean(job: TableJob) -> None:
+    """Delete what only unfinished tables have; of a run that could not start, empty folders."""
+    if job.is_complete:
+        job.folder.remove("")
+    elif isinstance(job.folder, LocalFolder):
+        for path in (job.folder.path / _WORKERS, job.folder.path):
             with contextlib.suppress(OSError):
-                place.rmdir()
+                path.rmdir()
 
 
-def finish(job: TableJob) -> dict[str, Any]:
+def finish(job: TableJob) -> None:
     """Write what stands beside the table, the table, and the summary as the last of all.
 
     Raises:
@@ -159,8 +164,6 @@ def finish(job: TableJob) -> dict[str, Any]:
         "command": job.request | made_with,
     }
     job.claim.finish(to_json(report))
-    job.folder.remove("")
-    return json.loads(to_json(report))
 
 
 def _write_table(job: TableJob, identities: Sequence[str]) -> None:

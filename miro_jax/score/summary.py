@@ -13,6 +13,18 @@ from miro_jax.report.page import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
+# Of what `as_text` and the request of a finished table are read; see `data.json_file`.
+_REWARD = {"count": int, "mean?": float, "std?": float, "min?": float, "max?": float}
+SCHEMA = {
+    "num_images": int,
+    "num_scored": int,
+    "failures": {str: int},
+    "rewards": {str: _REWARD | {"percentiles?": {str: float}}},
+    "images_per_second": (float, None),
+    "without_caption?": {str: int},
+    "need_captions?": [str],
+    "command": {"input": dict, "captions": (dict, list, None)},
+}
 
 
 def summarize(

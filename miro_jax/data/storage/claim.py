@@ -19,7 +19,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miro_jax.data.storage.base import Folder
+from miro_jax.data.storage.base import Damaged, Folder
 from miro_jax.data.storage.files import brief, to_json
 
 MANIFEST_NAME, PARTIAL_NAME = "manifest.json", "manifest.partial.json"
@@ -39,6 +39,7 @@ class Claim:
     request_of: content of a finished manifest -> its request.
     partial_request_of: the same of the partial manifest, where `begin` is given its content.
     matches: (key, present, requested) -> whether the two values are compatible.
+    schema: of the finished manifest, see `data.json_file`.
     scratch: folder below for what is not finished, see `Folder.scratch`.
     subject: what is claimed, for messages; the folder by default. remedy: what to do about it.
     """
@@ -49,6 +50,7 @@ class Claim:
     request_of: Callable[[Any], Mapping[str, Any]] = operator.itemgetter("request")
     partial_request_of: Callable[[Any], Mapping[str, Any]] = dict
     matches: Callable[[str, Any, Any], bool] = _same_values
+    schema: Any = dict
     scratch: str = ""
     subject: str = ""
     remedy: str = "Name another folder, or delete this one."
@@ -62,10 +64,16 @@ class Claim:
         # The manifest comes before the partial one goes: this order could miss both, hence twice.
         for _ in range(2):
             with contextlib.suppress(*_ABSENT):
-                return dict(self.request_of(self.folder.read_json(self.manifest)))
+                return dict(self.request_of(self._read(self.manifest, self.schema)))
             with contextlib.suppress(*_ABSENT):
-                return dict(self.partial_request_of(self.folder.read_json(self.partial)))
+                return dict(self.partial_request_of(self._read(self.partial, dict)))
         return None
+
+    def _read(self, name: str, schema: Any) -> Any:
+        try:
+            return self.folder.read_json(name, schema)
+        except Damaged as error:
+            raise Damaged(f"{error} {self.remedy}") from error
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise ValueError where the folder belongs to another request.
