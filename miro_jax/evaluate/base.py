@@ -5,6 +5,9 @@ Letters: N images, R rewards.
 
 import contextlib
 import dataclasses
+import hashlib
+import io
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -12,12 +15,15 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from miro_jax.data.records.bins import Bins, levels
+from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.prompts import Prompts
 from miro_jax.models.targets import Targets
 from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.stage import read_settings
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Evaluator(Protocol):
@@ -108,11 +114,16 @@ class Remembering:
 
     What is requested decides, not how it is written: {"beauty": 1.0} and nothing are the same to a
     network whose default is 1. Images stay on the host as long as this object does.
+
+    Args:
+      pipeline: a `MiroPipeline`.
+      folder: what is made is kept there until `clear`, for an evaluation that is stopped; or None.
+      facts: what else the images depend on, see `sample.draw.describe_pipeline`.
     """
 
-    def __init__(self, pipeline: Any):
-        """Wrap a `MiroPipeline`; `on_images` gets the number of images of each call."""
+    def __init__(self, pipeline: Any, folder: Path | None = None, facts: Any = None):
         self._pipeline, self._made = pipeline, {}
+        self._folder, self._facts = folder, facts
         self.reward_names = pipeline.reward_names
         self.on_images: Callable[[int], Any] = lambda count: None
 
@@ -124,25 +135,46 @@ class Remembering:
         negative_targets: Targets = None,
         **settings: Any,
     ) -> np.ndarray:
-        """As `MiroPipeline.__call__`."""
+        """As `MiroPipeline.__call__`; `on_images` gets the number of images of each call."""
         count = len(prompts) * num_images
         positive = self._pipeline.levels(targets, count, default=1.0)
         negative = self._pipeline.levels(negative_targets, count, default=0.0)
         if settings["guidance_scale"] == 0:
             negative = np.zeros_like(negative)  # there is no negative branch
-        key = (
-            tuple(prompts),
-            num_images,
-            positive.tobytes(),
-            negative.tobytes(),
-            tuple(sorted(settings.items())),
-        )
+        levels = positive.tobytes().hex(), negative.tobytes().hex()
+        request = [self._facts, list(prompts), num_images, *levels, settings]
+        key = hashlib.sha256(to_json(request)).hexdigest()
         if key not in self._made:
+            self._made[key] = self._read(key)
+        if self._made[key] is None:
             self._made[key] = self._pipeline(
                 prompts, num_images, targets=positive, negative_targets=negative, **settings
             )
+            self._write(key)
         self.on_images(count)
         return self._made[key]
+
+    def _read(self, key: str) -> np.ndarray | None:
+        """Return the images that an evaluation which was stopped has made, None for none."""
+        path = self._folder and self._folder / f"{key}.npy"
+        if path is None or not path.is_file():
+            return None
+        digest, data = (data := path.read_bytes())[:_DIGEST], data[_DIGEST:]
+        whole = digest == hashlib.sha256(data).digest()
+        return np.load(io.BytesIO(data), allow_pickle=False) if whole else None
+
+    def _write(self, key: str) -> None:
+        if self._folder is not None:
+            data = io.BytesIO()
+            np.save(data, self._made[key])
+            digest = hashlib.sha256(data.getvalue()).digest()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._folder / f"{key}.npy", digest + data.getvalue())
+
+    def clear(self) -> None:
+        """Remove the files of an evaluation that is complete."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Images to look at: the same prompts and noise at several levels of all rewards at once."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from PIL import Image
 
-from miro_jax.data.storage.files import published
+from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate import base
 from miro_jax.report import grids
 from miro_jax.report.results import Gallery
@@ -62,22 +62,21 @@ class Evaluator:
         return len(self.prompts) * self.count * len(self._columns(reward_names))
 
     def _columns(self, reward_names: Sequence[str]) -> list[float]:
-        return (
-            list(self.levels) if reward_names else [1.0]
-        )  # without rewards all levels are the same
+        """Return the levels; without rewards all are the same."""
+        return list(map(float, self.levels)) if reward_names else [1.0]
 
     def run(self, pipeline: Any) -> Gallery:
         """Sample, and write the images of a prompt at a level together as `gallery-P-L.png`."""
         levels = self._columns(pipeline.reward_names)
         images = sample_levels(pipeline, self.sampling, self.prompts, self.count, levels)
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = []
+        files, digests = [], {}
         for number, row in enumerate(images.swapaxes(0, 1)):
             files.append([f"gallery-{number}-{column}.png" for column in range(len(row))])
             for name, cell in zip(files[-1], row, strict=True):
-                with published(self.folder / name) as file:
-                    Image.fromarray(grids.tile(cell, gap=1)).save(file, "PNG", optimize=True)
+                data = grids.encode_png(grids.tile(cell, gap=1), optimize=True)
+                write_atomic(self.folder / name, data)
+                digests[name] = hashlib.sha256(data).hexdigest()
         shown = levels if pipeline.reward_names else []
-        return Gallery(
-            list(self.prompts), shown, self.sampling.settings.guidance_scale, self.count, files
-        )
+        scale = self.sampling.settings.guidance_scale
+        return Gallery(list(self.prompts), shown, scale, self.count, files, digests)

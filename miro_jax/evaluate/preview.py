@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
-from miro_jax.data.storage.files import published
+from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate import base, gallery
 from miro_jax.report import grids
 from miro_jax.rewards.base import Reward
@@ -72,8 +71,7 @@ class Preview:
         )
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with published(self.folder / f"step-{step:06d}.png") as file:
-                Image.fromarray(grid).save(file, "PNG")
+            write_atomic(self.folder / f"step-{step:06d}.png", grids.encode_png(grid))
         if not self.judges.names:
             return {}, grid
         texts = [p for p in self.prompts for _ in range(self.num_images)]

@@ -6,6 +6,7 @@ name. An entry of the same step and settings is replaced. Images lie in
 `WORKDIR/evaluation/step-XXXXXX/`. `report.html` shows the last entry.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -23,16 +24,19 @@ from miro_jax import report, sample
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.exit import is_out_of_memory, say
 from miro_jax.cli.progress import Progress
+from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.records.shards import read_scores
 from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base
 from miro_jax.evaluate.prompts import make_prompts
 from miro_jax.evaluate.settings import Settings, choose, evaluator_of, trained_on_shapes, validate
 from miro_jax.report.facts import EVALUATIONS, read_facts
 from miro_jax.report.results import Result
 from miro_jax.report.sections import headline
+from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, restore
 
@@ -63,10 +67,17 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
 
     Raises:
       FileNotFoundError: no checkpoint or no records. ValueError: they are not of this config.
+      PermissionError: the folder cannot be written. BlockingIOError: another process evaluates it.
       EvaluatorFailed: an evaluator raised.
     """
     validate(config)
-    workdir, settings = Path(workdir), Settings(**config.evaluate)
+    first = jax.process_index() == 0
+    with locked(Path(workdir) / "evaluation") if first else contextlib.nullcontext():
+        _evaluate(config, Path(workdir))
+
+
+def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    settings = Settings(**config.evaluate)
     records = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(records)
     is_shapes = trained_on_shapes(config, records)
@@ -92,7 +103,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     begin = time.perf_counter()
     pipeline = MiroPipeline(trained, settings.batch_size)
     evaluators = {name: evaluator_of(name).build(inputs) for name in names}
-    results = run_evaluators(evaluators, pipeline, trained.step)
+    results = run_evaluators(evaluators, pipeline, trained.step, inputs.folder / "drawn")
     entry = {
         "step": trained.step,
         "settings": {
@@ -124,9 +135,13 @@ def headline_lines(workdir: Path) -> list[str]:
 
 
 def run_evaluators(
-    evaluators: Mapping[str, base.Evaluator], pipeline: Any, step: int
+    evaluators: Mapping[str, base.Evaluator], pipeline: Any, step: int, drawn: Path | None = None
 ) -> dict[str, Result]:
     """Run each evaluator with progress on stderr; returns name -> its result.
+
+    Args:
+      drawn: folder for the images of an evaluation that is stopped, which the next call reads; by
+        one process alone.
 
     Raises:
       EvaluatorFailed: one of them raised; names it and the step.
@@ -135,13 +150,16 @@ def run_evaluators(
     total = sum(one.num_images(pipeline.reward_names) for one in evaluators.values())
     silent = jax.process_index() != 0
     with Progress("evaluate", "images", total, silent=silent) as progress:
-        remembering = base.Remembering(pipeline)
+        keep = drawn is not None and jax.process_count() == 1
+        facts = describe_pipeline(pipeline) if keep else None
+        remembering = base.Remembering(pipeline, drawn if keep else None, facts)
         for name, evaluator in evaluators.items():
             remembering.on_images = functools.partial(progress.update, where=name)
             with base.named_failure(name, step):
                 results[name] = evaluator.run(remembering)
             if not (silent or sys.stderr.isatty()) and progress.done < total:
                 print(progress.line(name), file=sys.stderr, flush=True)
+    remembering.clear()
     return results
 
 
@@ -212,13 +230,11 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     others = []
     if path.exists():
         try:
-            others = [
-                other
-                for other in json.loads(path.read_bytes())
-                if (other["step"], other["settings"]) != (entry["step"], entry["settings"])
-            ]
-        except (ValueError, TypeError, KeyError) as error:
+            others = read_json(path, [{"step": int, "settings": dict}])
+        except ValueError as error:
             raise ValueError(
-                f"{path} must be a list of evaluations; it is damaged ({error}). Move it away."
+                f"{path} must be a list of evaluations; it is damaged ({error}) Move it away."
             ) from error
+    same = entry["step"], entry["settings"]
+    others = [other for other in others if (other["step"], other["settings"]) != same]
     write_atomic(path, to_json([*others, entry]))

@@ -18,6 +18,7 @@ from miro_jax.rewards.names import short_name
 # Modules of this package, each with a class `Evaluator`.
 EVALUATORS = ("gallery", "geneval", "reward_scores", "dials", "conflict")
 ALL, AUTO = "all", "auto"  # evaluators; prompts
+_MADE = {"configuration?": {"source?": {"kind?": str}}}  # in a manifest
 
 
 def _read_levels(text: str) -> tuple[float, ...]:
@@ -138,6 +139,6 @@ def trained_on_shapes(config: ml_collections.ConfigDict, records: str | Path) ->
     """Return whether a run is trained on the shapes world: by its records, else by its config."""
     made: Any = {}
     if records and (Path(records) / MANIFEST_NAME).is_file():
-        made = LocalFolder(records).read_json(MANIFEST_NAME).get("configuration", {})
+        made = LocalFolder(records).read_json(MANIFEST_NAME, _MADE).get("configuration", {})
     kind = made.get("source", {}).get("kind")  # the stages check what else is in a manifest
     return (kind or config.source.spec) == "shapes"

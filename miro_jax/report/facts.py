@@ -1,11 +1,12 @@
 """What a run's folder holds, read for the report."""
 
 import dataclasses
-import json
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from miro_jax.data.json_file import read_json
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
 from miro_jax.report.results import Result
@@ -14,6 +15,23 @@ from miro_jax.rewards.names import short_name
 R = TypeVar("R", bound=Result)
 
 EVALUATIONS = "evaluation.json"
+_CONFIG = {
+    "rewards": [str],
+    "data": {"train_rewards": [str]},
+    "train": {"batch_size": int},
+    "sample": {"num_steps": int, "solver": str, "guidance_scale": float, "negative": str},
+    "evaluate": {"categories": [str]},
+}
+_RUN = {"devices?": [str], "packages?": {str: str}, "command?": str, "git_revision?": (str, None)}
+_EVALUATION = {
+    "step": int,
+    "shapes?": bool,
+    "results?": {str: dict},
+    "rewards?": [str],
+    "num_parameters?": int,
+    "prompts?": {"source": str},
+    "training?": {"num_records": int, "rewards": {str: {"mean": float, "std": float}}},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +54,8 @@ class Facts:
     def result(self, kind: type[R]) -> R | None:
         """Return the result of an evaluator, such as `Dials`; None if it did not run."""
         values = self.evaluation.get("results", {}).get(kind.evaluator)
-        return None if values is None else kind.from_json(values)
+        name = f"{self.folder / EVALUATIONS}: the result of {kind.evaluator}"
+        return None if values is None else kind.from_json(values, name)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps and values of one metric."""
@@ -75,16 +94,19 @@ class Facts:
         before = [0.0, *steps[:-1]]
         return sum((s - b) * batch / v for s, b, v in zip(steps, before, speeds, strict=True))
 
-    def image(self, name: str) -> bytes:
+    def image(self, name: str, digest: str | None = None) -> bytes:
         """Return a PNG file of the evaluation.
 
         Raises:
-          FileNotFoundError: it is missing; the evaluate stage writes it.
+          FileNotFoundError: it is missing. ValueError: it has not the digest that was recorded.
         """
         path = self.folder / "evaluation" / f"step-{self.step:06d}" / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; the evaluate stage writes it.")
-        return path.read_bytes()
+        data = path.read_bytes()
+        if digest not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError(f"{path} is damaged; the evaluate stage writes it again.")
+        return data
 
 
 def in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
@@ -100,17 +122,18 @@ def read_facts(workdir: Path) -> Facts:
       FileNotFoundError: `config.json` or `run.json` is missing.
     """
     workdir = Path(workdir)
-    evaluations = workdir / EVALUATIONS
+    path = workdir / EVALUATIONS
+    entries = read_json(path, [_EVALUATION]) if path.exists() else []
     return Facts(
         folder=workdir,
-        config=_read_json(workdir / "config.json"),
-        run=_read_json(workdir / "run.json"),
+        config=_read_json(workdir / "config.json", _CONFIG),
+        run=_read_json(workdir / "run.json", _RUN),
         metrics=read_metrics(workdir) if (workdir / METRICS_FILE).exists() else [],
-        evaluation=_read_json(evaluations)[-1] if evaluations.exists() else {},
+        evaluation=entries[-1] if entries else {},
     )
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, schema: Any) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; every stage writes it into a run's folder.")
-    return json.loads(path.read_text("utf-8"))
+    return read_json(path, schema)

@@ -1,5 +1,6 @@
 """Labelled grids of images, drawn with Pillow: so that a glance at a folder is enough."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,6 +90,13 @@ def tile(images: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.nd
         out[y : y + height, x : x + width, :3] = image
         out[y : y + height, x : x + width, 3] = 255
     return out
+
+
+def encode_png(image: np.ndarray, optimize: bool = False) -> bytes:
+    """Return the PNG file of an image [H, W, 3 or 4] uint8."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG", optimize=optimize)
+    return data.getvalue()
 
 
 def enlarged(images: np.ndarray, smallest_side: int = _SMALLEST_SIDE) -> np.ndarray:

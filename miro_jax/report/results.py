@@ -5,9 +5,19 @@ that a result does not know are ignored.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypedDict
+import types
+from typing import (
+    Any,
+    ClassVar,
+    Self,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
+from miro_jax.data.json_file import check_fields
 from miro_jax.report.statistics import Mean, Share
 
 RISING = 0.9  # rank correlation of a dial that rises
@@ -25,10 +35,28 @@ class Result:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Undo `to_json`."""
+    def from_json(cls, values: Any, name: str = "") -> Self:
+        """Undo `to_json`; ValueError, which begins with `name`, where the values are others."""
+        hints, schema = get_type_hints(cls), {}
+        for field in dataclasses.fields(cls):
+            required = field.default is field.default_factory is dataclasses.MISSING
+            schema[field.name + "?" * (not required)] = _schema(hints[field.name])
+        check_fields(values, schema, name)
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _schema(kind: Any) -> Any:
+    """Return the schema of a type, see `data.json_file`."""
+    of = [_schema(one) for one in get_args(kind)]
+    if isinstance(kind, types.UnionType):
+        return tuple(None if one is types.NoneType else one for one in of)
+    if is_typeddict(kind):
+        optional = kind.__optional_keys__
+        return {n + "?" * (n in optional): _schema(x) for n, x in get_type_hints(kind).items()}
+    if get_origin(kind) is list:
+        return of
+    return {str: of[1]} if get_origin(kind) is dict else kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +64,7 @@ class Gallery(Result):
     """Images of prompts at levels of all rewards.
 
     levels: empty for a network without rewards. num_images: in a file. files: [prompt][level],
-    names in the folder of the evaluation.
+    names in the folder of the evaluation. sha256: of each file, where it was recorded.
     """
 
     evaluator: ClassVar[str] = "gallery"
@@ -45,6 +73,7 @@ class Gallery(Result):
     guidance_scale: float
     num_images: int
     files: list[list[str]]
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class GenEvalRow(TypedDict):

@@ -5,7 +5,7 @@ All intervals are of 95 %. Letters: N samples, R rewards.
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from scipy import stats
@@ -28,8 +28,8 @@ class Mean(TypedDict):
 class Share(TypedDict):
     """A share with its interval; a mean of several shares has no counts."""
 
-    correct: int
-    total: int
+    correct: NotRequired[int]
+    total: NotRequired[int]
     accuracy: float
     low: float
     high: float

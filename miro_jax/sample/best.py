@@ -5,7 +5,6 @@ longer be the best are removed on the way, scores stay. Letters: P prompts, N ca
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from miro_jax.data.json_file import dump_json, parse_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
@@ -25,6 +25,7 @@ from miro_jax.sample.verbs import CANDIDATES, Best
 
 BEST = "best/"
 SCORES, CURVE, NUMBERS = "scores.jsonl", "curve.svg", "curve.json"
+_LINE = {"prompt_index": int, "sample_index": int, "score": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,12 +251,11 @@ class Scores:
         data = self.path.read_bytes() if self.path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
+            name = f"line {number} of {self.path}"
             try:
-                self._note(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"line {number} of {self.path} is damaged: {error}. Delete the folder."
-                ) from error
+                self._note(parse_json(line, name, _LINE))
+            except ValueError as error:
+                raise ValueError(f"{name} is damaged: {error} Delete the folder.") from error
         with self.path.open("ab") as file:
             file.truncate(len(whole))
 
@@ -272,7 +272,7 @@ class Scores:
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add lines with `prompt_index`, `sample_index` and `score`, and flush them to the disk."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(dump_json(line) + "\n" for line in lines)
         with self.path.open("ab") as file:
             file.write(text.encode("utf-8"))
             file.flush()

@@ -12,6 +12,7 @@ The same request resumes; another one is refused, see `data.storage.claim`.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -29,6 +30,7 @@ from miro_jax.data import storage
 from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim
 from miro_jax.data.storage.files import TEMPORARY, to_json
 from miro_jax.data.storage.lease import locked
+from miro_jax.report.grids import encode_png
 from miro_jax.sample.request import ImageRequest
 
 GRID = "grid.png"
@@ -78,9 +80,7 @@ class Folder:
 
     def save(self, name: str, image: np.ndarray) -> None:
         """Write an image [H, W, 3] uint8 as PNG."""
-        data = io.BytesIO()
-        Image.fromarray(image).save(data, "PNG")
-        self.write(name, data.getvalue())
+        self.write(name, encode_png(image))
 
     def read(self, names: Sequence[str]) -> np.ndarray:
         """Read images of one size, [N, H, W, 3] uint8."""
@@ -152,17 +152,7 @@ def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[s
     """
     claim = _claim(path)
     folder = claim.folder.path
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        os.listdir(existing)
-        if not (folder / MANIFEST_NAME).exists():  # a complete folder may be read-only
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-    except OSError as error:
-        raise PermissionError(
-            f"{path} must be a folder that can be written; got: {existing}: {error.strerror}. Name "
-            "another."
-        ) from error
+    check_writable(folder)
     if claim.present() is None:
         if strangers := [name for name in names if (folder / name).exists()]:
             raise _unexplained(folder, strangers[0])
@@ -170,6 +160,27 @@ def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[s
     # What was varied is named where it differs; the digest of all images only if nothing else does.
     claim.check({key: value for key, value in request.items() if key != "pictures_sha256"})
     claim.check(request)
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise PermissionError where a folder can be neither made nor written; a complete one may.
+
+    Nothing is left behind.
+    """
+    folder = Path(path)
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        os.listdir(existing)
+        if not (folder / MANIFEST_NAME).exists():  # a complete folder may be read-only
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise PermissionError(
+            f"{path} must be a folder that can be written; got: {existing}: {error.strerror}. Name "
+            "another."
+        ) from error
 
 
 def _claim(path: Path | str) -> Claim:

@@ -13,7 +13,7 @@ import ml_collections
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
 from miro_jax.sample import draw
-from miro_jax.sample.folder import open_folder
+from miro_jax.sample.folder import check_writable, open_folder
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.request import Request, make_request
 from miro_jax.sample.trained import restore
@@ -49,10 +49,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
 
     Raises:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
+      PermissionError: the folder cannot be written.
     """
     validate(config)
+    folder = Path(workdir) / "images"
+    check_writable(folder)
     pipe = MiroPipeline(restore(config, workdir), config.sample.batch_size)
-    write_images(pipe, Path(workdir) / "images", read_config(config), progress=True)
+    write_images(pipe, folder, read_config(config), progress=True)
 
 
 def read_config(config: ml_collections.ConfigDict) -> Request:

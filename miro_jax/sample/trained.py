@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
@@ -26,6 +27,10 @@ from miro_jax.rewards.names import short_name
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 
+_CONFIG_OF_A_RUN = {
+    "data": {"train_rewards": [str]},
+    "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str},
+}
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
@@ -133,7 +138,7 @@ def load(
     """
     folder = Path(source).expanduser()
     if is_run(folder):
-        settings = hub.open(folder).json(official.CONFIG)
+        settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
         return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder)
     with _open_release(source, variant, revision) as repository:
         release = official.read(repository, dtype, mesh)
@@ -170,18 +175,16 @@ def peek(
     if is_run(folder):
         if variant is not None:
             raise ValueError(f"only releases have variants; {folder} is a run, got {variant!r}.")
-        settings = hub.open(folder).json(official.CONFIG)
-        if "data" in settings and "sample" in settings:
-            return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
-    else:
-        with _open_release(source, variant, revision) as repository:
-            settings = repository.json(official.CONFIG)
-        if "network" in settings:
-            return official.reward_names(settings), None
-    raise ValueError(
-        f"{source} must be a run with checkpoints or a folder in the released layout; its "
-        f"{official.CONFIG} is of neither."
-    )
+        settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
+        return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
+    with _open_release(source, variant, revision) as repository:
+        settings = repository.json(official.CONFIG)
+    if not isinstance(settings, dict) or "network" not in settings:
+        raise ValueError(
+            f"{source} must be a run with checkpoints or a folder in the released layout; its "
+            f"{official.CONFIG} is of neither."
+        )
+    return official.reward_names(settings), None
 
 
 def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | None = None) -> Path:
