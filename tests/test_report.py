@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -265,3 +266,57 @@ def test_templates_and_style_are_part_of_the_installed_package(tmp_path):
     assert "svg .grid {" in (tmp_path / "r" / "report.html").read_text("utf-8")
     built = {path.name for path in (tmp_path / "lib").rglob("*.html")}
     assert built == {path.name for path in (ROOT / "miro_jax" / "report").rglob("*.html")}
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "evaluation.json"])
+@pytest.mark.parametrize("text", ["", "null", "7", "[7]", "{", "[" * 100_000, '{"step": NaN}'])
+def test_json_of_a_run_that_is_none_is_named(tmp_path, name, text):
+    write_run(tmp_path / "r", small_config(), evaluated=False)
+    (tmp_path / "r" / name).write_text(text)
+    with pytest.raises(ValueError, match=name) as refused:
+        report.write(tmp_path / "r")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "path, value, said",
+    [
+        ("dials.cross.low", 5, "dials: cross.low must be a list"),
+        ("dials.dials", [], "dials: dials must be an object"),
+        ("geneval.rows", [{}], r"geneval: rows\[0\].guidance_scale is missing"),
+        ("reward_scores.training", None, "reward_scores: training must be an object"),
+        ("gallery.files", "all", "gallery: files must be a list"),
+        ("conflict.others_asked", 0.5, "conflict: others_asked must be an object or null"),
+    ],
+)
+def test_a_result_of_another_form_is_named(run, tmp_path, path, value, said):
+    shutil.copytree(run[0].parent, tmp_path / "r")
+    file = tmp_path / "r" / "evaluation.json"
+    entries = json.loads(file.read_text())
+    place = entries[-1]["results"]
+    *keys, last = path.split(".")
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    file.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=f"evaluation.json: the result of {said}"):
+        report.write(tmp_path / "r")
+
+
+def test_a_list_without_evaluations_is_a_run_that_was_not_evaluated(tmp_path):
+    write_run(tmp_path / "r", small_config(), evaluated=False)
+    (tmp_path / "r" / "evaluation.json").write_text("[]")
+    assert "Not measured" in report.write(tmp_path / "r").read_text("utf-8")
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-30], lambda data: None])
+def test_a_damaged_image_of_the_gallery_is_named(run, tmp_path, damage):
+    shutil.copytree(run[0].parent, tmp_path / "r")
+    path = tmp_path / "r" / "evaluation" / "step-000020" / "gallery-1-3.png"
+    left = damage(path.read_bytes())
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    with pytest.raises((ValueError, FileNotFoundError), match="gallery-1-3.png is") as refused:
+        report.write(tmp_path / "r")
+    assert "the evaluate stage writes it" in str(refused.value)

@@ -217,8 +217,20 @@ def test_scores_that_changed_are_made_anew(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_damaged_line_of_scores_is_named(tmp_path):
-    (tmp_path / "scores.jsonl").write_text('{"prompt_index": 0}\n{"x": 1}\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt_index": 0}',
+        "5",
+        "null",
+        "[" * 100_000,
+        '{"prompt_index": 0, "sample_index": 0, "score": NaN}',
+        '{"prompt_index": "0", "sample_index": 0, "score": 1}',
+        '{"prompt_index": 0, "sample_index": [], "score": 1}',
+    ],
+)
+def test_a_damaged_line_of_scores_is_named(tmp_path, line):
+    (tmp_path / "scores.jsonl").write_text(line + '\n{"x": 1}\n')
     with pytest.raises(ValueError, match="line 1 of .*scores.jsonl is damaged"):
         best.Scores(tmp_path / "scores.jsonl")
 

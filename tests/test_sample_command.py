@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from miro_jax import sample
+from miro_jax.cli.signals import ENDING
+from miro_jax.data.storage import LocalFolder
 from miro_jax.models.solvers import SOLVERS
 from miro_jax.sample import (
     animation,
@@ -289,6 +291,22 @@ def test_as_a_program_a_bad_name_touches_no_device(launcher, checkpoint, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_gives_status_1_the_path_and_what_to_do(run, monkeypatch):
+    def full(self, path, data, durable):
+        if path.name.startswith("0"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(self, path, data, durable)
+
+    real = LocalFolder._write
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "_write", full)
+        status, out, err = run(*QUICK, "--out=o")
+    last = err.splitlines()[-1]
+    assert status == 1 and out == "" and "the disk is full: o/0000-a-red-circle-0.png" in last
+    assert "Make room; the same command then resumes" in last
+    assert run(*QUICK, "--out=o")[0] == 0
+
+
 def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, loaded, monkeypatch):
     real = draw.draw
     drawn = []
@@ -314,27 +332,29 @@ def test_a_failure_on_the_way_gives_status_1_and_the_next_call_goes_on(run, load
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_goes_on_to_the_same_bytes(launcher, checkpoint, tmp_path):
-    """kill -9, against a process that nobody disturbed."""
+def test_a_command_that_is_stopped_goes_on_to_the_same_bytes(launcher, checkpoint, tmp_path):
+    """By each signal, kill -9 included, against a process that nobody disturbed."""
     words = ("--prompt=a red circle", "--prompt=b", "--images=15", "--steps=40", "--batch-size=2")
-    found = []
 
     def start(out):
         return launcher.start(*words, f"--checkpoint={checkpoint}", f"--out={out}")
 
     start(tmp_path / "whole")
-    found.append(launcher.wait())
-    out = tmp_path / "killed"
-    pid = start(out)
-    if wait_until(lambda: len(list(out.glob("0*.png"))) >= 3, pid):
-        os.kill(pid, signal.SIGKILL)
-    found.append(launcher.wait())
-    assert not (out / "manifest.json").exists()
-    start(out)
-    found.append(launcher.wait())
-    assert found == [0, -signal.SIGKILL, 0]
-    assert contents(out) == contents(tmp_path / "whole")
-    assert len(contents(out)) == 32
+    assert launcher.wait() == 0
+    expected = contents(tmp_path / "whole")
+    assert len(expected) == 32
+    for number in (signal.SIGKILL, *ENDING):
+        out = tmp_path / number.name
+        pid = start(out)
+        if wait_until(lambda out=out: len(list(out.glob("0*.png"))) >= 3, pid):
+            os.kill(pid, number)
+        status = launcher.wait()
+        assert status == (-number if number == signal.SIGKILL else 128 + number)
+        assert not (out / "manifest.json").exists()
+        kept = {path: path.stat().st_mtime_ns for path in out.glob("0*.png")}
+        start(out)
+        assert launcher.wait() == 0 and contents(out) == expected
+        assert len(kept) >= 3 and all(p.stat().st_mtime_ns == then for p, then in kept.items())
 
 
 def test_a_complete_folder_may_be_read_only(run, tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
 """A folder of images: resuming after a kill or a damage, and refusing what is another request's."""
 
+import errno
 import json
+import os
 
 import pytest
 
-from miro_jax.data.storage import Damaged
+from configs import base as configs
+from miro_jax import sample
+from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.lease import locked
 from tests.sampling import Dial, Killed, contents, fill, kill_at, write
 
@@ -174,3 +178,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file/here must be a folder that can be written"):
         fill(tmp_path / "file" / "here")
+
+
+def test_the_stage_refuses_a_folder_that_cannot_be_written_before_it_reads_weights(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sample.stage, "restore", lambda *_: 1 / 0)
+    (tmp_path / "images").write_text("a file")
+    with pytest.raises(PermissionError, match="images must be a folder that can be written"):
+        sample.stage.run(configs.get_config("tiny"), tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_full_disk_names_the_file_and_the_same_request_resumes(tmp_path, monkeypatch, count):
+    fill(tmp_path / "whole", num_images=3)
+    written = []
+
+    def full(self, path, data, durable):
+        written.append(path)
+        if len(written) >= count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(self, path, data, durable)
+
+    real = LocalFolder._write
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "_write", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*o/.*\.png'"):
+            fill(tmp_path / "o", num_images=3)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "o").glob("0*.png")}
+    fill(tmp_path / "o", num_images=3)
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert all((tmp_path / "o" / name).stat().st_mtime_ns == then for name, then in kept.items())

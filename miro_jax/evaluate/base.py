@@ -159,9 +159,10 @@ class Remembering:
         path = self._folder and self._folder / f"{key}.npy"
         if path is None or not path.is_file():
             return None
-        digest, data = (data := path.read_bytes())[:_DIGEST], data[_DIGEST:]
-        whole = digest == hashlib.sha256(data).digest()
-        return np.load(io.BytesIO(data), allow_pickle=False) if whole else None
+        data = path.read_bytes()
+        digest, array = data[:_DIGEST], data[_DIGEST:]
+        whole = digest == hashlib.sha256(array).digest()
+        return np.load(io.BytesIO(array), allow_pickle=False) if whole else None
 
     def _write(self, key: str) -> None:
         if self._folder is not None:

@@ -40,6 +40,7 @@ from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, restore
 
+LOCK = ".lock-evaluate"
 log = logging.getLogger("miro_jax")
 __all__ = ["run", "run_evaluators", "training_scores", "validate"]
 
@@ -72,7 +73,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     """
     validate(config)
     first = jax.process_index() == 0
-    with locked(Path(workdir) / "evaluation") if first else contextlib.nullcontext():
+    with locked(Path(workdir), LOCK) if first else contextlib.nullcontext():
         _evaluate(config, Path(workdir))
 
 
