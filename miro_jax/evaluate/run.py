@@ -28,6 +28,7 @@ from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.records.shards import read_scores
+from miro_jax.data.storage import check_writable
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base
@@ -72,8 +73,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
       EvaluatorFailed: an evaluator raised.
     """
     validate(config)
-    first = jax.process_index() == 0
-    with locked(Path(workdir), LOCK) if first else contextlib.nullcontext():
+    if jax.process_index() == 0:
+        check_writable(workdir)
+        lock = locked(workdir, LOCK, f"the evaluation of {workdir}")
+    else:
+        lock = contextlib.nullcontext()
+    with lock:
         _evaluate(config, Path(workdir))
 
 
