@@ -81,9 +81,12 @@ def best_of(
 
 
 def _score(reward: Reward, batch: Sequence[ImageRequest], images: np.ndarray) -> list[float]:
-    scores = [float(s) for s in reward.score(images, [candidate.prompt for candidate in batch])]
+    try:
+        scores = reward.score(images, [candidate.prompt for candidate in batch]).tolist()
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} images[0] is {batch[0].file}.") from error
     for candidate, score in zip(batch, scores, strict=True):
-        if not math.isfinite(score):
+        if not math.isfinite(score):  # of a reward that may have none
             raise FloatingPointError(
                 f"a score must be finite; {reward.identity} gave {score} to sample "
                 f"{candidate.sample_index} of {candidate.prompt!r}."
