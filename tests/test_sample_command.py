@@ -292,14 +292,15 @@ def test_as_a_program_a_bad_name_touches_no_device(launcher, checkpoint, tmp_pat
 
 
 def test_a_full_disk_gives_status_1_the_path_and_what_to_do(run, monkeypatch):
-    def full(self, path, data, durable):
+    def full(self, name, data, durable=True):
+        path = self.path / name
         if path.name.startswith("0"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return real(self, path, data, durable)
+        return real(self, name, data, durable)
 
-    real = LocalFolder._write
+    real = LocalFolder.write
     with monkeypatch.context() as patch:
-        patch.setattr(LocalFolder, "_write", full)
+        patch.setattr(LocalFolder, "write", full)
         status, out, err = run(*QUICK, "--out=o")
     last = err.splitlines()[-1]
     assert status == 1 and out == "" and "the disk is full: o/0000-a-red-circle-0.png" in last

@@ -194,15 +194,16 @@ def test_a_full_disk_names_the_file_and_the_same_request_resumes(tmp_path, monke
     fill(tmp_path / "whole", num_images=3)
     written = []
 
-    def full(self, path, data, durable):
+    def full(self, name, data, durable=True):
+        path = self.path / name
         written.append(path)
         if len(written) >= count:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return real(self, path, data, durable)
+        return real(self, name, data, durable)
 
-    real = LocalFolder._write
+    real = LocalFolder.write
     with monkeypatch.context() as patch:
-        patch.setattr(LocalFolder, "_write", full)
+        patch.setattr(LocalFolder, "write", full)
         with pytest.raises(OSError, match=r"No space left on device: '.*o/.*\.png'"):
             fill(tmp_path / "o", num_images=3)
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "o").glob("0*.png")}
