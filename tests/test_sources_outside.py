@@ -86,7 +86,11 @@ def test_rows_read_below_the_folder_of_their_table_alone(tmp_path, server, kind)
     folder.mkdir()
     secret.write_bytes(jpeg(9))
     (folder / "own.jpg").write_bytes(jpeg(2))
+    (tmp_path / "data-2").mkdir()
+    (tmp_path / "data-2" / "secret.jpg").write_bytes(jpeg(9))
     outside = [
+        f"{folder}-2/secret.jpg",
+        "../data-2/secret.jpg",
         f"{address}/a.jpg",
         f"simplecache::{address}/a.jpg",
         f"filecache::{address}/a.jpg",
@@ -131,12 +135,15 @@ def test_a_connection_refused_is_no_missing_image():
 @pytest.mark.parametrize("place", ["../secret.jpg", "/x/secret.jpg", "a/../../secret.jpg",
                                    "%2e%2e/secret.jpg", "..%2fsecret.jpg", "..\\secret.jpg",
                                    "memory://other/secret.jpg", "a::memory://data/in/good.jpg",
-                                   "/etc/hostname"])  # fmt: skip
+                                   "/etc/hostname", "{}/secret.jpg", "{}/data-2/secret.jpg"],
+)  # fmt: skip
 def test_a_table_in_a_store_reads_below_its_own_folder(tmp_path, place):
     folder, address = tmp_path / "data", f"memory://{tmp_path.name}"
     folder.mkdir()
-    (tmp_path / "secret.jpg").write_bytes(jpeg(9))
-    rows(folder, place)
+    for name in ("secret.jpg", "data-2/secret.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(9))
+    rows(folder, place.replace("{}", address))
     stores.upload(tmp_path, address)
     bad, good = read(f"table:{address}/data/t.parquet")
     assert outcome(bad) in ("outside the source", "missing image")

@@ -4,7 +4,8 @@
     Piece   .id .number .count .num_bytes .fingerprint() .samples() -> iterator of Sample
     Sample  .key .read() .caption .synthetic .meta .problem .detail
 
-    tar:PATTERN                       tar shards of KEY.jpg, KEY.txt, KEY.json; {00..99}, *, ?, **
+    tar:PATTERN                       tar shards of KEY.jpg, KEY.txt, KEY.json; {00..99}, *, ?, **;
+                                      `::` between patterns
     folder:DIR                        images with KEY.txt, KEY.json beside them
     table:FILE_OR_PATTERN             parquet with images or paths inside
     tfds:NAME/CONFIG:VERSION@DIR      TensorFlow Datasets, prepared as array_record
@@ -12,7 +13,8 @@
 Options follow a question mark, with `&` between: `captions=FILE` (tar, folder: CSV, TSV, JSONL or
 parquet), `synthetic=FILE` (all: file, short, long; tabs between, no header), `per_piece=N` (folder,
 table), `image=NAME`, `caption=NAME` (table, tfds: which column or feature), `split=NAME` (tfds).
-Paths with a scheme, such as gs://, are read through fsspec.
+Paths with a scheme, such as gs://, are read through fsspec. What rows and links name is read below
+the source's own folder alone, see `root`.
 
 Captions come cleaned (`<PERSON>` deleted), keys are unique in the source (tar: SHARD.tar/KEY), and
 duplicates, missing captions and damage are a sample's `problem`: nothing is raised but OSError of
