@@ -126,6 +126,14 @@ def test_urls_are_read_where_the_user_allows_them(tmp_path, server):
     assert "/x.jpg" not in asked
 
 
+@pytest.mark.parametrize("spec", ["tar:{}/a.tar", "table:{}/a.parquet", "tar:{}/*.tar",
+                                  "folder:{}/x", "folder:/tmp?captions={}/a.csv"])  # fmt: skip
+def test_a_source_whose_server_is_down_is_not_taken_for_an_empty_one(spec):
+    with pytest.raises(OSError) as caught:
+        open_source(spec.replace("{}", f"http://127.0.0.1:{unused_port()}"))
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
 def test_a_connection_refused_is_no_missing_image():
     root = inputs.Root(f"http://127.0.0.1:{unused_port()}/data")
     with pytest.raises(ConnectionError, match="unreachable"):  # so are all others of this source

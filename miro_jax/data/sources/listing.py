@@ -137,6 +137,8 @@ def _glob(pattern: str) -> dict[str, int]:
         _, root = reading.filesystem(folder)
         matches = system.glob(inside, detail=True).items()
         sizes = {path: facts["size"] for path, facts in matches if facts["type"] == "file"}
+        if not sizes and not system.exists(root):
+            reading.is_file(folder)  # raises where the store gives no answer
         # The address as it was given: file systems write theirs in ways of their own.
         return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
     if os.path.isfile(pattern):  # brackets may be part of a name

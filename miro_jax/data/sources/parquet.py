@@ -121,6 +121,8 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
       ValueError: there is none of images, or not the requested one, or one of captions does not
         hold text.
     """
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError(f"{path} must name each column once; got {', '.join(schema.names)}.")
     kinds: dict[str, pyarrow.DataType] = dict(zip(schema.names, schema.types, strict=True))
     image = _image_column(path, kinds, spec.options.get("image"))
     others = {name: kind for name, kind in kinds.items() if name != image}

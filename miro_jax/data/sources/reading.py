@@ -70,25 +70,37 @@ def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
     return io.BytesIO()  # what /proc holds has no size, and may never end
 
 
+def info(path: str) -> dict[str, Any]:
+    """Return what a store says of a path: its `type`, its `size`.
+
+    Raises:
+      FileNotFoundError: there is no such thing.
+      ConnectionError: the store gives no answer.
+    """
+    system, inside = filesystem(path)
+    try:
+        return system.info(inside)
+    except FileNotFoundError as error:  # fsspec takes a server that is down for this
+        if isinstance(error.__cause__, FileNotFoundError | None):
+            raise
+        raise ConnectionError(f"{path} is unreachable: {error.__cause__}") from error
+
+
 def size_of(path: str) -> int:
     """Return the bytes of a file.
 
     Raises:
       FileNotFoundError: no such file.
     """
-    if not is_remote(path):
-        return os.path.getsize(path)
-    system, inside = filesystem(path)
-    return system.size(inside)
+    return info(path)["size"] if is_remote(path) else os.path.getsize(path)
 
 
 def is_file(path: str) -> bool:
     """Return whether there is a file of this name."""
     if not is_remote(path):
         return os.path.isfile(path)
-    system, inside = filesystem(path)
     try:
-        return system.info(inside)["type"] == "file"  # `isfile` takes any error for a no
+        return info(path)["type"] == "file"  # `isfile` takes any error for a no
     except FileNotFoundError:
         return False
 

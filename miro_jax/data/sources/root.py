@@ -101,7 +101,7 @@ class Root:
             if path.startswith(("http://", "https://")):
                 return _fetch(path)
             system, inside = reading.filesystem(path)
-            _check_size(system.size(inside) if size is None else size)
+            _check_size(reading.size_of(path) if size is None else size)
             return system.cat_file(inside)  # opening it would ask for its size again
         except BadImage as error:
             if own and error.cause == "unreachable":  # then so is all the rest
