@@ -1,5 +1,6 @@
 """Tar sources: every way in which an archive is damaged, and what is read all the same."""
 
+import io
 import random
 import tarfile
 
@@ -224,3 +225,28 @@ def test_random_damage_never_raises(tar):
         open(tar, "wb").write(data)
         for sample in read(f"tar:{tar}"):
             assert sample.problem or sample.image is not None
+
+
+def test_parts_that_any_sample_far_from_damage_has_are_missed_beside_it(tmp_path):
+    whole, without_json = members_of(0), members_of(1)[:2]
+    tar = write_tar(tmp_path / "a.tar", [*whole, *without_json, *members_of(2), *members_of(3)])
+    overwrite(tar, header_offset(tar, "dir/key2.json"), b"damage")
+    assert damage_of(tar)[1] == {"a.tar/dir/key2": "cut short by damage"}
+
+
+def test_a_size_of_a_pax_header_stands_above_that_of_the_member(tmp_path):
+    path = str(tmp_path / "a.tar")
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (("a.jpg", b"x" * 700), ("a.txt", b"text"), ("b.jpg", b"y")):
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {"size": str(len(content))}
+            archive.addfile(info, io.BytesIO(content))
+    data = bytearray(open(path, "rb").read())
+    for name in (b"a.jpg", b"a.txt"):  # as for files of over 8 GiB
+        at = next(i for i in range(0, len(data), 512) if data[i : i + 5] == name)
+        data[at + 124 : at + 136] = b"0" * 11 + b"\0"
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    open(path, "wb").write(data)
+    first, second = read(f"tar:{path}")
+    assert (first.image, first.caption, second.image) == (b"x" * 700, "text", b"y")

@@ -176,6 +176,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked_and_other_groups_are_read(tmp_p
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1, compression="zstd")
     samples = read(f"table:{tmp_path}/a.parquet")
     assert [s.caption for s in samples] == ["a", None, "c"]
+    assert [s.key for s in samples if not s.problem] == [f"a.parquet/{i:08d}" for i in (0, 2)]
     assert problems(samples) == {"a.parquet#00000": "damaged table"}
     assert "rows 1 to 1 are lost: column image would be unpacked" in samples[1].detail
     assert "to 2000" in samples[1].detail

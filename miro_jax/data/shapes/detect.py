@@ -241,9 +241,10 @@ def _explain(
     for k, best in enumerate(misfit.argmin(axis=1)):
         shape, size = scenes.SHAPES[best], radius[k, best]
         middle = center_y[k] - render.CENTROID[shape] * size
-        box = (float(length) / unit for length in (center_x[k], middle, size))
-        beliefs = (tuple(numbers[k].tolist()) for numbers in (fits, odds, colors))
-        thing = Detection(shape, list(scenes.COLORS)[int(colors[k].argmax())], *box, *beliefs)
+        color = list(scenes.COLORS)[int(colors[k].argmax())]
+        x, y, half = (float(length) / unit for length in (center_x[k], middle, size))
+        beliefs = [tuple(numbers[k].tolist()) for numbers in (fits, odds, colors)]
+        thing = Detection(shape, color, x, y, half, *beliefs)
         result.append((int(regions.image[k]), thing, float(blur[k, best])))
     return result
 

@@ -59,23 +59,19 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
     for file, footer in zip(listed, footers, strict=True):
         name = reading.readable(reading.relative(file.path, folder))
         if isinstance(footer, str):
-            lost = functools.partial(_damaged, name, footer)
+            lost = functools.partial(iter, [damage(name, "damaged table", footer)])
             sign = functools.partial(reading.fingerprint, file.path)
             pieces.append(Piece(len(pieces), name, None, file.size, lost, sign, tables))
             continue
-        row = 0
-        for first, last, count, num_bytes in _runs(footer.metadata, length):
+        (metadata, has_captions), row = footer, 0
+        for first, last, count, num_bytes in _runs(metadata, length):
             piece_id = f"{name}#{first:05d}"
             read = functools.partial(_samples, file.path, name, first, last, row, spec=spec)
             sign = functools.partial(_sign, file.path, first, last)
             piece = Piece(len(pieces), piece_id, count, num_bytes, read, sign, tables)
-            pieces.append(dataclasses.replace(piece, has_captions=footer.has_captions))
+            pieces.append(dataclasses.replace(piece, has_captions=has_captions))
             row += count
     return pieces
-
-
-def _damaged(piece_id: str, reason: str) -> Iterator[Sample]:
-    yield damage(piece_id, "damaged table", reason)
 
 
 def _sign(path: str, first: int, last: int) -> str:
@@ -83,15 +79,8 @@ def _sign(path: str, first: int, last: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Footer(NamedTuple):
-    """What a file says of itself. has_captions: whether it has a column of them."""
-
-    metadata: parquet.FileMetaData
-    has_captions: bool
-
-
-def _footer(path: str, spec: Spec) -> _Footer | str:
-    """Return what a file says of itself, or why it is of no use."""
+def _footer(path: str, spec: Spec) -> tuple[parquet.FileMetaData, bool] | str:
+    """Return a file's metadata and whether it has captions, or why it is of no use."""
     try:
         with arrow.open_parquet(path) as file:
             chosen = _columns(path, file.schema_arrow, spec)
@@ -101,7 +90,7 @@ def _footer(path: str, spec: Spec) -> _Footer | str:
     groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
     if groups != footer.num_rows:
         return f"its {footer.num_rows} rows are not the {groups} of its row groups"
-    return _Footer(footer, chosen.caption is not None or chosen.json is not None)
+    return footer, chosen.caption is not None or chosen.json is not None
 
 
 class _Columns(NamedTuple):

@@ -10,7 +10,6 @@ Of several captions in a field the first counts, see `texts`.
 """
 
 import codecs
-import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -179,33 +178,27 @@ def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """
     line = 1
     try:
-        with checked_lines(path) as lines:
-            reader = csv.reader(lines, delimiter=separator, strict=True)
-            for fields in reader:
-                line = reader.line_num + 1
-                if fields:
-                    yield reader.line_num, fields
+        reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+        for fields in reader:
+            line = reader.line_num + 1
+            if fields:
+                yield reader.line_num, fields
     except csv.Error as error:
         reason = f"{error}; special fields stand in quotes, and quotes in them are doubled"
         raise damaged(path, line, reason) from error
 
 
-@contextlib.contextmanager
-def checked_lines(path: str) -> Iterator[Iterator[str]]:
-    """Give the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
+def _lines(path: str) -> Iterator[str]:
+    """Yield the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
     # Not the file's own text mode: that of remote files ends lines in ways of its own.
     with reading.open_read(path) as file:
-        yield _decoded(path, file)
-
-
-def _decoded(path: str, file: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        if number == 1 and (other := name_foreign(line)):
-            raise ValueError(f"{path} is {other}.")
-        try:
-            yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise damaged(path, number, f"{error}; text must be UTF-8") from error
+        for number, line in enumerate(file, start=1):
+            if number == 1 and (other := name_foreign(line)):
+                raise ValueError(f"{path} is {other}.")
+            try:
+                yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise damaged(path, number, f"{error}; text must be UTF-8") from error
 
 
 def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -222,10 +215,9 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
     if ending(path) == ".json":
         yield from enumerate(_listed(path), start=1)
         return
-    with checked_lines(path) as lines:
-        for line, text in enumerate(lines, start=1):
-            if text.strip():
-                yield line, parse_json(text, f"{path}, line {line}", {}, finite=False)
+    for line, text in enumerate(_lines(path), start=1):
+        if text.strip():
+            yield line, parse_json(text, f"{path}, line {line}", {}, finite=False)
 
 
 def _listed(path: str) -> list[dict]:
