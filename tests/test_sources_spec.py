@@ -62,6 +62,11 @@ def test_matches_are_sorted_and_each_file_comes_once(tmp_path):
     (tmp_path / "folder.tar").mkdir()
     found = match_files(f"{tmp_path}/{{*,a}}.tar")
     assert found == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
+    assert match_files(f"{tmp_path}/{{b,a}}.tar::{tmp_path}/d*") == [
+        *found,
+        (f"{tmp_path}/d.txt", 5),
+    ]
+    assert match_files(f"{tmp_path}/{{b,a}}.tar") == found
     assert f"{tmp_path}/deep/c.tar" in [f.path for f in match_files(f"{tmp_path}/**/*.tar")]
 
 
