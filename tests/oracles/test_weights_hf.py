@@ -183,3 +183,24 @@ def test_nothing_is_hidden_where_pytorch_is_imported_already(monkeypatch):
     module = sys.modules.setdefault("torch", pathlib)
     with hf._hidden_torch():
         assert sys.modules["torch"] is module
+
+
+def test_a_tokenizer_of_another_model_is_refused(t5_folder, tmp_path):
+    """Ids beyond the embedding would be taken for its last row without a word."""
+    for path in t5_folder[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"] += [[f"piece{i}", -20.0] for i in range(100)]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="must have at most the .* tokens of the weights; got"):
+        FlanT5Encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("activation", ["gated-gelu_new", "gated-gelu_pytorch_tanh"])
+def test_other_names_of_its_activation_mean_the_same_t5(t5_folder, activation):
+    config = json.loads((t5_folder[0] / "config.json").read_text())
+    renamed = config | {"feed_forward_proj": activation}
+    assert t5_keys.parse_config(renamed) == t5_keys.parse_config(config)
+    with pytest.raises(ValueError, match="got 'gated-silu'"):
+        t5_keys.parse_config(config | {"feed_forward_proj": "gated-silu"})
