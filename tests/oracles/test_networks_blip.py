@@ -7,10 +7,10 @@ import pytest
 from miro_jax.pretrained.networks import blip, blip_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.pickles import open_pickle
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles.blip import Oracle
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 # No two sizes are equal. Heads of the vision tower are 64 wide: nothing in the file tells.
 VISION = {
@@ -31,12 +31,6 @@ TEXT = {
     "layer_norm_eps": 1e-12,
 }
 ROWS, LENGTH = 4, 9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -13,10 +12,11 @@ from miro_jax.pretrained.networks import clip, clip_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.networks.transformer import ACTIVATIONS
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 from tests.oracles.clip import Oracle, opened
+from tests.oracles.towers import all_tokens, before_blocks, call
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 # No two sizes are equal; the last rows and columns of a picture belong to no patch.
 CONFIG = {
@@ -43,12 +43,6 @@ CONFIG = {
     },
 }
 SEED = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +78,8 @@ def text(config, tensors, **options):
     return Tower(clip_keys.load_text(from_arrays(tensors), config, **options))
 
 
-def call(module, array):
-    return module(array)
-
-
-def before_blocks(module, array):
-    return module.tokens(array, 0)
-
-
 def before_last_block(module, array):
     return module.tokens(array, module.config.layers - 1)
-
-
-def all_tokens(module, array):
-    return module.tokens(array)
 
 
 def test_vision_tower_agrees_stage_by_stage(oracle):

@@ -9,10 +9,17 @@ import pytest
 from miro_jax.pretrained.networks import eva02, eva02_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles import jina
+from tests.oracles.towers import (
+    after_one_block,
+    all_tokens,
+    assert_half_precision_is_close,
+    before_blocks,
+    call,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 # The last 10 rows and columns of a picture belong to no patch; int(48 * 2.6667) is 128.
 CONFIG = {
@@ -27,12 +34,6 @@ CONFIG = {
     "naive_swiglu": True,
     "patch_dropout": 0.1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +52,6 @@ def load(arrays, config=CONFIG, **options):
 
 def images(rows=3):
     return np.random.default_rng(4).normal(size=(rows, 80, 80, 3)).astype(np.float32)
-
-
-def before_blocks(module, array):
-    return module.tokens(array, 0)
-
-
-def after_one_block(module, array):
-    return module.tokens(array, 1)
-
-
-def all_tokens(module, array):
-    return module.tokens(array)
-
-
-def call(module, array):
-    return module(array)
 
 
 def test_tower_agrees_stage_by_stage(oracle, tower):
@@ -154,10 +139,7 @@ def test_rotary_tables_of_a_file_are_ignored_and_other_strangers_named(oracle):
 
 def test_half_precision_stays_close_and_keeps_small_parameters(oracle):
     tower = load(oracle.arrays(), dtype="bfloat16")
-    found = tower.run(call, images())
-    assert found.dtype == np.float32
-    assert 1e-5 < difference(found, oracle.features(images())) < 0.1
-    assert {str(x.dtype) for x in jax.tree.leaves(tower.state)} == {"float32", "bfloat16"}
+    assert_half_precision_is_close(tower, images(), oracle.features(images()))
 
 
 def test_pictures_of_another_size_are_refused(tower):

@@ -1,6 +1,5 @@
 """Our XLM-RoBERTa with rotary positions against Hugging Face's, LoRA merged, stage by stage."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -8,10 +7,17 @@ from miro_jax.pretrained.networks import xlm_roberta_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.lora import merge_lora
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles import jina
+from tests.oracles.towers import (
+    after_one_block,
+    all_tokens,
+    assert_half_precision_is_close,
+    before_blocks,
+    call,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 # No two sizes are equal; the base is small, so that places matter in short texts.
 KWARGS = {
@@ -28,12 +34,6 @@ KWARGS = {
 }
 CONFIG = {"hf_model_config_kwargs": KWARGS, "hf_model_name_or_path": "jinaai/jina-embeddings-v3"}
 SCALE = jina.ALPHA / jina.RANK
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +56,6 @@ def ids():
     rng = np.random.default_rng(2)
     drawn = rng.integers(2, 70, (4, 11)).astype(np.int32)
     return np.where(np.arange(11)[None] < np.array([11, 4, 1, 8])[:, None], drawn, 1)
-
-
-def before_blocks(module, array):
-    return module.tokens(array, 0)
-
-
-def after_one_block(module, array):
-    return module.tokens(array, 1)
-
-
-def all_tokens(module, array):
-    return module.tokens(array)
-
-
-def call(module, array):
-    return module(array)
 
 
 def test_tower_agrees_stage_by_stage(oracle, tower):
@@ -164,7 +148,4 @@ def test_missing_weights_are_named(oracle):
 
 def test_half_precision_stays_close_and_keeps_small_parameters(oracle):
     tower = load(oracle.arrays(), dtype="bfloat16")
-    found = tower.run(call, ids())
-    assert found.dtype == np.float32
-    assert 1e-5 < difference(found, oracle.features(ids())) < 0.1
-    assert {str(x.dtype) for x in jax.tree.leaves(tower.state)} == {"float32", "bfloat16"}
+    assert_half_precision_is_close(tower, ids(), oracle.features(ids()))

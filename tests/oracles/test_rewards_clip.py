@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,12 +10,11 @@ from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import base
 from miro_jax.rewards.clip_family import SharedTowers
 from miro_jax.rewards.contract import check_reward
-from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
 from tests.oracles.clip_rewards import CONFIG, HEAD, NUM_MERGES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 HF_REWARDS = ("pick_score", "sci_score", "openai_clip")
 CAPTIONS = [
@@ -26,12 +24,6 @@ CAPTIONS = [
     "cafÃ© at night 🌃 " * 12,
     "a red fox in the snow",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import copy
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,21 +14,15 @@ from miro_jax.pretrained.weights.pickles import convert_to_safetensors
 from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.rewards import base, contract
 from miro_jax.rewards import jina as reward_file
-from tests.networks import quick_compilation, small_mesh
+from tests.networks import small_mesh
 from tests.oracles import jina, jina_tokenizer
 from tests.oracles.jina import CONFIG
 from tests.oracles.jina_tokenizer import CORPUS, PIECES, WORDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 LONG = "a red fox in the snow, " * 300
 CAPTIONS = ["A red fox, in snow!", "", "Café 狗 naïve \U0001f98a", LONG, "A red fox, in snow!"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")

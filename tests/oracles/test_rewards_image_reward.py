@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +15,10 @@ from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_to
 from miro_jax.rewards import base, image_reward
 from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.contract import check_reward
-from tests.networks import quick_compilation, small_mesh
+from tests.networks import small_mesh
 from tests.oracles.blip import VISION, Oracle, vocabulary, wordpiece_ids
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
 SYLLABLES = (
     "ka lo mi ré ñu ÄÖ sh tion ing 狗 猫 🦊 é́ ß Å ﬁ İ 'll - . , ! [SEP] [CLS] 3 17 \t \x07".split(
@@ -28,12 +27,6 @@ SYLLABLES = (
 )
 LONG = " ".join(["a fox in the snow"] * 100)
 CAPTIONS = ["A fox, in snow", "ein Bär läuft 🐻 zum naïve café!", "", LONG, "x" * 120]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")
