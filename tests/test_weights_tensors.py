@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import os
 import random
 import struct
 
@@ -202,3 +203,20 @@ def test_what_the_safetensors_package_refuses_is_refused():
             assert found.keys() == expected.keys()
             taken += 1
     assert taken > 100
+
+
+@pytest.mark.parametrize("change", ["replaced", "written to", "cut"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, change):
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    tensors.write_safetensors(path, {"x": np.ones(4, np.float32), "y": np.ones(4, np.float32)})
+    tensors.write_safetensors(other, {"x": np.zeros(4, np.float32), "y": np.zeros(4, np.float32)})
+    os.utime(path, ns=(0, 0))  # the clock of a file system is coarse
+    found = tensors.open_safetensors(path)
+    assert found["x"].read().tolist() == [1] * 4
+    if change == "replaced":
+        other.replace(path)
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-4] if change == "cut" else data[:-1] + b"\1")
+    with pytest.raises(ValueError, match="a.safetensors must stay as it is while it is read"):
+        found["y"].read()

@@ -53,7 +53,7 @@ def open_pickle(
     """
     path = Path(path)
     with tensors.open_weights(path) as file:
-        size = file.seek(0, 2)
+        known, size = tensors.stamp(file), file.seek(0, 2)
         file.seek(0)
         head = file.read(512)
         try:
@@ -66,7 +66,7 @@ def open_pickle(
                 raise ValueError("its tensors would take far more bytes than the file has.")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return {key: _tensor(path, value, offsets, big) for key, value in chosen.items()}
+    return {key: _tensor(path, known, value, offsets, big) for key, value in chosen.items()}
 
 
 def _read_zip(file: BinaryIO, size: int, placeholders: bool) -> tuple[Any, dict[str, int], bool]:
@@ -189,16 +189,16 @@ def _all_tensors(value: Any, name: str) -> dict[str, Strided]:
     return value
 
 
-def _tensor(path: Path, value: Strided, offsets: Mapping[str, int], big: bool) -> Tensor:
+def _tensor(
+    path: Path, known: tuple, value: Strided, offsets: Mapping[str, int], big: bool
+) -> Tensor:
     dtype, size = value.dtype, value.span * value.dtype.itemsize
     begin = offsets[value.storage.key] + value.storage.start + value.offset * dtype.itemsize
 
     def read() -> np.ndarray:
         if not size:
             return np.empty(value.shape, dtype)
-        raw = np.fromfile(path, np.uint8, size, offset=begin)
-        if raw.size != size:
-            raise ValueError(f"{path} became shorter while it was read.")
+        raw = tensors.read_part(path, begin, size, known)
         if big:
             raw = _swapped(raw, dtype)
         steps = zip(value.shape, value.strides, strict=True)

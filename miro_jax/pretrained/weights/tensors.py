@@ -53,14 +53,14 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     with open_weights(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        known, size = stamp(file), os.fstat(file.fileno()).st_size
         try:
             length = safetensors.header_length(file.read(8), size)
             entries, _ = safetensors.parse_header(file.read(length), size)
         except ValueError as error:
             raise ValueError(f"{path}: {error} Fetch the file again.") from error
     return {
-        key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry))
+        key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry, known))
         for key, entry in entries.items()
     }
 
@@ -83,9 +83,24 @@ def is_pointer(path: Path | str) -> bool:
         return file.read(32).startswith(POINTERS)
 
 
-def _read(path: Path, entry: safetensors.Entry) -> np.ndarray:
-    array = np.fromfile(path, np.uint8, entry.end - entry.begin, offset=entry.begin)
-    return array.view(entry.dtype).reshape(entry.shape)
+def stamp(file: BinaryIO) -> tuple[int, int, int]:
+    """Return what is another where an open file was replaced or written to."""
+    stat = os.fstat(file.fileno())
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def read_part(path: Path, begin: int, size: int, known: tuple[int, int, int]) -> np.ndarray:
+    """Read `size` bytes of a file that must be the one whose stamp is known."""
+    with open_regular(path) as file:
+        part = np.fromfile(file, np.uint8, size, offset=begin) if stamp(file) == known else None
+    if part is None or part.size != size:
+        raise ValueError(f"{path} must stay as it is while it is read; it was changed. Try again.")
+    return part
+
+
+def _read(path: Path, entry: safetensors.Entry, known: tuple[int, int, int]) -> np.ndarray:
+    part = read_part(path, entry.begin, entry.end - entry.begin, known)
+    return part.view(entry.dtype).reshape(entry.shape)
 
 
 def open_indexed(
