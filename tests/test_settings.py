@@ -46,7 +46,7 @@ def test_every_value_of_a_config_reaches_the_settings(tmp_path):
         "batch_size": 7, "num_threads": 3, "dtype": "bfloat16", "mesh": "1x1", "encode_512": True,
         "groups": (("all_of_them", ("beauty", "image", "captions")),), "stages": "all_of_them",
         "one_by_one": True, "pieces": "0", "max_failure_rate": 0.5, "num_bins": 5,
-        "bins_strategy": "official", "before": "plan",
+        "bins_strategy": "official", "before": "plan", "allow_urls": True,
     }  # fmt: skip
     assert changed.keys() == set(config.annotate)
     with config.unlocked():

@@ -164,11 +164,10 @@ def _probe(job: Job) -> tuple[dict[str, float], float | None]:
     rates = {}
     for groups in sets:
         with tempfile.TemporaryDirectory(prefix="miro-jax-probe-") as folder:
+            first, size = (job.pieces or job.source.pieces)[0], job.settings.batch_size
             short = [
-                _shortened(
-                    (job.pieces or job.source.pieces)[0], number, count * job.settings.batch_size
-                )
-                for number, count in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
+                first.first(chunks * size, number=number, count=None)
+                for number, chunks in enumerate((_WARM_CHUNKS, _TIMED_CHUNKS))
             ]
             trial = dataclasses.replace(
                 job,
@@ -184,13 +183,6 @@ def _probe(job: Job) -> tuple[dict[str, float], float | None]:
     statistics_of = jax.local_devices()[0].memory_stats() or {}
     memory = statistics_of.get("bytes_limit")
     return rates, None if memory is None else memory / _GIB
-
-
-def _shortened(piece: Piece, number: int, samples: int) -> Piece:
-    """Return the beginning of a piece as a piece."""
-    return dataclasses.replace(
-        piece, number=number, read=lambda: itertools.islice(piece.read(), samples), count=None
-    )
 
 
 def describe(job: Job) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -24,6 +24,7 @@ from miro_jax.rewards.names import is_own
 
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
 _MOST_THREADS = 32
+J = TypeVar("J", bound="Job")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,26 +120,47 @@ def plan(settings: Settings) -> Job:
             f"{source.spec} has no captions. Give a table of them with ?captions=FILE, or of a "
             "table with images the column with ?caption=COLUMN."
         )
+    signed = sign(source.pieces)
+    request = {"source": source.facts, "pieces": signed, **toolbox.labels()}
+    claim = origin.make_claim(folder)
+    more = {"folder": folder, "claim": claim, "sink": Records()}
+    job = make_job(Job, settings, source, toolbox, request, signed, **more)
+    origin.check(job.claim, job.request)
+    # A complete set may well be shared and read-only.
+    if not (settings.plan or settings.probe or origin.is_complete(folder)):
+        check_writable(settings.out)
+    return job
+
+
+def make_job(
+    kind: type[J],
+    settings: EngineSettings,
+    source: Source,
+    toolbox: Toolbox,
+    request: Mapping[str, Any],
+    signed: Mapping[str, Mapping[str, Any]],
+    **more: Any,
+) -> J:
+    """Make a job of what is checked; choose the pieces and groups of this process.
+
+    Args:
+      kind: of the job. signed: see `sign`. **more: further fields of it.
+
+    Raises:
+      ValueError: contradicting options, or a piece or group that is not there.
+    """
     share = choose_pieces(settings, source)
-    request = {"source": source.facts, "pieces": sign(source.pieces), **toolbox.labels()}
-    job = Job(
+    return kind(
         settings=settings,
         source=source,
         pieces=tuple(source.pieces[n] for n in share.pieces),
         why=share.why,
         toolbox=toolbox,
         groups=select_groups(toolbox.groups, settings.stages),
-        folder=folder,
-        claim=origin.make_claim(folder),
-        request=json.loads(to_json(request)),  # as it will be read back
-        digests={name: facts["digest"] for name, facts in request["pieces"].items()},
-        sink=Records(),
+        request=json.loads(to_json(dict(request))),  # as it will be read back
+        digests={name: facts["digest"] for name, facts in signed.items()},
+        **more,
     )
-    origin.check(job.claim, job.request)
-    # A complete set may well be shared and read-only.
-    if not (settings.plan or settings.probe or origin.is_complete(folder)):
-        check_writable(settings.out)
-    return job
 
 
 def make_toolbox(

@@ -6,7 +6,7 @@
     summary = score_images("photos", ["pick_score"], "scores.csv", captions="captions.csv")
 
 The engine of annotate does the work; here stand its options (`settings`), what is read (`inputs`),
-the checks (`plan`), what a piece becomes (`table`), and the end (`run`, `summary`, `histograms`).
+the checks (`plan`), what a piece becomes (`table`), and the end (`run`, `summary`).
 """
 
 import lazy_loader

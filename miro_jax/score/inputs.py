@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from miro_jax.data import json_file, sources
 from miro_jax.data.sources import (
@@ -193,13 +192,7 @@ def first_images(pieces: Sequence[Piece], limit: int) -> list[Piece]:
             count = sum(1 for _ in itertools.islice(piece.read(), limit))
         if count > limit or piece.count is None:
             count = min(count, limit)
-            piece = dataclasses.replace(
-                piece, count=count, read=functools.partial(_first, piece, count)
-            )
+            piece = piece.first(count, count=count)
         chosen.append(piece)
         limit -= count
     return chosen
-
-
-def _first(piece: Piece, count: int) -> Iterator[Any]:
-    return itertools.islice(piece.read(), count)

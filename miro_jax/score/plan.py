@@ -1,19 +1,17 @@
 """What is to be scored, with what, into what: checked before a weight is read."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.plan import Job, choose_pieces, make_toolbox, select_groups, sign
+from miro_jax.annotate.plan import Job, make_job, make_toolbox, sign
 from miro_jax.data.sources import Source, Tables, tables
 from miro_jax.data.sources.captions import TextIndex, index_captions
 from miro_jax.data.sources.tables import Table
 from miro_jax.data.storage import Folder, check_writable, open_folder
 from miro_jax.data.storage.claim import PARTIAL_NAME, Claim
-from miro_jax.data.storage.files import to_json
 from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
     base,
@@ -99,18 +97,15 @@ def plan(settings: Settings) -> TableJob:
         "stored": settings.stored,
         "raw_csv": settings.raw_csv,
     }
-    share = choose_pieces(settings, source)
-    job = TableJob(
-        settings=settings,
-        source=source,
-        pieces=tuple(source.pieces[n] for n in share.pieces),
-        why=share.why,
-        toolbox=toolbox,
-        groups=select_groups(toolbox.groups, settings.stages),
+    job = make_job(
+        TableJob,
+        settings,
+        source,
+        toolbox,
+        request,
+        sign(source.pieces),
         folder=open_folder(home / f"{name}.parts"),
         claim=_make_claim(home, name),
-        request=json.loads(to_json(request)),
-        digests={piece: facts["digest"] for piece, facts in sign(source.pieces).items()},
         # An image without a caption is of use where a reward needs none.
         sink=TableRows(needs_caption=len(needing) == len(rewards)),
         stored=settings.stored,

@@ -27,7 +27,7 @@ from miro_jax.data.storage.files import to_json
 from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.pretrained.weights.hub import OfflineError
 from miro_jax.rewards import base
-from miro_jax.score import histograms, summary, table
+from miro_jax.score import summary, table
 from miro_jax.score.plan import TableJob, plan
 from miro_jax.score.settings import Settings
 
@@ -151,7 +151,7 @@ def finish(job: TableJob) -> None:
             f"{causes or 'there were none'}. See {job.out}{_FAILURES}."
         )
     published.tally.check()
-    drawing = histograms.draw(report["rewards"], SCALES[job.stored])
+    drawing = summary.draw_histograms(report["rewards"], SCALES[job.stored])
     job.home.write(job.name + _HISTOGRAMS, drawing.encode("utf-8"))
     _write_table(job, list(rewards))
     towers = [reward["tower"] for reward in rewards.values()]

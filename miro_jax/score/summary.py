@@ -1,4 +1,4 @@
-"""What all scores together show: per reward moments and percentiles, failures by cause, speed."""
+"""What all scores together show: moments, percentiles, histograms, failures by cause, speed."""
 
 import collections
 import platform
@@ -7,12 +7,15 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from miro_jax import __version__
+from miro_jax.report.charts import histogram, svg_file
 from miro_jax.report.page import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg", "pyarrow", "tokenizers")
+_WIDTH, _HEIGHT = 460, 270  # of the panel of a histogram, in SVG units
 # Of what `as_text` and the request of a finished table are read; see `data.json_file`.
 _REWARD = {"count": int, "mean?": float, "std?": float, "min?": float, "max?": float}
 SCHEMA = {
@@ -102,3 +105,31 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     cells = [line[0].ljust(widths[0])]
     cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
     return "  ".join(cells).rstrip()
+
+
+def draw_histograms(rewards: Mapping[str, dict], scale: str) -> str:
+    """Draw a panel for each reward, with its histogram and percentiles.
+
+    Args:
+      rewards: identity -> what `statistics.describe` returns.
+      scale: what the scores are measured in, for the axes.
+
+    Returns:
+      An SVG file.
+    """
+    title = "Scores, with median (solid), 5th and 95th percentile (dashed)"
+    panels = [_panel(name, facts, scale) for name, facts in rewards.items()]
+    return svg_file(title, panels, _WIDTH, _HEIGHT)
+
+
+def _panel(name: str, facts: dict, scale: str) -> Markup:
+    if not facts["count"]:
+        return Markup('<text class="label" x="2" y="13">{}: no scores</text>').format(name)
+    labels = {"5": "5 %", "50": "median", "95": "95 %"}
+    note = "   ".join(f"{t} {format_number(facts['percentiles'][p])}" for p, t in labels.items())
+    mean, std = format_number(facts["mean"]), format_number(facts["std"])
+    alt = f"{name}: {facts['count']} scores, mean {mean}, standard deviation {std}"
+    chart = histogram(facts, f"{name}, {scale}", width=_WIDTH, height=_HEIGHT).svg(alt)
+    return chart + Markup(
+        '<text x="{}" y="13" text-anchor="end" xml:space="preserve">{}</text>'
+    ).format(_WIDTH - 12, note)

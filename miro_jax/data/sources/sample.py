@@ -1,6 +1,8 @@
 """What every kind of source gives: samples, in pieces."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -129,6 +131,11 @@ class Piece:
             yield complete(sample, self.tables, needs_caption, is_repeated)
             seen.add(sample.key)
 
+    def first(self, samples: int, **changes: Any) -> "Piece":
+        """Return its first samples as a piece; `changes` are further fields of it."""
+        read = functools.partial(_first, self.read, samples)
+        return dataclasses.replace(self, read=read, **changes)
+
     def fingerprint(self, again: bool = False) -> str:
         """Return a short digest that changes when the piece does; cheap, so not of every byte.
 
@@ -139,6 +146,10 @@ class Piece:
           OSError: a file is gone or cannot be read.
         """
         return self.sign_again() if again and self.sign_again else self.sign()
+
+
+def _first(read: Callable[[], Iterator[Sample]], count: int) -> Iterator[Sample]:
+    return itertools.islice(read(), count)
 
 
 def complete(
