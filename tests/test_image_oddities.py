@@ -96,6 +96,16 @@ def test_an_odd_jpeg_that_is_cut_or_flipped_is_refused(name):
             load_rgb(damaged)
 
 
+def test_a_zero_that_belongs_to_the_scan_is_no_filling():
+    rng = np.random.default_rng(0)
+    while True:
+        data = encode(rng.integers(0, 256, (16, 16, 3), np.uint8), "JPEG")
+        if data[-4:-2] == b"\xff\0":
+            break
+    odd = without_spectrum(data)[:-2] + bytes(4) + data[-2:]
+    np.testing.assert_array_equal(load_rgb(odd), load_rgb(data))
+
+
 def test_bytes_before_the_end_that_are_no_filling_are_damage():
     with pytest.raises(BadImage, match="extraneous"):
         load_rgb(jpeg()[:-2] + b"\x12\x34\x56" + jpeg()[-2:])

@@ -231,6 +231,14 @@ def test_threads_give_the_pixels_of_one_thread():
             np.testing.assert_array_equal(got, load_rgb(data))
 
 
+def test_scans_over_many_pixels_are_refused(monkeypatch):
+    data = encode(smooth(200, 200), "JPEG", progressive=True)
+    assert load_rgb(data).shape == (200, 200, 3)
+    monkeypatch.setattr(images, "_MAX_SCANNED_PIXELS", 2 * 200 * 200)
+    with pytest.raises(BadImage, match="too large: .* scans of 40000 pixels"):
+        load_rgb(data)
+
+
 def test_limits_can_be_chosen():
     data = encode(smooth(20, 30), "PNG")
     assert load_rgb(data, max_pixels=600, min_side=20).shape == (20, 30, 3)
@@ -240,7 +248,9 @@ def test_limits_can_be_chosen():
         load_rgb(data, min_side=21)
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 40), (41, 64), (40, 40)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 64), (64, 40), (41, 64), (64, 41), (43, 40), (40, 43), (40, 40)]
+)
 def test_crop_takes_the_central_square(height, width):
     image = smooth(height, width)
     top, left = round((height - min(height, width)) / 2), round((width - min(height, width)) / 2)
