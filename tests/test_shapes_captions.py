@@ -143,6 +143,9 @@ def test_holds_follows_the_rules_of_geneval():
     }
     for text, truth in truths.items():
         assert captions.holds(captions.parse(text), things) == truth, text
+    more = (*things, thing("circle", "green", 24, 24))
+    for text, truth in {"two circles": False, "three circles": True, "a circle": True}.items():
+        assert captions.holds(captions.parse(text), more) == truth, text
 
 
 def test_only_strings_are_read():

@@ -42,6 +42,11 @@ def test_a_sample_depends_on_the_seed_and_its_number_only(tmp_path):
     assert len(few) == 36 and all(many[name] == payload for name, payload in few.items())
 
 
+def test_samples_of_different_numbers_and_seeds_differ():
+    drawn = [world.make_sample(seed, i).image.tobytes() for seed in (1, 2) for i in range(20)]
+    assert len(set(drawn)) == 40
+
+
 def test_members_are_what_a_crawl_would_leave(tmp_path):
     found = members(world.write_shards(tmp_path, 8, size=64, seed=2))
     for index in range(8):

@@ -12,20 +12,20 @@ from tests.sources import triple, write_tar
 
 def test_a_spec_is_kind_place_and_options():
     spec = parse("tar:/data/{00..09}.tar?captions=a=b.csv&synthetic=/c.tsv")
-    assert (spec.kind, spec.place) == ("tar", "/data/{00..09}.tar")
+    assert (spec.kind, spec.path) == ("tar", "/data/{00..09}.tar")
     assert spec.options == {"captions": "a=b.csv", "synthetic": "/c.tsv"}
-    assert parse("folder:file:///data").place == "/data"
+    assert parse("folder:file:///data").path == "/data"
 
 
 @pytest.mark.parametrize("place", ["/data/0000?.tar", "/data/?a?.tar", "/d/?.tar", "gs://b/??"])
 def test_a_question_mark_without_options_is_a_wild_card(place):
     spec = parse("tar:" + place)
-    assert spec.place == place and not spec.options
+    assert spec.path == place and not spec.options
 
 
 def test_wild_cards_and_options_go_together():
     spec = parse("tar:/data/??.tar?synthetic=a.tsv")
-    assert (spec.place, spec.options) == ("/data/??.tar", {"synthetic": "a.tsv"})
+    assert (spec.path, spec.options) == ("/data/??.tar", {"synthetic": "a.tsv"})
 
 
 @pytest.mark.parametrize("text", ["/data/*.tar", "zip:/data/*.zip", "", "tar", "tar:", "Tar:/a"])
@@ -86,7 +86,7 @@ def test_a_link_to_nothing_is_named(tmp_path):
 def test_the_users_folder_may_be_written_short(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     spec = parse("tar:~/data/*.tar?synthetic=~/s.tsv")
-    assert spec.place == "/home/me/data/*.tar" and spec.options == {"synthetic": "/home/me/s.tsv"}
+    assert spec.path == "/home/me/data/*.tar" and spec.options == {"synthetic": "/home/me/s.tsv"}
 
 
 def test_a_shard_that_braces_name_and_that_is_not_there_is_named(tmp_path):

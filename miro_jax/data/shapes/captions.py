@@ -50,7 +50,9 @@ def caption(scene: scenes.Scene, rng: np.random.Generator) -> str:
     """Return a short crawl-like caption that is true of the scene."""
     named = scene.category in _WITH_COLORS or rng.random() < 0.5
     objects = scene.objects
-    if len(objects) == 2 and rng.random() < 0.5:  # "a left of b" and "b right of a" are both said
+    if (
+        len(objects) == 2 and rng.random() < 0.5
+    ):  # "a left of b" and "b right of a" are both written
         objects = objects[::-1]
     return _describe(objects, scene.category, named, related=scene.category == "position")
 
@@ -152,8 +154,7 @@ def holds(request: Request, things: Iterable) -> bool:
     related = (
         any(
             scenes.relation_component(relation, b.x - a.x, b.y - a.y) > _RELATION_HOLDS
-            for a, b in itertools.product(matches[i], matches[j])
-            if a is not b
+            for a, b in itertools.product(matches[i], matches[j])  # 0 between a thing and itself
         )
         for i, relation, j in request.relations
     )

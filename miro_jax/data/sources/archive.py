@@ -2,7 +2,7 @@
 
 An archive is a row of blocks of 512 bytes: a header, the member's bytes filled up with zeros, the
 next header, ..., and at the end at least two blocks of zeros. `tarfile` stops without a word at a
-header that does not add up and at a cut between members. Here such a place is reported, and reading
+header that does not add up and at a cut between members. Here such damage is reported, and reading
 goes on at the next header, found by the word `ustar` that all archives of the last decades hold and
 proven by its checksum; so bytes that are lost or inserted shift nothing.
 

@@ -44,7 +44,7 @@ def open_parquet(path: str) -> Iterator[parquet.ParquetFile]:
 
 
 def _check_footer(file: BinaryIO, footer: parquet.FileMetaData) -> None:
-    """Raise ValueError where columns are encrypted: pyarrow ends the process when asked of them."""
+    """Raise ValueError where columns are encrypted: pyarrow would end the process."""
     file.seek(-8, os.SEEK_END)
     if int.from_bytes(file.read(4), "little") == footer.serialized_size + _SIGNATURE_BYTES:
         raise ValueError("columns of it are encrypted, which is not read; decrypt it")
@@ -116,7 +116,7 @@ def _with_bytes(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _bytes_type(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """Return a type with bytes in place of text."""
+    """Return a type with bytes for text."""
     if inner := fields(kind):
         return pyarrow.struct([(name, _bytes_type(one)) for name, one in inner.items()])
     if (item := item_type(kind)) is not None:

@@ -21,7 +21,7 @@ from miro_jax.data.sources.texts import clean
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What a table says of an image. texts: as requested. clash: where it also says another."""
+    """The texts that a table has for an image. clash: where it has others."""
 
     texts: tuple[str | None, ...]
     clash: str
@@ -31,69 +31,69 @@ class TextIndex:
     """Finds texts by name; any thread may ask. Lies in a temporary file that has no name.
 
     Args:
-      place: of the table, for messages.
+      path: of the table, for messages.
       rows: (name, texts, line) of every row.
     """
 
-    def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
-        self._place, self._lock = place, threading.Lock()
+    def __init__(self, path: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
+        self._path, self._lock = path, threading.Lock()
         # "" is a temporary database; the system deletes it with the process, however that ends.
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute("CREATE TABLE texts (name TEXT, said TEXT, line INT)")
+        self._base.execute("CREATE TABLE texts (name TEXT, texts TEXT, line INT)")
         self._base.execute("BEGIN")
         self._base.executemany(
             "INSERT INTO texts VALUES (?, ?, ?)",
-            ((normal(name), json.dumps(said), line) for name, said, line in rows),
+            ((normal(name), json.dumps(texts), line) for name, texts, line in rows),
         )
         self._base.execute("CREATE INDEX by_name ON texts (name)")  # sorting beats inserting
         self._base.execute("COMMIT")
 
     def find(self, names: Sequence[str]) -> Match | None:
-        """Return what is said under the first of several names that the table has.
+        """Return the texts under the first of several names that the table has.
 
         A whole path is also looked up as seen from the folder of the table.
         """
         here = (self._from_here(name) for name in names if os.path.isabs(name))
-        found = (self._select("name = ?", normal(name)) for name in [*names, *here])
-        return next(filter(None, found), None)
+        matches = (self._select("name = ?", normal(name)) for name in [*names, *here])
+        return next(filter(None, matches), None)
 
     def _select(self, condition: str, *values: str) -> Match | None:
         """Return what the rows of a condition say."""
-        query = f"SELECT said, line FROM texts WHERE {condition} ORDER BY line"
+        query = f"SELECT texts, line FROM texts WHERE {condition} ORDER BY line"
         with self._lock:
             rows = self._base.execute(query, values).fetchall()
         if not rows:
             return None
-        said, line = rows[0]
-        other = next((row[1] for row in rows if row[0] != said), None)
-        clash = f"lines {line} and {other} of {self._place}" if other else ""
-        return Match(tuple(json.loads(said)), clash)
+        first, line = rows[0]
+        other = next((row[1] for row in rows if row[0] != first), None)
+        clash = f"lines {line} and {other} of {self._path}" if other else ""
+        return Match(tuple(json.loads(first)), clash)
 
     def describe_missing(self) -> str:
         """Say that an image is not in the table, with a name that is."""
         with self._lock:
             row = self._base.execute("SELECT name FROM texts LIMIT 1").fetchone()
-        return f"{self._place} has no row for it; its first is for {self._shown(row[0])!r}"
+        return f"{self._path} has no row for it; its first is for {self._shown(row[0])!r}"
 
     def _shown(self, name: str) -> str:
         return name
 
     def _from_here(self, path: str) -> str:
-        return os.path.relpath(path, reading.parent(self._place))
+        return os.path.relpath(path, reading.parent(self._path))
 
     def first_clash(self) -> tuple[str, int, int] | None:
-        """Return the first name that is said to have two different texts, and the two lines."""
+        """Return the first name that has two different texts, and the two lines."""
         query = (
-            "SELECT name, min(line), said FROM texts GROUP BY name "
-            "HAVING count(DISTINCT said) > 1 ORDER BY 2 LIMIT 1"
+            "SELECT name, min(line), texts FROM texts GROUP BY name "
+            "HAVING count(DISTINCT texts) > 1 ORDER BY 2 LIMIT 1"
         )
         with self._lock:
-            if found := self._base.execute(query).fetchone():
-                name, line, said = found
-                query = "SELECT min(line) FROM texts WHERE name = ? AND said <> ?"
-                return name, line, self._base.execute(query, (name, said)).fetchone()[0]
+            if row := self._base.execute(query).fetchone():
+                name, line, first = row
+                query = "SELECT min(line) FROM texts WHERE name = ? AND texts <> ?"
+                return name, line, self._base.execute(query, (name, first)).fetchone()[0]
         return None
 
     def close(self) -> None:
@@ -109,15 +109,15 @@ class EndIndex(TextIndex):
     longest counts.
     """
 
-    def __init__(self, place: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
-        super().__init__(place, ((_backwards(name), said, line) for name, said, line in rows))
+    def __init__(self, path: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
+        super().__init__(path, ((_backwards(name), texts, line) for name, texts, line in rows))
 
     def find(self, names: Sequence[str]) -> Match | None:
-        """Return what is said of an image by the first of its names."""
+        """Return the texts of an image by the first of its names."""
         parts = _backwards(names[0]).split("/")
         for count in range(len(parts), 0, -1):
-            if found := self._select("name = ?", "/".join(parts[:count])):
-                return found
+            if match := self._select("name = ?", "/".join(parts[:count])):
+                return match
         whole = "/".join(parts)
         return self._select("name >= ? AND name < ?", f"{whole}/", f"{whole}0")  # 0 is behind /
 

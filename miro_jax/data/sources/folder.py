@@ -39,8 +39,8 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: a bad number of files a piece.
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
-    root = Root(spec.place, spec.allow_urls)
-    return make_runs(root, list(list_images(spec.place)), length, tables)
+    root = Root(spec.path, spec.allow_urls)
+    return make_runs(root, list(list_images(spec.path)), length, tables)
 
 
 def make_runs(root: Root, images: Sequence[ImageFile], length: int, tables: Tables) -> list[Piece]:

@@ -112,7 +112,7 @@ def _mend_png(data: bytes) -> bytes:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a WebP's canvas; decoders set memory aside before they tell."""
+    """Return (width, height) of a WebP's canvas; decoders set memory aside before they know."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]

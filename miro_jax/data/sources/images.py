@@ -117,10 +117,10 @@ def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
                 return _turned(image, image_headers.jpeg_orientation(data))
     if size := image_headers.webp_size(data):
         check(*size)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # reads the header only
-        check(*picture.size)
-        with _BUDGET.spend(picture.width * picture.height * _MOST_BYTES):
-            return from_pillow(picture)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        check(*image.size)
+        with _BUDGET.spend(image.width * image.height * _MOST_BYTES):
+            return from_pillow(image)
 
 
 @functools.cache
@@ -129,9 +129,9 @@ def _note(oddity: str) -> None:
     log.warning("Images are read over a harmless oddity: %s", oddity[:200])
 
 
-def from_pillow(picture: Image.Image) -> np.ndarray:
+def from_pillow(image: Image.Image) -> np.ndarray:
     """Return a Pillow image as [H, W, 3] uint8: upright, transparency laid over white."""
-    return _turned(_to_rgb(picture), image_headers.orientation(picture))
+    return _turned(_to_rgb(image), image_headers.orientation(image))
 
 
 def _check_size(width: int, height: int, length: int, max_pixels: int, min_side: int) -> None:
@@ -150,32 +150,32 @@ def _check_scans(data: bytes, pixels: int) -> None:
         raise BadImage("too large", f"{scans} scans of {pixels} pixels")
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
+def _to_rgb(image: Image.Image) -> np.ndarray:
     """Decode; in bands, since each conversion makes a copy."""
-    if picture.mode == "F":
+    if image.mode == "F":
         raise BadImage("not an image", "floats, whose range is not known")
-    picture.load()
-    width, height = picture.size
+    image.load()
+    width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(_PIXELS_AT_A_TIME // width, 1)
     for top in range(0, height, rows):
         band = rgb[top : top + rows]
-        part = picture.crop((0, top, width, top + len(band))) if rows < height else picture
+        part = image.crop((0, top, width, top + len(band))) if rows < height else image
         band[:] = _convert(part)
     return rgb
 
 
-def _convert(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip
-        wide = np.asarray(picture, np.float32)
+def _convert(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip
+        wide = np.asarray(image, np.float32)
         grey = np.clip(np.round(wide / 257.0), 0, 255).astype(np.uint8)
-        grey[wide == picture.info.get("transparency", -1)] = 255
+        grey[wide == image.info.get("transparency", -1)] = 255
         return grey[..., None]
-    if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        picture = Image.new("RGB", clear.size, "white")
-        picture.paste(clear, mask=clear)
-    return np.asarray(picture.convert("RGB"))
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.new("RGB", clear.size, "white")
+        image.paste(clear, mask=clear)
+    return np.asarray(image.convert("RGB"))
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:

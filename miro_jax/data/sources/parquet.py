@@ -49,12 +49,12 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: no file can be read, or none has a column of images.
     """
     length = spec.number("per_piece", ROWS_PER_PIECE)
-    folder = listing.fixed_folder(spec.place)
-    listed = listing.match_files(spec.place)
+    folder = listing.fixed_folder(spec.path)
+    listed = listing.match_files(spec.path)
     with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
-        raise ValueError(f"{spec.place} must be parquet tables with images: {footers[0]}")
+        raise ValueError(f"{spec.path} must be parquet tables with images: {footers[0]}")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
         name = reading.readable(reading.relative(file.path, folder))
@@ -124,15 +124,15 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     }
     is_json = _JSON in others and not types.is_null(others[_JSON])
     json = _JSON if is_json and (_is_words(others[_JSON]) or arrow.fields(others[_JSON])) else None
-    said = (image, caption, *synthetic, json)
-    read = [n for n, k in kinds.items() if n in said or arrow.is_text(k) or arrow.is_number(k)]
+    chosen = (image, caption, *synthetic, json)
+    read = [n for n, k in kinds.items() if n in chosen or arrow.is_text(k) or arrow.is_number(k)]
     return _Columns(image, caption, json, synthetic, read)
 
 
-def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], asked: str | None) -> str:
+def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], requested: str | None) -> str:
     inside = [name for name, kind in kinds.items() if _is_image(kind)]
     possible = [n for n, kind in kinds.items() if _is_image(kind) or _is_path(kind)]
-    image = tables.choose_column(path, possible, asked, (), "image")
+    image = tables.choose_column(path, possible, requested, (), "image")
     image = image or tables.choose_column(path, inside, None, IMAGE_COLUMNS, "image")
     structs = [name for name in inside if arrow.fields(arrow.item_type(kinds[name]) or kinds[name])]
     if image is None and len(structs) == 1:
@@ -149,16 +149,18 @@ def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], asked: str |
 
 
 def _words_column(
-    path: str, kinds: Mapping[str, pyarrow.DataType], asked: str | None, usual: Sequence[str]
+    path: str, kinds: Mapping[str, pyarrow.DataType], requested: str | None, usual: Sequence[str]
 ) -> str | None:
     """Choose a column of text; ValueError where one of these names holds something else.
 
-    A column without a single value has no type; it is none of text unless it is asked for.
+    A column without a single value has no type; it is none of text unless it is requested.
     """
-    if asked is None:
+    if requested is None:
         kinds = {name: kind for name, kind in kinds.items() if not types.is_null(kind)}
     words = [name for name, kind in kinds.items() if _is_words(kind)]
-    match = tables.choose_column(path, words if asked is None else kinds, asked, usual, "caption")
+    match = tables.choose_column(
+        path, words if requested is None else kinds, requested, usual, "caption"
+    )
     other = match or tables.choose_column(path, kinds, None, usual, "caption")
     if other is not None and other not in words:
         raise ValueError(
@@ -222,8 +224,10 @@ def _samples(path: str, name: str, first: int, last: int, row: int, spec: Spec) 
                 try:
                     with arrow.checked():
                         for values in _rows(file, group, chosen.read):
-                            data, place = _image(kind, values.pop(chosen.image))
-                            yield _sample(root, f"{name}/{row:08d}", data, place, values, chosen)
+                            data, image_path = _image(kind, values.pop(chosen.image))
+                            yield _sample(
+                                root, f"{name}/{row:08d}", data, image_path, values, chosen
+                            )
                             row += 1
                 except ValueError as error:
                     reason = f": {error}"
@@ -266,22 +270,22 @@ def _image(kind: pyarrow.DataType, value) -> tuple[bytes | None, str]:
         return next((cell for cell in cells if cell != (None, "")), (None, ""))
     if inner:
         data, _ = _image(inner["bytes"], value["bytes"])
-        _, place = _image(inner.get("path", kind), value.get("path"))
-        return data, place
+        _, path = _image(inner.get("path", kind), value.get("path"))
+        return data, path
     return (None, os.fsdecode(value)) if arrow.is_text(kind) else (value, "")
 
 
 def _sample(
-    root: Root, key: str, data: bytes | None, place: str, values: dict[str, Any], columns: _Columns
+    root: Root, key: str, data: bytes | None, path: str, values: dict[str, Any], columns: _Columns
 ) -> Sample:
     """Interpret a row of a table; values: all but its image."""
     caption, json_data = (values.pop(name) if name else None for name in columns[1:3])
     others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)
     read: Any = data
-    if data is None and place:
-        read = functools.partial(root.read_image, place)
-        place = "" if is_base64(place) else reading.readable(place)
+    if data is None and path:
+        read = functools.partial(root.read_image, path)
+        path = "" if is_base64(path) else reading.readable(path)
     known = (texts.meta.get(name) for name in NAME_COLUMNS)
-    names = [place, *(str(name) for name in known if name is not None)]
+    names = [path, *(str(name) for name in known if name is not None)]
     return make_sample(key, read, texts, filter(None, names))

@@ -176,9 +176,9 @@ def local_copy(path: str) -> Iterator[str]:
         yield copy
 
 
-def map_ahead(function: Callable[[S], T], items: Sequence[S], place: str) -> Iterator[T]:
-    """Apply a function that reads files of a place; in an object store, to many items at a time."""
-    if not is_remote(place):
+def map_ahead(function: Callable[[S], T], items: Sequence[S], folder: str) -> Iterator[T]:
+    """Apply a function that reads files of a folder; in a store, to many items at a time."""
+    if not is_remote(folder):
         yield from map(function, items)
         return
     pool = ThreadPoolExecutor(_REMOTE_THREADS)

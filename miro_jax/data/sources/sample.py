@@ -61,15 +61,15 @@ class Sample:
 def make_sample(
     key: str,
     image: bytes | Callable[[], bytes] | None,
-    found: texts.Texts,
+    read: texts.Texts,
     names: Iterable[str],
     problem: str = "",
     detail: str = "",
 ) -> Sample:
-    """Return a sample with the texts that were found; a problem given stands above theirs."""
-    problem, detail = (problem, detail) if problem else (found.problem, detail or found.detail)
+    """Return a sample with its texts; a problem given stands above theirs."""
+    problem, detail = (problem, detail) if problem else (read.problem, detail or read.detail)
     return Sample(
-        key, image, found.caption, found.synthetic, found.meta, problem, detail, tuple(names)
+        key, image, read.caption, read.synthetic, read.meta, problem, detail, tuple(names)
     )
 
 
@@ -80,7 +80,7 @@ def damage(piece_id: str, cause: str, detail: str) -> Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Texts that tables give in place of those beside the images; see `captions`.
+    """Texts of tables that replace those beside the images; see `captions`.
 
     captions: by any of a sample's names. synthetic: (short, long), by the first.
     """
@@ -155,7 +155,7 @@ def _first(read: Callable[[], Iterator[Sample]], count: int) -> Iterator[Sample]
 def complete(
     sample: Sample, tables: Tables, needs_caption: bool = True, is_repeated: bool = False
 ) -> Sample:
-    """Put the texts of tables in place, clean them, and say why a sample cannot be used.
+    """Take the texts of tables, clean all, and say why a sample cannot be used.
 
     Args:
       sample: as its file has it.
@@ -221,7 +221,7 @@ def _problem_of_image(sample: Sample, is_repeated: bool) -> tuple[str, str]:
 def expected_samples(
     pieces: Sequence[Piece], seen: Sequence[Piece] = (), samples: int = 0
 ) -> float | None:
-    """Tell how many samples pieces have: counted, or guessed from those of some of them.
+    """Return how many samples pieces have: counted, or guessed from those of some of them.
 
     Args:
       seen: pieces that were read. samples: that they have.

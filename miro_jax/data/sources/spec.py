@@ -1,4 +1,4 @@
-"""The text that names a source: KIND:PLACE, with options after a question mark.
+"""The text that names a source: KIND:PATH, with options after a question mark.
 
     tar:/data/cc12m/{00000..01242}.tar?synthetic=/data/recaptioned.tsv
     folder:/data/photos?captions=/data/photos.csv
@@ -33,7 +33,7 @@ class Spec:
     """
 
     kind: str
-    place: str
+    path: str
     options: Mapping[str, str]
     allow_urls: bool = False
 
@@ -53,18 +53,18 @@ def parse(text: str, allow_urls: bool = False) -> Spec:
     """Take the text of a source apart; for `allow_urls` see `Spec`.
 
     Raises:
-      ValueError: unknown kind or option, or no place.
+      ValueError: unknown kind or option, or no path.
     """
-    kind, _, place = text.partition(":")
-    place = place.removeprefix("file://")
-    if kind not in KINDS or not place:
+    kind, _, path = text.partition(":")
+    path = path.removeprefix("file://")
+    if kind not in KINDS or not path:
         raise ValueError(
-            f"A source must be KIND:PLACE with a kind of {KINDS}, such as 'tar:/data/*.tar'; "
+            f"A source must be KIND:PATH with a kind of {KINDS}, such as 'tar:/data/*.tar'; "
             f"got {text!r}."
         )
     options: dict[str, str] = {}
-    if match := _OPTIONS_AT_END.search(place):
-        place = place[: match.start()]
+    if match := _OPTIONS_AT_END.search(path):
+        path = path[: match.start()]
         for item in match[1].split("&"):
             name, _, value = item.partition("=")
             if name not in OPTIONS[kind] or name in options or not value:
@@ -73,9 +73,9 @@ def parse(text: str, allow_urls: bool = False) -> Spec:
                     f"once and with a value; got {item!r} in {text!r}."
                 )
             options[name] = _home(value)
-    return Spec(kind, _home(place), options, allow_urls)
+    return Spec(kind, _home(path), options, allow_urls)
 
 
-def _home(place: str) -> str:
+def _home(path: str) -> str:
     """Replace a `~` by the user's folder, which no shell does inside of a word."""
-    return os.path.expanduser(place) if place.startswith("~/") else place
+    return os.path.expanduser(path) if path.startswith("~/") else path

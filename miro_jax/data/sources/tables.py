@@ -26,7 +26,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS_AT_A_TIME = 4096  # of parquet
-csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to tell
+csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table that was read once and found sound; see `open_table`.
+    """A table that was read once and is sound; see `open_table`.
 
     path: of the file. path_column, caption_column: names; the latter may be None. count: rows.
     sha256: of the file.
@@ -115,20 +115,20 @@ def sha256(path: str) -> str:
 
 
 def choose_column(
-    path: str, columns: Collection[str], asked: str | None, usual: Iterable[str], kind: str
+    path: str, columns: Collection[str], requested: str | None, usual: Iterable[str], kind: str
 ) -> str | None:
     """Return the requested column, else the first usual one that is there, else None.
 
     Raises:
       ValueError: the requested one is not there.
     """
-    if asked is not None:
-        if asked not in columns:
+    if requested is not None:
+        if requested not in columns:
             raise ValueError(
                 f"The requested {kind} column must be one of {path}, which has "
-                f"{', '.join(map(repr, columns))}; got {asked!r}."
+                f"{', '.join(map(repr, columns))}; got {requested!r}."
             )
-        return asked
+        return requested
     known = {name.strip().lower(): name for name in reversed(list(columns))}
     return next((known[name] for name in usual if name in known), None)
 

@@ -50,9 +50,9 @@ def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
     Raises:
       FileNotFoundError: the pattern, or a part of it, matches nothing.
     """
-    folder = listing.fixed_folder(spec.place)
+    folder = listing.fixed_folder(spec.path)
     pieces = []
-    for number, file in enumerate(listing.match_files(spec.place)):
+    for number, file in enumerate(listing.match_files(spec.path)):
         name = reading.readable(reading.relative(file.path, folder))
         read = functools.partial(_samples, file.path, name)
         sign = functools.partial(reading.fingerprint, file.path)
@@ -87,18 +87,18 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
     """Put members of one key together."""
     group, near = None, False
     with reading.open_read(path) as file:
-        for found in archive.members(file, reading.size_of(path)):
-            if isinstance(found, archive.Damage):
+        for member in archive.members(file, reading.size_of(path)):
+            if isinstance(member, archive.Damage):
                 near = True
                 if group is not None:
                     group.near_damage = True
-                    group.distrusted |= found.stray
-                yield found
+                    group.distrusted |= member.stray
+                yield member
                 continue
-            folder, slash, name = found.name.rpartition("/")
+            folder, slash, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
             key, extension = folder + slash + stem, extension.lower()
-            if not stem or not (found.regular or extension in _USED):  # a hidden file has no stem
+            if not stem or not (member.regular or extension in _USED):  # a hidden file has no stem
                 continue
             if group is None or key != group.key or extension in group.members:
                 if group is not None:
@@ -107,8 +107,8 @@ def _groups(path: str) -> Iterator[_Open | archive.Damage]:
             group.near_damage |= near
             near = False
             if extension not in _USED:  # a key may have any number of these
-                found = dataclasses.replace(found, content=None)
-            group.members[extension] = found
+                member = dataclasses.replace(member, content=None)
+            group.members[extension] = member
     if group is not None:
         yield group
 

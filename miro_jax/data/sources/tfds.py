@@ -23,7 +23,7 @@ from miro_jax.data.sources.texts import interpret
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
 NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_PLACE = re.compile(r"(?P<name>[\w/.-]+):(?P<version>\d+\.\d+\.\d+)@(?P<folder>.+)")
+_NAME = re.compile(r"(?P<name>[\w/.-]+):(?P<version>\d+\.\d+\.\d+)@(?P<folder>.+)")
 _RECORDS_AT_A_TIME = 32
 
 
@@ -35,11 +35,11 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
       ValueError: the name is not complete, or it is prepared in another format, or has no such
         split, or not the features that are needed.
     """
-    match = _PLACE.fullmatch(spec.place)
+    match = _NAME.fullmatch(spec.path)
     if not match:
         raise ValueError(
             "A source of TensorFlow Datasets must be tfds:NAME/CONFIG:VERSION@DIR, such as "
-            f"'tfds:coco_captions/2014:1.1.0@/data/tfds'; got {spec.place!r}."
+            f"'tfds:coco_captions/2014:1.1.0@/data/tfds'; got {spec.path!r}."
         )
     folder = reading.join(match["folder"], f"{match['name']}/{match['version']}")
     info = _read_json(reading.join(folder, "dataset_info.json"), match["name"])
@@ -119,14 +119,14 @@ def _choose(features: dict[str, str], spec: Spec, folder: str) -> tuple[str, str
             f"{folder} must have a feature that is the image; its images are "
             f"{', '.join(images) or 'none'}, requested is {image!r}. Name one with ?image=NAME."
         )
-    asked = spec.options.get("caption")
-    if asked is not None and asked.replace(".", "/") not in texts:
+    requested = spec.options.get("caption")
+    if requested is not None and requested.replace(".", "/") not in texts:
         raise ValueError(
             f"caption must be a feature of text of {folder}, which are {', '.join(texts)}; got "
-            f"{asked!r}."
+            f"{requested!r}."
         )
-    if asked is not None:
-        return image, asked.replace(".", "/")
+    if requested is not None:
+        return image, requested.replace(".", "/")
     return image, next((name for name in CAPTION_FEATURES if name in texts), None)
 
 
@@ -139,14 +139,14 @@ def _samples(path: str, name: str, count: int, image: str, caption: str | None) 
             reason = f"it is {other}" if other else "its index cannot be read"
             yield damage(name, "damaged shard", reason)
             return
-        found = reader.num_records()
-        for begin in range(0, found, _RECORDS_AT_A_TIME):
-            numbers = list(range(begin, min(begin + _RECORDS_AT_A_TIME, found)))
+        count_there = reader.num_records()
+        for begin in range(0, count_there, _RECORDS_AT_A_TIME):
+            numbers = list(range(begin, min(begin + _RECORDS_AT_A_TIME, count_there)))
             for number, record in zip(numbers, _read(reader, numbers), strict=True):
                 yield _sample(f"{name}/{number:08d}", record, image, caption)
         reader.close()
-    if found != count:
-        yield damage(name, "damaged shard", f"must hold {count} records; it holds {found}")
+    if count_there != count:
+        yield damage(name, "damaged shard", f"must hold {count} records; it holds {count_there}")
 
 
 def _read(reader: ArrayRecordReader, numbers: list[int]) -> list[bytes | None]:
@@ -168,8 +168,8 @@ def _sample(key: str, record: bytes | None, image: str, caption: str | None) -> 
     except ValueError as error:
         return Sample(key, None, None, {}, {}, "damaged record", str(error))
     data = next((v for v in values.pop(image, []) if isinstance(v, bytes)), None)
-    said = values.pop(caption, None) if caption else None
-    # Lists have no place in the meta.
-    texts = interpret(said or None, None, {n: v[0] for n, v in values.items() if len(v) == 1})
+    captions = values.pop(caption, None) if caption else None
+    # The meta holds no lists.
+    texts = interpret(captions or None, None, {n: v[0] for n, v in values.items() if len(v) == 1})
     names = [str(texts.meta[name]) for name in NAME_FEATURES if name in texts.meta]
     return make_sample(key, data, texts, names)
