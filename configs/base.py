@@ -116,6 +116,7 @@ def base() -> ConfigDict:
     c.mesh.data = -1  # devices along the batch; -1 = all that are left
     c.mesh.model = 1  # devices along heads and MLP width
     c.mesh.distributed = False  # several processes: each calls jax.distributed.initialize first
+    c.mesh.heartbeat_seconds = 100.0  # a process silent for so long is gone: the others leave
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # or "lamb", the paper's; slower than AdamW over a thousand steps

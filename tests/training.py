@@ -93,12 +93,16 @@ def last_step(workdir: pathlib.Path) -> int:
 
 
 class Launcher:
-    """Starts runs of `miro_jax.main` on one device, each a process of its own."""
+    """Starts runs of `miro_jax.main` on one device, each a process of its own.
 
-    def __init__(self):
+    Args:
+      environment: of the runs, beside that of the tests.
+    """
+
+    def __init__(self, **environment: str):
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -150,6 +154,8 @@ def _serve() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            if said := os.environ.get("MIRO_TEST_STDERR"):
+                os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
             os.dup2(2, 1)  # nothing of a run may mix with the answers
             sys.exit(entry.main(json.loads(line)))
         print(pid, flush=True)

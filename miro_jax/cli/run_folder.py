@@ -66,7 +66,9 @@ def open_folder(
             f"--workdir must be the folder of a trained run; there is no folder {workdir}."
         )
     if config.mesh.distributed:
-        jax.distributed.initialize()
+        # Later than `train.peers`, which says in a line what happened.
+        later = int(config.mesh.heartbeat_seconds) + 30
+        jax.distributed.initialize(heartbeat_timeout_seconds=later)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(workdir / "log.txt", encoding="utf-8", errors="backslashreplace")

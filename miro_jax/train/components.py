@@ -40,6 +40,9 @@ def validate(config: Config) -> None:
     share = config.data.synthetic_caption_prob
     if not 0 <= share <= 1:
         raise ValueError(f"config.data.synthetic_caption_prob must be in [0, 1]; got {share}.")
+    seconds = config.mesh.heartbeat_seconds
+    if not seconds >= 1:
+        raise ValueError(f"config.mesh.heartbeat_seconds must be at least 1; got {seconds}.")
     optim, training = Optim(**config.optim), Training(**config.train)
     try:
         make_optimizer(optim, training.num_steps)

@@ -27,7 +27,7 @@ from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.models import sharding
-from miro_jax.train import components
+from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.settings import Training
@@ -72,6 +72,8 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
+        if config.mesh.distributed:
+            stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
         )

@@ -1,0 +1,76 @@
+"""Processes of a run that watch each other, with a store that stands for JAX's."""
+
+import threading
+import time
+
+import pytest
+
+from miro_jax.train import peers
+
+
+class Store:
+    """What the processes of a run write; `dead` stands for process 0 that is gone."""
+
+    def __init__(self):
+        self.values, self.dead = {}, False
+
+    def key_value_set(self, key, value, _allow_overwrite):
+        if self.dead:
+            raise RuntimeError("UNAVAILABLE: connection refused\nmore")
+        self.values[key] = value
+
+    def key_value_dir_get(self, _prefix):
+        return list(self.values.items())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(peers, "SECONDS_BETWEEN_LOOKS", 0.005)
+
+
+def start(store, index, said, timeout=0.2):
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=peers.watch, args=(store, index, 2, timeout, ended, said.append), daemon=True
+    )
+    thread.start()
+    return thread, ended
+
+
+def test_processes_that_count_stay_and_one_that_stops_is_named():
+    store, said = Store(), ([], [])
+    first, second = (start(store, index, said[index], timeout=1.0) for index in range(2))
+    time.sleep(1.5)
+    assert said == ([], [])
+    second[1].set()  # as if it were killed
+    first[0].join(30)
+    assert said == (["process 1 of this run has not answered for 1 s"], [])
+
+
+def test_one_that_never_began_is_named():
+    said = []
+    start(Store(), 0, said)[0].join(30)
+    assert said == ["process 1 of this run has not answered for 0.2 s"]
+
+
+def test_one_that_is_done_is_not_waited_for():
+    store, said = Store(), []
+    store.values[f"{peers.KEY}/1"] = peers.DONE
+    thread, ended = start(store, 0, said, timeout=0.05)
+    thread.join(0.5)
+    assert thread.is_alive() and said == []
+    ended.set()
+    thread.join(30)
+
+
+def test_a_store_that_is_gone_is_process_0():
+    store, said = Store(), []
+    store.dead = True
+    start(store, 1, said)[0].join(30)
+    assert said == ["process 0 of this run does not answer (UNAVAILABLE: connection refused)"]
+
+
+def test_one_process_alone_starts_no_thread():
+    before = threading.active_count()
+    with peers.watched(1.0):
+        assert threading.active_count() == before
