@@ -375,6 +375,7 @@ def test_bins_of_other_rewards_are_refused(folder):
         batches.make_iterator(folder, bins, NAMES, batches.Options(**OPTIONS))
 
 
+@pytest.mark.slow
 def test_reading_needs_neither_tensorflow_nor_torch(folder):
     code = """
 import sys
@@ -390,6 +391,7 @@ print(sorted({"tensorflow", "torch"} & set(sys.modules)))
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_records_of_pixels_are_read_fast_enough(tmp_path):
     """Guards against a slow path (a file opened per record, say); far below the norm."""
     folder = write_set(tmp_path / "set", [256])

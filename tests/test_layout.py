@@ -195,16 +195,6 @@ def test_every_module_imports_without_device_torch_or_tensorflow_and_writes_noth
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_stage_imports_torch_where_it_is_installed():
-    """As in this environment; TensorBoard's writer would, and takes seconds for it."""
-    program = "import sys, miro_jax.main, miro_jax.sample.export, miro_jax.score\n"
-    program += "print(*{'torch', 'tensorflow'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "\n"
-
-
 def test_files_are_short():
     lengths = {place(p): len(p.read_text("utf-8").splitlines()) for p in EVERYTHING}
     ceilings = {"miro_jax/main.py": 80}

@@ -159,6 +159,7 @@ def test_records_named_in_the_config_are_made_only_where_they_are_missing(order,
     assert order == ["train", "evaluate"]
 
 
+@pytest.mark.slow
 def test_as_a_program_a_bad_reward_touches_no_device(tmp_path):
     """jax has no platform to start here: a device would give another error."""
     done = subprocess.run(

@@ -175,6 +175,7 @@ print("torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_writing_metrics_imports_no_torch_where_it_is_installed(tmp_path):
     """tensorboardX imports PyTorch where it can; here a module that stands for it."""
     (tmp_path / "torch.py").write_text("class Tensor: ...\n")

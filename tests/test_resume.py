@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import resource
 import signal
 import time
 
@@ -30,8 +32,14 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def launcher():
-    launcher = training.Launcher()
+def said(tmp_path_factory):
+    """What the runs of the launcher print to stderr."""
+    return tmp_path_factory.mktemp("said") / "stderr"
+
+
+@pytest.fixture(scope="module")
+def launcher(said):
+    launcher = training.Launcher(MIRO_TEST_STDERR=str(said))
     yield launcher
     launcher.close()
 
@@ -288,19 +296,58 @@ def resumptions(log):
     return log.read_text().count("Training from step") if log.exists() else 0
 
 
-def test_a_terminated_run_saves_leaves_with_143_and_loses_no_step(
-    launcher, records, uninterrupted, parts, tmp_path
+def test_a_run_stopped_by_each_signal_saves_at_once_and_loses_no_step(
+    launcher, said, records, uninterrupted, parts, tmp_path
 ):
-    call = arguments(records, tmp_path, 100)
-    pid = launcher.start(*call)
-    assert training.wait_until(lambda: training.last_step(tmp_path) >= 3, pid)
-    os.kill(pid, signal.SIGTERM)
-    sent = time.monotonic()
-    assert launcher.wait() == 143
-    print(f"left {time.monotonic() - sent:.1f} s after the signal")
-    step = committed(tmp_path)
-    assert 3 <= step == training.last_step(tmp_path) < 20
-    assert f"Stopped by a signal after step {step}" in (tmp_path / "log.txt").read_text()
+    call, step, waited = arguments(records, tmp_path, 100), 0, []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        pid = launcher.start(*call)
+        goal = step + 3
+        assert training.wait_until(lambda: training.last_step(tmp_path) >= goal, pid)  # noqa: B023
+        os.kill(pid, number)
+        sent = time.time()
+        assert launcher.wait() == 128 + number
+        step = committed(tmp_path)
+        assert goal <= step == training.last_step(tmp_path) < 20
+        written = tmp_path / "checkpoints" / str(step) / "commit_success.txt"
+        waited.append(written.stat().st_mtime - sent)
+        log = (tmp_path / "log.txt").read_text()
+        assert f"Stopped by {number.name} after step {step}; the state is saved" in log
+        *_, line = said.read_text().splitlines()
+        assert line == (
+            f"stopped by {number.name} after step {step}; the same command resumes from there."
+        )
+    print("seconds from the signal to the committed checkpoint:", *(f"{w:.2f}" for w in waited))
+    assert min(waited) < 2  # the others may have met a busy machine
     assert launcher(*call) == 0
     assert f"Training from step {step} " in (tmp_path / "log.txt").read_text()
     assert_like_uninterrupted(tmp_path, uninterrupted, parts)
+
+
+def test_a_full_disk_ends_a_run_with_the_path_and_room_lets_it_resume(
+    launcher, said, records, uninterrupted, parts, tmp_path
+):
+    """The limit on the size of a file stands for the disk: what is written more is refused."""
+    call = arguments(records, tmp_path, 1)
+    pid = launcher.start(*call)
+    assert training.wait_until(lambda: committed(tmp_path) >= 3, pid)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1024, 1024))
+    begin = len(said.read_text())
+    assert launcher.wait() == 1
+    *above, line = said.read_text()[begin:].splitlines()
+    assert "Traceback" not in "".join(above)
+    assert line.startswith("miro_jax: error: the disk is full: ") and str(tmp_path) in line
+    assert line.endswith("Make room; the same command then resumes from here.")
+    assert launcher(*call) == 0
+    assert_like_uninterrupted(tmp_path, uninterrupted, parts)
+
+
+def test_saving_holds_training_up_for_a_twentieth_of_the_interval_at_most(
+    launcher, records, tmp_path
+):
+    call = [*arguments(records, tmp_path, 300), "--config.train.num_steps=1200"]
+    assert launcher(*call, "--config.train.sample_every_steps=0") == 0
+    log = (tmp_path / "log.txt").read_text()
+    shares = [float(share) for share in re.findall(r"held training up .*, ([\d.]+)% of", log)]
+    print("share of the interval that a save takes, in percent:", *shares)
+    assert len(shares) == 4 and np.median(shares[1:]) < 5  # the first one compiles

@@ -71,6 +71,16 @@ class RINConfig:
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
 
     def __post_init__(self):
+        may_be_zero = ("num_rewards", "condition_layers", "num_registers")
+        for name, value in vars(self).items():
+            least = 0 if name in may_be_zero else 1
+            if isinstance(value, int) and value < least and name != "remat":
+                raise ValueError(f"config.model.rin.{name} must be at least {least}; got {value}.")
+        for name, value in {"table_std": self.table_std, "sigma": self.sigma}.items():
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"config.model.rin.{name} must be above 0 and finite; got {value}."
+                )
         height, width, _ = self.latent_shape
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(

@@ -21,6 +21,7 @@ from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Optim, Training
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
+DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -43,6 +44,12 @@ def validate(config: Config) -> None:
     seconds = config.mesh.heartbeat_seconds
     if not seconds >= 1:
         raise ValueError(f"config.mesh.heartbeat_seconds must be at least 1; got {seconds}.")
+    if config.model.dtype not in DTYPES:
+        raise ValueError(
+            f"config.model.dtype must be one of {', '.join(DTYPES)}; got {config.model.dtype!r}."
+        )
+    patch = config.model.rin.patch_size
+    rin.rin_config(config.model, (patch, patch, 1), 1, 0)  # the image and its encoder come later
     optim, training = Optim(**config.optim), Training(**config.train)
     try:
         make_optimizer(optim, training.num_steps)

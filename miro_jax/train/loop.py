@@ -147,6 +147,7 @@ class Loop:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         self.clock, self.since, self.status = time.perf_counter(), first, ""
+        self.saved_at = self.clock
         silent = jax.process_index() != 0
         with (
             self._watched_signals(),
@@ -205,7 +206,13 @@ class Loop:
 
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
         self._read_pending()  # a state that is not finite must not replace a good one
-        self.checkpoints.save(step, state, self.described | self.data.get_state(), force=force)
+        begin = time.perf_counter()
+        if self.checkpoints.save(step, state, self.described | self.data.get_state(), force=force):
+            now = time.perf_counter()
+            seconds, since = now - begin, now - self.saved_at
+            self.saved_at = now
+            text = "Saving step %d held training up for %.2f s, %.1f%% of the time since the last"
+            log.info(text, step, seconds, 100 * seconds / since)
 
     def _next_batch(self) -> dict[str, Any]:
         batch = next(self.data)
