@@ -3,67 +3,15 @@
 import dataclasses
 import gc
 import logging
-import multiprocessing
 import shutil
-import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import nnx
 
 from miro_jax.train.checkpoint import Checkpoints, LayoutMismatch
-
-DATA = {"position": 7, "epochs": [1, 2], "name": "shard-00003"}
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class State:
-    """A stand-in with the parts of a training state."""
-
-    step: Any
-    params: Any
-    ema_params: Any
-    opt_state: Any
-
-
-def mesh_sharding(shape=(8, 1), spec=("data", "model")):
-    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    return lambda x: jax.NamedSharding(mesh, jax.P(*spec) if x.ndim == 2 else jax.P())
-
-
-def make(step, size=8, sharding=None, as_nnx=True):
-    """A state whose every array depends on `step`."""
-    rng = np.random.default_rng(step)
-
-    def draw(*shape):
-        return jnp.asarray(rng.normal(size=shape).astype(np.float32))
-
-    params = {"blocks": {0: {"kernel": draw(size, 8), "bias": draw(8)}}, "table": draw(8, 8)}
-    if as_nnx:
-        params = nnx.State(jax.tree.map(nnx.Param, params))
-    opt_state = jax.tree.map(lambda x: x + step, optax.adam(1e-3).init(params))
-    ema_params = jax.tree.map(lambda x: (x * 2).astype(jnp.bfloat16), params)
-    state = State(jnp.int32(step), params, ema_params, opt_state)
-    return jax.device_put(state, jax.tree.map(sharding or mesh_sharding(), state))
-
-
-def abstract(state, sharding=None):
-    sharding = sharding or mesh_sharding()
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x)), state
-    )
-
-
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+from tests.states import DATA, abstract, assert_same, make, mesh_sharding
 
 
 def saved(folder, *steps, **settings):
@@ -351,57 +299,6 @@ def test_a_missing_folder_to_read_names_its_writer(tmp_path):
 def test_zero_is_no_interval_and_no_count(tmp_path, settings):
     with pytest.raises(ValueError, match="must be at least 1"):
         Checkpoints(tmp_path, **settings)
-
-
-@pytest.mark.slow
-def test_saving_leaks_nothing(tmp_path, monkeypatch):
-    """Orbax would keep 48 objects of each save; a run of a day saves hundreds of times."""
-    counts = []
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps records
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in range(1, 16):
-            checkpoints.save(step, make(step), DATA)
-            checkpoints.wait()
-            gc.collect()
-            counts.append(len(gc.get_objects()))
-    assert counts[14] - counts[4] < 100, counts
-
-
-KILL_SIZE = 20_000  # rows: a state of about 2 MB
-
-
-def save_until_killed(folder):
-    """Go on from the latest checkpoint, saving every step; the child process of the next test."""
-    with Checkpoints(folder) as checkpoints:
-        found = checkpoints.restore_latest(abstract(make(0, size=KILL_SIZE)))
-        first = 0 if found is None else found[0]
-        for step in range(first + 1, first + 1000):
-            checkpoints.save(step, make(step, size=KILL_SIZE), DATA | {"position": step})
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_from_a_whole_checkpoint(tmp_path):
-    """SIGKILL at 20 random moments while saving: the content is exact, steps never go back."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_checkpoint"])  # children start warm
-    rng = np.random.default_rng()  # the moment is not reproducible anyway
-    reached = 0
-    for _ in range(20):
-        child = context.Process(target=save_until_killed, args=(tmp_path,))
-        child.start()
-        deadline = time.monotonic() + 180
-        while not (tmp_path / str(reached + 1) / "commit_success.txt").exists():
-            assert child.is_alive() and time.monotonic() < deadline, "no checkpoint in 180 seconds"
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.3))
-        child.kill()
-        child.join()
-        with Checkpoints(tmp_path, read_only=True) as checkpoints:
-            step, state, data_state = checkpoints.restore_latest(abstract(make(0, size=KILL_SIZE)))
-        assert step > reached and data_state["position"] == step
-        assert_same(state, make(step, size=KILL_SIZE))
-        reached = step
-    assert not list(tmp_path.glob("unusable-*"))
 
 
 def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path):

@@ -3,8 +3,6 @@
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -373,22 +371,6 @@ def test_bins_of_other_rewards_are_refused(folder):
     bins = bins_lib.fit_bins(np.arange(6.0).reshape(3, 2), ["a@1", "c@1"], 8)
     with pytest.raises(ValueError, match="c@1"):
         batches.make_iterator(folder, bins, NAMES, batches.Options(**OPTIONS))
-
-
-@pytest.mark.slow
-def test_reading_needs_neither_tensorflow_nor_torch(folder):
-    code = """
-import sys
-from miro_jax.data.records import batches, bins
-b = bins.Bins.load(sys.argv[1])
-options = batches.Options(batch_size=16, seed=0, synthetic_caption_prob=0.5, max_tokens=8)
-it = batches.make_iterator(sys.argv[1], b, b.names, options)
-[next(it) for _ in range(20)]
-print(sorted({"tensorflow", "torch"} & set(sys.modules)))
-"""
-    command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
