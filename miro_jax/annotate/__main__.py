@@ -16,12 +16,15 @@ OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mes
 def run(
     stage: ModuleType, options: ModuleType, arguments: Sequence[str] | None, out_of_memory: str
 ) -> int:
-    """Run a command line of annotate or score, whose engine is imported here: not for --help."""
+    """Run a command line of annotate or score.
+
+    Args:
+      stage, options: the package, and its module of settings. out_of_memory: what to do then.
+    """
 
     def plan() -> Any:
-        return stage.make_job(
-            make_settings(options.Settings, options.make_parser().read(arguments))
-        )
+        settings = make_settings(options.Settings, options.make_parser().read(arguments))
+        return stage.make_job(settings)  # the engine is imported here: not for --help
 
     return exit.run(
         options.NAME,
