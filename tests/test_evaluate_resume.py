@@ -1,6 +1,8 @@
 """An evaluation that is stopped: its images are kept, the same call resumes; one process alone."""
 
+import errno
 import json
+import os
 import signal
 
 import numpy as np
@@ -10,7 +12,7 @@ from configs import base as configs
 from miro_jax.cli import exit as exits
 from miro_jax.cli.signals import ENDING
 from miro_jax.data.storage.lease import locked
-from miro_jax.evaluate import base, run
+from miro_jax.evaluate import base, gallery, run
 from tests.painting import SAMPLING, Meter, build_all, gauges
 
 FACTS = {"checkpoint": "run step 5 sha256:d1a1"}
@@ -56,6 +58,26 @@ def test_a_signal_keeps_what_is_drawn_and_the_next_call_draws_the_rest(tmp_path,
     assert run.run_evaluators(built, again, 5, drawn) == expected
     assert len(again.calls) == len(whole.calls) - 7
     assert not drawn.exists()
+
+
+@pytest.mark.parametrize("module", [base, gallery])
+def test_a_full_disk_gives_status_1_the_path_and_what_to_do(tmp_path, capsys, monkeypatch, module):
+    names, built = evaluators(tmp_path)
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_atomic", full)
+        status = exits.run(
+            "evaluate",
+            lambda: None,
+            lambda _: run.run_evaluators(built, Meter(names), 5, tmp_path / "drawn"),
+        )
+    err = capsys.readouterr().err
+    assert status == 1 and "the disk is full" in err and str(tmp_path) in err
+    assert "Make room; the same command then resumes" in err
+    assert run.run_evaluators(built, Meter(names), 5, tmp_path / "drawn")
 
 
 def remember(folder, facts=FACTS):

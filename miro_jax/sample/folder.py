@@ -12,13 +12,10 @@ The same request resumes; another one is refused, see `data.storage.claim`.
 """
 
 import contextlib
-import errno
 import hashlib
 import io
-import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -168,18 +165,14 @@ def check_writable(path: Path | str) -> None:
     Nothing is left behind.
     """
     folder = Path(path)
+    if (folder / MANIFEST_NAME).exists():
+        return
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
-        os.listdir(existing)
-        if not (folder / MANIFEST_NAME).exists():  # a complete folder may be read-only
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        storage.check_writable(existing)
+    except (PermissionError, NotADirectoryError) as error:
         raise PermissionError(
-            f"{path} must be a folder that can be written; got: {existing}: {error.strerror}. Name "
-            "another."
+            f"{path} must be a folder that can be written; got: {error.__cause__ or error}"
         ) from error
 
 
