@@ -226,6 +226,7 @@ class Recorder(MiroPipeline):
     def _sampler(self, solver, num_steps):
         def sampler(weights, noise, positive, negative, guidance, *, guided):
             self.seen = jax.device_get((positive, negative, guidance.scale)), guided
+            self.interval = jax.device_get(guidance.interval)
             return np.zeros_like(noise)
 
         return sampler
@@ -254,6 +255,12 @@ def test_the_negative_branch_has_its_prompt_and_its_targets(recorder, negative_p
     np.testing.assert_array_equal(negative.levels[:2], [[0, 0, np.nan]] * 2)
     np.testing.assert_array_equal(scale, [2.0] * 4)
     assert guided is True
+
+
+def test_the_interval_of_guidance_reaches_the_sampler(recorder):
+    for interval in ((0.0, 1.0), (0.25, 0.75)):
+        sample(recorder, guidance_interval=interval)
+        np.testing.assert_array_equal(recorder.interval, interval)
 
 
 def test_guidance_of_zero_has_no_negative_branch_and_equals_the_formula(pipe):

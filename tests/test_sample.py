@@ -1,5 +1,6 @@
 """The sampling stage and the folder it fills: files, manifest, grid, settings."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_pictures_differ_in_their_noise_alone_and_have_their_own_seeds(tmp_path)
     assert [Dial().shown(p)[0][0] for p in found[::2]] == [1.0, 1.0, pytest.approx(0.5, abs=0.01)]
     entries = json.loads((tmp_path / "manifest.json").read_text())["images"]
     assert [e["seed"] for e in entries] == [7, 7, 8, 8, 7, 7]
+
+
+def test_the_seed_of_a_prompt_decides_its_noise_whatever_its_batch():
+    images = Images().sheet(ask(prompts=["a", sample.Prompt("b", seed=8)])).images
+    together = draw.draw(Dial(), images)
+    for pixels, image in zip(together, images, strict=True):
+        np.testing.assert_array_equal(draw.draw(Dial(), [image])[0], pixels)
+    other = draw.draw(Dial(), [dataclasses.replace(images[2], seed=7)])[0]
+    assert (other != together[2]).any()
 
 
 def test_the_grid_shows_all_pictures(tmp_path):
