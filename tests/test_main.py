@@ -1,5 +1,6 @@
 """The entry point: exit statuses, one line for errors, the order of stages."""
 
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import sys
 import pytest
 
 from miro_jax import main as entry
+from miro_jax.cli import exit as ends
+from miro_jax.cli import run_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
@@ -90,6 +93,41 @@ def test_an_expected_failure_of_a_stage_gives_a_line_and_its_traceback_to_the_lo
     assert err == f"miro_jax: error: two lines (traceback: {tmp_path / 'log.txt'})\n"
     log = (tmp_path / "log.txt").read_text()
     assert "Traceback" in log and kind.__name__ in log
+
+
+@pytest.mark.parametrize(
+    "error, where",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"),
+            "runs/a/metrics",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "runs/a/file"), "runs/a/file"),
+        (ValueError('RESOURCE_EXHAUSTED: "runs/a/8": No space left on device [28]'), "runs/a/8"),
+    ],
+)
+def test_a_full_disk_is_status_1_with_the_path_and_what_to_do(
+    capsys, tmp_path, monkeypatch, error, where
+):
+    def fail(config, workdir):
+        raise error
+
+    assert not ends.is_out_of_memory(error)
+    monkeypatch.setitem(entry.STAGES, "sample", fail)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    assert status == 1 and err.count("\n") == 1
+    assert err.startswith("miro_jax: error: the disk is full: ") and where in err
+    assert err.endswith(". Make room; the same command then resumes from here.\n")
+
+
+def test_a_full_disk_at_the_start_is_status_1_naming_the_file(capsys, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(run_folder, "write_atomic", full)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=annotate")
+    assert status == 1 and err.count("\n") == 1
+    assert f"the disk is full: {tmp_path / 'config.json'} cannot be written. Make room" in err
 
 
 def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):

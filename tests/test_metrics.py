@@ -87,13 +87,30 @@ def test_resume_drops_a_line_cut_by_a_kill(tmp_path):
     assert not (tmp_path / "metrics.jsonl.tmp").exists()
 
 
-@pytest.mark.parametrize("damage", ["junk", "[1]", '{"loss": 1.0}', '{"step": null}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"junk",
+        b"[1]",
+        b'{"loss": 1.0}',
+        b'{"step": null}',
+        b'{"step": true}',
+        b"[" * 100_000,
+        b"\xff\xfe{",
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path, damage):
-    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 2}}\n')
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 must be"):
         read_metrics(tmp_path)
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 must be"):
         MetricsWriter(tmp_path)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="must be a regular file; it is a named pipe"):
+        read_metrics(tmp_path)
 
 
 def test_lines_of_one_step_are_read_as_one(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from miro_jax.cli import signals
 from miro_jax.train import loop
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_train_step
@@ -102,6 +103,7 @@ def test_metrics_are_written_under_the_step_that_made_them_and_when_due():
 
 SIGNALLED = """
 import sys, time
+from miro_jax.cli import signals
 from miro_jax.train import loop
 
 class Waiting(loop.Loop):
@@ -143,7 +145,7 @@ def signalled():
 
 @pytest.mark.slow
 def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(signalled):
-    numbers = loop.SIGNALS
+    numbers = signals.ENDING
     assert set(numbers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     started = [signalled() for _ in numbers]
     for first, second, process in zip(numbers, numbers[1:] + numbers[:1], started, strict=True):

@@ -6,14 +6,16 @@ Python's json writes and reads them. `step` counts the updates done, so that a r
 from the checkpoint of step s keeps the lines up to s and writes later ones again.
 """
 
-import json
 import os
 import pathlib
 from typing import Any
 
+from miro_jax.data.json_file import parse_json
+from miro_jax.data.regular_file import read_regular
 from miro_jax.data.storage.files import write_atomic
 
 FILE = "metrics.jsonl"
+MOST_BYTES = 2**30  # of the file
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
@@ -40,20 +42,19 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     """Take the lines after `step`, and an unfinished one, out of the file, all at once."""
     if not path.exists():
         return
-    keep = "".join(line for line, values in _finished_lines(path) if values["step"] <= step)
-    write_atomic(path, keep.encode("utf-8"))
+    keep = b"".join(line for line, values in _finished_lines(path) if values["step"] <= step)
+    write_atomic(path, keep)
 
 
-def _finished_lines(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+def _finished_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """The lines that end in a newline, each with what it holds. A kill can only cut the last."""
     lines = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(read_regular(path, MOST_BYTES).splitlines(True), start=1):
+        if not line.endswith(b"\n"):
             break
         try:
-            values = json.loads(line)
-            lines.append((line, values | {"step": int(values["step"])}))
-        except (ValueError, TypeError, KeyError) as error:
+            lines.append((line, parse_json(line, "it", {"step": int}, finite=False)))
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {number} must be a JSON object with a step; got {line[:80]!r}. "
                 "Remove the line, or move the file away to begin anew."

@@ -19,7 +19,7 @@ from clu import parameter_overview
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from miro_jax.cli import build, run_folder
+from miro_jax.cli import build, run_folder, signals
 from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
@@ -35,7 +35,6 @@ from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
 
 Array = jax.Array
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 log = logging.getLogger("miro_jax")
 
 
@@ -249,9 +248,9 @@ class Loop:
 
     @contextlib.contextmanager
     def _watched_signals(self) -> Iterator[None]:
-        """Save and leave at the first of SIGNALS, at once at the second; `nohup` keeps its way."""
+        """Save and leave at the first signal, at once at the second; `nohup` keeps its way."""
         in_main = threading.current_thread() is threading.main_thread()
-        watched = [n for n in SIGNALS if in_main and signal.getsignal(n) != signal.SIG_IGN]
+        watched = [n for n in signals.ENDING if in_main and signal.getsignal(n) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self._on_signal) for number in watched}
         try:
             yield
@@ -262,7 +261,7 @@ class Loop:
     def _on_signal(self, number: int, _frame: Any) -> None:
         if self.stop_signal is None:
             self.stop_signal, self.stopped_at = number, time.monotonic()
-            for other in {*SIGNALS} - {number}:
+            for other in {*signals.ENDING} - {number}:
                 signal.signal(other, signal.SIG_DFL)
         elif time.monotonic() - self.stopped_at > 1:  # shells and make hand on what we got, too
             signal.signal(number, signal.SIG_DFL)
