@@ -13,13 +13,12 @@ import dataclasses
 import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ftfy
 import numpy as np
 import tokenizers
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import pre_tokenizers, processors
 
 from miro_jax.data.json_file import MOST_BYTES, parse_json
 from miro_jax.data.regular_file import read_regular
@@ -37,37 +36,12 @@ SHORTEST = 16  # tokens, the least that other texts are padded to; then by power
 T = TypeVar("T")
 
 
-def _require(path: Path, pieces: Iterable[str], special: Sequence[str]) -> None:
-    if missing := [token for token in special if token not in pieces]:
-        raise ValueError(f"{path} must hold {', '.join(missing)}. Is it of another model?")
-
-
-def _read_wordpiece(folder: Path) -> tokenizers.Tokenizer:
-    """BERT's: lower case, no accents, words cut into the longest pieces of the vocabulary."""
-    path = folder / "vocab.txt"
-    pieces = models.WordPiece.read_file(str(path))
-    _require(path, pieces, ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"))
-    return tokenizers.Tokenizer.from_str(tokenizers.BertWordPieceTokenizer(pieces).to_str())
-
-
-def _read_clip(folder: Path) -> tokenizers.Tokenizer:
-    tokenizer = hf.read_tokenizer("CLIPTokenizer", folder)
-    _require(folder / "vocab.json", tokenizer.get_vocab(with_added_tokens=False), (START, END))
-    return tokenizer
-
-
-def _read_t5(folder: Path) -> tokenizers.Tokenizer:
-    tokenizer = hf.read_tokenizer("T5Tokenizer", folder)
-    pieces = tokenizer.get_vocab(with_added_tokens=False)
-    _require(folder / "spiece.model", pieces, ("<pad>", "</s>", "<unk>"))
-    return tokenizer
-
-
-# How to read a repository without tokenizer.json: the files that must be there, and a reader.
-FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[Path], tokenizers.Tokenizer]]] = {
-    "bert": (("vocab.txt",), _read_wordpiece),
-    "clip": (("vocab.json", "merges.txt"), _read_clip),
-    "t5": (("spiece.model",), _read_t5),
+# How to read a repository without tokenizer.json: the files that must be there, the class of
+# transformers that reads them, and the tokens that their vocabulary must have.
+FAMILIES = {
+    "bert": (("vocab.txt",), "BertTokenizer", ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")),
+    "clip": (("vocab.json", "merges.txt"), "CLIPTokenizer", (START, END)),
+    "t5": (("spiece.model",), "T5Tokenizer", ("<pad>", "</s>", "<unk>")),
 }
 # What else transformers reads beside a vocabulary.
 _OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -83,8 +57,7 @@ def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tu
             repository.path("tokenizer.json")  # raises; says how to fetch what cannot be asked for
         either = f" and no {' and '.join(files)}" if files else ""
         raise FileNotFoundError(f"{repository} has no file tokenizer.json{either}.")
-    options = () if family == "bert" else _OPTIONS
-    return (*files, *filter(repository.has, options))
+    return (*files, *filter(repository.has, _OPTIONS))
 
 
 def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tokenizers.Tokenizer:
@@ -104,17 +77,22 @@ def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tok
         for path, content in zip(paths, contents, strict=True)
         if path.suffix == ".json"
     ]
+    special: tuple[str, ...] = ()
     with hf.naming(f"{paths[0]} is no tokenizer"):
         if paths[0].name == "tokenizer.json" or family is None:
             _check_growth(values[0].get("normalizer"))
             tokenizer = tokenizers.Tokenizer.from_buffer(contents[0])
         else:
-            tokenizer = FAMILIES[family][1](paths[0].parent)
+            _, kind, special = FAMILIES[family]
+            tokenizer = hf.read_tokenizer(kind, paths[0].parent)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         # Some damage shows only here.
         if max(len(encoding) for encoding in tokenizer.encode_batch(PROBES)) > LARGEST_GROWTH:
             raise ValueError("it makes thousands of tokens of a few words")
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    if missing := [token for token in special if token not in pieces]:
+        raise ValueError(f"{paths[0]} must hold {', '.join(missing)}. Is it of another model?")
     return tokenizer
 
 
