@@ -309,3 +309,16 @@ def test_a_damaged_index_is_named(tmp_path, text, said):
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=f"model.safetensors.index.json.*{said}"):
         hub.open(tmp_path).digest()
+
+
+def test_the_digest_depends_on_every_file_of_the_weights(tmp_path):
+    index = {"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}
+    digests = set()
+    for number, (one, two) in enumerate((("1", "2"), ("1", "3"), ("3", "2"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        (folder / "one.safetensors").write_text(one)
+        (folder / "two.safetensors").write_text(two)
+        digests.add(hub.open(folder).digest())
+    assert len(digests) == 3
