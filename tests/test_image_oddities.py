@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -209,3 +210,14 @@ def test_the_log_names_each_oddity_once(caplog):
         "Corrupt JPEG data: some extraneous bytes before marker 0xd9",
         "Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK",
     ]
+
+
+def test_files_of_very_many_parts_are_read_at_once_or_refused():
+    empty = segment(0xED, b"")
+    for data in (behind_start(empty * 150_000), behind_start(b"\xff" * 1_000_000)):
+        begin = time.thread_time()
+        np.testing.assert_array_equal(load_rgb(data), load_rgb(jpeg()))
+        assert time.thread_time() - begin < 1
+    with pytest.raises(BadImage, match="too large: a PNG of over 100,000 chunks"):
+        load_rgb(png_with(chunk(b"prVt", b"") * 100_001))
+    np.testing.assert_array_equal(load_rgb(png_with(chunk(b"prVt", b"") * 9000)), picture())

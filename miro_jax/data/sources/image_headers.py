@@ -7,7 +7,7 @@ error for any bytes: what cannot be read stays as it is, for the decoder then sa
 Source: ITU-T T.81 (JPEG markers), PNG third edition (chunks), RFC 9649 (WebP).
 """
 
-import io
+import itertools
 import re
 import struct
 import zlib
@@ -17,15 +17,16 @@ from PIL import Image
 
 _ORIENTATION = 0x0112  # a tag of TIFF
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_SEQUENTIAL, _JFIF, _ADOBE = (0xC0, 0xC1), 0xE0, 0xEE
+_SEQUENTIAL, _JFIF, _APP1, _ADOBE = (0xC0, 0xC1), 0xE0, 0xE1, 0xEE
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _WHOLE_SPECTRUM = b"\0\x3f\0"  # what the header of a sequential scan must end with
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 _JPEG_NOTES = (*range(0xE2, 0xEE), 0xEF, 0xFE)  # profiles and comments: nothing of the pixels
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Inside of a scan 0xff is followed by zero, by a restart marker, or by more 0xff.
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_PADDED_END = re.compile(rb"(?<!\xff)\x00+(?=\xff\xd9)")  # zeros between the last scan and the end
 _MANY = 30
+_MOST_PARTS = 100_000  # segments or chunks that are looked at; large images have 8,000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels depend on
 
@@ -40,12 +41,16 @@ def orientation(image: Image.Image) -> int:
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """Return the `orientation` of a JPEG."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return orientation(image)
-    except Exception:  # as above; the pixels may be sound
-        return 1
+    """Return the `orientation` of a JPEG; Pillow would look at each byte of filling."""
+    image = Image.new("L", (1, 1))
+    for number, (marker, at, end) in enumerate(_segments(data)):
+        if marker == _START_OF_SCAN or number > _MOST_PARTS:
+            break
+        if marker == _APP1 and data.startswith(b"Exif\0\0", at + 4):
+            image.info.setdefault("exif", data[at + 4 : end])
+        elif marker == _APP1 and data.startswith(_XMP, at + 4):
+            image.info.setdefault("xmp", data[at + 4 + len(_XMP) : end])
+    return orientation(image) if image.info else 1
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -82,8 +87,10 @@ def mend(data: bytes) -> bytes:
 
 
 def _mend_jpeg(data: bytes) -> bytes:
-    mended, header, scan, sequential = bytearray(data), bytearray(data[:2]), 0, False
-    for marker, at, end in _segments(data):
+    mended, header, scan, sequential, end = bytearray(data), bytearray(data[:2]), 0, False, 2
+    for number, (marker, at, end) in enumerate(_segments(data)):
+        if number > _MOST_PARTS:
+            return data
         sequential |= marker in _SEQUENTIAL
         if marker == _JFIF and data.startswith(b"JFIF\0", at + 4) and end > at + 9:
             mended[at + 9] = 1
@@ -94,21 +101,36 @@ def _mend_jpeg(data: bytes) -> bytes:
         scan = scan or (at if marker == _START_OF_SCAN else 0)
         if not scan and marker not in _JPEG_NOTES:
             header += mended[at:end]
-    return bytes(header + _PADDED_END.sub(b"", mended[scan:])) if scan else data
+    if not scan or not (match := _MARKER_IN_SCAN.search(data, end)):
+        return data
+    scans = mended[scan : match.start()].rstrip(b"\0")  # zeros before the end
+    scans += b"\0" if scans.endswith(b"\xff") else b""  # one of them belongs to the scan
+    return bytes(header + scans + mended[match.start() :])
 
 
 def _mend_png(data: bytes) -> bytes:
-    kept, at = [data[:8]], 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, chunk = data[at + 4 : at + 8], data[at : at + 12 + length]
-        sound = chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
+    kept = [data[:8]]
+    for kind, at, end in _chunks(data):
+        sound = data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[at + 4 : end - 4]))
         if kind in _PNG_PIXELS or (kind == b"eXIf" and sound) or not kind[:1].islower():
-            kept.append(chunk)
-        at += len(chunk)
-        if kind == b"IEND":
-            break
+            kept.append(data[at:end])
     return b"".join(kept)
+
+
+def has_many_chunks(data: bytes) -> bool:
+    """Return whether a file is a PNG of so many chunks that a decoder takes minutes for them."""
+    chunks = itertools.islice(_chunks(data), _MOST_PARTS, None)
+    return data.startswith(_PNG_START) and next(chunks, None) is not None
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (kind, first byte, end) of the chunks of a PNG, up to its last."""
+    at, kind = 8, b""
+    while at + 12 <= len(data) and kind != b"IEND":
+        end = min(at + 12 + struct.unpack_from(">I", data, at)[0], len(data))
+        kind = data[at + 4 : at + 8]
+        yield kind, at, end
+        at = end
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -117,6 +117,8 @@ def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
                 return _turned(image, image_headers.jpeg_orientation(data))
     if size := image_headers.webp_size(data):
         check(*size)
+    if image_headers.has_many_chunks(data):
+        raise BadImage("too large", "a PNG of over 100,000 chunks")
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
         check(*image.size)
         with _BUDGET.spend(image.width * image.height * _MOST_BYTES):
