@@ -73,6 +73,17 @@ def test_pictures_differ_in_their_noise_alone_and_have_their_own_seeds(tmp_path)
     assert [e["seed"] for e in entries] == [7, 7, 8, 8, 7, 7]
 
 
+def test_levels_of_a_prompt_come_before_those_of_the_request_in_both_branches():
+    prompt = sample.Prompt("a", {"beauty": 0.5}, {"count": 0.25, "beauty": None})
+    of_all = {"beauty": 0.1, "count": 0.2}, {"count": 1.0, "colors": 0.75}
+    asked = ask(prompts=[prompt, "b"], targets=of_all[0], negative_targets=of_all[1])
+    first, *_, last = Images().sheet(asked).images
+    assert first.targets == {"beauty": 0.5, "count": 0.2, "colors": 1.0}
+    assert first.negative_targets == {"beauty": None, "count": 0.25, "colors": 0.75}
+    assert last.targets == {"beauty": 0.1, "count": 0.2, "colors": 1.0}
+    assert last.negative_targets == {"beauty": 0.0, "count": 1.0, "colors": 0.75}
+
+
 def test_the_seed_of_a_prompt_decides_its_noise_whatever_its_batch():
     images = Images().sheet(ask(prompts=["a", sample.Prompt("b", seed=8)])).images
     together = draw.draw(Dial(), images)
