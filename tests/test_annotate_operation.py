@@ -1,5 +1,7 @@
 """What operation does to the stage: changed sources, damaged files, workers that meet."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +21,7 @@ from tests.annotating import (
     call,
     contents,
     make_pieces,
+    open_paths,
     png,
     read_records,
     rewards,
@@ -100,6 +103,22 @@ def test_groups_that_saw_different_pictures_are_not_joined(tmp_path):
         call(**given, stages="encode")
     call(**given)
     assert read_records(tmp_path / "out")["3.png"].scores[0] == pytest.approx(7 / 255 / 100)
+
+
+@pytest.mark.parametrize("seen", [(4, 3), (5, 4), (8, 4)])
+def test_groups_that_saw_different_numbers_of_samples_are_not_joined(pieces, tmp_path, seen):
+    """Of a piece whose fingerprint does not tell; where the shorter one ends, batches are alike."""
+    source = open_paths(pieces[:1])
+    (piece,) = source.pieces
+
+    def sources_of(count):
+        return dataclasses.replace(source, pieces=[piece.first(count, sign=lambda: "the same")])
+
+    given = {"paths": None, "out": tmp_path / "out"}
+    for stages, count in zip(("rewards", "encode"), seen, strict=True):
+        with pytest.raises(SourceChanged) if stages == "encode" else contextlib.nullcontext():
+            call(**given, source=sources_of(count), stages=stages)
+    assert call(**given, source=sources_of(seen[1])).num_records == seen[1]
 
 
 def test_a_set_that_is_taken_up_again_is_never_without_its_origin(pieces, whole, tmp_path):

@@ -170,6 +170,18 @@ def test_what_one_group_refuses_does_not_change_what_another_makes(pieces, tmp_p
     assert causes == ["unfit for a model"] * 2
 
 
+@pytest.mark.parametrize("first", ["one", "two", "one,two"])
+def test_of_two_failures_of_a_sample_that_of_the_first_group_is_listed(pieces, tmp_path, first):
+    bad = {"picture 3": np.nan}
+    chosen = [Brightness(name, True, bad=bad) for name in ("early", "late")]
+    groups = [("one", ["early", "image", "captions"]), ("two", ["late"])]
+    given = {"groups": groups, "max_failure_rate": 0.5}
+    call(pieces, tmp_path, chosen, stages=first, **given)
+    call(pieces, tmp_path, chosen, **given)
+    (failure,) = [f for f in read_failures(tmp_path) if f["key"].endswith("key0003")]
+    assert (failure["cause"], failure["detail"]) == ("score not finite", "early@test1")
+
+
 def test_other_models_in_the_same_folder_are_refused(pieces, tmp_path):
     call(pieces, tmp_path, pieces=[0])
 
