@@ -11,6 +11,7 @@ import pytest
 
 from configs.base import get_config
 from miro_jax import annotate
+from miro_jax.annotate import work
 from miro_jax.data.records import bins, shards
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import LocalFolder, files
@@ -69,6 +70,17 @@ def test_too_many_failures_stop_the_run_with_their_causes_and_keep_what_is_done(
     chosen = rewards()
     assert call([path], out, chosen, max_failure_rate=0.5).num_records == 5
     assert chosen[0].num_read == 0
+
+
+def test_failures_of_pieces_that_are_done_count_when_a_run_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "MIN_SAMPLES", 4)
+    pieces, out = make_pieces(tmp_path / "source", 3, 8), tmp_path / "out"
+    bad = {f"picture {i}": np.nan for i in range(8)}
+    chosen = [Brightness("length", True, bad=bad)]
+    call(pieces, out, chosen, pieces=[0], max_failure_rate=1.0)
+    with pytest.raises(RuntimeError, match="8 of 12 did"):  # after the first batch
+        call(pieces, out, chosen, max_failure_rate=0.5)
+    assert not (out / "shard-00002.array_record").exists()
 
 
 def test_a_set_without_any_record_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """From a piece to its records: what becomes of every sample."""
 
 import collections
+import dataclasses
 import json
 import tarfile
 
@@ -108,6 +109,19 @@ def test_every_kind_of_bad_sample_is_listed_with_its_cause(tmp_path):
         "key0000": "picture 0",
         "key0010": "a  \tin\nsnow",
     }
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_sample_that_fails_moves_no_field_to_another_one(tmp_path, one_by_one):
+    pieces = make_pieces(tmp_path / "source", 1, 8)
+    call(pieces, tmp_path / "whole", [Brightness(), Brightness("length", True)])
+    bad = {"picture 1": np.nan, "picture 6": np.nan}
+    chosen = [Brightness(), Brightness("length", True, bad=bad)]
+    call(pieces, tmp_path / "out", chosen, max_failure_rate=0.5, one_by_one=one_by_one)
+    whole, made = read_records(tmp_path / "whole"), read_records(tmp_path / "out")
+    assert whole.keys() - made.keys() == {"key0001", "key0006"}
+    for key, record in made.items():
+        np.testing.assert_equal(dataclasses.asdict(record), dataclasses.asdict(whole[key]))
 
 
 def test_nan_is_missing_only_where_the_reward_says_so(tmp_path):

@@ -168,16 +168,25 @@ def test_spoiled_parts_of_batches_are_made_again(folder, whole, tmp_path, damage
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    ("kept", "text"),
+    [
+        (lambda tables: tables[1:], "row 0 of the table .* must be of '000.png'; it is of '003"),
+        (lambda tables: tables[:-1], "row 9 of the table .* must be of '009.png'; it is of None"),
+        (lambda tables: tables + tables[-1:], "row 10 of the table .* must be of None; it is of"),
+        (lambda tables: tables[::-1], "row 0 of the table .* must be of '000.png'; it is of '009"),
+    ],
+)
 def test_keys_and_their_number_are_checked_before_the_table_is_published(
-    folder, tmp_path, monkeypatch, ending
+    folder, tmp_path, monkeypatch, ending, kept, text
 ):
     write = table.write_table
 
-    def short(path, identities, tables, raw):
-        write(path, identities, list(tables)[1:], raw)
+    def other(path, identities, tables, raw):
+        write(path, identities, kept(list(tables)), raw)
 
-    monkeypatch.setattr(table, "write_table", short)
-    with pytest.raises(Damaged, match="row 0 of the table .* must be of '000.png'"):
+    monkeypatch.setattr(table, "write_table", other)
+    with pytest.raises(Damaged, match=text):
         score(folder, tmp_path / f"a{ending}")
     assert not (tmp_path / f"a{ending}").exists()
     monkeypatch.setattr(table, "write_table", write)
