@@ -152,6 +152,13 @@ def test_the_folder_gets_the_config_and_what_ran(tmp_path):
     assert described["git_revision"]
 
 
+def test_arguments_that_the_locale_cannot_decode_are_written_all_the_same(tmp_path):
+    argument = "--workdir=" + "wé".encode().decode("ascii", "surrogateescape")
+    run_folder.open_folder(changed(), tmp_path / "run", "train", [argument, "--x=\udcff"])
+    described = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert described["command"].endswith("'--workdir=wé' '--x=\ufffd'")
+
+
 def test_the_log_goes_on_in_its_own_folder_only(tmp_path):
     log = logging.getLogger("miro_jax.test")
     for name in ("first", "second", "first"):

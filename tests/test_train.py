@@ -163,6 +163,22 @@ def test_every_draw_depends_on_the_key(parts, look):
         assert not np.array_equal(array, second[name], equal_nan=True), name
 
 
+def test_each_draw_has_a_key_of_its_own(parts, look, monkeypatch):
+    used = []
+
+    def spy(draw):
+        def call(key, *arguments):
+            used.append(tuple(jax.random.key_data(key).tolist()))
+            return draw(key, *arguments)
+
+        return call
+
+    for name in ("normal", "bernoulli"):
+        monkeypatch.setattr(jax.random, name, spy(getattr(jax.random, name)))
+    look(make_batch(parts), reward_dropout=0.5, caption_dropout=0.5, self_condition_rate=0.5)
+    assert len(used) == len(set(used)) == len(step_lib.KEY_NAMES)
+
+
 def test_damaged_records_do_not_count(parts, look):
     """The replaced errors are 0, 1, 2, ... and the log-variances 0.5."""
     batch = make_batch(parts)

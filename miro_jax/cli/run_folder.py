@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -108,8 +109,10 @@ class _LogFile(logging.FileHandler):
 
 def describe(stage: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Return what ran: command line, git revision, package versions, devices."""
+    command = shlex.join(["python", "-m", "miro_jax.main", *arguments])
     return {
-        "command": shlex.join(["python", "-m", "miro_jax.main", *arguments]),
+        # What the locale could not decode stands in it as halves of surrogate pairs.
+        "command": os.fsencode(command).decode("utf-8", "replace"),
         "stage": stage,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
