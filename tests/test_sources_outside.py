@@ -134,6 +134,19 @@ def test_a_source_whose_server_is_down_is_not_taken_for_an_empty_one(spec):
     assert not isinstance(caught.value, FileNotFoundError)
 
 
+def test_what_is_allowed_is_part_of_the_request(tmp_path):
+    rows(tmp_path)
+    facts = []
+    for path in ("t.parquet", "in"):
+        table = inputs.open_rows([f"{tmp_path}/{path}"], None, None)
+        for allowed in ((), (True,)):
+            words = [f"{tmp_path}/{path}"]
+            facts.append(inputs.open_input(words, table, Tables(), *allowed).facts)
+    facts += [open_source(f"folder:{tmp_path}", *allowed).facts for allowed in ((), (True,))]
+    for without, allowed in zip(facts[::2], facts[1::2], strict=True):
+        assert allowed == without | {"allow_urls": True} and "allow_urls" not in without
+
+
 def test_a_connection_refused_is_no_missing_image():
     root = inputs.Root(f"http://127.0.0.1:{unused_port()}/data")
     with pytest.raises(ConnectionError, match="unreachable"):  # so are all others of this source

@@ -104,7 +104,13 @@ def _open_folder(place: str, given: Tables, allow_urls: bool) -> Source:
     images = list(folder.list_images(place))
     digest = hashlib.sha256(b"".join(map(folder.facts_of, images))).hexdigest()
     pieces = folder.make_runs(Root(place, allow_urls), images, IMAGES_PER_PIECE, given)
-    return Source(place, {"kind": "folder", "images": len(images), "digest": digest}, pieces)
+    facts = {"kind": "folder", "images": len(images), "digest": digest} | _allowed(allow_urls)
+    return Source(place, facts, pieces)
+
+
+def _allowed(allow_urls: bool) -> dict[str, bool]:
+    """Return what a request says of `allow_urls`: nothing without it, as in older tables."""
+    return {"allow_urls": True} if allow_urls else {}
 
 
 def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
@@ -145,7 +151,7 @@ def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
             )
         )
     columns = [table.path_column, table.caption_column]
-    facts = {"kind": "table", "columns": columns} | table.facts
+    facts = {"kind": "table", "columns": columns} | table.facts | _allowed(allow_urls)
     return Source(table.path, facts, pieces)
 
 
