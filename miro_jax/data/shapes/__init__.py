@@ -1,5 +1,4 @@
-"""The shapes world: procedural images with exact captions, and a detector that reads any image
-back.
+"""The shapes world: procedural images with exact captions, and a detector that reads any image.
 
 scene     what an image shows, drawn at random, and the vocabulary
 render    scene -> image

@@ -1,5 +1,4 @@
-"""Texts of the shapes world: captions of a scene, wrong captions, and a parser that reads them
-back.
+"""Texts of the shapes world: captions of a scene, wrong captions, and a parser of them.
 
 A crawl-like caption is short and says what its category is about; colours are named half of the
 time where the category does not ask for them. The synthetic captions play the part of a captioning

@@ -100,13 +100,7 @@ class Reading:
 
 def detect(image: np.ndarray) -> tuple[Detection, ...]:
     """Return the objects of one image, [H, W, 3] uint8 of any size, largest first."""
-    return read(_one(image))[0].objects
-
-
-def quality(image: np.ndarray) -> tuple[float, float, float]:
-    """Return (sharpness, cleanliness, beauty), each in [0, 1], of one image, [H, W, 3] uint8."""
-    reading = read(_one(image))[0]
-    return reading.sharpness, reading.cleanliness, reading.beauty
+    return read(image[None])[0].objects
 
 
 def read(images: np.ndarray) -> list[Reading]:
@@ -133,14 +127,6 @@ def read(images: np.ndarray) -> list[Reading]:
     starts = range(0, len(images), step)
     parts = (_read(images[i : i + step].astype(np.float32) / 255) for i in starts)
     return list(itertools.chain.from_iterable(parts))
-
-
-def _one(image: np.ndarray) -> np.ndarray:
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"image must be a numpy array of uint8; got {type(image).__name__}.")
-    if image.ndim != 3:
-        raise ValueError(f"image must have the shape [H, W, 3]; got {image.shape}.")
-    return image[None]
 
 
 def _read(images: np.ndarray) -> list[Reading]:

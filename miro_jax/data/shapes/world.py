@@ -1,5 +1,4 @@
-"""The shapes world as a data set: tar shards as a crawl would leave them, prompts and verdicts for
-evaluation.
+"""The shapes world as a data set: tar shards like a crawl's, prompts and verdicts to evaluate with.
 
 A share of the crawl captions is wrong, and the more so the more an image glows: whoever chases
 beauty alone learns from worse captions. This is the built-in conflict between rewards. Sample i
