@@ -310,15 +310,17 @@ def test_a_run_stopped_by_each_signal_saves_at_once_and_loses_no_step(
         step = committed(tmp_path)
         assert goal <= step == training.last_step(tmp_path) < 20
         written = tmp_path / "checkpoints" / str(step) / "commit_success.txt"
-        waited.append(written.stat().st_mtime - sent)
+        waited.append((written.stat().st_mtime - sent) / training.slowdown())
         log = (tmp_path / "log.txt").read_text()
         assert f"Stopped by {number.name} after step {step}; the state is saved" in log
         *_, line = said.read_text().splitlines()
         assert line == (
             f"stopped by {number.name} after step {step}; the same command resumes from there."
         )
-    print("seconds from the signal to the committed checkpoint:", *(f"{w:.2f}" for w in waited))
-    assert min(waited) < 2  # the others may have met a busy machine
+    print(
+        "seconds of an idle machine from the signal to the commit:", *(f"{w:.2f}" for w in waited)
+    )
+    assert min(waited) < 2
     assert launcher(*call) == 0
     assert f"Training from step {step} " in (tmp_path / "log.txt").read_text()
     assert_like_uninterrupted(tmp_path, uninterrupted, parts)

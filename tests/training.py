@@ -92,6 +92,14 @@ def last_step(workdir: pathlib.Path) -> int:
     return max((line["step"] for line in read_metrics(workdir)), default=0)
 
 
+def slowdown() -> float:
+    """How many times longer work takes than on an idle machine, from a tenth of a second of it."""
+    begin, used = time.monotonic(), time.process_time()
+    while time.process_time() - used < 0.1:
+        pass
+    return max((time.monotonic() - begin) / 0.1, 1.0)
+
+
 class Launcher:
     """Starts runs of `miro_jax.main` on one device, each a process of its own.
 
