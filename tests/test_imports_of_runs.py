@@ -22,11 +22,11 @@ for call in (
     ["train", *command, f"--workdir={workdir}", "--stage=sample"],
     ["sample", f"--checkpoint={workdir}", "--prompt=a red circle", f"--out={workdir}/drawn"],
     ["score", images, "--rewards=beauty,count", f"--out={workdir}/scores.parquet"],
-    ["export", f"--workdir={workdir}", f"--out={workdir}/released"],
+    ["export", f"--workdir={workdir}", f"--out={workdir}/released"],  # too small for the layout
 ):
     status = entry.main(call)
     loaded = sorted({"torch", "tensorflow", "diffusers"} & set(sys.modules))
-    assert status == 0 and not loaded, (call, status, loaded)
+    assert status == (2 if call[0] == "export" else 0) and not loaded, (call, status, loaded)
 """
 
 
