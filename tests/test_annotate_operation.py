@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from miro_jax import annotate
+from miro_jax.annotate import origin
 from miro_jax.annotate.publish import Assembly, SourceChanged
 from miro_jax.data import storage
 from miro_jax.data.records import shards
@@ -119,6 +120,17 @@ def test_groups_that_saw_different_numbers_of_samples_are_not_joined(pieces, tmp
         with pytest.raises(SourceChanged) if stages == "encode" else contextlib.nullcontext():
             call(**given, source=sources_of(count), stages=stages)
     assert call(**given, source=sources_of(seen[1])).num_records == seen[1]
+
+
+def test_a_set_that_somebody_mends_is_not_complete(pieces, whole, tmp_path):
+    """Its parts must not be deleted under a worker."""
+    call(pieces, tmp_path / "out")
+    folder = storage.open_folder(tmp_path / "out")
+    assert origin.is_complete(folder)
+    (tmp_path / "out" / "manifest.partial.json").write_text("{}")
+    assert not origin.is_complete(folder)
+    call(pieces, tmp_path / "out")
+    assert contents(tmp_path / "out") == whole
 
 
 def test_a_set_that_is_taken_up_again_is_never_without_its_origin(pieces, whole, tmp_path):
