@@ -41,10 +41,11 @@ def test_good_samples_between_bad_ones_are_untouched(corpus):
         np.testing.assert_array_equal(images.load_rgb(sample.read()), want)
 
 
-def test_mutated_pictures_neither_crash_nor_hang_nor_fill_the_memory():
+@pytest.mark.parametrize("count", [1500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_mutated_pictures_neither_crash_nor_hang_nor_fill_the_memory(count):
     """In a process of its own: a crash is seen, and the peak of memory is its own."""
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.hostile", "--images=1500", "--seed=1"],
+        [sys.executable, "-W", "ignore", "-m", "tests.hostile", f"--images={count}", "--seed=1"],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -55,7 +56,7 @@ def test_mutated_pictures_neither_crash_nor_hang_nor_fill_the_memory():
     facts = json.loads(result.stdout)
     assert facts["peak_bytes"] < hostile.MAX_BYTES
     outcomes = facts["mutated"]["outcomes"]
-    assert sum(outcomes.values()) == 1500
+    assert sum(outcomes.values()) == count
     causes = {"damaged image", "not an image", "too large", "too small"}
     assert causes <= set(outcomes) <= causes | {"decoded", "empty file"}
     assert outcomes["decoded"] > 100
