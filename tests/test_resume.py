@@ -190,7 +190,8 @@ def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(
     """Each resumes from what the one before saved, bit by bit, and goes on with the same losses."""
     steps = 5 * len(MESHES)
     whole = Trial(records, tmp_path / "whole", steps).run()
-    chain, restored, start = Trial(records, tmp_path / "chain", steps), [], loop._start
+    chain, restored, saved = Trial(records, tmp_path / "chain", steps), [], {}
+    start = loop._start
 
     def make_mesh(data, model):
         return jax.make_mesh(
