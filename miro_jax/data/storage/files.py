@@ -39,23 +39,21 @@ def published(path: str | os.PathLike, durable: bool = True) -> Iterator[BinaryI
       OSError: naming `path`; nothing is left then.
     """
     temporary = f"{path}{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with naming(path, temporary):
-            # The mode is that of any new file, by the umask.
-            with open(temporary, "xb") as file:
-                with contextlib.suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield file
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
+    with naming(path, temporary), open(temporary, "xb") as file:  # its mode is by the umask
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
             if durable:
                 sync(os.path.dirname(os.path.abspath(path)))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # on a full disk it holds the last of the room
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # on a full disk it holds the last of the room
+            raise
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ Clocks of two machines are never compared: the observer measures with its own, w
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
@@ -42,6 +43,7 @@ LOCK_NAME = ".lock"
 BEAT_SECONDS, STALE_SECONDS = 10.0, 60.0
 _TAKING = ".taking-"  # between the name of a lease and a digest of the token of its holder
 _LARGEST = 4096  # bytes of a lease
+_CANNOT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 log = logging.getLogger("miro_jax")
 
 
@@ -313,7 +315,9 @@ def locked(
     try:
         try:
             lease.acquire()
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
             raise PermissionError(
                 f"{folder} must be a folder that can be written; got: {error.strerror}. Name "
                 "another."

@@ -1,0 +1,99 @@
+"""A checkout and a working folder that are read-only are enough: all goes where it is told."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from miro_jax.data.shapes import world
+from tests import training
+
+ROOT = pathlib.Path(__file__).parent.parent
+# What Python itself is asked to write; what libraries in C write shows in the folders afterwards.
+WATCH = """
+import os, sys
+closed = [os.path.realpath(path) for path in sys.argv[1].split(os.pathsep)]
+arguments = sys.argv[2:]
+wrong = []
+
+def watch(event, given):
+    if event == "open":
+        paths = given[:1] if (given[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else ()
+    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod"):
+        paths = given[:1]
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        paths = given[:2]
+    else:
+        return
+    if event not in ("open", "os.truncate") and given[-1] not in (-1, None):
+        return  # relative to an open folder, as `shutil.rmtree` deletes
+    for path in paths:
+        if isinstance(path, (str, bytes, os.PathLike)):
+            whole = os.path.abspath(os.fsdecode(path))
+            if "__pycache__" not in whole and any(whole.startswith(p + os.sep) for p in closed):
+                wrong.append((event, whole))
+
+sys.addaudithook(watch)
+if arguments[0] == "main":
+    from miro_jax.main import main
+else:
+    from miro_jax.__main__ import main
+status = main(arguments[arguments[0] == "main" :])
+print(wrong, file=sys.stderr)
+sys.exit(status or len(wrong))
+"""
+
+
+def listing(folder):
+    return {
+        str(path): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if "__pycache__" not in str(path) and path.is_file()
+    }
+
+
+def run(cwd, *arguments):
+    closed = os.pathsep.join(map(str, (ROOT / "miro_jax", ROOT / "configs", cwd)))
+    before = listing(ROOT / "miro_jax")
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, closed, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert listing(ROOT / "miro_jax") == before and list(cwd.iterdir()) == []
+
+
+@pytest.fixture
+def cwd(tmp_path):
+    folder = tmp_path / "working"
+    folder.mkdir()
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+@pytest.mark.slow
+def test_annotate_and_score_write_nowhere_else(tmp_path, cwd):
+    world.write_shards(tmp_path / "source", 8, 32, 8)
+    source = f"--source=tar:{tmp_path}/source/*.tar"
+    encoders = ("--image-encoder=pixels:size=32", "--caption-encoder=words:width=16,max_tokens=8")
+    run(cwd, "annotate", source, f"--out={tmp_path}/out", "--rewards=beauty,colors", *encoders)
+    assert (tmp_path / "out" / "manifest.json").exists()
+    tars = tmp_path / "source" / "shapes-00000.tar"
+    run(cwd, "score", tars, "--rewards=beauty", f"--out={tmp_path}/scores.parquet")
+    assert (tmp_path / "scores.parquet").exists()
+
+
+@pytest.mark.slow
+def test_training_and_evaluation_write_nowhere_else(tmp_path, cwd):
+    changes = {"train.num_steps": 2, "train.checkpoint_every_steps": 2}
+    changes |= {"source.shapes.num_images": 16, "source.shapes.images_per_shard": 16}
+    changes |= {"train.sample_every_steps": 0, "evaluate.evaluators": ("gallery",)}
+    values = [f"--config.{key}={value!r}" for key, value in changes.items()]
+    run(cwd, "main", *training.COMMAND, *values, f"--workdir={tmp_path}/run")
+    assert (tmp_path / "run" / "report.html").exists()
