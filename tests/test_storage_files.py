@@ -11,11 +11,15 @@ import sys
 import numpy as np
 import pytest
 
+from miro_jax import main
 from miro_jax.data import storage
 from miro_jax.data.records import shards
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import files
+from miro_jax.sample.best import Scores
+from miro_jax.train.metrics import MetricsWriter
+from tests import training
 from tests.test_data import open_data, write_set
 
 
@@ -165,6 +169,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_ends_the_run_before_it_is_sav
 
 READ_ONLY = """
 import os, sys
+from miro_jax import main
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import locked
 os.chdir(sys.argv[1])  # the folders above it are closed to others
@@ -191,6 +196,7 @@ def test_a_folder_of_somebody_else_is_named_with_the_remedy(tmp_path):
 
 LOCALE = """
 import sys
+from miro_jax import main
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import locked
 folder = storage.open_folder(sys.argv[1])
@@ -220,3 +226,16 @@ def test_scores_that_are_cut_are_damage(tmp_path):
         path.write_bytes(data)
         with pytest.raises(storage.Damaged, match="scores.npy is damaged"):
             shards.read_scores(folder)
+
+
+def test_a_log_or_metrics_that_are_no_file_are_refused_and_never_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "log.txt")
+    assert main.main([training.TINY, f"--workdir={tmp_path}"]) == 2
+    text = f"{tmp_path}/log.txt must be a regular file; it is a named pipe"
+    assert text in capsys.readouterr().err
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="metrics.jsonl must be a regular file"):
+        MetricsWriter(tmp_path)
+    os.mkfifo(tmp_path / "scores.jsonl")
+    with pytest.raises(ValueError, match="scores.jsonl must be a regular file"):
+        Scores(tmp_path / "scores.jsonl")

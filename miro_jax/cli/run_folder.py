@@ -17,6 +17,7 @@ import ml_collections
 from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import MANIFEST_NAME
+from miro_jax.data.regular_file import check_regular
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
 
@@ -72,6 +73,7 @@ def open_folder(
         jax.distributed.initialize(heartbeat_timeout_seconds=later)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        check_regular(workdir / "log.txt")
         handler = _LogFile(workdir / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         if is_full_disk(error):

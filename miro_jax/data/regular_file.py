@@ -50,6 +50,16 @@ def read_regular(path: str | os.PathLike, most_bytes: int) -> bytes:
     return data
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise ValueError for what exists and is no regular file: before others open it to append."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ValueError(_irregular(path, mode))
+
+
 def _irregular(path: str | os.PathLike, mode: int) -> str:
     kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
     return f"{path} must be a regular file; it is {kind}."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from miro_jax.data.json_file import read_json
+from miro_jax.data.regular_file import open_regular
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
 from miro_jax.report.results import Result
@@ -103,7 +104,8 @@ class Facts:
         path = self.folder / "evaluation" / f"step-{self.step:06d}" / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; the evaluate stage writes it.")
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
         if digest not in (None, hashlib.sha256(data).hexdigest()):
             raise ValueError(f"{path} is damaged; the evaluate stage writes it again.")
         return data

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from miro_jax.data.regular_file import open_regular
 from miro_jax.rewards import base, contract
 from miro_jax.rewards.names import short_name
 
@@ -75,7 +76,8 @@ def build(name: str, **arguments: Any) -> base.Reward:
 
 def digest(name: str) -> str:
     """Return the first digits of the file's SHA-256."""
-    return hashlib.sha256(Path(name.partition(":")[0]).read_bytes()).hexdigest()[:_DIGITS]
+    with open_regular(name.partition(":")[0]) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
 def _import(path: Path) -> ModuleType:

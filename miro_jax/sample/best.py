@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.regular_file import check_regular, open_regular
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
@@ -229,7 +230,8 @@ class _Filling:
             judged = {"score": table.ravel()[index], "reward": self.reward.identity}
             entries.append(describe(self.candidates[index]) | judged)
         for entry in entries[: len(best)]:
-            image = (self.folder.path / entry["file"]).read_bytes()
+            with open_regular(self.folder.path / entry["file"]) as file:
+                image = file.read()
             entry["file"] = entry["file"].replace(CANDIDATES, BEST)
             self.folder.write(entry["file"], image)
         return entries
@@ -251,6 +253,7 @@ class Scores:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._scores: dict[tuple[int, int], float] = {}  # by prompt and sample index
+        check_regular(self.path)
         data = self.path.read_bytes() if self.path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from miro_jax.data import storage
+from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim
 from miro_jax.data.storage.files import TEMPORARY, to_json
 from miro_jax.data.storage.lease import locked
@@ -83,7 +84,7 @@ class Folder:
         """Read images of one size, [N, H, W, 3] uint8."""
         images = []
         for name in names:
-            with Image.open(self.path / name) as image:
+            with open_regular(self.path / name) as file, Image.open(file) as image:
                 images.append(np.asarray(image))
         return np.stack(images)
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from miro_jax.data.regular_file import check_regular
 from miro_jax.report.metric_lines import FILE, drop_after
 
 
@@ -64,6 +65,7 @@ class MetricsWriter:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         drop_after(self._path, resume_step)
+        check_regular(self._path)
         self._lines = io.FileIO(self._path, "a")
         self._events = _Events(workdir, resume_step)
 
