@@ -11,9 +11,6 @@ from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import open_folder
-from miro_jax.evaluate.preview import Preview
-from miro_jax.train import loop
-from tests import training
 from tests.test_data import open_data, write_set
 
 
@@ -112,48 +109,3 @@ def test_records_of_135_kilobytes_are_read_at_their_rate(tmp_path):
     iterator.close()
     print(f"{rate:.0f} records a second on two cores")
     assert rate > 1500  # a busy machine has less memory bandwidth to give, too
-
-
-@pytest.mark.slow
-def test_training_does_not_wait_for_data(tmp_path, tmp_path_factory, monkeypatch):
-    """Making a batch costs less than 2 % of the step that it is for, and is done beside it."""
-    starts, waited, made = [], [], loop.make_iterator
-
-    class Timed:
-        def __init__(self, inner):
-            self.inner = inner
-
-        def __next__(self):
-            starts.append((time.process_time(), time.perf_counter()))
-            batch = next(self.inner)
-            waited.append(time.perf_counter() - starts[-1][1])
-            return batch
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
-
-    monkeypatch.setattr(loop, "make_iterator", lambda *arguments: Timed(made(*arguments)))
-    records_dir = training.make_records(tmp_path_factory)
-    config = training.tiny(
-        data__records=str(records_dir),
-        train__num_steps=12,
-        train__sample_every_steps=0,
-        train__checkpoint_every_steps=100,
-    )
-    loop.run(config, tmp_path, Preview)
-    cpu, wall = (np.subtract(starts[-1], starts[4]) / (len(starts) - 5)).tolist()
-    bins = bins_lib.Bins.load(records_dir)
-    options = batches.Options(
-        batch_size=config.train.batch_size, seed=0, synthetic_caption_prob=0.5, max_tokens=16
-    )
-    iterator = batches.make_iterator(records_dir, bins, bins.names, options)
-    for _ in range(16):
-        next(iterator)
-    begin = time.process_time()
-    for _ in range(64):
-        next(iterator)
-    data = (time.process_time() - begin) / 64
-    iterator.close()
-    print(f"a step takes {cpu:.3f} s of the processors, its batch {data / cpu:.2%} of them")
-    print(f"{sum(waited[4:-1]) / wall / (len(starts) - 5):.2%} of the time went by in waiting")
-    assert data / cpu < 0.02

@@ -184,11 +184,11 @@ MESHES = ((8, 1), (4, 1), (1, 1), (2, 4))
 
 
 @pytest.mark.slow
-def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(
-    records, tmp_path, parts, monkeypatch
-):
+def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(records, tmp_path, monkeypatch):
     """Each resumes from what the one before saved, bit by bit, and goes on with the same losses."""
     steps = 5 * len(MESHES)
+    monkeypatch.setattr(training, "tiny", training.small)  # five programs are compiled
+    parts = components.build_components(training.small())
     whole = Trial(records, tmp_path / "whole", steps).run()
     chain, restored, saved = Trial(records, tmp_path / "chain", steps), [], {}
     start = loop._start

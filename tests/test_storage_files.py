@@ -169,7 +169,6 @@ def test_a_shard_that_is_replaced_while_it_is_read_ends_the_run_before_it_is_sav
 
 READ_ONLY = """
 import os, sys
-from miro_jax import main
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import locked
 os.chdir(sys.argv[1])  # the folders above it are closed to others
@@ -196,7 +195,6 @@ def test_a_folder_of_somebody_else_is_named_with_the_remedy(tmp_path):
 
 LOCALE = """
 import sys
-from miro_jax import main
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import locked
 folder = storage.open_folder(sys.argv[1])
