@@ -1,0 +1,60 @@
+"""A run resumes on other numbers of devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from miro_jax.models import sharding
+from miro_jax.train import components, loop
+from miro_jax.train.state import leaf_name
+from tests import training
+from tests.test_resume import Trial
+
+MESHES = ((8, 1), (4, 1), (1, 1), (2, 4))
+
+
+@pytest.mark.slow
+def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(
+    tmp_path, tmp_path_factory, monkeypatch
+):
+    """Each resumes from what the one before saved, bit by bit, and goes on with the same losses."""
+    steps, records = 5 * len(MESHES), training.make_records(tmp_path_factory)
+    monkeypatch.setattr(training, "tiny", training.small)  # five programs are compiled
+    parts = components.build_components(training.small())
+    whole = Trial(records, tmp_path / "whole", steps).run()
+    chain, restored, saved = Trial(records, tmp_path / "chain", steps), [], {}
+    start = loop._start
+
+    def make_mesh(data, model):
+        return jax.make_mesh(
+            (data, model),
+            ("data", "model"),
+            devices=jax.devices()[: data * model],
+            axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        )
+
+    def watch(*arguments):
+        state = start(*arguments)
+        restored.append(jax.device_get(state))
+        return state
+
+    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+    monkeypatch.setattr(loop, "_start", watch)
+    for number, (data, model) in enumerate(MESHES, 1):
+        mesh = {"mesh__data": data, "mesh__model": model}
+        if number < len(MESHES):
+            with pytest.raises(SystemExit):
+                chain.run(stop_at=5 * number, **mesh)
+        else:
+            chain.run(**mesh)
+        if number > 1:
+            pairs, _ = jax.tree_util.tree_flatten_with_path(restored[-1])
+            training.assert_same_arrays({leaf_name(path): leaf for path, leaf in pairs}, saved)
+        _, saved, _ = training.newest(chain.workdir, parts)
+    assert len(chain.seen) == steps
+    for ours, theirs in zip(chain.seen, whole.seen, strict=True):
+        np.testing.assert_array_equal(ours["index"], theirs["index"])
+    ours, theirs = map(training.without_times, (chain.workdir, whole.workdir))
+    assert [line["step"] for line in ours] == [*range(1, steps + 1)]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5), one["step"]
