@@ -6,6 +6,7 @@ Runs that are to be killed are forked by a process that has everything imported 
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
+from miro_jax.cli.signals import ENDING
 from miro_jax.data.storage import LocalFolder
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights.official import FIXED
@@ -166,6 +168,8 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             os.dup2(2, 1)  # nothing of a command may mix with the answers
+            for number in ENDING:  # some are ignored where the tests run in the background
+                signal.signal(number, signal.SIG_DFL)
             platforms, *arguments = json.loads(line)
             jax.config.update("jax_platforms", platforms)
             jax.config.update("jax_disable_most_optimizations", True)  # to compile sooner

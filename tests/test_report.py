@@ -185,6 +185,16 @@ def test_a_rank_of_nine_tenths_counts_whatever_its_rounding():
         assert found.rises("a") is rises
 
 
+def test_rewards_above_the_training_data_are_those_of_images_with_guidance():
+    def rows(*means):
+        scores = [{"a": {"score": {"mean": mean}}} for mean in means]
+        return [{"guidance_scale": x, "rewards": one} for x, one in enumerate(scores)]
+
+    training = {"a": {"mean": 0.5, "std": 0.1}}
+    assert results.RewardScores(4, rows(0.2, 0.6), training).above_training == ["a"]
+    assert results.RewardScores(4, rows(0.6, 0.5), training).above_training == []
+
+
 def test_the_stage_ends_with_the_numbers_at_the_top_of_the_page(run):
     path, page = run
     lines = headline_lines(path.parent)

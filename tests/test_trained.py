@@ -83,6 +83,24 @@ def test_a_mistyped_folder_is_not_taken_for_a_hub_id(monkeypatch, tmp_path, sour
             look(source)
 
 
+@pytest.mark.parametrize("run", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "5", "[5]", "[" * 100_000, "{", "{}", '{"data": 5}', '{"network": []}']
+    + ['{"network": {"coherence_keys": 5}}', '{"network": {}, "coherence_keys": [[]]}']
+    + ['{"data": {"train_rewards": "all"}, "sample": {}}', '{"data": {}, "sample": {"x": NaN}}'],
+)
+def test_a_config_that_is_none_is_named_and_nothing_is_read(monkeypatch, tmp_path, run, text):
+    monkeypatch.setattr("miro_jax.sample.trained.restore", lambda *_: 1 / 0)
+    if run:
+        (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(text)
+    for look in (peek, load):
+        with pytest.raises(ValueError, match="config.json") as refused:
+            look(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
 def test_offline_a_hub_id_names_both_possibilities(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIRO_JAX_OFFLINE", "1")

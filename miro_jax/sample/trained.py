@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from miro_jax.data.json_file import read_json
+from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
@@ -31,6 +31,7 @@ _CONFIG_OF_A_RUN = {
     "data": {"train_rewards": [str]},
     "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str},
 }
+_REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
@@ -179,11 +180,13 @@ def peek(
         return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
     with _open_release(source, variant, revision) as repository:
         settings = repository.json(official.CONFIG)
-    if not isinstance(settings, dict) or "network" not in settings:
+    if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
         raise ValueError(
             f"{source} must be a run with checkpoints or a folder in the released layout; its "
             f"{official.CONFIG} is of neither."
         )
+    for part in (settings, settings["network"]):
+        check_fields(part, _REWARDS_OF_A_RELEASE, f"{official.CONFIG} of {source}")
     return official.reward_names(settings), None
 
 
