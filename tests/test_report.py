@@ -15,7 +15,9 @@ from configs import base as configs
 from miro_jax import report
 from miro_jax.evaluate.run import headline_lines, run_evaluators
 from miro_jax.report import results
-from miro_jax.report.statistics import rank_correlation
+from miro_jax.report.facts import Facts
+from miro_jax.report.sections import headline
+from miro_jax.report.statistics import rank_correlation, wilson
 from miro_jax.rewards import load_reward
 from tests.painting import Painter, build_all
 
@@ -193,6 +195,16 @@ def test_rewards_above_the_training_data_are_those_of_images_with_guidance():
     training = {"a": {"mean": 0.5, "std": 0.1}}
     assert results.RewardScores(4, rows(0.2, 0.6), training).above_training == ["a"]
     assert results.RewardScores(4, rows(0.6, 0.5), training).above_training == []
+
+
+def test_the_share_at_the_top_is_that_with_guidance(tmp_path):
+    rows = [
+        {"guidance_scale": x, "categories": {}, "overall": wilson(right, 4), "named_color": None}
+        for x, right in ((0.0, 1), (2.0, 3))
+    ]
+    evaluation = {"step": 1, "results": {"geneval": {"images_per_prompt": 1, "rows": rows}}}
+    (tile,) = headline(Facts(tmp_path, {}, {}, [], evaluation))
+    assert tile.value.startswith("75") and "without guidance 25" in tile.note
 
 
 def test_the_stage_ends_with_the_numbers_at_the_top_of_the_page(run):
