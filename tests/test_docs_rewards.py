@@ -73,3 +73,20 @@ def test_the_example_of_a_reward_runs_as_it_stands(tmp_path, monkeypatch, no_flu
     source = "--source=folder:photos?captions=photos/captions.csv"
     assert annotate.main([source, f"--rewards={name},beauty", "--out=records"]) == 0
     assert Manifest.load("records").rewards == (identity, "beauty@shapes1")
+
+
+def test_records_store_scores_on_the_scale_of_the_release():
+    """(score + offset) / divisor: records of other scales could not be mixed with them."""
+    scales = {
+        "clip@jina-clip-v2": (0, 100),
+        "aesthetic@1": (0, 10),
+        "image_reward@1.0": (2, 4),
+        "pick_score@1": (0, 100),
+        "hpsv2@2.1": (0, 1),
+        "hpsv2@2.0": (0, 1),
+        "vqa@clip-flant5-xxl": (0, 1),
+        "vqa@clip-flant5-xl": (0, 1),
+        "sci_score@1": (0, 100),
+        "openai_clip@1": (0, 100),
+    }
+    assert scales == {k: (c.stored_offset, c.stored_divisor) for k, c in CARDS.items()}
