@@ -100,6 +100,23 @@ def test_missing_reward_is_a_zero_vector_before_its_position(network, batch):
     assert np.abs(missing[1] - given[1]).max() > 1e-2
 
 
+def test_the_network_counts_time_as_the_release_does_from_noise_to_data(
+    network, batch, monkeypatch
+):
+    class Seen(Exception):
+        pass
+
+    def look(_, x):
+        raise Seen(np.asarray(x))
+
+    model = nnx.merge(*network)
+    monkeypatch.setattr(rin.ScalarEmbedding, "__call__", look)
+    condition = np.zeros((len(batch["t"]), 1, model.config.latent_width), np.float32)
+    with pytest.raises(Seen) as seen:
+        model(batch["x_t"], batch["t"], condition, np.ones(condition.shape[:2], bool))
+    np.testing.assert_allclose(seen.value.args[0], 1 - batch["t"], rtol=1e-6)
+
+
 def test_missing_rewards_leave_gradients_finite(network, batch):
     graphdef, params, buffers = network
     levels = np.full_like(batch["levels"], np.nan)
