@@ -11,6 +11,7 @@ import pytest
 
 from miro_jax.pretrained import encoders
 from miro_jax.pretrained.encoders.words import WordsEncoder
+from miro_jax.pretrained.weights.tokenizer import by_length, once_each
 
 WIDTH = 64
 
@@ -137,3 +138,19 @@ def test_image_encoders_refuse_wrong_arguments():
         ValueError, match="image encoder must be one of pixels, sdxl_vae; got 'vae'"
     ):
         encoders.build_image_encoder("vae")
+
+
+def test_equal_texts_are_encoded_once_and_each_gets_its_own():
+    asked = []
+    texts = ["b", "a", "b", "c", "a", "b"]
+    found = once_each(lambda some: asked.append(some) or map(str.upper, some), texts)
+    assert found == list("BABCAB")
+    assert asked == [["b", "a", "c"]]
+    with pytest.raises(ValueError):  # as many results as texts
+        once_each(lambda some: some[1:], texts)
+
+
+def test_rows_are_grouped_by_the_length_they_are_padded_to():
+    rows = [[0] * n for n in (1, 5, 2, 9, 3, 4)]
+    groups = list(by_length(rows, lambda n: 4 if n <= 4 else 16, most=3))
+    assert groups == [([0, 2, 4], 4), ([5], 4), ([1, 3], 16)]

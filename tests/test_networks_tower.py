@@ -85,3 +85,10 @@ def test_rows_on_the_devices_can_be_taken_in_any_order(tower, chosen):
     product = OnDevice(taken.arrays[0], taken.rows)
     expected = x[chosen] * [1, 2, 3] + [1, 2, 3] + 1
     np.testing.assert_array_equal(tower.run(added, product, np.ones_like(x[chosen])), expected)
+
+
+def test_padding_repeats_the_last_row(tower):
+    """A norm of a row of zeros may be NaN, which some checks on devices stop at."""
+    padded, _ = tower.run_on_device(scaled, 1 + rows(5)).arrays
+    assert len(padded) == 8
+    np.testing.assert_array_equal(padded[5:], np.repeat(padded[4:5], 3, axis=0))
