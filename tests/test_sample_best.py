@@ -189,6 +189,22 @@ def test_work_that_is_killed_at_any_point_goes_on_to_the_same_bytes(tmp_path, mo
     assert finished and stop > 15
 
 
+def test_scores_that_grew_after_a_stop_have_their_digest(tmp_path, monkeypatch):
+    fill(tmp_path / "whole", count=3)
+    append = best.Scores.append
+
+    def stop(self, lines):
+        append(self, lines)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(best.Scores, "append", stop)
+        fill(tmp_path / "stopped", count=3)
+    fill(tmp_path / "stopped", count=3)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert fill(tmp_path / "stopped", count=3).calls == []
+
+
 def test_a_complete_folder_draws_nothing_and_clears_up_after_a_late_kill(tmp_path):
     fill(tmp_path)
     before = contents(tmp_path)

@@ -122,6 +122,7 @@ def fill(
     if not folder.is_complete():
         if not folder.has(SCORES):  # it has changed since it was complete
             folder.remove(SCORES)
+        folder.forget(SCORES)
         scores = Scores(folder.path / SCORES)
         job.score(scores, progress)
         job.finish(np.array([scores.of_prompt(row) for row in range(len(request.prompts))]))

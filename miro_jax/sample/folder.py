@@ -73,6 +73,10 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         self._folder.remove(name)
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Forget the digest of a file that grows otherwise than by `write`; `finish` reads it."""
         self._digests.pop(name, None)
         self._wanted.pop(name, None)
 
