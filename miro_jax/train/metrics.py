@@ -35,9 +35,10 @@ def _without_torch() -> Iterator[None]:
 
 with _without_torch():
     from tensorboardX import summary
-    from tensorboardX.proto import event_pb2
+    from tensorboardX.proto import event_pb2  # its classes are made when it is imported
     from tensorboardX.record_writer import masked_crc32c
 
+Event, SessionLog = (getattr(event_pb2, name) for name in ("Event", "SessionLog"))
 log = logging.getLogger("miro_jax")
 
 
@@ -93,8 +94,8 @@ class MetricsWriter:
             _write_all(self._lines, line.encode("utf-8"))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        values = [v for name, number in numbers.items() for v in summary.scalar(name, number).value]
-        self._events.add(step, summary.Summary(value=values))
+        shown = [v for name, number in numbers.items() for v in summary.scalar(name, number).value]
+        self._events.add(step, summary.Summary(value=shown))
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Show images in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
@@ -134,13 +135,13 @@ class _Events:
         self._file: io.FileIO | None = None
         with self._only_a_warning():
             self._file = io.FileIO(os.path.join(workdir, name), "a")
-        self._write(event_pb2.Event(file_version="brain.Event:2"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
+        self._write(Event(file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(step=resume_step + 1, session_log=start))
 
     def add(self, step: int, content: Any) -> None:
         """Add the summary of a step."""
-        self._write(event_pb2.Event(step=int(step), summary=content))
+        self._write(Event(step=int(step), summary=content))
 
     def _write(self, event: Any) -> None:
         if self._file is None:
