@@ -5,7 +5,7 @@ A reader of a named pipe waits for a writer that may never come, and a device ma
 
 import os
 import stat
-from typing import BinaryIO
+from io import BufferedReader
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -16,7 +16,7 @@ _KINDS = (
 )
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """Open a regular file for reading; returns at once, whatever lies there.
 
     Raises:
