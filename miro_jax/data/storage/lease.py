@@ -15,6 +15,8 @@ next process takes the lease over with a line in the log. Whether the holder liv
                        stands still for STALE_SECONDS is dead
 
 Clocks of two machines are never compared: the observer measures with its own, which cannot jump.
+A holder that slept and wakes learns from its next beat that it lost, or its follower does: of two,
+one at most goes on.
 """
 
 import contextlib
