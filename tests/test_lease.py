@@ -1,6 +1,7 @@
 """A folder is one process's alone; that of a dead process is taken over, here and elsewhere."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -296,3 +297,16 @@ def test_a_process_that_lost_its_folder_ends_at_once_if_it_must(tmp_path):
     ) as process:
         assert process.wait(60) == 1
         assert process.stdout.read() == b"" and b"was taken over" in process.stderr.read()
+
+
+def test_who_meets_another_one_that_takes_over_is_refused(tmp_path):
+    forge(tmp_path, machine=ELSEWHERE, token="a")
+    marker = f"{LOCK_NAME}{lease._TAKING}{hashlib.sha256(b'a').hexdigest()[:32]}"
+    (tmp_path / marker).write_bytes(lease._us().to_bytes())
+    text = f"is taken over by another process now .host .*, pid {os.getpid()}.*delete .*{marker}"
+    with pytest.raises(BlockingIOError, match=text):
+        with locked(tmp_path):
+            pass
+    (tmp_path / marker).unlink()
+    with locked(tmp_path):
+        pass
