@@ -97,6 +97,7 @@ def test_bad_levels_are_refused_with_the_key(levels):
 
 def test_a_reward_that_may_be_missing_is_measured_where_it_is_there():
     measured = judges(NAMES)
+    measured.rewards[1].may_be_missing = True
     measured.rewards[1].judge = lambda features, captions: np.where(
         np.arange(len(features)) % 2, np.nan, features[:, 1, 0, 0] / 255
     ).astype(np.float32)
