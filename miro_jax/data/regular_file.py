@@ -44,7 +44,8 @@ def read_regular(path: str | os.PathLike, most_bytes: int) -> bytes:
       ValueError: it holds more than `most_bytes`, or see `open_regular`.
     """
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
+        size = os.fstat(file.fileno()).st_size  # 0 also where the system does not know it
+        data = file.read(min(size or most_bytes, most_bytes) + 1)  # a read reserves what it may get
     if len(data) > most_bytes:
         raise ValueError(f"{path} must hold at most {most_bytes:,} bytes; it holds more.")
     return data
