@@ -30,8 +30,16 @@ from miro_jax.train.state import leaf_name
 
 HOST = "host"
 log = logging.getLogger("miro_jax")
-# Orbax warns of what is intended.
-logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
+
+
+def _take_over(record: logging.LogRecord) -> bool:
+    """Keep from the terminal what Orbax warns of though intended, and tracebacks of its threads."""
+    if record.exc_info:  # `wait` raises it, too
+        log.error("%s", record.getMessage(), exc_info=record.exc_info)
+    return not record.exc_info and "directory is read only" not in str(record.msg)
+
+
+logging.getLogger("absl").addFilter(_take_over)
 
 
 class LayoutMismatch(ValueError):

@@ -271,4 +271,6 @@ class Loop:
         """Return the signal that any process got, or 0."""
         if jax.process_count() == 1:
             return self.stop_signal or 0
+        if self.pending is not None:  # on CPUs, collectives of two programs can wait for each other
+            jax.block_until_ready(self.pending[1])
         return int(np.max(multihost_utils.process_allgather(np.array(self.stop_signal or 0))))
