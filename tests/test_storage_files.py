@@ -1,5 +1,6 @@
 """Files are written whole or not at all, through no link, and read only where they are files."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -23,22 +24,27 @@ from tests import training
 from tests.test_data import open_data, write_set
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """The limit on the size of a file stands in for a full disk: the system refuses the write."""
+    """The limit on the size of a file stands in for a full disk: the system refuses the write.
+
+    A context and no fixture: pytest writes its report, perhaps to a file, before fixtures end.
+    """
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, previous)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
 
 
 @pytest.mark.parametrize("how", ["write_atomic", "write", "claim", "put"])
-def test_a_full_disk_is_named_by_the_file_and_leaves_nothing(tmp_path, small_disk, how):
+def test_a_full_disk_is_named_by_the_file_and_leaves_nothing(tmp_path, how):
     folder, data = storage.open_folder(tmp_path / "out"), b"x" * 101
     (tmp_path / "out").mkdir()
-    with pytest.raises(OSError, match="too large.*out/name") as caught:
+    with small_disk(), pytest.raises(OSError, match="too large.*out/name") as caught:
         if how == "write_atomic":
             files.write_atomic(tmp_path / "out" / "name", data)
         elif how == "write":
@@ -52,9 +58,9 @@ def test_a_full_disk_is_named_by_the_file_and_leaves_nothing(tmp_path, small_dis
     assert caught.value.errno and list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_was_there_stays_where_a_write_fails(tmp_path, small_disk):
+def test_what_was_there_stays_where_a_write_fails(tmp_path):
     (tmp_path / "name").write_bytes(b"old")
-    with pytest.raises(OSError):
+    with small_disk(), pytest.raises(OSError):
         files.write_atomic(tmp_path / "name", b"x" * 200)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 

@@ -75,11 +75,12 @@ def open_folder(
         workdir.mkdir(parents=True, exist_ok=True)
         check_regular(workdir / "log.txt")
         handler = _LogFile(workdir / "log.txt", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        if is_full_disk(error):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_full_disk(error):
             raise
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise PermissionError(
-            f"--workdir must be a folder that can be written; got {workdir} ({error.strerror}). "
+            f"--workdir must be a folder that can be written; got {workdir} ({reason}). "
             "Give another one."
         ) from error
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -81,9 +81,10 @@ def info(path: str) -> dict[str, Any]:
     try:
         return system.info(inside)
     except FileNotFoundError as error:  # fsspec takes a server that is down for this
-        if isinstance(error.__cause__, FileNotFoundError | None):
-            raise
-        raise ConnectionError(f"{path} is unreachable: {error.__cause__}") from error
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError | None) or hasattr(cause, "response"):
+            raise  # what has a response, as S3's "no such bucket", is an answer
+        raise ConnectionError(f"{path} is unreachable: {cause}") from error
 
 
 def size_of(path: str) -> int:
