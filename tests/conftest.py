@@ -12,6 +12,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -29,6 +30,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / importlib.metadata.version("jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# What runs in the background of a shell, or under nohup, is started with these ignored, and so
+# would be the processes that tests start.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 if os.environ.get("MIRO_TEST_WITHOUT_TORCH") == "1":
     absent.hide("torch")

@@ -81,16 +81,8 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def sigint():
-    """The usual handler: background jobs of a shell inherit that SIGINT is ignored."""
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, inherited)
-
-
 @pytest.mark.parametrize("name", list(STATUS))
-def test_a_signal_becomes_a_status_and_a_line(name, capsys, sigint):
+def test_a_signal_becomes_a_status_and_a_line(name, capsys):
     number = getattr(signal, name)
     before = [signal.getsignal(one) for one in signals.ENDING]
     assert exit.run("p", lambda: None, lambda _: os.kill(os.getpid(), number)) == STATUS[name]

@@ -42,16 +42,6 @@ class Stopping(Meter):
         return super().__call__(*arguments, **settings)
 
 
-@pytest.fixture
-def obeyed():
-    """No signal is ignored, as SIGINT and SIGHUP are where the tests run in the background."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("obeyed")
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_keeps_what_is_drawn_and_the_next_call_draws_the_rest(tmp_path, capsys, number):
     names, built = evaluators(tmp_path)
