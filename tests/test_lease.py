@@ -123,7 +123,8 @@ def test_a_holder_that_ends_leaves_nothing(shared, no_locks, caplog):
     with locked(open_folder(place)) as held:
         held.check()
         assert LOCK_NAME in open_folder(place).names()
-    assert "miro_jax" not in [record.name for record in caplog.records]
+    # Nobody waits for it or takes it over; a disk without locks is named, once a process.
+    assert "miro_jax" not in [r.name for r in caplog.records if r.levelname != "INFO"]
 
 
 def test_a_holder_on_another_machine_is_known_by_its_heartbeat(

@@ -91,7 +91,11 @@ def test_annotate_and_score_write_nowhere_else(tmp_path, cwd):
 
 @pytest.mark.slow
 def test_training_and_evaluation_write_nowhere_else(tmp_path, cwd):
-    changes = {"train.num_steps": 2, "train.checkpoint_every_steps": 2}
+    changes = {
+        "train.num_steps": 2,
+        "train.checkpoint_every_steps": 2,
+        "optim.warmup_steps": 0,
+    }
     changes |= {"source.shapes.num_images": 16, "source.shapes.images_per_shard": 16}
     changes |= {"train.sample_every_steps": 0, "evaluate.evaluators": ("gallery",)}
     values = [f"--config.{key}={value!r}" for key, value in changes.items()]
