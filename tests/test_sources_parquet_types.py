@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from pyarrow.parquet import encryption
 
 from miro_jax.data.sources import images, open_source
 from miro_jax.data.sources import parquet as source
@@ -195,8 +196,6 @@ def test_a_bomb_among_many_rows_is_known_by_how_small_it_is_packed(
 
 @pytest.mark.parametrize("plaintext_footer", [False, True])
 def test_an_encrypted_file_is_called_so(tmp_path, plaintext_footer):
-    encryption = pytest.importorskip("pyarrow.parquet.encryption")
-
     class Keys(encryption.KmsClient):
         def wrap_key(self, key_bytes, master_key_identifier):
             return base64.b64encode(key_bytes)

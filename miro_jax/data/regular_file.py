@@ -27,8 +27,9 @@ def open_regular(path: str | os.PathLike) -> BufferedReader:
     try:  # without O_NONBLOCK, opening a named pipe waits for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            raise ValueError(_irregular(path, os.stat(path).st_mode)) from error
+        mode = os.stat(path).st_mode
+        if stat.S_ISSOCK(mode):
+            raise ValueError(_irregular(path, mode)) from error
         raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

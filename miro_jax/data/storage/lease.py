@@ -7,7 +7,7 @@
         lease.check()                         # before what two processes must not both write
 
 A file names the holder: host, pid, since when. It goes at the end; after a kill it stays, and the
-next process takes the lease over with a line in the log. Whether the holder lives is told by
+next process takes the lease over with a line in the log. What shows that the holder lives:
 
     its own machine    the kernel, which holds a lock on the file (flock) for it; where there are no
                        such locks, as in object stores, its process id

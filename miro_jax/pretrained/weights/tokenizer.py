@@ -54,7 +54,7 @@ def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tu
         return ("tokenizer.json",)
     if not files or not all(repository.has(name) for name in files):
         if not repository.is_local:
-            repository.path("tokenizer.json")  # raises; says how to fetch what cannot be asked for
+            repository.path("tokenizer.json")  # raises; names the command that fetches it
         either = f" and no {' and '.join(files)}" if files else ""
         raise FileNotFoundError(f"{repository} has no file tokenizer.json{either}.")
     return (*files, *filter(repository.has, _OPTIONS))
