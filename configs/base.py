@@ -91,6 +91,7 @@ def base() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.dtype = "float32"  # of matrix products
+    c.model.attention = "auto"  # its kernel: "cudnn", "xla", or cudnn where it can be had
     c.model.rin = ConfigDict()
     c.model.rin.patch_size = 3
     c.model.rin.token_width = 64
@@ -111,6 +112,7 @@ def base() -> ConfigDict:
     c.model.rin.sigma = 0.5  # standard deviation of the data that preconditioning assumes
     c.model.rin.log_variance_features = 32
     c.model.rin.remat = False  # recompute blocks in the backward pass
+    c.model.rin.residual = "float32"  # of the tokens between layers; "compute": as the products
 
     c.mesh = ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1 = all that are left

@@ -158,7 +158,8 @@ def test_a_stage_gets_the_locked_config_and_leaves_status_0(tmp_path, monkeypatc
     ((config, workdir),) = seen
     assert config.is_locked and config.seed == 3 and workdir == tmp_path
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
-    assert json.loads((tmp_path / "run.json").read_text())["stage"] == "annotate"
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert described["stage"] == "annotate" and described["attention"] == "xla"
 
 
 @pytest.fixture

@@ -215,6 +215,18 @@ def test_recomputed_blocks_give_the_same_velocity(batch):
     assert count(recomputing[0]) == 2
 
 
+def test_tokens_between_layers_may_have_the_dtype_of_the_products(batch):
+    config = resize(TINY, residual="compute")
+    graphdef, params, buffers = random_network(TINY, seed=0, dtype=jnp.bfloat16)
+    narrow, *_ = abstract_network(config, dtype=jnp.bfloat16)
+    wide, half = run(graphdef, params, buffers, batch), run(narrow, params, buffers, batch)
+    for ours, expected in zip(half, wide, strict=True):
+        assert ours.dtype == jnp.float32
+        assert 1e-4 < difference(ours, expected) < 5e-2
+    with pytest.raises(ValueError, match="residual must be float32 or compute; got 'bfloat16'"):
+        resize(TINY, residual="bfloat16")
+
+
 def test_log_variance_is_one_float32_number_a_time(network):
     model = nnx.merge(*network)
     u = model.logvar(jnp.array([0.1, 0.5, 0.5]))

@@ -20,6 +20,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.regular_file import check_regular
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
+from miro_jax.models.fused_attention import resolve
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
 CONFIG, LOCK_NAME = "config.json", ".lock-train"
@@ -95,7 +96,13 @@ def open_folder(
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
-        write_atomic(workdir / "run.json", to_json(describe(stage, arguments)))
+        annotates = stage == "annotate"
+        kernel = resolve(
+            "auto" if annotates else config.model.attention,
+            config.annotate.dtype if annotates else config.model.dtype,
+        )
+        facts = describe(stage, arguments) | {"attention": kernel}
+        write_atomic(workdir / "run.json", to_json(facts))
 
 
 def write_config(config: ml_collections.ConfigDict, path: Path) -> None:

@@ -72,7 +72,8 @@ def _read_config(folder: Path) -> ml_collections.ConfigDict:
             "RUN_FOLDER must be the folder of a run, with config.json and checkpoints; "
             f"got {folder}. Training writes it."
         )
-    values = read_json(path, {"evaluate": dict, "sample": dict, "train": dict, "data": dict})
+    values = read_json(path, dict.fromkeys(("evaluate", "sample", "train", "data", "model"), dict))
+    values["model"] = {"attention": "auto"} | values["model"]
     values["evaluate"] = dataclasses.asdict(Settings()) | values["evaluate"]
     return ml_collections.ConfigDict(_with_tuples(values))
 

@@ -11,24 +11,47 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from miro_jax.models import fused_attention
 from miro_jax.models.layers import GeluMLP, LayerNorm, LayerScale, Linear, RMSNorm, SwiGLU
 
 Array = jax.Array
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    *,
+    causal: bool = False,
+    kernel: str = "auto",
+    trained: bool = False,
+) -> Array:
     """Softmax attention with logits in float32.
 
     Args:
       q: [B, N, A, H]. k, v: [B, S, A, H].
-      mask: [B, S] bool, False hides a source token; None shows all.
+      mask: [B, S] bool, False hides a source token; None shows all. Hidden tokens stand after the
+        others, as padding does, of which each row has at least one: cuDNN is given their number.
+      causal: hide source tokens that come later than the query token.
+      kernel: see `fused_attention`. trained: whether there will be a backward pass.
 
     Returns:
       [B, N, A, H] in the dtype of q.
     """
+    (_, queries, heads, width), sources = q.shape, k.shape[1]
+    way = "xla"
+    if queries > 1:  # for a single query there are no logits to save
+        flags = {"padded": mask is not None, "causal": causal, "trained": trained}
+        dtype = jnp.dtype(q.dtype).name
+        shape = fused_attention.Shape(queries, sources, heads, width, dtype, **flags)
+        way = fused_attention.choose(kernel, shape)
+    if way != "xla":
+        lengths = None if mask is None else jnp.sum(mask, axis=1, dtype=jnp.int32)
+        return fused_attention.run(way, q, k, v, lengths, causal=causal)
     if mask is not None:
-        mask = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
-    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+        mask = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, queries, sources))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
 
 
 class SelfAttentionBlock(nnx.Module):
@@ -48,7 +71,9 @@ class SelfAttentionBlock(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
+        attention: str = "auto",
     ):
+        self.attention = attention
         process = style == "process"
         head_width = _head_width(width, heads)
         norm = RMSNorm if process else LayerNorm
@@ -82,7 +107,7 @@ class SelfAttentionBlock(nnx.Module):
         q, k, v = self.qkv.unpack(self.norm(x))  # each [B, N, A, H]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        y = self.out(attend(q, k, v, mask))
+        y = self.out(attend(q, k, v, mask, kernel=self.attention, trained=True))
         x = x + (y if self.attention_scale is None else self.attention_scale(y))
         y = self.mlp(self.mlp_norm(x))
         return x + (y if self.mlp_scale is None else self.mlp_scale(y))
@@ -104,7 +129,9 @@ class CrossAttentionBlock(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
+        attention: str = "auto",
     ):
+        self.attention = attention
         head_width = _head_width(min(width, source_width), heads)
         axes = ("embed", "pack", "heads", "head_dim")
         self.norm = RMSNorm(width)
@@ -134,7 +161,7 @@ class CrossAttentionBlock(nnx.Module):
         """Update tokens `[B, N, D]` from `source` [B, S, E]; `mask` [B, S] bool hides sources."""
         q = self.q_norm(self.q(self.norm(x)))  # [B, N, A, H]
         k, v = self.kv.unpack(source)  # each [B, S, A, H]
-        x = x + self.out(attend(q, self.k_norm(k), v, mask))
+        x = x + self.out(attend(q, self.k_norm(k), v, mask, kernel=self.attention, trained=True))
         return x + self.mlp(self.mlp_norm(x))
 
 

@@ -41,6 +41,11 @@ def normal_table(
     return nnx.Param(table, out_sharding=axes)
 
 
+def cuts_kernels() -> bool:
+    """Return whether packed products are computed part by part."""
+    return jax.default_backend() == "cpu"
+
+
 class Linear(nnx.Module):
     """`y = x W + b` over the last `num_in` axes of x; inputs and outputs may be several axes."""
 
@@ -66,8 +71,14 @@ class Linear(nnx.Module):
     def unpack(self, x: Array) -> list[Array]:
         """Map x by each part of a packed kernel `[D, pack, ...]`; a list of `[..., *outputs]`.
 
-        Cutting the kernel is cheaper than cutting the activation, which is larger, in both passes.
+        On a CPU cutting the kernel is cheaper than cutting the activation, which is larger, in
+        both passes. Elsewhere one large product is quicker than several, and what reads its result
+        takes the part that it needs.
         """
+        if not cuts_kernels():
+            y = self(x)  # [..., pack, *outputs]
+            axis = y.ndim - (self.kernel[...].ndim - self.num_in)
+            return [jax.lax.index_in_dim(y, i, axis, False) for i in range(y.shape[axis])]
         kernel = self.kernel[...]
         biases = [None] * kernel.shape[1] if self.bias is None else list(self.bias[...])
         return [self._map(x, kernel[:, i], bias) for i, bias in enumerate(biases)]

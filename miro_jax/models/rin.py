@@ -69,6 +69,7 @@ class RINConfig:
     sigma: float  # standard deviation of the data that preconditioning assumes
     log_variance_features: int
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
+    residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
 
     def __post_init__(self):
         may_be_zero = ("num_rewards", "condition_layers", "num_registers")
@@ -81,6 +82,10 @@ class RINConfig:
                 raise ValueError(
                     f"config.model.rin.{name} must be above 0 and finite; got {value}."
                 )
+        if self.residual not in ("float32", "compute"):
+            raise ValueError(
+                f"config.model.rin.residual must be float32 or compute; got {self.residual!r}."
+            )
         height, width, _ = self.latent_shape
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -92,10 +97,10 @@ class RINConfig:
 class RINBlock(nnx.Module):
     """Read the condition, read the image, process, write the image."""
 
-    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, attention: str):
         c = config
         mlp = (c.mlp_multiplier, c.mlp_multiple)
-        cross = {"rngs": rngs, "dtype": dtype}
+        cross = {"rngs": rngs, "dtype": dtype, "attention": attention}
         self.read_condition = CrossAttentionBlock(
             c.latent_width, c.latent_width, c.read_write_heads, *mlp, **cross
         )
@@ -120,10 +125,23 @@ class RINBlock(nnx.Module):
 
 
 class RIN(nnx.Module):
-    """The velocity network with its preconditioning and log-variance head."""
+    """The velocity network with its preconditioning and log-variance head.
 
-    def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    Args:
+      config: sizes. dtype: of matrix products. attention: its kernel, see `fused_attention`.
+    """
+
+    def __init__(
+        self,
+        config: RINConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        attention: str = "auto",
+    ):
         self.config = c = config
+        self.dtype, self.attention = jnp.dtype(dtype), attention
+        self.residual_dtype = jnp.dtype(dtype if c.residual == "compute" else jnp.float32)
         height, width, channels = c.latent_shape
         patch = c.patch_size * c.patch_size * channels
         num_tokens = (height // c.patch_size) * (width // c.patch_size)
@@ -151,6 +169,7 @@ class RIN(nnx.Module):
                 c.mlp_multiplier,
                 c.mlp_multiple,
                 "condition",
+                attention=attention,
                 **options,
             )
             for _ in range(c.condition_layers)
@@ -161,7 +180,9 @@ class RIN(nnx.Module):
         # Starts at zero, so that self-conditioning grows during training.
         self.previous_gate = LayerNorm(c.latent_width, initial_scale=0.0)
 
-        self.blocks = nnx.List(RINBlock(c, **options) for _ in range(c.num_blocks))
+        self.blocks = nnx.List(
+            RINBlock(c, attention=attention, **options) for _ in range(c.num_blocks)
+        )
         self.patch_out_norm = RMSNorm(c.token_width)
         self.patch_out = Linear((c.token_width, patch), ("embed", "patch"), **options)
         self.logvar = LogVariance(c.log_variance_features, rngs=rngs)
@@ -173,7 +194,7 @@ class RIN(nnx.Module):
 
         Args:
           caption_tokens: [B, L, caption_width] float.
-          caption_mask: [B, L] bool, False for padding.
+          caption_mask: [B, L] bool, False for padding, which stands at the end.
           levels: [B, R] float32 in [0, 1], NaN for a missing reward (a zero vector).
 
         Returns:
@@ -191,7 +212,7 @@ class RIN(nnx.Module):
         registers = self.registers.table[...]
         parts.append(jnp.broadcast_to(registers[None], (batch, *registers.shape)))
         parts.append(self.caption_in(caption_tokens))
-        tokens = jnp.concatenate([p.astype(jnp.float32) for p in parts], axis=1)
+        tokens = jnp.concatenate([p.astype(self.residual_dtype) for p in parts], axis=1)
         always = jnp.ones((batch, tokens.shape[1] - caption_mask.shape[1]), bool)
         mask = jnp.concatenate([always, caption_mask], axis=1)
         for layer in self.condition_encoder:
@@ -225,7 +246,7 @@ class RIN(nnx.Module):
         x = patchify(x_t * c_in[:, None, None, None], c.patch_size)  # [B, N, P P C]
         x = self.patch_norm(self.patch_in(x)) + self.token_positions.table[...][None]
         time = self.time(1.0 - t).astype(jnp.float32)[:, None]  # [B, 1, D]
-        condition = jnp.concatenate([time, condition], axis=1)
+        condition = jnp.concatenate([time.astype(condition.dtype), condition], axis=1)
         mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
 
         z = self.latent_tokens.table[...][None] + time
@@ -234,6 +255,7 @@ class RIN(nnx.Module):
         previous = prev_latent_tokens + self.previous_mlp(self.previous_norm(prev_latent_tokens))
         z = z + self.previous_gate(previous)
 
+        x, z = x.astype(self.residual_dtype), z.astype(self.residual_dtype)
         x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
         for block in self.blocks:
             run = nnx.remat(RINBlock.__call__) if c.remat else RINBlock.__call__
@@ -302,7 +324,8 @@ def build(
     """Build the network of `config.model`.
 
     Args:
-      model: `config.model`, a ConfigDict: `dtype` (of matrix products) and `rin` (the sizes).
+      model: `config.model`, a ConfigDict: `dtype` (of matrix products), `attention` (its kernel)
+        and `rin` (the sizes).
       latent_shape: (H, W, C) of what the image encoder makes.
       caption_width: width of one caption token.
       num_rewards: R; 0 builds the baseline without rewards.
@@ -315,6 +338,7 @@ def build(
         rin_config(model, latent_shape, caption_width, num_rewards),
         rngs=rngs,
         dtype=jnp.dtype(model.dtype),
+        attention=model.attention,
     )
 
 

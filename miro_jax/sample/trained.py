@@ -257,6 +257,7 @@ def _open_release(
 def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:
     """Free a run's config of the machine that it was trained on."""
     config.model.dtype = dtype
+    config.model.attention = "auto"
     config.mesh.data, config.mesh.model = -1, 1
     config.train.batch_size = config.sample.batch_size = jax.device_count()
     return config

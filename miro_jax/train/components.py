@@ -14,6 +14,7 @@ from miro_jax.cli import build
 from miro_jax.cli.build import Config
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import rin, sharding
+from miro_jax.models.fused_attention import check_kernel, resolve
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
@@ -48,6 +49,7 @@ def validate(config: Config) -> None:
         raise ValueError(
             f"config.model.dtype must be one of {', '.join(DTYPES)}; got {config.model.dtype!r}."
         )
+    check_kernel(config.model.attention)
     patch = config.model.rin.patch_size
     rin.rin_config(config.model, (patch, patch, 1), 1, 0)  # the image and its encoder come later
     optim, training = Optim(**config.optim), Training(**config.train)
@@ -119,6 +121,7 @@ def build_components(config: Config) -> Components:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     check_batch(config.train.batch_size, "train.batch_size", mesh)
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
+    resolve(config.model.attention, config.model.dtype)
     sizes = (
         config.model,
         image_encoder.latent_shape,

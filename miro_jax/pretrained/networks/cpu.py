@@ -37,6 +37,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miro_jax.models import attention
+
 Array = jax.Array
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Logits of a batch in float32; smaller ones stay in the caches anyway.
@@ -69,7 +71,7 @@ FROM_PRODUCTS = (
 
 
 def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
-    """Equal `jax.nn.dot_product_attention`; a CPU takes one row of a large batch after another.
+    """Equal `attention.attend`; a CPU takes one row of a large batch after another.
 
     Args:
       q: [B, N, A, H]. k, v: [B, S, A, H].
@@ -78,14 +80,15 @@ def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
     Returns:
       [B, N, A, H] in the dtype of q.
     """
-    whole = partial(jax.nn.dot_product_attention, is_causal=causal)
+    whole = partial(attention.attend, causal=causal)
     batch, queries, heads, _ = q.shape
     small = 4 * batch * heads * queries * k.shape[1] <= CACHE_BYTES
     if small or batch == 1 or _batch_is_split():
         return whole(q, k, v)
 
     def one_by_one(q, k, v):
-        return jax.lax.map(lambda row: whole(*row), (q, k, v))
+        one = partial(jax.nn.dot_product_attention, is_causal=causal)
+        return jax.lax.map(lambda row: one(*row), (q, k, v))
 
     return jax.lax.platform_dependent(q, k, v, cpu=one_by_one, default=whole)
 
