@@ -63,6 +63,7 @@ class Dial:
             name="dial sha256:d1a1",
             step=40,
             caption_encoder=None,
+            attention="xla",
         )
 
     def __call__(self, prompts, num_images, targets, negative_targets, noise, **settings):

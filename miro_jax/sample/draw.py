@@ -16,11 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from miro_jax.cli.progress import Progress
 from miro_jax.data.storage.files import to_json
-from miro_jax.models.fused_attention import resolve
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
 from miro_jax.sample.folder import GRID, Folder
@@ -205,6 +203,5 @@ def describe_pipeline(pipe: Any) -> dict[str, Any]:
         "batch_size": pipe.batch_size,
         "platform": jax.default_backend(),
     }
-    network = nnx.merge(pipe.trained.graphdef, *pipe.trained.weights)
-    kernel = resolve(network.attention, network.dtype)
+    kernel = pipe.trained.attention
     return facts if kernel == "xla" else facts | {"attention": kernel}

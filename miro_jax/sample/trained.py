@@ -20,6 +20,7 @@ from flax import nnx
 from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.models import sharding
+from miro_jax.models.fused_attention import resolve
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub, official
@@ -69,6 +70,12 @@ class Trained:
     def caption_encoder(self) -> Any:
         """The encoder of captions, made when it is first used."""
         return self.make_caption_encoder()
+
+    @property
+    def attention(self) -> str:
+        """The kernel of the network's attention, "xla" or "cudnn"."""
+        network = nnx.merge(self.graphdef, *self.weights)
+        return resolve(network.attention, network.dtype)
 
 
 def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
