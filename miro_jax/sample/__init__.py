@@ -5,6 +5,8 @@
     draw, folder        images from a pipeline, into a folder where work resumes
     calls, best         the verbs as calls from Python; best of N by a reward
     curve, animation    what best-of-N is worth; frames with bars of levels
+    search, preset      the targets that an objective likes best; the file that keeps them
+    surface, objective  how the search finds them; what it maximises
     command, stage      `miro-jax sample VERB`; the sampling stage of a configured run
     pipeline, trained, export    a trained network, sampled and written in the released layout
 
@@ -14,6 +16,7 @@ From Python, with a `MiroPipeline`:
     tradeoff_strip(pipe, ["a red fox"], "aesthetic", "clip")
     sweep_strip(pipe, ["a red fox"], "aesthetic", levels=9)
     best_of(pipe, ["a red fox"], load_reward("pick_score"), num_candidates=64).images
+    find_preset(pipe, prompts, RewardMean([load_reward("pick_score")]), budget=4096)
     save_animation(reward_loop(pipe, ["a red fox"]), "fox.webp")
     remake(pipe, manifest["images"][0])
 
@@ -24,7 +27,9 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules={"animation", "best", "curve", "draw", "folder", "pipeline", "stage", "trained"},
+    submodules={
+        *"animation best curve draw folder objective pipeline search stage trained".split()
+    },
     submod_attrs={
         "animation": ["save_animation"],
         "best": ["best_of"],
@@ -33,6 +38,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "curve": ["expected_best"],
         "draw": ["remake"],
         "request": ["Asked", "ImageRequest", "Prompt", "Request", "ask", "make_request"],
+        "objective": ["RewardMean", "ShapesCheck"],
+        "preset": ["Preset", "read_preset"],
+        "search": ["find_preset"],
         "settings": ["Settings"],
         "stage": ["run", "validate", "write_images"],
     },

@@ -245,30 +245,38 @@ class Scores:
     that the file ends up the same as if nothing had happened.
 
     Args:
-      path: of the file; made where it is missing.
+      path: of the file; made where it is missing. None keeps the scores in memory alone.
 
     Raises:
       ValueError: a line that is not the last is no JSON.
     """
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    def __init__(self, path: Path | None):
         self._scores: dict[tuple[int, int], float] = {}  # by prompt and sample index
-        check_regular(self.path)
-        data = self.path.read_bytes() if self.path.exists() else b""
+        self.path = path
+        if path is not None:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        check_regular(path)
+        data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
-            name = f"line {number} of {self.path}"
+            name = f"line {number} of {path}"
             try:
                 self._note(parse_json(line, name, _LINE))
             except ValueError as error:
                 raise ValueError(f"{name} is damaged: {error} Delete the folder.") from error
-        with self.path.open("ab") as file:
+        with path.open("ab") as file:
             file.truncate(len(whole))
 
     def lack(self, candidate: ImageRequest) -> bool:
         """Return whether a candidate has no score yet."""
         return (candidate.prompt_index, candidate.sample_index) not in self._scores
+
+    def of(self, candidate: ImageRequest) -> float:
+        """Return the score of a candidate."""
+        return self._scores[candidate.prompt_index, candidate.sample_index]
 
     def of_prompt(self, prompt_index: int) -> list[float]:
         """Return the scores of a prompt's candidates, from the first to the last without a gap."""
@@ -279,11 +287,12 @@ class Scores:
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add lines with `prompt_index`, `sample_index` and `score`, and flush them to the disk."""
-        text = "".join(dump_json(line) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path is not None:
+            text = "".join(dump_json(line) + "\n" for line in lines)
+            with self.path.open("ab") as file:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
         for line in lines:
             self._note(line)
 

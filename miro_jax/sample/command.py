@@ -21,7 +21,9 @@ from miro_jax import rewards, sample
 from miro_jax.cli.exit import UsageError, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.storage.files import to_json
+from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.request import Prompt, Request, read_prompts, slug
+from miro_jax.sample.search_options import Search
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.verbs import VERBS, Best, Loop
@@ -38,7 +40,7 @@ class Plan:
     Attributes:
       verb: options of the verb. request: what is requested. sheet: its images.
       out: the folder. facts: plain JSON of all that the files depend on.
-      pipe: a `MiroPipeline`. reward: of best-of-N.
+      pipe: a `MiroPipeline`. reward: of best-of-N. objective: of a search.
     """
 
     verb: Any
@@ -48,6 +50,7 @@ class Plan:
     facts: dict[str, Any]
     pipe: Any = None
     reward: Any = None
+    objective: Any = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +72,13 @@ def _prepare(words: list[str]) -> Plan:
     pipe = sample.pipeline.open_pipeline(options)
     more |= sample.draw.describe_pipeline(pipe)
     more["dtype"] = options.dtype or sample.pipeline.default_dtype()
-    plan = dataclasses.replace(plan, facts=plan.facts | more, pipe=pipe, reward=reward)
+    objective = None
+    if isinstance(plan.verb, Search):
+        objective = sample.search.load_objective(pipe, plan.request, plan.verb)
+        more["objective_identity"] = objective.identity
+    plan = dataclasses.replace(
+        plan, facts=plan.facts | more, pipe=pipe, reward=reward, objective=objective
+    )
     sample.folder.check_folder(plan.out, plan.facts, plan.sheet.files)
     if not (plan.out / sample.folder.MANIFEST_NAME).exists():
         _ = pipe.trained.caption_encoder  # a missing one is reported before work begins
@@ -94,6 +103,9 @@ def _fill(plan: Plan) -> None:
         if isinstance(verb, Best):
             keep = verb.keep_candidates
             sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep, progress=True)
+        elif isinstance(verb, Search):
+            given = plan.pipe, plan.request, verb, plan.objective
+            say("\n".join(sample.search.describe(sample.search.fill(folder, *given, True))))
         else:
             compose = animate if isinstance(verb, Loop) else None
             sample.draw.fill(folder, plan.pipe, plan.sheet, True, compose)
@@ -142,6 +154,8 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
     prompts = [Prompt(text) for text in options.prompt]
     if options.prompts_file is not None:
         prompts += read_prompts(options.prompts_file)
+    if isinstance(verb, Search):
+        prompts += map(Prompt, sample.objective.check_search(verb, prompts, flags.seed))
     if not prompts:
         raise UsageError("at least one prompt must be given: --prompt=TEXT or --prompts-file=FILE.")
     if isinstance(verb, Best):
@@ -151,12 +165,28 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
         flags.num_images = verb.candidates
     names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
     usual = {} if run_config is None else sample.stage.read_settings(run_config)
+    if options.preset is not None:
+        usual |= _use_preset(read_preset(options.preset), verb, flags, names)
     settings = make_settings(Settings, flags, **usual)
     request = make_settings(Request, flags, names=names, prompts=tuple(prompts), settings=settings)
     sheet = verb.sheet(request)
     facts = request.describe(name, sheet.images, **verb.facts(request))
     out = Path(options.out or _default_folder(name, options, facts)).expanduser()
     return Plan(verb, request, sheet, out, facts), options
+
+
+def _use_preset(
+    preset: Preset, verb: Any, flags: Namespace, names: Sequence[str]
+) -> dict[str, Any]:
+    """Put the levels of a preset before those of flags; return its settings.
+
+    The negative branch of verbs that define it themselves stays theirs.
+    """
+    preset.check_rewards(names)
+    flags.targets = [preset.targets, *flags.targets]
+    if verb.negative_prompt is None:
+        flags.negative_targets = [preset.negative_targets, *flags.negative_targets]
+    return {"guidance_scale": preset.guidance_scale}
 
 
 def _default_folder(name: str, options: Options, facts: dict[str, Any]) -> Path:

@@ -7,7 +7,6 @@ work that was never stopped.
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.cli.progress import Progress
-from miro_jax.data.storage.files import to_json
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
 from miro_jax.sample.folder import GRID, Folder
@@ -26,9 +24,7 @@ from miro_jax.sample.pipeline import NotFinite
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.sheets import Sheet
-from miro_jax.sample.trained import Trained
-from miro_jax.train.digest import examine
-from miro_jax.train.state import leaf_name
+from miro_jax.sample.trained import Trained, weights_name
 
 _WRITERS = 4  # threads that compress images while the device draws the next ones
 
@@ -184,16 +180,6 @@ def remake(pipe: Any, entry: Mapping[str, Any]) -> np.ndarray:
       ValueError: it is no entry of a manifest.
     """
     return draw(pipe, [ImageRequest.from_entry(entry)])[0]
-
-
-def weights_name(trained: Trained) -> str:
-    """Name the weights, with a digest of them: the file's of a release, the arrays' of a run."""
-    if "sha256:" in trained.name:
-        return trained.name
-    pairs, _ = jax.tree_util.tree_flatten_with_path(trained.weights)
-    digests = examine({leaf_name(path): leaf for path, leaf in pairs})
-    text = to_json({name: digest for name, (digest, _) in digests.items()})
-    return f"{trained.name} step {trained.step} sha256:{hashlib.sha256(text).hexdigest()}"
 
 
 def describe_pipeline(pipe: Any) -> dict[str, Any]:

@@ -30,8 +30,9 @@ from miro_jax.models.sampler import (
 )
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
+from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
-from miro_jax.sample.trained import Trained, load
+from miro_jax.sample.trained import Trained, load, weights_name
 
 OUTPUT_TYPES = ("pil", "numpy", "latent")
 
@@ -41,12 +42,16 @@ class MiroPipeline:
 
     Attributes:
       reward_names: the rewards this network is conditioned on, in order.
-      default_targets: {name: level or None} requested where a call does not set them; 1 throughout.
+      default_targets, default_negative_targets: {name: level or None} requested where a call does
+        not set them; 1 and 0 throughout, or those of a preset.
+      default_guidance: scale where a call does not set it; 7, or that of a preset.
       batch_size: rows of every compiled call; fewer images are padded, more are made in turns.
       weights: states of the network, parameters first.
     """
 
-    def __init__(self, trained: Trained, batch_size: int):
+    def __init__(
+        self, trained: Trained, batch_size: int, preset: Preset | Path | str | None = None
+    ):
         """Put calls around a trained network; see `from_pretrained` for the usual way."""
         devices = trained.mesh.shape["data"]
         if batch_size < 1 or batch_size % devices:
@@ -58,6 +63,10 @@ class MiroPipeline:
         self.image_encoder = trained.image_encoder
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
         self.default_targets = dict.fromkeys(self.reward_names, 1.0)
+        self.default_negative_targets = dict.fromkeys(self.reward_names, 0.0)
+        self.default_guidance = Settings.guidance_scale
+        if preset is not None:
+            self._use(preset if isinstance(preset, Preset) else read_preset(preset))
         self._samplers: dict[tuple[str, int], Any] = {}
         self._evaluate = make_evaluation(trained.graphdef)
 
@@ -73,6 +82,7 @@ class MiroPipeline:
         text_encoder: str | None = None,
         vae: str | None = None,
         revision: str | None = None,
+        preset: Preset | Path | str | None = None,
     ) -> "MiroPipeline":
         """Load a released checkpoint, or a run of this package.
 
@@ -87,15 +97,24 @@ class MiroPipeline:
           text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, which are loaded
             when they are first needed.
           revision: branch, tag or commit on the hub.
+          preset: defaults of calls, as `miro-jax sample search` found them for these weights.
 
         Raises:
           FileNotFoundError: a file is missing and cannot be fetched; the text says which and how.
-          ValueError: the files do not fit our network.
+          ValueError: the files do not fit our network, or the preset is of another one.
         """
         more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}
         trained = load(source, variant, dtype=dtype or default_dtype(), **more)
         each = 1 if jax.default_backend() == "cpu" else 8
-        return cls(trained, batch_size or each * trained.mesh.shape["data"])
+        return cls(trained, batch_size or each * trained.mesh.shape["data"], preset)
+
+    def _use(self, preset: Preset) -> None:
+        """Take the defaults of calls from a preset; ValueError where it is of another network."""
+        preset.check_rewards(self.reward_names)
+        preset.check_weights(weights_name(self.trained))
+        self.default_targets |= preset.targets
+        self.default_negative_targets |= preset.negative_targets
+        self.default_guidance = preset.guidance_scale
 
     def __call__(
         self,
@@ -104,7 +123,7 @@ class MiroPipeline:
         targets: Targets = None,
         negative_targets: Targets = None,
         negative_prompt: str = "empty",
-        guidance_scale: float = 7.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_steps: int = 50,
         solver: str = "euler",
@@ -121,9 +140,10 @@ class MiroPipeline:
           num_images: images of each prompt.
           targets: {name: level in [0, 1] or None = not requested}, one mapping for each image, or
             [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
-          negative_targets: the same for the negative branch; others are 0.
+          negative_targets: the same for the negative branch; others are
+            `default_negative_targets`.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
-          guidance_scale: 0 means no guidance.
+          guidance_scale: 0 means no guidance; None is `default_guidance`.
           guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
           num_steps, solver: steps of "euler", "heun" or "dpmpp_2m".
           seed: of the noise; image (p, i) depends on (seed, p, i) only.
@@ -141,7 +161,8 @@ class MiroPipeline:
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}; got {output_type!r}.")
-        settings = Settings(guidance_scale, guidance_interval, num_steps, solver, negative_prompt)
+        scale = self.default_guidance if guidance_scale is None else guidance_scale
+        settings = Settings(scale, guidance_interval, num_steps, solver, negative_prompt)
         check_seed(seed)
         given = self._prompts(prompts, prompt_embeds, prompt_mask)
         count = len(given.mask) * num_images
@@ -150,8 +171,8 @@ class MiroPipeline:
                 f"at least one prompt and one image are needed; got {len(given.mask)} prompts and "
                 f"num_images={num_images}."
             )
-        requested = self._requested(targets, count)
-        levels = requested, self.levels(negative_targets, count, 0.0)
+        refused = [self.default_negative_targets[name] for name in self.reward_names]
+        levels = self._requested(targets, count), self.levels(negative_targets, count, refused)
         latents = self._sample(given, num_images, levels, seed, settings, noise)
         _check_finite(latents, num_images)
         if output_type == "latent":
@@ -365,4 +386,5 @@ def open_pipeline(options: Options) -> MiroPipeline:
         text_encoder=options.text_encoder,
         vae=options.vae,
         revision=options.revision,
+        preset=options.preset,
     )

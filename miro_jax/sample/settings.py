@@ -149,6 +149,13 @@ class Options:
         metavar="N",
         help="images at a time, over all devices (default: 1 a device on a CPU, else 8)",
     )
+    preset: str | None = option(
+        None,
+        group=WHAT,
+        metavar="FILE",
+        help="targets, negative targets and guidance as `sample search` found them; flags that are "
+        "given count more",
+    )
     out: str | None = option(
         None,
         group=WHERE,

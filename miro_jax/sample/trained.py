@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from flax import nnx
 
 from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
 from miro_jax.models.fused_attention import resolve
 from miro_jax.models.rin import RINConfig
@@ -27,6 +29,8 @@ from miro_jax.pretrained.weights import hub, official
 from miro_jax.rewards.names import short_name
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
+from miro_jax.train.digest import examine
+from miro_jax.train.state import leaf_name
 
 _CONFIG_OF_A_RUN = {
     "data": {"train_rewards": [str]},
@@ -226,6 +230,16 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
         (scale.reshape(-1), bias.reshape(-1)),
         {"encoders": dict(encoders)} if encoders else None,
     )
+
+
+def weights_name(trained: Trained) -> str:
+    """Name the weights, with a digest of them: the file's of a release, the arrays' of a run."""
+    if "sha256:" in trained.name:
+        return trained.name
+    pairs, _ = jax.tree_util.tree_flatten_with_path(trained.weights)
+    digests = examine({leaf_name(path): leaf for path, leaf in pairs})
+    text = to_json({name: digest for name, (digest, _) in digests.items()})
+    return f"{trained.name} step {trained.step} sha256:{hashlib.sha256(text).hexdigest()}"
 
 
 def is_run(folder: Path) -> bool:

@@ -1,0 +1,92 @@
+"""A preset: targets, negative targets and guidance of one network, with what they were found on.
+
+`preset.json` is small and can be shared. It belongs to the weights that it names: other weights
+have other dials, and are refused.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from miro_jax.data.json_file import read_json
+from miro_jax.data.storage.files import to_json
+from miro_jax.models.targets import to_levels
+
+FORMAT = 1
+_LEVELS = {str: (float, None)}
+_SCHEMA = {
+    "preset": int,
+    "rewards": [str],
+    "targets": _LEVELS,
+    "negative_targets": _LEVELS,
+    "guidance_scale": float,
+    "found_on": {"checkpoint": str, "objective": str},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How to ask one network.
+
+    Attributes:
+      rewards: conditioning rewards of the network, in order.
+      targets, negative_targets: levels of some of them.
+      guidance_scale: see `Settings`.
+      found_on: `checkpoint` and `objective`, their identities; what else was fixed.
+      confirmed: what it gains on fresh prompts and seeds, see `search.Comparison`.
+    """
+
+    rewards: tuple[str, ...]
+    targets: Mapping[str, float | None]
+    negative_targets: Mapping[str, float | None]
+    guidance_scale: float
+    found_on: Mapping[str, Any]
+    confirmed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the content of `preset.json`."""
+        return to_json({"preset": FORMAT, **dataclasses.asdict(self)})
+
+    def check_rewards(self, names: Sequence[str]) -> None:
+        """Raise ValueError unless a network has the rewards of this preset, in order."""
+        if list(names) != list(self.rewards):
+            raise ValueError(
+                f"a preset must be of a network with the same rewards: this network has "
+                f"{', '.join(names) or 'none'}; the preset is for "
+                f"{', '.join(self.rewards) or 'none'}. Search one for this network."
+            )
+
+    def check_weights(self, checkpoint: str) -> None:
+        """Raise ValueError unless the weights are those of this preset.
+
+        Args:
+          checkpoint: as `trained.weights_name` names them.
+        """
+        wanted = self.found_on["checkpoint"]
+        if wanted.rpartition("sha256:")[2] != checkpoint.rpartition("sha256:")[2]:
+            raise ValueError(
+                f"a preset must be used with the weights that it was found on, {wanted}; got "
+                f"{checkpoint}. Search one for this network, or pass the levels as targets."
+            )
+
+
+def read_preset(path: Path | str) -> Preset:
+    """Read a `preset.json`.
+
+    Raises:
+      FileNotFoundError: there is none. ValueError: it is no preset, or names a reward or a level
+        that cannot be.
+    """
+    content = read_json(path, _SCHEMA)
+    if content.pop("preset") != FORMAT:
+        raise ValueError(f"{path} must be a preset of format {FORMAT}; a newer version wrote it.")
+    names = tuple(content.pop("rewards"))
+    known = {field.name for field in dataclasses.fields(Preset)}
+    preset = Preset(names, **{key: value for key, value in content.items() if key in known})
+    for levels in (preset.targets, preset.negative_targets):
+        try:
+            to_levels(levels, 1, names, 1.0)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return preset
