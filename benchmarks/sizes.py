@@ -1,5 +1,6 @@
-"""The networks that the benchmarks run: released, small enough for a CPU, and one for trying."""
+"""The networks that the benchmarks run: released, of configs/base.py, and smaller ones."""
 
+from configs import base
 from miro_jax.models.rin import RINConfig
 
 RELEASED = RINConfig(
@@ -47,7 +48,8 @@ TINY = {
     "layers_per_block": 1,
     "process_heads": 16,
 }
-SIZES = {"released": {}, "bench": BENCH, "tiny": TINY}
+BASE = {"latent_shape": (24, 24, 3), "caption_width": 64, **base.base().model.rin}
+SIZES = {"base": BASE, "released": {}, "bench": BENCH, "tiny": TINY}
 
 
 def config_of(size: str, **changes) -> RINConfig:

@@ -25,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 TURN = "MIRO_JAX_TURN"  # path of a benchmark's turn, given by gpu.py
 CEILING = "MIRO_JAX_CEILING"  # path of a file with the rate of a large matrix product, TFLOP/s
+BEGIN = "MIRO_JAX_BEGIN"  # when a process was started, seconds of time.time()
 # Of one evaluation of the released network, by caption tokens; a multiply-add counts as two.
 GFLOP_PER_FORWARD = {77: 167.6, 256: 180.4}
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -217,6 +217,17 @@ class Theirs:
         return found | {"compile_s": self.compile_s, "memory_gb": peak}
 
 
+def first_step(config, args) -> dict[str, float]:
+    """Make one step of ours; return the seconds since the process was started, and of parts."""
+    begin = float(os.environ.get(timing.BEGIN, time.time()))
+    side = Ours(config, args)
+    with sharding.use_mesh(side.mesh):
+        side.start()
+        jax.block_until_ready(side.call())
+    seconds = {"first_step_s": time.time() - begin}
+    return seconds | {"lower_s": side.lower_s, "compile_s": side.compile_s}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -238,6 +249,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="print the costliest kernels of ours"
     )
+    parser.add_argument("--first-step", action="store_true", help="time one step of ours, no more")
     parser.add_argument("--seconds", type=float, default=2.5, help="timed, of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch on a CPU")
     args = parser.parse_args()
@@ -248,6 +260,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     config = config_of(args.size, residual=args.residual, remat=args.remat)
+    if args.first_step:
+        timing.emit(f"first step/{args.size}", **first_step(config, args))
+        return
     gflop = 4 * timing.GFLOP_PER_FORWARD[args.tokens] if args.size == "released" else None
     facts = {k: getattr(args, k) for k in ("size", "batch", "tokens", "dtype")}
     sides = {}
