@@ -145,6 +145,8 @@ def base() -> ConfigDict:
     c.train.score_samples = True  # by all rewards, which must fit beside the network
     c.train.checkpoint_every_steps = 500
     c.train.keep_checkpoints = 2
+    c.train.profile_steps = ()  # (10, 13): trace these steps into WORKDIR/profile
+    c.train.peak_tflops = 0.0  # of a device, for the log's share of it (mfu); 0 = if it is known
     c.train.report = True  # write report.html at the end of training
 
     c.sample = ConfigDict()

@@ -311,3 +311,19 @@ def test_latents_that_are_not_finite_stop_the_call_and_name_the_image(recorder):
         ):
             sample(recorder, PROMPTS[:2], 2, output_type=output_type)
     assert len(sample(recorder, PROMPTS[:1], 3)) == 3  # what stands in the padding is nobody's
+
+
+def test_fewer_images_run_in_smaller_programs_where_no_batch_size_is_given(pipe):
+    quick = make_pipeline()
+    quick.fewer_rows, rows = True, []
+    made = quick._sampler("euler", 3)
+
+    def spy(weights, x, *rest, **more):
+        rows.append(len(x))
+        return made(weights, x, *rest, **more)
+
+    quick._samplers["euler", 3] = spy
+    one, many = sample(quick), sample(quick, PROMPTS, 2)
+    assert rows == [1, 4, 4, 2]
+    assert distance(one, sample(pipe)) <= 1
+    assert distance(many, sample(pipe, PROMPTS, 2)) <= 1

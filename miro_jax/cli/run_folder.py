@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
 from miro_jax.data.records.manifest import MANIFEST_NAME
@@ -91,6 +92,7 @@ def open_folder(
         logger.removeHandler(old)
         old.close()
     logger.addHandler(handler)
+    keep_compiled(workdir)
     if jax.process_index() == 0:
         if stage == "train" and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))

@@ -4,8 +4,10 @@
     pipe("a red fox in snow", num_images=4, targets={"aesthetic": 0.6}, seed=0)
 
 Every call pads its work to one batch size, so nothing but a new number of steps, solver or prompt
-length compiles, and an image does not depend on the batch that it was made in. Letters: P prompts,
-B images, R rewards, L caption tokens of width E.
+length compiles, and an image does not depend on the batch that it was made in. Where no batch size
+is given, fewer images than it has rows run in a program of their own for 1, 2, 4, ... rows a
+device; programs of different rows agree up to rounding. Letters: P prompts, B images, R rewards,
+L caption tokens of width E.
 """
 
 import dataclasses
@@ -30,6 +32,7 @@ from miro_jax.models.sampler import (
 )
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
+from miro_jax.pretrained.networks.tower import padded_rows
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load, weights_name
@@ -46,11 +49,16 @@ class MiroPipeline:
         not set them; 1 and 0 throughout, or those of a preset.
       default_guidance: scale where a call does not set it; 7, or that of a preset.
       batch_size: rows of every compiled call; fewer images are padded, more are made in turns.
+      fewer_rows: whether fewer images are padded to a power of two alone.
       weights: states of the network, parameters first.
     """
 
     def __init__(
-        self, trained: Trained, batch_size: int, preset: Preset | Path | str | None = None
+        self,
+        trained: Trained,
+        batch_size: int,
+        preset: Preset | Path | str | None = None,
+        fewer_rows: bool = False,
     ):
         """Put calls around a trained network; see `from_pretrained` for the usual way."""
         devices = trained.mesh.shape["data"]
@@ -60,7 +68,7 @@ class MiroPipeline:
                 f"'data'; got {batch_size}."
             )
         self.trained, self.weights, self.batch_size = trained, trained.weights, batch_size
-        self.image_encoder = trained.image_encoder
+        self.image_encoder, self.fewer_rows = trained.image_encoder, fewer_rows
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
         self.default_targets = dict.fromkeys(self.reward_names, 1.0)
         self.default_negative_targets = dict.fromkeys(self.reward_names, 0.0)
@@ -93,7 +101,8 @@ class MiroPipeline:
           dtype: of parameters and matrix products, "float32" or "bfloat16"; None is bfloat16 on
             accelerators and float32 on a CPU. Images are decoded in float32.
           mesh: where the weights go; None is the first device.
-          batch_size: rows of every compiled call; None is 1 a device on a CPU, else 8 a device.
+          batch_size: rows of every compiled call; None is 1 a device on a CPU, else at most 8 a
+            device, in which case the last bits of an image depend on how many a call makes.
           text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, which are loaded
             when they are first needed.
           revision: branch, tag or commit on the hub.
@@ -106,7 +115,8 @@ class MiroPipeline:
         more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}
         trained = load(source, variant, dtype=dtype or default_dtype(), **more)
         each = 1 if jax.default_backend() == "cpu" else 8
-        return cls(trained, batch_size or each * trained.mesh.shape["data"], preset)
+        most = each * trained.mesh.shape["data"]
+        return cls(trained, batch_size or most, preset, fewer_rows=batch_size is None)
 
     def _use(self, preset: Preset) -> None:
         """Take the defaults of calls from a preset; ValueError where it is of another network."""
@@ -206,9 +216,10 @@ class MiroPipeline:
         negative = self._negative(settings.negative_prompt if guided else "same", prompts)
         sample = self._sampler(settings.solver, settings.num_steps)
         interval = jnp.asarray(settings.guidance_interval, jnp.float32)
-        scale = np.full(self.batch_size, settings.guidance_scale, np.float32)
         for start in range(0, count, self.batch_size):
-            batch = np.minimum(np.arange(start, start + self.batch_size), count - 1)  # padded
+            rows = self._rows(count - start)
+            scale = np.full(rows, settings.guidance_scale, np.float32)
+            batch = np.minimum(np.arange(start, start + rows), count - 1)  # padded
             prompt_index, sample_index = np.divmod(batch, num_images)
             with sharding.use_mesh(self.mesh):
                 if noise is None:
@@ -315,6 +326,12 @@ class MiroPipeline:
         else:
             other = self._encode(["" if negative_prompt == "empty" else negative_prompt])
         return other.like(given)
+
+    def _rows(self, count: int) -> int:
+        """Return the rows of the program that makes `count` images, or the first of them."""
+        if not self.fewer_rows:
+            return self.batch_size
+        return min(self.batch_size, padded_rows(count, self.mesh.shape["data"]))
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, sharding.batch_sharding(self.mesh))

@@ -27,10 +27,12 @@ from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.models import sharding
+from miro_jax.models.flops import FORWARDS_PER_TRAINING_IMAGE, forward_flops, peak_tflops
 from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.settings import Training
+from miro_jax.train.spent import Profile, Spent
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
 
@@ -87,6 +89,7 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
+        loop.profile = Profile(workdir / "profile", c.profile_steps)
         loop.run(_make_step(config, parts), state, first)
 
 
@@ -117,6 +120,15 @@ def _start(
     return state
 
 
+def _images_at_peak(config: Config, parts: components.Components) -> float | None:
+    """Return the images a second of a step at the peak of all devices; None where unknown."""
+    peak = config.train.peak_tflops or peak_tflops(jax.devices()[0].device_kind)
+    if not peak or config.model.dtype == "float32":
+        return None
+    image = forward_flops(parts.network_config, config.encoder.caption.max_tokens)
+    return peak * 1e12 * jax.device_count() / (FORWARDS_PER_TRAINING_IMAGE * image)
+
+
 class Loop:
     """The loop of one run; holds what it reads and writes, not the state."""
 
@@ -141,12 +153,14 @@ class Loop:
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
         self.pending: tuple[int, dict, np.ndarray] | None = None
         self.stop_signal: int | None = None
+        self.profile = Profile(Path(), ())
+        self.images_at_peak = _images_at_peak(config, parts)
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
-        self.clock, self.since, self.status = time.perf_counter(), first, ""
-        self.saved_at = self.clock
+        self.spent, self.since, self.status = Spent(), first, ""
+        self.saved_at = time.perf_counter()
         silent = jax.process_index() != 0
         with (
             self._watched_signals(),
@@ -154,8 +168,12 @@ class Loop:
         ):
             for step in range(first, c.num_steps):
                 self._before_step(step, state, first)
-                batch = self._next_batch()
-                with jax.transfer_guard("disallow"):
+                with self.spent.on("input"):
+                    batch = self._next_batch()
+                compiling = (
+                    self.spent.on("compilation") if step == first else contextlib.nullcontext()
+                )
+                with compiling, jax.transfer_guard("disallow"):
                     state, values = step_fn(state, batch["arrays"])
                 self._read_pending()
                 self.pending = (step + 1, values, batch["index"])
@@ -166,6 +184,7 @@ class Loop:
     def _before_step(self, step: int, state: TrainState, first: int) -> None:
         """Preview and save when due; leave when a signal came."""
         c = self.config.train
+        self.profile.before(step)
         if step != first:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
                 self._read_pending()
@@ -179,16 +198,20 @@ class Loop:
 
     def _finish(self, step: int, state: TrainState, first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
+        self.profile.stop()
         if step > first:
             self._read_pending()
             if self.config.train.sample_every_steps:
                 self._sample(step, state)
             self._save(step, state, force=True)
-        self.checkpoints.wait()
+        with self.spent.on("checkpoint"):
+            self.checkpoints.wait()
+        log.info("Training: %s", self.spent.summary(step - first))
         if number := self._stop_requested():  # the next stage must not begin
             self._leave(step, number)
 
     def _leave(self, step: int, number: int) -> None:
+        self.profile.stop()
         self.checkpoints.wait()
         name = signal.Signals(number).name
         log.info("Stopped by %s after step %d; the state is saved", name, step)
@@ -197,16 +220,19 @@ class Loop:
         raise SystemExit(128 + number)
 
     def _sample(self, step: int, state: TrainState) -> None:
-        scalars, grid = self.preview(state.ema_params, state.buffers, step)
-        if jax.process_index() == 0:
-            self.metrics.scalars(step, scalars)
-            self.metrics.images(step, "samples", grid)
-        self.clock, self.since = time.perf_counter(), step
+        with self.spent.on("evaluation"):
+            scalars, grid = self.preview(state.ema_params, state.buffers, step)
+            if jax.process_index() == 0:
+                self.metrics.scalars(step, scalars)
+                self.metrics.images(step, "samples", grid)
 
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
         self._read_pending()  # a state that is not finite must not replace a good one
         begin = time.perf_counter()
-        if self.checkpoints.save(step, state, self.described | self.data.get_state(), force=force):
+        with self.spent.on("checkpoint"):
+            described = self.described | self.data.get_state()
+            saved = self.checkpoints.save(step, state, described, force=force)
+        if saved:
             now = time.perf_counter()
             seconds, since = now - begin, now - self.saved_at
             self.saved_at = now
@@ -237,14 +263,29 @@ class Loop:
                 "config.optim.learning_rate and run again."
             )
         if step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps:
-            now = time.perf_counter()
-            images = (step - self.since) * self.config.train.batch_size
-            values["images_per_second"] = images / max(now - self.clock, 1e-9)
-            self.clock, self.since = now, step
+            values |= self._speed(step)
             if jax.process_index() == 0:
                 self.metrics.scalars(step, values)
             rate = values["images_per_second"]
             self.status = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
+
+    def _speed(self, step: int) -> dict[str, float]:
+        """Images a second and what training waited for, since the last line of metrics.
+
+        The speed is that of the steps and of what they wait for at each: input, checkpoints.
+        """
+        whole, waits = self.spent.since_mark()
+        images = (step - self.since) * self.config.train.batch_size
+        self.since = step
+        apart = waits["evaluation"] + waits["compilation"]
+        speed = {"images_per_second": images / max(whole - apart, 1e-9)}
+        for cause in ("input", "checkpoint", "evaluation"):
+            speed[f"{cause}_share"] = waits[cause] / max(whole, 1e-9)
+        if waits["compilation"]:
+            speed["compilation_seconds"] = waits["compilation"]
+        if self.images_at_peak:
+            speed["mfu"] = speed["images_per_second"] / self.images_at_peak
+        return speed
 
     @contextlib.contextmanager
     def _watched_signals(self) -> Iterator[None]:

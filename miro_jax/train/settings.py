@@ -34,9 +34,17 @@ class Training(Recipe):
     checkpoint_every_steps: int = option(at_least=1, help="updates between checkpoints")
     keep_checkpoints: int = option(at_least=1, help="the newest so many")
     report: bool = option(help="evaluate at the end of training")
+    profile_steps: tuple[int, ...] = ()  # (first, last): trace the steps between; () is never
+    peak_tflops: float = option(0.0, at_least=0, help="of a device; 0 is that of known ones")
 
     def __post_init__(self):
         check(self, "config.train.")
+        steps = self.profile_steps
+        if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+            raise ValueError(
+                "config.train.profile_steps must be () or two steps, the smaller first; "
+                f"got {steps}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

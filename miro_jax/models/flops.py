@@ -1,0 +1,66 @@
+"""Floating-point operations of the velocity network, and what devices are able to.
+
+Counted are matrix products and attention; a multiply-add is two. A training image costs four
+forwards: one without a gradient, one with, and the backward pass, which is worth two.
+
+Letters: N image tokens, M latent tokens, L caption tokens, D latent width, E token width.
+"""
+
+from miro_jax.models.rin import RINConfig
+
+FORWARDS_PER_TRAINING_IMAGE = 4
+# TFLOP/s of dense bfloat16 products by `device_kind`, from the vendors' data sheets.
+PEAK_TFLOPS = {
+    "NVIDIA A100": 312.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100": 989.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA B200": 2250.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA GeForce RTX 4090": 165.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5": 459.0,
+    "TPU v6 lite": 918.0,
+    "TPU v6e": 918.0,
+    "TPU7x": 2307.0,
+}
+
+
+def peak_tflops(device_kind: str) -> float | None:
+    """Return the peak of a device by the longest name that its own begins with; None: unknown."""
+    known = [name for name in PEAK_TFLOPS if device_kind.startswith(name)]
+    return PEAK_TFLOPS[max(known, key=len)] if known else None
+
+
+def forward_flops(config: RINConfig, caption_tokens: int) -> float:
+    """Return the operations of one evaluation for one image, the condition's encoder included."""
+    c, length = config, caption_tokens
+    height, width, channels = c.latent_shape
+    patch = c.patch_size**2 * channels
+    tokens = height * width // c.patch_size**2
+    latents, wide, narrow = c.num_latent_tokens, c.latent_width, c.token_width
+    condition = c.num_rewards + c.num_registers + length
+
+    def gated(width: int) -> int:  # a token's SwiGLU
+        hidden = -(-int(c.mlp_multiplier * width * 2 / 3) // c.mlp_multiple) * c.mlp_multiple
+        return 2 * 3 * width * hidden
+
+    def cross(queries: int, width: int, sources: int, source_width: int) -> int:
+        inner = min(width, source_width)
+        maps = 2 * queries * 2 * width * inner + 2 * sources * source_width * 2 * inner
+        return maps + 4 * queries * sources * inner + queries * gated(width)
+
+    def itself(count: int, width: int) -> int:
+        return 2 * count * 4 * width**2 + 4 * count**2 * width
+
+    dense = 2 * 2 * c.mlp_multiplier * wide**2  # a token's GELU feed-forward
+    scalar = 2 * (wide // 4 * wide + wide**2)  # of time, or of a level
+    block = cross(latents, wide, condition + 1, wide) + cross(latents, wide, tokens, narrow)
+    block += c.layers_per_block * (itself(latents, wide) + latents * gated(wide))
+    block += cross(tokens, narrow, latents, wide)
+    encoder = c.condition_layers * (itself(condition, wide) + condition * dense)
+    ends = 2 * 2 * tokens * patch * narrow + latents * dense + 2 * length * c.caption_width * wide
+    return float(c.num_blocks * block + encoder + ends + (c.num_rewards + 1) * scalar)

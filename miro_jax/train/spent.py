@@ -1,0 +1,73 @@
+"""Where the time of training goes: shares of it by cause, goodput, and a profile on request."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+# What training waits for, beside its steps. The first step is compiled, all of it counts as that.
+CAUSES = ("input", "checkpoint", "evaluation", "compilation")
+
+
+class Spent:
+    """Seconds by cause. Use `with spent.on(cause)` around a wait; what is left are steps.
+
+    Args:
+      clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._begin = clock, clock()
+        self._mark, self._at_mark = self._begin, dict.fromkeys(CAUSES, 0.0)
+        self.seconds = dict.fromkeys(CAUSES, 0.0)
+
+    @contextlib.contextmanager
+    def on(self, cause: str) -> Iterator[None]:
+        """Count the time inside for a cause."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[cause] += self._clock() - begin
+
+    def since_mark(self) -> tuple[float, dict[str, float]]:
+        """Return the seconds since the last call, all of them and by cause."""
+        now = self._clock()
+        parts = {cause: self.seconds[cause] - self._at_mark[cause] for cause in CAUSES}
+        whole, self._mark, self._at_mark = now - self._mark, now, dict(self.seconds)
+        return whole, parts
+
+    def summary(self, steps: int) -> str:
+        """Return a line on the whole of training: goodput is the share of time spent in steps."""
+        whole = max(self._clock() - self._begin, 1e-9)
+        shares = {cause: seconds / whole for cause, seconds in self.seconds.items()}
+        waits = ", ".join(f"{100 * share:.1f}% {cause}" for cause, share in shares.items())
+        good = 100 * (1 - sum(shares.values()))
+        return f"{steps} steps in {whole:.1f} s: goodput {good:.1f}%, {waits}"
+
+
+class Profile:
+    """Trace the steps first..last-1 of a run with JAX's profiler, for TensorBoard or Perfetto.
+
+    Args:
+      folder: where the trace is written. steps: (first, last), or () for no trace.
+    """
+
+    def __init__(self, folder: Path, steps: Sequence[int]):
+        self._folder, self._steps, self._running = folder, tuple(steps), False
+
+    def before(self, step: int) -> None:
+        """Start or stop, as is due before a step."""
+        if self._steps and step == self._steps[0] and not self._running:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step >= self._steps[1]:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop; does nothing where nothing runs."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,129 @@
+"""Where the time of training goes, the work of a network, and the cache of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from miro_jax.cli import compile_cache
+from miro_jax.models.flops import forward_flops, peak_tflops
+from miro_jax.models.rin import RIN
+from miro_jax.train import spent
+from miro_jax.train.spent import Profile, Spent
+from tests.networks import TINY, abstract_module, make_batch, resize
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_time_is_counted_by_cause_and_the_rest_is_goodput():
+    clock = Clock()
+    times = Spent(clock)
+    for cause, seconds in (("compilation", 4.0), ("input", 1.0), ("input", 2.0)):
+        with times.on(cause):
+            clock.now += seconds
+    clock.now += 3.0
+    whole, parts = times.since_mark()
+    assert whole == 10.0
+    assert parts == {"input": 3.0, "checkpoint": 0.0, "evaluation": 0.0, "compilation": 4.0}
+    with times.on("checkpoint"):
+        clock.now += 5.0
+    clock.now += 5.0
+    whole, parts = times.since_mark()
+    assert (whole, parts["checkpoint"], parts["input"]) == (10.0, 5.0, 0.0)
+    assert times.summary(7) == (
+        "7 steps in 20.0 s: goodput 40.0%, 15.0% input, 25.0% checkpoint, 0.0% evaluation, "
+        "20.0% compilation"
+    )
+
+
+def test_a_profile_begins_and_ends_with_its_steps(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(spent.jax.profiler, "start_trace", lambda path: calls.append(path))
+    monkeypatch.setattr(spent.jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    profile = Profile(tmp_path, (2, 4))
+    for step in range(6):
+        calls.append(step)
+        profile.before(step)
+    assert calls == [0, 1, 2, str(tmp_path), 3, 4, "stop", 5]
+    profile.stop()
+    never = Profile(tmp_path, ())
+    never.before(0)
+    never.stop()
+    assert calls[-1] == 5
+
+
+def dot_flops(jaxpr):
+    """Operations of all matrix products of a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((summed, _), _) = equation.params["dimension_numbers"]
+            size = equation.outvars[0].aval.size
+            for axis in summed:
+                size *= equation.invars[0].aval.shape[axis]
+            total += 2 * size
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            total += dot_flops(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_blocks": 2, "layers_per_block": 3, "condition_layers": 2},
+        {"num_rewards": 0, "token_width": 48, "latent_shape": (16, 8, 4)},
+    ],
+)
+def test_the_work_of_a_network_is_that_of_its_matrix_products(changes):
+    config = resize(TINY, **changes)
+    graphdef, params, buffers = abstract_module(lambda rngs: RIN(config, rngs=rngs))
+    batch = make_batch(config, rows=1, length=9, seed=0)
+
+    def forward(params, buffers):
+        model = nnx.merge(graphdef, params, buffers)
+        named = (batch[k] for k in ("caption_tokens", "caption_mask", "levels"))
+        condition, mask = model.encode_condition(*named)
+        previous = jnp.zeros((1, config.num_latent_tokens, config.latent_width))
+        return model(batch["x_t"], batch["t"], condition, mask, previous)
+
+    products = dot_flops(jax.make_jaxpr(forward)(params, buffers).jaxpr)
+    assert forward_flops(config, 9) == products
+
+
+def test_devices_are_known_by_the_longest_name_that_fits():
+    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
+    assert peak_tflops("NVIDIA H100 PCIe") == 756.0
+    assert peak_tflops("TPU v5 lite") == 197.0 and peak_tflops("TPU v5p") == 459.0
+    assert peak_tflops("cpu") is None
+
+
+@pytest.fixture
+def no_cache():
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compiled_programs_are_kept_in_the_folder_of_the_run(tmp_path, no_cache, monkeypatch):
+    assert compile_cache.keep_compiled() is None
+    folder = compile_cache.keep_compiled(tmp_path)
+    assert folder.parent == tmp_path / "compiled" and folder.name.startswith("cpu-")
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    monkeypatch.setenv("MIRO_JAX_CACHE", str(tmp_path / "shared"))
+    assert compile_cache.keep_compiled(tmp_path) is None  # set up before
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert compile_cache.keep_compiled() == tmp_path / "shared" / folder.name
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
+    (tmp_path / "compiled").write_text("")
+    assert compile_cache.keep_compiled(tmp_path) is None
+    assert jax.config.jax_compilation_cache_dir is None
