@@ -10,7 +10,6 @@ device; programs of different rows agree up to rounding. Letters: P prompts, B i
 L caption tokens of width E.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from PIL import Image
 
 from miro_jax.models import sharding
 from miro_jax.models.sampler import (
-    Branch,
     Guidance,
     draw_noise,
     make_evaluation,
@@ -33,6 +31,7 @@ from miro_jax.models.sampler import (
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
 from miro_jax.pretrained.networks.tower import padded_rows
+from miro_jax.sample.encoded import Prompts
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load, weights_name
@@ -192,7 +191,7 @@ class MiroPipeline:
 
     def _sample(
         self,
-        prompts: "Prompts",
+        prompts: Prompts,
         num_images: int,
         levels: tuple[np.ndarray, np.ndarray],
         seed: int,
@@ -287,7 +286,7 @@ class MiroPipeline:
         defaults = [self.default_targets[name] for name in self.reward_names]
         return self.levels(targets, count, defaults)
 
-    def _prompts(self, prompts, embeds, mask) -> "Prompts":
+    def _prompts(self, prompts, embeds, mask) -> Prompts:
         """Encode texts, or check what is given in their place."""
         if (prompts is None) == (embeds is None):
             raise ValueError("either prompts or prompt_embeds must be given, and not both.")
@@ -304,7 +303,7 @@ class MiroPipeline:
             )
         return Prompts(embeds, mask)
 
-    def _encode(self, texts: list[str]) -> "Prompts":
+    def _encode(self, texts: list[str]) -> Prompts:
         encoder = self.trained.caption_encoder
         limit = encoder.max_tokens
         for text, length in zip(texts, encoder.count_tokens(texts), strict=True):
@@ -316,7 +315,7 @@ class MiroPipeline:
                 )
         return Prompts(*encoder.encode_padded(texts, np.float32))
 
-    def _negative(self, negative_prompt: str, given: "Prompts") -> "Prompts":
+    def _negative(self, negative_prompt: str, given: Prompts) -> Prompts:
         """The prompts of the negative branch, one for each prompt, of the same length in tokens."""
         if negative_prompt == "same":
             return given
@@ -342,27 +341,6 @@ class MiroPipeline:
             made = make_sampler(self.trained.graphdef, get_solver(solver), num_steps)
             self._samplers[solver, num_steps] = made
         return self._samplers[solver, num_steps]
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-    """Encoded prompts: tokens [P, L, E], mask [P, L] bool."""
-
-    tokens: np.ndarray | None
-    mask: np.ndarray
-
-    def branch(self, rows: np.ndarray, levels: np.ndarray) -> Branch:
-        """Pick the prompts of rows, with the levels [B, R] of these rows."""
-        return Branch(self.tokens[rows], self.mask[rows], levels)
-
-    def like(self, other: "Prompts") -> "Prompts":
-        """Repeat one prompt as often as `other` has prompts, cut or padded to its length."""
-        count, length = other.mask.shape
-        tokens = np.zeros((length, self.tokens.shape[-1]), other.tokens.dtype)
-        mask = np.zeros(length, bool)
-        used = min(length, self.mask.shape[1])
-        tokens[:used], mask[:used] = self.tokens[0, :used], self.mask[0, :used]
-        return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
 
 
 class NotFinite(FloatingPointError):
