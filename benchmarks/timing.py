@@ -78,8 +78,9 @@ def measure(
     most: int = 60,
     least: int = 3,
     warm: int = 2,
+    piped: bool = True,
 ) -> dict[str, float]:
-    """Time calls one by one, and a run of calls without waiting in between.
+    """Time calls one by one and, where `piped`, a run of calls without waiting in between.
 
     Returns:
       median_s of calls that are waited for; piped_s of a call when many are under way.
@@ -91,12 +92,14 @@ def measure(
         start = time.perf_counter()
         sync(call())
         taken.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    for _ in taken:
-        result = call()
-    sync(result)
-    piped = (time.perf_counter() - start) / len(taken)
-    return {"median_s": statistics.median(taken), "piped_s": piped, "runs": len(taken)}
+    found = {"median_s": statistics.median(taken), "runs": len(taken)}
+    if piped:
+        start = time.perf_counter()
+        for _ in taken:
+            result = call()
+        sync(result)
+        found["piped_s"] = (time.perf_counter() - start) / len(taken)
+    return found
 
 
 def rates(rows: int, seconds: float, gflop_per_row: float | None) -> dict[str, float]:

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from miro_jax.models import attention, fused_attention, layers
+from miro_jax.models import attention, fused_attention, layers, sharding
 from miro_jax.models.fused_attention import Shape
 from miro_jax.models.rin import RIN
 from miro_jax.pretrained.networks import clip
-from tests.networks import TINY, abstract_module, make_batch, resize
+from tests.networks import TINY, abstract_module, make_batch, resize, small_mesh
 
 SHAPE = Shape(257, 257, 16, 80, "bfloat16", padded=False, causal=False, trained=False)
 
@@ -89,6 +89,27 @@ def test_a_shape_that_cudnn_refuses_is_computed_by_xla_and_logged_once(a_gpu, mo
         fused_attention.choose("cudnn", SHAPE)
     wide = Shape(64, 64, 1, 512, "bfloat16", padded=False, causal=False, trained=False)
     assert fused_attention.choose("auto", wide) == "xla" and len(asked) == 2
+
+
+def test_a_shape_is_tried_while_a_program_is_traced(monkeypatch):
+    """By XLA in cuDNN's place; inside a mesh and a gradient, as the network's are."""
+    tried, run = [], fused_attention.run
+
+    def by_xla(way, *arrays, **more):
+        tried.append((way, len(arrays[0])))
+        return run(way, *arrays, **more, implementation="xla")
+
+    monkeypatch.setattr(fused_attention, "_missing", lambda dtype: "")
+    monkeypatch.setattr(fused_attention, "run", by_xla)
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 2, 8)), jnp.bfloat16)
+
+    def total(q):
+        once = attention.attend(q, q, q, trained=True)
+        return jnp.sum(attention.attend(once, q, q, trained=True).astype(jnp.float32))
+
+    with sharding.use_mesh(small_mesh(data=2)):
+        assert np.isfinite(np.asarray(jax.jit(jax.grad(total))(q), np.float32)).all()
+    assert tried == [("cudnn", 1), ("cudnn", 4), ("cudnn", 4)]
 
 
 def test_odd_lengths_are_padded_where_there_is_a_backward_pass(a_gpu):
