@@ -134,6 +134,7 @@ def base() -> ConfigDict:
     c.train = ConfigDict()
     c.train.num_steps = 1_500
     c.train.batch_size = 32  # global
+    c.train.microbatches = 1  # parts of a batch, in memory one by one; the gradient is the same
     c.train.ema_decay = 0.99
     c.train.time_mean = 0.0  # logit-normal times
     c.train.time_std = 1.0

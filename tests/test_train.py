@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from miro_jax.models import sharding
@@ -190,6 +191,35 @@ def test_damaged_records_do_not_count(parts, look):
     assert float(metrics["damaged_records"]) == 2
     batch["weight"][:] = 0
     assert float(look(batch)[1]) == 0
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch(parts):
+    """With a damaged record, whose weight of zero belongs to the whole, and on two devices."""
+    recipe = dataclasses.replace(PLAIN, self_condition_rate=0.5, reward_dropout=0.3)
+    loss = step_lib.make_loss(parts.graphdef, recipe, lambda x: x, empty_tokens(parts))
+    batch = make_batch(parts, rows=8)
+    batch["weight"][3] = 0.0
+    # Plain gradient descent, so that the parameters show the gradient itself.
+    optimizer = optax.sgd(1.0)
+    found = []
+    with sharding.use_mesh(small_mesh(data=2)):
+        start = jax.jit(parts.init)(jax.random.key(0))
+        start = dataclasses.replace(start, opt_state=optimizer.init(start.params))
+        for microbatches in (1, 4):
+            step = step_lib.make_train_step(
+                loss, optimizer, parts.schedule, recipe, 0, microbatches
+            )
+            found.append(jax.device_get(jax.jit(step)(start, batch)))
+    (whole, expected), (state, metrics) = found
+    assert metrics["damaged_records"] == 1
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    changes = [
+        jax.tree.map(lambda a, b: a - b, s.params, jax.device_get(start).params)
+        for s in (state, whole)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, changes), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 # The step as `run` compiles it, on eight devices.

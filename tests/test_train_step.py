@@ -75,7 +75,7 @@ def make_loop(**changes):
     data = types.SimpleNamespace(key=lambda index: f"key-{index}")
     config = training.small(train__num_steps=20, train__log_every_steps=2, **changes)
     made = loop.Loop(config, None, data, {}, None, metrics, None)
-    made.clock, made.since, made.status = 0.0, 0, ""
+    made.since, made.status = 0, ""
     return made, written
 
 

@@ -280,6 +280,7 @@ def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collectio
     config.model.dtype = dtype
     config.model.attention = "auto"
     config.mesh.data, config.mesh.model = -1, 1
+    config.train.microbatches = 1
     config.train.batch_size = config.sample.batch_size = jax.device_count()
     return config
 

@@ -120,6 +120,12 @@ def build_components(config: Config) -> Components:
     caption_encoder = build_caption_encoder(**build.encoder_arguments(config, "caption"))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     check_batch(config.train.batch_size, "train.batch_size", mesh)
+    parts = Training(**config.train).microbatches * mesh.shape["data"]
+    if config.train.batch_size % parts:
+        raise ValueError(
+            "config.train.batch_size must be a multiple of config.train.microbatches times the "
+            f"devices on mesh axis 'data', {parts}; got {config.train.batch_size}."
+        )
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
     resolve(config.model.attention, config.model.dtype)
     sizes = (

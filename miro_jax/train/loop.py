@@ -98,8 +98,9 @@ def _make_step(config: Config, parts: components.Components) -> Callable:
     recipe = Training(**config.train)
     empty_tokens = parts.caption_encoder.encode([""])[0]
     loss = make_loss(parts.graphdef, recipe, parts.image_encoder.normalize, empty_tokens)
+    schedule, microbatches = parts.schedule, recipe.microbatches
     return jax.jit(
-        make_train_step(loss, parts.optimizer, parts.schedule, recipe, config.seed),
+        make_train_step(loss, parts.optimizer, schedule, recipe, config.seed, microbatches),
         donate_argnums=0,
         out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
     )
@@ -153,7 +154,7 @@ class Loop:
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
         self.pending: tuple[int, dict, np.ndarray] | None = None
         self.stop_signal: int | None = None
-        self.profile = Profile(Path(), ())
+        self.spent, self.profile, self.since = Spent(), Profile(Path(), ()), 0
         self.images_at_peak = _images_at_peak(config, parts)
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:

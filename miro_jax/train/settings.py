@@ -34,6 +34,7 @@ class Training(Recipe):
     checkpoint_every_steps: int = option(at_least=1, help="updates between checkpoints")
     keep_checkpoints: int = option(at_least=1, help="the newest so many")
     report: bool = option(help="evaluate at the end of training")
+    microbatches: int = option(1, at_least=1, help="parts of a batch, in memory one by one")
     profile_steps: tuple[int, ...] = ()  # (first, last): trace the steps between; () is never
     peak_tflops: float = option(0.0, at_least=0, help="of a device; 0 is that of known ones")
 

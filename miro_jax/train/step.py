@@ -6,6 +6,7 @@ clip, LAMB, EMA (the paper's section 3). The condition is encoded once for both 
 neither.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,28 @@ from flax import nnx
 
 from miro_jax.models import flow
 from miro_jax.models.rin import RIN
+from miro_jax.models.sharding import constrain
 from miro_jax.train.settings import Recipe
 from miro_jax.train.state import TrainState, update_ema
 
 Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss in two parts, so that microbatches see what the whole batch has drawn.
+
+    Attributes:
+      draw: (batch, key) -> a dict of arrays [B, ...] and `total`, the sum of their weights.
+      of_drawn: (params, buffers, drawn) -> (scalar, metrics); of some rows their part of the loss.
+    """
+
+    draw: Callable[..., dict[str, Array]]
+    of_drawn: Callable[..., tuple[Array, dict[str, Array]]]
+
+    def __call__(self, params, buffers, batch, key) -> tuple[Array, dict[str, Array]]:
+        """Return the loss of a batch, and its metrics."""
+        return self.of_drawn(params, buffers, self.draw(batch, key))
 
 
 def make_loss(
@@ -28,7 +47,7 @@ def make_loss(
     recipe: Recipe,
     normalize: Callable[[Array], Array],
     empty_tokens: np.ndarray,
-) -> Callable[..., tuple[Array, dict[str, Array]]]:
+) -> Loss:
     """Return `loss(params, buffers, batch, key) -> (scalar, metrics)`.
 
     Args:
@@ -38,8 +57,7 @@ def make_loss(
       empty_tokens: [n, E] caption tokens of "", put in place of dropped captions.
     """
 
-    def loss(params, buffers, batch, key):
-        model = nnx.merge(graphdef, params, buffers)
+    def draw(batch, key):
         keys = dict(zip(KEY_NAMES, jax.random.split(key, len(KEY_NAMES)), strict=True))
         mean, std = (batch[k].astype(jnp.float32) for k in ("image_mean", "image_std"))
         x = normalize(mean + std * jax.random.normal(keys["latents"], mean.shape))
@@ -49,10 +67,15 @@ def make_loss(
 
         tokens, mask = _drop_captions(keys["captions"], batch, empty_tokens, recipe.caption_dropout)
         drop = jax.random.bernoulli(keys["rewards"], recipe.reward_dropout, batch["levels"].shape)
-        levels = jnp.where(drop, jnp.nan, batch["levels"])
-        error, log_variance = velocity_error(model, x, noise, t, keep, tokens, mask, levels)
+        drawn = {"x": x, "noise": noise, "t": t, "keep": keep, "caption_tokens": tokens}
+        drawn |= {"caption_mask": mask, "levels": jnp.where(drop, jnp.nan, batch["levels"])}
         weight = batch["weight"]
-        total = jnp.maximum(jnp.sum(weight), 1.0)
+        return drawn | {"weight": weight, "total": jnp.maximum(jnp.sum(weight), 1.0)}
+
+    def of_drawn(params, buffers, drawn):
+        model = nnx.merge(graphdef, params, buffers)
+        error, log_variance = velocity_error(model, *(drawn[name] for name in INPUTS))
+        weight, total = drawn["weight"], drawn["total"]
         value = jnp.sum(weight * flow.weigh_by_log_variance(error, log_variance)) / total
         return value, {
             "loss": value,
@@ -61,7 +84,7 @@ def make_loss(
             "damaged_records": jnp.sum(weight == 0),
         }
 
-    return loss
+    return Loss(draw, of_drawn)
 
 
 def velocity_error(
@@ -93,6 +116,7 @@ def velocity_error(
     return flow.squared_error(velocity_pred, flow.velocity_target(x, noise)), model.logvar(t)
 
 
+INPUTS = ("x", "noise", "t", "keep", "caption_tokens", "caption_mask", "levels")
 KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
 
 
@@ -117,16 +141,23 @@ def make_train_step(
     schedule: optax.Schedule,
     recipe: Recipe,
     seed: int,
+    microbatches: int = 1,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Any]]]:
     """Return the pure `train_step(state, batch) -> (state, metrics)`.
 
     The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
-    one would. Metrics are float32 scalars of the batch that the step consumed.
+    one would. Metrics are float32 scalars of the batch that the step consumed. With several
+    microbatches, of which one after the other is in memory, `loss` is a `Loss`; the gradient is
+    that of the whole batch, up to the order of sums.
     """
 
     def train_step(state: TrainState, batch: dict[str, Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
+        if microbatches == 1:
+            grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
+        else:
+            drawn = loss.draw(batch, key)
+            grads, metrics = _accumulate(loss, state.params, state.buffers, drawn, microbatches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {
@@ -145,3 +176,23 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _accumulate(loss: Loss, params: Any, buffers: Any, drawn: dict[str, Array], count: int):
+    """Sum the gradients, and the metrics, of every `count`-th row and the rows after it."""
+    total = drawn.pop("total")
+
+    def cut(x: Array) -> Array:  # so that each device keeps its rows
+        x = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        return constrain(x, None, "batch")
+
+    def add(sums, rows):
+        parts = jax.grad(loss.of_drawn, has_aux=True)(params, buffers, rows | {"total": total})
+        return jax.tree.map(jnp.add, sums, parts), None
+
+    pieces = jax.tree.map(cut, drawn)
+    first = jax.tree.map(lambda x: x[0], pieces) | {"total": total}
+    shapes = jax.eval_shape(jax.grad(loss.of_drawn, has_aux=True), params, buffers, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (grads, metrics), _ = jax.lax.scan(add, zeros, pieces)
+    return grads, metrics | {"log_variance": metrics["log_variance"] / count}
