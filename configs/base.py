@@ -112,6 +112,7 @@ def base() -> ConfigDict:
     c.model.rin.sigma = 0.5  # standard deviation of the data that preconditioning assumes
     c.model.rin.log_variance_features = 32
     c.model.rin.remat = False  # recompute blocks in the backward pass
+    c.model.rin.student = False  # set by --stage=distil
     c.model.rin.residual = "float32"  # of the tokens between layers; "compute": as the products
 
     c.mesh = ConfigDict()
@@ -149,6 +150,20 @@ def base() -> ConfigDict:
     c.train.profile_steps = ()  # (10, 13): trace these steps into WORKDIR/profile
     c.train.peak_tflops = 0.0  # of a device, for the log's share of it (mfu); 0 = if it is known
     c.train.report = True  # write report.html at the end of training
+
+    # --stage=distil: a student of a trained network for a few steps, see docs/distil.md.
+    c.distil = ConfigDict()
+    c.distil.checkpoint = ""  # the teacher: a run, or a folder or hub id in the released layout
+    c.distil.teacher = ""  # identity of its weights; the stage fills it in
+    c.distil.num_steps = 1_500  # in place of train.num_steps
+    c.distil.batch_size = 16  # trajectories of the teacher in an update, global
+    c.distil.learning_rate = 1e-3  # in place of optim.learning_rate
+    c.distil.warmup_steps = 50  # in place of optim.warmup_steps
+    c.distil.teacher_steps = 16  # of a trajectory, a power of two; the student learns 1, 2, 4, ...
+    c.distil.spans_per_trajectory = 8  # jumps that the student learns of one trajectory
+    c.distil.max_guidance = 2.0  # scales are drawn from 0 to it
+    c.distil.data_levels = 0.25  # share of levels that are of the records; the others are drawn
+    c.distil.sample_steps = 4  # in place of sample.num_steps
 
     c.sample = ConfigDict()
     c.sample.solver = "euler"  # or "heun"
@@ -203,6 +218,11 @@ def tiny(c: ConfigDict) -> None:
     c.train.log_every_steps = 1
     c.train.sample_every_steps = 10
     c.train.checkpoint_every_steps = 10
+    c.distil.num_steps = 4
+    c.distil.batch_size = 8
+    c.distil.warmup_steps = 1
+    c.distil.teacher_steps = 4
+    c.distil.spans_per_trajectory = 2
     c.sample.num_steps = 2
     c.sample.batch_size = 16
     c.sample.images_per_prompt = 1

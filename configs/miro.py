@@ -74,6 +74,13 @@ def miro() -> ConfigDict:
     c.train.checkpoint_every_steps = 2_500
     c.train.report = False
 
+    c.distil.num_steps = 20_000
+    c.distil.batch_size = 64
+    c.distil.learning_rate = 1e-4
+    c.distil.warmup_steps = 500
+    c.distil.teacher_steps = 32
+    c.distil.max_guidance = 10.0
+
     c.sample.num_steps = 50
     c.sample.guidance_scale = 7.0
     c.sample.batch_size = 32
@@ -137,6 +144,10 @@ def tiny_real(c: ConfigDict) -> None:
     c.train.log_every_steps = 1
     c.train.sample_every_steps = 4
     c.train.checkpoint_every_steps = 2
+    c.distil.num_steps = 2
+    c.distil.batch_size = 8
+    c.distil.warmup_steps = 1
+    c.distil.teacher_steps = 2
     c.sample.num_steps = 2
     c.sample.batch_size = 8
     c.sample.images_per_prompt = 1

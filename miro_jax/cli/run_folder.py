@@ -43,6 +43,12 @@ def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     return (records_folder(config, workdir) / MANIFEST_NAME).exists()
 
 
+def makes_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+    """Whether training makes its records first: those of the shapes world, of this run alone."""
+    mine = not config.data.records or not has_records(config, workdir)
+    return config.source.spec == "shapes" and mine
+
+
 def open_folder(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -94,7 +100,7 @@ def open_folder(
     logger.addHandler(handler)
     keep_compiled(workdir)
     if jax.process_index() == 0:
-        if stage == "train" and held is not None:
+        if stage in ("train", "distil") and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))

@@ -17,6 +17,7 @@ from miro_jax.rewards.names import short_name
 
 # Modules of this package, each with a class `Evaluator`.
 EVALUATORS = ("gallery", "geneval", "reward_scores", "dials", "conflict")
+NEGATIVE = ("conflict",)  # they request negative targets, which a student has built in
 ALL, AUTO = "all", "auto"  # evaluators; prompts
 _MADE = {"configuration?": {"source?": {"kind?": str}}}  # in a manifest
 
@@ -122,7 +123,9 @@ def choose(config: ml_collections.ConfigDict, is_shapes: bool) -> list[str]:
     """
     names = config.evaluate.evaluators
     if tuple(names) == (ALL,):
-        return [n for n in EVALUATORS if is_shapes or not evaluator_of(n).shapes_only]
+        student = "student" in config.model.rin and config.model.rin.student
+        usable = [n for n in EVALUATORS if not (student and n in NEGATIVE)]
+        return [n for n in usable if is_shapes or not evaluator_of(n).shapes_only]
     refused = [] if is_shapes else [name for name in names if evaluator_of(name).shapes_only]
     if refused:
         source = config.data.records or config.source.spec or "other images"

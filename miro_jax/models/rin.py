@@ -41,6 +41,7 @@ from miro_jax.models.layers import (
     normal_table,
 )
 from miro_jax.models.sharding import constrain
+from miro_jax.models.student import JumpEmbedding
 
 Array = jax.Array
 
@@ -70,12 +71,13 @@ class RINConfig:
     log_variance_features: int
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
     residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
+    student: bool = False  # also knows where a step ends and the guidance scale, see `student`
 
     def __post_init__(self):
         may_be_zero = ("num_rewards", "condition_layers", "num_registers")
         for name, value in vars(self).items():
             least = 0 if name in may_be_zero else 1
-            if isinstance(value, int) and value < least and name != "remat":
+            if isinstance(value, int) and value < least and not isinstance(value, bool):
                 raise ValueError(f"config.model.rin.{name} must be at least {least}; got {value}.")
         for name, value in {"table_std": self.table_std, "sigma": self.sigma}.items():
             if not 0 < value < math.inf:
@@ -153,6 +155,7 @@ class RIN(nnx.Module):
         self.token_positions = table(num_tokens, c.token_width, "tokens")
         self.latent_tokens = table(c.num_latent_tokens, c.latent_width, "latent_tokens")
         self.time = ScalarEmbedding(c.latent_width, **options)
+        self.jump = JumpEmbedding(c.latent_width, **options) if c.student else None
 
         self.rewards = nnx.List(
             ScalarEmbedding(c.latent_width, **options) for _ in range(c.num_rewards)
@@ -226,14 +229,17 @@ class RIN(nnx.Module):
         condition: Array,
         mask: Array,
         prev_latent_tokens: Array | None = None,
+        jump: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
-        """Predict the velocity.
+        """Predict the velocity; a student, the average velocity of a step.
 
         Args:
           x_t: [B, H, W, C] float32, the noisy image.
           t: [B] float32 in [0, 1], 1 is noise.
           condition, mask: from `encode_condition`.
           prev_latent_tokens: [B, M, D] of the last evaluation; None for the first (zeros).
+          jump: of a student, the times [B] where its steps end and the guidance scales [B]; None
+            is no step and no guidance.
 
         Returns:
           velocity [B, H, W, C] float32, latent tokens [B, M, D] float32.
@@ -245,7 +251,11 @@ class RIN(nnx.Module):
         c_in, c_out = precondition(t, c.sigma)
         x = patchify(x_t * c_in[:, None, None, None], c.patch_size)  # [B, N, P P C]
         x = self.patch_norm(self.patch_in(x)) + self.token_positions.table[...][None]
-        time = self.time(1.0 - t).astype(jnp.float32)[:, None]  # [B, 1, D]
+        time = self.time(1.0 - t)
+        if self.jump is not None:
+            end, scale = (t, jnp.zeros_like(t)) if jump is None else jump
+            time = time + self.jump(t - end, scale)
+        time = time.astype(jnp.float32)[:, None]  # [B, 1, D]
         condition = jnp.concatenate([time.astype(condition.dtype), condition], axis=1)
         mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
 

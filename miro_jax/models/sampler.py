@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from miro_jax.models.guidance import guide
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
+from miro_jax.models.solvers import time_grid
 
 Array = jax.Array
 
@@ -101,6 +102,27 @@ def make_velocity(
     return velocity, first
 
 
+def take_jumps(model: RIN, x: Array, branch: Branch, guidance: Guidance, num_steps: int) -> Array:
+    """Sample a student: x_r = x_t - (t - r) u(x_t, t, r, w), one evaluation a step.
+
+    Args:
+      model: the student. x: [B, H, W, C] noise. branch: positive targets.
+      guidance: its scale is an input of the network.
+      num_steps: evaluations, evenly spaced in time.
+    """
+    condition, mask = model.encode_condition(branch.tokens, branch.mask, branch.levels)
+    times = time_grid(num_steps)
+
+    def step(x, interval):
+        t, end = (jnp.full((x.shape[0],), time) for time in interval)
+        acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
+        scale = jnp.where(acts, guidance.scale, 0.0)
+        velocity, _ = model(x, t, condition, mask, None, (end, scale))
+        return x + (interval[1] - interval[0]) * velocity, None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+
+
 def make_sampler(
     graphdef: nnx.GraphDef, solver: Callable[..., Array], num_steps: int
 ) -> Callable[..., Array]:
@@ -115,12 +137,14 @@ def make_sampler(
       A function giving image latents [B, H, W, C] float32 on the network's scale. Its arguments:
       weights (tuple of nnx.State), noise [B, H, W, C] float32, two `Branch`es, `Guidance`, and the
       static `guided`: False skips the negative branch, which is what scale 0 means, at half
-      the cost.
+      the cost. A student has the scale as its input: the solver and the negative branch are unused.
     """
 
     @partial(jax.jit, static_argnames="guided")
     def sample(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
         model = nnx.merge(graphdef, *weights)
+        if model.config.student:
+            return take_jumps(model, constrain(noise, "batch"), positive, guidance, num_steps)
         negative = negative if guided else None
         velocity, carry = make_velocity(model, positive, negative, guidance)
         return solver(velocity, constrain(noise, "batch"), carry, num_steps)

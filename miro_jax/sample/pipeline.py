@@ -180,8 +180,15 @@ class MiroPipeline:
                 f"at least one prompt and one image are needed; got {len(given.mask)} prompts and "
                 f"num_images={num_images}."
             )
+        if self.trained.config.student and settings.solver != "euler":
+            raise ValueError(f"a student samples with the solver euler; got {settings.solver!r}.")
         refused = [self.default_negative_targets[name] for name in self.reward_names]
         levels = self._requested(targets, count), self.levels(negative_targets, count, refused)
+        if self.trained.config.student and levels[1].any():
+            raise ValueError(
+                "a student has its negative branch built in, with level 0 of all rewards; "
+                "negative_targets must not be given."
+            )
         latents = self._sample(given, num_images, levels, seed, settings, noise)
         _check_finite(latents, num_images)
         if output_type == "latent":
@@ -210,7 +217,8 @@ class MiroPipeline:
         latents, count = [], len(levels[0])
         if noise is not None and np.shape(noise) != (count, *shape):
             raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(noise))}.")
-        guided = bool(settings.guidance_scale != 0)
+        # A student's negative branch is built in.
+        guided = bool(settings.guidance_scale != 0) and not self.trained.config.student
         # Without guidance nothing looks at the negative branch: no text is encoded for it.
         negative = self._negative(settings.negative_prompt if guided else "same", prompts)
         sample = self._sampler(settings.solver, settings.num_steps)

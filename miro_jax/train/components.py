@@ -19,7 +19,7 @@ from miro_jax.pretrained.encoders import build_caption_encoder, build_image_enco
 from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
 from miro_jax.train.optim import make_optimizer, schedule_of
-from miro_jax.train.settings import Optim, Training
+from miro_jax.train.settings import Distillation, Optim, Training
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
 DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
@@ -53,6 +53,7 @@ def validate(config: Config) -> None:
     patch = config.model.rin.patch_size
     rin.rin_config(config.model, (patch, patch, 1), 1, 0)  # the image and its encoder come later
     optim, training = Optim(**config.optim), Training(**config.train)
+    Distillation(**config.distil)
     try:
         make_optimizer(optim, training.num_steps)
     except ValueError as error:

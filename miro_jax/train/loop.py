@@ -40,13 +40,21 @@ Array = jax.Array
 log = logging.getLogger("miro_jax")
 
 
-def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callable]) -> None:
+def run(
+    config: Config,
+    workdir: Path | str,
+    make_preview: Callable[..., Callable],
+    make_state: Callable[[components.Components], TrainState] | None = None,
+    make_step: Callable[[Config, components.Components], Callable] | None = None,
+) -> None:
     """Train until `config.train.num_steps`, resuming from the latest checkpoint if there is one.
 
     Args:
       config: of the run. workdir: its folder.
       make_preview: (config, components, rewards, workdir) -> a callable that samples, as
         `evaluate.preview.Preview`.
+      make_state: makes the state that a run without a checkpoint begins with; None initialises it.
+      make_step: makes the jitted step; None is that of training.
 
     Raises:
       FileNotFoundError: no complete record set. ValueError: it does not fit the config.
@@ -78,7 +86,7 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
         )
-        state = _start(config, parts, checkpoints, data)
+        state = _start(config, parts, checkpoints, data, make_state)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
         first = int(state.step)
@@ -90,7 +98,9 @@ def run(config: Config, workdir: Path | str, make_preview: Callable[..., Callabl
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
         loop.profile = Profile(workdir / "profile", c.profile_steps)
-        loop.run(_make_step(config, parts), state, first)
+        if make_step is not None:
+            loop.images_at_peak = None  # known for steps of training alone
+        loop.run((make_step or _make_step)(config, parts), state, first)
 
 
 def _make_step(config: Config, parts: components.Components) -> Callable:
@@ -107,10 +117,16 @@ def _make_step(config: Config, parts: components.Components) -> Callable:
 
 
 def _start(
-    config: Config, parts: components.Components, checkpoints: Checkpoints, data: Any
+    config: Config,
+    parts: components.Components,
+    checkpoints: Checkpoints,
+    data: Any,
+    make_state: Callable[[components.Components], TrainState] | None,
 ) -> TrainState:
-    """Restore the latest usable checkpoint with its data position, or initialise."""
+    """Restore the latest usable checkpoint with its data position, or begin anew."""
     restored = checkpoints.restore_latest(parts.abstract)
+    if restored is None and make_state is not None:
+        return make_state(parts)
     if restored is None:
         return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
     _, state, data_state = restored

@@ -72,3 +72,27 @@ class Optim:
             )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"config.optim.betas must be two numbers in [0, 1); got {self.betas}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """`config.distil`; `train.distil` has the mathematics."""
+
+    checkpoint: str = option("", help="of the teacher: a run's folder, a release, a hub id")
+    teacher: str = option("", help="identity of its weights; the stage fills it in")
+    num_steps: int = option(1, at_least=1, help="updates, in place of train.num_steps")
+    batch_size: int = option(1, at_least=1, help="trajectories of an update")
+    learning_rate: float = option(0.0, at_least=0, help="in place of optim.learning_rate")
+    warmup_steps: int = option(0, at_least=0, help="in place of optim.warmup_steps")
+    teacher_steps: int = option(16, at_least=1, help="of a trajectory, a power of two")
+    spans_per_trajectory: int = option(8, at_least=1, help="jumps that the student learns of it")
+    max_guidance: float = option(2.0, at_least=0, help="scales are uniform from 0 to it")
+    data_levels: float = option(0.25, share=True, help="share of levels that are of the records")
+    sample_steps: int = option(4, at_least=1, help="in place of sample.num_steps")
+
+    def __post_init__(self):
+        check(self, "config.distil.")
+        if self.teacher_steps & (self.teacher_steps - 1):
+            raise ValueError(
+                f"config.distil.teacher_steps must be a power of two; got {self.teacher_steps}."
+            )

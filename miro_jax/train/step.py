@@ -158,22 +158,8 @@ def make_train_step(
         else:
             drawn = loss.draw(batch, key)
             grads, metrics = _accumulate(loss, state.params, state.buffers, drawn, microbatches)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "grad_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
-            "param_norm": optax.tree.norm(params),
-            "learning_rate": schedule(state.step),
-        }
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            ema_params=update_ema(state.ema_params, params, recipe.ema_decay),
-            buffers=state.buffers,
-            opt_state=opt_state,
-        )
-        return new_state, metrics
+        new_state, more = apply_gradient(state, grads, optimizer, schedule, recipe.ema_decay)
+        return new_state, metrics | more
 
     return train_step
 
@@ -196,3 +182,29 @@ def _accumulate(loss: Loss, params: Any, buffers: Any, drawn: dict[str, Array], 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (grads, metrics), _ = jax.lax.scan(add, zeros, pieces)
     return grads, metrics | {"log_variance": metrics["log_variance"] / count}
+
+
+def apply_gradient(
+    state: TrainState,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Return the state after one update, and the norms and the rate of that update."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "grad_norm": optax.tree.norm(grads),
+        "update_norm": optax.tree.norm(updates),
+        "param_norm": optax.tree.norm(params),
+        "learning_rate": schedule(state.step),
+    }
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        ema_params=update_ema(state.ema_params, params, ema_decay),
+        buffers=state.buffers,
+        opt_state=opt_state,
+    )
+    return new_state, metrics

@@ -1,0 +1,150 @@
+"""The stage `distil`: a trained network in, a student of it that samples in a few steps out.
+
+    python -m miro_jax.main --config=configs/base.py --stage=distil --workdir=runs/student \\
+        --config.distil.checkpoint=runs/base
+
+The student is a run like any other: the same folder, checkpoints, evaluation and report. It begins
+with the averaged weights of the teacher; of a run, it takes network, encoders, rewards and records,
+too. See `train.distil` for the mathematics.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from miro_jax import evaluate
+from miro_jax.cli import run_folder
+from miro_jax.cli.build import Config
+from miro_jax.data.json_file import read_json
+from miro_jax.evaluate.preview import Preview
+from miro_jax.models import sharding
+from miro_jax.sample.trained import Trained, is_run, load, weights_name
+from miro_jax.train import components, distil, loop
+from miro_jax.train.settings import Distillation
+
+log = logging.getLogger("miro_jax")
+_OF_A_RUN = {"data": {"train_rewards": [str], "records": str}, "rewards": [str], "encoder": dict}
+_OF_A_RUN |= {"model": {"rin": dict}, "source": {"spec": str}}
+
+
+def run(config: Config, workdir: Path | str) -> None:
+    """Distil `config.distil.checkpoint` until `config.distil.num_steps`, resuming where it stopped.
+
+    Raises:
+      ValueError: no teacher, or one that does not fit; a student of another teacher in the folder.
+      FileNotFoundError: no teacher there, or no records. FloatingPointError: see `train.loop.run`.
+    """
+    if not config.distil.checkpoint:
+        raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
+    source = Path(config.distil.checkpoint).expanduser()
+    teacher = load(config.distil.checkpoint)
+    if teacher.config.student:
+        raise ValueError(f"The teacher must not be a student itself; got {source}.")
+    config = student_config(config, source, weights_name(teacher))
+    components.validate(config)
+    _check_resumed(config, Path(workdir))
+    log.info("The teacher is %s", config.distil.teacher)
+    states = jax.device_get(teacher.weights)
+
+    def make_state(parts: components.Components) -> Any:
+        return distil.begin(parts, states, config.seed)
+
+    loop.run(config, workdir, Preview, make_state, functools.partial(_make_step, teacher, states))
+    if config.train.report:
+        evaluate.run.run(config, workdir)
+
+
+def student_config(config: Config, source: Path, identity: str) -> Config:
+    """Return the config of a student, which is that of a run.
+
+    Args:
+      config: with `distil`. source: of the teacher. identity: of its weights.
+    """
+    c = config.copy_and_resolve_references()
+    c.unlock()
+    if is_run(source):
+        made = _with_tuples(read_json(source / run_folder.CONFIG, _OF_A_RUN))
+        c.encoder = ml_collections.ConfigDict(made["encoder"])
+        c.model.rin.update(made["model"]["rin"])
+        c.rewards, c.data.train_rewards = made["rewards"], made["data"]["train_rewards"]
+        c.source.spec = made["source"]["spec"]
+        records = made["data"]["records"]
+        c.data.records = c.data.records or records or str((source / "records").absolute())
+    d = c.distil
+    d.teacher, c.model.rin.student = identity, True
+    c.train.num_steps, c.train.batch_size = d.num_steps, d.batch_size
+    c.optim.learning_rate, c.optim.warmup_steps = d.learning_rate, d.warmup_steps
+    c.sample.num_steps, c.sample.solver, c.sample.negative_targets = d.sample_steps, "euler", ""
+    if not 0 <= c.sample.guidance_scale <= d.max_guidance:
+        raise ValueError(
+            f"config.sample.guidance_scale must be within 0 and config.distil.max_guidance, "
+            f"{d.max_guidance:g}; got {c.sample.guidance_scale:g}."
+        )
+    return c.lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return JSON values with tuples in place of lists, as configs have them."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_resumed(config: Config, workdir: Path) -> None:
+    """Raise ValueError where a folder holds the checkpoints of something else."""
+    if not is_run(workdir):
+        return
+    saved = read_json(workdir / run_folder.CONFIG)
+    before = saved.get("distil", {}).get("teacher", "")
+    if before != config.distil.teacher:
+        raise ValueError(
+            f"--workdir must be new, or hold a student of the same teacher, {config.distil.teacher}"
+            f"; {workdir} holds {'a student of ' + before if before else 'another run'}."
+        )
+
+
+def _make_step(
+    teacher: Trained, states: Any, config: Config, parts: components.Components
+) -> Callable:
+    """Return the jitted step of a student; the state that it is given is donated."""
+    settings = Distillation(**config.distil)
+    fixed = distil.begin(parts, states, config.seed)
+    step = jax.jit(
+        distil.make_distil_step(
+            parts.graphdef,
+            parts.optimizer,
+            parts.schedule,
+            settings,
+            config.train.ema_decay,
+            _negative_tokens(config, teacher, parts),
+            config.seed,
+        ),
+        donate_argnums=0,
+        out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
+    )
+    weights = fixed.params, fixed.buffers
+    return lambda state, batch: step(state, batch, weights)
+
+
+def _negative_tokens(
+    config: Config, teacher: Trained, parts: components.Components
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return tokens [L, E] and mask [L] of `config.sample.negative`; None for the prompt itself."""
+    text = config.sample.negative
+    if text == "same":
+        return None
+    if text == "empty" and teacher.empty_tokens is not None:
+        used = teacher.empty_tokens
+    else:
+        used = parts.caption_encoder.encode(["" if text == "empty" else text])[0]
+    length = config.encoder.caption.max_tokens
+    used = np.asarray(used, np.float32)[:length]
+    tokens = np.zeros((length, used.shape[1]), np.float32)
+    tokens[: len(used)] = used
+    return tokens, np.arange(length) < len(used)

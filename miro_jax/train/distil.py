@@ -1,0 +1,209 @@
+"""One step of distillation: a student learns the jumps of its teacher's sampler.
+
+The teacher is integrated from noise with guidance, as its sampler does it (Euler, N steps, latent
+tokens carried along), for captions of the records, for levels and a guidance scale drawn at random:
+
+    x_0 (noise, t = 1), x_1, ..., x_N (image, t = 0),      x_k at t_k = 1 - k / N
+
+For a span from i to j the average velocity is known exactly,
+
+    u = (x_i - x_j) / (t_i - t_j),
+
+and the student regresses it. Spans are those of samplers with 1, 2, 4, ..., N steps, so that each
+of these is learned; a span of one step is the teacher's own guided velocity. Step sizes in powers
+of two are those of shortcut models (arXiv 2410.12557). Each error is divided by itself plus a
+constant, as in Mean Flows (arXiv 2505.13447, section 4.3): long spans do not drown short ones.
+
+Letters: B trajectories, S spans of each, N teacher steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from miro_jax.models.flow import squared_error
+from miro_jax.models.rin import RIN
+from miro_jax.models.sampler import Branch, Guidance, make_velocity
+from miro_jax.models.solvers import Velocity, time_grid
+from miro_jax.train.components import Components
+from miro_jax.train.settings import Distillation
+from miro_jax.train.state import TrainState, leaf_name
+from miro_jax.train.step import apply_gradient
+
+Array = jax.Array
+_FLOOR = 1e-2  # added to an error where it divides itself; errors of a trained student are near it
+
+
+def roll_out(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
+    """Integrate by Euler from noise x `[B, ...]`; returns all states `[N + 1, B, ...]`."""
+    times = time_grid(num_steps)
+
+    def step(state, interval):
+        x, carry = state
+        v, carry = velocity(x, interval[0], carry)
+        x = x + (interval[1] - interval[0]) * v
+        return (x, carry), x
+
+    _, states = jax.lax.scan(step, (x, carry), (times[:-1], times[1:]))
+    return jnp.concatenate([x[None], states])
+
+
+def draw_spans(key: Array, count: int, num_steps: int) -> tuple[Array, Array]:
+    """Draw first and last states `[count]` int32 of steps of samplers with 1, 2, 4, ..., N steps.
+
+    Args:
+      num_steps: N, a power of two.
+    """
+    of_length, of_start = jax.random.split(key)
+    doublings = jax.random.randint(of_length, (count,), 0, num_steps.bit_length())
+    sampler_steps = 2**doublings
+    which = jax.random.randint(of_start, (count,), 0, 1 << 30) % sampler_steps
+    length = num_steps // sampler_steps
+    return which * length, (which + 1) * length
+
+
+def draw_condition(key: Array, levels: Array, settings: Distillation) -> tuple[Array, Array]:
+    """Draw the levels `[B, R]` and guidance scales `[B]` of trajectories.
+
+    A share of the levels is that of the records. Of the others each is 1, the default of sampling,
+    or uniform in [0, 1], with equal chance: dials are learned one by one and together.
+    """
+    keys = jax.random.split(key, 4)
+    drawn = jnp.where(
+        jax.random.bernoulli(keys[0], 0.5, levels.shape),
+        1.0,
+        jax.random.uniform(keys[1], levels.shape),
+    )
+    own = jax.random.bernoulli(keys[2], settings.data_levels, (levels.shape[0], 1))
+    scale = settings.max_guidance * jax.random.uniform(keys[3], (levels.shape[0],))
+    return jnp.where(own, levels, drawn), scale
+
+
+def make_targets(
+    teacher: RIN, positive: Branch, negative: Branch, scale: Array, noise: Array, num_steps: int
+) -> Array:
+    """Return the states `[N + 1, B, H, W, C]` of the guided teacher; no gradient passes."""
+    whole = Guidance(scale, jnp.array([0.0, 1.0], jnp.float32))
+    velocity, carry = make_velocity(teacher, positive, negative, whole)
+    return jax.lax.stop_gradient(roll_out(velocity, noise, carry, num_steps))
+
+
+def jump_error(
+    student: RIN, states: Array, branch: Branch, scale: Array, spans: tuple[Array, Array]
+) -> Array:
+    """Compare a student's average velocity with that of trajectories.
+
+    Args:
+      states: [N + 1, B, H, W, C]. branch, scale: of the B trajectories.
+      spans: first and last states [B S] int; rows s B ... s B + B - 1 are of the B trajectories.
+
+    Returns:
+      [B S] float32, mean squared errors.
+    """
+    first, last = spans
+    num_steps, batch = states.shape[0] - 1, states.shape[1]
+    copies = first.shape[0] // batch
+    rows = jnp.tile(jnp.arange(batch), copies)
+    times = time_grid(num_steps)
+    x, end = states[first, rows], states[last, rows]
+    span = (times[first] - times[last]).reshape((-1,) + (1,) * (x.ndim - 1))
+    condition, mask = student.encode_condition(branch.tokens, branch.mask, branch.levels)
+    repeated = (jnp.concatenate([one] * copies) for one in (condition, mask, scale))
+    condition, mask, scale = repeated
+    velocity, _ = student(x, times[first], condition, mask, None, (times[last], scale))
+    return squared_error(velocity, (x - end) / span)
+
+
+def make_distil_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    settings: Distillation,
+    ema_decay: float,
+    negative: tuple[np.ndarray, np.ndarray] | None,
+    seed: int,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """Return the pure `step(state, batch, teacher) -> (state, metrics)`.
+
+    The key of a step is `fold_in(key(seed), step)`, as in training. The teacher is the parameters
+    and buffers of an untrained student, which is the same network.
+
+    Args:
+      graphdef: structure of the student.
+      negative: caption tokens [L, E] and mask [L] of the negative branch, padded as the batches
+        are; None repeats the caption.
+    """
+
+    def loss(params, buffers, teacher, batch, key):
+        keys = jax.random.split(key, 3)
+        levels, scale = draw_condition(keys[0], batch["levels"], settings)
+        tokens, mask = batch["caption_tokens"], batch["caption_mask"]
+        positive = Branch(tokens, mask, levels)
+        if negative is not None:
+            tokens = jnp.broadcast_to(negative[0][None].astype(tokens.dtype), tokens.shape)
+            mask = jnp.broadcast_to(negative[1][None], mask.shape)
+        against = Branch(tokens, mask, jnp.zeros_like(levels))
+        student = nnx.merge(graphdef, params, buffers)
+        noise = jax.random.normal(keys[1], (len(scale), *student.config.latent_shape))
+        states = make_targets(
+            nnx.merge(graphdef, *teacher), positive, against, scale, noise, settings.teacher_steps
+        )
+        count = len(scale) * settings.spans_per_trajectory
+        spans = draw_spans(keys[2], count, settings.teacher_steps)
+        error = jump_error(student, states, positive, scale, spans)
+        whole = spans[1] - spans[0] == settings.teacher_steps
+        return jnp.mean(error / jax.lax.stop_gradient(error + _FLOOR)), {
+            "loss": jnp.mean(error),
+            "loss_of_one_step": jnp.sum(error * whole) / jnp.maximum(jnp.sum(whole), 1),
+        }
+
+    def step(state: TrainState, batch: dict[str, Array], teacher: tuple):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient = jax.grad(loss, has_aux=True)
+        grads, metrics = gradient(state.params, state.buffers, teacher, batch, key)
+        new_state, more = apply_gradient(state, grads, optimizer, schedule, ema_decay)
+        return new_state, metrics | more
+
+    return step
+
+
+def begin(parts: Components, states: Iterable[Any], seed: int) -> TrainState:
+    """Make the state that a student begins with: the teacher's weights, embeddings of jumps at 0.
+
+    Args:
+      parts: of the student. states: parameters and buffers of the teacher. seed: of the rest.
+
+    Raises:
+      ValueError: a leaf of the teacher is missing or of another shape.
+    """
+    pairs = [pair for state in states for pair in jax.tree_util.tree_flatten_with_path(state)[0]]
+    old = {leaf_name(path): leaf for path, leaf in pairs}
+
+    def fill(path: tuple, fresh: Array, old: dict[str, Array]) -> Array:
+        name = leaf_name(path)
+        if name.startswith("jump/"):
+            return fresh
+        if name not in old or old[name].shape != fresh.shape:
+            got = old[name].shape if name in old else None
+            raise ValueError(
+                f"The student needs {name} {fresh.shape}; its teacher has {got}. Use the config of "
+                "the teacher."
+            )
+        return old[name].astype(fresh.dtype)
+
+    def make(key: Array, old: dict[str, Array]) -> TrainState:
+        fresh = parts.init(key)
+        params, buffers = (
+            jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, old), tree)
+            for tree in (fresh.params, fresh.buffers)
+        )
+        ema_params = jax.tree.map(jnp.copy, params)
+        return dataclasses.replace(fresh, params=params, ema_params=ema_params, buffers=buffers)
+
+    return jax.jit(make, out_shardings=parts.shardings)(jax.random.key(seed), old)
