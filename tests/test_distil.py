@@ -13,6 +13,8 @@ from flax import nnx
 from miro_jax import main
 from miro_jax.models import sampler, sharding, solvers
 from miro_jax.models.student import JumpEmbedding
+from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample import pipeline, trained
 from miro_jax.train import distil
 from miro_jax.train.settings import Distillation
@@ -25,6 +27,7 @@ from tests.networks import (
     resize,
     small_mesh,
 )
+from tests.sampling import ENCODERS, NAMES
 
 ROWS, STEPS = 4, 8
 RATES = np.array([-0.7, 0.4, 1.1], np.float32)  # of a linear field, one for each channel
@@ -187,6 +190,29 @@ def test_an_untrained_student_is_its_teacher_for_every_jump():
         assert np.abs(found - expected).max() > 1e-4
 
 
+@pytest.mark.slow
+def test_an_exported_student_draws_the_same_images(tmp_path):
+    size = {"latent_shape": (8, 8, 3), "caption_width": 16, "num_rewards": 3}
+    config = resize(TINY, student=True, **size, **FIXED)
+    graphdef, *states = random_network(config, seed=3)
+    ours = trained.Trained(
+        graphdef,
+        tuple(states),
+        config,
+        build_image_encoder(**ENCODERS["image"]),
+        lambda: build_caption_encoder(**ENCODERS["caption"]),
+        NAMES,
+        small_mesh(),
+    )
+    folder = trained.export(ours, tmp_path / "exported", ENCODERS)
+    loaded = pipeline.MiroPipeline.from_pretrained(folder, batch_size=4)
+    assert loaded.trained.config.student
+    how = {"num_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
+    found, expected = (p("a circle", 4, **how) for p in (loaded, pipeline.MiroPipeline(ours, 4)))
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(loaded("a circle", 4, **how | {"guidance_scale": 0.0}) - expected).max() > 1e-3
+
+
 # The stage.
 
 RUN = (*training.COMMAND, "--config.train.report=False", "--config.train.sample_every_steps=0")
@@ -218,6 +244,7 @@ def weights_of(folder):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in pairs}
 
 
+@pytest.mark.slow
 def test_tiny_passes_through_the_stage_and_is_sampled_in_few_steps(teacher, student):
     config = json.loads((student / "config.json").read_text())
     assert config["model"]["rin"]["student"] and "sha256:" in config["distil"]["teacher"]
@@ -240,6 +267,7 @@ def test_tiny_passes_through_the_stage_and_is_sampled_in_few_steps(teacher, stud
             pipe("a red circle", **how, **changes)
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_resumes_bit_for_bit(teacher, student, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(student, folder)
@@ -251,6 +279,7 @@ def test_a_stopped_distillation_resumes_bit_for_bit(teacher, student, tmp_path):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, words",
     [

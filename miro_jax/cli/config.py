@@ -30,7 +30,7 @@ usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE
   --config    base or miro, which come with the package; or the path of a Python file with
               get_config(), as configs/base.py, where every key is explained
   --workdir   folder of the run; made where it is missing, resumed where there is one
-  --stage     annotate | train | sample | evaluate (default: train)
+  --stage     annotate | train | sample | evaluate | distil (default: train)
 
 stages
   annotate    score and encode the images of config.source into DIR/records
@@ -38,6 +38,7 @@ stages
               with the evaluation and DIR/report.html if config.train.report
   sample      images of config.sample.prompts into DIR/images
   evaluate    numbers of the last checkpoint into DIR/evaluation.json and DIR/report.html
+  distil      a student of --config.distil.checkpoint that samples in 1 to 4 steps, into DIR
 
 variants of base
   tiny (a minute), full (an accelerator), baseline (no rewards), only_REWARD, no_REWARD

@@ -174,6 +174,7 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
         sigma=1.0 * pre.get("sigma_data", 0.5),  # no text is a number
         log_variance_features=pre.get("logvar_channels", 128),
         remat=False,
+        student=settings.get(OURS, {}).get("student") is True,
         **{ours: c[theirs] for ours, theirs in SIZES.items()},
         **FIXED,
     )
@@ -220,7 +221,8 @@ def write(
     if wrong:
         raise ValueError(f"The released layout cannot hold this network: {'; '.join(wrong)}.")
     settings = released_settings(config, reward_names, max_tokens)
-    settings |= {OURS: dict(extra)} if extra else {}
+    ours = dict(extra or {}) | ({"student": True} if config.student else {})
+    settings |= {OURS: ours} if ours else {}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = released_tensors(config, state, reward_names)

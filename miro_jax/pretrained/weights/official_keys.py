@@ -1,7 +1,8 @@
 """The table that maps the keys of a released `model.safetensors` to the paths of `models.rin.RIN`.
 
 Kernels are stored `[out, in]` there and `[*inputs, *outputs]` here: a transpose, then the packs
-(q k v, or the halves of SwiGLU) and the heads get axes of their own, in the same order.
+(q k v, or the halves of SwiGLU) and the heads get axes of their own, in the same order. A release
+has no `jump`: it is our students'.
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ NETWORK = table(
     data_pos_embedding                        token_positions/table              array
     latents                                   latent_tokens/table                array
     time_embedder                             time                               scalar
+    jump.{span,guidance}                      jump/{span,guidance}               scalar
     coherence_positional_embedding            reward_positions/table             array
     text_registers                            registers/table                    array
     map_text_tokens                           caption_in
