@@ -78,7 +78,7 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
         c.data.records = c.data.records or records or str((source / "records").absolute())
     d = c.distil
     d.teacher, c.model.rin.student = identity, True
-    c.train.num_steps, c.train.batch_size = d.num_steps, d.batch_size
+    c.train.num_steps, c.train.batch_size, c.train.microbatches = d.num_steps, d.batch_size, 1
     c.optim.learning_rate, c.optim.warmup_steps = d.learning_rate, d.warmup_steps
     c.sample.num_steps, c.sample.solver, c.sample.negative_targets = d.sample_steps, "euler", ""
     if not 0 <= c.sample.guidance_scale <= d.max_guidance:
