@@ -37,6 +37,7 @@ ENVIRONMENT = {
 }
 QUICK = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
 GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
+EPILOGUES = "--xla_gpu_enable_cublaslt=true"
 WHOLE, CUT = ["--products=whole"], ["--products=cut"]
 NARROW = [*WHOLE, "--residual=compute"]
 # name -> (script, arguments, XLA_FLAGS); in the order in which they measure
@@ -60,6 +61,8 @@ PARTS = {
         [*NARROW, "--batch", "1"],
         f"--xla_gpu_enable_command_buffer={GRAPHS}",
     ),
+    "sample_epilogues": ("images_per_second.py", [*NARROW, "--batch", "64"], EPILOGUES),
+    "towers_epilogues": ("towers.py", ["--only", "clip_h"], EPILOGUES),
     "attention": ("attention.py", [], ""),
     "train_xla": ("train_step.py", [*CUT, "--attention=xla"], ""),
     "sample_xla": ("images_per_second.py", [*CUT, "--attention=xla", "--batch", "64"], ""),
@@ -236,21 +239,21 @@ def table(path: Path) -> None:
         elif row["case"].startswith("part/") and row.get("status") != 0:
             print(f"PART {row['case']}: {row['status']}")
         elif "images_per_s" in row:
-            rates[row["case"]] = row["images_per_s"]
+            rates[row["case"], row.get("part")] = row["images_per_s"]
             print(
-                f"{row['case']:46} {row['images_per_s']:9.2f} images/s"
+                f"{row['case']:40} {row.get('part', ''):16} {row['images_per_s']:9.2f} images/s"
                 f" {row.get('share', float('nan')):6.3f} {row.get('memory_gb') or 0:6.1f} GB"
                 f" compile {row.get('compile_s') or 0:5.0f} s"
             )
         elif not row["case"].startswith("part/"):
             fields = {k: v for k, v in row.items() if k not in ("case", "kernels")}
             print(f"{row['case']:46} {json.dumps(fields)[:150]}")
-    for case, rate in rates.items():
+    for (case, part), rate in rates.items():
         kind, side, *_, last = case.split("/")
-        for other, theirs in rates.items():
+        for (other, _), theirs in rates.items():
             same = other.split("/")[0] == kind and other.split("/")[-1] == last
             if side == "ours" and same and other.split("/")[1] != "ours":
-                print(f"ratio {rate / theirs:6.2f}  {case}  over  {other}")
+                print(f"ratio {rate / theirs:6.2f}  {case} ({part})  over  {other}")
 
 
 def main() -> None:

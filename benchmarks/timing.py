@@ -33,7 +33,8 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 def emit(case: str, **fields: Any) -> None:
     """Print a row, and append it to results.jsonl in the folder $OUT where there is one."""
-    line = json.dumps({"case": case} | {k: _short(v) for k, v in fields.items()})
+    of = {"part": Path(os.environ[TURN]).name} if TURN in os.environ else {}
+    line = json.dumps({"case": case} | of | {k: _short(v) for k, v in fields.items()})
     print(line, flush=True)
     if os.environ.get("OUT"):
         with (Path(os.environ["OUT"]) / "results.jsonl").open("a") as file:
