@@ -49,6 +49,14 @@ def test_the_glow_brightens_the_top_and_darkens_the_bottom():
     assert column.mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_the_glow_veils_the_objects():
+    plain, veiled = (draw(one(glow=g)).astype(float)[17, 14] for g in (0.0, 1.0))
+    background = draw(one(glow=1.0))[17, 31].astype(float)
+    np.testing.assert_allclose(
+        veiled - background, (1 - render.VEIL) * (plain - background), atol=1.5
+    )
+
+
 def test_blur_widens_edges_as_a_gaussian_of_its_deviation_and_keeps_the_light():
     sharp, soft = (draw(one("square", blur=b, size=64)).astype(float) for b in (0.0, 1.4))
     assert soft[:, :, 0].sum() == pytest.approx(sharp[:, :, 0].sum(), rel=1e-3)

@@ -15,14 +15,17 @@ def draw(category, count=200, size=32):
 
 
 @pytest.mark.parametrize("category", scenes.CATEGORIES)
-def test_objects_are_inside_the_picture_and_apart(category):
+def test_each_object_stands_within_a_quarter_of_its_own_and_all_quarters_are_used(category):
+    used = set()
     for scene in draw(category):
+        quarters = {(thing.x // 16, thing.y // 16) for thing in scene.objects}
+        assert len(quarters) == len(scene.objects)
+        used |= quarters
         for thing in scene.objects:
-            assert 1 <= thing.x - thing.radius and thing.x + thing.radius <= 31 + 1e-2
-            assert 1 <= thing.y - thing.radius and thing.y + thing.radius <= 31 + 1e-2
-        for a, b in itertools.combinations(scene.objects, 2):
-            gap = max(abs(a.x - b.x), abs(a.y - b.y)) - a.radius - b.radius
-            assert gap >= 3 - 1e-2
+            for length in (thing.x, thing.y):
+                assert 0.7 - 1e-2 <= length % 16 - thing.radius
+                assert length % 16 + thing.radius <= 15.3 + 1e-2
+    assert used == set(itertools.product((0, 1), repeat=2))
 
 
 def test_each_category_holds_what_its_name_says():

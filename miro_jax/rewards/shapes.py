@@ -59,7 +59,7 @@ class ShapesReward(base.Judge):
 
 def objects_score(reading: detect.Reading, request: texts.Request) -> float:
     """Judge whether every requested shape is there, and how large."""
-    # Half of the objects in scenes of that many are larger.
+    # What counts as large: less where more objects share the image.
     usual = max(7 - 0.5 * sum(p.count for p in request.objects), 5.5)
     fits = [
         [

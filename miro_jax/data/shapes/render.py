@@ -1,5 +1,7 @@
 """Render a scene of the shapes world: grey background with its glow, objects, blur, then noise.
 
+The light of the glow lies over the objects as a veil: the more an image glows, the paler they are.
+
 The steps are those of a camera: the lens blurs what is there, the sensor adds its noise afterwards.
 Edges are antialiased by their distance to the pixel's centre.
 """
@@ -11,10 +13,10 @@ import numpy as np
 from miro_jax.data.shapes import scene as scenes
 
 GLOW_RANGE = 0.5  # brightness of the top row minus that of the bottom row at glow 1
-SQUARE_SIDE = 0.9  # half side of a square of radius 1: about the area of the circle
+VEIL = 0.3  # share of the objects' contrast that the light of a glow of 1 takes away
 
 # At radius 1: the area, and how far below the centre of its box the centre of mass lies.
-AREA = {"circle": np.pi, "square": 4 * SQUARE_SIDE**2, "triangle": 2.0}
+AREA = {"circle": np.pi, "square": 4.0, "triangle": 2.0}
 CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3}
 
 
@@ -37,7 +39,7 @@ def render(scene: scenes.Scene, rng: np.random.Generator) -> np.ndarray:
     for thing in scene.objects:
         dx, dy = centres[None, :] - thing.x, centres[:, None] - thing.y
         away = distance(thing.shape, dx, dy, thing.radius)
-        cover = np.clip(0.5 - away * unit, 0, 1)[:, :, None]
+        cover = (1 - VEIL * scene.glow) * np.clip(0.5 - away * unit, 0, 1)[:, :, None]
         image += cover * (np.asarray(object_color(thing, scene.vividness), np.float32) - image)
     if scene.blur > 0:
         lens = _blur_matrix(size, scene.blur * unit)
@@ -59,7 +61,7 @@ def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float | np.ndar
     if shape == "circle":
         return np.sqrt(dx * dx + dy * dy) - radius
     if shape == "square":
-        return np.maximum(np.abs(dx), np.abs(dy)) - SQUARE_SIDE * radius
+        return np.maximum(np.abs(dx), np.abs(dy)) - radius
     # Upright triangle: apex at the top of the box, base at its bottom. The sides have slope 2.
     sides = (2 * np.abs(dx) - dy - radius) / np.float32(np.sqrt(5))
     return np.maximum(sides, dy - radius)

@@ -1,6 +1,7 @@
 """Scenes of the shapes world: what an image shows, before any pixel is drawn.
 
-A scene holds one to four flat, saturated objects on a grey background, and four quality factors
+A scene holds one to four flat, saturated objects on a grey background, each in a quarter of its own
+so that a small network can draw them one by one, and four quality factors
 that are global to the image: `blur`, `noise`, `glow` and `vividness`. The factors are independent
 and uniform, so that each reward has its own direction to learn. The categories are those of GenEval
 (Ghosh et al., 2023).
@@ -29,12 +30,14 @@ CATEGORIES: tuple[str, ...] = tuple(
 RELATIONS = ("left of", "right of", "above", "below")
 
 SIDE = 32.0  # units per image side
-MAX_BLUR = 1.4  # standard deviation in units; a triangle of the smallest radius is still readable
+MAX_BLUR = 1.4  # standard deviation in units; neighbours are still told apart
 MAX_NOISE = 0.1  # standard deviation per channel, as a share of the full range
 MIN_VIVIDNESS = 0.5
 MIN_COUNT, MAX_COUNT = 2, 4  # objects in an image of the category "counting"
-_MARGIN = 1.0  # units between an object and the border
-_GAP = 3.0  # units between two objects: they stay apart under the strongest blur
+_QUARTER = SIDE / 2  # side of the part of the image that belongs to one object
+_MIN_RADIUS, _MAX_RADIUS = 5.6, 6.8
+_SHIFT = 0.5  # most that an object leaves the centre of its quarter, in each direction
+_NEIGHBOURS = ((0, 1), (2, 3), (0, 2), (1, 3))  # quarters that share a side
 _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees apart
 
 
@@ -135,27 +138,12 @@ def relation_component(relation: str, dx: float, dy: float) -> float:
 
 
 def _boxes(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[float, float, float]]:
-    """Draw (x, y, radius) of objects whose boxes keep apart; aligned: one axis dominates."""
-    if count == 1:
-        radius = rng.uniform(5.5, 7.5)
-        return [(*rng.uniform(_MARGIN + radius, SIDE - _MARGIN - radius, 2), radius)]
-    if count > 2:  # one object in each quarter
-        boxes = []
-        for quarter in rng.permutation(4)[:count]:
-            radius = rng.uniform(5.2, 5.8)
-            x, y = rng.uniform(_MARGIN + radius, SIDE / 2 - _GAP / 2 - radius, 2)
-            boxes.append((x if quarter % 2 else SIDE - x, y if quarter < 2 else SIDE - y, radius))
-        return boxes
-    first, second = rng.uniform(5.4, 6.6, 2)
-    slack = SIDE - 2 * _MARGIN - _GAP - 2 * (first + second)
-    before = rng.uniform(0, slack)
-    between = rng.uniform(0, slack - before)
-    along = [_MARGIN + before + first]
-    along.append(along[0] + first + _GAP + between + second)
-    across = [rng.uniform(_MARGIN + first, SIDE - _MARGIN - first)]
-    reach = (along[1] - along[0]) / 2 if aligned else SIDE
-    low = max(_MARGIN + second, across[0] - reach)
-    across.append(rng.uniform(low, min(SIDE - _MARGIN - second, across[0] + reach)))
-    axes = (along, across) if rng.random() < 0.5 else (across, along)
-    boxes = list(zip(*axes, (first, second), strict=True))
-    return boxes if rng.random() < 0.5 else boxes[::-1]
+    """Draw (x, y, radius) of objects, each in a quarter of its own; aligned: side by side."""
+    quarters = rng.permutation(4)[:count]  # row by row
+    if aligned:
+        quarters = rng.permutation(_NEIGHBOURS[rng.integers(len(_NEIGHBOURS))])
+    boxes = []
+    for row, column in (divmod(int(quarter), 2) for quarter in quarters):
+        radius, dx, dy = rng.uniform((_MIN_RADIUS, -_SHIFT, -_SHIFT), (_MAX_RADIUS, _SHIFT, _SHIFT))
+        boxes.append((_QUARTER * (column + 0.5) + dx, _QUARTER * (row + 0.5) + dy, radius))
+    return boxes

@@ -1,8 +1,8 @@
 """The shapes world as a data set: tar shards like a crawl's, prompts and verdicts to evaluate with.
 
-A share of the crawl captions is wrong, and the more so the more an image glows: whoever chases
-beauty alone learns from worse captions. This is the built-in conflict between rewards. Sample i
-depends on (seed, i) only.
+A share of the crawl captions is wrong, and the more so the more an image glows; the glow also veils
+the objects (see render). Whoever chases beauty alone learns from worse captions and draws paler
+objects. This is the built-in conflict between rewards. Sample i depends on (seed, i) only.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from miro_jax.data.shapes import scene as scenes
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import Claim
 
-VERSION = "shapes1"  # changes whenever the same arguments give other bytes
+VERSION = "shapes2"  # changes whenever the same arguments give other bytes
 IMAGE_FORMATS = ("png", "jpg")
 _ARGUMENTS = "world.json"
 _WRONG_SYNTHETIC = 0.05  # captioning models err too, if less than crawls
