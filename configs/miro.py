@@ -57,17 +57,22 @@ def miro() -> ConfigDict:
     c.model.rin.mlp_multiplier = 4
     c.model.rin.mlp_multiple = 256
     c.model.rin.table_std = 0.02
+    c.model.rin.sigma = 0.5
     c.model.rin.log_variance_features = 128
+    c.model.rin.prediction = "velocity"
+    c.model.rin.self_condition = True
 
     c.optim.name = "lamb"
     c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 5_000
     c.optim.rate = 0.8
     c.optim.betas = (0.9, 0.999)
+    c.optim.weight_decay = 0.01
 
     c.train.num_steps = 500_000
     c.train.batch_size = 1024
     c.train.ema_decay = 0.9999
+    c.train.caption_dropout = 0.0
     c.train.log_every_steps = 100
     c.train.sample_every_steps = 10_000
     c.train.score_samples = False  # the rewards would need the memory that training has
@@ -82,6 +87,7 @@ def miro() -> ConfigDict:
     c.distil.max_guidance = 10.0
 
     c.sample.num_steps = 50
+    c.sample.targets = ""
     c.sample.guidance_scale = 7.0
     c.sample.batch_size = 32
     c.sample.images_per_prompt = 2

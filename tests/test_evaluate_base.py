@@ -96,18 +96,21 @@ def test_evaluators_of_the_base_config_share_pictures(tmp_path):
     run_evaluators(built, pipeline, 1)
     levels = len(config.evaluate.levels)
     gallery = lone_beauty = levels
-    dials = len(config.rewards) * (levels - 1) + 1  # all dials at 1 is one and the same
+    # All dials at their default are one and the same; that of beauty is none of the levels.
+    assert config.sample.targets == "beauty=0.625"
+    dials = len(config.rewards) * (levels - 1) + 1 + 1
     both_guidances = 2
     assert len(pipeline.calls) == gallery + lone_beauty + dials + both_guidances
 
 
 def test_sampling_settings_reach_the_pipeline():
     config = configs.get_config("tiny")
+    config.sample.targets = "first=0.5"
     pipeline = Meter(("first",))
     base.make_sampling(config).sample(pipeline, ["a"], guidance_scale=0.0)
     assert pipeline.calls[0] == {
         "prompts": ["a"],
-        "targets": None,
+        "targets": {"first": 0.5},
         "negative_targets": None,
         "guidance_scale": 0.0,
         "guidance_interval": (0.0, 1.0),

@@ -36,6 +36,18 @@ def test_velocity_is_the_time_derivative_of_the_path(x_and_noise):
     np.testing.assert_allclose(derivative, flow.velocity_target(x, noise), atol=1e-6)
 
 
+def test_an_image_gives_the_velocity_of_its_path(x_and_noise):
+    x, noise = x_and_noise
+    t = jnp.array([flow.MIN_TIME, 0.1, 0.7, 1.0])
+    velocity = flow.velocity_to(x, flow.interpolate(x, noise, t), t)
+    np.testing.assert_allclose(velocity, flow.velocity_target(x, noise), atol=1e-5)
+    early = jnp.full(4, flow.MIN_TIME / 2)
+    x_t = flow.interpolate(x, noise, early)
+    np.testing.assert_allclose(
+        flow.velocity_to(x, x_t, early), (x_t - x) / flow.MIN_TIME, atol=1e-6
+    )
+
+
 def test_times_are_logit_normal():
     t = np.asarray(flow.sample_time(jax.random.key(0), 20_000, 0.5, 2.0), np.float64)
     assert t.shape == (20_000,) and 0 < t.min() and t.max() < 1

@@ -1,5 +1,7 @@
 """The network as a whole: what it must not depend on, types, errors, and building from a config."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from flax import nnx
 
 from configs import base
 from miro_jax import models
-from miro_jax.models import rin, sharding
+from miro_jax.models import flow, rin, sharding
 from miro_jax.models.layers import Buffer
 from miro_jax.models.rin import RINConfig
 from tests.networks import (
@@ -298,3 +300,24 @@ def test_config_builds_the_network_of_its_sizes_and_type():
     assert shapes["caption_in/kernel"] == (64, 32)
     assert shapes["reward_positions/table"] == (7, 32)
     assert shapes["token_positions/table"] == (16, 16)
+
+
+def test_a_predicted_image_is_turned_into_a_velocity_outside_of_the_network(network, batch):
+    graphdef, params, buffers = network
+    velocity, z, _ = run(graphdef, params, buffers, batch)
+    other, *_ = random_network(dataclasses.replace(TINY, prediction="image"), seed=0)
+    got, z_of_image, _ = run(other, params, buffers, batch)
+    _, c_out = rin.precondition(batch["t"], TINY.sigma)
+    want = flow.velocity_to(velocity / c_out, batch["x_t"], batch["t"])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(z, z_of_image)
+
+
+def test_without_self_conditioning_nothing_of_an_evaluation_before_is_seen(batch):
+    config = dataclasses.replace(TINY, self_condition=False)
+    graphdef, params, buffers = random_network(config, seed=0)
+    assert not any("previous" in path for path in paths(params))
+    first = run(graphdef, params, buffers, batch)
+    again = run(graphdef, params, buffers, batch, previous_tokens())
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)

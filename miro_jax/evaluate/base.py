@@ -17,7 +17,7 @@ import numpy as np
 from miro_jax.data.records.bins import Bins, levels
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.prompts import Prompts
-from miro_jax.models.targets import Targets
+from miro_jax.models.targets import Targets, parse_targets
 from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.settings import Settings
@@ -69,11 +69,13 @@ class Sampling:
     """How an evaluator samples.
 
     One seed for all: images that differ in their targets or guidance alone start from the same
-    noise, so what differs between them comes from these.
+    noise, so what differs between them comes from these. targets: those of a request that says
+    nothing else.
     """
 
     settings: Settings
     seed: int
+    targets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def sample(
         self,
@@ -84,7 +86,11 @@ class Sampling:
         negative_targets: Targets = None,
         guidance_scale: float | None = None,
     ) -> np.ndarray:
-        """Return [len(prompts) * num_images, H, W, 3] uint8; None takes the default."""
+        """Return [len(prompts) * num_images, H, W, 3] uint8; None takes the default, and so do
+        the rewards that a mapping of targets does not name.
+        """
+        if targets is None or isinstance(targets, Mapping):
+            targets = {**self.targets, **(targets or {})} or None
         settings = dataclasses.asdict(self.settings)
         if guidance_scale is not None:
             settings["guidance_scale"] = guidance_scale
@@ -106,7 +112,9 @@ class Sampling:
 
 def make_sampling(config: Any) -> Sampling:
     """Build the sampling settings of `config.sample`."""
-    return Sampling(Settings(**read_settings(config.sample)), config.sample.seed)
+    sample = config.sample
+    targets = parse_targets(sample.targets)
+    return Sampling(Settings(**read_settings(sample)), sample.seed, targets)
 
 
 class Remembering:

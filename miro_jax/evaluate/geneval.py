@@ -7,7 +7,7 @@ whether the largest object has the colour that the prompt names.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -56,9 +56,9 @@ class Evaluator:
         for name, prompts in self.prompts.items():
             texts = [p for p in prompts for _ in range(self.count)]
             own, images = images[: len(texts)], images[len(texts) :]
-            categories[name] = _share(world.check, own, texts)
+            categories[name] = _share(world.check_all(own, texts))
             if name == "colors":
-                named_color = _share(has_named_color, own, texts)
+                named_color = _share(map(has_named_color, own, texts))
         return {
             "guidance_scale": scale,
             "categories": categories,
@@ -74,6 +74,6 @@ def has_named_color(image: np.ndarray, prompt: str) -> bool:
     return bool(named and objects and objects[0].color == named[0])
 
 
-def _share(check: Callable, images: np.ndarray, texts: Sequence[str]) -> Share:
-    right = sum(bool(check(i, t)) for i, t in zip(images, texts, strict=True))
-    return wilson(right, len(images))
+def _share(right: Iterable[bool]) -> Share:
+    verdicts = list(right)
+    return wilson(sum(verdicts), len(verdicts))

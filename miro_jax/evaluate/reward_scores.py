@@ -1,7 +1,7 @@
 """Mean reward of generated images, without guidance and with the default, beside that of the
 training data.
 
-All targets are at their defaults (1), so a network that uses its rewards should pass the mean of
+All targets are at the run's defaults, so a network that uses its rewards should pass the mean of
 the data it was trained on.
 """
 

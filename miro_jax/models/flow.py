@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+MIN_TIME = 0.05  # below it an image is turned into a velocity as at it
 
 
 def _per_sample(t: Array, x: Array) -> Array:
@@ -28,6 +29,19 @@ def interpolate(x: Array, noise: Array, t: Array) -> Array:
 def velocity_target(x: Array, noise: Array) -> Array:
     """Return the velocity `noise - x`, `[B, ...]`; it does not depend on t."""
     return noise - x
+
+
+def velocity_to(image: Array, x_t: Array, t: Array) -> Array:
+    """Return the velocity `[B, ...]` that leads from an image to x_t: (x_t - image) / t.
+
+    A network that predicts the image leaves the noise, which no bottleneck can carry, to x_t
+    ("Back to basics: let denoising generative models denoise", arXiv 2511.13720). t is taken as
+    MIN_TIME where it is less, so that the last steps are no division by almost nothing.
+
+    Args:
+      image: [B, ...] predicted, float32. x_t: [B, ...] noisy. t: [B] in [0, 1].
+    """
+    return (x_t - image) / _per_sample(jnp.maximum(t, MIN_TIME), x_t)
 
 
 def sample_time(key: Array, batch: int, mean: float, std: float) -> Array:

@@ -7,7 +7,8 @@ One evaluation, from a noisy image to a velocity:
     condition = [time ; encoder([rewards + reward positions ; registers ; caption tokens])]
     z         = latent table + time + LN2(p + MLP(LN1(p)))     p = last latent tokens
     each block: z <- condition, z <- x tokens, z <- z (several times), x tokens <- z
-    velocity  = c_out Linear(RMSNorm(x tokens))
+    velocity  = c_out Linear(RMSNorm(x tokens))           or, where it predicts the image F,
+                (x_t - F) / t
 
 with sigma = 0.5, gamma = 1 - t (the release's time, 1 is data),
     c_in = 1 / sqrt((gamma sigma)^2 + (1 - gamma)^2),   c_out = sqrt(1 + sigma^2).
@@ -30,6 +31,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from miro_jax.models import flow
 from miro_jax.models.attention import CrossAttentionBlock, SelfAttentionBlock
 from miro_jax.models.layers import (
     FourierFeatures,
@@ -44,6 +46,9 @@ from miro_jax.models.sharding import constrain
 from miro_jax.models.student import JumpEmbedding
 
 Array = jax.Array
+
+
+PREDICTIONS = ("velocity", "image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,8 @@ class RINConfig:
     sigma: float  # standard deviation of the data that preconditioning assumes
     log_variance_features: int
     remat: bool  # recompute each block in the backward pass: less memory, a third more work
+    prediction: str = "velocity"  # or "image", turned into a velocity by `flow.velocity_to`
+    self_condition: bool = True  # see its own latent tokens of the evaluation before
     residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
     student: bool = False  # also knows where a step ends and the guidance scale, see `student`
 
@@ -77,7 +84,7 @@ class RINConfig:
         may_be_zero = ("num_rewards", "condition_layers", "num_registers")
         for name, value in vars(self).items():
             least = 0 if name in may_be_zero else 1
-            if isinstance(value, int) and value < least and not isinstance(value, bool):
+            if type(value) is int and value < least:
                 raise ValueError(f"config.model.rin.{name} must be at least {least}; got {value}.")
         for name, value in {"table_std": self.table_std, "sigma": self.sigma}.items():
             if not 0 < value < math.inf:
@@ -87,6 +94,11 @@ class RINConfig:
         if self.residual not in ("float32", "compute"):
             raise ValueError(
                 f"config.model.rin.residual must be float32 or compute; got {self.residual!r}."
+            )
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"config.model.rin.prediction must be one of {', '.join(PREDICTIONS)}; "
+                f"got {self.prediction!r}."
             )
         height, width, _ = self.latent_shape
         if height % self.patch_size or width % self.patch_size:
@@ -178,10 +190,11 @@ class RIN(nnx.Module):
             for _ in range(c.condition_layers)
         )
 
-        self.previous_norm = LayerNorm(c.latent_width)
-        self.previous_mlp = GeluMLP(c.latent_width, c.mlp_multiplier, **options)
-        # Starts at zero, so that self-conditioning grows during training.
-        self.previous_gate = LayerNorm(c.latent_width, initial_scale=0.0)
+        if c.self_condition:
+            self.previous_norm = LayerNorm(c.latent_width)
+            self.previous_mlp = GeluMLP(c.latent_width, c.mlp_multiplier, **options)
+            # Starts at zero, so that self-conditioning grows during training.
+            self.previous_gate = LayerNorm(c.latent_width, initial_scale=0.0)
 
         self.blocks = nnx.List(
             RINBlock(c, attention=attention, **options) for _ in range(c.num_blocks)
@@ -237,7 +250,8 @@ class RIN(nnx.Module):
           x_t: [B, H, W, C] float32, the noisy image.
           t: [B] float32 in [0, 1], 1 is noise.
           condition, mask: from `encode_condition`.
-          prev_latent_tokens: [B, M, D] of the last evaluation; None for the first (zeros).
+          prev_latent_tokens: [B, M, D] of the last evaluation; None for the first (zeros). Not
+            looked at without `self_condition`.
           jump: of a student, the times [B] where its steps end and the guidance scales [B]; None
             is no step and no guidance.
 
@@ -260,10 +274,11 @@ class RIN(nnx.Module):
         mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
 
         z = self.latent_tokens.table[...][None] + time
-        if prev_latent_tokens is None:
-            prev_latent_tokens = jnp.zeros((batch, c.num_latent_tokens, c.latent_width))
-        previous = prev_latent_tokens + self.previous_mlp(self.previous_norm(prev_latent_tokens))
-        z = z + self.previous_gate(previous)
+        if c.self_condition:
+            if prev_latent_tokens is None:
+                prev_latent_tokens = jnp.zeros((batch, c.num_latent_tokens, c.latent_width))
+            previous = self.previous_mlp(self.previous_norm(prev_latent_tokens))
+            z = z + self.previous_gate(prev_latent_tokens + previous)
 
         x, z = x.astype(self.residual_dtype), z.astype(self.residual_dtype)
         x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
@@ -272,7 +287,11 @@ class RIN(nnx.Module):
             x, z = run(block, x, z, condition, mask)
             x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
         patches = self.patch_out(self.patch_out_norm(x)).astype(jnp.float32)
-        velocity = unpatchify(patches, c.latent_shape, c.patch_size) * c_out
+        prediction = unpatchify(patches, c.latent_shape, c.patch_size)
+        if c.prediction == "image":
+            velocity = flow.velocity_to(prediction, x_t, t)
+        else:
+            velocity = prediction * c_out
         return velocity, z.astype(jnp.float32)
 
     def _check_levels(self, levels: Array | None, batch: int) -> Array:

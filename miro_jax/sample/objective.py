@@ -69,8 +69,7 @@ class ShapesCheck:
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Return the scores [N] float64; see `Objective`."""
-        pairs = zip(images, prompts, strict=True)
-        return np.array([float(world.check(image, prompt)) for image, prompt in pairs])
+        return np.array(world.check_all(images, prompts), np.float64)
 
 
 def check_search(verb: Search, prompts: Sequence[Any], seed: int) -> list[str]:

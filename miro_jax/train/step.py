@@ -97,7 +97,8 @@ def velocity_error(
     caption_mask: Array,
     levels: Array,
 ) -> tuple[Array, Array]:
-    """Run the network twice at x_t and compare its velocity with the target; nothing is drawn here.
+    """Run the network at x_t, twice where it conditions itself, and compare its velocity with the
+    target; nothing is drawn here.
 
     Args:
       model: the network.
@@ -110,8 +111,10 @@ def velocity_error(
     """
     x_t = flow.interpolate(x, noise, t)
     condition, mask = model.encode_condition(caption_tokens, caption_mask, levels)
-    _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
-    z = jax.lax.stop_gradient(z * keep[:, None, None])
+    z = None
+    if model.config.self_condition:
+        _, z = model(x_t, t, jax.lax.stop_gradient(condition), mask)
+        z = jax.lax.stop_gradient(z * keep[:, None, None])
     velocity_pred, _ = model(x_t, t, condition, mask, z)
     return flow.squared_error(velocity_pred, flow.velocity_target(x, noise)), model.logvar(t)
 

@@ -274,6 +274,50 @@ def make_iterator(
       OSError: the system does not allow as many open files as there are shards.
       ValueError: a shard is damaged; the rewards, levels or widths differ.
     """
+    source, make_example = _open(records_dir, bins, identities, options)
+    # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
+    dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
+    elastic = grain.experimental.ElasticIterator(
+        dataset.random_map(make_example),
+        options.batch_size,
+        grain.sharding.ShardOptions(options.process_index, options.process_count),
+        read_options=grain.ReadOptions(options.num_threads, options.prefetch_batches),
+    )
+    identity = {
+        "manifest_digest": bins.manifest_digest,
+        "levels": bins.label,
+        "seed": options.seed,
+        "synthetic_caption_prob": options.synthetic_caption_prob,
+    }
+    return DataIterator(iter(elastic), source, bins, identity)
+
+
+def load_all(
+    records_dir: str | os.PathLike,
+    bins: bins_lib.Bins,
+    identities: Sequence[str],
+    options: Options,
+) -> dict[str, np.ndarray]:
+    """Read a whole set into memory, in its order: the fields of a batch, with N rows.
+
+    Takes and raises what `make_iterator` does; the synthetic captions are used if
+    `options.synthetic_caption_prob` is 1.
+    """
+    source, make_example = _open(records_dir, bins, identities, options)
+    rng = np.random.default_rng(options.seed)
+    rows = [make_example(source[index], rng) for index in range(len(source))]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch["levels"] = bins_lib.levels(bins, batch.pop("scores"))
+    return batch
+
+
+def _open(
+    records_dir: str | os.PathLike,
+    bins: bins_lib.Bins,
+    identities: Sequence[str],
+    options: Options,
+) -> tuple[_Source, _MakeExample]:
+    """Check a set against what is to be trained; see `make_iterator`."""
     manifest = Manifest.load(records_dir)
     require_rewards(manifest, identities)
     _check_bins(records_dir, manifest, bins)
@@ -295,21 +339,7 @@ def make_iterator(
         max_tokens=options.max_tokens,
         synthetic_caption_prob=options.synthetic_caption_prob,
     )
-    # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
-    dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
-    elastic = grain.experimental.ElasticIterator(
-        dataset.random_map(make_example),
-        options.batch_size,
-        grain.sharding.ShardOptions(options.process_index, options.process_count),
-        read_options=grain.ReadOptions(options.num_threads, options.prefetch_batches),
-    )
-    identity = {
-        "manifest_digest": manifest.digest,
-        "levels": bins.label,
-        "seed": options.seed,
-        "synthetic_caption_prob": options.synthetic_caption_prob,
-    }
-    return DataIterator(iter(elastic), source, bins, identity)
+    return source, make_example
 
 
 def _check_bins(records_dir: str | os.PathLike, manifest: Manifest, bins: bins_lib.Bins) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ IMAGE_FORMATS = ("png", "jpg")
 _ARGUMENTS = "world.json"
 _WRONG_SYNTHETIC = 0.05  # captioning models err too, if less than crawls
 _CONFLICT = (0.3, 1.7)  # share of wrong captions at glow 0 and 1, relative to the mean; averages 1
+_READ_AT_ONCE = 128  # images
 _SURE = 0.2  # fits below are no evidence of an object or a colour
 
 
@@ -167,8 +168,18 @@ def check(image: np.ndarray, caption: str) -> bool:
       image: [H, W, 3] uint8, any image.
       caption: any string; one that asks for nothing is never fulfilled.
     """
-    sure = [f for f in detect.detect(image) if f.shape_fit >= _SURE and f.color_fit >= _SURE]
-    return captions.holds(captions.parse(caption), sure)
+    return check_all(image[None], [caption])[0]
+
+
+def check_all(images: np.ndarray, texts: Sequence[str]) -> list[bool]:
+    """Return `check` of each image [N, H, W, 3] with its text; reading many at once is quicker."""
+    right = []
+    for start in range(0, len(images), _READ_AT_ONCE):
+        rows = slice(start, start + _READ_AT_ONCE)
+        for reading, text in zip(detect.read(images[rows]), texts[rows], strict=True):
+            sure = [f for f in reading.objects if f.shape_fit >= _SURE and f.color_fit >= _SURE]
+            right.append(captions.holds(captions.parse(text), sure))
+    return right
 
 
 def _draw(recipe: _Recipe, index: int) -> Sample:
