@@ -111,8 +111,8 @@ def base() -> ConfigDict:
     c.model.rin.table_std = 1.0
     c.model.rin.sigma = 0.35  # standard deviation of the data that preconditioning assumes
     c.model.rin.log_variance_features = 32
-    # "velocity", as released, or "image": the network predicts the clean image, which is turned into
-    # a velocity outside of it. 128 numbers of latent width need not carry the noise of a patch of 8
+    # "velocity", as released, or "image": the network predicts the clean image, which is turned
+    # into a velocity outside of it. Its few latent tokens need not carry the noise of patches of 8
     # pixels then; objects are crisp after a thousand steps.
     c.model.rin.prediction = "image"
     # The release runs the network twice a training step, to condition it on its own latent tokens;
