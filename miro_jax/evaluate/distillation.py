@@ -71,7 +71,8 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
     if is_run(source):
         made = _with_tuples(read_json(source / run_folder.CONFIG, _OF_A_RUN))
         c.encoder = ml_collections.ConfigDict(made["encoder"])
-        c.model.rin.update(made["model"]["rin"])
+        # What a run of an earlier version does not have is what it was then.
+        c.model.rin = ml_collections.ConfigDict(made["model"]["rin"])
         c.rewards, c.data.train_rewards = made["rewards"], made["data"]["train_rewards"]
         c.source.spec = made["source"]["spec"]
         records = made["data"]["records"]
