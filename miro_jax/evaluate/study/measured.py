@@ -29,6 +29,7 @@ _SCHEMA = {
     "batch_size": int,
     "prompts": {str: [str]},
     "categories": {str: [str]},
+    "conflict_reward": str,
 }
 _KEYS = ("variant", "seed", "step", "setting")
 
@@ -69,6 +70,7 @@ class Measured:
       prompts: by set, "report", "search", "best_of"; perhaps "dial", else dials use "report".
       categories: of those prompts, by the same sets.
       cells: in any order; none stands twice.
+      conflict_reward: whose target the sweeps vary.
 
     Raises:
       ValueError: shapes do not fit each other, or a score is not finite.
@@ -79,6 +81,7 @@ class Measured:
     prompts: dict[str, tuple[str, ...]]
     categories: dict[str, tuple[str, ...]]
     cells: tuple[Cell, ...] = ()
+    conflict_reward: str = "beauty"
 
     def __post_init__(self):
         sizes = {name: len(texts) for name, texts in self.prompts.items()}
@@ -184,6 +187,7 @@ def load(folder: str | os.PathLike) -> Measured:
         batch_size=frame["batch_size"],
         prompts={name: tuple(texts) for name, texts in frame["prompts"].items()},
         categories={name: tuple(texts) for name, texts in frame["categories"].items()},
+        conflict_reward=frame["conflict_reward"],
     )
     groups = [n.removesuffix(ENDING) for n in place.names(CELLS) if n.endswith(ENDING)]
     cells = [cell for group in groups for cell in load_cells(folder, group, measured)]
