@@ -86,6 +86,8 @@ def base() -> ConfigDict:
     # Share of steps that use the synthetic caption, with its scores.
     c.data.synthetic_caption_prob = 0.0
     c.data.train_rewards = REWARDS  # conditioning rewards; a subset of rewards, () = baseline
+    # A reward to add to a trained network, see `extend` and docs/extend.md; "" = none.
+    c.data.new_reward = ""
     c.data.read_threads = 2
     c.data.prefetch_batches = 8
 
@@ -121,6 +123,7 @@ def base() -> ConfigDict:
     c.model.rin.remat = False  # recompute blocks in the backward pass
     c.model.rin.student = False  # set by --stage=distil
     c.model.rin.residual = "float32"  # of the tokens between layers; "compute": as the products
+    c.model.rin.added_rewards = 0  # the last so many, whose missing levels have no token
 
     c.mesh = ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1 = all that are left
@@ -138,6 +141,7 @@ def base() -> ConfigDict:
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.1
     c.optim.clip_norm = 2.0  # global gradient norm
+    c.optim.trainable = "all"  # or "new_reward": the token of the reward that was added last
 
     c.train = ConfigDict()
     c.train.num_steps = 2_000
@@ -171,6 +175,13 @@ def base() -> ConfigDict:
     c.distil.max_guidance = 2.0  # scales are drawn from 0 to it
     c.distil.data_levels = 0.25  # share of levels that are of the records; the others are drawn
     c.distil.sample_steps = 4  # in place of sample.num_steps
+
+    # --stage=extend adds data.new_reward to a trained network, and trains on.
+    c.extend = ConfigDict()
+    c.extend.checkpoint = ""  # run, or folder or hub id in the released layout
+    c.extend.num_steps = 300  # in place of train.num_steps
+    c.extend.learning_rate = 5e-4  # in place of optim.learning_rate
+    c.extend.warmup_steps = 20  # in place of optim.warmup_steps
 
     c.sample = ConfigDict()
     c.sample.solver = "euler"  # or "heun"
@@ -237,6 +248,8 @@ def tiny(c: ConfigDict) -> None:
     c.distil.warmup_steps = 1
     c.distil.teacher_steps = 4
     c.distil.spans_per_trajectory = 2
+    c.extend.num_steps = 4
+    c.extend.warmup_steps = 1
     c.sample.num_steps = 2
     c.sample.batch_size = 16
     c.sample.images_per_prompt = 1
@@ -286,6 +299,12 @@ def baseline(c: ConfigDict) -> None:
     c.sample.targets = ""
 
 
+def reward_dropout(c: ConfigDict) -> None:
+    """A tenth of all levels is missing in training: rewards then also work when others are not
+    requested. What that costs and gains: `miro-jax compare`, see docs/extend.md."""
+    c.train.reward_dropout = 0.1
+
+
 def of_single_rewards(rewards) -> dict:
     """Return two variants for each reward: conditioned on it alone, and on all but it."""
 
@@ -308,7 +327,8 @@ def of_single_rewards(rewards) -> dict:
     return variants | {f"no_{name}": without(name) for name in rewards}
 
 
-VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline, **of_single_rewards(REWARDS)}
+VARIANTS = {"tiny": tiny, "full": full, "baseline": baseline, "reward_dropout": reward_dropout}
+VARIANTS |= of_single_rewards(REWARDS)
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -5,9 +5,9 @@
     python -m miro_jax.main --config=configs/miro.py --workdir=runs/miro
 
 Keys are those of configs/base.py, where each is explained. Variants: synth (half of the steps use
-synthetic captions), baseline (no rewards), only_REWARD, no_REWARD, 512 (image latents of 512
-pixels), tiny_real (every stage in minutes on a CPU, from weights of any size in the published
-layouts; learns nothing). Several are joined by commas, as `configs/miro.py:synth,512`.
+synthetic captions), baseline (no rewards), reward_dropout, only_REWARD, no_REWARD, 512 (image
+latents of 512 pixels), tiny_real (every stage in minutes on a CPU, from weights of any size in the
+published layouts; learns nothing). Several are joined by commas, as `configs/miro.py:synth,512`.
 """
 
 from ml_collections import ConfigDict
@@ -86,6 +86,10 @@ def miro() -> ConfigDict:
     c.distil.teacher_steps = 32
     c.distil.max_guidance = 10.0
 
+    c.extend.num_steps = 20_000
+    c.extend.learning_rate = 1e-4
+    c.extend.warmup_steps = 500
+
     c.sample.num_steps = 50
     c.sample.targets = ""
     c.sample.guidance_scale = 7.0
@@ -154,12 +158,15 @@ def tiny_real(c: ConfigDict) -> None:
     c.distil.batch_size = 8
     c.distil.warmup_steps = 1
     c.distil.teacher_steps = 2
+    c.extend.num_steps = 4
+    c.extend.warmup_steps = 1
     c.sample.num_steps = 2
     c.sample.batch_size = 8
     c.sample.images_per_prompt = 1
 
 
 VARIANTS = {"synth": synth, "baseline": baseline, "512": at_512, "tiny_real": tiny_real}
+VARIANTS |= {"reward_dropout": base.reward_dropout}
 VARIANTS |= base.of_single_rewards(REWARDS)
 
 

@@ -34,6 +34,7 @@ VERBS = {
     "train": Verb("main", "one stage of a configured run, training by default", "cli.config"),
     "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
     "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),
+    "compare": Verb("evaluate.compare_command", "what changed from one network to another"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
     "export": Verb("sample.export", "write a run's weights in the released layout"),

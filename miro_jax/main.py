@@ -5,37 +5,25 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from miro_jax import annotate, sample
 from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder, signals
-from miro_jax.cli.build import Config
 from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.data.storage import errors_of_stores
-from miro_jax.evaluate import distillation
+from miro_jax.evaluate import distillation, extension, training
 from miro_jax.evaluate import run as evaluate
-from miro_jax.evaluate.preview import Preview
-from miro_jax.train import components, loop
+from miro_jax.train import components
 
 log = logging.getLogger("miro_jax")
 
-
-def train_and_report(config: Config, workdir: Path) -> None:
-    """Train; before it make the shapes world's records, after it evaluate, as the config says."""
-    if run_folder.makes_records(config, workdir):
-        annotate.run(config, workdir)  # returns at once where that is done
-    loop.run(config, workdir, Preview)
-    if config.train.report:
-        evaluate.run(config, workdir)
-
-
 STAGES = {
     "annotate": annotate.run,
-    "train": train_and_report,
+    "train": training.run,
     "sample": sample.run,
     "evaluate": evaluate.run,
     "distil": distillation.run,
+    "extend": extension.run,
 }
 
 

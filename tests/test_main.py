@@ -12,6 +12,7 @@ import pytest
 from miro_jax import main as entry
 from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder
+from miro_jax.evaluate import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
@@ -165,7 +166,7 @@ def test_a_stage_gets_the_locked_config_and_leaves_status_0(tmp_path, monkeypatc
 @pytest.fixture
 def order(monkeypatch):
     seen = []
-    stages = {"annotate": entry.annotate, "train": entry.loop, "evaluate": entry.evaluate}
+    stages = {"annotate": entry.annotate, "train": training.loop, "evaluate": entry.evaluate}
     for name, module in stages.items():
         monkeypatch.setattr(module, "run", lambda *_, name=name: seen.append(name))
     return seen

@@ -322,14 +322,14 @@ def test_rewards_of_the_config_must_be_those_of_the_records():
 def test_two_live_writers_that_disagree_end_with_one_shard(tmp_path, monkeypatch):
     """The second replaces the shard of the first before that has written its sidecar."""
     folder, name = open_folder(tmp_path), "s.array_record"
-    found, write = [make_record(i) for i in range(5)], shards._write_beside
+    found, write = [make_record(i) for i in range(5)], shards.write_beside
 
     def slow(*arguments):
-        monkeypatch.setattr(shards, "_write_beside", write)
+        monkeypatch.setattr(shards, "write_beside", write)
         shards.write_shard(folder, name, found)
         return write(*arguments)
 
-    monkeypatch.setattr(shards, "_write_beside", slow)
+    monkeypatch.setattr(shards, "write_beside", slow)
     sidecar = shards.write_shard(folder, name, found[:3], {"by": "the first"})
     (path,) = shards.verify_shards(tmp_path, full=True)
     assert shards.read_sidecar(folder, name) == sidecar and sidecar["count"] == 3

@@ -34,7 +34,7 @@ from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
 from miro_jax.data.sources import Piece, causes
-from miro_jax.data.storage import Damaged
+from miro_jax.data.storage import Damaged, Folder
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
 from miro_jax.report.statistics import summarize as describe_scores
@@ -77,12 +77,7 @@ def _merge(job: Job) -> Manifest:
     configuration = _configuration(job, published)
     names = configuration["rewards"]
     folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, lost, scores)))
-    stats = {
-        "captions": describe_scores(scores[:, 0], names),
-        "synthetic_captions": describe_scores(scores[:, 1], names),
-        "failures": dict(tally.causes),
-    }
-    folder.write(STATS_NAME, to_json(stats))
+    write_stats(folder, names, scores, tally)
     manifest = Manifest(
         configuration=configuration,
         shards={shard_name(p.number): s["count"] for p, s in zip(pieces, sidecars, strict=True)},
@@ -94,6 +89,16 @@ def _merge(job: Job) -> Manifest:
     manifest.save(str(folder))
     origin.clean(folder)
     return manifest
+
+
+def write_stats(folder: Folder, names: Sequence[str], scores: np.ndarray, tally: Tally) -> None:
+    """Write stats.json: distributions and correlations of scores [N, 2, R], failures by cause."""
+    stats = {
+        "captions": describe_scores(scores[:, 0], names),
+        "synthetic_captions": describe_scores(scores[:, 1], names),
+        "failures": dict(tally.causes),
+    }
+    folder.write(STATS_NAME, to_json(stats))
 
 
 def _configuration(job: Job, published: "Published") -> dict[str, Any]:
@@ -133,11 +138,17 @@ def finished(job: Job) -> Manifest:
 
 
 def _fit_levels(job: Job, manifest: Manifest, published: "Published", scores: np.ndarray) -> None:
-    """Fit the levels over own and synthetic captions together; write the page and the bins."""
-    folder, names, settings = job.folder, manifest.rewards, job.settings
-    fitted = bins.fit_bins(
-        scores, names, settings.num_bins, settings.bins_strategy, manifest.digest
-    )
+    """Fit the levels over own and synthetic captions together; see `write_levels`."""
+    num_bins, strategy = job.settings.num_bins, job.settings.bins_strategy
+    fitted = bins.fit_bins(scores, manifest.rewards, num_bins, strategy, manifest.digest)
+    write_levels(job, manifest, published, scores, fitted)
+
+
+def write_levels(
+    job: Job, manifest: Manifest, published: "Published", scores: np.ndarray, fitted: bins.Bins
+) -> None:
+    """Write the page of a set and its bins; scores are [N, 2, R]."""
+    folder, names = job.folder, manifest.rewards
     if folder.exists(COVERAGE_NAME):  # sets of the first schema version have none
         covered, stats = map(folder.read_json, (COVERAGE_NAME, STATS_NAME))
         failures, sidecars = published.failures, published.facts

@@ -14,7 +14,13 @@ from typing import Any
 
 from miro_jax.annotate import parts
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, same_models
-from miro_jax.data.records.shards import SCORES_ENDING, SHARD_SUFFIX, SIDECAR_ENDING
+from miro_jax.data.records.shards import (
+    BASE_NAME,
+    SCORES_ENDING,
+    SHARD_SUFFIX,
+    SIDECAR_ENDING,
+    home_of,
+)
 from miro_jax.data.storage import Damaged, Folder
 from miro_jax.data.storage.claim import PARTIAL_NAME, Claim, describe_difference, same
 from miro_jax.data.storage.files import to_json, to_sealed_json
@@ -47,7 +53,10 @@ def has_all(folder: Folder) -> bool:
     except _ABSENT:
         return False
     wanted = {name + end for name in shards for end in ("", SIDECAR_ENDING, SCORES_ENDING)}
-    return wanted <= set(folder.names())
+    names = set(folder.names())
+    if BASE_NAME in names:  # the shards are those of another set
+        names |= set(home_of(folder).names())
+    return wanted <= names
 
 
 def check(claim: Claim, request: Mapping[str, Any]) -> None:

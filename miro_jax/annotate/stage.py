@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from miro_jax.annotate import origin
+from miro_jax.annotate import added, origin
 from miro_jax.annotate.estimate import describe
 from miro_jax.annotate.finish import finished, merge, summarize
 from miro_jax.annotate.plan import Job, plan
@@ -117,15 +117,34 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
     """Annotate the source of a config into the run's folder of records.
 
     The images of the shapes world are drawn into `WORKDIR/source` first, where they are missing.
+    With `config.data.new_reward`, that reward alone scores the images of records that are there,
+    see `added`.
 
     Raises:
       See `annotate`.
     """
-    job = plan(settings_of(config, Path(workdir)))
+    if config.data.new_reward:
+        config = run_folder.with_network_of(config, Path(config.extend.checkpoint).expanduser())
+    settings = settings_of(config, Path(workdir))
+    if config.data.new_reward:
+        return _add_reward(settings, run_folder.records_to_extend(config))
+    job = plan(settings)
     log.info("annotate: %s", job.why)
     if job.settings.plan:
         say(describe(job))
     return run_job(job)
+
+
+def _add_reward(settings: Settings, base: Path) -> Manifest | None:
+    if settings.plan or settings.probe:
+        raise ValueError("config.annotate.before cannot be given with config.data.new_reward.")
+    job = added.plan(settings, base)
+    try:
+        manifest = added.execute(job)
+    except OfflineError as error:  # weights that a bad argument or a missing one names
+        raise ValueError(str(error)) from error
+    say(summarize(job, manifest))
+    return manifest
 
 
 def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> Settings:
@@ -136,14 +155,21 @@ def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> Settings:
     share = {}
     if c.pieces == SHARED and config.mesh.distributed:
         share = {"worker_index": jax.process_index(), "num_workers": jax.process_count()}
+    # A path would lose a slash of a URL.
+    rewards, out = config.rewards, config.data.records
+    if new := config.data.new_reward:
+        rewards, out = (new,), workdir / "records"
+        base = run_folder.records_to_extend(config).parent
+        drawn = base if (base / "source").is_dir() else workdir
+    else:
+        drawn = workdir
     return Settings(
-        source=_open_source(config, workdir),
-        # A path would lose a slash of a URL.
-        out=config.data.records or run_folder.records_folder(config, workdir),
-        rewards=config.rewards,
+        source=_open_source(config, drawn),
+        out=out or run_folder.records_folder(config, workdir),
+        rewards=rewards,
         image_encoder=build.encoder_arguments(config, "image"),
         caption_encoder=build.encoder_arguments(config, "caption"),
-        weights=build.reward_weights(config),
+        weights=build.reward_weights(config, rewards),
         plan=c.before == "plan",
         probe=c.before == "probe",
         **share,

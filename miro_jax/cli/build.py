@@ -1,5 +1,6 @@
 """What a config names, built: rewards and the arguments of encoders."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from miro_jax import rewards
@@ -20,9 +21,9 @@ def reward_labels(config: Config) -> list[str]:
     return [rewards.label(name) for name in config.rewards]
 
 
-def reward_weights(config: Config) -> dict[str, str]:
-    """Return the paths or hub ids of the rewards' weights that the config names, by reward."""
-    published = [name for name in config.rewards if rewards.has_weights(name)]
+def reward_weights(config: Config, names: Sequence[str] = ()) -> dict[str, str]:
+    """Return the paths or hub ids of weights that the config names, by reward; of all or some."""
+    published = [name for name in names or config.rewards if rewards.has_weights(name)]
     paths = {name: config.weights.get(rewards.short_name(name), "") for name in published}
     return {name: path for name, path in paths.items() if path}
 

@@ -30,7 +30,7 @@ usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE
   --config    base or miro, which come with the package; or the path of a Python file with
               get_config(), as configs/base.py, where every key is explained
   --workdir   folder of the run; made where it is missing, resumed where there is one
-  --stage     annotate | train | sample | evaluate | distil (default: train)
+  --stage     annotate | train | sample | evaluate | distil | extend (default: train)
 
 stages
   annotate    score and encode the images of config.source into DIR/records
@@ -39,12 +39,14 @@ stages
   sample      images of config.sample.prompts into DIR/images
   evaluate    numbers of the last checkpoint into DIR/evaluation.json and DIR/report.html
   distil      a student of --config.distil.checkpoint that samples in 1 to 4 steps, into DIR
+  extend      config.data.new_reward added to the network config.extend.checkpoint; in DIR a run
+              like any other, with DIR/compare.html: what the new dial does, what changed
 
 variants of base
-  tiny (a minute), full (an accelerator), baseline (no rewards), only_REWARD, no_REWARD
+  tiny (a minute), full (accelerator), baseline (no rewards), reward_dropout, only_REWARD, no_REWARD
   with REWARD one of {", ".join(SHAPES_REWARDS)}
 variants of miro, the paper on photographs
-  synth, 512, baseline, only_REWARD, no_REWARD, tiny_real (small weights on a CPU)
+  synth, 512, baseline, reward_dropout, only_REWARD, no_REWARD, tiny_real (small weights on a CPU)
 several are joined by commas, as miro:synth,512
 
 example

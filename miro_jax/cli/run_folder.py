@@ -17,6 +17,7 @@ import ml_collections
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
+from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.regular_file import check_regular
 from miro_jax.data.storage.files import to_json, write_atomic
@@ -36,6 +37,42 @@ def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
             "Only the annotate stage writes to an object store: copy or mount the records."
         )
     return folder.path
+
+
+def records_to_extend(config: ml_collections.ConfigDict) -> Path:
+    """Folder of the records that `config.data.new_reward` is added to.
+
+    That of `config.data.records`, or of the run `config.extend.checkpoint`.
+    """
+    run = Path(config.extend.checkpoint).expanduser()
+    if config.data.records:
+        return records_folder(config, run)
+    if not config.extend.checkpoint or not (run / CONFIG).is_file():
+        raise ValueError(
+            "The records that config.data.new_reward is added to must be given: config.data.records"
+            " is their folder, or config.extend.checkpoint a run that was trained on them; got "
+            f"config.extend.checkpoint={config.extend.checkpoint!r}."
+        )
+    used = read_json(run / CONFIG, {"data": {"records": str}})["data"]["records"]
+    return Path(used).expanduser() if used else run / "records"
+
+
+def with_network_of(config: ml_collections.ConfigDict, run: Path) -> ml_collections.ConfigDict:
+    """Return a config with the network, the encoders and the rewards of a run.
+
+    What is no run with checkpoints leaves the config as it is.
+    """
+    if not (run / CONFIG).is_file() or not (run / "checkpoints").is_dir():
+        return config
+    schema = {"data": {"train_rewards": [str]}, "rewards": [str], "model": {"rin": dict}}
+    made = with_tuples(read_json(run / CONFIG, {**schema, "encoder": dict}))
+    c = config.copy_and_resolve_references()
+    with c.unlocked():
+        c.encoder = ml_collections.ConfigDict(made["encoder"])
+        # What a run of an earlier version does not have is what it was then.
+        c.model.rin = ml_collections.ConfigDict({"added_rewards": 0, **made["model"]["rin"]})
+    c.rewards, c.data.train_rewards = made["rewards"], made["data"]["train_rewards"]
+    return c
 
 
 def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
@@ -100,7 +137,7 @@ def open_folder(
     logger.addHandler(handler)
     keep_compiled(workdir)
     if jax.process_index() == 0:
-        if stage in ("train", "distil") and held is not None:
+        if stage in ("train", "distil", "extend") and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))

@@ -2,10 +2,12 @@
 
 settings      options, and the table of evaluators: a new one is one file, one entry, one test
 prompts       of the shapes world, of a file, or captions of the run's records
-run           the stage
+run           the stage; training, that of training
 command       `miro-jax evaluate RUN_FOLDER`
 gallery, geneval, reward_scores, dials, conflict     the evaluators
 preview       a grid during training
+extension     the stage that adds a reward to a trained network
+compare       two networks on the same prompts and noise; compare_command, `miro-jax compare`
 """
 
 import lazy_loader
@@ -13,5 +15,7 @@ import lazy_loader
 # Imported when first used: `miro-jax evaluate --help` needs no jax.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=[*"conflict dials gallery geneval prompts reward_scores run".split()],
+    submodules=[
+        *"compare conflict dials extension gallery geneval prompts reward_scores run".split()
+    ],
 )

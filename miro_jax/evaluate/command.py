@@ -8,7 +8,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 from absl import flags as absl_flags
@@ -17,7 +16,7 @@ from ml_collections import config_flags
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
-from miro_jax.data.json_file import read_json
+from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.evaluate.settings import Settings
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
@@ -53,14 +52,14 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     given = vars(parser.read([word for word in words if word not in overrides]))
     folder = Path(given.pop("folder")).expanduser()
-    config = _read_config(folder)
+    config = read_config(folder)
     config.evaluate.update({name: value for name, value in given.items() if value is not None})
-    config = _override(config, overrides)
+    config = override(config, overrides)
     evaluate.run.validate_run(config, folder)
     return config, folder
 
 
-def _read_config(folder: Path) -> ml_collections.ConfigDict:
+def read_config(folder: Path) -> ml_collections.ConfigDict:
     """Read the config of a run; options that its version did not have get their defaults.
 
     Raises:
@@ -75,23 +74,16 @@ def _read_config(folder: Path) -> ml_collections.ConfigDict:
     values = read_json(path, dict.fromkeys(("evaluate", "sample", "train", "data", "model"), dict))
     values["model"] = {"attention": "auto"} | values["model"]
     values["evaluate"] = dataclasses.asdict(Settings()) | values["evaluate"]
-    return ml_collections.ConfigDict(_with_tuples(values))
+    return ml_collections.ConfigDict(with_tuples(values))
 
 
-def _with_tuples(value: Any) -> Any:
-    """Return JSON values with tuples in place of lists, as configs have them."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_collections.ConfigDict:
+def override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_collections.ConfigDict:
     """Apply `--config.KEY=VALUE` words to a config.
 
     Raises:
       UsageError: a key is unknown, or a value of another type.
     """
-    values, argv = absl_flags.FlagValues(), ["miro-jax evaluate", *words]
+    values, argv = absl_flags.FlagValues(), [PROGRAM, *words]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)

@@ -21,7 +21,7 @@ import numpy as np
 from miro_jax import evaluate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
-from miro_jax.data.json_file import read_json
+from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.sample.trained import Trained, is_run, load, weights_name
@@ -69,7 +69,7 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
     c = config.copy_and_resolve_references()
     c.unlock()
     if is_run(source):
-        made = _with_tuples(read_json(source / run_folder.CONFIG, _OF_A_RUN))
+        made = with_tuples(read_json(source / run_folder.CONFIG, _OF_A_RUN))
         c.encoder = ml_collections.ConfigDict(made["encoder"])
         # What a run of an earlier version does not have is what it was then.
         c.model.rin = ml_collections.ConfigDict(made["model"]["rin"])
@@ -88,13 +88,6 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
             f"{d.max_guidance:g}; got {c.sample.guidance_scale:g}."
         )
     return c.lock()
-
-
-def _with_tuples(value: Any) -> Any:
-    """Return JSON values with tuples in place of lists, as configs have them."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_resumed(config: Config, workdir: Path) -> None:

@@ -17,7 +17,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.record import decode_record
+from miro_jax.data.records.shards import home_of
 from miro_jax.data.shapes import world
+from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json
 from miro_jax.evaluate.settings import AUTO
 from miro_jax.sample.request import read_prompts
@@ -113,14 +115,14 @@ def read_captions(records: Path, count: int) -> list[str]:
     Raises:
       ValueError: no caption is left.
     """
-    shards = sorted(Manifest.load(records).shards.items())
+    shards, home = sorted(Manifest.load(records).shards.items()), home_of(open_folder(records))
     total = sum(size for _, size in shards)
     count = min(count, total)
     wanted = [index * total // count for index in range(count)]
     captions, start = [], 0
     for name, size in shards:
         rows = [index - start for index in wanted if start <= index < start + size]
-        captions += _captions_of(Path(records) / name, rows)
+        captions += _captions_of(Path(str(home)) / name, rows)
         start += size
     if not captions:
         raise ValueError(

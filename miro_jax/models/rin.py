@@ -79,9 +79,12 @@ class RINConfig:
     self_condition: bool = True  # see its own latent tokens of the evaluation before
     residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
     student: bool = False  # also knows where a step ends and the guidance scale, see `student`
+    # The last so many rewards were added to a trained network: where such a level is missing, its
+    # token is hidden, and the network is the one without it.
+    added_rewards: int = 0
 
     def __post_init__(self):
-        may_be_zero = ("num_rewards", "condition_layers", "num_registers")
+        may_be_zero = ("num_rewards", "added_rewards", "condition_layers", "num_registers")
         for name, value in vars(self).items():
             least = 0 if name in may_be_zero else 1
             if type(value) is int and value < least:
@@ -99,6 +102,11 @@ class RINConfig:
             raise ValueError(
                 f"config.model.rin.prediction must be one of {', '.join(PREDICTIONS)}; "
                 f"got {self.prediction!r}."
+            )
+        if self.added_rewards > self.num_rewards:
+            raise ValueError(
+                f"config.model.rin.added_rewards must be at most the {self.num_rewards} "
+                f"conditioning rewards; got {self.added_rewards}."
             )
         height, width, _ = self.latent_shape
         if height % self.patch_size or width % self.patch_size:
@@ -211,13 +219,14 @@ class RIN(nnx.Module):
         Args:
           caption_tokens: [B, L, caption_width] float.
           caption_mask: [B, L] bool, False for padding, which stands at the end.
-          levels: [B, R] float32 in [0, 1], NaN for a missing reward (a zero vector).
+          levels: [B, R] float32 in [0, 1], NaN for a missing reward: a zero vector, or no token
+            where the reward was added to a trained network.
 
         Returns:
           condition [B, R + G + L, D] and its mask [B, R + G + L] bool.
         """
-        batch = caption_tokens.shape[0]
-        parts = []
+        batch, added = caption_tokens.shape[0], self.config.added_rewards
+        parts, shown = [], []
         if self.reward_positions is not None:
             levels = self._check_levels(levels, batch)
             missing = jnp.isnan(levels)
@@ -225,12 +234,19 @@ class RIN(nnx.Module):
             rows = [embed(known[:, r]) for r, embed in enumerate(self.rewards)]
             rewards = jnp.where(missing[..., None], 0.0, jnp.stack(rows, axis=1))
             parts.append(rewards + self.reward_positions.table[...][None])
+            if added:
+                old = missing.shape[1] - added
+                shown = [jnp.ones((batch, old), bool), ~missing[:, old:]]
         registers = self.registers.table[...]
         parts.append(jnp.broadcast_to(registers[None], (batch, *registers.shape)))
         parts.append(self.caption_in(caption_tokens))
         tokens = jnp.concatenate([p.astype(self.residual_dtype) for p in parts], axis=1)
-        always = jnp.ones((batch, tokens.shape[1] - caption_mask.shape[1]), bool)
-        mask = jnp.concatenate([always, caption_mask], axis=1)
+        others = tokens.shape[1] - caption_mask.shape[1] - sum(one.shape[1] for one in shown)
+        mask = jnp.concatenate([*shown, jnp.ones((batch, others), bool), caption_mask], axis=1)
+        if added:  # hidden tokens stand behind the others, as padding does
+            order = jnp.argsort(~mask, axis=1, stable=True)
+            mask = jnp.take_along_axis(mask, order, axis=1)
+            tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
         for layer in self.condition_encoder:
             tokens = constrain(layer(tokens, mask), "batch", None, None)
         return tokens, mask

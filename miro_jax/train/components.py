@@ -19,7 +19,7 @@ from miro_jax.pretrained.encoders import build_caption_encoder, build_image_enco
 from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
 from miro_jax.train.optim import make_optimizer, schedule_of
-from miro_jax.train.settings import Distillation, Optim, Training
+from miro_jax.train.settings import Distillation, Extension, Optim, Training
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
 DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
@@ -51,9 +51,13 @@ def validate(config: Config) -> None:
         )
     check_kernel(config.model.attention)
     patch = config.model.rin.patch_size
-    rin.rin_config(config.model, (patch, patch, 1), 1, 0)  # the image and its encoder come later
+    num_rewards = len(config.data.train_rewards)
+    rin.rin_config(config.model, (patch, patch, 1), 1, num_rewards)  # its encoder comes later
+    if config.data.new_reward:
+        _check_names("data.new_reward", (config.data.new_reward,))
     optim, training = Optim(**config.optim), Training(**config.train)
     Distillation(**config.distil)
+    Extension(**config.extend)
     try:
         make_optimizer(optim, training.num_steps)
     except ValueError as error:
@@ -139,8 +143,14 @@ def build_components(config: Config) -> Components:
     def build_model(rngs: nnx.Rngs) -> nnx.Module:
         return rin.build(*sizes, rngs=rngs)
 
+    network_config = rin.rin_config(*sizes)
+    settings = Optim(**config.optim), config.train.num_steps
+    if settings[0].trainable != "all" and not network_config.added_rewards:
+        raise ValueError(
+            f"config.optim.trainable={settings[0].trainable!r} must come with a reward that "
+            "--stage=extend has added; this network has none. Set it to 'all'."
+        )
     with sharding.use_mesh(mesh):
-        settings = Optim(**config.optim), config.train.num_steps
         optimizer = make_optimizer(*settings)
         init = make_init(build_model, optimizer)
         abstract, shardings = abstract_state(init, mesh)
@@ -151,7 +161,7 @@ def build_components(config: Config) -> Components:
         reward_names=tuple(map(short_name, config.data.train_rewards)),
         mesh=mesh,
         graphdef=graphdef,
-        network_config=rin.rin_config(*sizes),
+        network_config=network_config,
         optimizer=optimizer,
         schedule=schedule_of(*settings),
         init=init,

@@ -132,7 +132,29 @@ def make_optimizer(settings: Optim, total_steps: int) -> optax.GradientTransform
         betas=settings.betas,
         eps=settings.eps,
     )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer)
+    optimizer = optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer)
+    if settings.trainable == "all":
+        return optimizer
+    # Behind it once more: weight decay moves what has no gradient.
+    return optax.chain(keep_newest_reward(), optimizer, keep_newest_reward())
+
+
+def keep_newest_reward() -> optax.GradientTransformation:
+    """Make what sets all updates to zero but those of the last reward token."""
+
+    def keep(updates: Any, params: Any = None) -> Any:
+        pairs, structure = jax.tree_util.tree_flatten_with_path(updates)
+        leaves = {leaf_name(path): leaf for path, leaf in pairs}
+        numbers = [int(n.split("/")[1]) for n in leaves if n.startswith("rewards/")]
+        newest = f"rewards/{max(numbers)}/"
+        for name, leaf in leaves.items():
+            if name == "reward_positions/table":
+                leaves[name] = leaf.at[:-1].set(0.0)
+            elif not name.startswith(newest):
+                leaves[name] = jnp.zeros_like(leaf)
+        return jax.tree.unflatten(structure, list(leaves.values()))
+
+    return optax.stateless(keep)
 
 
 def schedule_of(settings: Optim, total_steps: int) -> optax.Schedule:

@@ -7,6 +7,8 @@ import dataclasses
 
 from miro_jax.cli.flags import check, option
 
+TRAINABLE = ("all", "new_reward")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -62,6 +64,7 @@ class Optim:
     clip_norm: float = 2.0  # the highest global norm of the gradients; inf clips nothing
     betas: tuple[float, float] = (0.9, 0.999)  # decay of the first and the second moment
     eps: float = option(1e-8, at_least=0, help="added to the root of the second moment")
+    trainable: str = option("all", choices=TRAINABLE, help="all, or the token added last alone")
 
     def __post_init__(self):
         check(self, "config.optim.")
@@ -96,3 +99,16 @@ class Distillation:
             raise ValueError(
                 f"config.distil.teacher_steps must be a power of two; got {self.teacher_steps}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """`config.extend`: what --stage=extend begins with, and how it trains."""
+
+    checkpoint: str = option(help="run, or folder or hub id in the released layout")
+    num_steps: int = option(at_least=1, help="updates")
+    learning_rate: float = option(at_least=0, help="the highest rate")
+    warmup_steps: int = option(at_least=0, help="updates before it is reached")
+
+    def __post_init__(self):
+        check(self, "config.extend.")

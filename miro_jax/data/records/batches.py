@@ -86,9 +86,14 @@ class _Source:
 
 @dataclasses.dataclass(frozen=True)
 class _MakeExample:
-    """(index, bytes) -> example of fixed shapes; draws which caption is used."""
+    """(index, bytes) -> example of fixed shapes; draws which caption is used.
+
+    added: [N, 2, A] float32 of all records, scores of own and synthetic captions that stand behind
+    those of the record.
+    """
 
     source: _Source
+    added: np.ndarray
     fields: tuple[str, str]
     latent_shape: tuple[int, ...]
     caption_width: int
@@ -107,10 +112,12 @@ class _MakeExample:
         return self._empty(index)
 
     def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
-        tokens, scores = record.caption_tokens, record.scores
+        tokens, scores, added = record.caption_tokens, record.scores, self.added[index, 0]
         if use_synthetic and record.synthetic_caption_tokens is not None:
             # Caption and scores change together: the levels must be those of the caption in use.
             tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
+            added = self.added[index, 1]
+        scores = np.concatenate([np.asarray(scores), added])
         mean, std = (getattr(record, field) for field in self.fields)
         for name, array, shape in (
             ("image latents", mean, self.latent_shape),
@@ -333,6 +340,7 @@ def _open(
     source = _Source(paths, [manifest.shards[path.name] for path in paths])
     make_example = _MakeExample(
         source,
+        shards.read_added(records_dir, manifest),
         *_choose_latents(manifest, options.latent_shape),
         caption_width=manifest.caption_width,
         num_rewards=len(manifest.rewards),

@@ -26,6 +26,7 @@ _SCHEMA = {
         "image_encoder?": str,
         "caption_encoder?": str,
         "towers?": {str: (str, None)},
+        "extends?": str,
     },
     "shards": {str: int},
     "num_samples": int,
@@ -43,8 +44,8 @@ class Manifest:
         (identities in order), image_encoder, caption_encoder (identities), latent_shape,
         caption_width, image_size, encode_512; since schema version 2 also towers (names with weight
         digests) and synthetic_forms (which caption was judged) of the rewards, and where there are
-        second image latents, those of 512. Two sets of equal configuration, source files and
-        versions are equal byte by byte.
+        second image latents, those of 512; where it adds scores to another set, extends. Two sets
+        of equal configuration, source files and versions are equal byte by byte.
     shards: name -> number of records. num_samples, num_failures: read in all, and that are no
         record.
     versions: package -> version.
@@ -72,6 +73,11 @@ class Manifest:
         """Shape of image_mean_512, or None if the records have none."""
         shape = self.configuration.get("latent_shape_512")
         return None if shape is None else tuple(shape)
+
+    @property
+    def extends(self) -> str:
+        """Digest of the set whose shards this one uses, with scores of more rewards; or ""."""
+        return self.configuration.get("extends", "")
 
     @property
     def caption_width(self) -> int:

@@ -5,6 +5,9 @@ scores, so that statistics need not read the images again) and, written last, th
 `NAME.array_record.json` (count, size, digest, key range). A shard is published once it has a
 sidecar that names its size. A folder with a `manifest` is a finished data set.
 
+A set may extend another one by scores of more rewards: it has scores and sidecars of its own, and
+its `base.json` names the folder with the shards, which stay as they are.
+
 Letters: N records, R rewards.
 """
 
@@ -32,12 +35,13 @@ SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 # latents.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 _READ_AT_A_TIME = 64  # records
+BASE_NAME = "base.json"
 _SIDECAR = {"count": int, "bytes": int, "sha256": str, "scores_sha256?": str}
 _NO_SCORES = np.zeros((0, 2, 0), np.float32)  # without a record, R is not known
 
 
 @dataclasses.dataclass(frozen=True)
-class _Written:
+class Written:
     """What stands in an ArrayRecord file: keys, and scores [2, R] of both captions, by record."""
 
     keys: list[str] = dataclasses.field(default_factory=list)
@@ -52,7 +56,7 @@ class _Written:
         self.keys.append(record.key)
         self.scores.append(np.stack([own, missing if synthetic is None else synthetic]))
 
-    def of_file(self, path: str | os.PathLike) -> "_Written":
+    def of_file(self, path: str | os.PathLike) -> "Written":
         """Return the same with size and digest of the finished file."""
         return dataclasses.replace(self, num_bytes=os.path.getsize(path), sha256=_digest_file(path))
 
@@ -97,7 +101,7 @@ def write_shard(
                 try:
                     path = folder.local(name, scratch)
                     if _digest_file(path) != written.sha256:
-                        found = _read_records(path, folder / name)
+                        found = read_back(path, folder / name)
                 except FileNotFoundError:  # deleted meanwhile
                     continue
                 except ValueError as error:
@@ -105,7 +109,7 @@ def write_shard(
                 if found.keys != written.keys:  # of a writer that was killed
                     folder.remove(name)
                     continue
-            sidecar = _write_beside(folder, name, found, extra or {})
+            sidecar = write_beside(folder, name, found, extra or {})
             if _stamp(folder, name) == stamp:
                 return sidecar
             folder.remove(name + SIDECAR_ENDING)  # another worker has replaced the shard
@@ -118,8 +122,8 @@ def _stamp(folder: Folder, name: str) -> str | None:
     return None
 
 
-def _write_beside(folder: Folder, name: str, written: _Written, extra: dict) -> dict:
-    """Write the scores and the sidecar of a shard; return the sidecar."""
+def write_beside(folder: Folder, name: str, written: Written, extra: dict) -> dict:
+    """Write the scores and the sidecar of a shard, with further values; return the sidecar."""
     table = io.BytesIO()
     np.save(table, np.stack(written.scores) if written.keys else _NO_SCORES, allow_pickle=False)
     sidecar = {
@@ -135,9 +139,9 @@ def _write_beside(folder: Folder, name: str, written: _Written, extra: dict) -> 
     return sidecar
 
 
-def _write_records(path: str, records: Iterable[Record]) -> _Written:
+def _write_records(path: str, records: Iterable[Record]) -> Written:
     """Write an ArrayRecord file and read its index back."""
-    written = _Written()
+    written = Written()
     writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
     for record in records:
         _or_os_error(path, writer.write, encode_record(record))
@@ -146,6 +150,27 @@ def _write_records(path: str, records: Iterable[Record]) -> _Written:
     if (count := _count_records(path)) != len(written.keys):
         raise OSError(f"{path} must hold {len(written.keys)} records; reads back {count}.")
     return written.of_file(path)
+
+
+def home_of(folder: Folder) -> Folder:
+    """Return the folder that holds the shards of a set: itself, or that of the set it extends.
+
+    Raises:
+      FileNotFoundError: a set that extends another one, which is not where it was.
+    """
+    try:
+        base = folder.read_json(BASE_NAME, {"records": str})["records"]
+    except (FileNotFoundError, NotADirectoryError):
+        return folder
+    if isinstance(folder, LocalFolder):
+        base = os.path.normpath(folder.path / base)
+    home = open_folder(base)
+    if not home.exists(MANIFEST_NAME):
+        raise FileNotFoundError(
+            f"{folder} extends the records in {home}, which are not there. Bring them back, or "
+            f"write where they are into {folder / BASE_NAME}."
+        )
+    return home
 
 
 def is_published(folder: Folder, name: str) -> bool:
@@ -159,13 +184,13 @@ def is_published(folder: Folder, name: str) -> bool:
         return False
 
 
-def _read_records(path: Path, name: str) -> _Written:
-    """Read a finished file back.
+def read_back(path: Path, name: str) -> Written:
+    """Read a finished file back: every byte of it.
 
     Raises:
       Damaged: it is none; `name` is what it is called.
     """
-    written = _Written()
+    written = Written()
     try:
         reader = ArrayRecordReader(str(path))
         if not reader.ok():
@@ -239,13 +264,14 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
     """
     folder = Path(folder)
     names, expected = sorted(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
+    home = folder
     if (folder / MANIFEST_NAME).exists():
         expected = Manifest.load(folder).shards
-        names = sorted(expected)
+        names, home = sorted(expected), Path(str(home_of(LocalFolder(folder))))
     if not names:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")
     for name in names:
-        shard, remedy = folder / name, _remedy(folder / name)
+        shard, remedy = home / name, _remedy(home / name)
         if not shard.is_file():  # a named pipe would be waited for
             raise FileNotFoundError(f"{shard} is missing. Run annotate again: it makes it.")
         sidecar = read_sidecar(LocalFolder(folder), name)
@@ -262,7 +288,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
             )
         if full and _digest_file(shard) != sidecar["sha256"]:
             raise ValueError(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
-    return [folder / name for name in names]
+    return [home / name for name in names]
 
 
 def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
@@ -278,7 +304,7 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
     """
     sidecar, remedy = read_sidecar(folder, name), _remedy(folder / name)
     try:
-        data, size = folder.read(name + SCORES_ENDING), folder.size(name)
+        data, size = folder.read(name + SCORES_ENDING), _size_of(folder, name)
     except FileNotFoundError as error:
         missing = [
             folder / name + end for end in (SCORES_ENDING, "") if not folder.exists(name + end)
@@ -300,6 +326,13 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
     return sidecar, scores
 
 
+def _size_of(folder: Folder, name: str) -> int:
+    try:
+        return folder.size(name)
+    except FileNotFoundError:
+        return home_of(folder).size(name)
+
+
 def read_scores(folder: str | os.PathLike) -> np.ndarray:
     """Read the scores of all shards of a finished set without reading images.
 
@@ -312,6 +345,24 @@ def read_scores(folder: str | os.PathLike) -> np.ndarray:
     place = open_folder(folder)
     names = sorted(Manifest.load(folder).shards)
     return join_scores([read_published(place, name)[1] for name in names])
+
+
+def read_added(records_dir: str | os.PathLike, manifest: Manifest) -> np.ndarray:
+    """Read the scores [N, 2, A] that a set adds to the records which it extends.
+
+    Raises:
+      ValueError: other records are there now.
+    """
+    if not manifest.extends:
+        return np.zeros((manifest.num_records, 2, 0), np.float32)
+    home = home_of(LocalFolder(records_dir))
+    base = Manifest.load(str(home))
+    if base.digest != manifest.extends:
+        raise ValueError(
+            f"{records_dir} extends other records than those that are in {home} now. Bring those "
+            "back, or annotate the new reward again into another folder."
+        )
+    return read_scores(records_dir)[..., len(base.rewards) :]
 
 
 def join_scores(tables: Iterable[np.ndarray]) -> np.ndarray:

@@ -219,6 +219,7 @@ def write(
     ]
     wrong += [f"latent_shape must be square; got {config.latent_shape}"] * (height != width)
     wrong += ["at least one reward is needed; got none"] * (not reward_names)
+    wrong += ["rewards that were added hide their missing levels"] * (config.added_rewards > 0)
     if wrong:
         raise ValueError(f"The released layout cannot hold this network: {'; '.join(wrong)}.")
     settings = released_settings(config, reward_names, max_tokens)

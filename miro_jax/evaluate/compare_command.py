@@ -1,0 +1,40 @@
+"""`miro-jax compare BEFORE AFTER`: arguments, checked before a device is touched; see `compare`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from miro_jax import evaluate
+from miro_jax.cli import exit, flags
+from miro_jax.evaluate.command import override, read_config
+
+NAME, PROGRAM = "miro_jax.evaluate", "miro-jax compare"
+_DESCRIPTION = """Compare two networks on the same prompts and noise: rewards of their images, their
+dials, and each reward requested alone, with intervals of paired differences. AFTER is a run, whose
+config says how to sample; BEFORE is a run or a release. Writes compare.json and compare.html."""
+_EPILOG = """Any key of AFTER's config can be changed by --config.KEY=VALUE.
+
+example:
+  miro-jax compare runs/base runs/dropout --config.evaluate.images_per_level=64
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, see `cli.exit`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit.run(NAME, lambda: _plan(words), lambda planned: evaluate.compare.run_here(*planned))
+
+
+def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, Path]:
+    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("before", metavar="BEFORE", help="run, or folder or hub id of a release")
+    parser.add_argument("after", metavar="AFTER", help="folder of a run with checkpoints")
+    parser.add_argument("--out", metavar="FOLDER", help="folder to write (default: AFTER)")
+    overrides = [word for word in words if word.lstrip("-").startswith("config.")]
+    given = vars(parser.read([word for word in words if word not in overrides]))
+    after = Path(given["after"]).expanduser()
+    config = override(read_config(after), overrides)
+    evaluate.run.validate_run(config, after)
+    return given["before"], config, after, Path(given["out"] or after).expanduser()

@@ -1,0 +1,127 @@
+"""The stage that adds a reward to a trained network: new scores, a longer network, what changed.
+
+    python -m miro_jax.main --config=configs/base.py --workdir=runs/extended --stage=extend \\
+        --config.data.new_reward=sharpness --config.extend.checkpoint=runs/base
+
+1. The new reward alone scores the images of the records (`annotate.added`), unless they have it.
+2. The network gets one more reward token (`train.extend`), and trains on as any run does.
+3. The extended run is evaluated, and compared with what it was (`compare`).
+
+Each part resumes where it was stopped. The folder is then a run like any other.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from miro_jax import annotate
+from miro_jax.cli import run_folder
+from miro_jax.cli.build import Config
+from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.manifest import Manifest
+from miro_jax.evaluate import compare
+from miro_jax.evaluate import run as evaluate
+from miro_jax.evaluate.preview import Preview
+from miro_jax.rewards.names import short_name
+from miro_jax.sample.trained import Trained, load
+from miro_jax.train import components, extend, loop
+from miro_jax.train.state import TrainState
+
+log = logging.getLogger("miro_jax")
+
+
+def run(config: Config, workdir: Path | str) -> None:
+    """Add `config.data.new_reward` to the network `config.extend.checkpoint`, into `workdir`.
+
+    Network, encoders and rewards are those of the checkpoint where it is a run.
+
+    Raises:
+      ValueError: the reward is known to the network, or records, levels or sizes do not fit.
+      FileNotFoundError: no checkpoint or no records. Others as of annotation, training, evaluation.
+    """
+    workdir, checkpoint = Path(workdir), config.extend.checkpoint
+    given = {"data.new_reward": config.data.new_reward, "extend.checkpoint": checkpoint}
+    for key, value in given.items():
+        if not value:
+            raise ValueError(f"--stage=extend must be given --config.{key}.")
+    folder = Path(checkpoint).expanduser()
+    if folder.resolve() == workdir.resolve():
+        raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
+    config = run_folder.with_network_of(config, folder)
+    extend.extended_config(config, "")  # which refuses a reward that the network knows
+    records = _make_records(config, workdir)
+    if records is None:  # other processes annotate the rest
+        return
+    extended = extend.extended_config(config, records)
+    components.validate(extended)
+
+    def make_state(parts: components.Components) -> TrainState:
+        before = _load(config)
+        _check(before, extended, parts, workdir)
+        states = jax.tree.map(_to_host, before.weights)
+        return extend.start(parts, states, config.seed)
+
+    loop.run(extended, workdir, Preview, make_state)
+    if config.train.report:
+        evaluate.run(extended, workdir)
+        compare.run(_load(config), extended, workdir, workdir)
+
+
+def _make_records(config: Config, workdir: Path) -> str | None:
+    """Return `data.records` of the extended run; None while others have to annotate."""
+    base, new = run_folder.records_to_extend(config), short_name(config.data.new_reward)
+    if new in [identity.partition("@")[0] for identity in Manifest.load(base).rewards]:
+        return os.path.abspath(base)
+    return None if annotate.run(config, workdir) is None else ""
+
+
+def _load(config: Config) -> Trained:
+    """Load the network that is extended."""
+    weights = config.weights
+    return load(
+        config.extend.checkpoint,
+        text_encoder=weights.caption_encoder or None,
+        vae=weights.image_encoder or None,
+    )
+
+
+def _check(
+    before: Trained,
+    extended: Config,
+    parts: components.Components,
+    workdir: Path,
+) -> None:
+    """Raise ValueError unless the network can be extended by this run."""
+    if before.config.student:
+        raise ValueError(
+            f"A student of --stage=distil cannot be extended; got {extended.extend.checkpoint}. "
+            "Extend its teacher, and distil that again."
+        )
+    extend.check_fits(before.config, parts.network_config)
+    if before.reward_names != parts.reward_names[:-1]:
+        raise ValueError(
+            f"config.data.train_rewards must be those of config.extend.checkpoint, "
+            f"{before.reward_names}; got {parts.reward_names[:-1]}."
+        )
+    records = run_folder.records_folder(extended, workdir)
+    now, then = Bins.load(records), before.bins
+    if then is None:
+        log.warning("The checkpoint keeps no levels: its rewards get those of %s", records)
+        return
+    names, edges = now.names[: len(then.names)], now.edges[: len(then.names)]
+    if (names, now.num_bins) != (then.names, then.num_bins) or (edges != then.edges).any():
+        raise ValueError(
+            f"The levels of {records} must be those that the network was trained with: "
+            f"{then.num_bins} of {', '.join(then.names)}. Annotate with the settings of that run."
+        )
+
+
+def _to_host(array: jax.Array) -> np.ndarray:
+    """Copy an array from wherever its parts are."""
+    if array.is_fully_addressable:
+        return np.asarray(jax.device_get(array))
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,0 +1,228 @@
+"""--stage=extend: a small run gets a reward more, and is a run like any other then."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from miro_jax import sample
+from miro_jax.cli import run_folder
+from miro_jax.data.records.bins import Bins
+from miro_jax.evaluate import compare_command, extension
+from miro_jax.evaluate import run as evaluate
+from miro_jax.evaluate import training as training_stage
+from miro_jax.models import sharding
+from miro_jax.sample.trained import load
+from miro_jax.train import components, loop
+from tests import training
+from tests.networks import quick_compilation
+
+pytestmark = pytest.mark.slow
+OLD = ("count", "beauty")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
+
+
+def small(**changes):
+    few = {"source__shapes__num_images": 64, "source__shapes__images_per_shard": 32}
+    few |= {"train__num_steps": 2, "train__sample_every_steps": 0, "train__report": False}
+    few |= {"optim__warmup_steps": 1, "sample__num_steps": 1, "sample__prompts": ("a red circle",)}
+    few |= {"evaluate__evaluators": ("dials",), "evaluate__levels": (0.0, 1.0)}
+    return training.small(**{**few, "rewards": OLD, "data__train_rewards": OLD, **changes})
+
+
+def to_extend(base, new="sharpness", **changes):
+    """The config is that of other rewards: those of the checkpoint count."""
+    given = {"data__new_reward": new, "extend__checkpoint": str(base), "extend__num_steps": 3}
+    others = ("position",)
+    return small(**{"rewards": others, "data__train_rewards": others, **given, **changes})
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "old"
+    training_stage.run(small(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new(old):
+    """The new token alone is trained; the report is made."""
+    folder = old.parent / "new"
+    config = alone(old, train__report=True)
+    run_folder.open_folder(config, folder, "extend")
+    extension.run(config, folder)
+    return folder
+
+
+def alone(base, **changes):
+    return to_extend(base, optim__trainable="new_reward", **changes)
+
+
+def config_of(folder):
+    return evaluate.ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
+
+
+def arrays(folder):
+    return training.newest(folder, components.build_components(config_of(folder)))[1]
+
+
+def test_the_new_token_alone_was_trained_and_the_rest_is_that_of_the_run(old, new):
+    before, after = load(old), load(new)
+    assert after.reward_names == (*before.reward_names, "sharpness")
+    assert after.config.added_rewards == 1
+    first, saved = arrays(old), arrays(new)
+    changed = {
+        name
+        for name, array in first.items()
+        if name.startswith("ema_params/") and array.tobytes() != saved[name].tobytes()
+    }
+    assert changed == {"ema_params/reward_positions/table"}
+    tables = [part["ema_params/reward_positions/table"] for part in (first, saved)]
+    np.testing.assert_array_equal(tables[1][:2], tables[0])
+
+
+def test_old_levels_are_those_of_the_run(old, new):
+    before, after = load(old).bins, load(new).bins
+    np.testing.assert_array_equal(after.edges[:2], before.edges)
+    assert after.names == (*before.names, "sharpness@shapes1")
+    assert after.label == Bins.load(new / "records").label
+
+
+def test_the_page_says_what_changed_and_nothing_did_without_the_new_reward(new):
+    found = json.loads((new / "compare.json").read_text())
+    assert found["new"] == ["sharpness"] and found["images"] == 8
+    assert set(found["requests"]) == {"all", "none", "old"}
+    for request in ("old", "none"):
+        for row in found["requests"][request].values():
+            # One grey level of a pixel may round otherwise.
+            assert row["difference"]["mean"] == pytest.approx(0, abs=2e-3)
+    assert set(found["dials"]) == {*OLD, "sharpness"}
+    assert found["dials"]["sharpness"]["before"] is None
+    assert found["dials"]["beauty"]["difference"] is not None
+    page = (new / "compare.html").read_text()
+    assert "Without the new reward" in page and "New: sharpness" in page
+    assert (new / "report.html").exists()
+
+
+class Planned(Exception):
+    """Training would begin now; holds what it was given."""
+
+
+def plan(monkeypatch, config, folder):
+    """The config that would be trained, and what makes its first state."""
+
+    def begin(config, _folder, _preview, make_state):
+        raise Planned(config, make_state)
+
+    monkeypatch.setattr(loop, "run", begin)
+    with pytest.raises(Planned) as planned:
+        extension.run(config, folder)
+    return planned.value.args
+
+
+def test_an_extended_run_is_extended_again(new, monkeypatch):
+    folder = new.parent / "again"
+    config, make_state = plan(monkeypatch, to_extend(new, "cleanliness"), folder)
+    assert config.rewards == config.data.train_rewards == (*OLD, "sharpness", "cleanliness")
+    assert config.model.rin.added_rewards == 2
+    parts = components.build_components(config)
+    with sharding.use_mesh(parts.mesh):
+        state = make_state(parts)
+    table = np.asarray(state.params["reward_positions"]["table"][...])
+    before = load(new).weights[0]["reward_positions"]["table"][...]
+    np.testing.assert_array_equal(table[:3], np.asarray(before))
+    assert Bins.load(folder / "records").names[2:] == ("sharpness@shapes1", "cleanliness@shapes1")
+
+
+def test_an_extended_run_is_sampled(new):
+    sample.run(config_of(new), new)
+    assert (new / "images" / "grid.png").exists()
+
+
+class Stopping:
+    """The data iterator, which sends SIGTERM to us with the second batch."""
+
+    def __init__(self, inner):
+        self.inner, self.count = inner, 0
+
+    def __next__(self):
+        self.count += 1
+        if self.count == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self.inner)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_an_extension_that_was_stopped_resumes_bit_for_bit(old, new, tmp_path, monkeypatch):
+    make_iterator = loop.make_iterator
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_iterator", lambda *given: Stopping(make_iterator(*given)))
+        with pytest.raises(SystemExit):
+            extension.run(alone(old), tmp_path)
+    assert training.last_step(tmp_path) == 2
+    monkeypatch.setattr(extension, "_load", None)  # the checkpoint has it all
+    extension.run(alone(old), tmp_path)
+    training.assert_same_arrays(arrays(tmp_path), arrays(new))
+    assert training.without_times(tmp_path) == training.without_times(new)
+
+
+def test_a_reward_that_the_records_have_is_not_scored_again(tmp_path_factory, old, monkeypatch):
+    records = training.make_records(tmp_path_factory)
+    folder = old.parent / "known"
+    given = to_extend(old, data__records=str(records))
+    config, _ = plan(monkeypatch, given, folder)
+    assert not (folder / "records").exists() and config.data.records == str(records)
+    assert config.data.train_rewards == (*OLD, "sharpness")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"data__new_reward": ""}, "--config.data.new_reward"),
+        ({"extend__checkpoint": ""}, "--config.extend.checkpoint"),
+        ({"data__new_reward": "beauty"}, "must be a reward that the network does not know"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(old, tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        extension.run(to_extend(old, **changes), tmp_path / "new")
+    with pytest.raises(ValueError, match="must be a new folder"):
+        extension.run(to_extend(old), old)
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_levels_than_those_of_training_are_refused(old, new, tmp_path):
+    fitted = Bins.load(old / "records")
+    other = dataclasses.replace(fitted, edges=fitted.edges + 0.1)
+    other.save(old / "records" / "bins.json")
+    try:
+        with pytest.raises(ValueError, match="must be those that the network was trained with"):
+            extension.run(to_extend(old), tmp_path / "new")
+    finally:
+        fitted.save(old / "records" / "bins.json")
+
+
+def test_a_plain_network_has_no_new_reward_to_train_alone():
+    with pytest.raises(ValueError, match="has added; this network has none"):
+        components.build_components(small(optim__trainable="new_reward"))
+
+
+def test_the_command_compares_two_runs(new, tmp_path, capsys):
+    assert compare_command.main([str(new), str(new), f"--out={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "compare.json").read_text())
+    assert found["new"] == [] and set(found["requests"]) == {"all", "none"}
+    for table in (*found["requests"].values(), found["dials"], found["alone"]):
+        assert all(row["difference"]["mean"] == 0 for row in table.values())
+    assert "One reward alone" in capsys.readouterr().out
+    assert compare_command.main([str(tmp_path / "gone"), str(new)]) != 0
+    assert compare_command.main([str(new), str(tmp_path)]) == 2
