@@ -1,4 +1,8 @@
 """The study: many small networks of the shapes world, and which of the paper's claims they show.
 
 measured      what was measured of the networks: verdicts and reward scores, a file for each group
+resample      means over prompts and seeds, with intervals
+claim, claims what claims have in common; all of them, from cells to verdicts
+faster, specialists, composition, best_of, sweep, dials     one claim each: F3 to F8
+page          study.json and study.html; drawings, its charts
 """

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from miro_jax.report.page import signed
 from miro_jax.report.statistics import Mean
 
 Verdict = Literal["shown", "not shown", "opposite", "not measured"]
@@ -36,7 +37,7 @@ def decide(shown: bool, opposite: bool) -> Verdict:
 
 def write_interval(value: Mean, form: str = ".2f") -> str:
     """Write a number with its interval."""
-    mean, low, high = (format(value[key], form) for key in ("mean", "low", "high"))
+    mean, low, high = (signed(value[key], form) for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
 
 

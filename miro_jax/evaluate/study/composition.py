@@ -28,7 +28,7 @@ class Composition(Claim):
 
     Attributes:
       axes: [C + 1], categories and the overall score.
-      differences: "first - second" -> [C + 1].
+      differences: "first against second" -> [C + 1].
     """
 
     figure: ClassVar = "F5"
@@ -53,11 +53,11 @@ def judge(study: Study, target: float | None) -> Composition:
     Args:
       target: of the conflict reward, chosen on other prompts; None where there is no sweep.
     """
-    compared = {f"{a} - {b}": (a, DEFAULT, b) for a, b in _PAIRS}
+    compared = {f"{a} against {b}": (a, DEFAULT, b) for a, b in _PAIRS}
     reward = study.measured.conflict_reward
     setting = study.settings("miro", "sweep:").get(-1.0 if target is None else target)
     if setting and target != 1:
-        name = f"miro, {reward} at {target:g} - baseline"
+        name = f"miro, {reward} at {target:g} against baseline"
         compared[name] = ("miro", setting, "baseline")
     start = len(study.measured.rewards)
     found = {}
@@ -66,9 +66,9 @@ def judge(study: Study, target: float | None) -> Composition:
             difference = study.values(first, [setting]) - study.values(second)
             found[name] = intervals(difference[:, 0, start:])
     axes = list(study.axes[start:])
-    if "miro - baseline" not in found:
+    if "miro against baseline" not in found:
         return Composition(axes=axes, differences=found)
-    ours = found["miro - baseline"][-1]
+    ours = found["miro against baseline"][-1]
     words = "; ".join(f"{name}: {write_points(values[-1])}" for name, values in found.items())
     return Composition(
         decide(ours["low"] > 0, ours["high"] < 0), f"Overall, {words}.", ours, axes, found
