@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from miro_jax.models.layers import Linear
 
 Array = jax.Array
-MAY_BE_0 = ("padding", "end_token", "num_rewards")
+MAY_BE_0 = ("padding", "end_token", "num_rewards", "added_rewards")
 # Of any size, of blocks, and of numbers that are no sizes: more is damage.
 MOST, MOST_BLOCKS, MOST_FLOAT = 2**24, 1000, 1e9
 
