@@ -80,3 +80,25 @@ def test_runs_that_did_not_reach_the_last_step_do_not_count():
     assert study.last == 1000 and study.variants == ["miro"]
     assert study.seeds("miro") == [0, 1] and study.steps("miro") == [500, 1000]
     assert not study.has("baseline") and study.steps("baseline") == []
+
+
+@pytest.mark.parametrize(("seeds_differ", "low", "high"), [(0.0, 0.93, 1.0), (0.2, 0.8, 0.95)])
+def test_intervals_over_three_seeds_cover_about_what_the_guide_says(seeds_differ, low, high):
+    """The truth is 0: differences of two variants, with noise by prompt, by image and by seed."""
+    study, rng, covered = Study(studying.make_study([])), np.random.default_rng(1), []
+    prompts = studying.EACH * len(studying.CATEGORIES)
+    for _ in range(100):
+        rows = [
+            study.resample(
+                0.15 * rng.normal(size=(1, prompts, 1))
+                + 0.3 * rng.normal(size=(3, prompts, 1))
+                + seeds_differ * rng.normal(size=(3, 1, 1)),
+                variant,
+                "report",
+                [0, 1, 2],
+            )
+            for variant in ("miro", "baseline")
+        ]
+        value = interval((rows[0] - rows[1])[:, 0])
+        covered.append(value["low"] <= 0 <= value["high"])
+    assert low <= np.mean(covered) <= high
