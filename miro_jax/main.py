@@ -13,6 +13,7 @@ from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import distillation, extension, training
 from miro_jax.evaluate import run as evaluate
+from miro_jax.evaluate.study import stage as study
 from miro_jax.train import components
 
 log = logging.getLogger("miro_jax")
@@ -24,6 +25,7 @@ STAGES = {
     "evaluate": evaluate.run,
     "distil": distillation.run,
     "extend": extension.run,
+    "study": study.run,
 }
 
 

@@ -30,7 +30,7 @@ usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE
   --config    base or miro, which come with the package; or the path of a Python file with
               get_config(), as configs/base.py, where every key is explained
   --workdir   folder of the run; made where it is missing, resumed where there is one
-  --stage     annotate | train | sample | evaluate | distil | extend (default: train)
+  --stage     annotate | train | sample | evaluate | distil | extend | study (default: train)
 
 stages
   annotate    score and encode the images of config.source into DIR/records
@@ -41,6 +41,8 @@ stages
   distil      a student of --config.distil.checkpoint that samples in 1 to 4 steps, into DIR
   extend      config.data.new_reward added to the network config.extend.checkpoint; in DIR a run
               like any other, with DIR/compare.html: what the new dial does, what changed
+  study       several variants and seeds (--config=study), and the paper's claims of them into
+              DIR/study/study.html
 
 variants of base
   tiny (a minute), full (accelerator), baseline (no rewards), reward_dropout, only_REWARD, no_REWARD

@@ -1,0 +1,118 @@
+"""Draw the images of a run under one setting after the other, and judge each with all rewards.
+
+All runs get the same prompts and the same noise: what differs between two cells comes from the
+training or from the setting alone.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from miro_jax.data.shapes import scene, world
+from miro_jax.evaluate.base import Judges, Sampling
+from miro_jax.evaluate.study.measured import Cell
+from miro_jax.evaluate.study.settings import MIRO, Run, Study
+from miro_jax.models.targets import to_levels
+from miro_jax.sample.pipeline import MiroPipeline
+
+REPORT, SEARCH, BEST_OF, DIAL = "report", "search", "best_of", "dial"  # sets of prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is drawn for one cell.
+
+    Attributes:
+      setting: its name, see `measured.Cell`. prompts: those of its set.
+      targets: of rewards that are not at the run's default. num_images: of each prompt.
+      seed: of the noise.
+    """
+
+    setting: str
+    prompts: Sequence[str]
+    targets: Mapping[str, float]
+    num_images: int
+    seed: int
+
+
+def make_prompts(study: Study, seed: int) -> tuple[dict, dict]:
+    """Return the prompts of each set, and their categories, all six in turn."""
+    prompts, categories = {}, {}
+    sizes = {
+        REPORT: study.prompts_per_category,
+        SEARCH: study.search_per_category,
+        BEST_OF: study.best_of_per_category,
+        DIAL: study.dial_per_category,
+    }
+    for number, (name, count) in enumerate(sizes.items()):
+        drawn = [world.prompts(c, count, seed + number) for c in scene.CATEGORIES]
+        prompts[name] = tuple(text for row in zip(*drawn, strict=True) for text, _ in row)
+        categories[name] = scene.CATEGORIES * count
+    return prompts, categories
+
+
+def requests(
+    study: Study,
+    run: Run,
+    is_last: bool,
+    prompts: Mapping[str, Sequence[str]],
+    rewards: Sequence[str],
+    chased: str,
+    seed: int,
+) -> Iterator[Request]:
+    """Yield what is measured of a run: its defaults, and at the end sweeps, dials, best of many.
+
+    Args:
+      is_last: training has ended. chased: the reward whose target is swept.
+      seed: of the noise of the set `report`; the other sets have others.
+    """
+    yield Request("default", prompts[REPORT], {}, 1, seed)
+    if not is_last:
+        return
+    if run.variant == MIRO:
+        for level in study.sweep_levels:
+            yield Request(f"sweep:{level:g}", prompts[REPORT], {chased: level}, 1, seed)
+            yield Request(f"search:{level:g}", prompts[SEARCH], {chased: level}, 1, seed + 1)
+        for name in rewards:
+            for level in study.dial_levels:
+                yield Request(f"dial:{name}={level:g}", prompts[DIAL], {name: level}, 1, seed + 3)
+    if run.variant == MIRO or not run.rewards.any():
+        yield Request("best_of", prompts[BEST_OF], {}, study.best_of, seed + 2)
+
+
+def measure(
+    pipeline: MiroPipeline,
+    run: Run,
+    step: int,
+    request: Request,
+    sampling: Sampling,
+    judges: Judges,
+) -> Cell:
+    """Draw and judge the images of one cell.
+
+    Args:
+      pipeline: with the weights of the run; it knows all rewards of the study.
+      sampling: guidance and steps; its targets are the defaults of the rewards of the run.
+    """
+    count = len(request.prompts) * request.num_images
+    # A specialist chases its only reward.
+    defaults = {} if run.rewards.sum() == 1 else sampling.targets
+    positive = to_levels({**defaults, **request.targets}, 1, judges.names, 1.0)[0]
+    levels = [np.where(run.rewards, row, np.nan) for row in (positive, np.zeros_like(positive))]
+    images = pipeline(
+        list(request.prompts),
+        request.num_images,
+        targets=np.tile(levels[0], (count, 1)),
+        negative_targets=np.tile(levels[1], (count, 1)),
+        output_type="numpy",
+        seed=request.seed,
+        **dataclasses.asdict(sampling.settings),
+    )
+    texts = [text for text in request.prompts for _ in range(request.num_images)]
+    right = np.array(world.check_all(images, texts))
+    scores = judges.score(images, texts).astype(np.float32)
+    if request.setting == "best_of":
+        right = right.reshape(-1, request.num_images)
+        scores = scores.reshape(*right.shape, -1)
+    return Cell(run.variant, run.seed, step, request.setting, right, scores)

@@ -1,0 +1,215 @@
+"""The study stage: several variants and seeds trained and measured, then the paper's claims.
+
+In `WORKDIR/study/`: `states-K`, the states of the runs of group K, which train side by side, behind
+a digest; `measured.json` and `cells/`, what was measured of them, see `measured`; `study.json` and
+`study.html`. A group's state is written after what was measured of it, so a study that is stopped
+anywhere goes on from its last measurement and ends as if it had not been stopped.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from miro_jax import annotate
+from miro_jax.annotate.parts import seal, unseal
+from miro_jax.cli import build, run_folder
+from miro_jax.cli.progress import Progress
+from miro_jax.data.records.batches import Options, load_all
+from miro_jax.data.records.bins import Bins
+from miro_jax.data.storage import Damaged, LocalFolder
+from miro_jax.data.storage.lease import locked
+from miro_jax.evaluate import base
+from miro_jax.evaluate.study import measure, measured, train
+from miro_jax.evaluate.study.measured import Cell, Measured
+from miro_jax.evaluate.study.settings import Run, Study, make_runs
+from miro_jax.models import sharding
+from miro_jax.rewards.names import short_name
+from miro_jax.sample.pipeline import MiroPipeline
+from miro_jax.sample.trained import of_parts
+from miro_jax.train import components
+from miro_jax.train.settings import Training
+
+FOLDER, LOCK = "study", ".lock-study"
+_UPDATES_AT_ONCE = 50  # between two looks at the losses and at the progress bar
+log = logging.getLogger("miro_jax")
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Train, measure and write the page; resumes where it was stopped.
+
+    Raises:
+      ValueError: `config.study` is missing or wrong, or the folder holds another study.
+      FloatingPointError: the loss of a run is not finite.
+    """
+    study, runs = check(config)
+    if not run_folder.has_records(config, workdir):
+        annotate.run(config, workdir)
+    folder = LocalFolder(Path(workdir) / FOLDER)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path, LOCK, f"the study {workdir}"):
+        bench = Bench.open(config, workdir, study)
+        measured.save_frame(folder.path, bench.frame)
+        groups = _groups(runs, study.runs_at_once)
+        total = len(runs) * config.train.num_steps
+        with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
+            for number, group in enumerate(groups):
+                _run_group(bench, folder, f"{number}", group, progress)
+
+
+def check(config: ml_collections.ConfigDict) -> tuple[Study, list[Run]]:
+    """Return the options and runs of a study; ValueError names the key."""
+    if "study" not in config:
+        raise ValueError("config.study is missing: use --config=configs/study.py or one like it.")
+    study = Study(**config.study)
+    if study.measure_steps[-1] != config.train.num_steps:
+        raise ValueError(
+            f"config.study.measure_steps must end with config.train.num_steps "
+            f"{config.train.num_steps}; got {study.measure_steps}."
+        )
+    names = [short_name(name) for name in config.data.train_rewards]
+    return study, make_runs(study, names, config.data.synthetic_caption_prob)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all runs of a study share.
+
+    Attributes:
+      config: of the study. study: its options. parts: of a run conditioned on all rewards.
+      examples: all records, on the device. pipeline: without weights.
+      sampling, judges: as of an evaluation. frame: rewards and prompts, without what is measured.
+      chunk: see `train.make_chunk`. records: digest of their manifest.
+    """
+
+    config: ml_collections.ConfigDict
+    study: Study
+    parts: components.Components
+    examples: dict[str, jax.Array]
+    pipeline: MiroPipeline
+    sampling: base.Sampling
+    judges: base.Judges
+    frame: Measured
+    chunk: Any
+    records: str
+
+    @classmethod
+    def open(cls, config: ml_collections.ConfigDict, workdir: Path, study: Study) -> "Bench":
+        """Build everything, and read the records."""
+        parts = components.build_components(config)
+        records = run_folder.records_folder(config, workdir)
+        bins, labels = Bins.load(records), build.reward_labels(config)
+        options = {
+            "batch_size": config.train.batch_size,
+            "seed": config.seed,
+            "max_tokens": config.encoder.caption.max_tokens,
+            "latent_shape": parts.image_encoder.latent_shape,
+            "caption_width": parts.caption_encoder.width,
+        }
+        both = [
+            load_all(records, bins, labels, Options(synthetic_caption_prob=share, **options))
+            for share in (0.0, 1.0)
+        ]
+        trained = of_parts(parts, ())
+        judges = base.Judges(build.load_rewards(config))
+        sets = measure.make_prompts(study, config.sample.seed)
+        return cls(
+            config,
+            study,
+            parts,
+            train.load_examples(*both),
+            MiroPipeline(trained, study.batch_size),
+            base.make_sampling(config),
+            judges,
+            Measured(tuple(judges.names), config.train.batch_size, *sets),
+            train.make_chunk(parts, Training(**config.train)),
+            bins.manifest_digest,
+        )
+
+
+def _groups(runs: Sequence[Run], at_once: int) -> list[list[Run]]:
+    """Cut the runs into groups that train side by side."""
+    if at_once == 0:
+        at_once = 1 if jax.default_backend() == "cpu" else len(runs)
+    return [list(runs[i : i + at_once]) for i in range(0, len(runs), at_once)]
+
+
+def _run_group(
+    bench: Bench, folder: LocalFolder, name: str, runs: Sequence[Run], progress: Progress
+) -> None:
+    """Train and measure a group from where it stands."""
+    facts = {
+        "name": f"states-{name}",
+        "config": bench.config.to_json(),
+        "runs": [[run.variant, run.seed] for run in runs],
+        "records": bench.records,
+    }
+    states, at = _restore(bench, folder, runs, facts)
+    progress.update(at * len(runs), name)
+    stacked = train.stack_runs(runs)
+    for step in bench.study.measure_steps:
+        if step <= at:
+            continue
+        while at < step:
+            count = min(step - at, _UPDATES_AT_ONCE)
+            states, losses = bench.chunk(states, stacked, bench.examples, count)
+            _check_finite(runs, np.asarray(losses), at + count)
+            at += count
+            progress.update(count * len(runs), f"group {name}")
+        cells = [
+            cell
+            for row, one in enumerate(runs)
+            for cell in _measure(bench, one, train.take(states, row), step)
+        ]
+        measured.save_cells(folder.path, f"group-{name}-{step:06d}", bench.frame, cells)
+        folder.write(facts["name"], seal(train.to_arrays(states), facts))
+
+
+def _restore(
+    bench: Bench, folder: LocalFolder, runs: Sequence[Run], facts: dict[str, Any]
+) -> tuple[Any, int]:
+    """Return the states of a group and the updates that they have seen."""
+    name = facts["name"]
+    if not folder.exists(name):
+        return train.start(bench.parts, runs), 0
+    try:
+        arrays, found = unseal(folder.read(name), name)
+        if wrong := [key for key, value in facts.items() if found.get(key) != value]:
+            raise ValueError(f"the {wrong[0]} of the study was another")
+        states = train.from_arrays(jax.eval_shape(lambda: train.start(bench.parts, runs)), arrays)
+    except (Damaged, ValueError) as error:
+        raise ValueError(
+            f"{folder.path / name} must hold the states of this study: "
+            f"{str(error).rstrip('.')}. Delete the folder to begin anew, or give another --workdir."
+        ) from error
+    return states, int(states.step[0])
+
+
+def _check_finite(runs: Sequence[Run], losses: np.ndarray, step: int) -> None:
+    for run, loss in zip(runs, losses, strict=True):
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss must be finite; {run.variant} with seed {run.seed} gave {loss} before "
+                f"step {step}. Lower config.optim.learning_rate and begin anew."
+            )
+
+
+def _measure(bench: Bench, run: Run, state: Any, step: int) -> list[Cell]:
+    """Measure one run."""
+    bench.pipeline.weights = state.ema_params, state.buffers
+    wanted = measure.requests(
+        bench.study,
+        run,
+        step == bench.study.measure_steps[-1],
+        bench.frame.prompts,
+        bench.judges.names,
+        short_name(bench.config.evaluate.conflict_reward),
+        bench.sampling.seed,
+    )
+    arguments = bench.sampling, bench.judges
+    return [measure.measure(bench.pipeline, run, step, one, *arguments) for one in wanted]
