@@ -88,6 +88,7 @@ setup(
     package_data={
         "": ["*.pyi"],
         "miro_jax": ["py.typed"],
+        "miro_jax.evaluate": ["recorded/*.json"],
         "miro_jax.report": ["templates/*.html", "style.css"],
     },
     install_requires=RUNTIME,

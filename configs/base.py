@@ -220,6 +220,10 @@ def base() -> ConfigDict:
     c.evaluate.prompts_per_category = 16  # of the shapes world
     c.evaluate.images_per_prompt = 4
     c.evaluate.categories = tuple(name for name, _ in c.source.shapes.categories)
+    # Shown beside the numbers: a run's folder, an evaluation.json, or one that comes with the
+    # package: base-baseline, the variant baseline of this config. It is left out where prompts or
+    # sampling differ.
+    c.evaluate.beside = "base-baseline"
     return c
 
 
@@ -253,6 +257,7 @@ def tiny(c: ConfigDict) -> None:
     c.sample.num_steps = 2
     c.sample.batch_size = 16
     c.sample.images_per_prompt = 1
+    c.evaluate.beside = ""
     c.evaluate.batch_size = 8
     c.evaluate.images_per_level = 8
     c.evaluate.prompts_per_category = 2
@@ -288,6 +293,7 @@ def full(c: ConfigDict) -> None:
     c.train.checkpoint_every_steps = 2_000
     c.sample.num_steps = 50
     c.sample.batch_size = 256
+    c.evaluate.beside = ""
     c.evaluate.batch_size = 256
     c.evaluate.images_per_level = 256
     c.evaluate.prompts_per_category = 64

@@ -101,6 +101,7 @@ def miro() -> ConfigDict:
         "a bowl of ramen on a wooden table",
         "a lighthouse on a cliff at sunset",
     )
+    c.evaluate.beside = ""
     return c
 
 

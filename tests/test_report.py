@@ -249,7 +249,7 @@ def test_a_run_that_was_not_evaluated_has_curves_and_facts(tmp_path):
 
 
 def test_a_network_without_rewards_is_called_the_baseline(tmp_path):
-    write_run(tmp_path / "r", small_config(**{"data.train_rewards": ()}))
+    write_run(tmp_path / "r", small_config(**{"data.train_rewards": (), "sample.targets": ""}))
     page = Page(report.write(tmp_path / "r").read_text("utf-8"))
     assert "the baseline" in page.text and "it has no dials" in page.text
     assert "is not conditioned on the reward 'beauty'" in page.text

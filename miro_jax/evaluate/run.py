@@ -31,7 +31,7 @@ from miro_jax.data.records.shards import read_scores
 from miro_jax.data.storage import check_writable
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
-from miro_jax.evaluate import base
+from miro_jax.evaluate import base, beside
 from miro_jax.evaluate.prompts import make_prompts
 from miro_jax.evaluate.settings import Settings, choose, evaluator_of, trained_on_shapes, validate
 from miro_jax.report.facts import EVALUATIONS, read_facts
@@ -124,6 +124,8 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "seconds": time.perf_counter() - begin,
         "results": {name: result.to_json() for name, result in results.items()},
     }
+    if (other := beside.read(settings.beside, entry)) is not None:
+        entry["beside"] = other
     if jax.process_index() == 0:
         append(workdir / EVALUATIONS, entry)
         path = report.write(workdir)

@@ -13,6 +13,7 @@ from miro_jax.cli.flags import option
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage import LocalFolder
+from miro_jax.evaluate.beside import find, recorded
 from miro_jax.rewards.names import short_name
 
 # Modules of this package, each with a class `Evaluator`.
@@ -55,6 +56,11 @@ class Settings:
     conflict_reward: str = option(
         "beauty", help="reward that is chased at the cost of agreement with the prompt"
     )
+    beside: str = option(
+        "",
+        help="shown beside the numbers: a run's folder, an evaluation.json, or a recorded one "
+        f"({', '.join(recorded())}); empty is nothing",
+    )
 
 
 def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> None:
@@ -67,6 +73,8 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     flags.check(settings, "config.evaluate.")
     check_names(settings.evaluators)
     check_levels(settings.levels)
+    if settings.beside:
+        find(settings.beside)
     unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(

@@ -10,7 +10,7 @@ from miro_jax.data.json_file import read_json
 from miro_jax.data.regular_file import open_regular
 from miro_jax.report.metric_lines import FILE as METRICS_FILE
 from miro_jax.report.metric_lines import read_metrics
-from miro_jax.report.results import Result
+from miro_jax.report.results import GenEval, Result
 from miro_jax.rewards.names import short_name
 
 R = TypeVar("R", bound=Result)
@@ -31,6 +31,7 @@ _EVALUATION = {
     "rewards?": [str],
     "num_parameters?": int,
     "prompts?": {"source": str},
+    "beside?": {"name": str, "step": int, "geneval": dict},
     "training?": {"num_records": int, "rewards": {str: {"mean": float, "std": float}}},
 }
 
@@ -57,6 +58,15 @@ class Facts:
         values = self.evaluation.get("results", {}).get(kind.evaluator)
         name = f"{self.folder / EVALUATIONS}: the result of {kind.evaluator}"
         return None if values is None else kind.from_json(values, name)
+
+    @property
+    def beside(self) -> tuple[str, GenEval] | None:
+        """The name and table of a network whose numbers stand beside those of the run."""
+        other = self.evaluation.get("beside")
+        if other is None:
+            return None
+        name = f"{self.folder / EVALUATIONS}: the table beside"
+        return other["name"], GenEval.from_json(other["geneval"], name)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return the steps and values of one metric."""

@@ -73,6 +73,9 @@ def headline(facts: Facts) -> list[Tile]:
         note = f"{percent(last['low'])} to {percent(last['high'])}"
         if len(table.rows) > 1:
             note += f"; without guidance {percent(first['accuracy'])}"
+        if facts.beside is not None:
+            other, shares = facts.beside
+            note += f"; {other} {percent(shares.rows[-1]['overall']['accuracy'])}"
         tiles.append(Tile(percent(last["accuracy"]), "of images show what was requested", note))
     if (dials := facts.result(Dials)) and dials.dials:
         count = f"{len(dials.rising)} of {len(dials.dials)}"

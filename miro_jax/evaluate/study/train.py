@@ -134,7 +134,8 @@ def from_arrays(abstract: Any, arrays: Mapping[str, np.ndarray]) -> TrainState:
     wanted = {leaf_name(path): (leaf.shape, np.dtype(leaf.dtype)) for path, leaf in leaves}
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     if found != wanted:
-        wrong = sorted(name for name in wanted.keys() | found if found.get(name) != wanted.get(name))
+        wrong = sorted(
+            name for name in wanted.keys() | found if found.get(name) != wanted.get(name)
+        )
         raise ValueError(f"its {len(wrong)} arrays from {wrong[0]} on are those of another network")
     return jax.tree.unflatten(tree, [jnp.asarray(arrays[name]) for name in wanted])
-

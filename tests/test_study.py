@@ -1,0 +1,180 @@
+"""The study stage: what its runs are conditioned on, and that stopping it changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import study as configs
+from miro_jax.annotate.parts import unseal
+from miro_jax.evaluate.study import measure, measured, stage, train
+from miro_jax.evaluate.study.settings import Study, make_runs
+from tests.networks import quick_compilation
+
+REWARDS = ("a", "b", "c")
+
+
+def options(**changes):
+    return Study(**{**configs.get_config("tiny").study, **changes})
+
+
+def test_a_run_is_conditioned_on_what_its_variant_says():
+    variants = ("baseline", "miro", "synth", "only_b", "no_b")
+    runs = make_runs(options(variants=variants, seeds=(3, 4)), REWARDS, 0.25)
+    assert [(run.variant, run.seed) for run in runs[:3]] == [
+        ("baseline", 3),
+        ("baseline", 4),
+        ("miro", 3),
+    ]
+    of = {run.variant: run for run in runs}
+    for variant, mask in {
+        "baseline": [0, 0, 0],
+        "miro": [1, 1, 1],
+        "synth": [1, 1, 1],
+        "only_b": [0, 1, 0],
+        "no_b": [1, 0, 1],
+    }.items():
+        np.testing.assert_array_equal(of[variant].rewards, np.array(mask, bool))
+    assert of["synth"].synthetic == 0.5 and of["miro"].synthetic == 0.25
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seeds": ()}, "config.study.seeds must be a tuple of one or more"),
+        ({"variants": ("miro", "miro")}, "config.study.variants must be a tuple .* different"),
+        ({"measure_steps": (6, 2)}, r"measure_steps must rise from at least 1; got \(6, 2\)"),
+        ({"measure_steps": (0, 2)}, "measure_steps must rise from at least 1"),
+        ({"best_of": 1}, "config.study.best_of"),
+    ],
+)
+def test_wrong_options_are_refused_by_their_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        options(**changes)
+
+
+def test_an_unknown_variant_and_a_config_without_a_study_are_refused():
+    with pytest.raises(ValueError, match="baseline, miro, synth, only_a.*no_c; got only_d"):
+        make_runs(options(variants=("only_d",)), REWARDS, 0.0)
+    config = configs.get_config("tiny")
+    with config.unlocked():
+        config.train.num_steps = 7
+        with pytest.raises(ValueError, match="must end with config.train.num_steps 7; got"):
+            stage.check(config)
+        del config.study
+        with pytest.raises(ValueError, match="use --config=configs/study.py"):
+            stage.check(config)
+
+
+def examples(count=50):
+    index = np.arange(count, dtype=np.float32)
+    row = {"image_mean": index[:, None], "image_std": index[:, None], "weight": np.ones(count)}
+    forms = [
+        row
+        | {
+            "caption_tokens": np.stack([index, np.full(count, form)], 1)[:, None],
+            "caption_mask": np.ones((count, 1), bool),
+            "levels": np.stack([index / count] * 3, 1) + 10 * form,
+        }
+        for form in (0, 1)
+    ]
+    return train.load_examples(*forms)
+
+
+@pytest.mark.parametrize("synthetic", [0.0, 1.0, 0.5])
+def test_a_batch_holds_each_records_own_caption_and_its_levels(synthetic):
+    run = {"rewards": jnp.array([True, False, True]), "synthetic": jnp.float32(synthetic)}
+    batch = train.draw_batch(jax.random.key(0), run, examples(), 400)
+    index, form = batch["caption_tokens"][:, 0].T
+    np.testing.assert_array_equal(batch["image_mean"][:, 0], index)
+    np.testing.assert_allclose(batch["levels"][:, 0], index / 50 + 10 * form, rtol=1e-6)
+    assert np.isnan(batch["levels"][:, 1]).all() and not np.isnan(batch["levels"][:, 2]).any()
+    assert np.mean(form) == pytest.approx(synthetic, abs=0.1)
+    assert len(np.unique(index)) == 50
+
+
+def test_what_is_measured_at_the_end_and_before():
+    study = options()
+    prompts, categories = measure.make_prompts(study, seed=0)
+    assert {name: len(texts) for name, texts in prompts.items()} == {
+        "report": 12,
+        "search": 6,
+        "best_of": 6,
+        "dial": 6,
+    }
+    assert set(categories["report"]) == set(measure.scene.CATEGORIES)
+    baseline, miro = make_runs(options(seeds=(0,)), REWARDS, 0.0)
+
+    def names(run, is_last):
+        wanted = measure.requests(study, run, is_last, prompts, REWARDS, "b", 0)
+        return [request.setting for request in wanted]
+
+    assert names(miro, False) == names(baseline, False) == ["default"]
+    assert names(baseline, True) == ["default", "best_of"]
+    dials = [f"dial:{name}={level}" for name in REWARDS for level in (0, 1)]
+    swept = ["sweep:0.5", "search:0.5", "sweep:1", "search:1"]
+    assert names(miro, True) == ["default", *swept, *dials, "best_of"]
+
+
+def small(**changes):
+    config = configs.get_config("tiny")
+    with config.unlocked():
+        config.study.update({"seeds": (0,), **changes})
+        config.source.shapes.num_images = 64
+    return config
+
+
+def files(workdir):
+    folder = workdir / "study"
+    paths = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+@pytest.mark.slow
+def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
+    with quick_compilation():
+        stage.run(small(), tmp_path / "whole")
+        whole = files(tmp_path / "whole")
+        assert {"measured.json", "study.json", "study.html", "states-0", "states-1"} <= set(whole)
+
+        save, count = measured.save_cells, iter(range(10))
+
+        def stop(*arguments):
+            if next(count) == 1:  # trained, not measured
+                raise KeyboardInterrupt
+            save(*arguments)
+
+        config = small()
+        config.data.records = str(tmp_path / "whole" / "records")
+        monkeypatch.setattr(measured, "save_cells", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(config, tmp_path / "stopped")
+        stage.run(config, tmp_path / "stopped")
+        resumed = files(tmp_path / "stopped")
+        assert whole.keys() == resumed.keys()
+        for name in whole.keys() - {"study.html"}:
+            if not name.startswith("states"):  # which name the folder of the records
+                assert whole[name] == resumed[name], name
+        for name in ("states-0", "states-1"):
+            arrays = [unseal(part[name], name)[0] for part in (whole, resumed)]
+            for key in arrays[0]:
+                np.testing.assert_array_equal(*(part[key] for part in arrays), err_msg=key)
+
+        together = small(runs_at_once=2)
+        together.data.records = config.data.records
+        stage.run(together, tmp_path / "together")
+        cells = [
+            {cell.name: cell for cell in measured.load(tmp_path / name / "study").cells}
+            for name in ("whole", "together")
+        ]
+        assert cells[0].keys() == cells[1].keys()
+        for name, cell in cells[0].items():
+            np.testing.assert_allclose(cell.scores, cells[1][name].scores, atol=1e-3, err_msg=name)
+
+        path = tmp_path / "stopped" / "study" / "states-1"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match="states-1 must hold the states of this study"):
+            stage.run(config, tmp_path / "stopped")
+        config.optim.learning_rate = 1e-4
+        with pytest.raises(ValueError, match="states-0 must hold .* the config of the study was"):
+            stage.run(config, tmp_path / "stopped")
