@@ -221,9 +221,9 @@ def base() -> ConfigDict:
     c.evaluate.images_per_prompt = 4
     c.evaluate.categories = tuple(name for name, _ in c.source.shapes.categories)
     # Shown beside the numbers: a run's folder, an evaluation.json, or one that comes with the
-    # package: base-baseline, the variant baseline of this config. It is left out where prompts or
+    # package: baseline, the variant baseline of this config. It is left out where prompts or
     # sampling differ.
-    c.evaluate.beside = "base-baseline"
+    c.evaluate.beside = "baseline"
     return c
 
 

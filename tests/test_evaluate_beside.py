@@ -7,7 +7,7 @@ import pytest
 from configs import base as configs
 from miro_jax.evaluate import beside
 
-RECORD = json.loads((beside.RECORDED / "base-baseline.json").read_text())[-1]
+RECORD = json.loads((beside.RECORDED / "baseline.json").read_text())[-1]
 
 
 def restricted(values, keys):
@@ -28,9 +28,9 @@ def test_the_recorded_baseline_is_that_of_todays_config():
 
 
 def test_a_record_stands_beside_an_evaluation_of_the_same_prompts(tmp_path):
-    found = beside.read("base-baseline", RECORD)
+    found = beside.read("baseline", RECORD)
     assert found == {
-        "name": "base-baseline",
+        "name": "baseline",
         "step": RECORD["step"],
         "geneval": RECORD["results"]["geneval"],
     }
@@ -48,13 +48,13 @@ def test_what_was_measured_otherwise_is_left_out(key, caplog):
     else:
         part = "evaluate" if key == "images_per_prompt" else "sample"
         entry["settings"][part][key] += 1
-    assert beside.read("base-baseline", entry) is None
+    assert beside.read("baseline", entry) is None
     name = "list of prompts" if key == "prompts" else key
     assert f"made with another {name}: it is not shown" in caplog.text
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(FileNotFoundError, match="or one of base-baseline; got 'baseline'"):
-        beside.find("baseline")
+    with pytest.raises(FileNotFoundError, match="or one of baseline; got 'basline'"):
+        beside.find("basline")
     with pytest.raises(FileNotFoundError, match="config.evaluate.beside must be"):
         beside.find(str(tmp_path))
