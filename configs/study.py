@@ -18,7 +18,8 @@ def study() -> ConfigDict:
         c.train.num_steps = 1_000
         c.train.checkpoint_every_steps = 1_000
         c.study = ConfigDict()
-        # baseline, miro, synth (half of the steps with synthetic captions), only_REWARD, no_REWARD.
+        # baseline, miro, synth and synth_baseline (half of the steps use the synthetic caption),
+        # only_REWARD, no_REWARD.
         c.study.variants = ("baseline", "miro", "only_beauty")
         c.study.seeds = (0, 1, 2)
         c.study.measure_steps = (100, 200, 350, 500, 700, 1_000)  # updates; the last ends training
@@ -48,7 +49,7 @@ def tiny(c: ConfigDict) -> None:
     c.study.dial_per_category = 1
     c.study.best_of = 2
     c.study.best_of_per_category = 1
-    c.study.batch_size = 12
+    c.study.batch_size = 16
 
 
 def all_variants(c: ConfigDict) -> None:
@@ -60,6 +61,7 @@ def all_variants(c: ConfigDict) -> None:
         "baseline",
         "miro",
         "synth",
+        "synth_baseline",
         *(f"only_{name}" for name in base.REWARDS),
         *(f"no_{name}" for name in base.REWARDS),
     )

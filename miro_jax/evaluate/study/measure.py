@@ -12,7 +12,7 @@ import numpy as np
 from miro_jax.data.shapes import scene, world
 from miro_jax.evaluate.base import Judges, Sampling
 from miro_jax.evaluate.study.measured import Cell
-from miro_jax.evaluate.study.settings import MIRO, Run, Study
+from miro_jax.evaluate.study.settings import BASELINE, MIRO, Run, Study
 from miro_jax.models.targets import to_levels
 from miro_jax.sample.pipeline import MiroPipeline
 
@@ -77,7 +77,7 @@ def requests(
         for name in rewards:
             for level in study.dial_levels:
                 yield Request(f"dial:{name}={level:g}", prompts[DIAL], {name: level}, 1, seed + 3)
-    if run.variant == MIRO or not run.rewards.any():
+    if run.variant in (MIRO, BASELINE):
         yield Request("best_of", prompts[BEST_OF], {}, study.best_of, seed + 2)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from miro_jax.cli.flags import check, option
 
 ALONE, WITHOUT = "only_", "no_"
-BASELINE, MIRO, SYNTHETIC = "baseline", "miro", "synth"
+BASELINE, MIRO = "baseline", "miro"
+SYNTHETIC = ("synth", "synth_baseline")  # half of their steps use the synthetic caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Study:
     """`config.study`. Fields are documented by their help."""
 
     variants: tuple[str, ...] = option(
-        help="baseline, miro, synth, only_REWARD and no_REWARD, each trained with every seed"
+        help="baseline, miro, synth, synth_baseline, only_REWARD, no_REWARD; each with every seed"
     )
     seeds: tuple[int, ...] = option(help="of initialisation, order and noise")
     measure_steps: tuple[int, ...] = option(
@@ -75,7 +76,7 @@ def make_runs(study: Study, rewards: Sequence[str], synthetic: float) -> list[Ru
     Raises:
       ValueError: an unknown variant; the known ones are listed.
     """
-    known = {BASELINE: [], MIRO: rewards, SYNTHETIC: rewards}
+    known = {BASELINE: [], MIRO: rewards, SYNTHETIC[0]: rewards, SYNTHETIC[1]: []}
     known |= {ALONE + name: [name] for name in rewards}
     known |= {WITHOUT + name: [n for n in rewards if n != name] for name in rewards}
     if unknown := [name for name in study.variants if name not in known]:
@@ -87,7 +88,7 @@ def make_runs(study: Study, rewards: Sequence[str], synthetic: float) -> list[Ru
             variant,
             int(seed),
             np.isin(list(rewards), known[variant]),
-            0.5 if variant == SYNTHETIC else synthetic,
+            0.5 if variant in SYNTHETIC else synthetic,
         )
         for variant, seed in itertools.product(study.variants, study.seeds)
     ]

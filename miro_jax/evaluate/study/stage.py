@@ -19,13 +19,14 @@ import numpy as np
 from miro_jax import annotate
 from miro_jax.annotate.parts import seal, unseal
 from miro_jax.cli import build, run_folder
+from miro_jax.cli.exit import say
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import Options, load_all
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base
-from miro_jax.evaluate.study import measure, measured, train
+from miro_jax.evaluate.study import measure, measured, page, train
 from miro_jax.evaluate.study.measured import Cell, Measured
 from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
@@ -60,6 +61,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
             for number, group in enumerate(groups):
                 _run_group(bench, folder, f"{number}", group, progress)
+        written = page.write(folder.path, measured.load(folder.path))
+    say("\n".join([f"{workdir}:", *(f"  {line}" for line in written.lines)]))
+    say(f"report: {written.page}")
 
 
 def check(config: ml_collections.ConfigDict) -> tuple[Study, list[Run]]:
@@ -102,6 +106,7 @@ class Bench:
     def open(cls, config: ml_collections.ConfigDict, workdir: Path, study: Study) -> "Bench":
         """Build everything, and read the records."""
         parts = components.build_components(config)
+        components.check_batch(study.batch_size, "study.batch_size", parts.mesh)
         records = run_folder.records_folder(config, workdir)
         bins, labels = Bins.load(records), build.reward_labels(config)
         options = {
@@ -126,7 +131,12 @@ class Bench:
             MiroPipeline(trained, study.batch_size),
             base.make_sampling(config),
             judges,
-            Measured(tuple(judges.names), config.train.batch_size, *sets),
+            Measured(
+                tuple(judges.names),
+                config.train.batch_size,
+                *sets,
+                conflict_reward=short_name(config.evaluate.conflict_reward),
+            ),
             train.make_chunk(parts, Training(**config.train)),
             bins.manifest_digest,
         )
@@ -208,7 +218,7 @@ def _measure(bench: Bench, run: Run, state: Any, step: int) -> list[Cell]:
         step == bench.study.measure_steps[-1],
         bench.frame.prompts,
         bench.judges.names,
-        short_name(bench.config.evaluate.conflict_reward),
+        bench.frame.conflict_reward,
         bench.sampling.seed,
     )
     arguments = bench.sampling, bench.judges
