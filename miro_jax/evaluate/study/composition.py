@@ -22,7 +22,7 @@ _PAIRS = (
 class Composition(Claim):
     """F5, shown if MIRO's overall score is above the baseline's beyond the interval.
 
-    Both at the last step with all targets at 1 and the same prompts. Opposite: it is below. What
+    Both at the last step with the study's default targets and the same prompts. Opposite: it is below. What
     synthetic captions and a lowered target of the conflict reward add stands beside it and has no
     part in the verdict.
 

@@ -21,7 +21,7 @@ from miro_jax.data.storage import Damaged, open_folder
 from miro_jax.data.storage.files import parse_ours, to_json, to_sealed_json
 
 FILE, CELLS, ENDING = "measured.json", "cells", ".cells"
-DEFAULT, BEST_OF = "default", "best_of"  # settings; all targets are at 1
+DEFAULT, BEST_OF = "default", "best_of"  # settings; targets are the study's defaults
 SWEEP, SEARCH, DIAL = "sweep:", "search:", "dial:"  # settings begin so
 REPORT = "report"  # set of prompts
 _SCHEMA = {
