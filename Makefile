@@ -16,7 +16,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test check lint clean
+.PHONY: help train study test check lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ help:  ## list the targets
 
 train: $(VENV)/.installed  ## install, then train on the shapes world: CONFIG, WORKDIR, ARGS
 	$(PY) -m miro_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+study: $(VENV)/.installed  ## which of the paper's claims show: an hour, in runs/study; ARGS
+	$(PY) -m miro_jax.main --config=configs/study.py --workdir=runs/study --stage=study $(ARGS)
 
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
 	$(PY) -m pytest $(ARGS)
