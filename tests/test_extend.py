@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
+from miro_jax.pretrained.weights import official
 from miro_jax.train import extend
 from miro_jax.train.optim import make_optimizer
 from miro_jax.train.settings import Optim
@@ -147,3 +148,9 @@ def test_weights_of_another_network_are_refused():
 def test_more_added_rewards_than_rewards_are_refused():
     with pytest.raises(ValueError, match="added_rewards must be at most the 3"):
         resize(TINY, added_rewards=4)
+
+
+def test_the_released_layout_cannot_hold_an_added_reward(tmp_path):
+    config = resize(TINY, latent_shape=(8, 8, 3), added_rewards=1, **official.FIXED)
+    with pytest.raises(ValueError, match="rewards that were added hide their missing levels"):
+        official.write(tmp_path, config, nnx.State({}), ("a", "b", "c"), np.zeros((1, 10)), 4)

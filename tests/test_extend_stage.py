@@ -7,18 +7,20 @@ import signal
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from miro_jax import sample
+from miro_jax import annotate, sample
 from miro_jax.cli import run_folder
 from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate import compare_command, extension
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate import training as training_stage
 from miro_jax.models import sharding
+from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample.trained import load
 from miro_jax.train import components, loop
-from tests import training
-from tests.networks import quick_compilation
+from tests import sampling, training
+from tests.networks import TINY, quick_compilation, resize
 
 pytestmark = pytest.mark.slow
 OLD = ("count", "beauty")
@@ -183,6 +185,29 @@ def test_a_reward_that_the_records_have_is_not_scored_again(tmp_path_factory, ol
     config, _ = plan(monkeypatch, given, folder)
     assert not (folder / "records").exists() and config.data.records == str(records)
     assert config.data.train_rewards == (*OLD, "sharpness")
+
+
+def test_a_release_is_extended(tmp_path, monkeypatch):
+    release = sampling.save_tiny(tmp_path / "release")
+    sizes = resize(TINY, **FIXED)
+    network = {key: getattr(sizes, key) for key in small().model.rin if key != "added_rewards"}
+    changes = {f"model__rin__{key}": value for key, value in network.items()}
+    changes |= {"encoder__image__size": 8, "encoder__caption__width": 16}
+    config = small(**changes, rewards=sampling.NAMES, data__train_rewards=sampling.NAMES)
+    annotate.run(config, tmp_path)
+    given = {"data__records": str(tmp_path / "records"), "data__new_reward": "sharpness"}
+    given |= {"rewards": sampling.NAMES, "data__train_rewards": sampling.NAMES}
+    given |= {"extend__checkpoint": str(release)}
+    config, make_state = plan(monkeypatch, small(**changes | given), tmp_path / "new")
+    parts = components.build_components(config)
+    with sharding.use_mesh(parts.mesh):
+        state = make_state(parts)
+    before = nnx.merge_state(*load(release).weights)
+    for name in ("registers", "reward_positions"):
+        rows = np.asarray(before[name]["table"][...])
+        found = np.asarray(state.ema_params[name]["table"][...])
+        np.testing.assert_array_equal(found[: len(rows)], rows)
+    assert parts.reward_names == (*sampling.NAMES, "sharpness")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
     Raises:
       See `annotate`.
     """
-    if config.data.new_reward:
+    if config.data.new_reward and config.extend.checkpoint:
         config = run_folder.with_network_of(config, Path(config.extend.checkpoint).expanduser())
     settings = settings_of(config, Path(workdir))
     if config.data.new_reward:
