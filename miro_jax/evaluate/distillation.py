@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from miro_jax import evaluate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
-from miro_jax.data.json_file import read_json, with_tuples
+from miro_jax.data.json_file import read_json
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
+from miro_jax.rewards.names import short_name
 from miro_jax.sample.trained import Trained, is_run, load, weights_name
-from miro_jax.train import components, distil, loop
+from miro_jax.train import components, distil, extend, loop
 from miro_jax.train.settings import Distillation
 
 log = logging.getLogger("miro_jax")
-_OF_A_RUN = {"data": {"train_rewards": [str], "records": str}, "rewards": [str], "encoder": dict}
-_OF_A_RUN |= {"model": {"rin": dict}, "source": {"spec": str}}
 
 
 def run(config: Config, workdir: Path | str) -> None:
@@ -52,8 +50,15 @@ def run(config: Config, workdir: Path | str) -> None:
     log.info("The teacher is %s", config.distil.teacher)
     states = jax.device_get(teacher.weights)
 
+    conditioned = tuple(map(short_name, config.data.train_rewards))
+    if teacher.reward_names != conditioned:
+        raise ValueError(
+            "config.data.train_rewards must be those of the teacher, "
+            f"{', '.join(teacher.reward_names)}; got {', '.join(conditioned)}."
+        )
+
     def make_state(parts: components.Components) -> Any:
-        return distil.begin(parts, states, config.seed)
+        return extend.start(parts, states, config.seed)
 
     loop.run(config, workdir, Preview, make_state, functools.partial(_make_step, teacher, states))
     if config.train.report:
@@ -66,17 +71,11 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
     Args:
       config: with `distil`. source: of the teacher. identity: of its weights.
     """
-    c = config.copy_and_resolve_references()
+    c = run_folder.with_network_of(config, source).copy_and_resolve_references()
     c.unlock()
     if is_run(source):
-        made = with_tuples(read_json(source / run_folder.CONFIG, _OF_A_RUN))
-        c.encoder = ml_collections.ConfigDict(made["encoder"])
-        # What a run of an earlier version does not have is what it was then.
-        c.model.rin = ml_collections.ConfigDict(made["model"]["rin"])
-        c.rewards, c.data.train_rewards = made["rewards"], made["data"]["train_rewards"]
-        c.source.spec = made["source"]["spec"]
-        records = made["data"]["records"]
-        c.data.records = c.data.records or records or str((source / "records").absolute())
+        used = read_json(source / run_folder.CONFIG, {"data": {"records": str}})["data"]["records"]
+        c.data.records = c.data.records or used or str((source / "records").absolute())
     d = c.distil
     d.teacher, c.model.rin.student = identity, True
     c.train.num_steps, c.train.batch_size, c.train.microbatches = d.num_steps, d.batch_size, 1
@@ -108,7 +107,7 @@ def _make_step(
 ) -> Callable:
     """Return the jitted step of a student; the state that it is given is donated."""
     settings = Distillation(**config.distil)
-    fixed = distil.begin(parts, states, config.seed)
+    fixed = extend.start(parts, states, config.seed)
     step = jax.jit(
         distil.make_distil_step(
             parts.graphdef,

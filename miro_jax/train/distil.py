@@ -17,8 +17,7 @@ constant, as in Mean Flows (arXiv 2505.13447, section 4.3): long spans do not dr
 Letters: B trajectories, S spans of each, N teacher steps.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,9 +30,8 @@ from miro_jax.models.flow import squared_error
 from miro_jax.models.rin import RIN
 from miro_jax.models.sampler import Branch, Guidance, make_velocity
 from miro_jax.models.solvers import Velocity, time_grid
-from miro_jax.train.components import Components
 from miro_jax.train.settings import Distillation
-from miro_jax.train.state import TrainState, leaf_name
+from miro_jax.train.state import TrainState
 from miro_jax.train.step import apply_gradient
 
 Array = jax.Array
@@ -171,39 +169,3 @@ def make_distil_step(
         return new_state, metrics | more
 
     return step
-
-
-def begin(parts: Components, states: Iterable[Any], seed: int) -> TrainState:
-    """Make the state that a student begins with: the teacher's weights, embeddings of jumps at 0.
-
-    Args:
-      parts: of the student. states: parameters and buffers of the teacher. seed: of the rest.
-
-    Raises:
-      ValueError: a leaf of the teacher is missing or of another shape.
-    """
-    pairs = [pair for state in states for pair in jax.tree_util.tree_flatten_with_path(state)[0]]
-    old = {leaf_name(path): leaf for path, leaf in pairs}
-
-    def fill(path: tuple, fresh: Array, old: dict[str, Array]) -> Array:
-        name = leaf_name(path)
-        if name.startswith("jump/"):
-            return fresh
-        if name not in old or old[name].shape != fresh.shape:
-            got = old[name].shape if name in old else None
-            raise ValueError(
-                f"The student needs {name} {fresh.shape}; its teacher has {got}. Use the config of "
-                "the teacher."
-            )
-        return old[name].astype(fresh.dtype)
-
-    def make(key: Array, old: dict[str, Array]) -> TrainState:
-        fresh = parts.init(key)
-        params, buffers = (
-            jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, old), tree)
-            for tree in (fresh.params, fresh.buffers)
-        )
-        ema_params = jax.tree.map(jnp.copy, params)
-        return dataclasses.replace(fresh, params=params, ema_params=ema_params, buffers=buffers)
-
-    return jax.jit(make, out_shardings=parts.shardings)(jax.random.key(seed), old)

@@ -24,6 +24,7 @@ from miro_jax.train.state import TrainState, leaf_name
 
 Array = jax.Array
 # Of no weight that is there.
+_NEW = ("rewards/", "jump/")  # what an extended network has, and a student of `distil`
 _MAY_DIFFER = ("num_rewards", "added_rewards", "remat", "residual", "table_std")
 
 
@@ -111,13 +112,13 @@ def _fill(tree: Any, old: Mapping[str, Array]) -> Any:
 
 def _merge(name: str, fresh: Array, old: Array | None) -> Array:
     is_table = name == "reward_positions/table"
-    if old is None and (is_table or name.startswith("rewards/")):
+    if old is None and (is_table or name.startswith(_NEW)):
         return fresh
     if old is not None and old.shape == fresh.shape:
         return old.astype(fresh.dtype)
     if old is not None and is_table and old.shape[1:] == fresh.shape[1:]:
         return fresh.at[: len(old)].set(old)
     raise ValueError(
-        f"The extended network needs {name} {fresh.shape}; the checkpoint has "
+        f"The new network needs {name} {fresh.shape}; the checkpoint has "
         f"{None if old is None else old.shape}."
     )
