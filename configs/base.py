@@ -7,7 +7,7 @@ world.
 Variants (the words after the colon, joined by commas) only override values that stand here.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 PUBLISHED_REWARDS = (
     "clip",
@@ -120,7 +120,8 @@ def base() -> ConfigDict:
     # The release runs the network twice a training step, to condition it on its own latent tokens;
     # once is 1.4 times as fast, and enough for objects of one patch each.
     c.model.rin.self_condition = False
-    c.model.rin.remat = False  # recompute blocks in the backward pass
+    # What the backward pass recomputes: "none", each "block" or each layer, "attention_mlp".
+    c.model.rin.remat = config_dict.FieldReference("none", field_type=object)  # or False, True
     c.model.rin.student = False  # set by --stage=distil
     c.model.rin.residual = "float32"  # of the tokens between layers; "compute": as the products
     c.model.rin.added_rewards = 0  # the last so many, whose missing levels have no token

@@ -193,9 +193,10 @@ def test_bfloat16_network_keeps_float32_parameters_and_outputs(network, batch):
         assert 1e-4 < difference(ours, expected) < 5e-2
 
 
-def test_recomputed_blocks_give_the_same_velocity(batch):
-    """`remat` changes memory only: each block appears in the gradient as one to recompute."""
-    config = resize(TINY, num_blocks=2, remat=True)
+@pytest.mark.parametrize(("remat", "recomputed"), [(True, 2), ("block", 2), ("attention_mlp", 8)])
+def test_recomputed_blocks_give_the_same_velocity(batch, remat, recomputed):
+    """`remat` changes memory only: each part appears in the gradient as one to recompute."""
+    config = resize(TINY, num_blocks=2, remat=remat)
     recomputing = random_network(config, seed=0)
     plain, *_ = abstract_network(resize(config, remat=False))
     for ours, expected in zip(
@@ -214,7 +215,14 @@ def test_recomputed_blocks_give_the_same_velocity(batch):
         )
 
     assert count(plain) == 0
-    assert count(recomputing[0]) == 2
+    assert count(recomputing[0]) == recomputed
+
+
+def test_what_is_recomputed_goes_by_name_or_by_a_truth_value():
+    assert resize(TINY, remat=False) == resize(TINY, remat="none")
+    assert resize(TINY, remat="True").remat == "block"
+    with pytest.raises(ValueError, match="remat must be one of none, block, attention_mlp; got"):
+        resize(TINY, remat="layers")
 
 
 def test_tokens_between_layers_may_have_the_dtype_of_the_products(batch):

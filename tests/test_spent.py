@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from miro_jax.cli import compile_cache
-from miro_jax.models.flops import forward_flops, peak_tflops
+from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.train import spent
 from miro_jax.train.spent import Profile, Spent
@@ -78,6 +78,7 @@ def dot_flops(jaxpr):
     [
         {},
         {"num_blocks": 2, "layers_per_block": 3, "condition_layers": 2},
+        {"self_condition": False},
         {"num_rewards": 0, "token_width": 48, "latent_shape": (16, 8, 4)},
     ],
 )
@@ -95,6 +96,7 @@ def test_the_work_of_a_network_is_that_of_its_matrix_products(changes):
 
     products = dot_flops(jax.make_jaxpr(forward)(params, buffers).jaxpr)
     assert forward_flops(config, 9) == products
+    assert training_flops(config, 9) == (4 if config.self_condition else 3) * products
 
 
 def test_devices_are_known_by_the_longest_name_that_fits():

@@ -1,14 +1,14 @@
 """Floating-point operations of the velocity network, and what devices are able to.
 
 Counted are matrix products and attention; a multiply-add is two. A training image costs four
-forwards: one without a gradient, one with, and the backward pass, which is worth two.
+forwards: one without a gradient, for self-conditioning, one with, and the backward pass, which is
+worth two.
 
 Letters: N image tokens, M latent tokens, L caption tokens, D latent width, E token width.
 """
 
 from miro_jax.models.rin import RINConfig
 
-FORWARDS_PER_TRAINING_IMAGE = 4
 # TFLOP/s of dense bfloat16 products by `device_kind`, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
@@ -33,6 +33,11 @@ def peak_tflops(device_kind: str) -> float | None:
     """Return the peak of a device by the longest name that its own begins with; None: unknown."""
     known = [name for name in PEAK_TFLOPS if device_kind.startswith(name)]
     return PEAK_TFLOPS[max(known, key=len)] if known else None
+
+
+def training_flops(config: RINConfig, caption_tokens: int) -> float:
+    """Return the operations of a training step for one image."""
+    return (3 + config.self_condition) * forward_flops(config, caption_tokens)
 
 
 def forward_flops(config: RINConfig, caption_tokens: int) -> float:
@@ -62,5 +67,6 @@ def forward_flops(config: RINConfig, caption_tokens: int) -> float:
     block += c.layers_per_block * (itself(latents, wide) + latents * gated(wide))
     block += cross(tokens, narrow, latents, wide)
     encoder = c.condition_layers * (itself(condition, wide) + condition * dense)
-    ends = 2 * 2 * tokens * patch * narrow + latents * dense + 2 * length * c.caption_width * wide
+    ends = 2 * 2 * tokens * patch * narrow + 2 * length * c.caption_width * wide
+    ends += latents * dense * c.self_condition
     return float(c.num_blocks * block + encoder + ends + (c.num_rewards + 1) * scalar)

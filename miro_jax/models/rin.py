@@ -46,8 +46,7 @@ from miro_jax.models.sharding import constrain
 from miro_jax.models.student import JumpEmbedding
 
 Array = jax.Array
-
-
+REMATS = ("none", "block", "attention_mlp")
 PREDICTIONS = ("velocity", "image")
 
 
@@ -74,7 +73,9 @@ class RINConfig:
     table_std: float  # standard deviation of learned tables at the start; 0.02 in the release
     sigma: float  # standard deviation of the data that preconditioning assumes
     log_variance_features: int
-    remat: bool  # recompute each block in the backward pass: less memory, a third more work
+    # What the backward pass recomputes, for less memory and a third more work: "none", each
+    # "block", or "attention_mlp": each layer, an attention and its MLP. False, True: none, block.
+    remat: str | bool
     prediction: str = "velocity"  # or "image", turned into a velocity by `flow.velocity_to`
     self_condition: bool = True  # see its own latent tokens of the evaluation before
     residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
@@ -84,6 +85,12 @@ class RINConfig:
     added_rewards: int = 0
 
     def __post_init__(self):
+        named = {False: "none", "False": "none", True: "block", "True": "block"}
+        object.__setattr__(self, "remat", named.get(self.remat, self.remat))
+        if self.remat not in REMATS:
+            raise ValueError(
+                f"config.model.rin.remat must be one of {', '.join(REMATS)}; got {self.remat!r}."
+            )
         may_be_zero = ("num_rewards", "added_rewards", "condition_layers", "num_registers")
         for name, value in vars(self).items():
             least = 0 if name in may_be_zero else 1
@@ -121,6 +128,7 @@ class RINBlock(nnx.Module):
 
     def __init__(self, config: RINConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, attention: str):
         c = config
+        self.recomputes_layers = c.remat == "attention_mlp"
         mlp = (c.mlp_multiplier, c.mlp_multiple)
         cross = {"rngs": rngs, "dtype": dtype, "attention": attention}
         self.read_condition = CrossAttentionBlock(
@@ -139,11 +147,13 @@ class RINBlock(nnx.Module):
 
     def __call__(self, x: Array, z: Array, condition: Array, mask: Array) -> tuple[Array, Array]:
         """Update image tokens x [B, N, E] and latent tokens z [B, M, D]."""
-        z = self.read_condition(z, condition, mask)
-        z = self.read(z, x)
+        again = nnx.remat if self.recomputes_layers else lambda call: call
+        cross, itself = again(CrossAttentionBlock.__call__), again(SelfAttentionBlock.__call__)
+        z = cross(self.read_condition, z, condition, mask)
+        z = cross(self.read, z, x)
         for layer in self.process:
-            z = layer(z)
-        return self.write(x, z), z
+            z = itself(layer, z)
+        return cross(self.write, x, z), z
 
 
 class RIN(nnx.Module):
@@ -299,7 +309,7 @@ class RIN(nnx.Module):
         x, z = x.astype(self.residual_dtype), z.astype(self.residual_dtype)
         x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
         for block in self.blocks:
-            run = nnx.remat(RINBlock.__call__) if c.remat else RINBlock.__call__
+            run = nnx.remat(RINBlock.__call__) if c.remat == "block" else RINBlock.__call__
             x, z = run(block, x, z, condition, mask)
             x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
         patches = self.patch_out(self.patch_out_norm(x)).astype(jnp.float32)

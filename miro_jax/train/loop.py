@@ -27,7 +27,7 @@ from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.models import sharding
-from miro_jax.models.flops import FORWARDS_PER_TRAINING_IMAGE, forward_flops, peak_tflops
+from miro_jax.models.flops import peak_tflops, training_flops
 from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
@@ -142,8 +142,8 @@ def _images_at_peak(config: Config, parts: components.Components) -> float | Non
     peak = config.train.peak_tflops or peak_tflops(jax.devices()[0].device_kind)
     if not peak or config.model.dtype == "float32":
         return None
-    image = forward_flops(parts.network_config, config.encoder.caption.max_tokens)
-    return peak * 1e12 * jax.device_count() / (FORWARDS_PER_TRAINING_IMAGE * image)
+    image = training_flops(parts.network_config, config.encoder.caption.max_tokens)
+    return peak * 1e12 * jax.device_count() / image
 
 
 class Loop:
