@@ -61,8 +61,7 @@ PARTS = {
         [*NARROW, "--batch", "1"],
         f"--xla_gpu_enable_command_buffer={GRAPHS}",
     ),
-    "sample_epilogues": ("images_per_second.py", [*NARROW, "--batch", "64"], EPILOGUES),
-    "towers_epilogues": ("towers.py", ["--only", "clip_h"], EPILOGUES),
+    "train_epilogues": ("train_step.py", NARROW, EPILOGUES),
     "attention": ("attention.py", [], ""),
     "train_xla": ("train_step.py", [*CUT, "--attention=xla"], ""),
     "sample_xla": ("images_per_second.py", [*CUT, "--attention=xla", "--batch", "64"], ""),
@@ -262,7 +261,7 @@ def main() -> None:
     )
     parser.add_argument("--budget", type=float, default=340, help="seconds of everything")
     parser.add_argument("--prepare", type=float, default=170, help="seconds before parts measure")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that prepare")
+    parser.add_argument("--processes", type=int, default=6, help="that prepare at once")
     parser.add_argument("--only", nargs="+", help="parts whose names begin so")
     parser.add_argument("--tiny", action="store_true", help="small sizes, on a CPU")
     parser.add_argument("--ceiling", action="store_true", help=argparse.SUPPRESS)

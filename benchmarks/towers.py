@@ -25,6 +25,7 @@ from flax import nnx
 
 from benchmarks import timing
 from miro_jax.models import sharding
+from miro_jax.models.compiling import inference_options
 from miro_jax.pretrained.networks import blip, clip, t5, vae
 
 
@@ -219,7 +220,11 @@ class Ours:
                 return work.function(nnx.merge(graphdef, state), *arrays)
 
             begin = time.perf_counter()
-            self.compiled = jax.jit(call).lower(self.abstract, *self.arrays).compile()
+            self.compiled = (
+                jax.jit(call, compiler_options=inference_options())
+                .lower(self.abstract, *self.arrays)
+                .compile()
+            )
             self.compile_s = time.perf_counter() - begin
 
     def measure(self, args) -> dict[str, Any]:

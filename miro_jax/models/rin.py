@@ -42,6 +42,7 @@ from miro_jax.models.layers import (
     ScalarEmbedding,
     normal_table,
 )
+from miro_jax.models.patches import patchify, unpatchify
 from miro_jax.models.sharding import constrain
 from miro_jax.models.student import JumpEmbedding
 
@@ -352,20 +353,6 @@ def precondition(t: Array, sigma: float) -> tuple[Array, float]:
     gamma = 1.0 - t
     c_in = jax.lax.rsqrt(jnp.square(gamma * sigma) + jnp.square(1.0 - gamma))
     return c_in, math.sqrt(1.0 + sigma**2)
-
-
-def patchify(x: Array, patch: int) -> Array:
-    """Cut `[B, H, W, C]` into `[B, N, P P C]`, row by row; values (row, column, channel)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
-
-
-def unpatchify(patches: Array, shape: tuple[int, int, int], patch: int) -> Array:
-    """Undo `patchify`: `[B, N, P P C]` to `[B, H, W, C]`."""
-    h, w, c = shape
-    x = patches.reshape(-1, h // patch, w // patch, patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
 
 
 def build(

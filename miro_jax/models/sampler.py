@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from miro_jax.models.compiling import inference_options
 from miro_jax.models.guidance import guide
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
@@ -140,7 +141,7 @@ def make_sampler(
       the cost. A student has the scale as its input: the solver and the negative branch are unused.
     """
 
-    @partial(jax.jit, static_argnames="guided")
+    @partial(jax.jit, static_argnames="guided", compiler_options=inference_options())
     def sample(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
         model = nnx.merge(graphdef, *weights)
         if model.config.student:

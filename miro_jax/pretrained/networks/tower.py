@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models import sharding
+from miro_jax.models.compiling import inference_options
 from miro_jax.pretrained.weights.convert import Network
 
 
@@ -74,7 +75,10 @@ class Tower:
                 f"arrays must have equal rows; got {', '.join(str(len(x)) for x in arrays)}."
             )
         if function not in self._jitted:
-            self._jitted[function] = jax.jit(functools.partial(_call, function, self.graphdef))
+            self._jitted[function] = jax.jit(
+                functools.partial(_call, function, self.graphdef),
+                compiler_options=inference_options(),
+            )
         with sharding.use_mesh(self.mesh):
             inputs = [x.arrays if isinstance(x, OnDevice) else self._put(x) for x in arrays]
             return OnDevice(self._jitted[function](self.state, *inputs), rows)
