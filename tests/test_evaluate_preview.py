@@ -35,6 +35,7 @@ def make(monkeypatch, tmp_path):
         monkeypatch.setattr(preview, "MiroPipeline", Spy)
         Spy.built.clear()
         config = configs.get_config("")
+        config.sample.targets = "first=0.5"
         config.sample.prompts, config.sample.images_per_prompt = ("a circle", "a square"), 3
         parts = types.SimpleNamespace(
             graphdef=None,

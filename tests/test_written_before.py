@@ -22,7 +22,7 @@ from tests.networks import quick_compilation
 ROOT = pathlib.Path(__file__).parent.parent
 ARCHIVE = ROOT / "tests" / "fixtures" / "written_before.tar.gz"
 RUN = [
-    f"--config={ROOT / 'configs' / 'base.py'}:tiny",
+    f"--config={ROOT / 'tests' / 'fixtures' / 'base_before.py'}",
     "--workdir=run",
     *(f"--config.{key}={value!r}" for key, value in made.CONFIG.items()),
 ]

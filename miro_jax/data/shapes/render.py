@@ -16,7 +16,7 @@ GLOW_RANGE = 0.5  # brightness of the top row minus that of the bottom row at gl
 VEIL = 0.3  # share of the objects' contrast that the light of a glow of 1 takes away
 
 # At radius 1: the area, and how far below the centre of its box the centre of mass lies.
-AREA = {"circle": np.pi, "square": 4.0, "triangle": 2.0}
+AREA = {"circle": np.pi, "square": 4 * scenes.SQUARE_SIDE**2, "triangle": 2.0}
 CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3}
 
 
@@ -61,7 +61,7 @@ def distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float | np.ndar
     if shape == "circle":
         return np.sqrt(dx * dx + dy * dy) - radius
     if shape == "square":
-        return np.maximum(np.abs(dx), np.abs(dy)) - radius
+        return np.maximum(np.abs(dx), np.abs(dy)) - scenes.SQUARE_SIDE * radius
     # Upright triangle: apex at the top of the box, base at its bottom. The sides have slope 2.
     sides = (2 * np.abs(dx) - dy - radius) / np.float32(np.sqrt(5))
     return np.maximum(sides, dy - radius)

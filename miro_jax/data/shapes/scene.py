@@ -30,12 +30,13 @@ CATEGORIES: tuple[str, ...] = tuple(
 RELATIONS = ("left of", "right of", "above", "below")
 
 SIDE = 32.0  # units per image side
+SQUARE_SIDE = 0.9  # half side of a square of radius 1: about the area of the circle
 MAX_BLUR = 1.4  # standard deviation in units; neighbours are still told apart
 MAX_NOISE = 0.1  # standard deviation per channel, as a share of the full range
 MIN_VIVIDNESS = 0.5
 MIN_COUNT, MAX_COUNT = 2, 4  # objects in an image of the category "counting"
 _QUARTER = SIDE / 2  # side of the part of the image that belongs to one object
-_MIN_RADIUS, _MAX_RADIUS = 5.6, 6.8
+_MIN_HALF, _MAX_HALF = 5.6, 6.8  # half sides of what an object fills
 _SHIFT = 0.5  # most that an object leaves the centre of its quarter, in each direction
 _NEIGHBOURS = ((0, 1), (2, 3), (0, 2), (1, 3))  # quarters that share a side
 _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees apart
@@ -43,7 +44,8 @@ _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One object: a shape that fills the box of half side `radius` around (x, y), upright.
+    """One object: an upright shape of a radius around (x, y), which is half the side of the box that
+    it fills; squares are smaller, by SQUARE_SIDE.
 
     shape, color: of SHAPES and COLORS. x, y, radius: in units. hue_shift: degrees added to the hue
     of the colour. value: brightness of the colour, in [0, 1].
@@ -107,11 +109,14 @@ def sample_scene(rng: np.random.Generator, size: int = 32, category: str = "colo
         Object(
             shape,
             color,
-            *(round(float(length), 3) for length in box),
+            round(float(x), 3),
+            round(float(y), 3),
+            # A square fills its box, so that at a glance it is no circle.
+            round(float(half / SQUARE_SIDE if shape == "square" else half), 3),
             hue_shift=round(float(rng.uniform(-_HUE_JITTER, _HUE_JITTER)), 3),
             value=round(float(rng.uniform(0.85, 1.0)), 3),
         )
-        for shape, color, box in zip(shapes, colors, boxes, strict=True)
+        for shape, color, (x, y, half) in zip(shapes, colors, boxes, strict=True)
     )
     blur, noise, glow, vividness, grey = (
         round(float(number), 4)
@@ -138,12 +143,12 @@ def relation_component(relation: str, dx: float, dy: float) -> float:
 
 
 def _boxes(rng: np.random.Generator, count: int, aligned: bool) -> list[tuple[float, float, float]]:
-    """Draw (x, y, radius) of objects, each in a quarter of its own; aligned: side by side."""
+    """Draw (x, y, half side) of boxes, each in a quarter of its own; aligned: side by side."""
     quarters = rng.permutation(4)[:count]  # row by row
     if aligned:
         quarters = rng.permutation(_NEIGHBOURS[rng.integers(len(_NEIGHBOURS))])
     boxes = []
     for row, column in (divmod(int(quarter), 2) for quarter in quarters):
-        radius, dx, dy = rng.uniform((_MIN_RADIUS, -_SHIFT, -_SHIFT), (_MAX_RADIUS, _SHIFT, _SHIFT))
-        boxes.append((_QUARTER * (column + 0.5) + dx, _QUARTER * (row + 0.5) + dy, radius))
+        half, dx, dy = rng.uniform((_MIN_HALF, -_SHIFT, -_SHIFT), (_MAX_HALF, _SHIFT, _SHIFT))
+        boxes.append((_QUARTER * (column + 0.5) + dx, _QUARTER * (row + 0.5) + dy, half))
     return boxes

@@ -25,6 +25,7 @@ from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import Claim
 
 VERSION = "shapes2"  # changes whenever the same arguments give other bytes
+_EARLIER = ("shapes1",)  # whose shards are kept where all of them are there
 IMAGE_FORMATS = ("png", "jpg")
 _ARGUMENTS = "world.json"
 _WRONG_SYNTHETIC = 0.05  # captioning models err too, if less than crawls
@@ -125,12 +126,11 @@ def write_shards(
         )
     local = LocalFolder(folder)
     _claim(local, recipe, int(num_images), int(images_per_shard), image_format)
-    names = []
-    for number, start in enumerate(range(0, num_images, images_per_shard)):
-        names.append(f"shapes-{number:05d}.tar")
-        if not local.exists(names[-1]):
+    names = _shard_names(-(-num_images // images_per_shard))
+    for name, start in zip(names, range(0, num_images, images_per_shard), strict=True):
+        if not local.exists(name):
             indices = range(start, min(start + images_per_shard, num_images))
-            local.write(names[-1], _archive(recipe, indices, image_format))
+            local.write(name, _archive(recipe, indices, image_format))
     for leftover in local.leftovers():
         local.remove(leftover)
     return [local.path / name for name in names]
@@ -225,6 +225,10 @@ def _files(sample: Sample, image_format: str) -> dict[str, bytes]:
     }
 
 
+def _shard_names(count: int) -> list[str]:
+    return [f"shapes-{number:05d}.tar" for number in range(count)]
+
+
 def _claim(
     folder: LocalFolder, recipe: _Recipe, num_images: int, images_per_shard: int, image_format: str
 ) -> None:
@@ -240,6 +244,10 @@ def _claim(
     arguments |= {"version": VERSION, "categories": dict(weights), "num_images": num_images}
     arguments |= {"images_per_shard": images_per_shard, "image_format": image_format}
     claim = Claim(folder=folder, manifest=_ARGUMENTS, partial=_ARGUMENTS, request_of=dict)
+    version = (claim.present() or {}).get("version")
+    names = _shard_names(-(-num_images // images_per_shard))
+    if version in _EARLIER and all(map(folder.exists, names)):
+        arguments["version"] = version  # whole: nothing is added to them
     claim.begin(arguments)
 
 

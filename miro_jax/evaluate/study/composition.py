@@ -22,9 +22,9 @@ _PAIRS = (
 class Composition(Claim):
     """F5, shown if MIRO's overall score is above the baseline's beyond the interval.
 
-    Both at the last step with the study's default targets and the same prompts. Opposite: it is below. What
-    synthetic captions and a lowered target of the conflict reward add stands beside it and has no
-    part in the verdict.
+    Both at the last step with the study's default targets and the same prompts. Opposite: it is
+    below. What synthetic captions and a lowered target of the conflict reward add stands beside
+    it and has no part in the verdict.
 
     Attributes:
       axes: [C + 1], categories and the overall score.
