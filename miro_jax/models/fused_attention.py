@@ -23,6 +23,7 @@ import functools
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +156,7 @@ def run(
     lengths: Array | None,
     *,
     causal: bool = False,
-    implementation: str = "cudnn",
+    implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> Array:
     """Compute an attention by cuDNN.
 

@@ -20,8 +20,8 @@ class Spent:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock, self._begin = clock, clock()
-        self._mark, self._at_mark = self._begin, dict.fromkeys(CAUSES, 0.0)
-        self.seconds = dict.fromkeys(CAUSES, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(CAUSES, 0.0)
+        self._mark, self._at_mark = self._begin, dict(self.seconds)
 
     @contextlib.contextmanager
     def on(self, cause: str) -> Iterator[None]:

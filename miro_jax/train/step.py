@@ -139,7 +139,7 @@ def _drop_captions(
 
 
 def make_train_step(
-    loss: Callable[..., tuple[Array, dict[str, Array]]],
+    loss: Callable[..., tuple[Array, dict[str, Array]]] | Loss,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     recipe: Recipe,
@@ -159,6 +159,7 @@ def make_train_step(
         if microbatches == 1:
             grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
         else:
+            assert isinstance(loss, Loss)
             drawn = loss.draw(batch, key)
             grads, metrics = _accumulate(loss, state.params, state.buffers, drawn, microbatches)
         new_state, more = apply_gradient(state, grads, optimizer, schedule, recipe.ema_decay)

@@ -44,8 +44,8 @@ _HUE_JITTER = 6.0  # degrees to either side; neighbouring colours are 60 degrees
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One object: an upright shape of a radius around (x, y), which is half the side of the box that
-    it fills; squares are smaller, by SQUARE_SIDE.
+    """One object: an upright shape of a radius around (x, y), which is half the side of the box
+    that it fills; squares are smaller, by SQUARE_SIDE.
 
     shape, color: of SHAPES and COLORS. x, y, radius: in units. hue_shift: degrees added to the hue
     of the colour. value: brightness of the colour, in [0, 1].
