@@ -3,6 +3,7 @@
 A reader of a named pipe waits for a writer that may never come, and a device may never end.
 """
 
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -50,6 +51,12 @@ def read_regular(path: str | os.PathLike, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         raise ValueError(f"{path} must hold at most {most_bytes:,} bytes; it holds more.")
     return data
+
+
+def digest_regular(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a regular file in hexadecimal digits; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -5,7 +5,6 @@ imported by its path; nothing else in the package imports a file by path. The ve
 reward ends in a digest of the file, so that another content of the file is another reward.
 """
 
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from miro_jax.data.regular_file import open_regular
+from miro_jax.data.regular_file import digest_regular
 from miro_jax.rewards import base, contract
 from miro_jax.rewards.names import short_name
 
@@ -76,8 +75,7 @@ def build(name: str, **arguments: Any) -> base.Reward:
 
 def digest(name: str) -> str:
     """Return the first digits of the file's SHA-256."""
-    with open_regular(name.partition(":")[0]) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
+    return digest_regular(name.partition(":")[0])[:_DIGITS]
 
 
 def _import(path: Path) -> ModuleType:

@@ -24,7 +24,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.record import Record, decode_record, encode_record
-from miro_jax.data.regular_file import open_regular
+from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, Folder, LocalFolder, open_folder
 from miro_jax.data.storage.base import ATTEMPTS
 from miro_jax.data.storage.files import to_sealed_json
@@ -58,7 +58,8 @@ class Written:
 
     def of_file(self, path: str | os.PathLike) -> "Written":
         """Return the same with size and digest of the finished file."""
-        return dataclasses.replace(self, num_bytes=os.path.getsize(path), sha256=_digest_file(path))
+        digest = digest_regular(path)
+        return dataclasses.replace(self, num_bytes=os.path.getsize(path), sha256=digest)
 
 
 def write_shard(
@@ -100,7 +101,7 @@ def write_shard(
                     return read_sidecar(folder, name)
                 try:
                     path = folder.local(name, scratch)
-                    if _digest_file(path) != written.sha256:
+                    if digest_regular(path) != written.sha256:
                         found = read_back(path, folder / name)
                 except FileNotFoundError:  # deleted meanwhile
                     continue
@@ -223,11 +224,6 @@ def _count_records(path: str) -> int:
     return count
 
 
-def _digest_file(path: str | os.PathLike) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_sidecar(folder: Folder, name: str) -> dict:
     """Read the sidecar of a shard.
 
@@ -286,7 +282,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
                 f"{shard} must hold the {expected[name]} records of the manifest; got {count}. "
                 f"{remedy}"
             )
-        if full and _digest_file(shard) != sidecar["sha256"]:
+        if full and digest_regular(shard) != sidecar["sha256"]:
             raise ValueError(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
     return [home / name for name in names]
 

@@ -26,7 +26,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from miro_jax.data.json_file import read_json
-from miro_jax.data.regular_file import open_regular
+from miro_jax.data.regular_file import digest_regular
 from miro_jax.pretrained.weights import pickles, tensors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -338,5 +338,4 @@ def _connect() -> None:
 
 @functools.lru_cache(maxsize=256)
 def _digest(path: Path, _size: int, _modified: int) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_regular(path)
