@@ -42,6 +42,23 @@ def test_an_empty_folder_restores_nothing(tmp_path):
     assert restore(tmp_path / "a" / "b") is None
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_no_save_of_a_run_compiles_a_digest(tmp_path, resumed, caplog):
+    if resumed:
+        saved(tmp_path, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        jax.clear_caches()
+        if resumed:
+            checkpoints.restore_latest(abstract(make(0)))
+        else:
+            checkpoints.prepare(make(0))
+        state = make(4)
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+            assert checkpoints.save(4, state, DATA)
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert [text for text in compiled if "digest" in text] == []  # Orbax slices some arrays
+
+
 def test_state_and_data_state_come_back_exactly(two_steps):
     step, state, data_state = restore(two_steps)
     assert step == 6 and data_state == DATA | {"position": 6}

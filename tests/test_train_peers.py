@@ -63,6 +63,13 @@ def test_one_that_is_done_is_not_waited_for():
     thread.join(30)
 
 
+def test_one_that_fails_is_not_waited_for():
+    store, said = Store(), []
+    store.values[f"{peers.KEY}/1"] = peers.FAILING
+    start(store, 0, said, timeout=1000)[0].join(30)
+    assert said == ["process 1 of this run failed, see what it printed"]
+
+
 def test_a_store_that_is_gone_is_process_0():
     store, said = Store(), []
     store.dead = True

@@ -1,11 +1,18 @@
-"""Digests of arrays on their devices: the same on any mesh, changed by any single flipped bit."""
+"""Digests of arrays on their devices: the same on any mesh, changed by any single flipped bit.
 
-from collections.abc import Mapping
+Each device sums over its own shard, without collectives: on CPUs, programs that have some and run
+side by side can wait for each other's threads forever, and over a network hundreds of them would
+hold training up. The sums of the devices are added on the host, at once for all arrays.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # by bytes of an element
 
@@ -18,6 +25,8 @@ def layout(array: Any) -> str:
 def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
     """Digest named arrays and look for NaN and infinity: a small program a shape.
 
+    In a run of several processes each of them makes the same call.
+
     Args:
       arrays: of numbers or bools of at most 32 bits, laid out in any way.
 
@@ -27,31 +36,66 @@ def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
     for name, array in arrays.items():
         if array.dtype != jnp.bool_ and array.dtype.itemsize not in WORDS:
             raise TypeError(f"{name} must be an array of at most 32 bits; got {array.dtype}.")
-    # One at a time: on CPU, programs with collectives that run side by side can wait for each
-    # other's threads forever.
-    sums = {name: jax.device_get(_digest(array)) for name, array in arrays.items()}
+    started = [_start(array) for array in arrays.values()]  # all, before the first is waited for
+    none = np.zeros((1, 3), np.uint32)
+    sums = np.stack([sum(rows, none)[0] for rows in jax.device_get(started)])  # [arrays, 3]
+    if jax.process_count() > 1:
+        sums = np.sum(multihost_utils.process_allgather(sums), axis=0, dtype=np.uint32)
     return {
-        name: (f"{total:08x}{mixed:08x}", bool(finite))
-        for name, (total, mixed, finite) in sums.items()
+        name: (f"{total:08x}{mixed:08x}", bool(not_finite == 0))
+        for name, (total, mixed, not_finite) in zip(arrays, sums, strict=True)
     }
 
 
+def _start(array: jax.Array) -> list[jax.Array]:
+    """Begin to digest what this process counts of an array; returns [1, 3] of each device."""
+    if isinstance(array.sharding, jax.NamedSharding):
+        rows = _digest_shards(array, array.sharding.mesh, array.sharding.spec)
+        return [shard.data for shard in rows.addressable_shards]
+    return [_digest_whole(array)] if jax.process_index() == 0 else []
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "spec"))
+def _digest_shards(array: jax.Array, mesh: jax.sharding.Mesh, spec: jax.P) -> jax.Array:
+    """Return the sums of each device, [devices, 3]; of copies of a shard the first one counts."""
+    axes = [(a,) if isinstance(a, str) else tuple(a or ()) for a in spec]
+    axes += [()] * (array.ndim - len(axes))
+    copied = tuple(name for name in mesh.axis_names if name not in sum(axes, ()))
+
+    def digest(shard: jax.Array) -> jax.Array:
+        sizes = zip(axes, shard.shape, strict=True)
+        starts = [jax.lax.axis_index(a) * size if a else 0 for a, size in sizes]
+        row = _digest(shard, array.shape, starts)
+        return jnp.where(jax.lax.axis_index(copied) == 0, row, 0) if copied else row
+
+    return jax.shard_map(digest, mesh=mesh, in_specs=spec, out_specs=jax.P(mesh.axis_names))(array)
+
+
 @jax.jit
-def _digest(array: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Two sums over the bits of the elements, modulo 2^32, and whether all are finite.
+def _digest_whole(array: jax.Array) -> jax.Array:
+    return _digest(array, array.shape, [0] * array.ndim)
+
+
+def _digest(array: jax.Array, shape: Sequence[int], starts: Sequence[Any]) -> jax.Array:
+    """Two sums over the bits of the elements, modulo 2^32, and how many are not finite: [1, 3].
 
     Integer addition has no rounding, so the sums do not depend on its order, which the layout over
     devices changes. In the second sum each element is first scrambled together with its index, by
     steps that can be undone (the finalizer of MurmurHash3): one changed element always changes the
     sum, several or swapped elements do so but for one case in 2^32.
+
+    Args:
+      array: a part of an array of `shape` that begins at the indices `starts`.
     """
     bits = array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array
     bits = jax.lax.bitcast_convert_type(bits, WORDS[bits.dtype.itemsize]).astype(jnp.uint32)
-    index = jnp.zeros(array.shape, jnp.uint32)  # in row-major order
-    for axis, size in enumerate(array.shape):
-        index = index * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    index = jnp.zeros(array.shape, jnp.uint32)  # in the whole array, in row-major order
+    for axis, (size, start) in enumerate(zip(shape, starts, strict=True)):
+        along = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) + jnp.uint32(start)
+        index = index * np.uint32(size) + along
     mixed = bits ^ (index * np.uint32(0x9E3779B1))
     mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
     mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
     mixed = mixed ^ (mixed >> 16)
-    return bits.sum(dtype=jnp.uint32), mixed.sum(dtype=jnp.uint32), jnp.isfinite(array).all()
+    rows = bits, mixed, ~jnp.isfinite(array)
+    return jnp.stack([row.sum(dtype=jnp.uint32) for row in rows])[None]

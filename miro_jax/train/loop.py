@@ -81,11 +81,11 @@ def run(
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
-        if config.mesh.distributed:
-            stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
         )
+        if config.mesh.distributed:  # ends before the checkpoints, which may wait for the others
+            stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
         state = _start(config, parts, checkpoints, data, make_state)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
@@ -125,10 +125,11 @@ def _start(
 ) -> TrainState:
     """Restore the latest usable checkpoint with its data position, or begin anew."""
     restored = checkpoints.restore_latest(parts.abstract)
-    if restored is None and make_state is not None:
-        return make_state(parts)
     if restored is None:
-        return jax.jit(parts.init, out_shardings=parts.shardings)(jax.random.key(config.seed))
+        init = jax.jit(parts.init, out_shardings=parts.shardings)
+        state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
+        checkpoints.prepare(state)
+        return state
     _, state, data_state = restored
     components.check_conditioning(config, data_state)
     for key in (components.CONDITIONED_ON, components.BINS):

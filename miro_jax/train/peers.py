@@ -2,9 +2,10 @@
 
 Without this a step waits for the dead process in native code, until JAX aborts it with a stack of
 C++ frames. Each process counts in the key-value store of `jax.distributed`, which process 0 keeps:
-when that one dies, JAX itself ends the others within a second.
+when that one is killed, JAX itself ends the others within a second. One that fails says so there.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -16,11 +17,13 @@ from typing import Any
 import jax
 from jax._src import distributed  # no public name gives the key-value store
 
-from miro_jax.cli.exit import FAILED, note
+from miro_jax.cli.exit import FAILED, note, status_of
 
 KEY = "miro_jax/alive"
 SECONDS_BETWEEN_LOOKS = 1.0
-DONE = "done"
+DONE, FAILING = "done", "failing"
+REMEDY = "start all processes again: the run resumes from its last checkpoint."
+_COLLECTIVES = ("gloo", "nccl", "coordination service")  # in the texts of JAX when one breaks off
 log = logging.getLogger("miro_jax")
 
 
@@ -40,12 +43,24 @@ def watched(timeout_seconds: float) -> Iterator[None]:
     arguments = (client, jax.process_index(), jax.process_count(), timeout_seconds, ended, _leave)
     thread = threading.Thread(target=watch, args=arguments, name="peers", daemon=True)
     thread.start()
+    result = DONE
     try:
         yield
+    except Exception as error:
+        result = FAILING
+        # At exit JAX waits for the others, and aborts with their timeout; this comes first.
+        atexit.register(os._exit, status_of(error))
+        if isinstance(error, RuntimeError) and any(n in str(error).lower() for n in _COLLECTIVES):
+            line = str(error).splitlines()[0]
+            raise RuntimeError(f"another process of this run is gone ({line}); {REMEDY}") from error
+        raise
     finally:
         ended.set()
         thread.join(10 * SECONDS_BETWEEN_LOOKS)
-    client.key_value_set(f"{KEY}/{jax.process_index()}", DONE, True)  # not where we failed
+        with contextlib.suppress(Exception):  # the store is gone: then so are the others
+            client.key_value_set(f"{KEY}/{jax.process_index()}", result, True)
+        if result == FAILING and jax.process_index() == 0:  # the store ends with us
+            time.sleep(3 * SECONDS_BETWEEN_LOOKS)
 
 
 def watch(
@@ -76,13 +91,16 @@ def watch(
         for other, (value, since) in seen.items():
             if values.get(str(other), "") != value:
                 seen[other] = (values[str(other)], now)
+            elif value == FAILING:  # at the last look, too: so we do not fail for the same reason
+                leave(f"process {other} of this run failed, see what it printed")
+                return
             elif value != DONE and now - since > timeout_seconds:
                 leave(f"process {other} of this run has not answered for {timeout_seconds:g} s")
                 return
 
 
 def _leave(what: str) -> None:
-    text = f"{what}; start all processes again: the run resumes from its last checkpoint."
+    text = f"{what}; {REMEDY}"
     log.error("%s", text)
     note(f"miro_jax: error: {text}")
     os._exit(FAILED)
