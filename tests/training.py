@@ -10,9 +10,11 @@ import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
+from jax._src import compiler, distributed
 
 from configs import base as configs
 from miro_jax import annotate
@@ -173,9 +175,21 @@ def _serve() -> None:
             if said := os.environ.get("MIRO_TEST_STDERR"):
                 os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
             os.dup2(2, 1)  # nothing of a run may mix with the answers
+            _keep_programs_of_all_processes()
             sys.exit(entry.main(json.loads(line)))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _keep_programs_of_all_processes() -> None:
+    """On CPUs what is compiled is each process's own, and JAX keeps that of process 0 alone."""
+    keep = compiler._cache_write
+
+    def keep_ours(*arguments):
+        with mock.patch.object(distributed.global_state, "process_id", 0):
+            keep(*arguments)
+
+    compiler._cache_write = keep_ours
 
 
 if __name__ == "__main__":
