@@ -7,6 +7,7 @@ size imports take longer than the run. `Launcher` talks to it; this file, called
 import json
 import os
 import pathlib
+import select
 import subprocess
 import sys
 import time
@@ -134,6 +135,8 @@ class Launcher:
 
     def wait(self) -> int:
         """Return the exit status of the run; -n where signal n ended it."""
+        if not select.select([self._server.stdout], [], [], PATIENCE)[0]:
+            raise TimeoutError(f"the run did not end within {PATIENCE} seconds")
         return int(self._server.stdout.readline())
 
     def __call__(self, *arguments: str) -> int:
