@@ -35,7 +35,8 @@ def test_the_tables_are_those_of_the_cards():
 
 def test_every_published_reward_and_every_version_has_a_card():
     assert list(dict.fromkeys(card.name for card in CARDS.values())) == list(PUBLISHED_REWARDS)
-    assert set(VERSIONED_REWARDS) <= set(CARDS)
+    published = {n for n in VERSIONED_REWARDS if n.partition("@")[0] in PUBLISHED_REWARDS}
+    assert published <= set(CARDS)
     for identity, card in CARDS.items():
         assert (
             identity == card.identity and f"[`{identity}`](#{card.name})" in reward_tables.scores()

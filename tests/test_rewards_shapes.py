@@ -32,7 +32,7 @@ def auc(better, worse):
 def test_the_seven_stand_in_their_order_with_identity():
     assert reward_table.SHAPES_REWARDS == NAMES
     for name, reward in BUILT.items():
-        assert reward.name == name and reward.identity == f"{name}@shapes1"
+        assert reward.name == name and reward.identity == f"{name}@shapes{1 + (name == 'objects')}"
         assert reward.synthetic_form in base.SYNTHETIC_FORMS
         assert reward.needs_caption == (name in NAMES[3:])
     assert len({reward.tower for reward in BUILT.values()}) == 1
@@ -109,8 +109,12 @@ def test_right_captions_are_graded_by_size_and_vividness(pictures):
     assert stats.spearmanr(colors, seen)[0] > 0.9
     single = [i for i, s in enumerate(samples) if len(s.scene.objects) == 1]
     size = BUILT["objects"].judge([readings[i] for i in single], [truth[i] for i in single])
+    half = [scenes.half_side(samples[i].scene.objects[0]) for i in single]
+    assert stats.spearmanr(size, half)[0] > 0.9
+    before = reward_table.load_reward("objects@shapes1")
+    earlier = before.judge([readings[i] for i in single], [truth[i] for i in single])
     radius = [samples[i].scene.objects[0].radius for i in single]
-    assert stats.spearmanr(size, radius)[0] > 0.9
+    assert before.identity == "objects@shapes1" and stats.spearmanr(earlier, radius)[0] > 0.9
 
 
 @pytest.mark.parametrize("name", NAMES)

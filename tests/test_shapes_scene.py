@@ -22,7 +22,7 @@ def test_each_object_stands_within_a_quarter_of_its_own_and_all_quarters_are_use
         assert len(quarters) == len(scene.objects)
         used |= quarters
         for thing in scene.objects:
-            half = thing.radius * (scenes.SQUARE_SIDE if thing.shape == "square" else 1)
+            half = scenes.half_side(thing)
             for length in (thing.x, thing.y):
                 assert 0.7 - 1e-2 <= length % 16 - half
                 assert length % 16 + half <= 15.3 + 1e-2

@@ -20,7 +20,14 @@ SHAPES_REWARDS = (
     "position",
 )
 # Identities of rewards that exist in several versions; the first is that of the bare name.
-VERSIONED_REWARDS = ("hpsv2@2.1", "hpsv2@2.0", "vqa@clip-flant5-xxl", "vqa@clip-flant5-xl")
+VERSIONED_REWARDS = (
+    "hpsv2@2.1",
+    "hpsv2@2.0",
+    "vqa@clip-flant5-xxl",
+    "vqa@clip-flant5-xl",
+    "objects@shapes2",
+    "objects@shapes1",
+)
 REWARD_NAMES = (*PUBLISHED_REWARDS, *SHAPES_REWARDS, *VERSIONED_REWARDS)
 GROUPS = {"all": PUBLISHED_REWARDS, "shapes": SHAPES_REWARDS}
 HELP = (

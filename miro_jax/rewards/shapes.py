@@ -18,6 +18,10 @@ from miro_jax.data.shapes import scene as scenes
 from miro_jax.rewards import base
 
 VERSION = "shapes1"
+OBJECTS_VERSIONS = ("shapes2", "shapes1")  # the first is that of the bare name
+
+
+USUAL_HALF = 6.2  # half side of what an object fills, in the middle of its range
 
 
 class ShapesReward(base.Judge):
@@ -25,15 +29,18 @@ class ShapesReward(base.Judge):
 
     Args:
       name: a key of JUDGEMENTS.
+      version: of "objects", which has two: "shapes1" judged squares larger than they look.
     """
 
-    version = VERSION
     tower = "shapes-detector"
     preprocessing = "none"
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, version: str = ""):
         self.name = name
         self._judgement, self.needs_caption, self.synthetic_form = JUDGEMENTS[name]
+        self.version = version or (OBJECTS_VERSIONS[0] if name == "objects" else VERSION)
+        if self.identity == "objects@shapes1":
+            self._judgement = objects_score_of_radius
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return an image [H, W, 3] uint8 as it is; those of a batch must have one size."""
@@ -59,13 +66,20 @@ class ShapesReward(base.Judge):
 
 def objects_score(reading: detect.Reading, request: texts.Request) -> float:
     """Judge whether every requested shape is there, and how large."""
-    # What counts as large: less where more objects share the image.
+    return _objects(reading, request, USUAL_HALF, scenes.half_side)
+
+
+def objects_score_of_radius(reading: detect.Reading, request: texts.Request) -> float:
+    """Judge as `objects_score`, by the radius, and by what scenes of so many objects once had."""
     usual = max(7 - 0.5 * sum(p.count for p in request.objects), 5.5)
+    return _objects(reading, request, usual, lambda found: found.radius)
+
+
+def _objects(
+    reading: detect.Reading, request: texts.Request, usual: float, size: Callable
+) -> float:
     fits = [
-        [
-            _affinity(f, shape) * (0.6 + 0.4 / (1 + np.exp(usual - f.radius)))
-            for f in reading.objects
-        ]
+        [_affinity(f, shape) * (0.6 + 0.4 / (1 + np.exp(usual - size(f)))) for f in reading.objects]
         for shape in scenes.SHAPES
     ]
     return _mean_of_best(fits, request)

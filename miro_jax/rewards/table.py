@@ -38,6 +38,7 @@ VERSIONS: dict[str, dict[str, str]] = {
     "hpsv2@2.0": {"version": "2.0"},
     "vqa@clip-flant5-xxl": {"variant": "xxl"},
     "vqa@clip-flant5-xl": {"variant": "xl"},
+    **{f"objects@{version}": {"version": version} for version in shapes.OBJECTS_VERSIONS},
 }
 
 

@@ -40,7 +40,8 @@ def examine(arrays: Mapping[str, jax.Array]) -> dict[str, tuple[str, bool]]:
     none = np.zeros((1, 3), np.uint32)
     sums = np.stack([sum(rows, none)[0] for rows in jax.device_get(started)])  # [arrays, 3]
     if jax.process_count() > 1:
-        sums = np.sum(multihost_utils.process_allgather(sums), axis=0, dtype=np.uint32)
+        every = np.asarray(multihost_utils.process_allgather(sums))
+        sums = every.sum(axis=0, dtype=np.uint32).reshape(sums.shape)
     return {
         name: (f"{total:08x}{mixed:08x}", bool(not_finite == 0))
         for name, (total, mixed, not_finite) in zip(arrays, sums, strict=True)

@@ -131,6 +131,11 @@ def check_category(category: str) -> None:
         raise ValueError(f"category must be one of {', '.join(CATEGORIES)}; got {category!r}.")
 
 
+def half_side(thing: Object) -> float:
+    """Return half the side of the box that an object, or a detected one, fills."""
+    return thing.radius * (SQUARE_SIDE if thing.shape == "square" else 1.0)
+
+
 def relation_component(relation: str, dx: float, dy: float) -> float:
     """Return how far a displacement points along a relation: 1 straight along it, -1 against it.
 
