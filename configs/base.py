@@ -304,6 +304,7 @@ def baseline(c: ConfigDict) -> None:
     """No rewards: the paper's baseline. Guidance then works against the empty prompt alone."""
     c.data.train_rewards = ()
     c.sample.targets = ""
+    c.evaluate.beside = ""
 
 
 def reward_dropout(c: ConfigDict) -> None:
