@@ -53,6 +53,12 @@ def test_what_was_measured_otherwise_is_left_out(key, caplog):
     assert f"made with another {name}: it is not shown" in caplog.text
 
 
+def test_a_file_without_an_evaluation_is_refused(tmp_path):
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(ValueError, match="evaluation.json must hold an evaluation; it holds none"):
+        beside.read(str(tmp_path), RECORD)
+
+
 def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match="or one of baseline; got 'basline'"):
         beside.find("basline")

@@ -52,7 +52,10 @@ def read(source: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
     if not source:
         return None
     path = find(source)
-    other = read_json(path, _SCHEMA)[-1]
+    others = read_json(path, _SCHEMA)
+    if not others:
+        raise ValueError(f"{path} must hold an evaluation; it holds none. Evaluate that run first.")
+    other = others[-1]
     table = other["results"].get(GenEval.evaluator)
     if table is None:
         log.warning("%s has no %s: nothing is shown beside this run", path, GenEval.evaluator)

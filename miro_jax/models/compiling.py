@@ -1,4 +1,4 @@
-"""Options of XLA that a measurement has asked for, see docs/benchmarks.md."""
+"""Options of XLA that measurements speak for, see docs/benchmarks.md."""
 
 import jax
 

@@ -31,7 +31,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 
 SIDE = 32.0  # units per image side
 SQUARE_SIDE = 0.9  # half side of a square of radius 1: about the area of the circle
-MAX_BLUR = 1.4  # standard deviation in units; neighbours are still told apart
+MAX_BLUR = 1.4  # standard deviation in units; neighbours are still separate
 MAX_NOISE = 0.1  # standard deviation per channel, as a share of the full range
 MIN_VIVIDNESS = 0.5
 MIN_COUNT, MAX_COUNT = 2, 4  # objects in an image of the category "counting"
