@@ -219,7 +219,8 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(parts):
         for s in (state, whole)
     ]
     for ours, theirs in zip(*map(jax.tree.leaves, changes), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+        # An ulp of a gradient of 28 is 2e-6 already: the sums round in another order.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=2e-6)
 
 
 # The step as `run` compiles it, on eight devices.
