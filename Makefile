@@ -57,7 +57,7 @@ $(VENV)/.installed: setup.py constraints.txt | $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed-test: setup.py constraints.txt tests/requirements-oracle.txt | $(VENV)/.created
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,demo,docs]'
 	$(PIP) --no-deps --requirement tests/requirements-oracle.txt
 	@touch $(VENV)/.installed $@
 

@@ -54,6 +54,7 @@ EXTRAS = {
     # diffusers is an oracle too; ipykernel and nbclient run the notebooks; tensorflow-datasets,
     # without TensorFlow, writes a data set for the reader of such; moto, served by flask, is an
     # object store; setuptools builds the wheel.
+    # playwright drives the system's Chromium through the demo and the pages.
     "test": [
         "diffusers",
         "einops",
@@ -61,8 +62,10 @@ EXTRAS = {
         "flask-cors",
         "importlib_resources",
         "ipykernel",
+        "ipywidgets",
         "moto",
         "nbclient",
+        "playwright",
         "pytest",
         "pyyaml",
         "s3fs",
@@ -72,6 +75,8 @@ EXTRAS = {
         "torch==2.13.0",
     ],
     "dev": ["basedpyright", "ruff"],
+    "demo": ["gradio>=6,<7"],
+    "docs": ["myst-parser", "sphinx", "sphinx-book-theme"],
     "gcs": ["gcsfs"],
     "s3": ["s3fs"],
 }
