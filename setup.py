@@ -94,6 +94,7 @@ setup(
         "": ["*.pyi"],
         "miro_jax": ["py.typed"],
         "miro_jax.evaluate": ["recorded/*.json"],
+        "miro_jax.evaluate.suites": ["prompts/*/*", "expected/*.json"],
         "miro_jax.evaluate.suites.geneval": ["data/*"],
         "miro_jax.report": ["templates/*.html", "style.css"],
     },

@@ -1,0 +1,97 @@
+"""What every number of a suite carries: `evaluation.json`, groups of plain JSON.
+
+    benchmark        name and version, digest of the prompts, their number by tag, estimator
+    judge            identity of what decides about single images; {} where rewards are all
+    rewards          identity -> the towers (weights, preprocessing, precision) it was computed with
+    images           digest of all, number, sizes, formats, of each prompt, where they were
+    model            checkpoint or folder, step, averaged weights; "unknown" for foreign images
+    sampling         solver, steps, guidance, targets, negative branch, seed and seed rule
+    post_selection   best-of-N and prompt rewriting
+    statistics       interval, resamples, seed
+    machine          devices and versions
+    result           numbers with intervals, counts, per-image file and its digest
+
+What is not known is the text "unknown", never a guess. The file is sealed: one that was changed
+after it was written is refused.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from miro_jax.data.storage import open_folder
+from miro_jax.data.storage.files import to_sealed_json
+from miro_jax.evaluate.suites.rows import read_rows
+
+NAME = "evaluation.json"
+UNKNOWN = "unknown"
+FORMAT = 1
+GROUPS = (
+    *("benchmark", "judge", "rewards", "images", "model", "sampling"),
+    *("post_selection", "statistics", "machine", "result"),
+)
+_INTERVAL = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
+SCHEMA = {"format": int, **dict.fromkeys(GROUPS, dict)} | {
+    "benchmark": {"name": str, "prompts": int, "prompts_sha256": str, "tags": {str: int}},
+    "rewards": {str: str},
+    "result": {
+        "metrics": {str: _INTERVAL | {"tags?": {str: _INTERVAL}}},
+        "images": int,
+        "file?": {"name": str, "sha256": str},
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation of a suite.
+
+    name: as it was given, for messages and tables. folder: holds its files. manifest: its groups.
+    """
+
+    name: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The per-image file; see `rows.read_rows`. Without one, no rows."""
+        file = self.manifest["result"].get("file")
+        return read_rows(open_folder(self.folder), file["sha256"]) if file else []
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Metric -> value, low, high, and the same by tag."""
+        return self.manifest["result"]["metrics"]
+
+
+def dump(groups: Mapping[str, Any]) -> bytes:
+    """Return the content of the file; every group must be there."""
+    return to_sealed_json({"format": FORMAT, **{name: dict(groups[name]) for name in GROUPS}})
+
+
+def is_evaluation(path: str | Path) -> bool:
+    """Return whether a path is a finished evaluation of a suite: its folder, or the file."""
+    try:
+        read(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read(path: str | Path) -> Evaluation:
+    """Read an evaluation by its folder, or by its file.
+
+    Raises:
+      FileNotFoundError: there is none. Damaged: it was changed. ValueError: it is something else.
+    """
+    folder = Path(path).expanduser()
+    folder = folder.parent if folder.name == NAME else folder
+    if not (folder / NAME).is_file():
+        raise FileNotFoundError(
+            f"{path} must be the folder of an evaluation, with {NAME}; it has none. "
+            "`miro-jax evaluate WHAT --suite=NAME` writes it."
+        )
+    return Evaluation(str(path), folder, open_folder(folder).read_json(NAME, SCHEMA))

@@ -1,0 +1,66 @@
+"""The per-image file `images.jsonl`: a JSON object a line, one for each image, ordered by key.
+
+    {"key": "00012", "sample": 0, "file": "00012/samples/0000.png", "sha256": "3fab...",
+     "width": 256, "height": 256, "prompt": "a photo of a bench", "tag": "single_object",
+     ..., "rewards": {"pick_score@1": 0.2114, "clip@1": null}}
+
+`key` and `sample` name an image within its suite; `file` is relative to the folder of images. What
+the judge says of the image stands between, see the suite: its score first of all. A reward is on
+the model's own scale, null where it could not be had. `evaluation.json` beside it holds its
+digest.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.storage import Damaged, Folder
+
+ROWS_NAME = "images.jsonl"
+SCHEMA = {
+    "key": str,
+    "sample": int,
+    "file": str,
+    "sha256": str,
+    "prompt": str,
+    "tag": str,
+    "rewards?": {str: (float, None)},
+}
+Row = Mapping[str, Any]
+
+
+def dump_rows(rows: Iterable[Row]) -> bytes:
+    """Return the content of the file; equal rows give equal bytes, in whatever order they come."""
+    ordered = sorted(rows, key=lambda row: (row["key"], row["sample"]))
+    return "".join(dump_json(dict(row)) + "\n" for row in ordered).encode("utf-8")
+
+
+def read_rows(folder: Folder, digest: str) -> list[dict[str, Any]]:
+    """Read the file.
+
+    Args:
+      folder: of an evaluation. digest: SHA-256 that the file must have.
+
+    Raises:
+      FileNotFoundError: there is none. Damaged: it has another digest, or holds something else.
+    """
+    data = folder.read(ROWS_NAME)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise Damaged(
+            f"{folder / ROWS_NAME} must have the digest that evaluation.json beside it holds; it "
+            "was changed after it was written. Evaluate the images again."
+        )
+    try:
+        return [
+            parse_json(line, f"line {number} of {folder / ROWS_NAME}", SCHEMA)
+            for number, line in enumerate(data.splitlines(), 1)
+        ]
+    except ValueError as error:
+        raise Damaged(str(error)) from error
+
+
+def digest_of_images(rows: Sequence[Row]) -> str:
+    """Return the digest of the sorted list of (key, sample, digest of the file)."""
+    listed = sorted(f"{row['key']}\0{row['sample']}\0{row['sha256']}\n" for row in rows)
+    return hashlib.sha256("".join(listed).encode("utf-8")).hexdigest()

@@ -1,0 +1,104 @@
+"""Suites: the texts that come with the package, and the two files of an evaluation."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from miro_jax.data.shapes import world
+from miro_jax.data.storage import Damaged, LocalFolder
+from miro_jax.evaluate.suites import base, manifest, parti, rows, shapes, table
+from tests.painting import paint
+
+ROW = {"key": "00000", "sample": 0, "file": "a.png", "sha256": "0" * 64, "prompt": "p", "tag": ""}
+
+
+def test_partiprompts_are_the_published_ones():
+    suite = table.make_suite("parti")
+    assert (
+        hashlib.sha256(parti.PATH.read_bytes()).hexdigest()
+        == "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"
+    )
+    assert len(suite.prompts) == len({p.text for p in suite.prompts}) == 1632
+    assert len(suite.tags) == 12 and len({p.metadata["challenge"] for p in suite.prompts}) == 11
+    assert sum(p.text.startswith('"G I G G L E"') for p in suite.prompts) == 1
+    assert suite.score == "" and suite.open_judge is None
+
+
+def test_geneval_has_its_prompts_in_order():
+    suite = table.make_suite("geneval")
+    assert (len(suite.prompts), suite.samples_per_prompt, suite.score) == (553, 4, "correct")
+    assert list(suite.tags.values()) == [80, 99, 80, 94, 100, 100]
+    (clause,) = suite.prompts[0].metadata["include"]
+    assert suite.prompts[0].text == "a photo of a bench" and clause == {"name": "bench", "count": 1}
+
+
+def test_shapes_have_the_prompts_and_verdicts_of_the_evaluator():
+    suite = shapes.make_suite(("colors", "counting"), 3, seed=5)
+    expected = [t for name in ("colors", "counting") for t, _ in world.prompts(name, 3, 5)]
+    assert [p.text for p in suite.prompts] == expected
+    judge = suite.open_judge({})
+    images = [paint(text) for text in expected[:4]] + [paint("a red circle")] * 2
+    judged = judge.judge(images, suite.prompts)
+    assert any(row["correct"] for row in judged) and judged[0]["seen"]
+    assert [row["correct"] for row in judged] == world.check_all(np.stack(images), expected)
+    with pytest.raises(ValueError, match="has no options; got detector"):
+        suite.open_judge({"detector": "x"})
+
+
+def test_a_file_of_prompts_is_a_suite_and_an_unknown_name_lists_the_known(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("a red circle\na fox\n")
+    suite = table.make_suite(str(file))
+    assert [p.text for p in suite.prompts] == ["a red circle", "a fox"]
+    assert suite.name.startswith("mine@")
+    with pytest.raises(ValueError, match="must be one of.*parti.*shapes.*or a file.*'gneval'"):
+        table.make_suite("gneval")
+    special = tmp_path / "special.jsonl"
+    special.write_text('{"prompt": "a fox", "seed": 3}\n')
+    with pytest.raises(ValueError, match="must hold prompts alone.*'a fox'"):
+        table.make_suite(str(special))
+
+
+def test_keys_differ_and_prompts_identify_a_suite():
+    prompts = (base.SuitePrompt("0", "a", "x"), base.SuitePrompt("1", "b", "x"))
+    suite = base.Suite("s@1", prompts, 1)
+    assert suite.tags == {"x": 2}
+    changed = (prompts[0], dataclasses.replace(prompts[1], metadata={"count": 2}))
+    other = dataclasses.replace(suite, prompts=changed)
+    assert suite.describe()["prompts_sha256"] != other.describe()["prompts_sha256"]
+    with pytest.raises(ValueError, match="must differ in their keys; '0' stands there twice"):
+        base.Suite("s@1", (prompts[0], prompts[0]), 1)
+
+
+def test_rows_are_ordered_and_a_changed_file_is_refused(tmp_path):
+    folder = LocalFolder(tmp_path)
+    second = ROW | {"sample": 1, "correct": True, "rewards": {"clip@1": None}}
+    data = rows.dump_rows([second, ROW])
+    assert data == rows.dump_rows([ROW, second])
+    folder.write(rows.ROWS_NAME, data)
+    digest = hashlib.sha256(data).hexdigest()
+    assert rows.read_rows(folder, digest) == [ROW, second]
+    folder.write(rows.ROWS_NAME, data.replace(b"true", b"null"))
+    with pytest.raises(Damaged, match="must have the digest"):
+        rows.read_rows(folder, digest)
+
+
+def test_an_evaluation_is_read_back_and_one_that_was_changed_is_refused(tmp_path):
+    groups = dict.fromkeys(manifest.GROUPS, {})
+    suite = parti.make_suite()
+    groups |= {"benchmark": suite.describe()}
+    groups |= {"result": {"metrics": {"clip@1": {"value": 0.5, "tags": {}}}, "images": 3}}
+    path = tmp_path / manifest.NAME
+    path.write_bytes(manifest.dump(groups))
+    read = manifest.read(tmp_path)
+    assert read.metrics["clip@1"]["value"] == 0.5 and read.rows == []
+    assert manifest.is_evaluation(path) and not manifest.is_evaluation(tmp_path / "no")
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(Damaged, match="was changed after it was written"):
+        manifest.read(tmp_path)
+    path.write_text(json.dumps([{"step": 3, "settings": {}}]))  # of a run
+    with pytest.raises(Damaged, match="must be an object"):
+        manifest.read(tmp_path)
