@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from miro_jax.data.storage.files import to_json
+from miro_jax.report.clustered import PROMPTS
 
 BUNDLED = Path(__file__).parent / "prompts"  # folders with their licences
-TAGS, PROMPTS = "mean of tags", "mean of prompts"  # estimators of a score, see `report.clustered`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Suite:
       samples_per_prompt: images of each prompt by the suite's rule.
       score: name of the per-image value that is the suite's score (true, false or a number); ""
         where rewards are all that is measured.
-      estimator: how scores of images become the one number, TAGS or PROMPTS.
+      estimator: how scores of images become the one number, see `report.clustered`.
       open_judge: options -> the judge; None where rewards are all that is measured. Options are
         those of `--judge KEY=VALUE`, such as folders of weights; an unknown one is a ValueError.
     """

@@ -7,7 +7,8 @@ import numpy as np
 
 from miro_jax.data.shapes import detect, scene, world
 from miro_jax.evaluate.settings import Settings
-from miro_jax.evaluate.suites.base import TAGS, Suite, SuitePrompt
+from miro_jax.evaluate.suites.base import Suite, SuitePrompt
+from miro_jax.report.clustered import TAGS
 
 NAME = "shapes@1"
 

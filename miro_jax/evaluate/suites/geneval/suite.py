@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from miro_jax.evaluate.suites.base import TAGS, Suite, SuitePrompt
+from miro_jax.evaluate.suites.base import Suite, SuitePrompt
 from miro_jax.evaluate.suites.geneval.prompts import SAMPLES_PER_PROMPT, Prompt, prompts
+from miro_jax.report.clustered import TAGS
 
 NAME = "geneval@1"
 

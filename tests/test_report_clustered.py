@@ -1,0 +1,131 @@
+"""Statistics of images that share prompts, against simulated benchmarks and closed forms."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from miro_jax.report import clustered
+from miro_jax.report.statistics import wilson
+
+# GenEval's tags: number of prompts and MIRO's published rates (synthetic captions).
+PROMPTS = (80, 99, 80, 94, 100, 100)
+RATES = (0.9719, 0.7298, 0.6125, 0.7660, 0.46, 0.52)
+IMAGES = 4
+
+
+def simulate(rng, rho, rates=RATES):
+    """A benchmark whose prompts are beta-binomial: tag -> [P, 3]."""
+    tags = {}
+    for tag, (count, rate) in enumerate(zip(PROMPTS, rates, strict=True)):
+        size = (1 - rho) / rho
+        chance = rng.beta(rate * size, (1 - rate) * size, count)
+        right = rng.binomial(IMAGES, chance).astype(float)
+        tags[str(tag)] = np.column_stack([right, np.full(count, IMAGES), right])
+    return tags
+
+
+def covers(interval, truth):
+    return interval["low"] <= truth <= interval["high"]
+
+
+def naive(tags):
+    """The interval that takes images as independent."""
+    shares = [(t[:, 0].sum() / t[:, 1].sum(), t[:, 1].sum()) for t in tags.values()]
+    mean = np.mean([share for share, _ in shares])
+    error = 1.96 * np.sqrt(sum(s * (1 - s) / n for s, n in shares)) / len(shares)
+    return {"low": mean - error, "high": mean + error}
+
+
+def test_intervals_over_prompts_cover_and_those_over_images_do_not():
+    rng, truth, sets = np.random.default_rng(1), np.mean(RATES), 300
+    hits = dict.fromkeys(("bootstrap", "normal", "naive"), 0)
+    widths = []
+    for _ in range(sets):
+        tags = simulate(rng, 0.5)
+        drawn = clustered.bootstrap(tags, clustered.TAGS, 200)
+        normal = clustered.clustered_normal(tags, clustered.TAGS)
+        hits["bootstrap"] += covers(drawn, truth)
+        hits["normal"] += covers(normal, truth)
+        hits["naive"] += covers(naive(tags), truth)
+        widths.append((drawn["high"] - drawn["low"]) / (normal["high"] - normal["low"]))
+    assert 0.91 <= hits["bootstrap"] / sets <= 0.98
+    assert 0.91 <= hits["normal"] / sets <= 0.98
+    assert hits["naive"] / sets < 0.85
+    assert abs(np.mean(widths) - 1) < 0.1
+
+
+def test_the_correlation_within_prompts_is_recovered():
+    rng = np.random.default_rng(2)
+    for rho in (0.3, 0.7):
+        found = [clustered.intra_prompt_correlation(simulate(rng, rho)) for _ in range(30)]
+        assert abs(np.mean(found) - rho) < 0.03
+    one = {"": np.column_stack([np.arange(5.0), np.ones(5), np.arange(5.0) ** 2])}
+    assert clustered.intra_prompt_correlation(one) is None
+    alike = {"": np.array([[0.0, 4, 0], [4.0, 4, 4]])}
+    assert clustered.intra_prompt_correlation(alike) == 1
+
+
+def test_the_sign_flip_test_keeps_its_level_and_is_exact_on_few_prompts():
+    rng = np.random.default_rng(3)
+    p = [clustered.sign_flip([rng.normal(size=20), rng.normal(size=30)], 500) for _ in range(1000)]
+    assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.07
+    few = np.array([0.5, 1.0, 0.25, 2.0, 0.1])
+    flips = [abs(sum(s * few)) >= few.sum() for s in itertools.product((-1, 1), repeat=5)]
+    assert clustered.sign_flip([few]) == pytest.approx(np.mean(flips), abs=0.01)
+    assert clustered.sign_flip([np.zeros(4)]) == 1.0
+
+
+def test_the_score_is_the_mean_of_tags_and_not_of_images():
+    tags = clustered.cluster([1, 1, 1, 0], ["a", "b", "c", "d"], ["x", "x", "x", "y"])
+    assert clustered.estimate(tags, clustered.TAGS) == 0.5
+    assert clustered.estimate(tags, clustered.IMAGES) == 0.75
+    uneven = clustered.cluster([1, 1, 1, 0], ["a", "a", "a", "b"], [""] * 4)
+    assert clustered.estimate(uneven, clustered.PROMPTS) == 0.5
+    assert clustered.estimate(uneven, clustered.TAGS) == 0.75
+    with pytest.raises(ValueError, match="estimator must be one of mean of tags.*'median'"):
+        clustered.estimate(tags, "median")
+
+
+def test_missing_values_are_no_zeros():
+    group = clustered.cluster([1, None, float("nan"), 0.5], ["a", "a", "b", "c"], [""] * 4)
+    assert clustered.estimate(group, clustered.PROMPTS) == 0.75
+    assert group[""].tolist() == [[1, 1, 1], [0, 0, 0], [0.5, 1, 0.25]]
+    assert clustered.bootstrap(group, clustered.PROMPTS)["value"] == 0.75
+    none = clustered.cluster([None], ["a"], [""])
+    assert clustered.bootstrap(none, clustered.TAGS) == {"value": None}
+
+
+def test_equal_sets_do_not_differ_and_a_shift_is_seen():
+    rng = np.random.default_rng(4)
+    values, prompts = rng.normal(size=200), [str(n // 4) for n in range(200)]
+    first = clustered.cluster(list(values), prompts, [""] * 200)
+    same = clustered.compare(first, first, clustered.PROMPTS)
+    assert same.difference == {"value": 0, "low": 0, "high": 0} and same.p == 1 and same.ties == 50
+    second = clustered.cluster(list(values + 0.1), prompts, [""] * 200)
+    better = clustered.compare(first, second, clustered.PROMPTS)
+    assert better.difference["low"] == pytest.approx(0.1) and better.wins == 50
+    assert better.p < 0.001 and better.correlation == pytest.approx(1)
+    with pytest.raises(ValueError, match="must have the same prompts"):
+        clustered.compare(first, {"": first[""][1:]}, clustered.PROMPTS)
+
+
+def test_holm_multiplies_the_smallest_by_the_family():
+    assert clustered.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert clustered.holm([0.6, 0.7]) == [1.0, 1.0] and clustered.holm([]) == []
+
+
+def test_wilson_counts_prompts_where_images_are_alike():
+    group = np.column_stack([np.repeat([4.0, 0.0], [60, 40]), np.full(100, 4), np.zeros(100)])
+    assert clustered.wilson_of_clusters(group, 1.0) == wilson(60, 100)
+    assert clustered.wilson_of_clusters(group, None) == wilson(60, 100)
+    assert clustered.wilson_of_clusters(group, 0.0) == wilson(240, 400)
+
+
+def test_a_winner_among_equals_wins_few_resamples():
+    rng = np.random.default_rng(5)
+    equal = [simulate(rng, 0.5) for _ in range(5)]
+    shares = clustered.winners(equal, clustered.TAGS, 500)
+    assert sum(shares) == pytest.approx(1) and max(shares) < 0.95
+    better = {tag: np.column_stack([g[:, 1], g[:, 1], g[:, 1]]) for tag, g in equal[0].items()}
+    assert clustered.winners([equal[0], better], clustered.TAGS, 200) == [0, 1]
