@@ -21,7 +21,7 @@ def greedy(asked, refused, scale):
 def evaluator(names=NAMES):
     measured = judges(names, captioned=("words", "count")).of_captions
     return conflict.Evaluator(
-        measured, SAMPLING, ["a", "b"], LEVELS, "beauty", lambda image, _: image[1, 0, 0] > 150
+        measured, SAMPLING, ["a", "b"], LEVELS, "beauty", lambda images, _: images[:, 1, 0, 0] > 150
     )
 
 

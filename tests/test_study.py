@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from configs import study as configs
+from miro_jax import load_reward
 from miro_jax.annotate.parts import unseal
+from miro_jax.data.shapes import detect, world
+from miro_jax.evaluate import base
 from miro_jax.evaluate.study import measure, measured, stage, train
-from miro_jax.evaluate.study.settings import Study, make_runs
+from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
+from miro_jax.sample.settings import Settings
 from tests.networks import quick_compilation, small_mesh
 
 REWARDS = ("a", "b", "c")
@@ -117,6 +121,27 @@ def test_what_is_measured_at_the_end_and_before():
     dials = [f"dial:{name}={level}" for name in REWARDS for level in (0, 1)]
     swept = ["sweep:0.5", "search:0.5", "sweep:1", "search:1"]
     assert names(miro, True) == ["default", *swept, *dials, "best_of"]
+
+
+@pytest.mark.parametrize(("setting", "each"), [("default", 1), ("best_of", 2)])
+def test_an_image_is_read_once_for_its_verdict_and_its_rewards(setting, each, monkeypatch):
+    samples = [world.make_sample(0, index, size=16) for index in range(6)]
+    images = np.stack([sample.image for sample in samples])
+    prompts = [sample.caption for sample in samples[::each]]
+    read, batches = detect.read, []
+    monkeypatch.setattr(detect, "read", lambda batch: batches.append(len(batch)) or read(batch))
+    rewards = base.Judges([load_reward(name) for name in ("objects", "beauty")])
+    run = Run("miro", 0, np.ones(2, bool), 0.0)
+    request = measure.Request(setting, prompts, {}, each, 0)
+    sampling = base.Sampling(Settings(), 0)
+    cell = measure.measure(lambda *_, **__: images, run, 7, request, sampling, rewards)
+    assert sum(batches) == len(images)
+    texts = [prompt for prompt in prompts for _ in range(each)]
+    right = world.check_all(images, texts)
+    assert any(right) and not all(right)
+    np.testing.assert_array_equal(np.ravel(cell.right), right)
+    np.testing.assert_array_equal(cell.scores.reshape(-1, 2), rewards.score(images, texts))
+    assert cell.scores.shape[:-1] == cell.right.shape == ((6,) if each == 1 else (3, 2))
 
 
 def small(**changes):

@@ -30,7 +30,7 @@ class Evaluator:
       sampling: how to sample.
       prompts: [N], one image of each at every level.
       levels: requested, ascending. chased: name of the chased reward.
-      check: (image, prompt) -> whether the image shows what the prompt describes.
+      check: (images [N, H, W, 3], prompts) -> whether each image shows its prompt.
     """
 
     shapes_only: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class Evaluator:
             inputs.prompts.per_level,
             check_levels(inputs.settings.levels),
             short_name(inputs.settings.conflict_reward),
-            world.check,
+            world.check_all,
         )
 
     def num_images(self, reward_names: Sequence[str]) -> int:
@@ -84,7 +84,7 @@ class Evaluator:
                 pipeline, self.prompts, targets=targets, negative_targets=others
             )
             scores = self.judges.score(images, self.prompts)
-            right = sum(self.check(i, p) for i, p in zip(images, self.prompts, strict=True))
+            right = sum(self.check(images, self.prompts))
             way["agreement"].append(bootstrap_mean(np.nanmean(scores, axis=1)))
             way["correct"].append(wilson(int(right), len(images)))
         return way

@@ -176,9 +176,16 @@ def check_all(images: np.ndarray, texts: Sequence[str]) -> list[bool]:
     right = []
     for start in range(0, len(images), _READ_AT_ONCE):
         rows = slice(start, start + _READ_AT_ONCE)
-        for reading, text in zip(detect.read(images[rows]), texts[rows], strict=True):
-            sure = [f for f in reading.objects if f.shape_fit >= _SURE and f.color_fit >= _SURE]
-            right.append(captions.holds(captions.parse(text), sure))
+        right += check_readings(detect.read(images[rows]), texts[rows])
+    return right
+
+
+def check_readings(readings: Sequence[detect.Reading], texts: Sequence[str]) -> list[bool]:
+    """Return `check` of each image, given as what `detect.read` read in it, with its text."""
+    right = []
+    for reading, text in zip(readings, texts, strict=True):
+        sure = [f for f in reading.objects if f.shape_fit >= _SURE and f.color_fit >= _SURE]
+        right.append(captions.holds(captions.parse(text), sure))
     return right
 
 

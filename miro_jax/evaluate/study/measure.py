@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from miro_jax.data.shapes import scene, world
+from miro_jax.data.shapes.detect import Reading
 from miro_jax.evaluate.base import Judges, Sampling
 from miro_jax.evaluate.study.measured import Cell
 from miro_jax.evaluate.study.settings import BASELINE, MIRO, Run, Study
 from miro_jax.models.targets import to_levels
+from miro_jax.rewards.base import score_all
+from miro_jax.rewards.shapes import ShapesReward
 from miro_jax.sample.pipeline import MiroPipeline
 
 REPORT, SEARCH, BEST_OF, DIAL = "report", "search", "best_of", "dial"  # sets of prompts
@@ -81,6 +84,14 @@ def requests(
         yield Request("best_of", prompts[BEST_OF], {}, study.best_of, seed + 2)
 
 
+class Verdict(ShapesReward):
+    """Whether an image shows its prompt, as a reward: 1 or 0."""
+
+    def judge(self, features: list[Reading], captions: Sequence[str]) -> np.ndarray:
+        """Return `world.check` of each of B readings with its caption, [B] float32."""
+        return np.array(world.check_readings(features, captions), np.float32)
+
+
 def measure(
     pipeline: MiroPipeline,
     run: Run,
@@ -110,8 +121,10 @@ def measure(
         **dataclasses.asdict(sampling.settings),
     )
     texts = [text for text in request.prompts for _ in range(request.num_images)]
-    right = np.array(world.check_all(images, texts))
-    scores = judges.score(images, texts).astype(np.float32)
+    # The verdict as one more reward: of its tower, the detector, each image is read once.
+    rewards = [*judges.rewards, Verdict("objects")]
+    scores = score_all(rewards, images, [{"caption": texts}])[0]
+    scores, right = scores[:, :-1], scores[:, -1] > 0
     if request.setting == "best_of":
         right = right.reshape(-1, request.num_images)
         scores = scores.reshape(*right.shape, -1)
