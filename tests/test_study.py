@@ -201,6 +201,16 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch
         for name, cell in cells[0].items():
             np.testing.assert_allclose(cell.scores, cells[1][name].scores, atol=1e-3, err_msg=name)
 
+        config.study.variants = ("baseline", "miro", "only_beauty")
+        stage.run(config, tmp_path / "stopped")
+        grown = files(tmp_path / "stopped")
+        assert grown.keys() - resumed.keys() == {
+            "states-2",
+            "cells/group-2-000002.cells",
+            "cells/group-2-000006.cells",
+        }
+        assert all(grown[name] == resumed[name] for name in ("states-0", "states-1"))
+
         path = tmp_path / "stopped" / "study" / "states-1"
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(ValueError, match="states-1 must hold the states of this study"):

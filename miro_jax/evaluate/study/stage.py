@@ -3,10 +3,12 @@
 In `WORKDIR/study/`: `states-K`, the states of the runs of group K, which train side by side, behind
 a digest; `measured.json` and `cells/`, what was measured of them, see `measured`; `study.json` and
 `study.html`. A group's state is written after what was measured of it, so a study that is stopped
-anywhere goes on from its last measurement and ends as if it had not been stopped.
+anywhere goes on from its last measurement and ends as if it had not been stopped. One that has
+ended goes on, too, where groups are added behind the others: by more variants.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,15 +191,24 @@ def _restore(
         return train.start(bench.parts, runs), 0
     try:
         arrays, found = unseal(folder.read(name), name)
-        if wrong := [key for key, value in facts.items() if found.get(key) != value]:
+        found, wanted = _of_a_group(found), _of_a_group(facts)
+        if wrong := [key for key, value in wanted.items() if found.get(key) != value]:
             raise ValueError(f"the {wrong[0]} of the study was another")
         states = train.from_arrays(jax.eval_shape(lambda: train.start(bench.parts, runs)), arrays)
-    except (Damaged, ValueError) as error:
+    except (Damaged, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder.path / name} must hold the states of this study: "
             f"{str(error).rstrip('.')}. Delete the folder to begin anew, or give another --workdir."
         ) from error
     return states, int(states.step[0])
+
+
+def _of_a_group(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts without the list of all runs, which may grow: a group names its own."""
+    config = json.loads(facts["config"])
+    for key in ("variants", "seeds"):
+        config["study"].pop(key, None)
+    return facts | {"config": config}
 
 
 def _check_finite(runs: Sequence[Run], losses: np.ndarray, step: int) -> None:
