@@ -16,7 +16,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train study test check lint clean
+.PHONY: help train study test check lint docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,10 @@ lint: $(VENV)/.installed-lint  ## check format, style and types, changing nothin
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
+docs: $(VENV)/.installed-docs  ## the site, in build/site: ARGS
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/site $(ARGS)
+	@echo build/site/index.html
+
 clean:  ## remove the environment, caches and builds; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -59,6 +63,10 @@ $(VENV)/.installed: setup.py constraints.txt | $(VENV)/.created
 $(VENV)/.installed-test: setup.py constraints.txt tests/requirements-oracle.txt | $(VENV)/.created
 	$(PIP) --editable '.[test,demo,docs]'
 	$(PIP) --no-deps --requirement tests/requirements-oracle.txt
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: setup.py constraints.txt | $(VENV)/.created
+	$(PIP) --editable '.[docs]'
 	@touch $(VENV)/.installed $@
 
 # The types of jax and others come from the packages themselves.
