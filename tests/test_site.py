@@ -1,6 +1,6 @@
 """The site of docs/: every page is reached, every name of the API is there, and it builds."""
 
-import importlib
+import ast
 import pathlib
 import re
 import runpy
@@ -32,15 +32,16 @@ def test_every_name_of_the_api_is_there():
     names = re.findall(r"^\.\. auto\w+:: (\S+)", text, re.M)
     assert len(names) > 15
     for name in names:
-        parts = name.split(".")
-        module = name if parts[-1].islower() and _is_module(name) else ".".join(parts[:-1])
-        found = importlib.import_module(module)
-        target = found if module == name else getattr(found, parts[-1])
-        assert target.__doc__, f"{name} has no docstring"
+        path = ROOT / (name.replace(".", "/") + ".py")
+        parent = ROOT / (name.rpartition(".")[0].replace(".", "/") + ".py")
+        assert path.is_file() or name.rpartition(".")[2] in documented(parent), name
 
 
-def _is_module(name):
-    return (ROOT / (name.replace(".", "/") + ".py")).is_file()
+def documented(path):
+    """The functions and classes of a module that have a docstring; nothing is imported."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    body = ast.parse(path.read_text("utf-8")).body
+    return {node.name for node in body if isinstance(node, kinds) and ast.get_docstring(node)}
 
 
 def test_the_settings_name_the_version_of_the_package():
