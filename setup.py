@@ -50,6 +50,8 @@ RUNTIME = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "cuda12": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
     # torch and einops carry the authors' package (tests/requirements-oracle.txt), an oracle.
     # diffusers is an oracle too; ipykernel and nbclient run the notebooks; tensorflow-datasets,
     # without TensorFlow, writes a data set for the reader of such; moto, served by flask, is an

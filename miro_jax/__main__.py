@@ -37,6 +37,7 @@ VERBS = {
     "compare": Verb("evaluate.compare_command", "what changed from one network to another"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
+    "doctor": Verb("evaluate.doctor", "what this machine is, what is in the way, how fast it is"),
     "export": Verb("sample.export", "write a run's weights in the released layout"),
 }
 

@@ -7,6 +7,7 @@ command       `miro-jax evaluate RUN_FOLDER`
 gallery, geneval, reward_scores, dials, conflict     the evaluators
 preview       a grid during training
 extension     the stage that adds a reward to a trained network
+doctor        `miro-jax doctor`; speed, its work
 compare       two networks on the same prompts and noise; compare_command, `miro-jax compare`
 """
 
@@ -16,6 +17,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *"compare conflict dials extension gallery geneval prompts reward_scores run".split()
+        *"compare conflict dials extension gallery geneval prompts reward_scores run speed".split()
     ],
 )

@@ -1,0 +1,72 @@
+"""`miro-jax doctor`: what this machine is, what stands in the way, and how fast it is."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from miro_jax import evaluate
+from miro_jax.cli import exit as exits
+from miro_jax.cli import flags
+from miro_jax.cli.config import parse
+from miro_jax.cli.flags import check, option
+
+NAME, PROGRAM = "miro_jax.evaluate.doctor", "miro-jax doctor"
+_DESCRIPTION = """Look at this machine: versions, devices, memory, disk, hub. With --benchmark also
+time a matrix product, a training step and a sampler, in about a minute."""
+_EPILOG = """Exit status: 0 nothing is in the way, 1 something is (a line that begins with
+"failed").
+
+example:
+  miro-jax doctor --benchmark --config=base
+"""
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the doctor does. Fields are documented by their help."""
+
+    workdir: str = option("runs", help="folder where runs will be written")
+    benchmark: bool = option(False, help="time a matrix product, a training step and a sampler")
+    config: str = option(
+        AUTO,
+        help="whose network is timed: base, miro, or a file as of `miro-jax train`, each with "
+        ":VARIANT; auto is base on a CPU, miro elsewhere",
+    )
+    seconds: float = option(5.0, at_least=0.1, help="seconds of each timing, compilation apart")
+    json: bool = option(False, help="print one line of JSON instead of text")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    healthy = True
+
+    def work(settings: Settings) -> None:
+        nonlocal healthy
+        healthy = evaluate.speed.look(settings)
+
+    status = exits.run(NAME, lambda: _plan(arguments), work)
+    return status or (exits.DONE if healthy else exits.FAILED)
+
+
+def _plan(arguments: Sequence[str] | None) -> Settings:
+    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    flags.add_flags(parser, Settings)
+    words = sys.argv[1:] if arguments is None else arguments
+    settings = flags.make_settings(Settings, parser.read(words))
+    check(settings)
+    if settings.config != AUTO:
+        read_config(settings.config)
+    return settings
+
+
+def read_config(name: str) -> Any:
+    """Return a config of a run by name or path; UsageError where there is none."""
+    return parse([f"--config={name}", "--workdir=runs/doctor"], ["train"]).config
+
+
+def latent_shape(config: Any) -> tuple[int, int, int]:
+    """Return (H, W, C) of the image latents, without a weight: pixels as they are, or an eighth."""
+    image = config.encoder.image
+    return (image.size,) * 2 + (3,) if image.name == "pixels" else (image.size // 8,) * 2 + (4,)
