@@ -96,9 +96,9 @@ def test_evaluators_of_the_base_config_share_pictures(tmp_path):
     run_evaluators(built, pipeline, 1)
     levels = len(config.evaluate.levels)
     gallery = lone_beauty = levels
-    # All dials at their default are one and the same; that of beauty is none of the levels.
-    assert config.sample.targets == "beauty=0.625"
-    dials = len(config.rewards) * (levels - 1) + 1 + 1
+    # All dials at their default are one and the same; that of beauty is one of the levels.
+    assert config.sample.targets == "beauty=0.25" and 0.25 in config.evaluate.levels
+    dials = len(config.rewards) * (levels - 1) + 1
     both_guidances = 2
     assert len(pipeline.calls) == gallery + lone_beauty + dials + both_guidances
 

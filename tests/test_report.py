@@ -197,6 +197,27 @@ def test_rewards_above_the_training_data_are_those_of_images_with_guidance():
     assert results.RewardScores(4, rows(0.6, 0.5), training).above_training == []
 
 
+def test_rewards_that_reach_the_training_data_do_so_where_they_are_requested(tmp_path):
+    ends = {"a": (0.1, 0.5), "b": (0.9, 0.4)}  # requested at 0 and at 1
+    mean = {"low": 0.0, "high": 1.0}
+    ranks = {"rank_of_means": 1.0, "rank_of_samples": 1.0, "level": [mean | {"mean": 0.5}] * 2}
+    dials = {n: {"score": [mean | {"mean": m} for m in two], **ranks} for n, two in ends.items()}
+    cross = {"asked": ["a", "b"], "measured": ["a", "b"]}
+    cross |= dict.fromkeys(("difference", "low", "high"), [[0.1, 0.1]] * 2)
+    training = {name: {"mean": 0.5, "std": 0.1} for name in ends}
+    found = results.Dials([0.0, 1.0], 8, dials, cross)
+    assert found.reaching(training) == ["a"]
+    assert found.reaching({"b": training["b"]}) == []
+    means = {name: {"score": mean | {"mean": 0.7}, "level": mean | {"mean": 0.7}} for name in ends}
+    scores = results.RewardScores(4, [{"guidance_scale": 1, "rewards": means}], training)
+    evaluation = {"results": {"dials": found.to_json(), "reward_scores": scores.to_json()}}
+    *_, tile = headline(Facts(tmp_path, {}, {}, [], evaluation))
+    assert (tile.value, tile.what) == ("1 of 2", "rewards reach the mean of the training data")
+    del evaluation["results"]["dials"]
+    *_, tile = headline(Facts(tmp_path, {}, {}, [], evaluation))
+    assert (tile.value, tile.note) == ("2 of 2", "at the default targets")
+
+
 def test_the_share_at_the_top_is_that_with_guidance(tmp_path):
     rows = [
         {"guidance_scale": x, "categories": {}, "overall": wilson(right, 4), "named_color": None}

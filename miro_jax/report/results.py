@@ -6,6 +6,7 @@ that a result does not know are ignored.
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from typing import (
     Any,
     ClassVar,
@@ -166,6 +167,16 @@ class Dials(Result):
     def rising(self) -> list[str]:
         """Names of the dials that rise."""
         return [name for name in self.dials if self.rises(name)]
+
+    def reaching(self, training: Mapping[str, Mapping[str, float]]) -> list[str]:
+        """Names of the rewards whose mean, requested at the highest level, is that of the training
+        data or above.
+
+        Args:
+          training: reward -> `mean`, of those that are compared.
+        """
+        ends = {name: dial["score"][-1]["mean"] for name, dial in self.dials.items()}
+        return [n for n, end in ends.items() if n in training and end >= training[n]["mean"]]
 
 
 class Way(TypedDict):

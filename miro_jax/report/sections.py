@@ -77,13 +77,18 @@ def headline(facts: Facts) -> list[Tile]:
             other, shares = facts.beside
             note += f"; {other} {percent(shares.rows[-1]['overall']['accuracy'])}"
         tiles.append(Tile(percent(last["accuracy"]), "of images show what was requested", note))
+    scores = facts.result(RewardScores)
     if (dials := facts.result(Dials)) and dials.dials:
         count = f"{len(dials.rising)} of {len(dials.dials)}"
         note = "rank correlation 0.9 or more, and beyond chance"
         tiles.append(Tile(count, "dials rise when turned up", note))
-    if scores := facts.result(RewardScores):
+    if scores and dials and dials.dials:
+        count = f"{len(dials.reaching(scores.training))} of {len(dials.dials)}"
+        note = f"each requested at {dials.asked_levels[-1]:g}"
+        tiles.append(Tile(count, "rewards reach the mean of the training data", note))
+    elif scores:
         count = f"{len(scores.above_training)} of {len(scores.training)}"
-        tiles.append(Tile(count, "rewards above the training data", "all targets at 1"))
+        tiles.append(Tile(count, "rewards above the training data", "at the default targets"))
     _, errors = facts.series("mse")
     if errors:
         last = errors[-max(1, len(errors) // 10) :]
