@@ -37,6 +37,7 @@ def naive(tags):
     return {"low": mean - error, "high": mean + error}
 
 
+@pytest.mark.slow
 def test_intervals_over_prompts_cover_and_those_over_images_do_not():
     rng, truth, sets = np.random.default_rng(1), np.mean(RATES), 300
     hits = dict.fromkeys(("bootstrap", "normal", "naive"), 0)

@@ -46,7 +46,8 @@ def _split_pair(item: str, rule: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-def _parse_weights(text: str) -> tuple[str, str]:
+def parse_weights(text: str) -> tuple[str, str]:
+    """Read `NAME=FOLDER_OR_HUB_ID`; ValueError where it is none."""
     return _split_pair(text, "--weights must be NAME=FOLDER_OR_HUB_ID", text)
 
 
@@ -62,7 +63,7 @@ class EngineSettings:
     weights: Mapping[str, str] | tuple = option(
         (),
         repeat=True,
-        parse=_parse_weights,
+        parse=parse_weights,
         metavar="NAME=FOLDER_OR_HUB_ID",
         help="weights of a reward, in place of its authors' repository; may be repeated",
         group=_ENGINE,

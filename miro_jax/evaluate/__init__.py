@@ -3,7 +3,7 @@
 settings      options, and the table of evaluators: a new one is one file, one entry, one test
 prompts       of the shapes world, of a file, or captions of the run's records
 run           the stage; training, that of training
-command       `miro-jax evaluate RUN_FOLDER`
+command       `miro-jax evaluate RUN_FOLDER`; suites/, `miro-jax evaluate WHAT --suite=NAME`
 gallery, geneval, reward_scores, dials, conflict     the evaluators
 preview       a grid during training
 extension     the stage that adds a reward to a trained network
@@ -17,6 +17,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *"compare conflict dials extension gallery geneval prompts reward_scores run speed".split()
+        *"compare conflict dials extension gallery geneval prompts reward_scores run speed".split(),
+        "suites",
     ],
 )

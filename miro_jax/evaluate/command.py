@@ -18,11 +18,14 @@ from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
 from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.evaluate.settings import Settings
+from miro_jax.evaluate.suites import command as suite_command
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
 _DESCRIPTION = """Evaluate the last checkpoint of a run: images in RUN_FOLDER/evaluation, numbers
 with intervals in RUN_FOLDER/evaluation.json, and the page RUN_FOLDER/report.html.
-Options are taken from the run's config.json where they are not given."""
+Options are taken from the run's config.json where they are not given.
+With --suite=geneval, parti, shapes or a file of prompts, evaluate a folder of images of any origin
+or any checkpoint instead: miro-jax evaluate --suite=parti --help."""
 _EPILOG = """Any key of the config can be changed for this evaluation by --config.KEY=VALUE, such as
 --config.sample.guidance_scale=3 or --config.weights.clip=FOLDER.
 
@@ -34,6 +37,8 @@ example:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word == "--suite" or word.startswith("--suite=") for word in words):
+        return suite_command.main(words)
     advice = "give a smaller --batch-size."
     return exits.run(
         NAME,

@@ -82,6 +82,7 @@ class Suite:
       score: name of the per-image value that is the suite's score (true, false or a number); ""
         where rewards are all that is measured.
       estimator: how scores of images become the one number, see `report.clustered`.
+      rewards: that are scored where none are named.
       open_judge: options -> the judge; None where rewards are all that is measured. Options are
         those of `--judge KEY=VALUE`, such as folders of weights; an unknown one is a ValueError.
     """
@@ -91,6 +92,7 @@ class Suite:
     samples_per_prompt: int
     score: str = ""
     estimator: str = PROMPTS
+    rewards: tuple[str, ...] = ()
     open_judge: Callable[[Mapping[str, str]], Judge] | None = None
 
     def __post_init__(self):
@@ -116,6 +118,7 @@ class Suite:
             "prompts": len(self.prompts),
             "prompts_sha256": hashlib.sha256(to_json(listed)).hexdigest(),
             "tags": self.tags,
+            "tag_order": list(self.tags),
             "score": self.score,
             "estimator": self.estimator,
         }

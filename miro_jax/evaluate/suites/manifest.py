@@ -16,7 +16,7 @@ after it was written is refused.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,25 @@ class Evaluation:
         return read_rows(open_folder(self.folder), file["sha256"]) if file else []
 
     @property
-    def metrics(self) -> Mapping[str, Any]:
-        """Metric -> value, low, high, and the same by tag."""
-        return self.manifest["result"]["metrics"]
+    def metrics(self) -> dict[str, Any]:
+        """Metric -> value, low, high, and the same by tag, both in the order of the suite."""
+        result, tags = self.manifest["result"], self.manifest["benchmark"].get("tag_order", ())
+        metrics = _in_order(result["metrics"], result.get("order", ()))
+        return {
+            name: one | {"tags": _in_order(one["tags"], tags)} if "tags" in one else dict(one)
+            for name, one in metrics.items()
+        }
 
 
-def dump(groups: Mapping[str, Any]) -> bytes:
-    """Return the content of the file; every group must be there."""
-    return to_sealed_json({"format": FORMAT, **{name: dict(groups[name]) for name in GROUPS}})
+def _in_order(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return a mapping in an order that JSON does not keep, what is not named last."""
+    return {name: values[name] for name in names if name in values} | dict(values)
+
+
+def dump(groups: Mapping[str, Any], **more: Any) -> bytes:
+    """Return the content of the file; every group must be there, `more` stands beside them."""
+    known = {name: dict(groups[name]) for name in GROUPS}
+    return to_sealed_json({"format": FORMAT, **known, **more})
 
 
 def is_evaluation(path: str | Path) -> bool:

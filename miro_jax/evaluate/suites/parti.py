@@ -10,6 +10,8 @@ import csv
 from miro_jax.evaluate.suites.base import BUNDLED, Suite, SuitePrompt
 
 NAME = "parti@1"
+# Scorers and versions of MIRO's radars: no VQA and no SciScore, HPSv2 by its first file.
+REWARDS = ("aesthetic", "pick_score", "image_reward", "hpsv2@2.0", "clip", "openai_clip")
 PATH = BUNDLED / "partiprompts" / "PartiPrompts.tsv"
 
 
@@ -23,8 +25,8 @@ def make_suite() -> Suite:
             f"{number:05d}",
             row["Prompt"],
             row["Category"],
-            {"category": row["Category"], "challenge": row["Challenge"]},
+            {"challenge": row["Challenge"]},
         )
         for number, row in enumerate(rows)
     )
-    return Suite(NAME, tuple(prompts), samples_per_prompt=1)
+    return Suite(NAME, tuple(prompts), samples_per_prompt=1, rewards=REWARDS)

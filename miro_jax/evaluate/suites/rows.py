@@ -28,12 +28,25 @@ SCHEMA = {
     "rewards?": {str: (float, None)},
 }
 Row = Mapping[str, Any]
+_FIRST = ("key", "sample", "file", "sha256", "width", "height", "prompt", "tag")
+_LAST = ("rewards",)
 
 
 def dump_rows(rows: Iterable[Row]) -> bytes:
     """Return the content of the file; equal rows give equal bytes, in whatever order they come."""
-    ordered = sorted(rows, key=lambda row: (row["key"], row["sample"]))
-    return "".join(dump_json(dict(row)) + "\n" for row in ordered).encode("utf-8")
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["key"], row["sample"])):
+        judged = sorted(row.keys() - {*_FIRST, *_LAST})
+        names = [name for name in (*_FIRST, *judged, *_LAST) if name in row]
+        lines.append(dump_json({name: _ordered(row[name]) for name in names}) + "\n")
+    return "".join(lines).encode("utf-8")
+
+
+def _ordered(value: Any) -> Any:
+    """Return a JSON value with the keys of its objects in alphabetical order."""
+    if isinstance(value, Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return list(map(_ordered, value)) if isinstance(value, list | tuple) else value
 
 
 def read_rows(folder: Folder, digest: str) -> list[dict[str, Any]]:

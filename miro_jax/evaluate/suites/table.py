@@ -1,8 +1,11 @@
 """Suites by name: a new one is a file with `make_suite`, an entry here and a test."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from miro_jax.evaluate.command import read_config
+from miro_jax.evaluate.settings import Settings
 from miro_jax.evaluate.suites import parti, shapes, texts
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.geneval import suite as geneval
@@ -14,12 +17,23 @@ SUITES: dict[str, Callable[[], Suite]] = {
 }
 
 
-def make_suite(name: str) -> Suite:
+def make_suite(name: str, run: Path | None = None) -> Suite:
     """Return a suite by its name, or that of a prompt file.
+
+    Args:
+      name: of SUITES, or the path of a file.
+      run: folder of a run; the suite `shapes` then has the prompts of the run's own evaluation.
 
     Raises:
       ValueError: it is neither; the names are listed.
     """
+    if name == "shapes" and run is not None:
+        config = read_config(run)
+        settings = Settings(**config.evaluate)
+        suite = shapes.make_suite(
+            settings.categories, settings.prompts_per_category, config.sample.seed
+        )
+        return dataclasses.replace(suite, samples_per_prompt=settings.images_per_prompt)
     if name in SUITES:
         return SUITES[name]()
     if Path(name).expanduser().is_file():

@@ -1,0 +1,92 @@
+"""`miro-jax evaluate WHAT --suite=NAME`: arguments, checked before a device is touched."""
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from miro_jax import evaluate, sample
+from miro_jax.cli import exit as exits
+from miro_jax.cli.flags import Parser, add_flags, make_settings
+from miro_jax.data.sources.tables import is_table
+from miro_jax.evaluate.suites.base import Suite
+from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.sample.request import Request, slug
+from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options
+from miro_jax.sample.settings import Settings as How
+
+NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
+EVALS = "evals"  # folder of results below what was evaluated
+_SKIPPED = ("prompt", "prompts_file", "checkpoint", "out")
+_DESCRIPTION = """Evaluate images of a suite's prompts: numbers with intervals over prompts, a line
+for each image, tables and a page. WHAT is a folder of images of any origin, a table of paths and
+captions, or a checkpoint, which is sampled first. Stop it whenever you like: the same command
+resumes, to the same bytes."""
+_EPILOG = """examples:
+  miro-jax evaluate out/sdxl --suite=parti --rewards=pick_score,hpsv2
+  miro-jax evaluate runs/base --suite=shapes
+  miro-jax evaluate nicolas-dufour/miro --suite=geneval --target aesthetic=0.6
+  miro-jax compare out/sdxl/evals/parti@1 out/miro/evals/parti@1
+"""
+
+
+def is_checkpoint(what: str) -> bool:
+    """Return whether WHAT is sampled first: a run, a released layout, or the id of a hub."""
+    path = Path(what).expanduser()
+    if path.is_dir():
+        return sample.trained.is_run(path) or (path / "config.json").is_file()
+    return not path.exists() and not is_table(what)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command line; returns the exit status, see `cli.exit`."""
+    return exits.run(NAME, lambda: _plan(list(words)), _work)
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command line."""
+    parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    add_flags(parser, Settings)
+    for title in (WHAT, HOW, MODEL, WHERE):
+        parser.add_argument_group(title)
+    add_flags(parser, Options, skip=_SKIPPED)
+    add_flags(parser, Request, defaults={"seed": None}, skip=("num_images",))
+    add_flags(parser, How)
+    return parser
+
+
+def _plan(words: list[str]) -> tuple[Settings, Suite, Any, Path]:
+    """Return settings, suite, the sampling or None, and the folder of the results."""
+    flags = make_parser().read(words)
+    settings = make_settings(Settings, flags)
+    evaluate.suites.run.check_declared(settings.declare)
+    if not is_checkpoint(settings.what):
+        suite = evaluate.suites.table.make_suite(settings.suite)
+        what = Path(settings.what).expanduser()
+        home = what if what.is_dir() else what.parent
+        out = settings.out or home / EVALS / suite.name
+        return settings, suite, None, Path(out).expanduser()
+    suite, out = _suite_of_checkpoint(settings, flags)
+    per_prompt = settings.images_per_prompt or suite.samples_per_prompt
+    images = out / evaluate.suites.sampling.IMAGES
+    sampling = evaluate.suites.sampling.plan(settings.what, suite, per_prompt, flags, images)
+    return settings, suite, sampling, out
+
+
+def _suite_of_checkpoint(settings: Settings, flags: Namespace) -> tuple[Suite, Path]:
+    path = Path(settings.what).expanduser()
+    if sample.trained.is_run(path):
+        suite = evaluate.suites.table.make_suite(settings.suite, path)
+        step = evaluate.suites.watch.steps_of(path)[-1:]
+        home = path / EVALS / "-".join(["step", *(f"{number:06d}" for number in step)])
+    else:
+        suite = evaluate.suites.table.make_suite(settings.suite)
+        name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
+        home = Path(EVALS) / name
+    return suite, Path(settings.out or home / suite.name).expanduser()
+
+
+def _work(planned: tuple[Settings, Suite, Any, Path]) -> None:
+    settings, suite, sampling, out = planned
+    exits.say(evaluate.suites.work.evaluate_planned(settings, suite, sampling, out))

@@ -1,0 +1,264 @@
+"""Evaluate the images of a suite: find, judge, score, measure, and write what was measured.
+
+    OUT/evaluation.partial.json    the request; another one is refused
+    OUT/parts/...                  what is judged, see `judging`
+    OUT/images.jsonl               a line for each image, see `rows`
+    OUT/table.txt, .csv, .tex      the numbers
+    OUT/evaluation.json            the numbers with their manifest; written last
+    OUT/report.html                the page
+
+A run that was killed resumes, to the same bytes of all but the date.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from miro_jax import __version__
+from miro_jax.data.json_file import read_json
+from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.claim import Claim
+from miro_jax.data.storage.lease import locked
+from miro_jax.evaluate.suites import manifest, scoring
+from miro_jax.evaluate.suites.base import Judge, Suite
+from miro_jax.evaluate.suites.find import OURS, Found
+from miro_jax.evaluate.suites.judging import PARTS, judge_all
+from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
+from miro_jax.evaluate.suites.measure import STATISTICS, measure
+from miro_jax.evaluate.suites.rows import ROWS_NAME, digest_of_images, dump_rows
+from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.evaluate.suites.tables import write_tables
+from miro_jax.rewards import label
+
+PARTIAL = "evaluation.partial.json"
+_LOCK = ".lock-evaluate"
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "simplejpeg")
+_DECLARED = ("model", "sampling", "post_selection")  # groups that a user may know more of
+SEED_RULE = "each image its own: (seed, index of the prompt, index of the sample)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked evaluation. rewards: names, see `scoring.choose`. folder: of the results."""
+
+    suite: Suite
+    found: Found
+    settings: Settings
+    rewards: tuple[str, ...]
+    folder: Path
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the results depend on, as far as it is known without weights."""
+        s = self.settings
+        return {
+            "suite": self.suite.describe(),
+            "images": {"count": len(self.found.images), "digest": self.found.digest},
+            "images_per_prompt": self.found.per_prompt,
+            "rewards": [label(name) for name in self.rewards],
+            "weights": dict(s.weights),
+            "judge": dict(s.judge) if self.judged else None,
+            "declared": dict(s.declare),
+        }
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge takes part."""
+        return self.suite.open_judge is not None and not self.settings.no_judge
+
+    @property
+    def claim(self) -> Claim:
+        """The claim on the folder."""
+        return Claim(
+            folder=LocalFolder(self.folder),
+            manifest=manifest.NAME,
+            partial=PARTIAL,
+            schema={"request": dict},
+            remedy="Give another --out, or delete it.",
+        )
+
+
+def make_job(suite: Suite, found: Found, settings: Settings, folder: Path) -> Job:
+    """Check what can be checked without weights.
+
+    Raises:
+      ValueError: a bad argument, nothing to measure, or the folder holds other results.
+    """
+    check_declared(settings.declare)
+    rewards = scoring.choose(settings.rewards or suite.rewards, dict(settings.weights))
+    if suite.score and settings.no_judge:
+        suite = dataclasses.replace(suite, score="", open_judge=None)
+    if suite.open_judge is None and suite.score:
+        raise ValueError(f"{suite.name} has no judge here; give --no-judge --rewards=NAMES.")
+    if not rewards and not suite.score:
+        raise ValueError(f"{suite.name} measures rewards alone: name some with --rewards=NAMES.")
+    if settings.judge and suite.open_judge is None:
+        raise ValueError(f"--judge must be given for a suite with a judge; {suite.name} has none.")
+    job = Job(suite, found, settings, rewards, folder)
+    job.claim.check(job.request)
+    return job
+
+
+def check_declared(declared: Sequence[tuple[str, str]]) -> None:
+    """Raise ValueError unless every key names a group that may be declared."""
+    for key, _ in declared:
+        group, dot, name = key.partition(".")
+        if group not in _DECLARED or not dot or not name:
+            raise ValueError(
+                f"--declare must be GROUP.KEY=VALUE, GROUP one of {', '.join(_DECLARED)}; got "
+                f"{key!r}."
+            )
+
+
+def run(job: Job, judge: Judge | None = None, silent: bool = False) -> Evaluation:
+    """Do what is not done yet; returns the evaluation.
+
+    Args:
+      judge: opened; None opens it where one takes part.
+
+    Raises:
+      ValueError: an image cannot be read, and the set is not `--partial`.
+    """
+    path = job.folder / manifest.NAME
+    if not path.is_file():
+        with locked(job.folder, _LOCK, f"the evaluation in {job.folder}"):
+            if not path.is_file():
+                _run(job, judge, silent)
+    evaluation = manifest.read(job.folder)
+    _check_failed(job, evaluation.manifest["result"]["failed"])
+    return evaluation
+
+
+def _run(job: Job, judge: Judge | None, silent: bool) -> None:
+    folder, images = LocalFolder(job.folder), job.found.images
+    if judge is None and job.judged and job.suite.open_judge is not None:
+        judge = job.suite.open_judge(dict(job.settings.judge))
+    identity = dict(judge.identity) if judge else {}
+    job.claim.begin(job.request | {"judge_identity": identity})
+    rows, failed = judge_all(folder, images, judge, silent)
+    _check_failed(job, failed)
+    used = {(row["key"], row["sample"]) for row in rows}
+    scored = [image for image in images if (image.key, image.sample) in used]
+    rewards, towers = scoring.score_suite(
+        job.folder, scored, job.rewards, dict(job.settings.weights)
+    )
+    if rewards:
+        rows = [row | {"rewards": rewards[row["file"]]} for row in rows]
+        _check_scored(job, rows)
+    data = dump_rows(rows)
+    groups = _describe(job, rows, failed, identity, towers)
+    groups["result"] |= {
+        "file": {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()},
+    }
+    request = job.request | {"judge_identity": identity}
+    folder.write(ROWS_NAME, data)
+    write_tables(job.folder, Evaluation(str(job.folder), job.folder, groups))
+    job.claim.finish(manifest.dump(groups, request=request))
+    folder.remove(PARTS)
+    scoring.remove_working_files(job.folder)
+
+
+def _check_failed(job: Job, failed: Sequence[Mapping[str, Any]]) -> None:
+    if failed and not job.settings.partial:
+        first = failed[0]
+        raise ValueError(
+            f"Every image must be readable; {len(failed)} are not, the first is {first['file']} "
+            f"({first['cause']}). Sample them again, delete {job.folder / PARTS}, or evaluate what "
+            "can be read with --partial, which marks the result."
+        )
+
+
+def _check_scored(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+    blank = [row["file"] for row in rows if None in row["rewards"].values()]
+    if blank and not job.settings.partial:
+        raise ValueError(
+            f"Every image must get its rewards; {len(blank)} did not, the first is {blank[0]}. See "
+            f"{job.folder / scoring.SCORES}.failures.jsonl, or give --partial."
+        )
+
+
+def _describe(
+    job: Job,
+    rows: Sequence[Mapping[str, Any]],
+    failed: Sequence[Mapping[str, Any]],
+    identity: Mapping[str, Any],
+    towers: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the groups of the manifest."""
+    found, metrics = job.found, measure(job.suite, rows)
+    sizes = Counter(f"{row['width']}x{row['height']}" for row in rows)
+    formats = Counter(Path(row["file"]).suffix.lower().lstrip(".") for row in rows)
+    groups = {
+        "benchmark": job.suite.describe() | {"samples_per_prompt": found.per_prompt},
+        "judge": dict(identity),
+        "rewards": dict(towers),
+        "images": {
+            "sha256": digest_of_images(rows),
+            "count": len(rows),
+            "sizes": dict(sizes),
+            "formats": dict(formats),
+            "layout": found.layout,
+            "path": str(Path(job.settings.what).expanduser()),
+        },
+        **describe_origin(job.settings.what, found.layout),
+        "statistics": STATISTICS,
+        "machine": describe_machine(),
+        "result": {
+            "metrics": metrics,
+            "order": list(metrics),
+            "prompts": len({row["key"] for row in rows}),
+            "images": len(rows),
+            "missing": [list(pair) for pair in found.missing],
+            "failed": list(failed),
+            "partial": bool(found.missing or failed),
+        },
+    }
+    for key, value in job.settings.declare:
+        group, _, name = key.partition(".")
+        groups[group][name] = value
+    return groups
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return devices and versions, and the date."""
+    devices = Counter(device.device_kind for device in jax.devices())
+    return {
+        "platform": jax.default_backend(),
+        "devices": dict(devices),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "python": platform.python_version(),
+        "miro_jax": __version__,
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_origin(what: str, layout: str) -> dict[str, Any]:
+    """Return the groups model, sampling and post_selection: known for images of ours alone."""
+    selection = {"best_of": UNKNOWN, "prompt_rewriting": UNKNOWN}
+    if layout != OURS:
+        return {"model": {"name": UNKNOWN}, "sampling": {}, "post_selection": selection}
+    path = Path(what).expanduser() / "manifest.json"
+    made = read_json(path, {"request?": dict, "images": [{"file": str}]})
+    request, first = made.get("request", {}), made["images"][0]
+    known = ("solver", "num_steps", "guidance_scale", "guidance_interval", "targets")
+    known += ("negative_targets", "negative_prompt", "seed", "dtype")
+    sampling = {name: request.get(name, first.get(name, UNKNOWN)) for name in known}
+    best = request.get("reward") if request.get("verb") == "best" else "none"
+    return {
+        "model": {
+            "name": first.get("checkpoint", UNKNOWN),
+            "step": first.get("checkpoint_step"),
+            "averaged_weights": True,
+        },
+        "sampling": sampling | {"seed_rule": SEED_RULE, "guidance": "v+ + w (v+ - v-), 0 is none"},
+        "post_selection": {"best_of": best, "prompt_rewriting": "none"},
+    }

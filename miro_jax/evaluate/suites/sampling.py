@@ -1,0 +1,76 @@
+"""Images of a suite from a checkpoint: the sampler of `miro-jax sample`, into OUT/images.
+
+Every image has its own noise by (seed, prompt, sample); batches run on all devices; a run that was
+killed resumes. One folder of images serves every judge that comes later.
+"""
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from miro_jax import sample
+from miro_jax.cli.flags import make_settings
+from miro_jax.evaluate.suites.base import Suite
+from miro_jax.models.targets import parse_targets
+from miro_jax.sample.request import Prompt, Request
+from miro_jax.sample.settings import Options
+from miro_jax.sample.settings import Settings as How
+from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.verbs import Images
+
+IMAGES = "images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """A checked request. out: folder of the images."""
+
+    options: Options
+    request: Request
+    sheet: Sheet
+    out: Path
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the images depend on, as far as it is known without weights."""
+        return self.request.describe("images", self.sheet.images)
+
+
+def plan(source: str, suite: Suite, per_prompt: int, flags: Namespace, out: Path) -> Sampling:
+    """Check how to sample; a run is sampled as its own config says, where flags do not.
+
+    Args:
+      source: a run, a folder in the released layout, or a hub id. per_prompt: images of each.
+      flags: of `sample.settings` and of `Request`; its seed is None where it is not given.
+
+    Raises:
+      FileNotFoundError: no such checkpoint. ValueError: a bad value, or out holds other images.
+    """
+    options = make_settings(Options, flags, checkpoint=source)
+    names, config = sample.trained.peek(source, options.variant, options.revision)
+    usual, seed = {}, 0
+    if config is not None:
+        usual, seed = sample.stage.read_settings(config), config["seed"]
+        for key in ("targets", "negative_targets"):
+            setattr(flags, key, [parse_targets(config[key]), *getattr(flags, key)])
+    flags.seed = seed if flags.seed is None else flags.seed
+    prompts = tuple(Prompt(prompt.text) for prompt in suite.prompts)
+    how = make_settings(How, flags, **usual)
+    flags.num_images = per_prompt
+    request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
+    sampling = Sampling(options, request, Images().sheet(request), out)
+    sample.folder.check_folder(out, sampling.facts, sampling.sheet.files)
+    return sampling
+
+
+def fill(sampling: Sampling, progress: bool = True) -> Any:
+    """Sample what is not there yet; returns the pipeline, or None where nothing was left to do."""
+    if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
+        return None
+    pipe = sample.pipeline.open_pipeline(sampling.options)
+    facts = sampling.facts | sample.draw.describe_pipeline(pipe)
+    facts["dtype"] = sampling.options.dtype or sample.pipeline.default_dtype()
+    with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
+        sample.draw.fill(folder, pipe, sampling.sheet, progress)
+    return pipe

@@ -1,0 +1,85 @@
+"""The options of `miro-jax evaluate WHAT --suite=NAME`; how to sample has those of `sample`."""
+
+import dataclasses
+from typing import Any
+
+from miro_jax.annotate.settings import parse_weights
+from miro_jax.cli.flags import option
+from miro_jax.rewards.names import HELP, parse_names
+
+_WHAT, _OUT = "what to evaluate", "results"
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise ValueError(f"must be KEY=VALUE; got {text!r}")
+    return key, value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is evaluated, by what, and where results go. Fields are documented by their help."""
+
+    what: str = option(
+        positional=True,
+        metavar="WHAT",
+        help="folder of images (GenEval's layout, ours, or any with captions), or table of paths "
+        "and captions; or what is sampled first: a run, a folder in the released layout, a hub id",
+    )
+    suite: str = option(
+        help="geneval, parti, shapes, or a file of prompts",
+        metavar="NAME_OR_FILE",
+        group=_WHAT,
+    )
+    rewards: tuple[str, ...] = option(
+        (), parse=parse_names, help=f"{HELP} (default: those of the suite)", group=_WHAT
+    )
+    weights: Any = option(
+        (),
+        repeat=True,
+        parse=parse_weights,
+        metavar="NAME=FOLDER_OR_HUB_ID",
+        help="weights of a reward, in place of its authors' repository; may be repeated",
+        group=_WHAT,
+    )
+    judge: Any = option(
+        (),
+        repeat=True,
+        parse=_parse_pair,
+        metavar="KEY=VALUE",
+        help="option of the suite's judge, such as a folder of weights; may be repeated",
+        group=_WHAT,
+    )
+    no_judge: bool = option(False, help="score rewards alone", group=_WHAT)
+    captions: str | None = option(
+        None,
+        metavar="FILE",
+        help="table of paths and prompts, for a folder of images that has none",
+        group=_WHAT,
+    )
+    images_per_prompt: int | None = option(
+        None,
+        at_least=1,
+        metavar="N",
+        help="images of each prompt (default: the suite's rule)",
+        group=_WHAT,
+    )
+    partial: bool = option(
+        False, help="accept a set that lacks images, and mark the result", group=_OUT
+    )
+    declare: Any = option(
+        (),
+        repeat=True,
+        parse=_parse_pair,
+        metavar="GROUP.KEY=VALUE",
+        help="what is known of foreign images, for the manifest, such as model.name=sdxl or "
+        "sampling.steps=50; may be repeated",
+        group=_OUT,
+    )
+    out: str | None = option(
+        None,
+        metavar="DIR",
+        help="folder for the results, where the same command resumes (default: evals/ below WHAT)",
+        group=_OUT,
+    )

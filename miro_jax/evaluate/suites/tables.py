@@ -1,0 +1,146 @@
+"""Tables of numbers as text, CSV, LaTeX and JSON: one form for evaluations and comparisons.
+
+A table is columns and rows of cells. A cell is a text, or a number with its interval; bold cells
+are those that a test says are better.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.evaluate.suites.manifest import Evaluation
+
+FORMS = ("text", "csv", "latex", "json")
+_ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex", "json": ".json"}
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "", "^": "", "\\": ""})
+NAME = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A number. low, high: its interval, or None. bold: it stands out. note: a mark such as *."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    bold: bool = False
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """columns: names. rows: as many cells each. title, notes: around it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    notes: Sequence[str] = ()
+
+
+def cell_of(metric: Mapping[str, Any], **options: Any) -> Cell:
+    """Return the cell of a metric of a result."""
+    return Cell(metric.get("value"), metric.get("low"), metric.get("high"), **options)
+
+
+def table_of(evaluation: Evaluation) -> Table:
+    """Return the numbers of one evaluation: a row for each metric, below it its tags."""
+    rows: list[list[str | Cell]] = []
+    for name, metric in evaluation.metrics.items():
+        rows.append([name, cell_of(metric), str(metric["prompts"]), str(metric["images"])])
+        for tag, one in metric.get("tags", {}).items():
+            rows.append([f"  {tag}", cell_of(one), str(one["prompts"]), str(one["images"])])
+    benchmark, result = evaluation.manifest["benchmark"], evaluation.manifest["result"]
+    title = f"{benchmark['name']} of {evaluation.manifest['images']['path']}"
+    notes = [f"95 % intervals over prompts; {result['images']} images"]
+    if result["partial"]:
+        absent = len(result["missing"]) + len(result["failed"])
+        notes.append(f"PARTIAL: {absent} images are missing or damaged; compare with nothing")
+    return Table(title, ("metric", "value", "prompts", "images"), rows, notes)
+
+
+def render(table: Table, form: str) -> str:
+    """Return a table in one of FORMS."""
+    return _RENDERERS[form](table)
+
+
+def write_tables(folder: Path, evaluation: Evaluation) -> None:
+    """Write the table of an evaluation in all forms that people read."""
+    table = table_of(evaluation)
+    for form in ("text", "csv", "latex"):
+        write_atomic(folder / f"{NAME}{_ENDINGS[form]}", render(table, form).encode("utf-8"))
+
+
+def format_cell(cell: str | Cell) -> str:
+    """Return a cell as text: 0.613 (0.570 to 0.642)*."""
+    if isinstance(cell, str):
+        return cell
+    if cell.value is None:
+        return "-"
+    text = f"{cell.value:.4g}"
+    if cell.low is not None and cell.high is not None:
+        text += f" ({cell.low:.4g} to {cell.high:.4g})"
+    return text + cell.note
+
+
+def _text(table: Table) -> str:
+    lines = [list(table.columns), *([format_cell(c) for c in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    body = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([table.title, "", *body, "", *table.notes]) + "\n"
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    wide = [any(isinstance(row[n], Cell) for row in table.rows) for n in range(len(table.columns))]
+    heads: list[str] = []
+    for name, numbers in zip(table.columns, wide, strict=True):
+        heads += [name, f"{name} low", f"{name} high"] if numbers else [name]
+    writer.writerow(heads)
+    for row in table.rows:
+        line: list[Any] = []
+        for cell, numbers in zip(row, wide, strict=True):
+            if isinstance(cell, Cell):
+                line += [cell.value, cell.low, cell.high]
+            else:
+                line += [cell.strip(), None, None] if numbers else [cell.strip()]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def _latex(table: Table) -> str:
+    lines = [f"% {table.title}", f"\\begin{{tabular}}{{{'l' * len(table.columns)}}}", "\\hline"]
+    lines += [" & ".join(map(_escape, table.columns)) + r" \\", "\\hline"]
+    for row in table.rows:
+        cells = []
+        for cell in row:
+            text = _escape(format_cell(cell))
+            bold = isinstance(cell, Cell) and cell.bold
+            cells.append(f"\\textbf{{{text}}}" if bold else text)
+        lines.append(" & ".join(cells) + r" \\")
+    lines += ["\\hline", "\\end{tabular}", *(f"% {note}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    indent = len(text) - len(text.lstrip())
+    return r"\quad " * bool(indent) + text.strip().translate(_LATEX)
+
+
+def _json(table: Table) -> str:
+    rows = [
+        [dataclasses.asdict(cell) if isinstance(cell, Cell) else cell for cell in row]
+        for row in table.rows
+    ]
+    value = {"title": table.title, "columns": list(table.columns), "rows": rows}
+    return to_json(value | {"notes": list(table.notes)}).decode("utf-8")
+
+
+_RENDERERS = {"text": _text, "csv": _csv, "latex": _latex, "json": _json}

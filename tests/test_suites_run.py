@@ -1,0 +1,184 @@
+"""Evaluating folders of images: layouts, what is refused, resuming, and the files that result."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from miro_jax.evaluate.suites import find, manifest, run
+from miro_jax.evaluate.suites.settings import Settings
+from tests.scoring import file_bytes, grey
+from tests.suites import Bright, shade, small_suite, write_geneval
+
+
+def evaluate(folder, suite, out, **options):
+    settings = Settings(what=str(folder), suite="small", **options)
+    per_prompt, captions = settings.images_per_prompt, settings.captions
+    found = find.find_images(folder, suite, per_prompt, captions, settings.partial)
+    return run.run(run.make_job(suite, found, settings, out), silent=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_geneval(tmp_path / "images", small_suite())
+
+
+def contents(folder):
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    made = json.loads(files.pop("evaluation.json"))
+    del made["machine"]["date"], made["seal"]
+    return files, made
+
+
+def test_images_find_their_prompts_whatever_the_order_of_folders(folder, tmp_path):
+    suite = small_suite()
+    made = evaluate(folder, suite, tmp_path / "out")
+    assert [row["key"] for row in made.rows] == [p.key for p in suite.prompts for _ in range(2)]
+    expected = [shade(n, s) > 128 for n in range(6) for s in range(2)]
+    assert [row["correct"] for row in made.rows] == expected
+    assert made.rows[0]["file"] == "00006/samples/0000.png" and made.rows[0]["tag"] == "red"
+    overall = made.metrics["overall"]
+    assert overall["value"] == 0.5 and overall["low"] <= 0.5 <= overall["high"]
+    assert made.metrics["correct_prompts"]["value"] == 1.0
+    assert set(overall["tags"]) == {"red", "blue"}
+
+
+def test_the_same_images_in_any_layout_give_the_same_verdicts(folder, tmp_path):
+    suite, rows = small_suite(), []
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number, prompt in enumerate(suite.prompts):
+        for sample in range(2):
+            name = f"{number}-{sample}.png"
+            source = folder / f"{6 - number:05d}" / "samples" / f"{sample:04d}.png"
+            shutil.copy(source, plain / name)
+            rows.append({"path": name, "caption": prompt.text})
+    with open(tmp_path / "captions.csv", "w") as file:
+        writer = csv.DictWriter(file, ("path", "caption"))
+        writer.writeheader()
+        writer.writerows(rows)
+    entries = [{"file": row["path"], "prompt": row["caption"]} for row in rows]
+    ours = shutil.copytree(plain, tmp_path / "ours")
+    (ours / "manifest.json").write_text(json.dumps({"request": {}, "images": entries}))
+    verdicts = []
+    for number, (what, given, layout) in enumerate(
+        [
+            (folder, None, find.GENEVAL),
+            (plain, tmp_path / "captions.csv", find.FOLDER),
+            (ours, None, find.OURS),
+        ]
+    ):
+        captions = None if given is None else str(given)
+        made = evaluate(what, suite, tmp_path / f"out{number}", captions=captions)
+        verdicts.append([(row["key"], row["sample"], row["correct"]) for row in made.rows])
+        assert made.manifest["images"]["layout"] == layout
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+
+
+def test_an_incomplete_set_is_refused_unless_partial_which_is_marked(folder, tmp_path):
+    suite = small_suite()
+    (folder / "00006" / "samples" / "0001.png").unlink()
+    with pytest.raises(ValueError, match="it lacks 1 of 12: 00000/1. Sample them.*--partial"):
+        evaluate(folder, suite, tmp_path / "out")
+    made = evaluate(folder, suite, tmp_path / "out", partial=True)
+    assert made.manifest["result"]["missing"] == [["00000", 1]]
+    assert made.manifest["result"]["partial"] is True
+    assert "PARTIAL: 1 images are missing" in (tmp_path / "out" / "table.txt").read_text()
+
+
+def test_a_set_without_a_tag_has_no_overall_score(folder, tmp_path):
+    for number in (1, 3, 5):  # the blue prompts
+        shutil.rmtree(folder / f"{number:05d}")
+    made = evaluate(folder, small_suite(), tmp_path / "out", partial=True)
+    assert made.metrics["overall"]["value"] is None
+    assert list(made.metrics["overall"]["tags"]) == ["red"]
+
+
+def test_foreign_prompts_surplus_images_and_damage_are_refused_by_name(folder, tmp_path):
+    suite = small_suite()
+    line = folder / "00001" / "metadata.jsonl"
+    kept = line.read_text()
+    line.write_text(json.dumps({"prompt": "a rewritten prompt", "tag": "blue"}))
+    with pytest.raises(ValueError, match="2 have other.*'a rewritten prompt'.*--suite=FILE"):
+        evaluate(folder, suite, tmp_path / "out")
+    line.write_text(kept.replace("blue", "red"))
+    with pytest.raises(ValueError, match="must have the tag 'blue'.*metadata was changed"):
+        evaluate(folder, suite, tmp_path / "out")
+    line.write_text(kept)
+    extra = folder / "00001" / "samples" / "0002.png"
+    extra.write_bytes(file_bytes(grey(3)))
+    with pytest.raises(ValueError, match="it holds 3 of 'prompt 5'. Set --images-per-prompt"):
+        evaluate(folder, suite, tmp_path / "out")
+    extra.unlink()
+    (folder / "00001" / "samples" / "0001.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="1 are not, the first is 00001/samples/0001.png"):
+        evaluate(folder, suite, tmp_path / "out")
+    made = evaluate(folder, suite, tmp_path / "out", partial=True)
+    (failed,) = made.manifest["result"]["failed"]
+    assert failed["cause"].startswith("not an image") and len(made.rows) == 11
+    with pytest.raises(ValueError, match="1 are not, the first is 00001/samples/0001.png"):
+        evaluate(folder, suite, tmp_path / "out")
+
+
+def test_a_folder_without_prompts_asks_for_captions(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(file_bytes(grey(3)))
+    with pytest.raises(ValueError, match="1 have none, the first is a.png. Give.*--captions"):
+        evaluate(tmp_path / "in", small_suite(), tmp_path / "out")
+
+
+class Stops(Bright):
+    def judge(self, images, prompts):
+        if self.judged >= 64:
+            raise RuntimeError("stopped")
+        return super().judge(images, prompts)
+
+
+def test_work_that_stopped_resumes_where_it_was_to_the_same_bytes(tmp_path):
+    folder = write_geneval(tmp_path / "images", small_suite(40), samples=2)
+    whole = evaluate(folder, small_suite(40), tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="stopped"):
+        evaluate(folder, small_suite(40, Stops()), tmp_path / "out")
+    judge = Bright()
+    again = evaluate(folder, small_suite(40, judge), tmp_path / "out")
+    assert judge.judged == 16 and again.rows == whole.rows
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    assert ours == theirs and not (tmp_path / "out" / "parts").exists()
+    unused = Bright()
+    evaluate(folder, small_suite(40, unused), tmp_path / "out")
+    assert unused.judged == 0
+
+
+def test_another_judge_does_not_go_on_with_what_one_began(tmp_path):
+    folder = write_geneval(tmp_path / "images", small_suite(40), samples=2)
+    with pytest.raises(RuntimeError, match="stopped"):
+        evaluate(folder, small_suite(40, Stops()), tmp_path / "out")
+    with pytest.raises(ValueError, match="judge_identity.threshold is 128 there, 90 here"):
+        evaluate(folder, small_suite(40, Bright(90)), tmp_path / "out")
+
+
+def test_rewards_of_any_suite_come_from_the_score_engine(folder, tmp_path):
+    made = evaluate(folder, small_suite(), tmp_path / "out", rewards=("sharpness", "beauty"))
+    names = list(made.metrics)[3:]
+    assert set(names) == set(made.manifest["rewards"])
+    assert [name.partition("@")[0] for name in names] == ["sharpness", "beauty"]
+    assert set(made.rows[0]["rewards"]) == set(names)
+    assert made.metrics[names[0]]["images"] == 12 and made.metrics[names[0]]["tags"]
+    alone = evaluate(
+        folder, small_suite(), tmp_path / "alone", rewards=("sharpness",), no_judge=True
+    )
+    assert list(alone.metrics) == names[:1] and "correct" not in alone.rows[0]
+    assert alone.manifest["judge"] == {}
+    left = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".")
+    assert left == ["evaluation.json", "images.jsonl", "table.csv", "table.tex", "table.txt"]
+
+
+def test_what_is_declared_stands_in_the_manifest_and_the_rest_is_unknown(folder, tmp_path):
+    declared = (("model.name", "sdxl"), ("sampling.num_steps", "50"))
+    made = evaluate(folder, small_suite(), tmp_path / "out", declare=declared)
+    assert made.manifest["model"]["name"] == "sdxl"
+    assert made.manifest["sampling"] == {"num_steps": "50"}
+    assert made.manifest["post_selection"]["best_of"] == manifest.UNKNOWN
+    with pytest.raises(ValueError, match="GROUP one of model, sampling.*'judge.name'"):
+        evaluate(folder, small_suite(), tmp_path / "x", declare=(("judge.name", "x"),))
