@@ -1,10 +1,12 @@
 """The names of rewards, for `--help`, flags and targets: importing this module imports no jax.
 
-A reward is named by a name of the table, an identity of one that exists in several versions, or
-`FILE.py:Class`, a class of your own. `rewards.table` builds them; a test holds both equal.
+A reward is named by a name of the table, an identity of one that exists in several versions,
+`FILE.py:Class`, a class of your own, or `process:COMMAND`, a program of your own. `rewards.table`
+builds them; a test holds both equal.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 
 # In the order of the released checkpoints.
@@ -32,8 +34,10 @@ REWARD_NAMES = (*PUBLISHED_REWARDS, *SHAPES_REWARDS, *VERSIONED_REWARDS)
 GROUPS = {"all": PUBLISHED_REWARDS, "shapes": SHAPES_REWARDS}
 HELP = (
     f"names with commas between, of {', '.join(REWARD_NAMES)}; all (every published one), shapes "
-    "(those of the shapes world); or FILE.py:Class, a class of your own"
+    "(those of the shapes world); FILE.py:Class, a class of your own; or process:COMMAND, a "
+    "program of your own"
 )
+PROCESS = "process:"
 
 
 def parse_names(text: str | Sequence[str]) -> tuple[str, ...]:
@@ -47,11 +51,30 @@ def is_own(name: str) -> bool:
     return name.partition(":")[0].endswith(".py")
 
 
+def is_process(name: str) -> bool:
+    """Return whether a name is that of a program that scores in a process of its own."""
+    return name.startswith(PROCESS)
+
+
+def program_of(name: str) -> str:
+    """Return the program of `process:COMMAND`: its first word that ends in .py, else the first."""
+    text = name.removeprefix(PROCESS)
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an open quote, which `process.check_command` refuses
+        words = text.split()
+    return next((word for word in words if word.endswith(".py")), words[0] if words else "")
+
+
 def short_name(name: str) -> str:
     """Return what targets, tables and pages call a reward.
 
-    hpsv2@2.1 -> hpsv2; my_file.py:ImageSharpness -> image_sharpness.
+    hpsv2@2.1 -> hpsv2; my_file.py:ImageSharpness -> image_sharpness; process:python a/HPSv3.py ->
+    hpsv3.
     """
+    if is_process(name):
+        stem = program_of(name).rpartition("/")[2].partition(".")[0]
+        return re.sub(r"\W+", "_", stem).lower()
     if is_own(name):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(":")[2]).lower()
     return name.partition("@")[0]

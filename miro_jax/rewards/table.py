@@ -8,9 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import aesthetic, base, clip_family, image_reward, jina, own, shapes, vqa
+from miro_jax.rewards import (
+    aesthetic,
+    base,
+    clip_family,
+    image_reward,
+    jina,
+    own,
+    process,
+    shapes,
+    vqa,
+)
 from miro_jax.rewards.card import Card
-from miro_jax.rewards.names import REWARD_NAMES, is_own, short_name
+from miro_jax.rewards.names import REWARD_NAMES, is_own, is_process, short_name
 
 REWARDS: dict[str, Callable[..., base.Reward]] = {
     "clip": jina.JinaClip,
@@ -46,7 +56,8 @@ def load_reward(name: str, **arguments) -> base.Reward:
     """Build a reward.
 
     Args:
-      name: a key of REWARDS or VERSIONS, or `FILE.py:Class`, see `rewards.own`.
+      name: a key of REWARDS or VERSIONS; `FILE.py:Class`, see `rewards.own`; or
+        `process:COMMAND`, see `rewards.process`.
       **arguments: of that reward's builder.
 
     Raises:
@@ -56,6 +67,8 @@ def load_reward(name: str, **arguments) -> base.Reward:
     check_names([name])
     if is_own(name):
         return own.build(name, **arguments)
+    if is_process(name):
+        return process.ProcessReward(name, **arguments)
     return REWARDS[short_name(name)](**VERSIONS.get(name, {}), **arguments)
 
 
@@ -96,7 +109,7 @@ def load_rewards(
 
 def card_of(name: str) -> Card | None:
     """Return the card of a published reward, by name or identity; None for any other."""
-    if name in CARDS or is_own(name):
+    if name in CARDS or is_own(name) or is_process(name):
         return CARDS.get(name)
     return next((card for card in CARDS.values() if card.name == short_name(name)), None)
 
@@ -125,14 +138,18 @@ def label(name: str) -> str:
     """Return what is known of a reward's identity before weights are read.
 
     The identity of a reward without weights; else the name, or a pattern of the identity of a
-    class of your own. `records.manifest.same_models` compares them with identities.
+    class or a program of your own. `records.manifest.same_models` compares them with identities.
     """
+    if is_process(name):
+        return f"{short_name(name)}@*-{process.digest(name)}"
     if not has_weights(name):
         return load_reward(name).identity
     return f"{short_name(name)}@*-{own.digest(name)}" if is_own(name) else name
 
 
 def _arguments_of(name: str) -> Mapping[str, inspect.Parameter]:
+    if is_process(name):
+        return {}
     build = own.load_class(name) if is_own(name) else REWARDS[short_name(name)]
     return inspect.signature(build).parameters
 
@@ -152,19 +169,21 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
       TypeError: one string instead of a sequence.
       ValueError: a name is unknown or given twice.
-      FileNotFoundError: the file of a class of your own is missing.
+      FileNotFoundError: the file of a class or a program of your own is missing.
     """
     if isinstance(names, str):
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")
     for name in names:
         if is_own(name):
             own.load_class(name)
+        elif is_process(name):
+            process.check_command(name)
         elif name not in REWARD_NAMES:
             near = difflib.get_close_matches(name.partition("@")[0], REWARD_NAMES, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"reward must be one of {', '.join(REWARD_NAMES)}, or FILE.py:Class; "
-                f"got {name!r}.{hint}"
+                f"reward must be one of {', '.join(REWARD_NAMES)}, FILE.py:Class or "
+                f"process:COMMAND; got {name!r}.{hint}"
             )
     # Two versions of a published reward may stand side by side: their identities differ.
     cards = [card_of(name) for name in names]

@@ -163,7 +163,7 @@ class Best(Verb):
     reward: str = option(
         positional=True,
         metavar="REWARD",
-        help=f"the judge, one of {', '.join(REWARD_NAMES)}; or FILE.py:Class",
+        help=f"the judge, one of {', '.join(REWARD_NAMES)}; FILE.py:Class; process:COMMAND",
     )
     candidates: int = option(
         16, at_least=1, metavar="N", help="images of each prompt, 1 to 128 in the paper"

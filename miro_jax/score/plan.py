@@ -23,7 +23,8 @@ from miro_jax.rewards import (
     own,
     why_not_commercial,
 )
-from miro_jax.rewards.names import is_own
+from miro_jax.rewards.names import is_own, is_process
+from miro_jax.rewards.process import hello_of
 from miro_jax.score import inputs
 from miro_jax.score.settings import ENDINGS, Settings
 from miro_jax.score.summary import SCHEMA
@@ -154,7 +155,9 @@ def _choose(settings: Settings) -> tuple[list[str | base.Reward], dict[str, str]
     chosen, dropped = [], {}
     for reward in settings.rewards:
         label = reward if isinstance(reward, str) else reward.identity
-        free = not settings.commercial_only or (reward in names and not has_weights(label))
+        free = not settings.commercial_only or (
+            reward in names and not has_weights(label) and not is_process(label)
+        )
         if not free and (why := why_not_commercial(label)):
             dropped[label] = why
         else:
@@ -233,18 +236,19 @@ def _check_output(job: TableJob) -> None:
 
 def _label(reward: str | base.Reward) -> str:
     if isinstance(reward, str):
-        return label(reward) if is_own(reward) else reward
+        return label(reward) if is_own(reward) or is_process(reward) else reward
     return reward.identity
 
 
 def _needs_caption(reward: str | base.Reward) -> bool:
     """Return whether a reward needs captions; none with weights is loaded for that."""
-    if isinstance(reward, str):
-        if is_own(reward):
-            reward = own.load_class(reward)
-        else:
-            reward = card_of(reward) or load_reward(reward)
-    return reward.needs_caption
+    if not isinstance(reward, str):
+        return reward.needs_caption
+    if is_own(reward):
+        return own.load_class(reward).needs_caption
+    if is_process(reward):
+        return hello_of(reward).needs_caption
+    return (card_of(reward) or load_reward(reward)).needs_caption
 
 
 def _check_need(source: Source, needing: list[str]) -> None:
