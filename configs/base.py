@@ -9,6 +9,7 @@ Variants (the words after the colon, joined by commas) only override values that
 
 from ml_collections import ConfigDict, config_dict
 
+NEWER_REWARDS = ("ict", "hp", "cycle_reward")
 PUBLISHED_REWARDS = (
     "clip",
     "aesthetic",
@@ -60,7 +61,7 @@ def base() -> ConfigDict:
     c.rewards = REWARDS
     # Hub id or folder of published weights; empty = the authors' own. Keys are names of rewards.
     c.weights = ConfigDict(
-        dict.fromkeys((*PUBLISHED_REWARDS, "image_encoder", "caption_encoder"), "")
+        dict.fromkeys((*PUBLISHED_REWARDS, *NEWER_REWARDS, "image_encoder", "caption_encoder"), "")
     )
     c.annotate = ConfigDict()
     c.annotate.batch_size = 256  # samples annotated, and kept through a crash, together

@@ -62,6 +62,7 @@ def test_the_network_of_the_paper_has_the_size_of_the_released_one():
 def test_names_of_rewards_are_those_of_the_package():
     """Configs import nothing of the package, so they list them again."""
     assert configs.PUBLISHED_REWARDS == names.PUBLISHED_REWARDS
+    assert configs.NEWER_REWARDS == names.NEWER_REWARDS
     assert configs.REWARDS == names.SHAPES_REWARDS
     assert miro.REWARDS == names.RELEASED_REWARDS
 

@@ -9,10 +9,11 @@ import pytest
 from miro_jax import annotate, score
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.rewards import CARDS, load_reward
-from miro_jax.rewards.names import PUBLISHED_REWARDS, VERSIONED_REWARDS
+from miro_jax.rewards.names import NEWER_REWARDS, PUBLISHED_REWARDS, VERSIONED_REWARDS
 from tests import reward_tables
 from tests.scoring import make_folder, read_rows
 
+PUBLISHED = (*PUBLISHED_REWARDS, *NEWER_REWARDS)
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
@@ -22,7 +23,7 @@ def sections():
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("name", PUBLISHED_REWARDS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_reward_has_a_section(name):
     for part in ("Measures", "Weights", "Image"):
         assert f"**{part}" in sections()[name], f"{name} lacks {part}"
@@ -34,8 +35,8 @@ def test_the_tables_are_those_of_the_cards():
 
 
 def test_every_published_reward_and_every_version_has_a_card():
-    assert list(dict.fromkeys(card.name for card in CARDS.values())) == list(PUBLISHED_REWARDS)
-    published = {n for n in VERSIONED_REWARDS if n.partition("@")[0] in PUBLISHED_REWARDS}
+    assert list(dict.fromkeys(card.name for card in CARDS.values())) == list(PUBLISHED)
+    published = {n for n in VERSIONED_REWARDS if n.partition("@")[0] in PUBLISHED}
     assert published <= set(CARDS)
     for identity, card in CARDS.items():
         assert (
@@ -89,5 +90,10 @@ def test_records_store_scores_on_the_scale_of_the_release():
         "vqa@clip-flant5-xl": (0, 1),
         "sci_score@1": (0, 100),
         "openai_clip@1": (0, 100),
+        "ict@1": (0, 1),
+        "hp@1": (0, 1),
+        "cycle_reward@combo": (0, 1),
+        "cycle_reward@t2i": (0, 1),
+        "cycle_reward@i2t": (0, 1),
     }
     assert scales == {k: (c.stored_offset, c.stored_divisor) for k, c in CARDS.items()}

@@ -1,4 +1,5 @@
 # The names of this package; lazy_loader reads them here too, and imports each when first used.
+from .names import NEWER_REWARDS as NEWER_REWARDS
 from .names import PUBLISHED_REWARDS as PUBLISHED_REWARDS
 from .names import RELEASED_REWARDS as RELEASED_REWARDS
 from .names import REWARD_NAMES as REWARD_NAMES

@@ -1,13 +1,14 @@
-"""PickScore, HPSv2, SciScore and OpenAI's CLIP score: cosines of the two towers of a CLIP.
+"""PickScore, HPSv2, SciScore, ICT and OpenAI's CLIP score: cosines of the two towers of a CLIP.
 
     score = factor <u, v> / (|u| |v|),   u = vision(image), v = text(caption)
 
-The factor is exp(logit_scale) of the weights; HPSv2 has 1. Images are normalised on the device, the
-features are normed there, and the last product is float32.
+The factor is exp(logit_scale) of the weights; HPSv2 and ICT have 1. Images are normalised on the
+device, the features are normed there, and the last product is float32.
 
     pick_score   CLIP-H, which of two images people picked     Kirstain et al. 2023, 2305.01569
     hpsv2        CLIP-H, which of several people preferred     Wu et al. 2023, 2306.09341
     sci_score    CLIP-H, images that obey the laws of nature   Li et al. 2025, 2504.13129
+    ict          CLIP-H, images that contain their caption     Ba et al. 2025, 2507.19002
     openai_clip  CLIP-L, which MIRO's evaluation reports       Radford et al. 2021, 2103.00020
 
 HPSv2 has two versions, 2.1 of MIRO's annotation and 2.0 of its evaluation, whose scores spread
@@ -44,6 +45,7 @@ from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
 # Used if the repository of the weights has no tokenizer; all CLIPs have the same vocabulary.
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+BASE = TOKENIZER  # whose sizes weights have that come without a config
 OPEN_CLIP_CONFIG = "open_clip_config.json"  # beside some weights in OpenAI's layout
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CLIP_L = "openai/clip-vit-large-patch14"
@@ -75,6 +77,7 @@ def _card(name: str, judges: str, licence: Licence, **fields: Any) -> Card:
 
 _PICK_NOTE = "the hub states no licence; the code is said to be MIT"
 _HPSV2 = Licence("xswu/HPSv2", "Apache-2.0", True, "model card")
+ICTHP_NOTE = "the model card could not be read where this was written; the code is MIT"
 _FLOATS = {
     "scale": "cosine",
     "stored_divisor": 1,
@@ -100,6 +103,13 @@ CARDS = (
         "sci_score",
         "laws of nature",
         Licence("Jialuo21/SciScore", "Apache-2.0", True, "model card"),
+    ),
+    _card(
+        "ict",
+        "agreement; details cost nothing",
+        Licence("8y/ICT", UNKNOWN, None, ICTHP_NOTE),
+        scale="cosine",
+        stored_divisor=1,
     ),
     _card(
         "openai_clip",
@@ -223,15 +233,16 @@ def load(
         raise ValueError(f"version must be one of {', '.join(cards)}; got {version!r}.")
     card = cards[version or next(iter(cards))]
     weights = card.weights if weights is None else weights
-    # HPSv2 follows OpenAI's own code: it cleans captions and resizes floats.
-    openai = name == "hpsv2"
+    # HPSv2 follows OpenAI's own code: it cleans captions and resizes floats. ICT cleans captions.
+    floats, repairs = name == "hpsv2", name in ("hpsv2", "ict")
+    config = BASE if name == "ict" else None
     towers = towers or SharedTowers()
     placing: Placing = {"dtype": dtype, "mesh": mesh}
-    text = load_text(weights, card.stem, towers, tokenizer, repairs=openai, **placing)
-    vision = load_vision(weights, card.stem, towers, **placing)
+    text = load_text(weights, card.stem, towers, tokenizer, repairs, config, **placing)
+    vision = load_vision(weights, card.stem, towers, config, **placing)
     size = vision.config.image_size
-    crop = FloatBicubicCrop(size) if openai else BicubicCrop(size, "floor")
-    return ClipReward(card, vision, text, crop, factor=1.0 if openai else text.factor)
+    crop = FloatBicubicCrop(size) if floats else BicubicCrop(size, "floor")
+    return ClipReward(card, vision, text, crop, factor=1.0 if repairs else text.factor)
 
 
 def load_text(
@@ -240,9 +251,15 @@ def load_text(
     towers: SharedTowers,
     tokenizer: str | None,
     repairs: bool,
+    base: str | None = None,
     **placing: Unpack[Placing],
 ) -> Text:
-    """Load the text tower of a CLIP; see `load`. repairs: clean captions as OpenAI does."""
+    """Load the text tower of a CLIP; see `load`.
+
+    Args:
+      repairs: clean captions as OpenAI does.
+      base: hub id or folder whose config.json counts where the weights have none.
+    """
     repository = hub.open(weights)
     tensors = repository.tensors(stem)
     if tokenizer is None:
@@ -250,7 +267,7 @@ def load_text(
         tokenizer = weights if own else TOKENIZER
     read = openai_tokenizer if repairs else hugging_face_tokenizer
     encode = read(hub.open(tokenizer))
-    config = _configs(repository, tensors)[1]
+    config = _configs(repository, tensors, base)[1]
     check_vocabulary(vocabulary(encode.tokenizer), config.vocabulary, tokenizer)
     tower = towers.get(
         ("clip text", repository.digest(stem), *placing.values()),
@@ -260,12 +277,16 @@ def load_text(
 
 
 def load_vision(
-    weights: str, stem: str, towers: SharedTowers, **placing: Unpack[Placing]
+    weights: str,
+    stem: str,
+    towers: SharedTowers,
+    base: str | None = None,
+    **placing: Unpack[Placing],
 ) -> Vision:
-    """Load the vision tower of a CLIP; see `load`."""
+    """Load the vision tower of a CLIP; see `load_text`."""
     repository = hub.open(weights)
     tensors = repository.tensors(stem)
-    config = _configs(repository, tensors)[0]
+    config = _configs(repository, tensors, base)[0]
     digest = repository.digest(stem)
     tower = towers.get(
         ("clip vision", digest, *placing.values()),
@@ -274,13 +295,17 @@ def load_vision(
     return Vision(tower, f"clip-{digest[:12]}-{placing.get('dtype')}", config)
 
 
-def _configs(repository: hub.Repository, tensors) -> tuple[clip.VisionConfig, clip.TextConfig]:
+def _configs(
+    repository: hub.Repository, tensors, base: str | None
+) -> tuple[clip.VisionConfig, clip.TextConfig]:
     if clip_keys.is_open(tensors):
         if not repository.has(OPEN_CLIP_CONFIG):
             return clip_keys.configs_of_shapes(tensors)
         return repository.parsed(
             OPEN_CLIP_CONFIG, lambda own: clip_keys.configs_of_open_clip(own, tensors)
         )
+    if base is not None and not repository.has("config.json"):
+        repository = hub.open(base)
     return repository.parsed("config.json", clip_keys.configs)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 # In the order of the released checkpoints.
 RELEASED_REWARDS = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "sci_score")
 PUBLISHED_REWARDS = (*RELEASED_REWARDS, "openai_clip")
+NEWER_REWARDS = ("ict", "hp", "cycle_reward")  # published since; MIRO does not use them
 SHAPES_REWARDS = (
     "sharpness",
     "cleanliness",
@@ -27,15 +28,18 @@ VERSIONED_REWARDS = (
     "hpsv2@2.0",
     "vqa@clip-flant5-xxl",
     "vqa@clip-flant5-xl",
+    "cycle_reward@combo",
+    "cycle_reward@t2i",
+    "cycle_reward@i2t",
     "objects@shapes2",
     "objects@shapes1",
 )
-REWARD_NAMES = (*PUBLISHED_REWARDS, *SHAPES_REWARDS, *VERSIONED_REWARDS)
-GROUPS = {"all": PUBLISHED_REWARDS, "shapes": SHAPES_REWARDS}
+REWARD_NAMES = (*PUBLISHED_REWARDS, *NEWER_REWARDS, *SHAPES_REWARDS, *VERSIONED_REWARDS)
+GROUPS = {"all": PUBLISHED_REWARDS, "newer": NEWER_REWARDS, "shapes": SHAPES_REWARDS}
 HELP = (
-    f"names with commas between, of {', '.join(REWARD_NAMES)}; all (every published one), shapes "
-    "(those of the shapes world); FILE.py:Class, a class of your own; or process:COMMAND, a "
-    "program of your own"
+    f"names with commas between, of {', '.join(REWARD_NAMES)}; all (the released seven and "
+    f"openai_clip), newer ({', '.join(NEWER_REWARDS)}), shapes (those of the shapes world); "
+    "FILE.py:Class, a class of your own; or process:COMMAND, a program of your own"
 )
 PROCESS = "process:"
 

@@ -12,6 +12,8 @@ from miro_jax.rewards import (
     aesthetic,
     base,
     clip_family,
+    cycle_reward,
+    hp,
     image_reward,
     jina,
     own,
@@ -31,6 +33,9 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
     "vqa": vqa.VQAScore,
     "sci_score": functools.partial(clip_family.load, "sci_score"),
     "openai_clip": functools.partial(clip_family.load, "openai_clip"),
+    "ict": functools.partial(clip_family.load, "ict"),
+    "hp": hp.HighPreference,
+    "cycle_reward": cycle_reward.CycleReward,
     **{name: functools.partial(shapes.ShapesReward, name) for name in shapes.JUDGEMENTS},
 }
 
@@ -38,7 +43,15 @@ REWARDS: dict[str, Callable[..., base.Reward]] = {
 CARDS: dict[str, Card] = {
     card.identity: card
     for name in REWARDS
-    for card in (jina.CARD, aesthetic.CARD, image_reward.CARD, *clip_family.CARDS, *vqa.CARDS)
+    for card in (
+        jina.CARD,
+        aesthetic.CARD,
+        image_reward.CARD,
+        *clip_family.CARDS,
+        *vqa.CARDS,
+        hp.CARD,
+        *cycle_reward.CARDS,
+    )
     if card.name == name
 }
 
@@ -48,6 +61,7 @@ VERSIONS: dict[str, dict[str, str]] = {
     "hpsv2@2.0": {"version": "2.0"},
     "vqa@clip-flant5-xxl": {"variant": "xxl"},
     "vqa@clip-flant5-xl": {"variant": "xl"},
+    **{card.identity: {"variant": card.version} for card in cycle_reward.CARDS},
     **{f"objects@{version}": {"version": version} for version in shapes.OBJECTS_VERSIONS},
 }
 

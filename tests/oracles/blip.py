@@ -108,6 +108,15 @@ class Oracle:
         pairs = self.text_hidden(ids, mask, self.image_hidden(images)[-1])[-1][:, 0]
         return ((self.head(torch.from_numpy(pairs.copy()))[:, 0] - MEAN) / STD).numpy()
 
+    @torch.no_grad()
+    def cycle_rewards(self, images: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return CycleReward's rewards [B]: GELUs stand between the layers of the head."""
+        pairs = self.text_hidden(ids, mask, self.image_hidden(images)[-1])[-1][:, 0]
+        x = torch.from_numpy(pairs.copy())
+        for number, layer in enumerate(self.head):
+            x = layer(x) if number == 0 else layer(torch.nn.functional.gelu(x))
+        return x[:, 0].numpy()
+
 
 def _draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> None:
     drawn = torch.randn(parameter.shape, generator=generator)

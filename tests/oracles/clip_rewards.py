@@ -61,6 +61,20 @@ def aesthetic_score(oracle: Oracle, images, head: dict[str, np.ndarray]) -> np.n
     return apply_head(x / x.norm(dim=-1, keepdim=True), head)
 
 
+def ict_score(oracle: Oracle, images, captions, num_merges: int) -> np.ndarray:
+    """The cosine, with pictures of transformers and captions repaired."""
+    pixels = [resize.hugging_face(Image.fromarray(image), _size(oracle)) for image in images]
+    text = oracle.text_features(clip_tokens.simple_ids(captions, num_merges))
+    return _cosines(oracle.image_features(_normalized(pixels)), text)
+
+
+def hp_score(oracle: Oracle, images, head: dict[str, np.ndarray]) -> np.ndarray:
+    """Five linear layers on the feature as it is, and a sigmoid."""
+    pixels = [resize.hugging_face(Image.fromarray(image), _size(oracle)) for image in images]
+    x = torch.from_numpy(oracle.image_features(_normalized(pixels)))
+    return torch.sigmoid(torch.from_numpy(apply_head(x, head))).numpy()
+
+
 def apply_head(x: torch.Tensor, head: dict[str, np.ndarray]) -> np.ndarray:
     """Run five linear layers on `[B, E]`, in double precision."""
     x = x.double()

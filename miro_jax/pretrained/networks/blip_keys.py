@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from miro_jax.pretrained.networks.blip import TextConfig, TextTower, VisionConfig, VisionTower
-from miro_jax.pretrained.networks.clip_keys import image_sizes, stack_sizes
+from miro_jax.pretrained.networks.clip_keys import image_sizes, shape_of, stack_sizes
 from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import (
     SMALL,
@@ -109,6 +109,25 @@ def text_config(config: Mapping[str, Any], source_width: int) -> TextConfig:
         epsilon=own["layer_norm_eps"],
         vocabulary=own["vocab_size"],
         max_tokens=own["max_position_embeddings"],
+        source_width=source_width,
+    )
+
+
+def text_config_of_shapes(
+    tensors: Mapping[str, Tensor], prefix: str, source_width: int
+) -> TextConfig:
+    """Deduce the sizes of the text tower from its weights below `prefix`; heads are 64 wide."""
+    vocabulary, width = shape_of(tensors, f"{prefix}.embeddings.word_embeddings.weight", 2)
+    positions, _ = shape_of(tensors, f"{prefix}.embeddings.position_embeddings.weight", 2)
+    stack = stack_sizes(tensors, f"{prefix}.encoder.layer", "intermediate.dense.bias")
+    return TextConfig(
+        width=width,
+        **stack,
+        heads=max(width // HEAD_WIDTH, 1),
+        activation=TEXT_DEFAULTS["hidden_act"],
+        epsilon=TEXT_DEFAULTS["layer_norm_eps"],
+        vocabulary=vocabulary,
+        max_tokens=positions,
         source_width=source_width,
     )
 

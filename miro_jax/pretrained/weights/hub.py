@@ -157,7 +157,7 @@ class Repository:
         Files of a local folder are read whole for it, once.
         """
         path = self.weights(stem)
-        files = [path.name]
+        files = [f"{Path(stem).parent / path.name}"]
         if _is_index(path.name):
             files = sorted(set(tensors.read_index(path).values()))
         parts = [self.sha256(name) for name in (*files, *names)]
