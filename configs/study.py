@@ -12,7 +12,7 @@ from configs import base
 
 
 def study() -> ConfigDict:
-    """Three variants and three seeds: an hour of two CPU cores."""
+    """Baseline, MIRO and three specialists, three seeds: an hour of two CPU cores."""
     c = base.base()
     with c.unlocked():
         c.train.num_steps = 1_000
@@ -20,7 +20,7 @@ def study() -> ConfigDict:
         c.study = ConfigDict()
         # baseline, miro, synth and synth_baseline (half of the steps use the synthetic caption),
         # only_REWARD, no_REWARD.
-        c.study.variants = ("baseline", "miro", "only_beauty")
+        c.study.variants = ("baseline", "miro", "only_beauty", "only_sharpness", "only_colors")
         c.study.seeds = (0, 1, 2)
         c.study.measure_steps = (100, 200, 350, 500, 700, 1_000)  # updates; the last ends training
         c.study.runs_at_once = 0  # in one program; 0 = all on an accelerator, one on a CPU
