@@ -79,9 +79,13 @@ def test_what_a_run_is_trained_on_is_what_its_records_are(tmp_path):
 
 
 def test_options_have_the_defaults_of_the_config():
-    """They stand in for what configs of earlier versions do not have: all but what came since."""
+    """They stand in for what configs of earlier versions do not have: all but what came since.
+
+    The bench alone can afford 96 images a level.
+    """
     config = configs.get_config("").evaluate.to_dict()
     since = {"beside": "", "categories": ("single_object", "colors")}
+    since |= {"images_per_level": 32, "batch_size": 32}
     assert dataclasses.asdict(settings.Settings()) == config | since
 
 
