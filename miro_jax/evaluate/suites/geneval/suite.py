@@ -1,8 +1,9 @@
-"""GenEval as a suite: its prompts and, once weights are given, its judge."""
+"""GenEval as a suite: its prompts and its judge."""
 
 import dataclasses
 
 from miro_jax.evaluate.suites.base import Suite, SuitePrompt
+from miro_jax.evaluate.suites.geneval.judge import open_judge
 from miro_jax.evaluate.suites.geneval.prompts import SAMPLES_PER_PROMPT, Prompt, prompts
 from miro_jax.report.clustered import TAGS
 
@@ -15,7 +16,7 @@ def make_suite() -> Suite:
         SuitePrompt(f"{number:05d}", one.text, one.tag, metadata(one))
         for number, one in enumerate(prompts())
     )
-    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS)
+    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, open_judge)
 
 
 def metadata(prompt: Prompt) -> dict[str, list[dict]]:
