@@ -16,7 +16,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train study test check lint docs clean
+.PHONY: help train study explore test check lint docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ train: $(VENV)/.installed  ## install, then train on the shapes world: CONFIG, W
 
 study: $(VENV)/.installed  ## which of the paper's claims show: an hour, in runs/study; ARGS
 	$(PY) -m miro_jax.main --config=configs/study.py --workdir=runs/study --stage=study $(ARGS)
+
+explore: $(VENV)/.installed  ## a page with sliders of the run in WORKDIR, in out/explorer: ARGS
+	$(PY) -m miro_jax explore --checkpoint=$(WORKDIR) --batch-size=64 --out=out/explorer $(ARGS)
 
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
 	$(PY) -m pytest $(ARGS)

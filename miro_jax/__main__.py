@@ -36,6 +36,7 @@ VERBS = {
     "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),
     "compare": Verb("evaluate.compare_command", "what changed from one network to another"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
+    "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
     "doctor": Verb("evaluate.doctor", "what this machine is, what is in the way, how fast it is"),
     "export": Verb("sample.export", "write a run's weights in the released layout"),
