@@ -26,7 +26,8 @@ def draw(workdir: pathlib.Path, names: list[str]) -> str:
         chart.line(levels, [level["mean"] for level in achieved], "series a")
         chart.points(levels, achieved, "a", [""] * len(levels))
         panels.append(chart.svg(f"Dial of {name}"))
-    return svg_file("Dials of one run, 32 images a level", panels, 280, 220, columns=len(panels))
+    title = f"Dials of one run, {dials['images_per_level']} images a level"
+    return svg_file(title, panels, 280, 220, columns=len(panels))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 It makes a folder that is a site: images of all prompts at many levels, scored, and a page with
 sliders that runs from a file or from any static host. It is filled as `miro-jax sample` fills its
-folders: stop it whenever you like, the same command resumes to the same bytes.
+folders: stop it whenever you like, the same command resumes to the same bytes. What imports jax is
+reached through packages that import it when it is used: `--help` is quick.
 """
 
 import dataclasses
@@ -13,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miro_jax import rewards, sample
+from miro_jax import demo, rewards, sample
 from miro_jax.cli.exit import UsageError, note, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
-from miro_jax.demo.explore_page import PAGE, Explorer
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
 from miro_jax.sample.request import Prompt, Request, read_prompts
@@ -31,11 +31,11 @@ class Plan:
     """A checked command.
 
     Attributes:
-      explorer: what is shown; its judges and levels come with the network.
+      explorer: an `explore_page.Explorer`; its judges and levels come with the network.
       out: the folder. facts: plain JSON of all that the files depend on. pipe: a `MiroPipeline`.
     """
 
-    explorer: Explorer
+    explorer: Any
     out: Path
     facts: dict[str, Any]
     pipe: Any
@@ -84,7 +84,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     judges = _judges(flags, names)
     facts = request.describe("explore", sheet.images, **verb.facts(request))
     out = Path(options.out or DEFAULT_OUT).expanduser()
-    explorer = Explorer(sheet, views, request, (), None, "")
+    explorer = demo.explore_page.Explorer(sheet, views, request, (), None, "")
     every = [*sheet.files, *explorer.files()]
     sample.folder.check_folder(out, facts, every)
     loaded = rewards.load_rewards(judges)
@@ -128,7 +128,7 @@ def _fill(plan: Plan) -> None:
     ):
         warnings.showwarning = lambda message, *_, **__: note(f"note: {message}")
         sample.draw.fill(folder, plan.pipe, explorer.sheet, True, explorer.write)
-    say(plan.out / PAGE)
+    say(plan.out / demo.explore_page.PAGE)
 
 
 if __name__ == "__main__":
