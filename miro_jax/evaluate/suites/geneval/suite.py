@@ -16,7 +16,7 @@ def make_suite() -> Suite:
         SuitePrompt(f"{number:05d}", one.text, one.tag, metadata(one))
         for number, one in enumerate(prompts())
     )
-    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, open_judge)
+    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, open_judge=open_judge)
 
 
 def metadata(prompt: Prompt) -> dict[str, list[dict]]:
