@@ -35,6 +35,7 @@ from miro_jax.train.state import TrainState
 from miro_jax.train.step import apply_gradient
 
 Array = jax.Array
+_END = 0.1  # of the range of levels, drawn beyond each end and counted as the end
 _FLOOR = 1e-2  # added to an error where it divides itself; errors of a trained student are near it
 
 
@@ -70,14 +71,15 @@ def draw_condition(key: Array, levels: Array, settings: Distillation) -> tuple[A
     """Draw the levels `[B, R]` and guidance scales `[B]` of trajectories.
 
     A share of the levels is that of the records. Of the others each is 1, the default of sampling,
-    or uniform in [0, 1], with equal chance: dials are learned one by one and together.
+    with a chance that is itself uniform for each trajectory, else uniform between 0 and 1 with a
+    little more at both ends. So all rewards at 1 but one, which is what a dial requests, are seen
+    as often as any other number of them: with a chance of one half they are 1 in 18, here 1 in 8.
     """
-    keys = jax.random.split(key, 4)
-    drawn = jnp.where(
-        jax.random.bernoulli(keys[0], 0.5, levels.shape),
-        1.0,
-        jax.random.uniform(keys[1], levels.shape),
-    )
+    keys = jax.random.split(key, 5)
+    share = jax.random.uniform(keys[4], (levels.shape[0], 1))
+    within = jax.random.uniform(keys[1], levels.shape, minval=-_END, maxval=1.0 + _END)
+    at_one = jax.random.uniform(keys[0], levels.shape) < share
+    drawn = jnp.where(at_one, 1.0, jnp.clip(within, 0.0, 1.0))
     own = jax.random.bernoulli(keys[2], settings.data_levels, (levels.shape[0], 1))
     scale = settings.max_guidance * jax.random.uniform(keys[3], (levels.shape[0],))
     return jnp.where(own, levels, drawn), scale
