@@ -15,26 +15,33 @@ class Verb:
       module: has `main(arguments) -> exit status`; imported when the verb is called.
       summary: a line for `--help`.
       help: a module with `print_help()` that imports no jax; "" where `main` prints it.
+      verb: the first word of the arguments of a module that has several verbs; "" for one.
     """
 
     module: str
     summary: str
     help: str = ""
+    verb: str = ""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run the verb; returns its exit status."""
         if self.help and any(word in ("-h", "--help") for word in arguments):
             importlib.import_module(f"miro_jax.{self.help}").print_help()
             return 0
-        return importlib.import_module(f"miro_jax.{self.module}").main(arguments)
+        words = [self.verb, *arguments] if self.verb else arguments
+        return importlib.import_module(f"miro_jax.{self.module}").main(words)
 
 
+_SUITES = "evaluate.suites.verbs"
 VERBS = {
     "annotate": Verb("annotate.__main__", "score and encode images with captions into records"),
     "train": Verb("main", "one stage of a configured run, training by default", "cli.config"),
     "sample": Verb("sample.command", "images, grids, strips, best-of-N, loops from a checkpoint"),
     "evaluate": Verb("evaluate.command", "numbers, images and the report of a run's checkpoint"),
-    "compare": Verb("evaluate.compare_command", "what changed from one network to another"),
+    "compare": Verb("evaluate.compare_command", "networks or evaluations side by side"),
+    "diff": Verb(_SUITES, "why two evaluations differ", verb="diff"),
+    "check": Verb(_SUITES, "hold an evaluation against published values", verb="check"),
+    "import": Verb(_SUITES, "results of the original tools as an evaluation", verb="import"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),

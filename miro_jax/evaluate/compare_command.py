@@ -13,17 +13,22 @@ from miro_jax.evaluate.command import override, read_config
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax compare"
 _DESCRIPTION = """Compare two networks on the same prompts and noise: rewards of their images, their
 dials, and each reward requested alone, with intervals of paired differences. AFTER is a run, whose
-config says how to sample; BEFORE is a run or a release. Writes compare.json and compare.html."""
+config says how to sample; BEFORE is a run or a release. Writes compare.json and compare.html.
+Given folders of evaluations instead, two or more, compares their numbers without sampling: paired
+differences and tests. Flags then: --metrics=A,B, --format=text|csv|latex|json, --force, --out."""
 _EPILOG = """Any key of AFTER's config can be changed by --config.KEY=VALUE.
 
 example:
   miro-jax compare runs/base runs/dropout --config.evaluate.images_per_level=64
+  miro-jax compare out/a/evals/parti@1 out/b/evals/parti@1 --out=out/compared
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if evaluate.suites.verbs.are_evaluations(words):
+        return evaluate.suites.verbs.main(["compare", *words])
     return exit.run(NAME, lambda: _plan(words), lambda planned: evaluate.compare.run_here(*planned))
 
 

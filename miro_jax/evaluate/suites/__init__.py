@@ -8,6 +8,8 @@ sampling, find            images: sampled from a checkpoint, or found in a folde
 judging, scoring          images through the judge, and through rewards
 run, measure              what is not done yet; rows become numbers with intervals
 rows, manifest, tables    the per-image file; what every number carries; text, CSV, LaTeX, JSON
+verbs                     compare, diff, check, import: identity, comparison, difference, expected,
+                          importing; pages, of one evaluation and of several
 watch                     checkpoints of a run as they appear
 """
 
@@ -15,5 +17,5 @@ import lazy_loader
 
 # Imported when first used: `miro-jax evaluate --help` needs no jax.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules="run sampling table watch work".split()
+    __name__, submodules="run sampling table verbs watch work".split()
 )

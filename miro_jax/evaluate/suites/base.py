@@ -110,6 +110,10 @@ class Suite:
         """Tag -> number of its prompts, in order of appearance."""
         return dict(collections.Counter(prompt.tag for prompt in self.prompts))
 
+    def without_judge(self) -> "Suite":
+        """Return the suite with rewards as all that is measured."""
+        return dataclasses.replace(self, score="", open_judge=None)
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the prompts: the group `benchmark` of a manifest."""
         listed = [[p.key, p.text, p.tag, dict(p.metadata)] for p in self.prompts]

@@ -68,8 +68,8 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class _File:
-    """A file. text: its prompt, None where there is none."""
+class File:
+    """A file. text: its prompt, None where there is none. path: where it lies."""
 
     name: str
     text: str | None
@@ -100,7 +100,19 @@ def find_images(
     """
     what = os.path.expanduser(str(what))
     layout, files = _list(what, suite, captions)
-    groups: dict[str, list[_File]] = {clean(prompt.text): [] for prompt in suite.prompts}
+    return match(what, layout, files, suite, per_prompt, partial)
+
+
+def match(
+    what: str,
+    layout: str,
+    files: Sequence[File],
+    suite: Suite,
+    per_prompt: int | None,
+    partial: bool,
+) -> Found:
+    """Give files their prompts; `what` is for messages, see `find_images` for the rest."""
+    groups: dict[str, list[File]] = {clean(prompt.text): [] for prompt in suite.prompts}
     foreign = []
     for file in files:
         text = None if file.text is None else clean(file.text)
@@ -133,7 +145,7 @@ def _size(image: SuiteImage) -> int:
     return os.path.getsize(image.path) if os.path.isfile(image.path) else -1
 
 
-def _most(suite: Suite, groups: dict[str, list[_File]]) -> int:
+def _most(suite: Suite, groups: dict[str, list[File]]) -> int:
     """Return how many images the prompt with the most of them has; prompts may share a text."""
     shared: dict[str, int] = {}
     for prompt in suite.prompts:
@@ -142,7 +154,7 @@ def _most(suite: Suite, groups: dict[str, list[_File]]) -> int:
 
 
 def _assign(
-    suite: Suite, groups: dict[str, list[_File]], number: int
+    suite: Suite, groups: dict[str, list[File]], number: int
 ) -> tuple[list[SuiteImage], list[tuple[str, int]], str]:
     """Return the images, the (key, sample) without one, and a prompt that has too many."""
     images, missing, used = [], [], dict.fromkeys(groups, 0)
@@ -159,7 +171,7 @@ def _assign(
     return images, missing, surplus
 
 
-def _list(what: str, suite: Suite, captions: str | None) -> tuple[str, list[_File]]:
+def _list(what: str, suite: Suite, captions: str | None) -> tuple[str, list[File]]:
     if os.path.isdir(what) and captions is None and (folders := _prompt_folders(what)):
         return GENEVAL, list(_list_geneval(what, folders, suite))
     rows = open_rows([what], None, None)
@@ -169,7 +181,7 @@ def _list(what: str, suite: Suite, captions: str | None) -> tuple[str, list[_Fil
     source = open_input([what], rows, given)
     root = what if os.path.isdir(what) else os.path.dirname(os.path.abspath(what))
     files = [
-        _File(sample.key, sample.caption, os.path.join(root, sample.key), sample.read)
+        File(sample.key, sample.caption, os.path.join(root, sample.key), sample.read)
         for piece in source.pieces
         for sample in piece.samples(needs_caption=False)
     ]
@@ -185,7 +197,7 @@ def _prompt_folders(what: str) -> list[str]:
     )
 
 
-def _list_geneval(what: str, folders: Sequence[str], suite: Suite) -> Iterator[_File]:
+def _list_geneval(what: str, folders: Sequence[str], suite: Suite) -> Iterator[File]:
     prompts = {prompt.text: prompt for prompt in suite.prompts}
     root = Root(what)
     for folder in folders:
@@ -203,10 +215,10 @@ def _list_geneval(what: str, folders: Sequence[str], suite: Suite) -> Iterator[_
         for name in sorted(names, key=lambda name: (int(re.match(r"\d+", name)[0]), name)):
             file = f"{folder}/{SAMPLES}/{name}"
             read = functools.partial(root.read, file)
-            yield _File(file, text, os.path.join(what, file), read)
+            yield File(file, text, os.path.join(what, file), read)
 
 
-def _describe_foreign(what: str, suite: Suite, foreign: Sequence[_File]) -> str:
+def _describe_foreign(what: str, suite: Suite, foreign: Sequence[File]) -> str:
     first = foreign[0]
     if first.text is None:
         return (

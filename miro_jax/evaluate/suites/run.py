@@ -95,7 +95,7 @@ def make_job(suite: Suite, found: Found, settings: Settings, folder: Path) -> Jo
     check_declared(settings.declare)
     rewards = scoring.choose(settings.rewards or suite.rewards, dict(settings.weights))
     if suite.score and settings.no_judge:
-        suite = dataclasses.replace(suite, score="", open_judge=None)
+        suite = suite.without_judge()
     if suite.open_judge is None and suite.score:
         raise ValueError(f"{suite.name} has no judge here; give --no-judge --rewards=NAMES.")
     if not rewards and not suite.score:

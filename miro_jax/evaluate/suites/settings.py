@@ -10,7 +10,8 @@ from miro_jax.rewards.names import HELP, parse_names
 _WHAT, _OUT = "what to evaluate", "results"
 
 
-def _parse_pair(text: str) -> tuple[str, str]:
+def parse_pair(text: str) -> tuple[str, str]:
+    """Read `KEY=VALUE`; ValueError where it is none."""
     key, equals, value = text.partition("=")
     if not equals or not key or not value:
         raise ValueError(f"must be KEY=VALUE; got {text!r}")
@@ -46,7 +47,7 @@ class Settings:
     judge: Any = option(
         (),
         repeat=True,
-        parse=_parse_pair,
+        parse=parse_pair,
         metavar="KEY=VALUE",
         help="option of the suite's judge, such as a folder of weights; may be repeated",
         group=_WHAT,
@@ -71,7 +72,7 @@ class Settings:
     declare: Any = option(
         (),
         repeat=True,
-        parse=_parse_pair,
+        parse=parse_pair,
         metavar="GROUP.KEY=VALUE",
         help="what is known of foreign images, for the manifest, such as model.name=sdxl or "
         "sampling.steps=50; may be repeated",

@@ -15,7 +15,7 @@ from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.suites.manifest import Evaluation
 
 FORMS = ("text", "csv", "latex", "json")
-_ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex", "json": ".json"}
+_ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex"}
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "", "^": "", "\\": ""})
 NAME = "table"
 
@@ -69,9 +69,13 @@ def render(table: Table, form: str) -> str:
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
     """Write the table of an evaluation in all forms that people read."""
-    table = table_of(evaluation)
+    write_all(folder, NAME, table_of(evaluation))
+
+
+def write_all(folder: Path, name: str, table: Table) -> None:
+    """Write a table as text, CSV and LaTeX."""
     for form in ("text", "csv", "latex"):
-        write_atomic(folder / f"{NAME}{_ENDINGS[form]}", render(table, form).encode("utf-8"))
+        write_atomic(folder / f"{name}{_ENDINGS[form]}", render(table, form).encode("utf-8"))
 
 
 def format_cell(cell: str | Cell) -> str:

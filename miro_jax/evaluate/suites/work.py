@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from miro_jax.evaluate.suites import run, sampling, tables
+from miro_jax.data.storage.files import write_atomic
+from miro_jax.evaluate.suites import pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.find import find_images
 from miro_jax.evaluate.suites.settings import Settings
@@ -31,4 +32,5 @@ def evaluate_planned(settings: Settings, suite: Suite, planned: Any, out: Path) 
     found = find_images(settings.what, suite, per_prompt, settings.captions, settings.partial)
     job = run.make_job(suite, found, settings, out)
     evaluation = run.run(job, judge)
-    return tables.render(tables.table_of(evaluation), "text") + f"results: {out}"
+    write_atomic(out / PAGE, pages.render_evaluation(evaluation))
+    return tables.render(tables.table_of(evaluation), "text") + f"page: {out / PAGE}"

@@ -1,0 +1,158 @@
+"""Results of the original tools as an evaluation of ours: published runs can then be compared.
+
+GenEval's `results.jsonl` has a line for each image with `filename`, `tag`, `prompt`, `correct` and
+`reason`; `rewards.jsonl` of the authors' scorers has `filename`, `prompt` and a number for each
+scorer. Both are joined by the folder's number and the name of the file. Who judged, and with which
+weights, neither says: the judge is unknown unless it is declared.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from miro_jax.data.json_file import parse_json
+from miro_jax.data.regular_file import read_regular
+from miro_jax.data.storage.files import write_atomic
+from miro_jax.evaluate.suites import manifest
+from miro_jax.evaluate.suites.base import Suite
+from miro_jax.evaluate.suites.find import File, Found, match
+from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
+from miro_jax.evaluate.suites.measure import STATISTICS, measure
+from miro_jax.evaluate.suites.rows import ROWS_NAME, dump_rows
+from miro_jax.evaluate.suites.tables import write_tables
+from miro_jax.rewards import card_of
+
+# Scorers of the authors' tool -> the reward, with the version that they load.
+SCORERS = {
+    "aesthetic": "aesthetic",
+    "pick_score": "pick_score",
+    "image_reward": "image_reward",
+    "hpsv2": "hpsv2@2.0",
+    "clip_jina": "clip",
+    "clip_openai": "openai_clip",
+}
+_MOST_BYTES = 1 << 30
+_LINE = {"filename": str, "prompt": str, "correct?": bool, "reason?": (str, None), "tag?": str}
+_NAME = re.compile(r"(\d+)/(?:samples/)?([^/]+)$")
+
+
+def import_results(
+    files: Sequence[str | Path],
+    suite: Suite,
+    out: Path,
+    judge: Mapping[str, str] | None = None,
+    per_prompt: int | None = None,
+    partial: bool = False,
+) -> Evaluation:
+    """Write an evaluation from result files of the original tools.
+
+    Args:
+      files: one or more of them, of the same images. suite: whose prompts they are of.
+      out: folder of the evaluation. judge: what is known of who judged, such as its name.
+      per_prompt, partial: as for images, see `find.find_images`.
+
+    Raises:
+      FileNotFoundError: a file is missing. ValueError: it holds something else, or other images.
+    """
+    if (out / manifest.NAME).exists():
+        raise ValueError(f"{out} must hold no evaluation yet; it does. Give another --out.")
+    merged: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for name, line in _read(Path(path)).items():
+            merged.setdefault(name, {}).update(line)
+    listed = [File(name, line["prompt"], name, _nothing) for name, line in merged.items()]
+    where = " and ".join(map(str, files))
+    found = match(where, "imported", listed, suite, per_prompt, partial)
+    judged = bool(suite.score) and all("correct" in line for line in merged.values())
+    rows = [_row(image, merged[image.file], judged) for image in found.images]
+    groups = _groups(suite, found, rows, where, dict(judge or {}), judged)
+    data = dump_rows(rows)
+    groups["result"]["file"] = {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / ROWS_NAME, data)
+    write_tables(out, Evaluation(str(out), out, groups))
+    write_atomic(out / manifest.NAME, manifest.dump(groups, request={"imported": where}))
+    return manifest.read(out)
+
+
+def _nothing() -> bytes:
+    raise FileNotFoundError("an imported result has no images")
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return name of an image -> its line; a name is FOLDER/FILE."""
+    lines: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(read_regular(path, _MOST_BYTES).splitlines(), 1):
+        where = f"line {number} of {path}"
+        line = parse_json(text, where, _LINE)
+        name = _NAME.search(line["filename"])
+        if name is None:
+            raise ValueError(
+                f"{where}: filename must end in NUMBER/samples/FILE; got {line['filename']!r}."
+            )
+        key = f"{int(name[1]):05d}/samples/{name[2]}"
+        if key in lines:
+            raise ValueError(f"{where}: the image {key} stands there twice.")
+        lines[key] = line
+    if not lines:
+        raise ValueError(f"{path} must hold a line for each image; it is empty.")
+    return dict(sorted(lines.items()))
+
+
+def _row(image: Any, line: Mapping[str, Any], judged: bool) -> dict[str, Any]:
+    row = {
+        "key": image.key,
+        "sample": image.sample,
+        "file": image.file,
+        "sha256": UNKNOWN,
+        "prompt": image.prompt.text,
+        "tag": image.prompt.tag,
+    }
+    if judged:
+        reasons = sorted(filter(None, (line.get("reason") or "").splitlines()))
+        row |= {"correct": line["correct"], "reasons": [{"rule": text} for text in reasons]}
+    if scores := {name: line[key] for key, name in _identities().items() if key in line}:
+        row["rewards"] = scores
+    return row
+
+
+def _identities() -> dict[str, str]:
+    cards = {key: card_of(name) for key, name in SCORERS.items()}
+    return {key: card.identity for key, card in cards.items() if card is not None}
+
+
+def _groups(
+    suite: Suite,
+    found: Found,
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    judge: dict[str, str],
+    judged: bool,
+) -> dict[str, Any]:
+    suite = suite if judged else suite.without_judge()
+    metrics = measure(suite, rows)
+    if not metrics:
+        raise ValueError(f"{where} must hold verdicts or rewards; it holds neither.")
+    rewards = dict.fromkeys((name for row in rows for name in row.get("rewards", ())), UNKNOWN)
+    return {
+        "benchmark": suite.describe() | {"samples_per_prompt": found.per_prompt},
+        "judge": {"name": UNKNOWN} | judge if judged else {},
+        "rewards": rewards,
+        "images": {"sha256": UNKNOWN, "count": len(rows), "path": where, "layout": found.layout},
+        "model": {"name": UNKNOWN},
+        "sampling": {},
+        "post_selection": {"best_of": UNKNOWN, "prompt_rewriting": UNKNOWN},
+        "statistics": STATISTICS,
+        "machine": {"platform": UNKNOWN},
+        "result": {
+            "metrics": metrics,
+            "order": list(metrics),
+            "prompts": len({row["key"] for row in rows}),
+            "images": len(rows),
+            "missing": [list(pair) for pair in found.missing],
+            "failed": [],
+            "partial": bool(found.missing),
+        },
+    }

@@ -1,0 +1,149 @@
+"""Pages of evaluations: one file each, with the numbers, the manifest and images to look at."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from miro_jax.data.sources.images import BadImage, load_rgb
+from miro_jax.data.storage.files import brief
+from miro_jax.evaluate.suites.comparison import table_of as comparison_table
+from miro_jax.evaluate.suites.identity import differing
+from miro_jax.evaluate.suites.manifest import GROUPS, Evaluation
+from miro_jax.evaluate.suites.tables import Cell, Table, format_cell, table_of
+from miro_jax.report import page
+from miro_jax.report.page import Tile, count_images
+
+_SHOWN, _SIDE = 12, 160  # images on a page, and their longer side in pixels
+_HIDDEN = ("result", "benchmark.tag_order")
+
+
+def render_evaluation(evaluation: Evaluation) -> bytes:
+    """Return the page of one evaluation."""
+    result, benchmark = evaluation.manifest["result"], evaluation.manifest["benchmark"]
+    score = benchmark["score"]
+    sections = {"numbers": "Numbers", "images": "Images", "manifest": "Manifest"}
+    text = page.render(
+        "suite.html",
+        title=f"miro_jax {benchmark['name']}",
+        kind=f"evaluation, {benchmark['name']}",
+        name=evaluation.manifest["images"]["path"],
+        sections=sections,
+        tiles=[_tile(name, one) for name, one in list(evaluation.metrics.items())[:4]],
+        table=_cells(table_of(evaluation)),
+        notes=table_of(evaluation).notes,
+        partial=result["partial"],
+        images=count_images(result["images"]),
+        prompts=result["prompts"],
+        groups=[(heading, _pictures(evaluation, rows)) for heading, rows in _chosen(evaluation)],
+        score=score,
+        facts=_facts(evaluation),
+    )
+    return text.encode("utf-8")
+
+
+def render_comparison(evaluations: Sequence[Evaluation], result: Mapping[str, Any]) -> bytes:
+    """Return the page of evaluations side by side."""
+    table = comparison_table(dict(result))
+    fields = [
+        (one.name, path, brief(a, 80), brief(b, 80))
+        for one in evaluations[1:]
+        for path, a, b in differing(_compared(evaluations[0]), _compared(one))
+    ]
+    text = page.render(
+        "suites_compared.html",
+        title="miro_jax comparison",
+        kind=f"comparison, {evaluations[0].manifest['benchmark']['name']}",
+        name=" and ".join(one.name for one in evaluations),
+        sections={"numbers": "Numbers", "fields": "What else differs"},
+        tiles=[],
+        table=_cells(table),
+        notes=table.notes,
+        first=evaluations[0].name,
+        fields=fields,
+    )
+    return text.encode("utf-8")
+
+
+def _compared(evaluation: Evaluation) -> dict[str, Any]:
+    groups = ("judge", "rewards", "model", "sampling", "post_selection")
+    kept: dict[str, Any] = {group: evaluation.manifest[group] for group in groups}
+    return kept | {"images.sizes": evaluation.manifest["images"].get("sizes")}
+
+
+def _tile(name: str, metric: Mapping[str, Any]) -> Tile:
+    note = "" if metric.get("low") is None else f"{metric['low']:.3g} to {metric['high']:.3g}"
+    value = metric["value"]
+    return Tile("-" if value is None else f"{value:.3g}", name, note)
+
+
+def _cells(table: Table) -> dict[str, Any]:
+    """Return heads and rows of (text, small print, bold)."""
+    rows = []
+    for row in table.rows:
+        cells = []
+        for cell in row:
+            if isinstance(cell, Cell) and cell.value is not None and cell.low is not None:
+                small = f"{cell.low:.3g} to {cell.high:.3g}"
+                cells.append((f"{cell.value:.4g}{cell.note}", small, cell.bold))
+            else:
+                cells.append((format_cell(cell).strip(), "", False))
+        indented = isinstance(row[0], str) and row[0].startswith(" ")
+        rows.append({"cells": cells, "indented": indented})
+    return {"heads": list(table.columns), "rows": rows, "title": table.title}
+
+
+def _chosen(evaluation: Evaluation) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return headings and rows: one image of a prompt, spread over the tags."""
+    rows, score = evaluation.rows, evaluation.manifest["benchmark"]["score"]
+    if not score:
+        return [("", _spread(rows))]
+    right = _spread([row for row in rows if row[score]])
+    return [("correct", right), ("not correct", _spread([row for row in rows if not row[score]]))]
+
+
+def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a few rows of different prompts, evenly over the list."""
+    firsts = list({row["key"]: row for row in reversed(rows)}.values())[::-1]
+    count = min(_SHOWN, len(firsts))
+    return [firsts[index * len(firsts) // count] for index in range(count)]
+
+
+def _pictures(
+    evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[Any, str, str]]:
+    """Return (data URI, prompt, what is said) of the images that are still there."""
+    root = Path(evaluation.manifest["images"]["path"])
+    root = root if root.is_dir() else root.parent
+    shown = []
+    for row in rows:
+        try:
+            pixels = load_rgb((root / row["file"]).read_bytes(), min_side=1)
+        except (OSError, BadImage):
+            continue
+        image = Image.fromarray(pixels)
+        image.thumbnail((_SIDE, _SIDE))
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        reasons = "; ".join(_reason(one) for one in row.get("reasons", []))
+        shown.append((page.data_uri(data.getvalue()), row["prompt"], reasons))
+    return shown
+
+
+def _reason(one: Any) -> str:
+    if isinstance(one, Mapping):
+        return " ".join(str(one[key]) for key in ("rule", "class") if key in one)
+    return str(one)
+
+
+def _facts(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Return the groups of the manifest as name -> field -> text."""
+    groups = {}
+    for group in GROUPS:
+        if group in _HIDDEN:
+            continue
+        values = evaluation.manifest[group].items()
+        groups[group] = {k: brief(v) for k, v in values if f"{group}.{k}" not in _HIDDEN}
+    return groups

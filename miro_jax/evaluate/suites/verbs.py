@@ -1,0 +1,193 @@
+"""`miro-jax compare`, `diff`, `check` and `import` of evaluations that are written already.
+
+No image is read again, no device is used. `compare` of runs and releases, which samples, stands in
+`evaluate.compare_command`; it hands over here where both sides are evaluations.
+"""
+
+import dataclasses
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from miro_jax.cli import exit as exits
+from miro_jax.cli.flags import Parser, split_names
+from miro_jax.data.json_file import dump_json
+from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.evaluate.suites import (
+    comparison,
+    difference,
+    expected,
+    importing,
+    manifest,
+    pages,
+    table,
+    tables,
+)
+from miro_jax.evaluate.suites.settings import parse_pair
+
+NAME = "miro_jax.evaluate"
+NOTHING_COMPARABLE = 3  # exit status of check
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verb:
+    description: str
+    epilog: str
+    add: Callable[[Parser], Any]
+    run: Callable[[Namespace], int]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a verb, the first word; returns the exit status, see `cli.exit` and `_check`."""
+    verb, *words = arguments
+    status = exits.DONE
+
+    def plan() -> Namespace:
+        chosen = _VERBS[verb]
+        parser = Parser(
+            prog=f"miro-jax {verb}", description=chosen.description, epilog=chosen.epilog
+        )
+        chosen.add(parser)
+        return parser.read(words)
+
+    def work(given: Namespace) -> None:
+        nonlocal status
+        status = _VERBS[verb].run(given)
+
+    # Everything is an argument here: what is wrong with a file is the fault of who named it.
+    failed = exits.run(NAME, plan, work, mistakes_at_work=exits.MISTAKES)
+    return failed or status
+
+
+def are_evaluations(words: Sequence[str]) -> bool:
+    """Return whether the paths of a command line all are evaluations."""
+    paths = [word for word in words if not word.startswith("-")]
+    return len(paths) >= 2 and all(map(manifest.is_evaluation, paths))
+
+
+def _add_compare(parser: Parser) -> None:
+    parser.add_argument("evaluations", metavar="EVALUATION", nargs="+", help="two or more folders")
+    parser.add_argument(
+        "--metrics", type=split_names, default=(), metavar="A,B", help="(default: all they share)"
+    )
+    parser.add_argument("--format", choices=tables.FORMS, default="text", help="of what is printed")
+    parser.add_argument("--force", action="store_true", help="mark what is not comparable")
+    parser.add_argument("--out", metavar="DIR", help="also write all formats and a page there")
+
+
+def _compare(given: Namespace) -> int:
+    if len(given.evaluations) < 2:
+        raise exits.UsageError("at least two evaluations must be given.")
+    read = [manifest.read(path) for path in given.evaluations]
+    result = comparison.compare(read, given.metrics, given.force)
+    made = comparison.table_of(result)
+    exits.say(tables.render(made, given.format).rstrip("\n"))
+    if given.out:
+        folder = Path(given.out).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "compare.json", to_json(result))
+        tables.write_all(folder, "compare", made)
+        write_atomic(folder / "compare.html", pages.render_comparison(read, result))
+        exits.say(f"page: {folder / 'compare.html'}")
+    return exits.DONE
+
+
+def _add_diff(parser: Parser) -> None:
+    parser.add_argument("first", metavar="A", help="folder of an evaluation")
+    parser.add_argument("second", metavar="B", help="folder of another one")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output")
+
+
+def _diff(given: Namespace) -> int:
+    result = difference.diff(manifest.read(given.first), manifest.read(given.second))
+    as_json = given.format == "json"
+    exits.say(dump_json(result, indent=1) if as_json else "\n".join(difference.lines(result)))
+    return exits.DONE
+
+
+def _add_check(parser: Parser) -> None:
+    parser.add_argument(
+        "expected", metavar="EXPECTED", help=f"file, or one of {', '.join(expected.names())}"
+    )
+    parser.add_argument("result", metavar="RESULT", help="folder of an evaluation")
+    parser.add_argument("--model", required=True, help="whose values, such as miro_synthetic")
+
+
+def _check(given: Namespace) -> int:
+    evaluation = manifest.read(given.result)
+    rows = expected.check(expected.read(given.expected), evaluation, given.model)
+    lines: list[list[str | tables.Cell]] = [
+        [
+            f"  {row['tag']}" if row["tag"] else row["metric"],
+            f"{row['expected']:.5g} +- {row['tolerance']:.3g}",
+            "-" if row["got"] is None else f"{row['got']:.5g}",
+            row["verdict"] + (f": {row['why']}" if row["why"] else ""),
+        ]
+        for row in rows
+    ]
+    title = f"{given.model} of {given.expected} and {given.result}"
+    made = tables.Table(title, ("metric", "expected", "got", "verdict"), lines)
+    exits.say(tables.render(made, "text").rstrip("\n"))
+    verdicts = {row["verdict"] for row in rows}
+    if expected.FAIL in verdicts:
+        return exits.FAILED
+    return exits.DONE if expected.PASS in verdicts else NOTHING_COMPARABLE
+
+
+def _add_import(parser: Parser) -> None:
+    parser.add_argument("files", metavar="FILE", nargs="+", help="results.jsonl, rewards.jsonl")
+    parser.add_argument("--suite", required=True, help="geneval, parti or a file of prompts")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the evaluation")
+    parser.add_argument("--images-per-prompt", type=int, default=None, metavar="N")
+    parser.add_argument("--partial", action="store_true", help="accept a set that lacks images")
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        type=parse_pair,
+        metavar="KEY=VALUE",
+        help="what is known of who judged, such as name=geneval-mmdet2; may be repeated",
+    )
+
+
+def _import(given: Namespace) -> int:
+    suite = table.make_suite(given.suite)
+    out = Path(given.out).expanduser()
+    evaluation = importing.import_results(
+        given.files, suite, out, dict(given.judge), given.images_per_prompt, given.partial
+    )
+    exits.say(tables.render(tables.table_of(evaluation), "text") + f"results: {out}")
+    return exits.DONE
+
+
+_VERBS = {
+    "compare": _Verb(
+        "Compare evaluations of the same suite with the first of them: paired differences with "
+        "intervals and tests.",
+        "example:\n  miro-jax compare out/a/evals/parti@1 out/b/evals/parti@1 --out=out/compared",
+        _add_compare,
+        _compare,
+    ),
+    "diff": _Verb(
+        "Print why two evaluations differ: fields of their manifests by likely effect, and the "
+        "prompts that changed most.",
+        "example:\n  miro-jax diff out/a/evals/geneval@1 out/b/evals/geneval@1",
+        _add_diff,
+        _diff,
+    ),
+    "check": _Verb(
+        "Hold a result against published values. Exit status: 0 all that can be compared passes, "
+        "1 a value fails, 2 a bad argument, 3 nothing can be compared.",
+        "example:\n  miro-jax check miro_2510.25897 evals/miro/geneval@1 --model=miro_synthetic",
+        _add_check,
+        _check,
+    ),
+    "import": _Verb(
+        "Read results of the original tools (GenEval's results.jsonl, rewards.jsonl of the "
+        "authors' scorers) into an evaluation.",
+        "example:\n  miro-jax import results.jsonl rewards.jsonl --suite=geneval --out=out/theirs",
+        _add_import,
+        _import,
+    ),
+}

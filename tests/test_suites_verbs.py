@@ -1,0 +1,244 @@
+"""compare, diff, check and import: what may stand in one table, and what differs."""
+
+import csv
+import json
+
+import pytest
+
+from miro_jax import __main__ as entry
+from miro_jax.evaluate.suites import (
+    comparison,
+    difference,
+    expected,
+    identity,
+    manifest,
+    pages,
+    run,
+    tables,
+)
+from miro_jax.evaluate.suites.base import Suite
+from miro_jax.evaluate.suites.geneval import suite as geneval
+from tests.suites import Bright, small_suite, write_geneval
+from tests.test_suites_run import evaluate
+
+
+class Lenient(Bright):
+    """Finds every image of the first tag correct, with a reason for what it does not."""
+
+    def judge(self, images, prompts):
+        rows = super().judge(images, prompts)
+        for row, prompt in zip(rows, prompts, strict=True):
+            row["correct"] |= prompt.tag == "red"
+            row["reasons"] = [] if row["correct"] else [{"rule": "dark"}]
+        return rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two evaluations of one judge, one of which finds more; and one of another judge."""
+    home = tmp_path_factory.mktemp("made")
+    folder = write_geneval(home / "images", small_suite(40))
+    first = evaluate(folder, small_suite(40), home / "first")
+    second = evaluate(folder, small_suite(40, Lenient()), home / "second")
+    other = evaluate(folder, small_suite(40, Bright(90)), home / "other")
+    return first, second, other
+
+
+def test_a_comparison_has_paired_differences_adjusted_over_the_table(made):
+    first, second, _ = made
+    result = comparison.compare([first, second])
+    rows = {(row["metric"], row["tag"]): row for row in result["rows"]}
+    red = rows["overall", "red"]
+    assert red["values"][0]["value"] == 0.5 and red["values"][1]["value"] == 1.0
+    change = red["differences"][1]
+    assert change["value"] == 0.5 and change["wins"] == 20 and change["p_holm"] < 0.05
+    assert change["p_holm"] > change["p"]
+    assert rows["overall", "blue"]["differences"][1]["ties"] == 20
+    assert rows["overall", ""]["differences"][1]["value"] == 0.25
+    table = comparison.table_of(result)
+    (line,) = [row for row in table.rows if row[0] == "  red"]
+    assert line[2].bold and not line[1].bold and line[3].note == " *"
+    latex = tables.render(table, "latex")
+    assert r"\textbf{1 (1 to 1)}" in latex and r"\quad red" in latex
+    rows = list(csv.reader(tables.render(table, "csv").splitlines()))
+    assert rows[0][1:4] == [str(first.name), f"{first.name} low", f"{first.name} high"]
+    assert json.loads(tables.render(table, "json"))["columns"] == list(table.columns)
+    assert b"won/tied/lost" in pages.render_comparison([first, second], result)
+
+
+def test_another_judge_shares_no_column_and_diff_names_the_field(made):
+    first, _, other = made
+    with pytest.raises(Exception, match="judge.threshold: 128 and 90"):
+        comparison.compare([first, other])
+    forced = comparison.compare([first, other], force=True)
+    assert all(row["values"][1]["forced"] for row in forced["rows"])
+    assert all(row["differences"][1] is None for row in forced["rows"])
+    assert " !" in tables.render(comparison.table_of(forced), "text")
+    result = difference.diff(first, other)
+    assert result["fields"][0] == ["judge.threshold", 128, 90] and result["same_images"]
+
+
+JUDGE = {
+    "name": "geneval@mask2former",
+    "weights": {"detector": "sha256:3f", "clip": "sha256:9a"},
+    "activation": "quickgelu",
+    "rules": {"score": 0.3, "counting": 0.9, "most": 16, "overlap": 1.0},
+    "input": "800/1333",
+    "precision": "highest",
+}
+
+
+def leaves(value, path=()):
+    if not isinstance(value, dict):
+        return [path]
+    return [leaf for key in value for leaf in leaves(value[key], (*path, key))]
+
+
+@pytest.mark.parametrize("path", leaves(JUDGE), ids=".".join)
+def test_any_field_of_a_judge_keeps_numbers_apart(path, made):
+    changed = json.loads(json.dumps(JUDGE))
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = "another"
+    first, second = (
+        manifest.Evaluation(name, made[0].folder, {**made[0].manifest, "judge": judge})
+        for name, judge in (("a", JUDGE), ("b", changed))
+    )
+    ((found, *_),) = identity.why_no_column(first, second, "overall")
+    assert found == ".".join(("judge", *path))
+    with pytest.raises(Exception, match="may not share a column"):
+        comparison.compare([first, second])
+    assert difference.diff(first, second)["fields"][0][0] == found
+    assert not identity.why_no_column(first, first, "overall")
+
+
+def test_an_unknown_judge_shares_no_column(made):
+    unknown = {**made[0].manifest, "judge": {"name": manifest.UNKNOWN}}
+    one = manifest.Evaluation("a", made[0].folder, unknown)
+    ((field, *_),) = identity.why_no_column(one, one, "overall")
+    assert field == "judge.name"
+
+
+def test_other_prompts_may_share_a_column_and_no_difference(made, tmp_path):
+    first, *_ = made
+    shorter = small_suite(38)
+    other = evaluate(write_geneval(tmp_path / "images", shorter), shorter, tmp_path / "out")
+    result = comparison.compare([first, other])
+    assert result["rows"][0]["differences"] == [None, None]
+    assert "no difference to" in result["notes"][0] and "prompts" in result["notes"][0]
+
+
+def test_diff_shows_the_prompts_that_changed_with_images_and_reasons(made):
+    first, second, _ = made
+    result = difference.diff(first, second)
+    assert result["flips"] == {"red": {"won": 20, "lost": 0}} and result["rules"]["dark"] == 20
+    one = result["changed"][0]
+    assert one["tag"] == "red" and one["scores"] == [0.5, 1.0] and one["files"][0].endswith(".png")
+    text = "\n".join(difference.lines(result))
+    assert "red: 20 images won, 0 lost" in text and "the images are the same" in text
+
+
+def published(evaluation, **changes):
+    values = {"overall": {"value": 0.5, "tolerance": 0.01, "tags": {}}} | changes
+    models = {"one": {"small@1": {"samples_per_prompt": 2, "metrics": values}}}
+    return {"models": models}
+
+
+def test_check_says_pass_fail_or_what_prevents_it(made, tmp_path, capsys):
+    first, *_ = made
+    path = tmp_path / "expected.json"
+
+    def status(**changes):
+        path.write_text(json.dumps(published(first, **changes)))
+        return entry.main(["check", str(path), str(first.folder), "--model=one"])
+
+    assert status() == 0
+    assert status(overall={"value": 0.6, "tolerance": 0.01}) == 1
+    assert status(overall={"value": 0.5, "tolerance": 0.1, "tags": {"red": {
+        "value": 0.9, "tolerance": 0.1}}}) == 1  # fmt: skip
+    values = {"overall": {"value": 0.5, "tolerance": 0.01}, "clip@1": {"value": 1, "tolerance": 1}}
+    assert status(**values) == 0
+    assert "result.metrics has no clip@1" in capsys.readouterr().out
+    several = published(first)
+    several["models"]["one"]["small@1"]["samples_per_prompt"] = 4
+    path.write_text(json.dumps(several))
+    assert entry.main(["check", str(path), str(first.folder), "--model=one"]) == 3
+    assert "benchmark.samples_per_prompt is 2, not 4" in capsys.readouterr().out
+    assert entry.main(["check", str(path), str(first.folder), "--model=two"]) == 2
+    assert "--model must be one of one; got 'two'" in capsys.readouterr().err
+
+
+def test_the_papers_values_are_those_of_its_tables():
+    values = expected.read("miro_2510.25897")
+    overall = values["models"]["miro_synthetic"]["geneval@1"]["metrics"]["overall"]
+    tags = [one["value"] for one in overall["tags"].values()]
+    assert sum(tags) / 6 == pytest.approx(overall["value"], abs=1e-4)
+    assert overall["value"] == 0.6767 and len(values["models"]) == 11
+    assert values["models"]["miro_real"]["parti@1"]["metrics"]["hpsv2@2.0"]["value"] == 0.29346
+    assert values["curves"]["convergence"]["step"][-1] == 500000
+    with pytest.raises(FileNotFoundError, match="or one of miro_2510.25897; got 'miro'"):
+        expected.read("miro")
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """Result files of the original tools, for eight prompts of GenEval."""
+    prompts = geneval.make_suite().prompts[:8]
+    small = Suite("geneval@1", prompts, 4, "correct", "mean of tags")
+    monkeypatch.setattr("miro_jax.evaluate.suites.table.SUITES", {"geneval": lambda: small})
+    lines, rewards = [], []
+    for number, prompt in enumerate(prompts):
+        for sample in range(4):
+            name = f"/data/out/{number:05d}/samples/{sample:05d}.png"
+            line = {"filename": name, "prompt": prompt.text, "tag": prompt.tag}
+            correct = sample < 3
+            lines.append(line | {"correct": correct, "reason": "" if correct else "b\na"})
+            rewards.append({"filename": name, "prompt": prompt.text, "clip_openai": 0.25})
+    for file, content in (("results", lines), ("rewards", rewards)):
+        text = "".join(json.dumps(line) + "\n" for line in reversed(content))
+        (tmp_path / f"{file}.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_results_of_the_original_tools_become_an_evaluation(theirs, capsys):
+    files = [str(theirs / "results.jsonl"), str(theirs / "rewards.jsonl")]
+    words = ["import", *files, "--suite=geneval", f"--out={theirs / 'out'}"]
+    assert entry.main([*words, "--judge=name=geneval-mmdet2"]) == 0, capsys.readouterr().err
+    read = manifest.read(theirs / "out")
+    assert read.metrics["overall"]["value"] == 0.75
+    assert read.metrics["openai_clip@1"]["value"] == 0.25
+    assert read.manifest["rewards"] == {"openai_clip@1": manifest.UNKNOWN}
+    assert read.manifest["judge"] == {"name": "geneval-mmdet2"}
+    assert read.rows[3]["reasons"] == [{"rule": "a"}, {"rule": "b"}]
+    assert entry.main(words) == 2 and "must hold no evaluation yet" in capsys.readouterr().err
+
+
+def test_import_refuses_what_is_no_such_file(theirs, capsys):
+    bad = theirs / "bad.jsonl"
+    words = ["import", str(bad), "--suite=geneval", f"--out={theirs / 'x'}"]
+    bad.write_text('{"filename": "a.png", "prompt": "p"}\n')
+    assert entry.main(words) == 2
+    assert "filename must end in NUMBER/samples/FILE; got 'a.png'" in capsys.readouterr().err
+    short = (theirs / "results.jsonl").read_text().splitlines()[:-1]
+    bad.write_text("\n".join(short))
+    assert entry.main(words) == 2 and "lacks 1 of 32" in capsys.readouterr().err
+
+
+def test_compare_of_evaluations_needs_no_run_and_writes_its_files(made, tmp_path, capsys):
+    first, second, other = (str(one.folder) for one in made)
+    assert entry.main(["compare", first, second, f"--out={tmp_path / 'c'}"]) == 0
+    assert "won/tied/lost" in capsys.readouterr().out
+    names = ["compare.csv", "compare.html", "compare.json", "compare.tex", "compare.txt"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == names
+    assert entry.main(["compare", first, other]) == 2
+    assert "may not share a column" in capsys.readouterr().err
+    assert entry.main(["diff", first, other]) == 0
+    assert "judge.threshold: 128 -> 90" in capsys.readouterr().out
+
+
+def test_the_page_of_an_evaluation_shows_numbers_images_and_manifest(made):
+    page = pages.render_evaluation(made[1]).decode()
+    assert page.count('<img src="data:image/png') == 24
+    assert "prompt 3" in page and "dark" in page and "bright@1" in page
+    assert run.SEED_RULE not in page
