@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from miro_jax import rewards
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.storage.files import write_atomic
@@ -19,10 +20,9 @@ from miro_jax.evaluate.suites import manifest
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.find import File, Found, match
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
-from miro_jax.evaluate.suites.measure import STATISTICS, measure
+from miro_jax.evaluate.suites.measure import STATISTICS, measure, rewards_of
 from miro_jax.evaluate.suites.rows import ROWS_NAME, dump_rows
 from miro_jax.evaluate.suites.tables import write_tables
-from miro_jax.rewards import card_of
 
 # Scorers of the authors' tool -> the reward, with the version that they load.
 SCORERS = {
@@ -119,7 +119,7 @@ def _row(image: Any, line: Mapping[str, Any], judged: bool) -> dict[str, Any]:
 
 
 def _identities() -> dict[str, str]:
-    cards = {key: card_of(name) for key, name in SCORERS.items()}
+    cards = {key: rewards.card_of(name) for key, name in SCORERS.items()}
     return {key: card.identity for key, card in cards.items() if card is not None}
 
 
@@ -135,11 +135,11 @@ def _groups(
     metrics = measure(suite, rows)
     if not metrics:
         raise ValueError(f"{where} must hold verdicts or rewards; it holds neither.")
-    rewards = dict.fromkeys((name for row in rows for name in row.get("rewards", ())), UNKNOWN)
+    towers = dict.fromkeys(rewards_of(rows), UNKNOWN)
     return {
         "benchmark": suite.describe() | {"samples_per_prompt": found.per_prompt},
         "judge": {"name": UNKNOWN} | judge if judged else {},
-        "rewards": rewards,
+        "rewards": towers,
         "images": {"sha256": UNKNOWN, "count": len(rows), "path": where, "layout": found.layout},
         "model": {"name": UNKNOWN},
         "sampling": {},
