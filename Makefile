@@ -5,14 +5,20 @@
 PYTHON ?= python3
 CONFIG ?= configs/base.py
 WORKDIR ?= runs/base
+# Processes that run tests side by side; each takes up to 3 GiB.
+JOBS ?= 2
 ARGS ?=
 # Extra words for pip, such as an index of CPU builds: on Linux the usual one gives PyTorch (tests only)
 # with CUDA.
 PIP_ARGS ?=
 
+# The newest jax and flax need a newer Python than 3.11.
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) \
+  else "constraints-3.12.txt")')
+
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,11 +38,11 @@ explore: $(VENV)/.installed  ## a page with sliders of the run in WORKDIR, in ou
 	$(PY) -m miro_jax explore --checkpoint=$(WORKDIR) --batch-size=64 --out=out/explorer $(ARGS)
 
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile $(ARGS)
 
 check: $(VENV)/.installed-test  ## lint, types and all tests but those marked slow: minutes
 	$(MAKE) --no-print-directory lint
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check format, style and types, changing nothing
 	$(VENV)/bin/ruff format --check .
@@ -59,20 +65,20 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: setup.py constraints.txt | $(VENV)/.created
+$(VENV)/.installed: setup.py $(CONSTRAINTS) | $(VENV)/.created
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: setup.py constraints.txt tests/requirements-oracle.txt | $(VENV)/.created
+$(VENV)/.installed-test: setup.py $(CONSTRAINTS) tests/requirements-oracle.txt | $(VENV)/.created
 	$(PIP) --editable '.[test,demo,docs]'
 	$(PIP) --no-deps --requirement tests/requirements-oracle.txt
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-docs: setup.py constraints.txt | $(VENV)/.created
+$(VENV)/.installed-docs: setup.py $(CONSTRAINTS) | $(VENV)/.created
 	$(PIP) --editable '.[docs]'
 	@touch $(VENV)/.installed $@
 
 # The types of jax and others come from the packages themselves.
-$(VENV)/.installed-lint: setup.py constraints.txt | $(VENV)/.created
+$(VENV)/.installed-lint: setup.py $(CONSTRAINTS) | $(VENV)/.created
 	$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.installed $@

@@ -69,6 +69,7 @@ EXTRAS = {
         "nbclient",
         "playwright",
         "pytest",
+        "pytest-xdist",
         "pyyaml",
         "s3fs",
         "safetensors",
