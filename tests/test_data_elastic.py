@@ -44,9 +44,7 @@ def read(folder, state, steps, count, batch_size, threads):
     seen = []
     for step in range(steps):
         for name in ("index", "image_mean", "caption_tokens", "levels"):
-            whole = np.empty((batch_size, *rows[0][step][name].shape[1:]))
-            for index in range(count):
-                whole[index::count] = rows[index][step][name]
+            whole = np.concatenate([rows[index][step][name] for index in range(count)])
             seen.append(whole) if name == "index" else None
             if name == "caption_tokens":  # the choice of the caption, too, is of the position
                 seen[-1] = np.stack([seen[-1], whole[:, 0, 0]], axis=1)

@@ -130,6 +130,16 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
+    """Return the rows of a global batch that the devices of this process hold, in order.
+
+    They need be no single block: meshes follow the wiring of the devices, not their processes.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = {row for index in held.values() for row in range(batch_size)[index[0]]}
+    return sorted(rows)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

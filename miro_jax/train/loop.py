@@ -77,6 +77,7 @@ def run(
         prefetch_batches=config.data.prefetch_batches,
         latent_shape=parts.image_encoder.latent_shape,
         caption_width=parts.caption_encoder.width,
+        rows=sharding.local_rows(parts.mesh, c.batch_size),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
@@ -262,7 +263,11 @@ class Loop:
         index = batch.pop("index")
         batch["levels"] = np.ascontiguousarray(batch["levels"][:, self.columns])
         layout = sharding.batch_sharding(self.parts.mesh)
-        arrays = {k: jax.make_array_from_process_local_data(layout, v) for k, v in batch.items()}
+        size = self.config.train.batch_size
+        arrays = {
+            k: jax.make_array_from_process_local_data(layout, v, (size, *v.shape[1:]))
+            for k, v in batch.items()
+        }
         return {"arrays": arrays, "index": index}
 
     def _read_pending(self) -> None:

@@ -2,8 +2,8 @@
 
 Every epoch is a permutation of all records, a new one each time. Which record stands at position i
 of the stream, and which of its captions is used, depend on (seed, i) only: not on threads,
-processes or on how often the run was resumed. A process reads the rows process_index::process_count
-of each global batch.
+processes or on how often the run was resumed. Each process reads its own rows of each global batch:
+a row stands at the same index of the batch, whoever reads it.
 
 A record that does not read back becomes an example of weight 0 and is counted: the stream never
 shifts.
@@ -16,9 +16,7 @@ import dataclasses
 import logging
 import os
 import resource
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -28,122 +26,15 @@ import numpy as np
 from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
+from miro_jax.data.records.examples import MakeExample, RecordSource
 from miro_jax.data.records.manifest import Manifest, require_rewards
-from miro_jax.data.storage import LocalFolder
 
 log = logging.getLogger("miro_jax")
 # More damage than this is no accident of single records, and the run should not go on.
 _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
 _OTHER_OPEN_FILES = 256
-
-
-class _Source:
-    """All records of the shards as (index, bytes); bytes are empty where the record is damaged.
-
-    Total on purpose: an exception inside a Grain pipeline leaves its iterator at a wrong position.
-    """
-
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
-        # The counts spare opening every shard once more to count its records.
-        spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
-        self._stamps = {path: LocalFolder(path.parent).stamp(path.name) for path in paths}
-        self._records: Any = grain.sources.ArrayRecordDataSource(spans)
-        self._lock = threading.Lock()
-        self.damaged: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> tuple[int, bytes]:
-        index = int(index)
-        try:
-            return index, self._records[index]
-        except RuntimeError as error:  # ArrayRecord found that its hash does not match
-            self.report(index, error)
-            return index, b""
-
-    def report(self, index: int, error: Exception) -> None:
-        """Count a damaged record and say so once."""
-        with self._lock:
-            if index in self.damaged:
-                return
-            self.damaged.add(index)
-        log.warning("Record %d is damaged and gets weight 0: %s", index, error)
-
-    def check_unchanged(self) -> None:
-        """Raise OSError if a shard was replaced or rewritten since it was opened."""
-        for path, stamp in self._stamps.items():
-            if LocalFolder(path.parent).stamp(path.name) != stamp:
-                raise OSError(
-                    f"{path} has changed since it was opened. Leave records alone while they are "
-                    "read; the last checkpoint is of the records as they were."
-                )
-
-    def __repr__(self) -> str:
-        return f"_Source({len(self)} records)"
-
-
-@dataclasses.dataclass(frozen=True)
-class _MakeExample:
-    """(index, bytes) -> example of fixed shapes; draws which caption is used.
-
-    added: [N, 2, A] float32 of all records, scores of own and synthetic captions that stand behind
-    those of the record.
-    """
-
-    source: _Source
-    added: np.ndarray
-    fields: tuple[str, str]
-    latent_shape: tuple[int, ...]
-    caption_width: int
-    num_rewards: int
-    max_tokens: int
-    synthetic_caption_prob: float
-
-    def __call__(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
-        index, data = element
-        use_synthetic = rng.random() < self.synthetic_caption_prob
-        if data:
-            try:
-                return self._example(index, records.decode_record(data), use_synthetic)
-            except ValueError as error:
-                self.source.report(index, error)
-        return self._empty(index)
-
-    def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
-        tokens, scores, added = record.caption_tokens, record.scores, self.added[index, 0]
-        if use_synthetic and record.synthetic_caption_tokens is not None:
-            # Caption and scores change together: the levels must be those of the caption in use.
-            tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
-            added = self.added[index, 1]
-        scores = np.concatenate([np.asarray(scores), added])
-        mean, std = (getattr(record, field) for field in self.fields)
-        for name, array, shape in (
-            ("image latents", mean, self.latent_shape),
-            ("scores", scores, (self.num_rewards,)),
-            ("caption tokens", tokens, (len(tokens), self.caption_width)),
-        ):
-            found = getattr(array, "shape", None)
-            if found != shape:
-                raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
-        example = self._empty(index)
-        tokens = tokens[: self.max_tokens]
-        example["caption_tokens"][: len(tokens)] = tokens
-        example["caption_mask"][: len(tokens)] = True
-        given = {"image_mean": mean, "image_std": std, "scores": scores, "weight": np.float32(1)}
-        return example | given
-
-    def _empty(self, index: int) -> dict:
-        return {
-            "image_mean": np.zeros(self.latent_shape, np.float16),
-            "image_std": np.zeros(self.latent_shape, np.float16),
-            "caption_tokens": np.zeros((self.max_tokens, self.caption_width), np.float16),
-            "caption_mask": np.zeros(self.max_tokens, bool),
-            "scores": np.full(self.num_rewards, np.nan, np.float32),
-            "weight": np.float32(0),
-            "index": np.int64(index),
-        }
+_POSITION = "global_next_index"  # in a data state
 
 
 class DataIterator:
@@ -158,15 +49,27 @@ class DataIterator:
         index: [B] int64, which record of the set; `key(index)` names it.
     """
 
-    def __init__(self, iterator: Any, source: _Source, bins: bins_lib.Bins, identity: dict):
-        self._iterator, self._source, self._bins = iterator, source, bins
-        self._identity = identity
+    def __init__(
+        self,
+        examples: Any,
+        source: RecordSource,
+        bins: bins_lib.Bins,
+        identity: dict,
+        options: "Options",
+    ):
+        self._examples, self._source, self._bins = examples, source, bins
+        self._identity, self._options = identity, options
+        self._position = 0  # in the stream of all processes
+        self._batches: Any = None  # from the position on, once they are asked for
 
     def __iter__(self) -> "DataIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._iterator)
+        if self._batches is None:
+            self._batches = self._read_from(self._position)
+        batch = next(self._batches)
+        self._position += self._options.batch_size
         allowed = max(_MAX_DAMAGED, int(_MAX_DAMAGED_RATE * self.num_records))
         if self.num_damaged > allowed:
             raise OSError(
@@ -176,6 +79,19 @@ class DataIterator:
             )
         batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
+
+    def _read_from(self, position: int) -> Any:
+        """Begin to read the rows of this process, from a position of the stream on."""
+        size, rows, examples = self._options.batch_size, self._options.read_rows, self._examples
+
+        def example(index: int) -> dict:
+            batch, row = divmod(index, len(rows))
+            return examples[position + batch * size + rows[row]]
+
+        ours = grain.MapDataset.range(1 << 62).map(example).batch(len(rows))
+        options = self._options
+        read = grain.ReadOptions(options.num_threads, options.prefetch_batches)
+        return iter(ours.to_iter_dataset(read))
 
     @property
     def num_records(self) -> int:
@@ -199,7 +115,7 @@ class DataIterator:
           OSError: a shard has changed since it was opened: no checkpoint may be made of it.
         """
         self._source.check_unchanged()
-        return {**self._identity, **self._iterator.get_state()}
+        return {**self._identity, _POSITION: self._position}
 
     def set_state(self, state: dict) -> None:
         """Continue from a state of `get_state`, also with other batch sizes or process counts.
@@ -214,19 +130,21 @@ class DataIterator:
                     "Resume with the records and data settings that the run was started with, "
                     "or start a new run."
                 )
-        position = {k: v for k, v in state.items() if k not in self._identity}
-        self._iterator.set_state(position)
+        self.close()
+        self._position = state[_POSITION]
 
     def close(self) -> None:
         """Stop the reading threads."""
-        self._iterator.close()
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """How records become batches.
 
-    batch_size: global; each process gets batch_size / process_count rows.
+    batch_size: global; each process gets a part of the rows.
     seed: of the order and of the choice of captions.
     synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
     max_tokens: L; longer captions are cut.
@@ -234,7 +152,9 @@ class Options:
     latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
       records and their second ones; None takes the first.
     caption_width: D that the network takes; None takes any.
-    process_index, process_count: default to those of JAX.
+    process_index, process_count: of as many blocks of rows, this process reads that one; they
+      default to those of JAX.
+    rows: of each batch, that this process reads in place of a block; see `sharding.local_rows`.
     """
 
     batch_size: int
@@ -247,9 +167,11 @@ class Options:
     caption_width: int | None = None
     process_index: int = dataclasses.field(default_factory=jax.process_index)
     process_count: int = dataclasses.field(default_factory=jax.process_count)
+    rows: Sequence[int] | None = None
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % self.process_count:
+        blocks = self.process_count if self.rows is None else 1
+        if self.batch_size < 1 or self.batch_size % blocks:
             raise ValueError(
                 f"batch_size must be a positive multiple of the {self.process_count} processes; "
                 f"got {self.batch_size}."
@@ -260,6 +182,14 @@ class Options:
             )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
+
+    @property
+    def read_rows(self) -> Sequence[int]:
+        """The rows of each global batch that this process reads."""
+        if self.rows is not None:
+            return self.rows
+        count = self.batch_size // self.process_count
+        return range(self.process_index * count, (self.process_index + 1) * count)
 
 
 def make_iterator(
@@ -284,19 +214,13 @@ def make_iterator(
     source, make_example = _open(records_dir, bins, identities, options)
     # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
     dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
-    elastic = grain.experimental.ElasticIterator(
-        dataset.random_map(make_example),
-        options.batch_size,
-        grain.sharding.ShardOptions(options.process_index, options.process_count),
-        read_options=grain.ReadOptions(options.num_threads, options.prefetch_batches),
-    )
     identity = {
         "manifest_digest": bins.manifest_digest,
         "levels": bins.label,
         "seed": options.seed,
         "synthetic_caption_prob": options.synthetic_caption_prob,
     }
-    return DataIterator(iter(elastic), source, bins, identity)
+    return DataIterator(dataset.random_map(make_example), source, bins, identity, options)
 
 
 def load_all(
@@ -323,7 +247,7 @@ def _open(
     bins: bins_lib.Bins,
     identities: Sequence[str],
     options: Options,
-) -> tuple[_Source, _MakeExample]:
+) -> tuple[RecordSource, MakeExample]:
     """Check a set against what is to be trained; see `make_iterator`."""
     manifest = Manifest.load(records_dir)
     require_rewards(manifest, identities)
@@ -337,8 +261,8 @@ def _open(
     if not manifest.num_records:
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
     _allow_open_files(len(paths))
-    source = _Source(paths, [manifest.shards[path.name] for path in paths])
-    make_example = _MakeExample(
+    source = RecordSource(paths, [manifest.shards[path.name] for path in paths])
+    make_example = MakeExample(
         source,
         shards.read_added(records_dir, manifest),
         *_choose_latents(manifest, options.latent_shape),

@@ -1,0 +1,127 @@
+"""One record -> one training example of fixed shapes, of weight 0 where the record is damaged.
+
+Letters: h w c image latents, L caption tokens, D caption width, R rewards, A added rewards.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from miro_jax.data.records import record as records
+from miro_jax.data.storage import LocalFolder
+
+log = logging.getLogger("miro_jax")
+
+
+class RecordSource:
+    """All records of the shards as (index, bytes); bytes are empty where the record is damaged.
+
+    Total on purpose: an exception inside a Grain pipeline leaves its iterator at a wrong position.
+    """
+
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
+        # The counts spare opening every shard once more to count its records.
+        spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
+        self._stamps = {path: LocalFolder(path.parent).stamp(path.name) for path in paths}
+        self._records: Any = grain.sources.ArrayRecordDataSource(spans)
+        self._lock = threading.Lock()
+        self.damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[int, bytes]:
+        index = int(index)
+        try:
+            return index, self._records[index]
+        except RuntimeError as error:  # ArrayRecord found that its hash does not match
+            self.report(index, error)
+            return index, b""
+
+    def report(self, index: int, error: Exception) -> None:
+        """Count a damaged record and say so once."""
+        with self._lock:
+            if index in self.damaged:
+                return
+            self.damaged.add(index)
+        log.warning("Record %d is damaged and gets weight 0: %s", index, error)
+
+    def check_unchanged(self) -> None:
+        """Raise OSError if a shard was replaced or rewritten since it was opened."""
+        for path, stamp in self._stamps.items():
+            if LocalFolder(path.parent).stamp(path.name) != stamp:
+                raise OSError(
+                    f"{path} has changed since it was opened. Leave records alone while they are "
+                    "read; the last checkpoint is of the records as they were."
+                )
+
+    def __repr__(self) -> str:
+        return f"RecordSource({len(self)} records)"
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeExample:
+    """(index, bytes) -> example of fixed shapes; draws which caption is used.
+
+    added: [N, 2, A] float32 of all records, scores of own and synthetic captions that stand behind
+    those of the record.
+    """
+
+    source: RecordSource
+    added: np.ndarray
+    fields: tuple[str, str]
+    latent_shape: tuple[int, ...]
+    caption_width: int
+    num_rewards: int
+    max_tokens: int
+    synthetic_caption_prob: float
+
+    def __call__(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
+        index, data = element
+        use_synthetic = rng.random() < self.synthetic_caption_prob
+        if data:
+            try:
+                return self._example(index, records.decode_record(data), use_synthetic)
+            except ValueError as error:
+                self.source.report(index, error)
+        return self._empty(index)
+
+    def _example(self, index: int, record: records.Record, use_synthetic: bool) -> dict:
+        tokens, scores, added = record.caption_tokens, record.scores, self.added[index, 0]
+        if use_synthetic and record.synthetic_caption_tokens is not None:
+            # Caption and scores change together: the levels must be those of the caption in use.
+            tokens, scores = record.synthetic_caption_tokens, record.synthetic_scores
+            added = self.added[index, 1]
+        scores = np.concatenate([np.asarray(scores), added])
+        mean, std = (getattr(record, field) for field in self.fields)
+        for name, array, shape in (
+            ("image latents", mean, self.latent_shape),
+            ("scores", scores, (self.num_rewards,)),
+            ("caption tokens", tokens, (len(tokens), self.caption_width)),
+        ):
+            found = getattr(array, "shape", None)
+            if found != shape:
+                raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
+        example = self._empty(index)
+        tokens = tokens[: self.max_tokens]
+        example["caption_tokens"][: len(tokens)] = tokens
+        example["caption_mask"][: len(tokens)] = True
+        given = {"image_mean": mean, "image_std": std, "scores": scores, "weight": np.float32(1)}
+        return example | given
+
+    def _empty(self, index: int) -> dict:
+        return {
+            "image_mean": np.zeros(self.latent_shape, np.float16),
+            "image_std": np.zeros(self.latent_shape, np.float16),
+            "caption_tokens": np.zeros((self.max_tokens, self.caption_width), np.float16),
+            "caption_mask": np.zeros(self.max_tokens, bool),
+            "scores": np.full(self.num_rewards, np.nan, np.float32),
+            "weight": np.float32(0),
+            "index": np.int64(index),
+        }
