@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from miro_jax.data.storage import open_folder
+from miro_jax.data.storage import Damaged, open_folder
 from miro_jax.data.storage.claim import (
     MANIFEST_NAME,
     PARTIAL_NAME,
@@ -88,7 +88,20 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 def test_the_request_is_json(tmp_path):
     claim_of(tmp_path).begin(REQUEST)
-    assert json.loads((tmp_path / PARTIAL_NAME).read_bytes()) == REQUEST
+    content = json.loads((tmp_path / PARTIAL_NAME).read_bytes())
+    assert content.pop("seal") and content == REQUEST
+
+
+def test_a_request_that_was_changed_is_damaged_and_one_without_a_seal_is_read(tmp_path):
+    claim_of(tmp_path).begin(REQUEST)
+    path = tmp_path / PARTIAL_NAME
+    changed = json.loads(path.read_bytes()) | {"seed": 1}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(Damaged, match=f"{PARTIAL_NAME} is damaged: it was changed .* its seal"):
+        claim_of(tmp_path).present()
+    del changed["seal"]  # as earlier versions wrote it
+    path.write_text(json.dumps(changed))
+    assert claim_of(tmp_path).present() == changed
 
 
 def test_a_partial_manifest_may_hold_more_than_the_request(tmp_path):

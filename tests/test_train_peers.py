@@ -1,5 +1,6 @@
 """Processes of a run that watch each other, with a store that stands for JAX's."""
 
+import contextlib
 import threading
 import time
 
@@ -81,3 +82,61 @@ def test_one_process_alone_starts_no_thread():
     before = threading.active_count()
     with peers.watched(1.0):
         assert threading.active_count() == before
+
+
+class TwoProcesses:
+    """Two threads that stand for processes; each is asked what it does in `together`."""
+
+    def __init__(self, monkeypatch):
+        self.store, self.said, self.left = Store(), [], []
+        self.index = threading.local()
+        monkeypatch.setattr(peers.distributed.global_state, "client", self.store)
+        monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(peers.jax, "process_index", lambda: self.index.value)
+        monkeypatch.setattr(peers, "note", self.said.append)
+        monkeypatch.setattr(peers, "_leave", self.left.append)
+        monkeypatch.setattr(peers.atexit, "register", lambda *_: None)
+
+    def start(self, index, work):
+        def run():
+            self.index.value = index
+            with contextlib.suppress(OSError):
+                peers.first_alone("the records", work, 30.0)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+
+def test_one_process_makes_what_the_others_wait_for(monkeypatch):
+    two, made, may_end = TwoProcesses(monkeypatch), [], threading.Event()
+    other = two.start(1, lambda: made.append(1))
+    while not two.said:
+        time.sleep(0.005)
+    first = two.start(0, lambda: (may_end.wait(30), made.append(0)))
+    assert other.is_alive() and made == []
+    may_end.set()
+    first.join(30)
+    other.join(30)
+    assert not other.is_alive() and made == [0] and two.left == []
+    assert two.said == ["process 1 waits for process 0, which makes the records"]
+
+
+def test_processes_leave_one_that_cannot_make_it(monkeypatch):
+    two = TwoProcesses(monkeypatch)
+    two.start(1, None)
+
+    def fail():
+        raise OSError("the disk is full")
+
+    two.start(0, fail).join(30)
+    while not two.left:
+        time.sleep(0.005)
+    assert two.left == ["process 0 of this run failed, see what it printed"]
+    two.store.values[f"{peers.ONCE}/the records"] = ""  # its thread ends
+
+
+def test_one_process_alone_makes_it_itself():
+    made = []
+    peers.first_alone("the records", lambda: made.append(0), 30.0)
+    assert made == [0]

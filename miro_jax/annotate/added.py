@@ -64,6 +64,11 @@ class AddedScores:
         except Damaged:
             folder.remove(shard_name(piece) + shards.SIDECAR_ENDING)
 
+    def discard(self, folder: Folder, piece: int) -> None:
+        """See `Sink`."""
+        for ending in (shards.SIDECAR_ENDING, shards.SCORES_ENDING):
+            folder.remove(shard_name(piece) + ending)
+
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return the facts of the set's piece, the new ones in `added`; scores [N, 2, R + 1]."""
         return shards.read_published(folder, shard_name(piece))

@@ -43,6 +43,10 @@ class Sink(Protocol):
         """
         ...
 
+    def discard(self, folder: Folder, piece: int) -> None:
+        """Delete a published piece of a set in the making: its samples are tried again."""
+        ...
+
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return the facts that `write` was given for a published piece, and its scores."""
         ...
@@ -73,6 +77,11 @@ class Records:
         # In this order, since writers make the sidecar last.
         if folder.exists(sidecar) and not folder.exists(shard_name(piece)):
             folder.remove(sidecar)
+
+    def discard(self, folder: Folder, piece: int) -> None:
+        """See `Sink`."""
+        for ending in ("", shards.SIDECAR_ENDING, shards.SCORES_ENDING):  # see `discard_spoiled`
+            folder.remove(shard_name(piece) + ending)
 
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """See `Sink`; scores are [N, 2, R]."""

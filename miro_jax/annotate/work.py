@@ -11,8 +11,9 @@ import functools
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from miro_jax.annotate import origin, parts
 from miro_jax.annotate.batches import Batch, Chunk, Loader, ahead, cut, failure
@@ -24,7 +25,7 @@ from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
-from miro_jax.data.sources import Piece, Sample, expected_samples
+from miro_jax.data.sources import Piece, Sample, causes, expected_samples
 
 _CHUNKS_AHEAD = 2
 _CHUNKS_BEHIND = 2  # that wait to be written
@@ -41,11 +42,40 @@ def work_on(job: Job, name: str, report: Callable[[str], object] = log.info) -> 
       TooManyFailures: more samples failed than may; finished work is kept.
       ValueError, OSError: models cannot be loaded or are others than before, or the storage fails.
     """
+    _try_unreachable_again(job)
     _work_once(job, name, report)
     if job.groups == job.toolbox.groups and not all(
         job.sink.is_done(job.folder, piece.number) for piece in job.pieces
     ):  # a damaged part, as a power cut leaves it, shows when its piece is to be published
         _work_once(job, name, report)
+
+
+def _try_unreachable_again(job: Job) -> None:
+    """Forget what an earlier start made without images whose server gave no answer."""
+    number = 0
+    for piece in job.pieces:
+        job.sink.discard_spoiled(job.folder, piece.number)
+        if job.sink.is_done(job.folder, piece.number):
+            facts, _ = job.sink.read(job.folder, piece.number)
+            ours = facts.get("added", [facts])[-1]  # of a reward that is added: its own failures
+            if count := _unreachable(ours["failures"]):
+                job.sink.discard(job.folder, piece.number)
+                number += count
+            continue
+        lost: set[int] = set()
+        for part in parts.list_parts(job.folder, piece.number):
+            file = parts.part_name(piece.number, *part)
+            made = parts.load_part(job.folder, file)
+            if made is not None and _unreachable(made.failures):
+                job.folder.remove(file)
+                lost |= {f["position"] for f in made.failures if _unreachable([f])}
+        number += len(lost)
+    if number:
+        note(f"{number:,} images were unreachable; they are tried again")
+
+
+def _unreachable(failures: Sequence[Mapping[str, Any]]) -> int:
+    return sum(failure["cause"] == causes.UNREACHABLE for failure in failures)
 
 
 def _work_once(job: Job, name: str, report: Callable[[str], object]) -> None:

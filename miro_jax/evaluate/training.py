@@ -1,19 +1,31 @@
 """The stage `train`: records where the shapes world has none yet, training, evaluation."""
 
+import functools
 from pathlib import Path
 
 from miro_jax import annotate
+from miro_jax.annotate.settings import ALL
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import loop
+from miro_jax.train import loop, peers
 
 
 def run(config: Config, workdir: Path) -> None:
     """Train; before it make the shapes world's records, after it evaluate, as the config says."""
-    if run_folder.makes_records(config, workdir):
-        annotate.run(config, workdir)  # returns at once where that is done
+    if config.source.spec == "shapes":
+        make = functools.partial(_make_records, config, workdir)
+        peers.first_alone("the records", make, config.mesh.heartbeat_seconds)
     loop.run(config, workdir, Preview)
     if config.train.report:
         evaluate.run(config, workdir)
+
+
+def _make_records(config: Config, workdir: Path) -> None:
+    """Annotate all of the shapes world, unless the records are given."""
+    if run_folder.makes_records(config, workdir):
+        alone = config.copy_and_resolve_references()
+        if config.mesh.distributed:  # the other processes wait: they take no share
+            alone.mesh.distributed, alone.annotate.pieces = False, ALL
+        annotate.run(alone, workdir)  # returns at once where that is done

@@ -61,6 +61,10 @@ class TableRows:
         except Damaged:
             folder.remove(rows_name(piece))
 
+    def discard(self, folder: Folder, piece: int) -> None:
+        """Delete the rows of a piece."""
+        folder.remove(rows_name(piece))
+
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return num_samples, failures and more of a published piece, and its scores [N, R]."""
         scores, facts = read_rows(folder, piece)

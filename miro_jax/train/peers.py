@@ -19,7 +19,7 @@ from jax._src import distributed  # no public name gives the key-value store
 
 from miro_jax.cli.exit import FAILED, note, status_of
 
-KEY = "miro_jax/alive"
+KEY, ONCE = "miro_jax/alive", "miro_jax/once"
 SECONDS_BETWEEN_LOOKS = 1.0
 DONE, FAILING = "done", "failing"
 REMEDY = "start all processes again: the run resumes from its last checkpoint."
@@ -63,6 +63,26 @@ def watched(timeout_seconds: float) -> Iterator[None]:
             time.sleep(3 * SECONDS_BETWEEN_LOOKS)
 
 
+def first_alone(what: str, work: Callable[[], object], timeout_seconds: float) -> None:
+    """Let process 0 do what is done once for all; the others wait for its end.
+
+    Args:
+      what: is made, for messages. work: what process 0 calls. timeout_seconds: see `watched`.
+    """
+    client = distributed.global_state.client
+    if jax.process_count() == 1 or client is None:
+        work()
+        return
+    with watched(timeout_seconds):
+        if jax.process_index() == 0:
+            work()
+            client.key_value_set(f"{ONCE}/{what}", DONE, True)
+            return
+        note(f"process {jax.process_index()} waits for process 0, which makes {what}")
+        while f"{ONCE}/{what}" not in dict(client.key_value_dir_get(ONCE)):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
 def watch(
     client: Any,
     index: int,
@@ -79,7 +99,7 @@ def watch(
     """
     seen = {other: ("", time.monotonic()) for other in range(count) if other != index}
     number = 0
-    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+    while not ended.wait(SECONDS_BETWEEN_LOOKS if number else 0):
         number += 1
         try:
             client.key_value_set(f"{KEY}/{index}", str(number), True)

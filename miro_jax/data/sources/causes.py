@@ -4,6 +4,7 @@ Every reader and decoder names one of these, so that failures can be counted. Wh
 does not say (a byte, a line, the limit that was passed) stands in a separate detail.
 """
 
+UNREACHABLE = "unreachable"  # a later start of the same work tries it again
 # Cause -> what it means, in one line.
 CAUSES = {
     # the image's file
@@ -12,7 +13,7 @@ CAUSES = {
     "not a file": "a pipe, a device or a folder stands where the image should be",
     "unreadable file": "the system refuses to open this one file: rights, a circle of links",
     "outside the source": "the sample names a file or an address that its source may not read",
-    "unreachable": "the server of this one image gives no answer; another run may have better luck",
+    UNREACHABLE: "the server of this one image gives no answer; the same command tries it again",
     "not an image": "the bytes are of no format that is read",
     "damaged image": "the bytes begin as a known format and cannot be decoded to their end",
     "too large": "more pixels, bytes or scans than allowed; refused before decoding",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from miro_jax.data.storage.base import Damaged, Folder
-from miro_jax.data.storage.files import brief, to_json
+from miro_jax.data.storage.files import brief, to_json, to_sealed_json
 
 MANIFEST_NAME, PARTIAL_NAME = "manifest.json", "manifest.partial.json"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -116,7 +116,8 @@ class Claim:
           ValueError: the folder belongs to another request, also of a process that was quicker.
         """
         if again or not self.folder.exists(self.manifest):
-            self.folder.claim(self.partial, to_json(dict(partial or request)), self.scratch)
+            content = to_sealed_json(dict(partial or request))
+            self.folder.claim(self.partial, content, self.scratch)
         self.check(request)
 
     def finish(self, manifest: bytes) -> None:
