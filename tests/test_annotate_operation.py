@@ -9,9 +9,7 @@ import shutil
 import subprocess
 import sys
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from miro_jax import annotate
 from miro_jax.annotate import origin
@@ -19,8 +17,6 @@ from miro_jax.annotate.publish import Assembly, SourceChanged
 from miro_jax.data import storage
 from miro_jax.data.records import shards
 from miro_jax.data.shapes import world
-from miro_jax.data.sources import root
-from miro_jax.data.sources.images import BadImage
 from tests.annotating import (
     Brightness,
     call,
@@ -124,32 +120,6 @@ def test_groups_that_saw_different_numbers_of_samples_are_not_joined(pieces, tmp
         with pytest.raises(SourceChanged) if stages == "encode" else contextlib.nullcontext():
             call(**given, source=sources_of(count), stages=stages)
     assert call(**given, source=sources_of(seen[1])).num_records == seen[1]
-
-
-@pytest.mark.parametrize("first", [{"stages": "rewards"}, {"pieces": [0]}])
-def test_images_of_a_server_that_was_down_are_tried_again(tmp_path, capsys, monkeypatch, first):
-    down = ["http://a/1.png", "http://a/3.png"]
-
-    def fetch(url):
-        if url in down:
-            raise BadImage("unreachable", url)
-        return png(int(url[-5]))
-
-    monkeypatch.setattr(root, "_fetch", fetch)
-    for name, numbers in (("a", range(4)), ("b", range(4, 6))):
-        columns = {"path": [f"http://a/{i}.png" for i in numbers], "caption": ["x"] * len(numbers)}
-        parquet.write_table(pyarrow.table(columns), tmp_path / f"{name}.parquet")
-    source = f"table:{tmp_path}/*.parquet"
-    given = {"paths": None, "out": tmp_path / "out", "source": source, "allow_urls": True}
-    call(**given, max_failure_rate=0.6, **first)
-    down.pop()
-    capsys.readouterr()
-    assert call(**given, max_failure_rate=0.6).num_records == 5
-    assert "2 images were unreachable; they are tried again" in capsys.readouterr().err
-    (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
-    assert json.loads(failure)["cause"] == "unreachable"
-    down.pop()  # a complete set stays what it is
-    assert call(**given, max_failure_rate=0.6).num_records == 5
 
 
 def test_a_set_that_somebody_mends_is_not_complete(pieces, whole, tmp_path):

@@ -6,9 +6,13 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from miro_jax.data import sources
+from miro_jax.data.sources import root
+from miro_jax.data.sources.images import BadImage
 from miro_jax.pretrained.encoders import build_caption_encoder
 from tests import hostile_corpus
 from tests.annotating import (
@@ -245,3 +249,29 @@ def test_image_latents_of_512_pixels_stand_beside_the_others(tmp_path):
         assert record.image_mean.shape == (SIZE, SIZE, 3)
         assert record.image_mean_512.shape == record.image_std_512.shape == (512, 512, 3)
         np.testing.assert_array_equal(record.image_mean_512, np.float16(i / 127.5 - 1))
+
+
+@pytest.mark.parametrize("first", [{"stages": "rewards"}, {"pieces": [0]}])
+def test_images_of_a_server_that_was_down_are_tried_again(tmp_path, capsys, monkeypatch, first):
+    down = ["http://a/1.png", "http://a/3.png"]
+
+    def fetch(url):
+        if url in down:
+            raise BadImage("unreachable", url)
+        return png(int(url[-5]))
+
+    monkeypatch.setattr(root, "_fetch", fetch)
+    for name, numbers in (("a", range(4)), ("b", range(4, 6))):
+        columns = {"path": [f"http://a/{i}.png" for i in numbers], "caption": ["x"] * len(numbers)}
+        parquet.write_table(pyarrow.table(columns), tmp_path / f"{name}.parquet")
+    source = f"table:{tmp_path}/*.parquet"
+    given = {"paths": None, "out": tmp_path / "out", "source": source, "allow_urls": True}
+    call(**given, max_failure_rate=0.6, **first)
+    down.pop()
+    capsys.readouterr()
+    assert call(**given, max_failure_rate=0.6).num_records == 5
+    assert "2 images were unreachable; they are tried again" in capsys.readouterr().err
+    (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["cause"] == "unreachable"
+    down.pop()  # a complete set stays what it is
+    assert call(**given, max_failure_rate=0.6).num_records == 5
