@@ -88,6 +88,13 @@ def test_each_form_of_a_prompt_file_is_read_as_what_it_is(tmp_path, name, text):
         ("p.json", '["a", {"prompt": 1}]', "entry 2 of .*p.json: prompt must be a string; got 1"),
         ("p.json", "[]", "must hold at least one prompt"),
         ("p.json", "", "p.json is no valid JSON"),
+        ("p.txt", "version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        ("p.jsonl", "version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        ("p.txt", "<!DOCTYPE html>\n<html>", "it is a web page"),
+        ("p.txt", '{"prompt": "a"}\n{"prompt": "b"}\n', "holds JSON in its lines.*jsonl"),
+        ("p.txt", "a\0b", "it holds a zero character"),
+        ("p.yaml", "- a\n- b\n", ".yaml files are not read"),
+        ("p.txt.gz", "x", ".gz files are not read"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, name, text, said):

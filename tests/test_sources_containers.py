@@ -19,6 +19,8 @@ CAPTIONS = [  # what stands in the place of the caption -> the caption
     ([{"caption": "a", "id": 1}, {"caption": "b"}], "a"),
     ([{"raw": "a"}], "a"),
     ({"text": "a"}, "a"),
+    ({"Caption": "a"}, "a"),
+    ({"sentences": [{"raw": "a"}]}, "a"),
     ('["a", "b"]', "a"),
     ("\ufeffa", "a"),
     ("a\r\n", "a"),
@@ -40,6 +42,8 @@ def test_a_caption_is_the_same_in_every_container(tmp_path, value, caption):
     if isinstance(value, str):
         beside["0.txt"] = value.encode()
     found = {}
+    if caption and not isinstance(value, dict):  # the JSON itself is the caption, or a list of them
+        beside["0.JSON"] = json.dumps(value).encode()
     for name, content in beside.items():
         tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(1)), (name, content)])
         (found[f"tar, {name}"],) = read(f"tar:{tar}")
@@ -62,6 +66,34 @@ def test_a_caption_is_the_same_in_every_container(tmp_path, value, caption):
     assert {name: s.caption for name, s in found.items()} == dict.fromkeys(found, caption)
     want = "" if caption else "missing caption"
     assert {s.problem for s in found.values()} == {want}
+
+
+def test_names_of_fields_are_found_in_capitals_and_no_number_is_a_text(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(jpeg(1))
+    rows = [{"Image": "0.jpg", "TEXT": "a"}, {"Image": "1.jpg", "TEXT": float("nan")}]
+    for name, text in (("a.jsonl", "\n".join(map(json.dumps, rows))), ("b.json", json.dumps(rows))):
+        (tmp_path / name).write_text(text)
+        assert [row.caption for row in open_table(tmp_path / name).rows()] == ["a", None]
+    for meta in ({"Caption": "a"}, {"TEXT": "a", "SYNTHETIC_CAPTION": "long"}):
+        tar = write_tar(
+            tmp_path / "a.tar", [("0.jpg", b"x"), ("0.json", json.dumps(meta).encode())]
+        )
+        (sample,) = read(f"tar:{tar}")
+        assert sample.caption == "a" and ("long" in sample.synthetic) == ("TEXT" in meta)
+
+
+def test_json_lines_under_the_name_of_json_are_lines(tmp_path):
+    rows = [{"file_name": "0.jpg", "text": "a"}, {"file_name": "1.jpg", "text": "b"}]
+    (tmp_path / "a.json").write_text("\n".join(map(json.dumps, rows)))
+    assert [row.caption for row in open_table(tmp_path / "a.json").rows()] == ["a", "b"]
+    (tmp_path / "b.json").write_text(json.dumps({"images": rows}) + "\n")  # one object in one line
+    assert open_table(tmp_path / "b.json").count == 2
+
+
+def test_sentences_of_karpathys_splits_are_captions(tmp_path):
+    images = [{"filename": "0.jpg", "sentences": [{"raw": "a", "tokens": ["a"]}, {"raw": "b"}]}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    assert [row.caption for row in open_table(tmp_path / "dataset.json").rows()] == ["a"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "CSV", "tsv", "Tsv"])
@@ -133,6 +165,9 @@ PROMPTS = {
     "objects.JSON": '[{"prompt": "a fox", "seed": 3}, {"prompt": "a cat"}]',
     "p.jsonl": '{"prompt": "a fox"}\n\n{"prompt": "a cat"}\n',
     "p.JSONL": '"a fox"\n{"prompt": "a cat"}\n',
+    "p.jsonlines": '{"prompt": "a fox"}\n{"prompt": "a cat"}\n',
+    "lines.json": '{"prompt": "a fox"}\n{"prompt": "a cat"}',
+    "old-mac.txt": "a fox\ra cat\r",
     "p.ndjson": '{"prompt": "a fox", "tag": 1}\r\n{"prompt": "a cat"}\r\n',
 }
 

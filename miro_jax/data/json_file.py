@@ -72,6 +72,16 @@ def parse_json(
     return value
 
 
+def is_json_lines(first: str, second: str) -> bool:
+    """Return whether a file that begins with these two lines has a JSON object in each line."""
+    if not (first.lstrip().startswith("{") and second.lstrip().startswith("{")):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def check_fields(value: Any, schema: Any, name: str) -> None:
     """Check a parsed value against a schema, see the module.
 

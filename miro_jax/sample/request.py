@@ -22,8 +22,9 @@ from typing import Any
 
 from miro_jax import __version__
 from miro_jax.cli.flags import check, option
-from miro_jax.data.json_file import MOST_BYTES, check_fields, parse_json
+from miro_jax.data.json_file import MOST_BYTES, check_fields, is_json_lines, parse_json
 from miro_jax.data.regular_file import read_regular
+from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
@@ -33,7 +34,9 @@ Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not reque
 Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | None
 
 LONGEST_NAME = 40  # letters of a prompt in a file name
-JSON_LINES, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv", ".parquet", ".xlsx")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines", ".ldjson")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".ods", ".arrow", ".feather")
+OTHERS = (*TABLES, ".yaml", ".yml", ".toml", ".pkl", ".npy", ".gz", ".zip")
 _LIKELY_MISTAKE = 0.8  # how much alike two keys are, 1 is equal
 _LEVELS = ({str: (float, None)}, None)
 _OWN = {"file": str, "prompt": str, "prompt_index": int, "sample_index": int, "seed": int} | (
@@ -263,8 +266,8 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     """Read a prompt file; lines without text are skipped.
 
     Args:
-      path: JSON lines if it ends in .jsonl or .ndjson, a JSON list if in .json, else plain text;
-        in UTF-8.
+      path: JSON lines if it ends in one of JSON_LINES, a JSON list or JSON lines if in .json, else
+        plain text; in UTF-8.
 
     Raises:
       FileNotFoundError: there is no such file. ValueError: an entry cannot be understood, with its
@@ -273,18 +276,19 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     path, kind = Path(path), Path(path).suffix.lower()
     if not path.exists():
         raise FileNotFoundError(f"{path} must be a file of prompts; there is none.")
-    if kind in TABLES:
+    if kind in OTHERS:
+        what = "tables" if kind in TABLES else f"{kind} files"
         raise ValueError(
-            f"{path} must be a file of prompts, one a line, or JSON; tables are not read. Write "
+            f"{path} must be a file of prompts, one a line, or JSON; {what} are not read. Write "
             "the prompts to a file of lines."
         )
-    data = read_regular(path, MOST_BYTES)
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
+    lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", _read_text(path))
+    if kind == ".json" and is_json_lines(*(lines + [""])[:2]):
+        kind = JSON_LINES[0]
+    elif kind not in (".json", *JSON_LINES) and is_json_lines(lines[0], lines[0]):
+        raise ValueError(f"{path} holds JSON in its lines. Give it a name that ends in .jsonl.")
     if kind == ".json":
-        entries = parse_json("\n".join(lines), str(path), list)
+        entries = parse_json("".join(lines), str(path), list)
         prompts = [_to_prompt(e, f"entry {n} of {path}") for n, e in enumerate(entries, 1)]
     else:
         numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
@@ -297,6 +301,19 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     if not prompts:
         raise ValueError(f"{path} must hold at least one prompt; it is empty.")
     return tuple(prompts)
+
+
+def _read_text(path: Path) -> str:
+    data = read_regular(path, MOST_BYTES)
+    if data[:1] in (b"v", b"<") and (other := name_foreign(data)):
+        raise ValueError(f"{path} must be a file of prompts; it is {other}.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
+    if "\0" in text:
+        raise ValueError(f"{path} must be text; it holds a zero character.")
+    return text
 
 
 def _to_prompt(entry: Any, name: str) -> Prompt:

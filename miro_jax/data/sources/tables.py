@@ -5,7 +5,8 @@ order mark; a field of CSV or TSV that holds the separator, a quote or a line br
 quotes, and quotes inside are doubled. A table that breaks these rules is refused as a whole, with
 the line: a quote that is never closed would else swallow the rest of it. The columns of JSONL are
 the keys of all its lines. A `.json` file is a list of objects; the manifest that sample writes,
-whose rows are the objects of its list `images`; or such a list with `annotations` as COCO has them.
+whose rows are the objects of its list `images`; such a list with `annotations` as COCO has them; or
+JSONL.
 Of several captions in a field the first counts, see `texts`.
 """
 
@@ -13,10 +14,11 @@ import codecs
 import csv
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator
 
-from miro_jax.data.json_file import check_fields, parse_json
+from miro_jax.data.json_file import check_fields, is_json_lines, parse_json
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.texts import CAPTION_FIELDS as CAPTION_COLUMNS
@@ -158,6 +160,7 @@ def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[R
         for column, kinds in ((path_column, str), (caption_column, (str, list, dict))):
             value = values.get(column or "")
             value = value.decode() if isinstance(value, bytes) else value
+            value = None if value != value else value  # pandas writes NaN where a text is missing
             if value is not None and not isinstance(value, kinds):
                 kind = type(value).__name__
                 raise damaged(path, line, f"{column!r} must hold text; got {kind}")
@@ -212,12 +215,17 @@ def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _objects(path: str) -> Iterator[tuple[int, dict]]:
     """Yield (line, object) of a JSONL file, blank lines dropped, or (number, object) of JSON."""
-    if ending(path) == ".json":
+    if ending(path) == ".json" and not is_json_lines(*_first_two(path)):
         yield from enumerate(_listed(path), start=1)
         return
     for line, text in enumerate(_lines(path), start=1):
         if text.strip():
             yield line, parse_json(text, f"{path}, line {line}", {}, finite=False)
+
+
+def _first_two(path: str) -> list[str]:
+    lines = itertools.chain(_lines(path), ("", ""))
+    return list(itertools.islice(lines, 2))
 
 
 def _listed(path: str) -> list[dict]:

@@ -7,7 +7,8 @@
               else the caption
 
 Of several captions the first counts: of a list, of a text that is a JSON list of texts, and of a
-list of objects such as `{"caption": ...}`. Text is UTF-8, with or without a byte
+list of objects such as `{"caption": ...}`. A KEY.json that is no object may be such
+a list, or a text. Names of fields may be in capitals or not. Text is UTF-8, with or without a byte
 order mark; line breaks at its end are dropped. A sample without a long and a short form has no
 synthetic caption. The placeholder `<PERSON>`, which CC12M puts for names, is deleted as it stands;
 the white space around it stays.
@@ -22,14 +23,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from miro_jax.data.json_file import parse_json
+from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.sources.foreign import LFS, name_foreign
 
 PLACEHOLDER = "<PERSON>"
 MAX_CAPTION_CHARACTERS = 1 << 16  # ours; alternative texts of web pages reach some thousands
 MAX_TEXT_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 20
-CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "captions")
+CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "captions", "sentences")
 _INNER_FIELDS = (*CAPTION_FIELDS, "raw", "sentence")  # of the objects in a list of captions
 SHORT_FIELDS = ("short_synthetic_caption", "synthetic_caption_short")
 LONG_FIELD = "synthetic_caption"
@@ -140,7 +141,11 @@ def _read_object(data: bytes | str | Mapping) -> dict:
         raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES}")
     if isinstance(data, bytes) and (other := name_foreign(data)):
         raise ValueError(f"it is {other}")
-    return parse_json(data, "its JSON", {}, finite=False)
+    value = parse_json(data, "its JSON", finite=False)
+    if isinstance(value, str | list) and (caption := first_text(value)):
+        return {CAPTION_FIELDS[0]: caption}
+    check_fields(value, {}, "its JSON")
+    return value
 
 
 def decoded(value: Any) -> Any:
@@ -167,5 +172,7 @@ def forms(long: str | None, short: str | None, caption: str | None) -> dict[str,
 
 def _text(meta: Mapping[str, Any], name: str) -> str | None:
     """Return a text that is not empty once it is cleaned, or None."""
+    if name not in meta:
+        name = next((key for key in meta if str(key).strip().lower() == name), name)
     text = first_text(meta.get(name))
     return text if text and clean(text).strip() else None
