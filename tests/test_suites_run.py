@@ -14,9 +14,7 @@ from tests.suites import Bright, shade, small_suite, write_geneval
 
 def evaluate(folder, suite, out, **options):
     settings = Settings(what=str(folder), suite="small", **options)
-    per_prompt, captions = settings.images_per_prompt, settings.captions
-    found = find.find_images(folder, suite, per_prompt, captions, settings.partial)
-    return run.run(run.make_job(suite, found, settings, out), silent=True)
+    return run.run(run.make_job(suite, settings, out), silent=True)
 
 
 @pytest.fixture

@@ -56,22 +56,24 @@ def make_parser() -> Parser:
     return parser
 
 
-def _plan(words: list[str]) -> tuple[Settings, Suite, Any, Path]:
-    """Return settings, suite, the sampling or None, and the folder of the results."""
+def _plan(words: list[str]) -> Any:
+    """Return what is to be done, a `work.Planned`."""
     flags = make_parser().read(words)
     settings = make_settings(Settings, flags)
-    evaluate.suites.run.check_declared(settings.declare)
+    suites = evaluate.suites
     if not is_checkpoint(settings.what):
-        suite = evaluate.suites.table.make_suite(settings.suite)
+        suite = suites.table.make_suite(settings.suite)
         what = Path(settings.what).expanduser()
         home = what if what.is_dir() else what.parent
-        out = settings.out or home / EVALS / suite.name
-        return settings, suite, None, Path(out).expanduser()
+        out = Path(settings.out or home / EVALS / suite.name).expanduser()
+        job = suites.run.make_job(suite, settings, out)
+        return suites.work.Planned(suite, settings, out, job=job)
     suite, out = _suite_of_checkpoint(settings, flags)
+    suites.run.choose(suite, settings)
     per_prompt = settings.images_per_prompt or suite.samples_per_prompt
-    images = out / evaluate.suites.sampling.IMAGES
-    sampling = evaluate.suites.sampling.plan(settings.what, suite, per_prompt, flags, images)
-    return settings, suite, sampling, out
+    images = out / suites.sampling.IMAGES
+    sampling = suites.sampling.plan(settings.what, suite, per_prompt, flags, images)
+    return suites.work.Planned(suite, settings, out, sampling=sampling)
 
 
 def _suite_of_checkpoint(settings: Settings, flags: Namespace) -> tuple[Suite, Path]:
@@ -87,6 +89,5 @@ def _suite_of_checkpoint(settings: Settings, flags: Namespace) -> tuple[Suite, P
     return suite, Path(settings.out or home / suite.name).expanduser()
 
 
-def _work(planned: tuple[Settings, Suite, Any, Path]) -> None:
-    settings, suite, sampling, out = planned
-    exits.say(evaluate.suites.work.evaluate_planned(settings, suite, sampling, out))
+def _work(planned: Any) -> None:
+    exits.say(evaluate.suites.work.evaluate_planned(planned))

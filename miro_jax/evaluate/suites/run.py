@@ -29,7 +29,7 @@ from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate.suites import manifest, scoring
 from miro_jax.evaluate.suites.base import Judge, Suite
-from miro_jax.evaluate.suites.find import OURS, Found
+from miro_jax.evaluate.suites.find import OURS, Found, find_images
 from miro_jax.evaluate.suites.judging import PARTS, judge_all
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import STATISTICS, measure
@@ -86,22 +86,36 @@ class Job:
         )
 
 
-def make_job(suite: Suite, found: Found, settings: Settings, folder: Path) -> Job:
-    """Check what can be checked without weights.
+def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
+    """Return what is measured: the suite, without its judge where it takes no part, and rewards.
 
     Raises:
-      ValueError: a bad argument, nothing to measure, or the folder holds other results.
+      ValueError: a bad argument, or nothing to measure.
     """
     check_declared(settings.declare)
     rewards = scoring.choose(settings.rewards or suite.rewards, dict(settings.weights))
-    if suite.score and settings.no_judge:
-        suite = suite.without_judge()
-    if suite.open_judge is None and suite.score:
-        raise ValueError(f"{suite.name} has no judge here; give --no-judge --rewards=NAMES.")
+    suite = suite.without_judge() if settings.no_judge else suite
     if not rewards and not suite.score:
         raise ValueError(f"{suite.name} measures rewards alone: name some with --rewards=NAMES.")
     if settings.judge and suite.open_judge is None:
         raise ValueError(f"--judge must be given for a suite with a judge; {suite.name} has none.")
+    return suite, rewards
+
+
+def make_job(suite: Suite, settings: Settings, folder: Path) -> Job:
+    """Find the images, and check what can be checked without weights.
+
+    Args:
+      folder: of the results.
+
+    Raises:
+      ValueError: see `choose` and `find.find_images`, or the folder holds other results.
+      FileNotFoundError: there are no images.
+    """
+    suite, rewards = choose(suite, settings)
+    found = find_images(
+        settings.what, suite, settings.images_per_prompt, settings.captions, settings.partial
+    )
     job = Job(suite, found, settings, rewards, folder)
     job.claim.check(job.request)
     return job

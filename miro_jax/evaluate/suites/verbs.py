@@ -14,6 +14,7 @@ from miro_jax.cli import exit as exits
 from miro_jax.cli.flags import Parser, split_names
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.evaluate import suites
 from miro_jax.evaluate.suites import (
     comparison,
     difference,
@@ -21,7 +22,6 @@ from miro_jax.evaluate.suites import (
     importing,
     manifest,
     pages,
-    table,
     tables,
 )
 from miro_jax.evaluate.suites.settings import parse_pair
@@ -152,7 +152,7 @@ def _add_import(parser: Parser) -> None:
 
 
 def _import(given: Namespace) -> int:
-    suite = table.make_suite(given.suite)
+    suite = suites.table.make_suite(given.suite)
     out = Path(given.out).expanduser()
     evaluation = importing.import_results(
         given.files, suite, out, dict(given.judge), given.images_per_prompt, given.partial

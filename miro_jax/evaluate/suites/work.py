@@ -2,35 +2,47 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from miro_jax.data.storage.files import write_atomic
-from miro_jax.evaluate.suites import pages, run, sampling, tables
+from miro_jax.evaluate.suites import manifest, pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
-from miro_jax.evaluate.suites.find import find_images
+from miro_jax.evaluate.suites.sampling import Sampling
 from miro_jax.evaluate.suites.settings import Settings
 
 PAGE = "report.html"
 
 
-def evaluate_planned(settings: Settings, suite: Suite, planned: Any, out: Path) -> str:
-    """Evaluate; returns the table as text, with the paths of what was written.
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A checked command.
 
-    Args:
-      settings, suite: what is evaluated. planned: a `Sampling`, or None for images that are there.
-      out: folder of the results.
+    Attributes:
+      suite, settings: what is evaluated. out: folder of the results.
+      sampling: of a checkpoint. job: of images that are there; one of the two is None.
     """
-    judge = None
-    if planned is not None:
-        if suite.open_judge is not None and not settings.no_judge:
-            judge = suite.open_judge(dict(settings.judge))  # what is wrong with it is said first
-        sampling.fill(planned)
-        settings = dataclasses.replace(settings, what=str(planned.out))
-    per_prompt = settings.images_per_prompt
-    if planned is not None:
-        per_prompt = planned.request.num_images
-    found = find_images(settings.what, suite, per_prompt, settings.captions, settings.partial)
-    job = run.make_job(suite, found, settings, out)
+
+    suite: Suite
+    settings: Settings
+    out: Path
+    sampling: Sampling | None = None
+    job: run.Job | None = None
+
+
+def evaluate_planned(planned: Planned) -> str:
+    """Evaluate; returns the table as text, with the path of the page."""
+    job, judge, sampled = planned.job, None, planned.sampling
+    if sampled is not None:
+        suite, _ = run.choose(planned.suite, planned.settings)
+        is_done = (planned.out / manifest.NAME).is_file()
+        if suite.open_judge is not None and not is_done:
+            # What is wrong with it is said before hours of sampling.
+            judge = suite.open_judge(dict(planned.settings.judge))
+        sampling.fill(sampled)
+        changes = {"what": str(sampled.out), "images_per_prompt": sampled.request.num_images}
+        settings = dataclasses.replace(planned.settings, **changes)
+        job = run.make_job(planned.suite, settings, planned.out)
+    if job is None:
+        raise TypeError("a planned evaluation has images or a way to sample them; it has neither.")
     evaluation = run.run(job, judge)
-    write_atomic(out / PAGE, pages.render_evaluation(evaluation))
-    return tables.render(tables.table_of(evaluation), "text") + f"page: {out / PAGE}"
+    write_atomic(planned.out / PAGE, pages.render_evaluation(evaluation))
+    return tables.render(tables.table_of(evaluation), "text") + f"page: {planned.out / PAGE}"

@@ -1,0 +1,120 @@
+"""A checkpoint is sampled before it is evaluated, and resumes; options go to the sampler."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miro_jax import __main__ as entry
+from miro_jax.evaluate.base import Sampling
+from miro_jax.evaluate.suites import manifest, run, table
+from miro_jax.sample import pipeline
+from miro_jax.sample.settings import Settings
+from tests.networks import quick_compilation
+from tests.sampling import Killed, kill_at, save_tiny
+from tests.suites import Bright, small_suite
+
+WORDS = ["--suite=small", "--steps=2", "--guidance-scale=2", "--seed=5", "--target", "beauty=0.5"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    with quick_compilation():
+        yield pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=4)
+
+
+@pytest.fixture
+def evaluate(checkpoint, loaded, monkeypatch, capsys, tmp_path):
+    """Evaluate the checkpoint in an empty folder: (status, stderr)."""
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda options: loaded)
+    monkeypatch.setattr(table, "SUITES", {"small": lambda: small_suite(5)})
+    monkeypatch.chdir(tmp_path)
+
+    def call(*more, what=checkpoint):
+        status = entry.main(["evaluate", str(what), *WORDS, "--out=out", *more])
+        return status, capsys.readouterr().err
+
+    return call
+
+
+def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded, tmp_path):
+    assert evaluate()[0] == 0
+    made = manifest.read(tmp_path / "out")
+    assert len(made.rows) == 10 and made.manifest["images"]["layout"] == "miro_jax"
+    sampling = made.manifest["sampling"]
+    assert (sampling["num_steps"], sampling["seed"], sampling["guidance_scale"]) == (2, 5, 2.0)
+    assert sampling["targets"] == {"beauty": 0.5} and sampling["seed_rule"] == run.SEED_RULE
+    assert "sha256:" in made.manifest["model"]["name"]
+    assert made.manifest["post_selection"] == {"best_of": "none", "prompt_rewriting": "none"}
+    # The images are those that evaluators sample in memory: the numbers are theirs.
+    texts = [prompt.text for prompt in small_suite(5).prompts]
+    how = Sampling(Settings(num_steps=2, guidance_scale=2), 5, {"beauty": 0.5})
+    expected = how.sample(loaded, texts, 2)
+    images = [np.asarray(Image.open(tmp_path / "out/images" / row["file"])) for row in made.rows]
+    np.testing.assert_array_equal(np.stack(images), expected)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_sampling_that_was_killed_ends_with_the_same_images(evaluate, tmp_path, monkeypatch):
+    assert evaluate("--out=whole")[0] == 0
+    with monkeypatch.context() as killing, pytest.raises(Killed):
+        kill_at(killing, 3)
+        evaluate()
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    assert evaluate()[0] == 0
+    whole, resumed = manifest.read(tmp_path / "whole"), manifest.read(tmp_path / "out")
+    assert whole.rows == resumed.rows
+
+
+def test_a_judge_that_cannot_be_opened_is_said_before_sampling(evaluate, monkeypatch, tmp_path):
+    def fails(options):
+        raise ValueError("its weights do not fit")
+
+    suite = small_suite(5)
+    object.__setattr__(suite, "open_judge", fails)
+    monkeypatch.setattr(table, "SUITES", {"small": lambda: suite})
+    status, err = evaluate()
+    assert status == 1 and "its weights do not fit" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--target", "beuty=1"], "beuty"),
+        (["--images-per-prompt=0"], "must be at least 1"),
+        (["--suite=smal"], "--suite must be one of small, or a file"),
+        (["--declare", "judge.name=x"], "GROUP one of model"),
+        (["--rewards=colros"], "Did you mean colors"),
+    ],
+)
+def test_a_mistake_costs_no_device_time(evaluate, words, said, monkeypatch):
+    monkeypatch.setattr(pipeline, "open_pipeline", None)
+    status, err = evaluate(*words)
+    assert status == 2 and said in err and err.count("\n") == 1
+
+
+def test_what_is_neither_images_nor_a_checkpoint_is_refused(evaluate, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, err = evaluate(what=tmp_path / "empty")
+    assert status == 2 and "must hold images" in err
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text(json.dumps({}))
+    status, err = evaluate(what=tmp_path / "broken")
+    assert status == 2 and "released layout" in err
+
+
+def test_the_judge_of_images_is_kept_beside_other_results(evaluate, tmp_path, monkeypatch):
+    assert evaluate()[0] == 0
+    other = small_suite(5, Bright(90))
+    monkeypatch.setattr(table, "SUITES", {"small": lambda: other})
+    monkeypatch.setattr(pipeline, "open_pipeline", None)  # the images are there already
+    status, err = evaluate("--out=other", what=tmp_path / "out" / "images")
+    assert status == 0, err
+    assert manifest.read(tmp_path / "other").manifest["judge"]["threshold"] == 90
