@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         *"compare conflict dials extension gallery geneval prompts reward_scores run speed".split(),
-        "suites",
+        *"command suites".split(),
     ],
 )

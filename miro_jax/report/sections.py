@@ -11,6 +11,7 @@ from miro_jax.report.charts import Axis, Chart, fit_axis, smooth, thin, unit_axi
 from miro_jax.report.facts import Facts, in_order
 from miro_jax.report.page import Tile, count_images, format_number, percent
 from miro_jax.report.results import Conflict, Dials, Gallery, GenEval, RewardScores
+from miro_jax.report.suite_curves import draw_curves
 
 SECTIONS = {
     "pictures": "Pictures",
@@ -61,6 +62,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "conflict_charts": _conflict(conflict) if conflict and conflict.others_asked else {},
         "curves": {_CURVES[name][2]: _curve(facts, name) for name in _drawable(facts)},
         "previews": _previews(facts),
+        "suite_curves": draw_curves(facts.folder),
         "run_facts": _run_facts(facts),
     }
 

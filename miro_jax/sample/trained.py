@@ -82,12 +82,14 @@ class Trained:
         return resolve(network.attention, network.dtype)
 
 
-def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
+def restore(
+    config: ml_collections.ConfigDict, workdir: Path | str, step: int | None = None
+) -> Trained:
     """Restore the averaged weights of a run; nothing in its folder is changed.
 
     Args:
       config: of the run, as it was trained.
-      workdir: the run's folder.
+      workdir: the run's folder. step: of the checkpoint; None is the newest.
 
     Raises:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
@@ -99,7 +101,7 @@ def restore(config: ml_collections.ConfigDict, workdir: Path | str) -> Trained:
         parts = components.build_components(config)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
         with sharding.use_mesh(parts.mesh):
-            step, weights, data_state = checkpoints.restore_latest(wanted)
+            step, weights, data_state = checkpoints.restore_latest(wanted, step)
     components.check_conditioning(config, data_state)
     weights = weights["ema_params"], weights["buffers"]
     bins = components.stored_bins(data_state)
@@ -137,12 +139,14 @@ def load(
     text_encoder: str | None = None,
     vae: str | None = None,
     revision: str | None = None,
+    step: int | None = None,
 ) -> Trained:
     """Load a run's folder, a folder in the released layout, or a hub id of one.
 
     Args:
       source, variant, dtype, mesh, text_encoder, vae, revision: see
         `MiroPipeline.from_pretrained`. A run brings its own mesh.
+      step: of a run's checkpoint; None is the newest.
 
     Raises:
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
@@ -151,7 +155,7 @@ def load(
     folder = Path(source).expanduser()
     if is_run(folder):
         settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
-        return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder)
+        return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder, step)
     with _open_release(source, variant, revision) as repository:
         release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)

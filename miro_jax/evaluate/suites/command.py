@@ -10,14 +10,13 @@ from miro_jax import evaluate, sample
 from miro_jax.cli import exit as exits
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.sources.tables import is_table
-from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.report.suite_curves import EVALS
 from miro_jax.sample.request import Request, slug
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options
 from miro_jax.sample.settings import Settings as How
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
-EVALS = "evals"  # folder of results below what was evaluated
 _SKIPPED = ("prompt", "prompts_file", "checkpoint", "out")
 _DESCRIPTION = """Evaluate images of a suite's prompts: numbers with intervals over prompts, a line
 for each image, tables and a page. WHAT is a folder of images of any origin, a table of paths and
@@ -68,26 +67,52 @@ def _plan(words: list[str]) -> Any:
         out = Path(settings.out or home / EVALS / suite.name).expanduser()
         job = suites.run.make_job(suite, settings, out)
         return suites.work.Planned(suite, settings, out, job=job)
-    suite, out = _suite_of_checkpoint(settings, flags)
-    suites.run.choose(suite, settings)
-    per_prompt = settings.images_per_prompt or suite.samples_per_prompt
-    images = out / suites.sampling.IMAGES
-    sampling = suites.sampling.plan(settings.what, suite, per_prompt, flags, images)
-    return suites.work.Planned(suite, settings, out, sampling=sampling)
+    if settings.watch:
+        return _plan_watch(settings, words)
+    return _plan_checkpoint(settings, flags)
 
 
-def _suite_of_checkpoint(settings: Settings, flags: Namespace) -> tuple[Suite, Path]:
-    path = Path(settings.what).expanduser()
+def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = None) -> Any:
+    """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
+    suites, path = evaluate.suites, Path(settings.what).expanduser()
     if sample.trained.is_run(path):
-        suite = evaluate.suites.table.make_suite(settings.suite, path)
-        step = evaluate.suites.watch.steps_of(path)[-1:]
-        home = path / EVALS / "-".join(["step", *(f"{number:06d}" for number in step)])
+        step = suites.watch.steps_of(path)[-1] if step is None else step
+        suite = suites.table.make_suite(settings.suite, path)
+        home = path / EVALS / f"step-{step:06d}"
     else:
-        suite = evaluate.suites.table.make_suite(settings.suite)
+        suite = suites.table.make_suite(settings.suite)
         name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
         home = Path(EVALS) / name
-    return suite, Path(settings.out or home / suite.name).expanduser()
+    suites.run.choose(suite, settings)
+    out = Path(settings.out or home / suite.name).expanduser()
+    per_prompt = settings.images_per_prompt or suite.samples_per_prompt
+    given = settings.what, suite, per_prompt, flags, out / suites.sampling.IMAGES, step
+    return suites.work.Planned(suite, settings, out, sampling=suites.sampling.plan(*given))
+
+
+def _plan_watch(settings: Settings, words: list[str]) -> Any:
+    """Check the flags of --watch; returns a function that watches."""
+    suites, path = evaluate.suites, Path(settings.what).expanduser()
+    if not sample.trained.is_run(path) or settings.out:
+        raise exits.UsageError(
+            f"--watch must be given the folder of a run, and no --out; got {settings.what}."
+        )
+    last = evaluate.command.read_config(path).train.num_steps
+    suite = suites.table.make_suite(settings.suite, path)
+    suites.run.choose(suite, settings)
+
+    def work(step: int) -> str:
+        flags = make_parser().read(words)  # planning writes the defaults of the run into them
+        return suites.work.evaluate_planned(_plan_checkpoint(settings, flags, step))
+
+    def folder_of(step: int) -> Path:
+        return path / EVALS / f"step-{step:06d}" / suite.name
+
+    return lambda: suites.watch.watch(path, last, folder_of, work, settings.watch_seconds)
 
 
 def _work(planned: Any) -> None:
-    exits.say(evaluate.suites.work.evaluate_planned(planned))
+    if callable(planned):
+        planned()
+    else:
+        exits.say(evaluate.suites.work.evaluate_planned(planned))

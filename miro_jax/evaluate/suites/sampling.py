@@ -9,6 +9,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from miro_jax import sample
 from miro_jax.cli.flags import make_settings
 from miro_jax.evaluate.suites.base import Suite
@@ -24,12 +26,13 @@ IMAGES = "images"
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """A checked request. out: folder of the images."""
+    """A checked request. out: folder of the images. step: of a run's checkpoint, or the newest."""
 
     options: Options
     request: Request
     sheet: Sheet
     out: Path
+    step: int | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -37,7 +40,14 @@ class Sampling:
         return self.request.describe("images", self.sheet.images)
 
 
-def plan(source: str, suite: Suite, per_prompt: int, flags: Namespace, out: Path) -> Sampling:
+def plan(
+    source: str,
+    suite: Suite,
+    per_prompt: int,
+    flags: Namespace,
+    out: Path,
+    step: int | None = None,
+) -> Sampling:
     """Check how to sample; a run is sampled as its own config says, where flags do not.
 
     Args:
@@ -59,7 +69,7 @@ def plan(source: str, suite: Suite, per_prompt: int, flags: Namespace, out: Path
     how = make_settings(How, flags, **usual)
     flags.num_images = per_prompt
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
-    sampling = Sampling(options, request, Images().sheet(request), out)
+    sampling = Sampling(options, request, Images().sheet(request), out, step)
     sample.folder.check_folder(out, sampling.facts, sampling.sheet.files)
     return sampling
 
@@ -68,9 +78,20 @@ def fill(sampling: Sampling, progress: bool = True) -> Any:
     """Sample what is not there yet; returns the pipeline, or None where nothing was left to do."""
     if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
         return None
-    pipe = sample.pipeline.open_pipeline(sampling.options)
+    pipe = _open(sampling)
     facts = sampling.facts | sample.draw.describe_pipeline(pipe)
     facts["dtype"] = sampling.options.dtype or sample.pipeline.default_dtype()
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
         sample.draw.fill(folder, pipe, sampling.sheet, progress)
     return pipe
+
+
+def _open(sampling: Sampling) -> Any:
+    """Load the network onto all devices of this machine."""
+    if sampling.step is None:
+        return sample.pipeline.open_pipeline(sampling.options)
+    options, devices = sampling.options, jax.device_count()
+    dtype = options.dtype or sample.pipeline.default_dtype()
+    trained = sample.trained.load(options.checkpoint, dtype=dtype, step=sampling.step)
+    each = 1 if jax.default_backend() == "cpu" else 8
+    return sample.pipeline.MiroPipeline(trained, options.batch_size or each * devices)

@@ -78,6 +78,15 @@ class Settings:
         "sampling.steps=50; may be repeated",
         group=_OUT,
     )
+    watch: bool = option(
+        False,
+        help="of a run: evaluate its checkpoints as they appear, the newest first, until the last "
+        "step of training is evaluated; several machines may watch",
+        group=_OUT,
+    )
+    watch_seconds: float = option(
+        30.0, at_least=0, metavar="S", help="seconds between two looks of --watch", group=_OUT
+    )
     out: str | None = option(
         None,
         metavar="DIR",

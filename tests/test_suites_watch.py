@@ -1,0 +1,101 @@
+"""Watching a run's checkpoints: the newest first, none twice, none that is gone; the curves."""
+
+import json
+import threading
+
+import pytest
+
+from miro_jax.evaluate.suites import manifest, watch
+from miro_jax.report import suite_curves
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose checkpoints are names, evaluated by writing a manifest."""
+
+    class Run:
+        steps, evaluated, slept = [10, 20], [], 0
+
+        def folder_of(self, step):
+            return tmp_path / "evals" / f"step-{step:06d}" / "small@1"
+
+        def evaluate(self, step):
+            self.evaluated.append(step)
+            groups = dict.fromkeys(manifest.GROUPS, {})
+            value = {"value": step / 40, "low": 0.0, "high": 1.0}
+            groups |= {"result": {"metrics": {"overall": value}, "order": ["overall"]}}
+            (self.folder_of(step) / manifest.NAME).write_bytes(manifest.dump(groups))
+            return f"step {step}"
+
+        def watch(self, last=20, sleep=None):
+            given = tmp_path, last, self.folder_of, self.evaluate, 1.0
+            return watch.watch(*given, sleep=sleep or self.never)
+
+        def never(self, seconds):
+            raise AssertionError("there is nothing to wait for")
+
+    made = Run()
+    monkeypatch.setattr(watch, "steps_of", lambda _: list(made.steps))
+    monkeypatch.setattr(watch.report, "write", lambda _: None)
+    return made
+
+
+def test_the_newest_comes_first_and_new_ones_are_awaited(run):
+    def appear(seconds):
+        run.steps = [20, 30] if 30 not in run.steps else [30, 40]
+
+    assert run.watch(40, appear) == [20, 10, 30, 40]
+    assert run.watch(40) == [] and run.evaluated == [20, 10, 30, 40]
+
+
+def test_a_checkpoint_that_is_removed_is_skipped_with_a_line(run, capsys):
+    evaluate = run.evaluate
+
+    def gone(step):
+        if step == 10:
+            run.steps = [20]
+            raise FileNotFoundError("no step 10")
+        return evaluate(step)
+
+    run.evaluate = gone
+    assert run.watch() == [20]
+    assert "step 10 was removed while it was evaluated" in capsys.readouterr().err
+
+    def broken(step):
+        raise ValueError("broken")
+
+    run.steps, run.evaluate = [20, 30], broken
+    with pytest.raises(ValueError, match="broken"):
+        run.watch(30)
+
+
+def test_two_watchers_do_no_work_twice(run):
+    evaluate, inside, leave = run.evaluate, threading.Event(), threading.Event()
+
+    def slow(step):
+        inside.set()
+        assert leave.wait(20)
+        return evaluate(step)
+
+    run.steps, run.evaluate = [20], slow
+    first = threading.Thread(target=run.watch)
+    first.start()
+    assert inside.wait(20)
+
+    def other_waits(seconds):
+        leave.set()
+        first.join(20)
+
+    assert run.watch(sleep=other_waits) == []
+    assert run.evaluated == [20]
+
+
+def test_the_page_draws_the_curves_of_what_was_evaluated(run, tmp_path):
+    run.watch()
+    curves = suite_curves.read_curves(tmp_path)
+    assert list(curves["small@1"]["overall"]) == [10, 20]
+    chart = suite_curves.draw_curves(tmp_path)["small@1"]["overall"]
+    assert "step 10: 0.25" in chart and "training step" in chart
+    path = run.folder_of(10) / manifest.NAME
+    path.write_text(json.dumps({"result": {"metrics": {}}}))
+    assert suite_curves.draw_curves(tmp_path) == {}
