@@ -42,6 +42,9 @@ VERBS = {
     "diff": Verb(_SUITES, "why two evaluations differ", verb="diff"),
     "check": Verb(_SUITES, "hold an evaluation against published values", verb="check"),
     "import": Verb(_SUITES, "results of the original tools as an evaluation", verb="import"),
+    "agreement": Verb(
+        "evaluate.suites.geneval.agreement_command", "how far two judges of GenEval agree"
+    ),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),

@@ -6,7 +6,7 @@
     verdicts   objects + colours -> correct or reasons          relation, verdict, rows
     scores     verdicts -> three numbers with names             scores
     judge      all of it for a batch of images                  judge, self_test
-    agreement  two judges, or a judge and people                agreement
+    agreement  two judges on the same images                    agreement, agreement_command
 
 The file beside this package named `evaluate/geneval.py` is another thing: the categories of GenEval
 on the shapes world, judged by its own exact detector.

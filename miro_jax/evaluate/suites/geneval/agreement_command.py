@@ -1,0 +1,38 @@
+"""`miro-jax agreement A B`: two judges on the same images."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from miro_jax.cli import exit, flags
+from miro_jax.data.json_file import dump_json
+from miro_jax.evaluate.suites.geneval import agreement
+
+NAME, PROGRAM = "miro_jax.evaluate", "miro-jax agreement"
+_DESCRIPTION = """Say how far two judges of GenEval agree on the same images: by tag, with Cohen's
+kappa, and which rule failed where they do not. No image is read and no device is used."""
+_EPILOG = """A and B are folders of evaluations or their images.jsonl.
+
+example:
+  miro-jax agreement evals/mmdet evals/hf
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, see `cli.exit`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit.run(NAME, lambda: _plan(words), _print, mistakes_at_work=exit.MISTAKES)
+
+
+def _plan(words: Sequence[str]) -> Namespace:
+    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("first", metavar="A", help="verdicts of one judge")
+    parser.add_argument("second", metavar="B", help="verdicts of another one")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output")
+    return parser.read(words)
+
+
+def _print(given: Namespace) -> None:
+    result = agreement.compare(agreement.read(given.first), agreement.read(given.second))
+    as_json = given.format == "json"
+    exit.say(dump_json(result, indent=1) if as_json else "\n".join(agreement.lines(result)))
