@@ -11,3 +11,8 @@
 The file beside this package named `evaluate/geneval.py` is another thing: the categories of GenEval
 on the shapes world, judged by its own exact detector.
 """
+
+import lazy_loader
+
+# Imported when first used: what reads results and prints help needs no jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["judge"])

@@ -86,7 +86,7 @@ def kappa(both: int, first: int, second: int, neither: int) -> float | None:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Write a result of `compare` as a table and the flips below it."""
     head = ("tag", "images", "both", "first", "second", "neither", "agreement", "95 %", "kappa")
-    table = [head]
+    table: list[tuple[str, ...]] = [head]
     for tag, own in (*result["tags"].items(), (OVERALL, result[OVERALL])):
         counts = [str(own[name]) for name in ("images", "both", "first", "second", "neither")]
         share, beyond = own["agreement"], own["kappa"]
