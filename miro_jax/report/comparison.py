@@ -7,7 +7,7 @@ from miro_jax.report import page
 from miro_jax.report.page import Tile, count_images, signed
 
 SECTIONS = {
-    "all": "All rewards at 1",
+    "all": "All rewards at their defaults",
     "old": "Without the new reward",
     "none": "Nothing requested",
     "dials": "Dials",
