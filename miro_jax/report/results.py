@@ -190,8 +190,8 @@ class Way(TypedDict):
 class Conflict(Result):
     """Agreement with the prompt against the requested level of one chased reward.
 
-    agreement_of: rewards in the mean. others_asked: all others at their defaults; others_not_asked: all others
-    missing. not_measured: why there is nothing else.
+    agreement_of: rewards in the mean. others_asked: all others at their defaults;
+    others_not_asked: all others missing. not_measured: why there is nothing else.
     """
 
     evaluator: ClassVar[str] = "conflict"
