@@ -3,8 +3,8 @@
 Both draw the same prompts from the same noise, so that differences are paired. Rewards are
 requested in four ways: all at the default targets; none; each at every level while the others are
 at theirs (its dial); each at the lowest and highest level while the others are missing in both
-branches of guidance. Extending a network and training with reward dropout are judged by this: what a new dial does, and
-what it costs; what a reward does alone, and what that costs.
+branches of guidance. Extending a network and training with reward dropout are judged by this: what
+a new dial does, and what it costs; what a reward does alone, and what that costs.
 
 Letters: N images, R measured rewards, L levels.
 """
