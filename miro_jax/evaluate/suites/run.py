@@ -95,7 +95,7 @@ def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
     check_declared(settings.declare)
     rewards = scoring.choose(settings.rewards or suite.rewards, dict(settings.weights))
     suite = suite.without_judge() if settings.no_judge else suite
-    if not rewards and not suite.score:
+    if not rewards and not suite.score and not settings.export:
         raise ValueError(f"{suite.name} measures rewards alone: name some with --rewards=NAMES.")
     if settings.judge and suite.open_judge is None:
         raise ValueError(f"--judge must be given for a suite with a judge; {suite.name} has none.")

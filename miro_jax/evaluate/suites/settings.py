@@ -29,7 +29,8 @@ class Settings:
         "and captions; or what is sampled first: a run, a folder in the released layout, a hub id",
     )
     suite: str = option(
-        help="geneval, parti, shapes, or a file of prompts",
+        help="geneval, parti, shapes; a file of prompts; or NAME:PATH with your copy of the "
+        "prompts of hpsv2, genai_bench, dpg_bench, t2i_compbench, geneval2 or unigenbench",
         metavar="NAME_OR_FILE",
         group=_WHAT,
     )
@@ -76,6 +77,13 @@ class Settings:
         metavar="GROUP.KEY=VALUE",
         help="what is known of foreign images, for the manifest, such as model.name=sdxl or "
         "sampling.steps=50; may be repeated",
+        group=_OUT,
+    )
+    export: str | None = option(
+        None,
+        metavar="DIR",
+        help="write the images as the suite's own judge wants them, in GenEval's layout where it "
+        "has none of its own",
         group=_OUT,
     )
     watch: bool = option(

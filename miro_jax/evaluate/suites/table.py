@@ -6,7 +6,7 @@ from pathlib import Path
 
 from miro_jax.evaluate.command import read_config
 from miro_jax.evaluate.settings import Settings
-from miro_jax.evaluate.suites import parti, shapes, texts
+from miro_jax.evaluate.suites import adapters, parti, shapes, texts
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.geneval import suite as geneval
 
@@ -21,7 +21,7 @@ def make_suite(name: str, run: Path | None = None) -> Suite:
     """Return a suite by its name, or that of a prompt file.
 
     Args:
-      name: of SUITES, or the path of a file.
+      name: of SUITES, the path of a file, or NAME:PATH of a suite in `adapters`.
       run: folder of a run; the suite `shapes` then has the prompts of the run's own evaluation.
 
     Raises:
@@ -36,8 +36,12 @@ def make_suite(name: str, run: Path | None = None) -> Suite:
         return dataclasses.replace(suite, samples_per_prompt=settings.images_per_prompt)
     if name in SUITES:
         return SUITES[name]()
+    adapter, colon, path = name.partition(":")
+    if colon and adapter in adapters.ADAPTERS:
+        return adapters.make_suite(adapter, path)
     if Path(name).expanduser().is_file():
         return texts.make_suite(str(Path(name).expanduser()))
     raise ValueError(
-        f"--suite must be one of {', '.join(SUITES)}, or a file of prompts; got {name!r}."
+        f"--suite must be one of {', '.join(SUITES)}, or a file of prompts, or NAME:PATH with your "
+        f"copy of the prompts of {', '.join(adapters.ADAPTERS)}; got {name!r}."
     )

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from miro_jax.data.storage.files import write_atomic
-from miro_jax.evaluate.suites import manifest, pages, run, sampling, tables
+from miro_jax.evaluate.suites import adapters, manifest, pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.sampling import Sampling
 from miro_jax.evaluate.suites.settings import Settings
@@ -43,6 +43,14 @@ def evaluate_planned(planned: Planned) -> str:
         job = run.make_job(planned.suite, settings, planned.out)
     if job is None:
         raise TypeError("a planned evaluation has images or a way to sample them; it has neither.")
+    exported = ""
+    if job.settings.export:
+        folder = Path(job.settings.export).expanduser()
+        count = adapters.write_folder(job.suite.name.partition("@")[0], job.found, folder)
+        exported = f"exported: {count} files in {folder}"
+    if not job.rewards and not job.suite.score:
+        return exported
     evaluation = run.run(job, judge)
     write_atomic(planned.out / PAGE, pages.render_evaluation(evaluation))
-    return tables.render(tables.table_of(evaluation), "text") + f"page: {planned.out / PAGE}"
+    lines = [tables.render(tables.table_of(evaluation), "text"), exported]
+    return "\n".join(filter(None, [*lines, f"page: {planned.out / PAGE}"]))
