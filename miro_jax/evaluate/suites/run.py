@@ -27,14 +27,14 @@ from miro_jax.data.json_file import read_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.lease import locked
-from miro_jax.evaluate.suites import manifest, scoring
+from miro_jax.evaluate.suites import features, manifest, scoring
 from miro_jax.evaluate.suites.base import Judge, Suite
-from miro_jax.evaluate.suites.find import OURS, Found, find_images
+from miro_jax.evaluate.suites.find import OURS, Found, SuiteImage, find_images
 from miro_jax.evaluate.suites.judging import PARTS, judge_all
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import STATISTICS, measure
 from miro_jax.evaluate.suites.rows import ROWS_NAME, digest_of_images, dump_rows
-from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.evaluate.suites.settings import MODEL, Settings
 from miro_jax.evaluate.suites.tables import write_tables
 from miro_jax.rewards import label
 
@@ -67,7 +67,7 @@ class Job:
             "weights": dict(s.weights),
             "judge": dict(s.judge) if self.judged else None,
             "declared": dict(s.declare),
-        }
+        } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
 
     @property
     def judged(self) -> bool:
@@ -97,6 +97,10 @@ def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
     suite = suite.without_judge() if settings.no_judge else suite
     if not rewards and not suite.score and not settings.export:
         raise ValueError(f"{suite.name} measures rewards alone: name some with --rewards=NAMES.")
+    if settings.reference is not None and settings.features is None:
+        raise ValueError(
+            f"--reference must come with --features, the model of both, such as {MODEL}."
+        )
     if settings.judge and suite.open_judge is None:
         raise ValueError(f"--judge must be given for a suite with a judge; {suite.name} has none.")
     return suite, rewards
@@ -169,6 +173,8 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
         _check_scored(job, rows)
     data = dump_rows(rows)
     groups = _describe(job, rows, failed, identity, towers)
+    if job.settings.features is not None:
+        _measure_diversity(job, scored, groups)
     groups["result"] |= {
         "file": {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()},
     }
@@ -178,6 +184,23 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     job.claim.finish(manifest.dump(groups, request=request))
     folder.remove(PARTS)
     scoring.remove_working_files(job.folder)
+
+
+def _measure_diversity(
+    job: Job, images: Sequence[SuiteImage], groups: dict[str, dict[str, Any]]
+) -> None:
+    """Add the diversity of images to the groups of a manifest."""
+    model = features.open_model(job.settings.features or MODEL)
+    given = job.settings.reference
+    reference = None if given is None else features.read_reference(given, model)
+    found = features.encode(model, [image.read for image in images])
+    texts, tags = zip(*((i.prompt.text, i.prompt.tag) for i in images), strict=True)
+    name = features.name_of(model)
+    metrics = features.measure(found, texts, tags, name, reference)
+    features.save(job.folder, found, name)
+    groups["result"]["metrics"] |= metrics
+    groups["result"]["order"] += list(metrics)
+    groups["images"]["features"] = features.describe_model(model, reference)
 
 
 def _check_failed(job: Job, failed: Sequence[Mapping[str, Any]]) -> None:

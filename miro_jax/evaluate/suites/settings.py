@@ -7,6 +7,7 @@ from miro_jax.annotate.settings import parse_weights
 from miro_jax.cli.flags import option
 from miro_jax.rewards.names import HELP, parse_names
 
+MODEL = "openai/clip-vit-large-patch14-336"  # of the features that CMMD is defined with
 _WHAT, _OUT = "what to evaluate", "results"
 
 
@@ -51,6 +52,19 @@ class Settings:
         parse=parse_pair,
         metavar="KEY=VALUE",
         help="option of the suite's judge, such as a folder of weights; may be repeated",
+        group=_WHAT,
+    )
+    features: str | None = option(
+        None,
+        metavar="DIR_OR_ID",
+        help="CLIP whose image features measure diversity: Vendi scores and distances of each "
+        f"prompt's images; {MODEL} by convention",
+        group=_WHAT,
+    )
+    reference: str | None = option(
+        None,
+        metavar="DIR_OR_FILE",
+        help="reference images, or features of them that an evaluation wrote: CMMD, too",
         group=_WHAT,
     )
     no_judge: bool = option(False, help="score rewards alone", group=_WHAT)
