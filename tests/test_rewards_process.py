@@ -136,6 +136,8 @@ BROKEN = {
     "protocol": ("run(None, miro_scorer=2)",),
     "divisor": ("run(None, stored_divisor=0)",),
     "size": ("run(None, batch_size=True)",),
+    "form": ("run(None, synthetic_form='medium')",),
+    "infinite": ("run(None, stored_offset=float('inf'))",),
 }
 SAID = {
     "crash": "ended with status 3 at batch 0; the end of its stderr: no CUDA$",
@@ -151,10 +153,12 @@ SAID = {
     "error": "gave up batch 0: too dark;",
     "name": "must have the name of its program, 'mine'; its hello says 'other'",
     "key": "must begin with a hello: its keys must be of name, version, .*; got 'scale'",
-    "kind": "needs_caption must be a bool; got 1",
+    "kind": "needs_caption must be true or false; got 1",
     "protocol": "miro_scorer must be 1; got 2",
     "divisor": "stored_divisor must be above 0; got 0",
-    "size": "batch_size must be a int; got True",
+    "form": "synthetic_form must be one of long, short; got 'medium'",
+    "infinite": "stored_offset must be finite; got inf",
+    "size": "batch_size must be an integer; got true",
 }
 
 
@@ -171,6 +175,11 @@ def test_a_scorer_that_does_not_begin_is_ended(make):
     make("")
     with pytest.raises(ScorerFailed, match="slow did not answer for 0.1 s before its first line"):
         Scorer(words, "slow", hello_seconds=0.1)
+
+
+def test_a_program_takes_no_weights(make):
+    with pytest.raises(ValueError, match="mine.py takes no weights: its program has its own"):
+        rewards.load_reward(make(GOOD), weights="folder")
 
 
 def test_a_missing_score_is_one_only_where_it_may_be(make):

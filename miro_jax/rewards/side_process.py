@@ -27,8 +27,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from miro_jax.data.json_file import parse_json
+from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.printable import printable
+from miro_jax.rewards.base import SYNTHETIC_FORMS
 
 PROTOCOL = 1
 HELLO_SECONDS = 600.0  # until the first line: enough to import a framework and to load weights
@@ -36,6 +37,17 @@ _END_SECONDS = 5.0  # after its input has ended, and again after SIGTERM
 _LAST_SECONDS = 5.0  # for the status and the stderr of a process whose stdout has ended
 _MOST_BYTES = 1 << 24  # of a line
 _TAIL = 400  # characters of stderr that an error shows
+_HELLO = {
+    "name": str,
+    "version": str,
+    "needs_caption": bool,
+    "stored_offset?": float,
+    "stored_divisor?": float,
+    "synthetic_form?": str,
+    "may_be_missing?": bool,
+    "batch_size?": int,
+    "timeout_seconds?": float,
+}
 
 
 class ScorerFailed(RuntimeError):
@@ -72,22 +84,23 @@ class Hello:
         Raises:
           ValueError: a key is missing or unknown, or a value is not what it must be.
         """
-        given = dict(message)
-        if (protocol := given.pop("miro_scorer", None)) != PROTOCOL:
+        if (protocol := message.get("miro_scorer")) != PROTOCOL:
             raise ValueError(f"miro_scorer must be {PROTOCOL}; got {protocol!r}")
-        kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
-        if unknown := given.keys() - kinds:
-            raise ValueError(f"its keys must be of {', '.join(kinds)}; got {sorted(unknown)[0]!r}")
-        for key in ("name", "version", "needs_caption"):
-            if key not in given:
-                raise ValueError(f"{key} is missing")
+        given = {key: value for key, value in message.items() if key != "miro_scorer"}
+        known = [key.rstrip("?") for key in _HELLO]
+        if unknown := sorted(given.keys() - set(known)):
+            raise ValueError(f"its keys must be of {', '.join(known)}; got {unknown[0]!r}")
+        check_fields(given, _HELLO, "its line")
         for key, value in given.items():
-            if not (_is_finite(value) if kinds[key] is float else type(value) is kinds[key]):
-                raise ValueError(f"{key} must be a {kinds[key].__name__}; got {value!r:.60}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} must be finite; got {value}")
         hello = cls(**given)
         for key in ("stored_divisor", "batch_size", "timeout_seconds"):
             if getattr(hello, key) <= 0:
                 raise ValueError(f"{key} must be above 0; got {getattr(hello, key)!r}")
+        if hello.synthetic_form not in SYNTHETIC_FORMS:
+            forms = ", ".join(SYNTHETIC_FORMS)
+            raise ValueError(f"synthetic_form must be one of {forms}; got {hello.synthetic_form!r}")
         return hello
 
 

@@ -75,14 +75,16 @@ def load_reward(name: str, **arguments) -> base.Reward:
       **arguments: of that reward's builder.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or a program is given arguments.
       FileNotFoundError: the file is missing.
     """
     check_names([name])
     if is_own(name):
         return own.build(name, **arguments)
     if is_process(name):
-        return process.ProcessReward(name, **arguments)
+        if arguments:
+            raise ValueError(f"{name} takes no {', '.join(arguments)}: its program has its own.")
+        return process.ProcessReward(name)
     return REWARDS[short_name(name)](**VERSIONS.get(name, {}), **arguments)
 
 
