@@ -97,6 +97,7 @@ setup(
         "": ["*.pyi"],
         "miro_jax": ["py.typed"],
         "miro_jax.evaluate": ["recorded/*.json"],
+        "miro_jax.evaluate.plots": ["published/*.json"],
         "miro_jax.evaluate.suites": ["prompts/*/*", "expected/*.json"],
         "miro_jax.evaluate.suites.geneval": ["data/*"],
         "miro_jax.report": ["templates/*.html", "style.css"],

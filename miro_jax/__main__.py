@@ -45,6 +45,9 @@ VERBS = {
     "agreement": Verb(
         "evaluate.suites.geneval.agreement_command", "how far two judges of GenEval agree"
     ),
+    "plot": Verb(
+        "evaluate.plots.command", "the plots of the paper from evaluations or its numbers"
+    ),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),

@@ -133,7 +133,7 @@ class Chart:
           kind: class of the style sheet.
           titles: what a pointer resting on a point shows.
           shift: SVG units to the right, so that two series do not hide each other.
-          marker: "disc" or "box".
+          marker: "disc", "box", "diamond" or "triangle".
         """
         for position, value, title in zip(xs, values, titles, strict=True):
             x, y = self.at(position, value.get("mean", value.get("accuracy")))
@@ -147,6 +147,19 @@ class Chart:
             (x, bottom), (right, y) = self.at(start, self.y.low), self.at(end, value)
             size = {"width": max(right - x - 0.5, 0.5), "height": bottom - y}
             self.marks.append({"shape": "bar", "x": x, "y": y, **size})
+
+    def text(self, x: float, y: float, text: str, anchor: str = "start", rise: float = 0) -> None:
+        """Write at a point in data units, `rise` SVG units above it."""
+        across, down = self.at(x, y)
+        self.marks.append(
+            {"shape": "text", "x": across, "y": down - rise, "text": text, "anchor": anchor}
+        )
+
+    def arrow(self, y: float, start: float, end: float) -> None:
+        """Draw a horizontal arrow between two positions, in data units."""
+        (x, level), (tip, _) = self.at(start, y), self.at(end, y)
+        side = 6 if tip > x else -6
+        self.marks.append({"shape": "arrow", "x": x, "tip": tip, "y": level, "side": side})
 
     def svg(self, alt: str) -> Markup:
         """Return the whole chart as an SVG element.
@@ -169,7 +182,7 @@ def histogram(
     return chart
 
 
-def _file_style() -> Markup:
+def file_style() -> Markup:
     """Return the rules for charts in light colours: viewers of SVG files know no variables."""
     sheet = page.style()
     colors = dict(re.findall(r"--([\w-]+): ([^;]+);", sheet.partition("@media")[0]))
@@ -186,7 +199,7 @@ def svg_file(
       panels: charts or SVG texts. width, height: of each, in SVG units. columns: at most.
     """
     columns = min(columns, max(len(panels), 1))
-    return page.draw("file", title, panels, _file_style(), 24, 46, columns, width, height)
+    return page.draw("file", title, panels, file_style(), 24, 46, columns, width, height)
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:

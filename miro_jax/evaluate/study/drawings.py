@@ -1,6 +1,5 @@
 """The charts of a study, by figure: title -> SVG."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +10,13 @@ from miro_jax.evaluate.study.dials import Dial, Dials
 from miro_jax.evaluate.study.faster import Faster, Speedup
 from miro_jax.evaluate.study.specialists import Specialists
 from miro_jax.evaluate.study.sweep import Sweep
-from miro_jax.report import page
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
 from miro_jax.report.page import percent
+from miro_jax.report.radar import INNER, radar
 from miro_jax.report.statistics import Mean
 
 _MOST_POINTS = 12  # with bars, on a curve
 _SMALL = {"width": 260, "height": 210}
-_INNER = 0.25  # radius of the worst of an axis; the best has 1
 
 
 def _faster(claim: Faster) -> dict[str, Markup]:
@@ -87,30 +85,7 @@ def _label(axis: str) -> str:
 
 def _share(value: float, span: tuple[float, float]) -> float:
     low, high = span
-    return 1.0 if high == low else _INNER + (1 - _INNER) * (value - low) / (high - low)
-
-
-def radar(names: Sequence[str], lines: Mapping[str, Sequence[float]], alt: str) -> Markup:
-    """Draw a radar.
-
-    Args:
-      names: of the axes, clockwise from the top.
-      lines: class of the style sheet -> a radius in [0, 1] for each axis.
-      alt: what it shows, in words.
-    """
-    angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-
-    def at(radius: float, angle: float) -> tuple[float, float]:
-        return 230 + 110 * radius * math.sin(angle), 140 - 110 * radius * math.cos(angle)
-
-    rings = [[at(r, a) for a in angles] for r in (_INNER, 1.0)]
-    shapes = {k: [at(*p) for p in zip(row, angles, strict=True)] for k, row in lines.items()}
-    labels = []
-    for name, angle in zip(names, angles, strict=True):
-        across = math.sin(angle)
-        anchor = "middle" if abs(across) < 0.2 else "start" if across > 0 else "end"
-        labels.append((name.replace("_", " "), *at(1.12, angle), anchor))
-    return page.draw("radar", rings, [at(1.0, a) for a in angles], shapes, labels, alt)
+    return 1.0 if high == low else INNER + (1 - INNER) * (value - low) / (high - low)
 
 
 def _best_of(claim: BestOf) -> dict[str, Markup]:

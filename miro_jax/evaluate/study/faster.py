@@ -11,13 +11,13 @@ Letters: B resamplings, T steps, A axes.
 """
 
 import dataclasses
-import math
 from typing import ClassVar, TypedDict
 
 import numpy as np
 
 from miro_jax.evaluate.study.claim import Claim, Verdict, decide
 from miro_jax.evaluate.study.resample import GENEVAL, Study, interval, intervals
+from miro_jax.report.speedup import first_reach
 from miro_jax.report.statistics import Mean
 
 _WIDTH = 3  # measured steps in a mean of neighbours
@@ -140,23 +140,6 @@ def compare(steps: np.ndarray, baseline: np.ndarray, miro: np.ndarray) -> Speedu
         _ratio(np.median(values, axis=1, keepdims=True)),
         decided if rises else "not measured",
     )
-
-
-def first_reach(steps: np.ndarray, curves: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the updates [B, V] after which curves [B, T] first reach values [B, V].
-
-    Straight lines join the steps [T]. A value below the start gives the first step, one that is
-    never reached infinity.
-    """
-    highest = np.maximum.accumulate(curves, axis=1)  # first reaches what the curve itself does
-    after = (highest[:, None, :] < values[:, :, None]).sum(axis=2)  # [B, V], index
-    right = np.clip(after, 1, len(steps) - 1)
-    rows = np.arange(len(curves))[:, None]
-    low, high = highest[rows, right - 1], highest[rows, right]
-    rise = np.where(high > low, high - low, 1.0)
-    share = np.clip((values - low) / rise, 0, 1)
-    reached = steps[right - 1] + share * (steps[right] - steps[right - 1])
-    return np.where(after == len(steps), math.inf, np.where(after == 0, steps[0], reached))
 
 
 def _ratio(rows: np.ndarray) -> Ratio:

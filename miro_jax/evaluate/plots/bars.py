@@ -1,0 +1,102 @@
+"""Bars against other models, with the convention by which operations are counted.
+
+The paper's 4.16 TFLOP of an image are multiply-adds of one branch in 50 steps: one call of its
+network takes 83.8 G of them. Counted as two operations each, in both branches of guidance, an image
+takes 16.8 TFLOP.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from miro_jax.evaluate.plots import facts
+from miro_jax.evaluate.plots.facts import Source
+from miro_jax.evaluate.plots.figure import Figure, Panel
+from miro_jax.report import page
+from miro_jax.report.page import format_number
+
+MULTIPLY_ADDS, STEPS, BRANCHES, OPERATIONS = 83.8e9, 50, 2, 2
+OWN_TFLOP = MULTIPLY_ADDS * STEPS * BRANCHES * OPERATIONS / 1e12
+CONVENTION = (
+    "TFLOP as the paper prints them: most likely multiply-adds, one branch a step. With two "
+    "operations a multiply-add, in both branches of guidance, an image of MIRO takes "
+    f"{OWN_TFLOP:.1f} TFLOP; other models' numbers are quoted as they are."
+)
+# measure -> heading, largest value of the axis, smallest of a logarithmic one
+PANELS = {
+    "geneval": ("GenEval, %", 80.0, None),
+    "image_reward": ("ImageReward", 1.7, None),
+    "parameters_billion": ("parameters, billions (log scale)", 15.0, 0.1),
+    "tflop": ("inference, TFLOP an image (log scale)", 2000.0, 1.0),
+}
+_LEFT, _STEP, _WIDTH = 118, 19, 420
+
+
+def bars(sources: Sequence[Source]) -> Figure:
+    """Draw the models of a table of numbers, and evaluations beside them.
+
+    Raises:
+      ValueError: there is no model.
+    """
+    rows: list[dict[str, Any]] = []
+    facts.check_alike([one for source in sources for one in source.evaluations])
+    for source in sources:
+        rows += (source.section("bars") or {}).get("models", [])
+        if source.evaluations:
+            values = {name: v for one in source.latest for name, v in facts.values(one).items()}
+            parameters = source.latest[-1].manifest["model"].get("parameters")
+            known = isinstance(parameters, int | float)
+            rows.append(
+                {name: values[name]["mean"] for name in PANELS if name in values}
+                | {"model": source.label, "parameters_billion": parameters / 1e9 if known else None}
+            )
+    if not rows:
+        raise ValueError("bars needs a table of models, such as published; got none.")
+    panels, points = [], []
+    for name, (heading, high, low) in PANELS.items():
+        drawn = []
+        for row in rows:
+            value = row.get(name)
+            own = "bar" if "MIRO" in row["model"] or "geneval" not in row else "bar other"
+            text = "not stated" if value is None else format_number(value)
+            drawn.append((row["model"], _length(value, low, high), text, own))
+            points.append({"panel": name, "series": row["model"], "value": value})
+        alt = f"{heading}: " + ", ".join(f"{label} {text}" for label, _, text, _ in drawn)
+        height = _STEP * len(drawn)
+        drawing = page.draw("bars", drawn, _LEFT, _STEP, _WIDTH, height, alt)
+        panels.append(Panel(heading, drawing))
+    return Figure(
+        "bars",
+        "MIRO beside other models",
+        "Longer is better above; shorter is cheaper below, on logarithmic axes. Dark: MIRO.",
+        panels,
+        {},
+        points,
+        {"models": rows, "ratios": _ratios(rows), "tflop_of_both_branches": OWN_TFLOP},
+        (CONVENTION,),
+        width=_WIDTH,
+        height=_STEP * len(rows),
+    )
+
+
+def _length(value: float | None, low: float | None, high: float) -> float | None:
+    if value is None:
+        return None
+    room = _WIDTH - _LEFT - 60
+    if low is None:
+        return room * max(value, 0) / high
+    return room * max(math.log(value / low), 0) / math.log(high / low)
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how much larger and costlier the costliest model is than MIRO."""
+    known = {row["model"]: row for row in rows}
+    costly = [row for row in rows if row.get("tflop")]
+    if "MIRO" not in known or not costly:
+        return {}
+    most, own = max(costly, key=lambda row: row["tflop"]), known["MIRO"]
+    return {
+        f"tflop of {most['model']} over MIRO's, as printed": most["tflop"] / own["tflop"],
+        f"parameters of {most['model']} over MIRO's": most["parameters_billion"]
+        / own["parameters_billion"],
+    }

@@ -1,0 +1,174 @@
+"""`miro-jax plot KIND SOURCES --out=F.svg`: a plot of the paper, and its numbers beside it."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from miro_jax.cli import exit, flags
+from miro_jax.cli.exit import note, say
+from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.evaluate.plots import bars, curves, facts, images, radars
+from miro_jax.evaluate.plots.facts import Source
+from miro_jax.evaluate.plots.figure import Figure
+from miro_jax.report import page
+
+NAME, PROGRAM = "miro_jax.plot", "miro-jax plot"
+ALL = "paper"
+_DESCRIPTION = """Draw a plot of the paper: F.svg, the same numbers as F.json and F.csv.
+
+A source is the folder of an evaluation (`miro-jax evaluate WHAT --suite=NAME`), a folder of such
+folders, one for each checkpoint or target, a run whose checkpoints were evaluated, a JSON file of
+numbers, or published, the paper's own.
+LABEL=SOURCE names its model; the baseline comes first.
+
+  convergence  scores over steps, with both readings of the speed-up    folders of checkpoints
+  test-time    the best of n samples                                    several samples a prompt
+  radar        rewards                     --models, --ends=data        evaluations with rewards
+  geneval      GenEval by category         --models, --ends=data        evaluations of GenEval
+  synthetic    both, with synthetic captions
+  sweep        score and reward by the reward's target   --reward       an evaluation a target
+  sweep-grid   every measure by the target               --reward       an evaluation a target
+  bars         beside other models
+  isolation    what guidance by each reward alone does   --scores     folder of `sample isolate`
+  tradeoff     scores from one reward to another         --scores     folder of `sample tradeoff`
+  progression  the same prompts over checkpoints         25000=FOLDER 50000=FOLDER, of `sample`
+  paper        all that the sources have, as one page: --out is a folder"""
+_EPILOG = f"""example: {PROGRAM} convergence published --out=convergence.svg
+         {PROGRAM} radar baseline=evals/baseline MIRO=evals/miro --out=radar.svg"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is to be drawn."""
+
+    kind: str = flags.option(positional=True, metavar="KIND", help="one of the list above")
+    sources: tuple = flags.option(
+        positional=True, metavar="SOURCE", help="where numbers or images are, see above"
+    )
+    out: str = flags.option(help="file to write, ending in .svg; for paper a folder")
+    models: tuple = flags.option(
+        (), help="models of a radar, with commas between, the first hollow"
+    )
+    ends: str = flags.option(
+        radars.PUBLISHED, choices=radars.ENDS, help="of a radar's axes: the paper's, or the models'"
+    )
+    reward: str = flags.option("aesthetic", help="whose target a sweep varies")
+    scores: str | None = flags.option(
+        None, metavar="TABLE", help="table of `miro-jax score` of the folder of images"
+    )
+
+
+def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
+    """Draw one kind of figure.
+
+    Raises:
+      ValueError: the kind is unknown, or the sources lack what it shows.
+    """
+    kinds = _kinds(settings, sources)
+    if settings.kind not in kinds:
+        raise ValueError(f"KIND must be one of {', '.join((*kinds, ALL))}; got {settings.kind!r}.")
+    figure = kinds[settings.kind]()
+    told = {source.label: _origin(source) for source in sources}
+    return dataclasses.replace(figure, sources=told)
+
+
+def _kinds(settings: Settings, sources: Sequence[Source]) -> dict[str, Callable[[], Figure]]:
+    s = settings
+    return {
+        "convergence": lambda: curves.convergence(sources),
+        "test-time": lambda: curves.test_time(sources),
+        "radar": lambda: radars.rewards(sources, s.models, s.ends),
+        "geneval": lambda: radars.geneval(sources, s.models, s.ends),
+        "synthetic": lambda: radars.synthetic(sources, s.models, s.ends),
+        "sweep": lambda: curves.sweep(sources, s.reward),
+        "sweep-grid": lambda: curves.sweep_grid(sources, s.reward),
+        "bars": lambda: bars.bars(sources),
+        "isolation": lambda: images.isolation(sources, s.scores),
+        "tradeoff": lambda: images.tradeoff(sources, s.scores),
+        "progression": lambda: images.progression(sources),
+    }
+
+
+def _origin(source: Source) -> str:
+    if source.facts is not None:
+        return source.facts["source"]
+    if source.folder is not None:
+        return f"{len(source.images):,} images of `miro-jax sample`"
+    names = dict.fromkeys(one.manifest["benchmark"]["name"] for one in source.evaluations)
+    count = sum(one.manifest["result"]["images"] for one in source.evaluations)
+    return f"{', '.join(names)}, {count:,} images"
+
+
+def write(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PATH, and its numbers beside it; returns the files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = {
+        path: figure.svg().encode("utf-8"),
+        path.with_suffix(".json"): to_json(figure.facts()),
+        path.with_suffix(".csv"): figure.table().encode("utf-8"),
+    }
+    for file, data in made.items():
+        write_atomic(file, data)
+    return list(made)
+
+
+def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> list[Path]:
+    """Write every figure that the sources allow, and a page of them; returns the files."""
+    figures, missing, files = [], {}, []
+    for kind in _kinds(settings, sources):
+        try:
+            figures.append(draw(dataclasses.replace(settings, kind=kind), sources))
+        except ValueError as error:
+            missing[kind] = str(error)
+    if not figures:
+        raise ValueError(
+            f"the sources must hold what some figure shows; {next(iter(missing.values()))}"
+        )
+    for figure in figures:
+        files += write(figure, folder / f"{figure.name}.svg")
+    text = page.render(
+        "plots.html",
+        title="Plots",
+        kind="plots of the paper",
+        name="Plots of the paper",
+        tiles=[],
+        sections={figure.name: figure.name.replace("-", " ").capitalize() for figure in figures},
+        figures=[(figure, Markup(figure.svg())) for figure in figures],
+        missing=missing,
+    )
+    write_atomic(folder / "index.html", text.encode("utf-8"))
+    return [folder / "index.html", *files]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, see `cli.exit`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit.run(NAME, lambda: _plan(words), lambda planned: _work(*planned))
+
+
+def _plan(words: Sequence[str]) -> tuple[Settings, list[Source]]:
+    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    flags.add_flags(parser, Settings)
+    settings = flags.make_settings(Settings, parser.read(words))
+    if settings.kind == ALL and settings.out.endswith(".svg"):
+        raise ValueError(f"--out of {ALL} must be a folder; got {settings.out}.")
+    if settings.kind != ALL and not settings.out.endswith(".svg"):
+        raise ValueError(f"--out must end in .svg; got {settings.out}.")
+    known = _kinds(settings, ())
+    if settings.kind not in (*known, ALL):
+        raise ValueError(f"KIND must be one of {', '.join((*known, ALL))}; got {settings.kind!r}.")
+    return settings, [facts.read_source(word) for word in settings.sources]
+
+
+def _work(settings: Settings, sources: list[Source]) -> None:
+    out = Path(settings.out).expanduser()
+    if settings.kind == ALL:
+        say("\n".join(map(str, write_page(settings, sources, out))))
+        return
+    figure = draw(settings, sources)
+    for warning in figure.warnings:
+        note(f"warning: {warning}")
+    say("\n".join(map(str, write(figure, out))))

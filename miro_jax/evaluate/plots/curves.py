@@ -1,0 +1,375 @@
+"""Curves: convergence, best of n, the sweep of a target.
+
+Letters: B resamplings, T steps, P prompts, N candidates.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from miro_jax.evaluate.plots import facts
+from miro_jax.evaluate.plots.facts import Source, measure
+from miro_jax.evaluate.plots.figure import MARKERS, Figure, Panel, legend_of
+from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
+from miro_jax.report.speedup import first_reach, first_step
+from miro_jax.sample.curve import expected_best
+
+ESTIMATE, LOW, HIGH = 0, 2.5, 97.5
+# measure -> model -> (xs [T], values [1 + B, T])
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+
+
+def series(x: float, value: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    """Return a row of a figure's table."""
+    return {**more, "x": x, "value": value, "low": low, "high": high}
+
+
+def draw_curve(
+    chart: Chart, kind: str, label: str, xs: np.ndarray, rows: np.ndarray
+) -> list[dict[str, Any]]:
+    """Draw a curve [1 + B, T] with intervals where B > 0; return its points for the table."""
+    low, high = np.percentile(rows[1:], (LOW, HIGH), axis=0) if len(rows) > 1 else (rows[0],) * 2
+    points = [
+        {"mean": float(v), "low": float(a), "high": float(b)}
+        for v, a, b in zip(rows[0], low, high, strict=True)
+    ]
+    chart.line(xs.tolist(), rows[0].tolist(), f"series {kind}")
+    titles = [f"{label}, {x:g}: {p['mean']:.4g}" for x, p in zip(xs, points, strict=True)]
+    chart.points(xs.tolist(), points, kind, titles, marker=MARKERS[kind])
+    return [
+        series(float(x), p["mean"], p["low"], p["high"], series=label)
+        for x, p in zip(xs, points, strict=True)
+    ]
+
+
+def convergence(sources: Sequence[Source]) -> Figure:
+    """Draw scores over training steps, and both readings of the speed-up over the first model.
+
+    Raises:
+      ValueError: no source has curves of two models.
+    """
+    curves = _read_convergence(sources)
+    models = list(dict.fromkeys(model for one in curves.values() for model in one))
+    curves = {name: one for name, one in curves.items() if len(one) > 1}
+    if not curves:
+        raise ValueError(
+            "convergence needs curves of two models, the baseline first; got "
+            f"{', '.join(models) or 'none'}. Give BASELINE=FOLDER and MODEL=FOLDER, folders with "
+            "an evaluation for each checkpoint, or published."
+        )
+    legend = legend_of(models)
+    kinds = {label: kind for kind, label in legend.items()}
+    panels, rows, numbers = [], [], {}
+    for name, one in curves.items():
+        panel, points, found = _convergence_panel(name, one, kinds)
+        panels.append(panel)
+        rows += points
+        numbers[name] = found
+    return Figure(
+        "convergence",
+        "Convergence: mean score over training steps",
+        f"Dashed: the final value of {models[0]}. The arrow runs back from its last step to where "
+        "the other curve first reaches that value. Two readings: by straight lines between "
+        "checkpoints, and by the first checkpoint at or above.",
+        panels,
+        legend,
+        rows,
+        {"baseline": models[0], "speedup": numbers},
+    )
+
+
+def _read_convergence(sources: Sequence[Source]) -> Curves:
+    curves: Curves = {}
+    facts.check_alike([one for source in sources for one in source.evaluations])
+    for source in sources:
+        if section := source.section("convergence"):
+            steps = np.array(section["steps"], float)
+            for name, models in section["curves"].items():
+                for model, row in models.items():
+                    curves.setdefault(name, {})[model] = (steps, np.array([row], float))
+        for suite in dict.fromkeys(map(facts.suite_of, source.evaluations)):
+            own = [one for one in source.evaluations if facts.suite_of(one) == suite]
+            steps = [facts.step_of(one) for one in own]
+            if None in steps or len(set(steps)) < max(len(steps), 2):
+                raise ValueError(
+                    f"{source.path} must hold an evaluation for each of two or more checkpoints, "
+                    f"with their steps; it has {suite} at the steps {steps}."
+                )
+            for name, rows in _by_measure(own).items():
+                curves.setdefault(name, {})[source.label] = (np.array(steps, float), rows)
+    return curves
+
+
+def _by_measure(evaluations: Sequence[facts.Evaluation]) -> dict[str, np.ndarray]:
+    """Return measure -> [1 + B, evaluations]; B is 0 where images are not known."""
+    values = [facts.values(one) for one in evaluations]
+    found = {}
+    for name in (n for n in values[0] if all(n in one for one in values)):
+        drawn = [facts.draws(one, name) for one in evaluations]
+        whole = [one for one in drawn if one is not None]
+        plain = np.array([[one[name]["mean"] for one in values]])
+        found[name] = np.stack(whole, axis=1) if len(whole) == len(drawn) else plain
+    return found
+
+
+def _convergence_panel(
+    name: str, one: Mapping[str, tuple[np.ndarray, np.ndarray]], kinds: Mapping[str, str]
+) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
+    every = [x for xs, _ in one.values() for x in xs]
+    low = [v for _, rows in one.values() for v in rows[0]]
+    chart = Chart(fit_axis([0, *every], "training step", zero=True), fit_axis(low, "mean score"))
+    (base, (base_steps, base_rows)), *others = one.items()
+    final, last = float(base_rows[0, -1]), float(base_steps[-1])
+    chart.level(final, "ideal")
+    rows, lines, numbers = [], [], {}
+    for model, (steps, values) in one.items():
+        points = draw_curve(chart, kinds[model], model, steps, values)
+        rows += [{"panel": name, **point} for point in points]
+    for model, (steps, values) in others:
+        found = speedup(base_rows, last, steps, values)
+        numbers[model] = found
+        lines.append(f"{model}: {write_speedup(found)}")
+        if found["step"] is not None and found["step"] < last:
+            chart.arrow(final, last, found["step"])
+    alt = f"{measure(name).label} over training steps. {base} ends at {final:.4g}. "
+    return Panel(measure(name).label, chart.svg(alt + " ".join(lines)), tuple(lines)), rows, numbers
+
+
+def speedup(
+    baseline: np.ndarray, last: float, steps: np.ndarray, values: np.ndarray
+) -> dict[str, Any]:
+    """Return both readings of how much sooner a curve reaches the final value of a baseline.
+
+    Args:
+      baseline: [1 + B, T]. last: its last step. steps: [T']. values: [1 + B, T'].
+
+    Returns:
+      baseline: its final value; step, interpolated, checkpoint_step, checkpoint: None where the
+      value is never reached; low, high: of `interpolated`, with B > 0; at_least: the curve stands
+      above it at its first step.
+    """
+    final = baseline[:, -1]
+    reached = first_reach(steps, values, final[: len(values), None])[:, 0]
+    by_step = first_step(steps, values[0], float(final[0]))
+    found: dict[str, Any] = {"baseline": float(final[0]), "within": float(steps[-1])}
+    found["step"] = float(reached[0]) if math.isfinite(reached[0]) else None
+    found["interpolated"] = last / found["step"] if found["step"] else None
+    found["checkpoint_step"] = by_step if math.isfinite(by_step) else None
+    found["checkpoint"] = last / by_step if math.isfinite(by_step) else None
+    found["at_least"] = bool(values[0, 0] >= final[0])
+    if len(reached) > 1:
+        found["low"], found["high"] = np.percentile(last / reached[1:], (LOW, HIGH)).tolist()
+    return found
+
+
+def write_speedup(found: Mapping[str, Any]) -> str:
+    """Write both readings."""
+    if found["step"] is None:
+        return f"not within {found['within']:,.0f} steps"
+    interval = f" ({found['low']:.3g} to {found['high']:.3g})" if "low" in found else ""
+    least = "at least " if found["at_least"] else ""
+    return (
+        f"{least}{found['interpolated']:.3g}x{interval} interpolated, "
+        f"{found['checkpoint']:.3g}x by checkpoint"
+    )
+
+
+def test_time(sources: Sequence[Source]) -> Figure:
+    """Draw the expected best of n, exactly, and how many samples of one model equal another's.
+
+    Raises:
+      ValueError: no source has several samples of a prompt.
+    """
+    curves = _read_test_time(sources)
+    models = list(dict.fromkeys(model for one in curves.values() for model in one))
+    if not curves:
+        raise ValueError(
+            "test-time needs evaluations with rewards and several samples of each prompt, or "
+            "published; got none."
+        )
+    legend = legend_of(models)
+    kinds = {label: kind for kind, label in legend.items()}
+    panels, rows, numbers = [], [], {}
+    for name, one in curves.items():
+        ends = [x for xs, _ in one.values() for x in xs]
+        most = max(ends)
+        ticks = tuple(2.0**k for k in range(int(math.log2(most)) + 1))
+        across = Axis(1, max(most, 2), ticks, "candidates n, log scale", log=True)
+        chart = Chart(across, fit_axis([v for _, r in one.values() for v in r[0]], "expected best"))
+        for model, (ns, values) in one.items():
+            points = draw_curve(chart, kinds[model], model, ns, values)
+            rows += [{"panel": name, **point} for point in points]
+        (base, (base_ns, base_rows)), *others = one.items()
+        lines, found = [], {}
+        for model, (ns, values) in others:
+            best = float(base_rows[0, -1])
+            need = first_step(ns, values[0], best)
+            between = first_reach(np.log2(ns), values[:1], np.array([[best]]))[0, 0]
+            reached = math.isfinite(need)
+            found[model] = {
+                "of_baseline": float(base_ns[-1]),
+                "needs": need if reached else None,
+                "log2_interpolated": float(between) if reached else None,
+            }
+            told = f"{need:g} of {model} reach" if reached else f"{ns[-1]:g} of {model} stay below"
+            lines.append(f"{told} the best of {base_ns[-1]:g} of {base}")
+            if reached and need < base_ns[-1]:
+                chart.arrow(best, float(base_ns[-1]), need)
+        numbers[name] = found
+        label = measure(name).label
+        panels.append(Panel(label, chart.svg(f"{label}. {'; '.join(lines)}."), tuple(lines)))
+    return Figure(
+        "test-time",
+        "Test-time scaling: the best of n samples, chosen by the reward itself",
+        "The expectation is exact over all choices of n of the samples of a prompt, and then the "
+        "mean over prompts. The arrow runs from the largest n of the first model to the least n of "
+        "the other whose value is at least as high.",
+        panels,
+        legend,
+        rows,
+        {"matches": numbers},
+    )
+
+
+def _read_test_time(sources: Sequence[Source]) -> Curves:
+    curves: Curves = {}
+    facts.check_alike([one for source in sources for one in source.evaluations])
+    for source in sources:
+        if section := source.section("test_time"):
+            ns = np.array(section["candidates"], float)
+            for name, models in section["curves"].items():
+                for model, row in models.items():
+                    curves.setdefault(name, {})[model] = (ns, np.array([row], float))
+        for one in source.latest:
+            for name, scores in _by_prompt(one).items():
+                best = expected_best(scores)  # [P, N]
+                count = best.shape[1]
+                chosen = sorted({min(2**k, count) for k in range(count.bit_length() + 1)})
+                rng = np.random.default_rng(0)
+                drawn = rng.integers(0, len(best), (1000, len(best)))
+                means = np.concatenate([best.mean(axis=0)[None], best[drawn].mean(axis=1)])
+                ns = np.array(chosen, float)
+                rows = means[:, np.array(chosen) - 1] / measure(name).divisor
+                curves.setdefault(name, {})[source.label] = (ns, rows)
+    return curves
+
+
+def _by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
+    """Return measure -> scores [P, N] of the rewards of an evaluation with N > 1 samples."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in evaluation.rows:
+        for identity, score in (row.get("rewards") or {}).items():
+            if score is not None:
+                found.setdefault(identity, {}).setdefault(row["key"], []).append(score)
+    tables = {}
+    for identity, prompts in found.items():
+        sizes = {len(scores) for scores in prompts.values()}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{evaluation.name} must have as many scores of {identity} for each prompt; it has "
+                f"{min(sizes)} to {max(sizes)}. Evaluate the missing images."
+            )
+        if sizes != {1}:
+            name = facts.measure_name(evaluation, identity)
+            tables[name or identity] = np.array(list(prompts.values()))
+    return tables
+
+
+def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float], dict[str, Any]]:
+    """Return the swept reward, its targets and measure -> [1 + B, targets]."""
+    facts.check_alike([one for source in sources for one in source.evaluations])
+    for source in sources:
+        if section := source.section("sweep"):
+            columns = {n: np.array([row], float) for n, row in section["columns"].items()}
+            return section["reward"], section["targets"], columns
+    evaluations = [one for source in sources for one in source.evaluations]
+    targets = [_target(one, reward) for one in evaluations]
+    if len(set(targets)) < 2 or len(set(targets)) < len(targets):
+        raise ValueError(
+            f"a sweep needs evaluations that differ in the target of {reward}; got the targets "
+            f"{targets}. Give them all, and --reward=NAME for another reward."
+        )
+    order = np.argsort(targets)
+    columns = _by_measure([evaluations[i] for i in order])
+    return reward, [targets[i] for i in order], columns
+
+
+def _target(evaluation: facts.Evaluation, reward: str) -> float:
+    targets = evaluation.manifest["sampling"].get("targets")
+    value = targets.get(reward) if isinstance(targets, Mapping) else None
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"{evaluation.name} must say which target of {reward} its images were sampled with; "
+            f"sampling.targets is {targets!r}."
+        )
+    return float(value)
+
+
+def _sweep_panel(
+    reward: str, targets: list[float], name: str, rows: np.ndarray
+) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
+    """Draw one measure by the target, its maximum marked."""
+    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(rows[0], measure(name).label))
+    points = draw_curve(chart, "a", measure(name).label, np.array(targets), rows)
+    best = int(rows[0].argmax())
+    value, top = float(rows[0, best]), chart.y.high
+    chart.line([targets[best]] * 2, [chart.y.low, top], "ideal")
+    found: dict[str, Any] = {"best_target": targets[best], "best": value}
+    line = f"highest at {targets[best]:g}: {value:.4g}"
+    if len(rows) > 1:
+        shares = np.bincount(rows[1:].argmax(axis=1), minlength=len(targets)) / (len(rows) - 1)
+        found["best_in"] = dict(zip(map(str, targets), shares.tolist(), strict=True))
+        line += f", best in {shares[best]:.0%} of the resamplings of prompts"
+    panel = Panel(
+        measure(name).label, chart.svg(f"{measure(name).label} by the target, {line}."), (line,)
+    )
+    return panel, [{"panel": name, **point} for point in points], found
+
+
+def sweep(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
+    """Draw the score of a suite, and the reward itself, by the reward's target."""
+    reward, targets, columns = _read_sweep(sources, reward)
+    first = [name for name in columns if name == "geneval"] or list(columns)[:1]
+    return _sweep_figure("sweep", reward, targets, columns, [*first, reward])
+
+
+def sweep_grid(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
+    """Draw every measure by a reward's target."""
+    reward, targets, columns = _read_sweep(sources, reward)
+    names = [name for name in columns if name != "geneval"]
+    return _sweep_figure("sweep-grid", reward, targets, columns, names)
+
+
+def _sweep_figure(
+    kind: str,
+    reward: str,
+    targets: list[float],
+    columns: Mapping[str, np.ndarray],
+    names: list[str],
+) -> Figure:
+    names = [name for name in dict.fromkeys(names) if name in columns]
+    made = [_sweep_panel(reward, targets, name, columns[name]) for name in names]
+    resampled = any(len(columns[name]) > 1 for name in names)
+    warnings = (
+        ()
+        if resampled
+        else (
+            "these are numbers without images: how sure a maximum is cannot be estimated. The "
+            f"highest of {len(targets)} settings stands above the others by luck too; confirm it "
+            "on fresh seeds.",
+        )
+    )
+    return Figure(
+        kind,
+        f"Sweep: what the target of {reward} does, all other targets as they are",
+        "Dashed: the target with the highest value. Where images are known, bars are 95 % "
+        "intervals over prompts, and the share of resamplings says how sure the maximum is.",
+        [panel for panel, _, _ in made],
+        {},
+        [row for _, rows, _ in made for row in rows],
+        {"reward": reward, "maxima": dict(zip(names, (n for _, _, n in made), strict=True))},
+        warnings,
+        columns=3 if len(names) > 2 else 2,
+    )

@@ -1,0 +1,225 @@
+"""What is drawn, read from files: numbers of a paper, evaluations of suites, or both together.
+
+A source is `published`, a JSON file in the form of `published/miro_2510.25897.json`, the folder of
+an evaluation, a folder of such folders, one for each checkpoint or each value of a target, or a
+run, whose checkpoints were evaluated; `LABEL=SOURCE` names the model. A value of an evaluation is
+brought to the scale of the published numbers: PickScore 0.22 where the reward says 22.
+
+A measure is a reward by its identity, so that hpsv2@2.0 and hpsv2@2.1 never share an axis.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from miro_jax.data.json_file import read_json
+from miro_jax.evaluate.suites import manifest
+from miro_jax.evaluate.suites.manifest import Evaluation
+from miro_jax.evaluate.suites.measure import (
+    CORRECT_IMAGES,
+    CORRECT_PROMPTS,
+    OVERALL,
+    clusters_of,
+)
+from miro_jax.report import clustered
+
+PUBLISHED = "published"
+PAPER = Path(__file__).parent / "published" / "miro_2510.25897.json"
+IMAGES = "manifest.json"  # of `miro-jax sample`
+_LEVELS = {str: (float, None)}
+_IMAGE = {"file": str, "prompt": str, "seed": int} | {
+    "targets": _LEVELS,
+    "negative_targets": _LEVELS,
+}
+_NUMBERS = [(float, None)]
+SCHEMA = {
+    "format": int,
+    "name": str,
+    "source": str,
+    "measures?": {str: {"label": str, "identity": str, "divisor": float, "ring?": [float]}},
+    "convergence?": {"steps": [float], "curves": {str: {str: _NUMBERS}}},
+    "test_time?": {"candidates": [int], "curves": {str: {str: _NUMBERS}}},
+    "radar?": {"axes": [str], "models": {str: {str: (float, None)}}},
+    "geneval?": {"axes": [str], "models": {str: {str: (float, None)}}},
+    "synthetic?": {str: {"axes": [str], "models": {str: {str: (float, None)}}}},
+    "sweep?": {"reward": str, "targets": [float], "columns": {str: _NUMBERS}},
+    "bars?": {"models": [{"model": str}]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """An axis. label: of a chart. divisor: of a reward's own scale. ring: ends of a radar's."""
+
+    label: str
+    divisor: float = 1
+    ring: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What one argument names.
+
+    Attributes:
+      label: of the model. path: as it was given.
+      facts: of a file of numbers, or None. evaluations: of a folder, in the order of their steps.
+      folder, images: of a folder of `miro-jax sample`, the entries of its manifest.
+    """
+
+    label: str
+    path: str
+    facts: Mapping[str, Any] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    folder: Path | None = None
+    images: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def latest(self) -> list[Evaluation]:
+        """The last evaluation by each suite."""
+        return list({suite_of(one): one for one in self.evaluations}.values())
+
+    def section(self, name: str) -> Mapping[str, Any] | None:
+        """Return a section of a file of numbers, None where it has none."""
+        return None if self.facts is None else self.facts.get(name)
+
+
+def read_source(word: str) -> Source:
+    """Read what an argument names.
+
+    Raises:
+      FileNotFoundError: there is nothing of that name. ValueError: it is something else.
+    """
+    label, equals, path = word.rpartition("=")
+    if path == PUBLISHED or path.endswith(".json") and not path.endswith(manifest.NAME):
+        facts = read_json(PAPER if path == PUBLISHED else Path(path).expanduser(), SCHEMA)
+        return Source(label or facts["name"], path, facts)
+    folder = Path(path).expanduser()
+    if (folder / IMAGES).is_file() and not (folder / manifest.NAME).is_file():
+        images = read_json(folder / IMAGES, {"images": [_IMAGE]})["images"]
+        return Source(label if equals else folder.name, path, None, (), folder, tuple(images))
+    found: list[Path] = []
+    for pattern in ("", "*/", "*/*/", "evals/*/", "evals/*/*/"):  # the last two of a run
+        found = found or sorted(one.parent for one in folder.glob(pattern + manifest.NAME))
+    if not found:
+        raise FileNotFoundError(
+            f"{path} must be an evaluation, or a folder of evaluations; it has no "
+            f"{manifest.NAME}. `miro-jax evaluate WHAT --suite=NAME` writes one."
+        )
+    evaluations = sorted(map(manifest.read, found), key=lambda one: step_of(one) or 0)
+    return Source(label if equals else folder.name, path, None, tuple(evaluations))
+
+
+@functools.cache
+def measures() -> dict[str, Measure]:
+    """Return the measures that the paper's numbers name, by their short names."""
+    listed = read_json(PAPER, SCHEMA)["measures"]
+    return {
+        name: Measure(one["label"], one["divisor"], tuple(one["ring"]) if "ring" in one else None)
+        for name, one in listed.items()
+    }
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """Return identity of a reward -> short name."""
+    listed = read_json(PAPER, SCHEMA)["measures"]
+    return {one["identity"]: name for name, one in listed.items() if "@" in one["identity"]}
+
+
+def measure(name: str) -> Measure:
+    """Return a measure by its short name, or by an identity that the paper does not report."""
+    return measures().get(name, Measure(name))
+
+
+def suite_of(evaluation: Evaluation) -> str:
+    """Return the name of the suite, with its version."""
+    return evaluation.manifest["benchmark"]["name"]
+
+
+def step_of(evaluation: Evaluation) -> int | None:
+    """Return the training step of an evaluation's checkpoint, None where it is unknown."""
+    step = evaluation.manifest["model"].get("step")
+    return step if isinstance(step, int) else None
+
+
+def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return measure -> value, low and high of one evaluation, on the published scale.
+
+    A suite's own score is the measure of its name, such as `geneval`, its tags are measures, too.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for metric, value in evaluation.metrics.items():
+        name = measure_name(evaluation, metric)
+        if name is None or value.get("value") is None:
+            continue
+        found[name] = _scaled(value, measure(name).divisor)
+        for tag, part in value.get("tags", {}).items() if metric == OVERALL else ():
+            if part.get("value") is not None:
+                found[tag] = _scaled(part, measure(tag).divisor)
+    return found
+
+
+def measure_name(evaluation: Evaluation, metric: str) -> str | None:
+    """Return the measure that a metric is; None for other readings of a suite's score."""
+    if metric in (CORRECT_IMAGES, CORRECT_PROMPTS):
+        return None
+    if metric == OVERALL:
+        return suite_of(evaluation).partition("@")[0]
+    return _names().get(metric, metric)
+
+
+def _scaled(metric: Mapping[str, Any], divisor: float) -> dict[str, float]:
+    value = metric["value"]
+    ends = {end: metric.get(end) for end in ("low", "high")}
+    ends = {end: value if one is None else one for end, one in ends.items()}
+    return {"mean": value / divisor, **{end: one / divisor for end, one in ends.items()}}
+
+
+def draws(evaluation: Evaluation, name: str) -> np.ndarray | None:
+    """Return [1 + B]: a measure and its resamplings over prompts, alike for equal prompts.
+
+    None where the per-image file does not hold it.
+    """
+    metric = next((m for m in evaluation.metrics if measure_name(evaluation, m) == name), None)
+    if metric is None or not evaluation.rows:
+        return None
+    benchmark = evaluation.manifest["benchmark"]
+    clusters = clusters_of(evaluation.rows, metric, benchmark.get("score", ""))
+    if clusters is None:
+        return None
+    estimator = evaluation.metrics[metric].get("estimator", clustered.PROMPTS)
+    value = clustered.estimate(clusters, estimator)
+    if value is None:
+        return None
+    drawn = clustered.resample(clusters, estimator)
+    return np.concatenate([[value], drawn]) / measure(name).divisor
+
+
+def check_alike(evaluations: Sequence[Evaluation]) -> None:
+    """Raise ValueError unless evaluations may share axes: those of a suite are measured alike."""
+    firsts: dict[str, Evaluation] = {}
+    for one in evaluations:
+        first = firsts.setdefault(suite_of(one), one)
+        for key in ("prompts_sha256", "estimator"):
+            mine, other = first.manifest["benchmark"].get(key), one.manifest["benchmark"].get(key)
+            if mine != other:
+                raise _differs(first, one, f"benchmark.{key}", mine, other)
+        mine, other = first.manifest["judge"], one.manifest["judge"]
+        for key in sorted(mine.keys() | other.keys()):
+            if mine.get(key) != other.get(key):
+                raise _differs(first, one, f"judge.{key}", mine.get(key), other.get(key))
+        for key in sorted(first.manifest["rewards"].keys() & one.manifest["rewards"].keys()):
+            mine, other = (e.manifest["rewards"][key] for e in (first, one))
+            if mine != other:
+                raise _differs(first, one, f"rewards.{key}", mine, other)
+
+
+def _differs(a: Evaluation, b: Evaluation, field: str, mine: Any, other: Any) -> ValueError:
+    return ValueError(
+        f"Numbers on one axis must be measured alike; {field} is {mine!r} in {a.name} and "
+        f"{other!r} in {b.name}. Evaluate both in the same way, or draw them apart."
+    )

@@ -1,0 +1,178 @@
+"""Radars: rewards, GenEval by category, both with synthetic captions.
+
+The radius is the paper's, r = 5 (v - low) / (high - low) with its published ends, not clipped: a
+value outside is drawn outside, with a warning. `--ends=data` takes the ends of the shown models. An
+axis states its ends; the area has no meaning and is not reported.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from miro_jax.evaluate.plots import facts
+from miro_jax.evaluate.plots.facts import Source, measure
+from miro_jax.evaluate.plots.figure import KINDS, Figure, Panel, legend_of
+from miro_jax.report.page import format_number
+from miro_jax.report.radar import INNER, Spoke, radar
+
+PUBLISHED, DATA = "published", "data"
+ENDS = (PUBLISHED, DATA)
+RINGS = (0.2, 1.0)  # the first and the fifth
+# model -> axis -> value, low, high
+Models = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What one radar shows. axes: in order. models: in order of the legend."""
+
+    heading: str
+    axes: tuple[str, ...]
+    models: Models
+
+
+def rewards(sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = PUBLISHED) -> Figure:
+    """Draw rewards of models. chosen: models, in order; without any MIRO and the baseline."""
+    table = _read(sources, "radar", "rewards", chosen)
+    return _figure("radar", "Rewards", [table], ends)
+
+
+def geneval(sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = PUBLISHED) -> Figure:
+    """Draw the categories of GenEval of models."""
+    table = _read(sources, "geneval", "GenEval by category", chosen)
+    return _figure("geneval", "GenEval", [table], ends)
+
+
+def synthetic(
+    sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = PUBLISHED
+) -> Figure:
+    """Draw both radars for models trained on real and on synthetic captions."""
+    parts = [source.section("synthetic") for source in sources]
+    known = next((part for part in parts if part), None)
+    if known is None:
+        return _figure(
+            "synthetic",
+            "Synthetic captions",
+            [
+                _read(sources, "radar", "rewards", chosen),
+                _read(sources, "geneval", "GenEval by category", chosen),
+            ],
+            ends,
+        )
+    tables = []
+    for name, heading in (("rewards", "rewards"), ("geneval", "GenEval by category")):
+        given = {model: _points(row) for model, row in known[name]["models"].items()}
+        tables.append(Table(heading, tuple(known[name]["axes"]), _choose(given, chosen)))
+    return _figure("synthetic", "Synthetic captions", tables, ends)
+
+
+def _points(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {axis: dict.fromkeys(("mean", "low", "high"), value) for axis, value in row.items()}
+
+
+def _choose(models: Models, chosen: Sequence[str]) -> Models:
+    """Return the chosen models in their order, or the first ones.
+
+    Raises:
+      ValueError: one of them is not there.
+    """
+    if not chosen:
+        first = [name for name in ("baseline", "MIRO") if name in models]
+        chosen = [*first, *(name for name in models if name not in first)][: len(KINDS)]
+        if len(models) > len(KINDS):
+            chosen = first or list(models)[:2]
+    if unknown := [name for name in chosen if name not in models]:
+        raise ValueError(f"models must be of {', '.join(models)}; got {unknown[0]!r}.")
+    return {name: models[name] for name in chosen}
+
+
+def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequence[str]) -> Table:
+    models: Models = {}
+    axes: list[str] = []
+    facts.check_alike([one for source in sources for one in source.evaluations])
+    for source in sources:
+        if found := source.section(section):
+            axes += found["axes"]
+            models |= {model: _points(row) for model, row in found["models"].items()}
+        if source.evaluations:
+            values = {name: v for one in source.latest for name, v in facts.values(one).items()}
+            benchmarks = [one.manifest["benchmark"] for one in source.latest]
+            tags = {tag for one in benchmarks if one.get("score") for tag in one["tags"]}
+            scores = {facts.suite_of(one).partition("@")[0] for one in source.latest}
+            rewards = [name for name in values if name not in tags | scores]
+            own = [name for name in values if name in tags] if section == "geneval" else rewards
+            axes += own
+            models[source.label] = {name: values[name] for name in own}
+    shown = _choose(models, chosen)
+    names = [a for a in dict.fromkeys(axes) if all(a in row for row in shown.values())]
+    if len(names) < 3:
+        raise ValueError(
+            f"a radar needs three measures that all models have; {', '.join(shown) or 'none'} "
+            f"share {', '.join(names) or 'none'}. Evaluate them with the same rewards."
+        )
+    return Table(heading, tuple(names), shown)
+
+
+def _spoke(table: Table, axis: str, ends: str) -> Spoke:
+    ring = measure(axis).ring
+    if ends == DATA or ring is None:
+        values = [row[axis]["mean"] for row in table.models.values()]
+        low, high = min(values), max(values)
+        room = (high - low) or abs(high) or 1.0
+        # The worst model stands on the inner ring, the best on the outer one.
+        return Spoke(axis, low - INNER * room / (1 - INNER), low + room)
+    return Spoke(axis, *ring)
+
+
+def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure:
+    models = list(dict.fromkeys(model for table in tables for model in table.models))
+    legend = legend_of(models)
+    kinds = {label: key for key, label in legend.items()}
+    panels, rows, warnings, numbers = [], [], [], {}
+    for table in tables:
+        spokes = [_spoke(table, axis, ends) for axis in table.axes]
+        lines = {
+            f"series {kinds[model]}": [s.radius(row[s.name]["mean"]) for s in spokes]
+            for model, row in table.models.items()
+        }
+        for model, row in table.models.items():
+            for spoke in spokes:
+                value, radius = row[spoke.name], spoke.radius(row[spoke.name]["mean"])
+                point = {"panel": table.heading, "series": model, "x": spoke.name}
+                rows.append(point | value | {"r": 5 * radius})
+                if not 0 <= radius <= 1:
+                    warnings.append(
+                        f"{measure(spoke.name).label} of {model}, {value['mean']:.5g}, lies "
+                        f"outside of the axis {spoke.low:g} to {spoke.high:g} "
+                        f"(r = {5 * radius:.2f}); it is drawn there."
+                    )
+        names = [
+            f"{measure(s.name).label}\n({format_number(s.low)} to {format_number(s.high)})"
+            for s in spokes
+        ]
+        alt = "; ".join(
+            f"{model}: " + ", ".join(f"{a} {row[a]['mean']:.4g}" for a in table.axes)
+            for model, row in table.models.items()
+        )
+        drawing = radar(names, lines, f"Radar of {table.heading}. {alt}.", RINGS)
+        panels.append(Panel(table.heading, drawing))
+        numbers[table.heading] = {
+            "axes": {s.name: [s.low, s.high] for s in spokes},
+            "models": {
+                m: {a: v["mean"] for a, v in row.items()} for m, row in table.models.items()
+            },
+        }
+    how = "those of the paper" if ends == PUBLISHED else "those of the shown models"
+    return Figure(
+        kind,
+        f"{title}: {' and '.join(models) if len(models) < 3 else 'models beside each other'}",
+        f"Each axis runs from the centre to the outer ring between the ends in brackets, {how}; "
+        "the inner ring is at a fifth. Further out is better. Areas have no meaning.",
+        panels,
+        legend,
+        rows,
+        numbers,
+        tuple(warnings),
+        width=560,
+        height=340,
+        columns=2,
+    )

@@ -1,0 +1,278 @@
+"""The plots of the paper: on its own numbers they say what is known of them; on ours, likewise."""
+
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miro_jax.evaluate.plots import bars, curves, facts, radars
+from miro_jax.evaluate.plots.command import main
+from miro_jax.evaluate.plots.facts import read_source
+from miro_jax.report.speedup import first_reach, first_step
+from tests.plotting import write_evaluation
+
+PAPER = [read_source("published")]
+
+
+def test_the_papers_curves_have_the_speedups_that_are_known_of_them():
+    found = curves.convergence(PAPER).numbers["speedup"]
+    both = {
+        name: (round(one["MIRO"]["interpolated"], 2), round(one["MIRO"]["checkpoint"], 2))
+        for name, one in found.items()
+    }
+    assert both == {
+        "aesthetic": (19.11, 10.0),
+        "hpsv2": (6.3, 5.0),
+        "pick_score": (3.54, 3.33),
+        "image_reward": (3.46, 3.33),
+    }
+    assert found["image_reward"]["MIRO"]["step"] == pytest.approx(144_480, abs=1)
+
+
+def test_after_a_dip_the_line_starts_where_the_curve_stands():
+    steps, curve = np.array([0.0, 1, 2, 3]), np.array([[0.0, 4, 0, 8]])
+    assert first_reach(steps, curve, np.array([[6.0]])) == 2.75
+    assert first_step(steps, curve[0], 6) == 3 and first_step(steps, curve[0], 9) == np.inf
+
+
+def test_a_value_that_is_never_reached_is_said_so_and_one_at_the_start_is_a_bound(tmp_path):
+    base, steps = np.array([[0.0, 1.0]]), np.array([1.0, 2.0])
+    never = curves.speedup(base, 2.0, steps, np.array([[0.0, 0.5]]))
+    assert curves.write_speedup(never) == "not within 2 steps" and never["checkpoint"] is None
+    start = curves.speedup(base, 2.0, steps, np.array([[3.0, 4.0]]))
+    assert curves.write_speedup(start).startswith("at least 2x interpolated")
+
+
+def test_of_the_papers_radars_one_value_lies_outside_and_is_drawn_there():
+    models = list(read_source("published").section("radar")["models"])
+    warnings = [
+        warning
+        for first, second in itertools.pairwise(models)
+        for kind in (radars.rewards, radars.geneval)
+        for warning in kind(PAPER, (first, second)).warnings
+    ]
+    assert warnings == []
+    figure = radars.synthetic(PAPER)
+    assert len(figure.warnings) == 1
+    assert "ImageReward of MIRO, synthetic captions, 1.1137" in figure.warnings[0]
+    assert "r = 5.06" in figure.warnings[0] and figure.warnings[0] in figure.svg()
+    rewards = [row["r"] for row in figure.rows if row["x"] == "image_reward"]
+    assert max(rewards) == pytest.approx(5 * 1.11368 / 1.1)
+    corner = re.findall(r'<polygon class="series d" points="([^"]+)"', figure.svg())[0].split()
+    x, y = map(float, corner[5].split(","))  # the sixth axis, unclipped
+    assert np.hypot(x - 230, y - 140) == pytest.approx(110 * 1.11368 / 1.1, abs=0.1)
+
+
+def test_ends_of_the_shown_models_hold_all_values():
+    figure = radars.synthetic(PAPER, (), radars.DATA)
+    assert not figure.warnings
+    assert max(row["r"] for row in figure.rows) == pytest.approx(5)
+    assert min(row["r"] for row in figure.rows) == pytest.approx(1.25)
+
+
+def test_test_time_scaling_counts_strictly():
+    matches = curves.test_time(PAPER).numbers["matches"]
+    needs = {name: one["MIRO"]["needs"] for name, one in matches.items()}
+    assert needs == {"aesthetic": 1, "hpsv2": 1, "image_reward": 16, "pick_score": 8}
+
+
+def test_bars_print_how_operations_are_counted():
+    figure = bars.bars(PAPER)
+    assert bars.OWN_TFLOP == pytest.approx(16.76)
+    assert "two operations a multiply-add, in both branches" in figure.warnings[0]
+    ratio = figure.numbers["ratios"]["tflop of FLUX-dev over MIRO's, as printed"]
+    assert ratio == pytest.approx(370.2, abs=0.05)
+
+
+def test_the_papers_sweep_has_its_maxima_marked_and_no_certainty():
+    figure = curves.sweep_grid(PAPER)
+    best = {name: one["best_target"] for name, one in figure.numbers["maxima"].items()}
+    assert best == {
+        "aesthetic": 1,
+        "openai_clip": 0.375,
+        "clip": 0.625,
+        "image_reward": 0.625,
+        "pick_score": 0.75,
+        "hpsv2": 1,
+    }
+    assert curves.sweep(PAPER).numbers["maxima"]["geneval"]["best"] == pytest.approx(74.87373)
+    assert "numbers without images" in figure.warnings[0]
+
+
+def test_every_figure_of_the_paper_is_one_command_and_all_are_one_page(tmp_path, capsys):
+    assert main(["paper", "published", f"--out={tmp_path}"]) == 0, capsys.readouterr().err
+    names = "convergence test-time radar geneval synthetic sweep sweep-grid bars".split()
+    for name in names:
+        root = ET.fromstring((tmp_path / f"{name}.svg").read_text())
+        assert root.get("viewBox") and root.get("aria-label")
+        numbers = json.loads((tmp_path / f"{name}.json").read_text())
+        assert numbers["figure"] == name and "nicolas-dufour" in next(
+            iter(numbers["sources"].values())
+        )
+        table = (tmp_path / f"{name}.csv").read_text().splitlines()
+        assert len(table) == 1 + len(numbers["points"]) > 5
+    text = (tmp_path / "index.html").read_text()
+    assert all(f'id="{name}"' in text for name in names)
+    assert "`miro-jax sample`" in text and "http" not in re.sub(
+        "http://www.w3.org/2000/svg", "", text
+    )
+
+
+def test_curves_of_evaluations_have_intervals_over_prompts(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (20, 2))
+    for model, levels in {"base": (0, 1, 2), "mine": (1, 2, 3)}.items():
+        for step, level in zip((10, 20, 40), levels, strict=True):
+            scores = {"pick_score@1": 20 + level + noise, "other@1": level + noise}
+            write_evaluation(tmp_path / model / str(step), scores, step)
+    sources = [read_source(f"{name}={tmp_path / name}") for name in ("base", "mine")]
+    figure = curves.convergence(sources)
+    found = figure.numbers["speedup"]["pick_score"]["mine"]
+    assert found["interpolated"] == pytest.approx(2) and found["checkpoint"] == 2
+    assert found["low"] == found["high"] == pytest.approx(2)  # prompts are resampled jointly
+    rows = [row for row in figure.rows if row["panel"] == "pick_score" and row["x"] == 10]
+    assert rows[0]["value"] == pytest.approx((20 + noise.mean()) / 100)
+    assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
+    assert set(figure.legend.values()) == {"base", "mine"}
+
+
+def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_path):
+    rng = np.random.default_rng(3)
+    for run, shift in {"base": 0.0, "mine": 0.2}.items():
+        for step in (10, 20):
+            home = tmp_path / run / "evals" / f"step-{step:06d}"
+            right = rng.random((40, 2)) < step / 50 + shift
+            names = ("aesthetic@1", "image_reward@1.0", "hpsv2@2.0")
+            scores = {name: step / 20 + shift + rng.normal(0, 0.1, (9, 2)) for name in names}
+            write_evaluation(home / "geneval@1", {}, step, None, right, "geneval@1")
+            write_evaluation(home / "parti@1", scores, step, None, None, "parti@1")
+    sources = [read_source(str(tmp_path / run)) for run in ("base", "mine")]
+    found = curves.convergence(sources).numbers["speedup"]
+    assert {"geneval", "one", "two", "hpsv2"} <= set(found)
+    assert found["image_reward"]["mine"]["interpolated"] > 1
+    table = radars.rewards(sources).numbers["rewards"]["models"]
+    assert list(table) == ["base", "mine"] and set(table["mine"]) == {
+        *("aesthetic", "image_reward", "hpsv2")
+    }
+    with pytest.raises(ValueError, match="three measures that all models have; base, mine share"):
+        radars.geneval(sources)
+
+
+def test_the_best_of_n_of_an_evaluation_is_exact(tmp_path):
+    scores = np.random.default_rng(1).normal(size=(9, 4))
+    write_evaluation(tmp_path / "a", {"aesthetic@1": scores})
+    figure = curves.test_time([read_source(str(tmp_path / "a"))])
+    two = np.mean(
+        [scores[:, list(pair)].max(axis=1) for pair in itertools.combinations(range(4), 2)]
+    )
+    values = {row["x"]: row["value"] for row in figure.rows}
+    assert set(values) == {1, 2, 4} and values[2] == pytest.approx(two, abs=1e-12)
+
+
+def test_a_sweep_of_evaluations_says_how_sure_its_maximum_is(tmp_path):
+    rng = np.random.default_rng(2)
+    for target in (0.0, 0.5, 1.0):
+        right = rng.random((40, 2)) < 0.4 + 0.4 * (target == 0.5)
+        rewards = {"aesthetic@1": 4 + target + rng.normal(0, 0.1, (40, 2))}
+        folder = tmp_path / f"{target}"
+        write_evaluation(folder, rewards, None, {"aesthetic": target}, right, "geneval@1")
+    figure = curves.sweep([read_source(str(tmp_path))])
+    best = figure.numbers["maxima"]["geneval"]
+    assert best["best_target"] == 0.5 and best["best_in"]["0.5"] > 0.9
+    assert sum(best["best_in"].values()) == pytest.approx(1)
+    assert list(figure.numbers["maxima"]) == ["geneval", "aesthetic"] and not figure.warnings
+    assert 50 < best["best"] < 100
+
+
+def test_numbers_that_are_not_measured_alike_share_no_axis(tmp_path):
+    right = np.ones((4, 1), bool)
+    for name, digest in (("a", "1"), ("b", "2")):
+        write_evaluation(tmp_path / name, {}, None, None, right, "geneval@1", {"detector": digest})
+    sources = [read_source(str(tmp_path / name)) for name in ("a", "b")]
+    with pytest.raises(ValueError, match="judge.detector is '1' in .*a and '2' in .*b"):
+        radars.geneval(sources)
+    write_evaluation(tmp_path / "c", {"hpsv2@2.1": np.ones((4, 1))})
+    values = facts.values(read_source(str(tmp_path / "c")).evaluations[0])
+    assert list(values) == ["hpsv2@2.1"]  # no axis of the paper, which reports 2.0
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    """Folders as `miro-jax sample` writes them, and a table of scores of each."""
+    rewards = ("aesthetic", "clip", "hpsv2")
+
+    def make(name, negatives):
+        folder, images, scores = tmp_path / name, [], []
+        folder.mkdir()
+        for prompt, (number, negative) in itertools.product("ab", enumerate(negatives)):
+            file = f"{prompt}-{number}.png"
+            Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(folder / file)
+            entry = {"file": file, "prompt": prompt, "seed": 1, "guidance_scale": 7.0}
+            levels = {"targets": dict.fromkeys(rewards, 1.0), "negative_targets": negative}
+            images.append(entry | levels)
+            scores.append({"key": file, "clip@1": negative["clip"] + (prompt == "a")})
+        (folder / "manifest.json").write_text(json.dumps({"images": images}))
+        table = folder / "scores.jsonl"
+        table.write_text("".join(json.dumps(row) + "\n" for row in scores))
+        return str(folder)
+
+    return make
+
+
+def test_a_tradeoff_draws_its_images_and_curves(sampled, tmp_path, capsys):
+    path = sampled("t", [{"aesthetic": u, "clip": 1 - u, "hpsv2": 1.0} for u in (0, 0.5, 1)])
+    out = tmp_path / "t.svg"
+    words = ["tradeoff", path, f"--scores={path}/scores.jsonl", f"--out={out}"]
+    assert main(words) == 0, capsys.readouterr().err
+    numbers = json.loads(out.with_suffix(".json").read_text())["numbers"]
+    assert numbers["rewards"] == ["aesthetic", "clip"]
+    assert numbers["rank correlation with u"] == {"clip@1": -1.0}
+    svg = out.read_text()
+    assert svg.count("<image ") == 6 and "u = 0.5" in svg and str(tmp_path) not in svg
+
+
+def test_isolation_has_a_column_a_reward(sampled, tmp_path):
+    ones = dict.fromkeys(("aesthetic", "clip", "hpsv2"), 1.0)
+    path = sampled("i", [ones | {name: 0.0} for name in ones] + [dict.fromkeys(ones, 0.0)])
+    out = tmp_path / "i.svg"
+    assert main(["isolation", path, f"--scores={path}/scores.jsonl", f"--out={out}"]) == 0
+    found = json.loads(out.with_suffix(".json").read_text())["numbers"]["mean scores by column"]
+    expected = {"aesthetic": 1.5, "clip": 0.5, "hpsv2": 1.5, "all together": 0.5}
+    assert found == {"clip@1": expected}
+    assert main(["tradeoff", path, f"--out={out}"]) == 1
+
+
+def test_progression_has_a_column_a_checkpoint(sampled, tmp_path, capsys):
+    ones = dict.fromkeys(("aesthetic", "clip", "hpsv2"), 0.0)
+    words = [f"{step}={sampled(str(step), [ones])}" for step in (10, 20)]
+    assert main(["progression", *words, f"--out={tmp_path / 'p.svg'}"]) == 0
+    assert (tmp_path / "p.svg").read_text().count("<image ") == 4
+    assert main(["progression", words[0], f"--out={tmp_path / 'p.svg'}"]) == 1
+    assert "two or more folders" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pie", "published", "--out=a.svg"], "KIND must be one of convergence, test-time"),
+        (["radar", "published", "--out=a.png"], "--out must end in .svg; got a.png"),
+        (["paper", "published", "--out=a.svg"], "--out of paper must be a folder"),
+        (["radar", "nowhere", "--out=a.svg"], "nowhere must be .* evaluation"),
+    ],
+)
+def test_a_bad_argument_is_told_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_model_lists_the_known_ones():
+    with pytest.raises(ValueError, match="models must be of MIRO, baseline, .*; got 'SDXL'"):
+        radars.rewards(PAPER, ("SDXL",))
+    with pytest.raises(ValueError, match="at most 4 series"):
+        radars.rewards(PAPER, tuple(read_source("published").section("radar")["models"])[:5])
