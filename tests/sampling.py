@@ -85,9 +85,10 @@ class Dial:
         return values[:count], values[count : 2 * count], 10 * values[2 * count]
 
 
-def save_tiny(folder: pathlib.Path) -> pathlib.Path:
-    """Write a random network with three rewards in the released layout, as `export` does."""
-    config = resize(TINY, latent_shape=(8, 8, 3), caption_width=16, num_rewards=3, **FIXED)
+def save_tiny(folder: pathlib.Path, names: tuple[str, ...] = NAMES) -> pathlib.Path:
+    """Write a random network in the released layout, as `export` does; `names` are its rewards."""
+    sizes = {"latent_shape": (8, 8, 3), "caption_width": 16, "num_rewards": len(names)}
+    config = resize(TINY, **sizes, **FIXED)
     graphdef, *states = random_network(config, seed=3)
     trained = Trained(
         graphdef,
@@ -95,7 +96,7 @@ def save_tiny(folder: pathlib.Path) -> pathlib.Path:
         config,
         build_image_encoder(**ENCODERS["image"]),
         lambda: build_caption_encoder(**ENCODERS["caption"]),
-        NAMES,
+        names,
         small_mesh(),
     )
     return export(trained, folder, ENCODERS)

@@ -86,7 +86,7 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
         "images": len(texts),
         "levels": levels,
         "prompts": prompts.to_json(),
-        "sample": dataclasses.asdict(sampling.settings) | {"seed": sampling.seed},
+        "sample": sampling.settings.to_json() | {"seed": sampling.seed},
         "rewards": [reward.identity for reward in judges.rewards],
         **describe(*measured, judges.names),
     }

@@ -9,6 +9,7 @@ solver and `guided` compile anew.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from miro_jax.models.compiling import inference_options
-from miro_jax.models.guidance import guide
+from miro_jax.models.guidance import guide, guide_apg, guide_cfg_zero, linear_schedule
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
-from miro_jax.models.solvers import time_grid
+from miro_jax.models.solvers import Solver, State, time_grid
 
 Array = jax.Array
 
@@ -68,10 +69,22 @@ class Guidance:
     Attributes:
       scale: [B] float32, 0 is none.
       interval: [2] float32, guidance acts at times between the two (1 is noise, 0 is data).
+      rule: "cfg", "cfg_zero" or "apg", see `models.guidance`.
+      schedule: "constant" or "linear", of the scale over time.
+      numbers: float32 of the rule: [1] zero, [3] eta, norm, momentum; None for "cfg".
     """
 
     scale: Array
     interval: Array
+    rule: str = dataclasses.field(default="cfg", metadata={"static": True})
+    schedule: str = dataclasses.field(default="constant", metadata={"static": True})
+    numbers: Array | None = None
+
+
+def encode_branches(model: RIN, *branches: Branch) -> tuple[Array, Array]:
+    """Return the encoded conditions of branches, one after the other, and their mask."""
+    stacked = jax.tree.map(lambda *x: constrain(jnp.concatenate(x), "batch"), *branches)
+    return model.encode_condition(stacked.tokens, stacked.mask, stacked.levels)
 
 
 def make_velocity(
@@ -85,43 +98,77 @@ def make_velocity(
       guidance: unused without a negative branch.
     """
     branches = [positive] if negative is None else [positive, negative]
-    stacked = jax.tree.map(lambda *x: constrain(jnp.concatenate(x), "batch"), *branches)
-    condition, mask = model.encode_condition(stacked.tokens, stacked.mask, stacked.levels)
-    rows = condition.shape[0]
-    config = model.config
-    first = jnp.zeros((rows, config.num_latent_tokens, config.latent_width), jnp.float32)
+    encoded = encode_branches(model, *branches)
+    guided = negative is not None
+    velocity = guided_velocity(model, encoded, guidance, guided)
+    return velocity, first_carry(model, encoded, guidance, guided)
+
+
+def first_carry(model: RIN, encoded: tuple[Array, Array], guidance: Guidance, guided: bool) -> Any:
+    """Return what precedes the first evaluation, zeros float32.
+
+    The latent tokens [B, M, D]; of APG also the average of its changes, [B, H, W, C].
+    """
+    config, rows = model.config, encoded[0].shape[0]
+    tokens = jnp.zeros((rows, config.num_latent_tokens, config.latent_width), jnp.float32)
+    if guided and guidance.rule == "apg":
+        return tokens, jnp.zeros((rows // 2, *config.latent_shape), jnp.float32)
+    return tokens
+
+
+def guided_velocity(
+    model: RIN, encoded: tuple[Array, Array], guidance: Guidance, guided: bool
+) -> Callable[..., tuple[Array, Array]]:
+    """Return `velocity(x, t, carry)` of encoded branches; see `make_velocity`."""
+    condition, mask = encoded
 
     def velocity(x, t, carry):
-        both = jnp.concatenate([x] * len(branches))
-        v, carry = model(both, jnp.full((rows,), t), condition, mask, carry)
-        if negative is None:
-            return v, carry
+        both = jnp.concatenate([x, x]) if guided else x
+        tokens, *average = carry if isinstance(carry, tuple) else (carry,)
+        v, tokens = model(both, jnp.full((len(both),), t), condition, mask, tokens)
+        if not guided:
+            return v, tokens
         v_pos, v_neg = jnp.split(v, 2)
         acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
-        return guide(v_pos, v_neg, jnp.where(acts, guidance.scale, 0.0)), carry
+        scale = jnp.where(acts, guidance.scale, 0.0)
+        if guidance.schedule == "linear":
+            scale = linear_schedule(scale, t)
+        if guidance.rule == "apg":
+            given = v_pos, v_neg, scale, x, t, *average
+            v, *average = guide_apg(*given, guidance.numbers)
+            return v, (tokens, *average)
+        if guidance.rule == "cfg_zero":
+            return guide_cfg_zero(v_pos, v_neg, scale, t, guidance.numbers[0]), tokens
+        return guide(v_pos, v_neg, scale), tokens
 
-    return velocity, first
+    return velocity
+
+
+def _jump(model: RIN, encoded: tuple[Array, Array], guidance: Guidance) -> Callable[..., Array]:
+    """Return a student's step: x_r = x_t - (t - r) u(x_t, t, r, w)."""
+
+    def step(x, interval):
+        t, end = (jnp.full((x.shape[0],), time) for time in interval)
+        acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
+        scale = jnp.where(acts, guidance.scale, 0.0)
+        velocity, _ = model(x, t, *encoded, None, (end, scale))
+        return x + (interval[1] - interval[0]) * velocity
+
+    return step
 
 
 def take_jumps(model: RIN, x: Array, branch: Branch, guidance: Guidance, num_steps: int) -> Array:
-    """Sample a student: x_r = x_t - (t - r) u(x_t, t, r, w), one evaluation a step.
+    """Sample a student, one evaluation a step.
 
     Args:
       model: the student. x: [B, H, W, C] noise. branch: positive targets.
       guidance: its scale is an input of the network.
       num_steps: evaluations, evenly spaced in time.
     """
-    condition, mask = model.encode_condition(branch.tokens, branch.mask, branch.levels)
+    encoded = model.encode_condition(branch.tokens, branch.mask, branch.levels)
     times = time_grid(num_steps)
-
-    def step(x, interval):
-        t, end = (jnp.full((x.shape[0],), time) for time in interval)
-        acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
-        scale = jnp.where(acts, guidance.scale, 0.0)
-        velocity, _ = model(x, t, condition, mask, None, (end, scale))
-        return x + (interval[1] - interval[0]) * velocity, None
-
-    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+    step = _jump(model, encoded, guidance)
+    return jax.lax.scan(lambda x, now: (step(x, now), None), x, (times[:-1], times[1:]))[0]
 
 
 def make_sampler(
@@ -151,6 +198,43 @@ def make_sampler(
         return solver(velocity, constrain(noise, "batch"), carry, num_steps)
 
     return sample
+
+
+def make_stepper(
+    graphdef: nnx.GraphDef, solver: Solver
+) -> tuple[Callable[..., tuple[Any, State]], Callable[..., State]]:
+    """Return the sampler of `make_sampler` in two jitted parts, to be stepped from the host.
+
+    Args:
+      graphdef: structure of the network.
+      solver: from `solvers.get_solver`; a student takes its own steps.
+
+    Returns:
+      `start(weights, noise, positive, negative, guidance, *, guided) -> (encoded, state)`, with
+      the encoded branches, and `step(weights, encoded, guidance, state, now, *, guided, last) ->
+      state`, where `now` is the entry of `solver.grid` for this step, `last` whether it is the
+      last one, and the first entry of a state is x [B, H, W, C] float32.
+    """
+
+    @partial(jax.jit, static_argnames="guided", compiler_options=inference_options())
+    def start(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
+        model = nnx.merge(graphdef, *weights)
+        encoded = encode_branches(model, *([positive, negative] if guided else [positive]))
+        x = constrain(noise, "batch")
+        if model.config.student:
+            return encoded, (x,)
+        return encoded, solver.start(x, first_carry(model, encoded, guidance, guided))
+
+    @partial(jax.jit, static_argnames=("guided", "last"), compiler_options=inference_options())
+    def step(weights: tuple, encoded, guidance, state, now, *, guided: bool, last: bool):
+        model = nnx.merge(graphdef, *weights)
+        if model.config.student:
+            return (_jump(model, encoded, guidance)(state[0], now[:2]),)
+        velocity = guided_velocity(model, encoded, guidance, guided)
+        take = solver.last if last and solver.last is not None else solver.step
+        return take(velocity, state, now)
+
+    return start, step
 
 
 def make_evaluation(graphdef: nnx.GraphDef) -> Callable[..., tuple[Array, Array]]:

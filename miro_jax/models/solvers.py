@@ -15,6 +15,7 @@ Euler's step.
 velocity at exactly t = 0 is outside the range of training times.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 Velocity = Callable[[Array, Array, Any], tuple[Array, Any]]
+State = tuple[Any, ...]  # x `[B, ...]`, what the solver remembers, the carry of the velocity
+Step = Callable[[Velocity, State, tuple[Array, ...]], State]
 
 
 def time_grid(num_steps: int) -> Array:
@@ -32,38 +35,51 @@ def time_grid(num_steps: int) -> Array:
     return 1.0 - jnp.arange(num_steps + 1, dtype=jnp.float32) / num_steps
 
 
-def euler(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
-    """Integrate x `[B, ...]` from noise to data with `num_steps` Euler steps."""
+def _intervals(num_steps: int) -> tuple[Array, ...]:
     times = time_grid(num_steps)
-
-    def step(state, interval):
-        x, carry = state
-        t, t_next = interval
-        v, carry = velocity(x, t, carry)
-        return (x + (t_next - t) * v, carry), None
-
-    (x, _), _ = jax.lax.scan(step, (x, carry), (times[:-1], times[1:]))
-    return x
+    return times[:-1], times[1:]
 
 
-def heun(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
-    """Integrate x `[B, ...]` with `num_steps` Heun steps, the last one Euler's."""
-    times = time_grid(num_steps)
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A solver step by step; calling it takes all steps in one compiled loop.
 
-    def step(state, interval):
-        x, carry = state
-        t, t_next = interval
-        v, carry = velocity(x, t, carry)
-        v_next, carry = velocity(x + (t_next - t) * v, t_next, carry)
-        return (x + (t_next - t) * 0.5 * (v + v_next), carry), None
+    Attributes:
+      step: takes a state and what `grid` has for this step, which begins with t and t_next.
+      grid: number of steps -> arrays `[num_steps]`, one entry for each step.
+      start: (x, carry) -> the first state.
+      last: the last step where it is another one.
+    """
 
-    (x, carry), _ = jax.lax.scan(step, (x, carry), (times[:-2], times[1:-1]))
-    v, _ = velocity(x, times[-2], carry)
-    return x + (times[-1] - times[-2]) * v
+    step: Step
+    grid: Callable[[int], tuple[Array, ...]] = _intervals
+    start: Callable[[Array, Any], State] = lambda x, carry: (x, carry)
+    last: Step | None = None
+
+    def __call__(self, velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
+        """Integrate x `[B, ...]` float32 from noise to data in `num_steps` steps."""
+        grid, state = self.grid(num_steps), self.start(x, carry)
+        many = grid if self.last is None else tuple(part[:-1] for part in grid)
+        state, _ = jax.lax.scan(lambda s, now: (self.step(velocity, s, now), None), state, many)
+        if self.last is not None:
+            state = self.last(velocity, state, tuple(part[-1] for part in grid))
+        return state[0]
 
 
-def dpmpp_2m(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
-    """Integrate x `[B, ...]` with `num_steps` steps of DPM-Solver++ 2M."""
+def _euler_step(velocity: Velocity, state: State, now: tuple[Array, ...]) -> State:
+    (x, carry), (t, t_next) = state, now
+    v, carry = velocity(x, t, carry)
+    return x + (t_next - t) * v, carry
+
+
+def _heun_step(velocity: Velocity, state: State, now: tuple[Array, ...]) -> State:
+    (x, carry), (t, t_next) = state, now
+    v, carry = velocity(x, t, carry)
+    v_next, carry = velocity(x + (t_next - t) * v, t_next, carry)
+    return x + (t_next - t) * 0.5 * (v + v_next), carry
+
+
+def _dpmpp_2m_grid(num_steps: int) -> tuple[Array, ...]:
     times = time_grid(num_steps)
     inside = jnp.clip(times, 1e-6, 1 - 1e-6)  # both ends are treated apart
     log_ratio = jnp.log1p(-inside) - jnp.log(inside)
@@ -71,25 +87,24 @@ def dpmpp_2m(velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
     # How far the line through the last two guesses of x0 is followed.
     reach = jnp.concatenate([jnp.zeros(1), h[1:] / (2 * h[:-1])])
     first_order = jnp.isin(jnp.arange(num_steps), jnp.array([0, 1, num_steps - 1]))
-    reach = jnp.where(first_order, 0.0, reach)
-
-    def step(state, interval):
-        x, last, carry = state
-        t, t_next, reach = interval
-        v, carry = velocity(x, t, carry)
-        x0 = x - t * v
-        ratio = t_next / t
-        x = ratio * x + (1 - ratio) * (x0 + reach * (x0 - last))
-        return (x, x0, carry), None
-
-    (x, _, _), _ = jax.lax.scan(step, (x, x, carry), (times[:-1], times[1:], reach))
-    return x
+    return times[:-1], times[1:], jnp.where(first_order, 0.0, reach)
 
 
+def _dpmpp_2m_step(velocity: Velocity, state: State, now: tuple[Array, ...]) -> State:
+    (x, last, carry), (t, t_next, reach) = state, now
+    v, carry = velocity(x, t, carry)
+    x0 = x - t * v
+    ratio = t_next / t
+    return ratio * x + (1 - ratio) * (x0 + reach * (x0 - last)), x0, carry
+
+
+euler = Solver(_euler_step)
+heun = Solver(_heun_step, last=_euler_step)
+dpmpp_2m = Solver(_dpmpp_2m_step, _dpmpp_2m_grid, lambda x, carry: (x, x, carry))
 SOLVERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 
 
-def get_solver(name: str) -> Callable[..., Array]:
+def get_solver(name: str) -> Solver:
     """Return a solver by name; ValueError lists the known ones."""
     if name not in SOLVERS:
         raise ValueError(f"The solver must be one of {', '.join(SOLVERS)}; got {name!r}.")

@@ -19,8 +19,8 @@ import numpy as np
 from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
+from miro_jax.sample.batches import NotFinite
 from miro_jax.sample.folder import GRID, Folder
-from miro_jax.sample.pipeline import NotFinite
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.sheets import Sheet

@@ -1,10 +1,13 @@
 """Encoded prompts, of which batches pick rows. P prompts, L tokens of width E, R rewards."""
 
 import dataclasses
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from miro_jax.models.sampler import Branch
+from miro_jax.sample.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,3 +29,64 @@ class Prompts:
         used = min(length, self.mask.shape[1])
         tokens[:used], mask[:used] = self.tokens[0, :used], self.mask[0, :used]
         return Prompts(np.stack([tokens] * count), np.stack([mask] * count))
+
+
+def encode_given(
+    trained: Trained,
+    prompts: str | Sequence[str] | None,
+    embeds: np.ndarray | None,
+    mask: np.ndarray | None,
+) -> Prompts:
+    """Encode texts, or check what is given in their place.
+
+    Args:
+      trained: has the encoder. prompts: one text or several; None where `embeds` are given.
+      embeds: [P, L, E]. mask: [P, L] bool; None is all True.
+
+    Raises:
+      ValueError: both or neither are given, or a shape is wrong.
+    """
+    if (prompts is None) == (embeds is None):
+        raise ValueError("either prompts or prompt_embeds must be given, and not both.")
+    if embeds is None:
+        texts = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        return _encode(trained, texts) if texts else Prompts(None, np.zeros((0, 1), bool))
+    embeds = np.asarray(embeds)
+    mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+    width = trained.config.caption_width
+    if embeds.ndim != 3 or embeds.shape[2] != width or mask.shape != embeds.shape[:2]:
+        raise ValueError(
+            f"prompt_embeds must be [P, L, {width}] and prompt_mask [P, L]; got "
+            f"{list(embeds.shape)} and {list(mask.shape)}."
+        )
+    return Prompts(embeds, mask)
+
+
+def _encode(trained: Trained, texts: list[str]) -> Prompts:
+    encoder = trained.caption_encoder
+    limit = encoder.max_tokens
+    for text, length in zip(texts, encoder.count_tokens(texts), strict=True):
+        if length > limit:
+            warnings.warn(
+                f"A prompt has {length} tokens and the network sees {limit}; its end is cut: "
+                f"{text[:60]!r}...",
+                stacklevel=4,
+            )
+    return Prompts(*encoder.encode_padded(texts, np.float32))
+
+
+def encode_negative(trained: Trained, negative_prompt: str, given: Prompts) -> Prompts:
+    """Return the prompts of the negative branch, one for each prompt and of the same length.
+
+    Args:
+      trained: has the encoder.
+      negative_prompt: "empty", "same" or a text. given: the prompts.
+    """
+    if negative_prompt == "same":
+        return given
+    if negative_prompt == "empty" and trained.empty_tokens is not None:
+        tokens = trained.empty_tokens[None]
+        other = Prompts(tokens, np.ones(tokens.shape[:2], bool))
+    else:
+        other = _encode(trained, ["" if negative_prompt == "empty" else negative_prompt])
+    return other.like(given)

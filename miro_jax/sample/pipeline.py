@@ -10,10 +10,11 @@ device; programs of different rows agree up to rounding. Letters: P prompts, B i
 L caption tokens of width E.
 """
 
-import warnings
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -22,21 +23,37 @@ from PIL import Image
 
 from miro_jax.models import sharding
 from miro_jax.models.sampler import (
-    Guidance,
-    draw_noise,
     make_evaluation,
     make_sampler,
-    sample_keys,
 )
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
-from miro_jax.pretrained.networks.tower import padded_rows
-from miro_jax.sample.encoded import Prompts
+from miro_jax.sample.batches import (
+    Batch,
+    Call,
+    Step,
+    Steppers,
+    check_finite,
+    check_student,
+    make_batches,
+)
+from miro_jax.sample.batches import NotFinite as NotFinite
+from miro_jax.sample.dialect import (
+    DEFAULTS,
+    OUTPUT_TYPES,
+    Callback,
+    Dialect,
+    Images,
+    pack,
+    read_call,
+    read_dtype,
+    read_to,
+    release_names,
+)
+from miro_jax.sample.encoded import encode_given
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load, weights_name
-
-OUTPUT_TYPES = ("pil", "numpy", "latent")
 
 
 class MiroPipeline:
@@ -50,7 +67,10 @@ class MiroPipeline:
       batch_size: rows of every compiled call; fewer images are padded, more are made in turns.
       fewer_rows: whether fewer images are padded to a power of two alone.
       weights: states of the network, parameters first.
+      _interrupt: set to True by a callback to stop its call, as in diffusers.
     """
+
+    _load: Any = None
 
     def __init__(
         self,
@@ -66,15 +86,20 @@ class MiroPipeline:
                 f"batch_size must be a positive multiple of the {devices} devices on mesh axis "
                 f"'data'; got {batch_size}."
             )
-        self.trained, self.weights, self.batch_size = trained, trained.weights, batch_size
-        self.image_encoder, self.fewer_rows = trained.image_encoder, fewer_rows
+        self.batch_size, self.fewer_rows, self._interrupt = batch_size, fewer_rows, False
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
         self.default_targets = dict.fromkeys(self.reward_names, 1.0)
         self.default_negative_targets = dict.fromkeys(self.reward_names, 0.0)
         self.default_guidance = Settings.guidance_scale
         if preset is not None:
             self._use(preset if isinstance(preset, Preset) else read_preset(preset))
+        self._use_weights(trained)
+
+    def _use_weights(self, trained: Trained) -> None:
+        self.trained, self.weights = trained, trained.weights
+        self.image_encoder = trained.image_encoder
         self._samplers: dict[tuple[str, int], Any] = {}
+        self._steppers = Steppers(trained)
         self._evaluate = make_evaluation(trained.graphdef)
 
     @classmethod
@@ -90,6 +115,7 @@ class MiroPipeline:
         vae: str | None = None,
         revision: str | None = None,
         preset: Preset | Path | str | None = None,
+        torch_dtype: Any = None,
     ) -> "MiroPipeline":
         """Load a released checkpoint, or a run of this package.
 
@@ -97,8 +123,9 @@ class MiroPipeline:
           source: "nicolas-dufour/miro" or another hub id, a folder in the same layout, or a run's
             folder.
           variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
-          dtype: of parameters and matrix products, "float32" or "bfloat16"; None is bfloat16 on
-            accelerators and float32 on a CPU. Images are decoded in float32.
+          dtype, torch_dtype: of parameters and matrix products, "float32" or "bfloat16", under
+            one of the two names; None is bfloat16 on accelerators and float32 on a CPU. Images
+            are decoded in float32.
           mesh: where the weights go; None is the first device.
           batch_size: rows of every compiled call; None is 1 a device on a CPU, else at most 8 a
             device, in which case the last bits of an image depend on how many a call makes.
@@ -112,10 +139,38 @@ class MiroPipeline:
           ValueError: the files do not fit our network, or the preset is of another one.
         """
         more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}
-        trained = load(source, variant, dtype=dtype or default_dtype(), **more)
+        if dtype is not None and torch_dtype is not None:
+            raise ValueError("dtype and torch_dtype are the same argument; give one of them.")
+        wanted = dtype if torch_dtype is None else read_dtype(torch_dtype)
+        load_as = functools.partial(load, source, variant, **more)
+        trained = load_as(dtype=wanted or default_dtype())
         each = 1 if jax.default_backend() == "cpu" else 8
         most = each * trained.mesh.shape["data"]
-        return cls(trained, batch_size or most, preset, fewer_rows=batch_size is None)
+        pipe = cls(trained, batch_size or most, preset, fewer_rows=batch_size is None)
+        pipe._load = load_as
+        return pipe
+
+    def to(self, *words: Any, device: Any = None, dtype: Any = None) -> "MiroPipeline":
+        """Change the type of the network in place, as `pipe.to("cuda", torch.bfloat16)`.
+
+        Args:
+          words: a device, a dtype, or both. device: JAX has its devices from the machine; another
+            kind is warned of. dtype: see `from_pretrained`; another one loads the weights again.
+
+        Returns:
+          The pipeline itself.
+        """
+        wanted = read_to(words, device, dtype)
+        if wanted is not None and wanted != self.trained.dtype:
+            if self._load is None:
+                raise ValueError(f"dtype {wanted!r} needs a pipeline made by from_pretrained.")
+            self._use_weights(self._load(dtype=wanted))
+        return self
+
+    @property
+    def coherence_keys(self) -> tuple[str, ...]:
+        """The rewards of this network under the release's names, as aesthetic_score."""
+        return release_names(self.reward_names)
 
     def _use(self, preset: Preset) -> None:
         """Take the defaults of calls from a preset; ValueError where it is of another network."""
@@ -128,25 +183,30 @@ class MiroPipeline:
     def __call__(
         self,
         prompts: str | Sequence[str] | None = None,
-        num_images: int = 1,
+        num_images: int | None = None,
         targets: Targets = None,
         negative_targets: Targets = None,
         negative_prompt: str = "empty",
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        num_steps: int = 50,
+        num_steps: int | None = None,
         solver: str = "euler",
-        seed: int = 0,
+        seed: int | None = None,
         output_type: str = "pil",
         prompt_embeds: np.ndarray | None = None,
         prompt_mask: np.ndarray | None = None,
         noise: np.ndarray | None = None,
-    ) -> list[Image.Image] | np.ndarray:
+        guidance_rule: str = "cfg",
+        guidance_schedule: str = "constant",
+        callback_on_step_end: Callback | None = None,
+        return_dict: bool | None = None,
+        **theirs: Unpack[Dialect],
+    ) -> Any:
         """Make `num_images` images of each prompt.
 
         Args:
           prompts: one text or several; None where `prompt_embeds` are given.
-          num_images: images of each prompt.
+          num_images: images of each prompt; None is 1.
           targets: {name: level in [0, 1] or None = not requested}, one mapping for each image, or
             [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
           negative_targets: the same for the negative branch; others are
@@ -154,94 +214,106 @@ class MiroPipeline:
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
           guidance_scale: 0 means no guidance; None is `default_guidance`.
           guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
-          num_steps, solver: steps of "euler", "heun" or "dpmpp_2m".
-          seed: of the noise; image (p, i) depends on (seed, p, i) only.
-          output_type: "pil", "numpy" (uint8) or "latent" (not decoded).
+          guidance_rule, guidance_schedule: "cfg", "cfg_zero" or "apg" with numbers, see
+            `settings.parse_rule`; "constant" or "linear".
+          num_steps, solver: steps of "euler", "heun" or "dpmpp_2m"; None is 50.
+          seed: of the noise; image (p, i) depends on (seed, p, i) only. None is 0.
+          output_type: "pil", "numpy" (uint8), "np" (float32 in [0, 1], as in diffusers) or
+            "latent" (not decoded).
           prompt_embeds, prompt_mask: [P, L, E] float and [P, L] bool in place of encoded prompts.
           noise: [P * num_images, h, w, C] float32 in place of drawn noise.
+          callback_on_step_end: called after each step as (pipe, step from 0, t where the step
+            began, {"latents", "denoised"}), both [P * num_images, h, w, C] float32: x_t after the
+            step and what it leads to at t = 0. `latents` of the dict that it returns go on;
+            `pipe._interrupt = True` ends the call with the latents as they are. The steps then run
+            one by one, which agrees with the one program without a callback up to rounding.
+          return_dict: None returns the images, of which a list has `.images` too; True an object
+            with `.images`; False a tuple of one, as in diffusers.
+          **theirs: names of the field for some of these, see `dialect.Dialect`.
 
         Returns:
           P * num_images images, those of a prompt side by side: a list of PIL images, or an array
-          [.., H, W, 3] uint8, or [.., h, w, C] float32 latents on the network's scale.
+          [.., H, W, 3], or [.., h, w, C] float32 latents on the network's scale.
 
         Raises:
           ValueError: an unknown reward, solver or output type, a number outside of its range, a
-            wrong shape. TypeError: targets of another kind. NotFinite: the latents of an image.
+            wrong shape, two names for one thing. TypeError: targets of another kind, an unknown
+            argument. NotFinite: the latents of an image.
         """
+        given = locals()
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}; got {output_type!r}.")
-        scale = self.default_guidance if guidance_scale is None else guidance_scale
-        settings = Settings(scale, guidance_interval, num_steps, solver, negative_prompt)
-        check_seed(seed)
-        given = self._prompts(prompts, prompt_embeds, prompt_mask)
-        count = len(given.mask) * num_images
+        call = self._read({name: given[name] for name in DEFAULTS} | theirs)
+        settings = call.settings
+        batches = make_batches(self.trained, call, self.batch_size, self.fewer_rows)
+        if callback_on_step_end is None:
+            sample = self._sampler(settings.solver, settings.num_steps)
+            latents = [(batch.sample(sample, self.weights), batch.used) for batch in batches]
+        else:
+            latents = self._call_back(list(batches), settings, callback_on_step_end)
+        check_finite(latents, call.num_images)
+        if output_type == "latent":
+            made = np.concatenate([np.asarray(z)[:used] for z, used in latents])
+        else:
+            made = np.concatenate([self.decode(z)[:used] for z, used in latents])
+        return pack(made, output_type, return_dict)
+
+    def _read(self, given: Mapping[str, Any]) -> Call:
+        """Check the arguments of a call, and encode its prompts; see `__call__`."""
+        call = read_call(given)
+        if call["guidance_scale"] is None:
+            call["guidance_scale"] = self.default_guidance
+        settings = Settings(**{f.name: call[f.name] for f in dataclasses.fields(Settings)})
+        check_seed(call["seed"])
+        texts = call["prompts"], call["prompt_embeds"], call["prompt_mask"]
+        prompts, num_images = encode_given(self.trained, *texts), call["num_images"]
+        count = len(prompts.mask) * num_images
         if not count:
             raise ValueError(
-                f"at least one prompt and one image are needed; got {len(given.mask)} prompts and "
-                f"num_images={num_images}."
+                f"at least one prompt and one image are needed; got {len(prompts.mask)} prompts "
+                f"and num_images={num_images}."
             )
-        if self.trained.config.student and settings.solver != "euler":
-            raise ValueError(f"a student samples with the solver euler; got {settings.solver!r}.")
         refused = [self.default_negative_targets[name] for name in self.reward_names]
-        levels = self._requested(targets, count), self.levels(negative_targets, count, refused)
-        if self.trained.config.student and levels[1].any():
-            raise ValueError(
-                "a student has its negative branch built in, with level 0 of all rewards; "
-                "negative_targets must not be given."
-            )
-        latents = self._sample(given, num_images, levels, seed, settings, noise)
-        _check_finite(latents, num_images)
-        if output_type == "latent":
-            return np.concatenate([np.asarray(z)[:used] for z, used in latents])
-        images = np.concatenate([self.decode(z)[:used] for z, used in latents])
-        return [Image.fromarray(image) for image in images] if output_type == "pil" else images
+        positive = self._requested(call["targets"], count)
+        negative = self.levels(call["negative_targets"], count, refused)
+        if self.trained.config.student:
+            check_student(settings, negative)
+        levels = positive, negative
+        return Call(prompts, num_images, *levels, call["seed"], settings, call["noise"])
 
-    def _sample(
-        self,
-        prompts: Prompts,
-        num_images: int,
-        levels: tuple[np.ndarray, np.ndarray],
-        seed: int,
-        settings: Settings,
-        noise: np.ndarray | None,
-    ) -> list[tuple[jax.Array, int]]:
-        """Sample `num_images` of each prompt in padded batches.
+    def stream(self, prompts: str | Sequence[str] | None = None, **call: Any) -> Iterator[Step]:
+        """Sample step by step: yield each step, for which see `batches.Step`.
 
         Args:
-          levels: of the positive and of the negative branch, [P * num_images, R] each.
+          prompts, call: arguments of `__call__` that say what to sample, and how. All images of
+            the call take a step together.
 
-        Returns:
-          Latents, and how many of them are no padding, for each batch.
+        Raises:
+          ValueError, TypeError: see `__call__`.
         """
-        shape = self.trained.config.latent_shape
-        latents, count = [], len(levels[0])
-        if noise is not None and np.shape(noise) != (count, *shape):
-            raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(noise))}.")
-        # A student's negative branch is built in.
-        guided = bool(settings.guidance_scale != 0) and not self.trained.config.student
-        # Without guidance nothing looks at the negative branch: no text is encoded for it.
-        negative = self._negative(settings.negative_prompt if guided else "same", prompts)
-        sample = self._sampler(settings.solver, settings.num_steps)
-        interval = jnp.asarray(settings.guidance_interval, jnp.float32)
-        for start in range(0, count, self.batch_size):
-            rows = self._rows(count - start)
-            scale = np.full(rows, settings.guidance_scale, np.float32)
-            batch = np.minimum(np.arange(start, start + rows), count - 1)  # padded
-            prompt_index, sample_index = np.divmod(batch, num_images)
-            with sharding.use_mesh(self.mesh):
-                if noise is None:
-                    keys = self._put(sample_keys(seed, prompt_index, sample_index))
-                    x = draw_noise(keys, shape)
-                else:
-                    x = self._put(np.asarray(noise, np.float32)[batch])
-                branches = [
-                    self._put(branch.branch(prompt_index, of_branch[batch]))
-                    for branch, of_branch in zip((prompts, negative), levels, strict=True)
-                ]
-                guidance = Guidance(self._put(scale), interval)
-                z = sample(self.weights, x, *branches, guidance, guided=guided)
-            latents.append((z, min(self.batch_size, count - start)))
-        return latents
+        read = self._read({"prompts": prompts, **call})
+        batches = make_batches(self.trained, read, self.batch_size, self.fewer_rows)
+        return self._steppers.steps(list(batches), read.settings)
+
+    def _call_back(
+        self, batches: list[Batch], settings: Settings, callback: Callback
+    ) -> list[tuple[jax.Array, int]]:
+        """Sample step by step with a callback; see `__call__`."""
+        self._interrupt = False
+        latents = []
+        for step in self._steppers.steps(batches, settings):
+            answer = callback(self, step.index, step.t, step.tensors()) or {}
+            if answer.get("latents") is not None:
+                step.edit(answer["latents"])
+            latents = step.latents
+            if self._interrupt:
+                break
+        return [(z, batch.used) for z, batch in zip(latents, batches, strict=True)]
+
+    def preview(self, latents: jax.Array | np.ndarray) -> Images:
+        """Decode what a callback is given, [B, h, w, C] float32, into PIL images."""
+        rows = [self.decode(latents[i : i + 1]) for i in range(len(latents))]
+        return Images(Image.fromarray(row[0]) for row in rows)
 
     def decode(self, latents: jax.Array | np.ndarray) -> np.ndarray:
         """Turn latents on the network's scale, [B, h, w, C] float32, into [B, H, W, 3] uint8."""
@@ -272,7 +344,7 @@ class MiroPipeline:
         """
         rows, config = len(x_t), self.trained.config
         texts = [prompts] * rows if isinstance(prompts, str) else prompts
-        given = self._prompts(texts, prompt_embeds, prompt_mask)
+        given = encode_given(self.trained, texts, prompt_embeds, prompt_mask)
         if len(given.mask) != rows:
             raise ValueError(f"one prompt a row is needed: {rows}; got {len(given.mask)}.")
         branch = given.branch(np.arange(rows), self._requested(targets, rows))
@@ -294,77 +366,12 @@ class MiroPipeline:
         defaults = [self.default_targets[name] for name in self.reward_names]
         return self.levels(targets, count, defaults)
 
-    def _prompts(self, prompts, embeds, mask) -> Prompts:
-        """Encode texts, or check what is given in their place."""
-        if (prompts is None) == (embeds is None):
-            raise ValueError("either prompts or prompt_embeds must be given, and not both.")
-        if embeds is None:
-            texts = [prompts] if isinstance(prompts, str) else list(prompts)
-            return self._encode(texts) if texts else Prompts(None, np.zeros((0, 1), bool))
-        embeds = np.asarray(embeds)
-        mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
-        width = self.trained.config.caption_width
-        if embeds.ndim != 3 or embeds.shape[2] != width or mask.shape != embeds.shape[:2]:
-            raise ValueError(
-                f"prompt_embeds must be [P, L, {width}] and prompt_mask [P, L]; got "
-                f"{list(embeds.shape)} and {list(mask.shape)}."
-            )
-        return Prompts(embeds, mask)
-
-    def _encode(self, texts: list[str]) -> Prompts:
-        encoder = self.trained.caption_encoder
-        limit = encoder.max_tokens
-        for text, length in zip(texts, encoder.count_tokens(texts), strict=True):
-            if length > limit:
-                warnings.warn(
-                    f"A prompt has {length} tokens and the network sees {limit}; its end is cut: "
-                    f"{text[:60]!r}...",
-                    stacklevel=4,
-                )
-        return Prompts(*encoder.encode_padded(texts, np.float32))
-
-    def _negative(self, negative_prompt: str, given: Prompts) -> Prompts:
-        """The prompts of the negative branch, one for each prompt, of the same length in tokens."""
-        if negative_prompt == "same":
-            return given
-        if negative_prompt == "empty" and self.trained.empty_tokens is not None:
-            tokens = self.trained.empty_tokens[None]
-            other = Prompts(tokens, np.ones(tokens.shape[:2], bool))
-        else:
-            other = self._encode(["" if negative_prompt == "empty" else negative_prompt])
-        return other.like(given)
-
-    def _rows(self, count: int) -> int:
-        """Return the rows of the program that makes `count` images, or the first of them."""
-        if not self.fewer_rows:
-            return self.batch_size
-        return min(self.batch_size, padded_rows(count, self.mesh.shape["data"]))
-
-    def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, sharding.batch_sharding(self.mesh))
-
     def _sampler(self, solver: str, num_steps: int) -> Any:
         """Return the compiled function of a solver and a number of steps."""
         if (solver, num_steps) not in self._samplers:
             made = make_sampler(self.trained.graphdef, get_solver(solver), num_steps)
             self._samplers[solver, num_steps] = made
         return self._samplers[solver, num_steps]
-
-
-class NotFinite(FloatingPointError):
-    """The latents of an image are not finite. row: of the image in its call."""
-
-    def __init__(self, text: str, row: int):
-        super().__init__(f"{text}; a lower guidance scale, or float32, may help.")
-        self.row = row
-
-
-def _check_finite(latents: Sequence[tuple[jax.Array, int]], num_images: int) -> None:
-    finite = [np.isfinite(np.asarray(z[:used])).all(axis=(1, 2, 3)) for z, used in latents]
-    if not (every := np.concatenate(finite)).all():
-        row = int(every.argmin())
-        prompt, sample = divmod(row, num_images)
-        raise NotFinite(f"image {sample} of prompt {prompt} has latents that are not finite", row)
 
 
 def default_dtype() -> str:

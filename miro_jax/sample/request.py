@@ -42,6 +42,7 @@ _LEVELS = ({str: (float, None)}, None)
 _OWN = {"file": str, "prompt": str, "prompt_index": int, "sample_index": int, "seed": int} | (
     dict.fromkeys(("targets", "negative_targets"), {str: (float, None)})
 )
+_HOW = Settings().to_json()  # fields that every entry has
 _ENTRY = {"prompt": str, "targets?": _LEVELS, "negative_targets?": _LEVELS, "seed?": (int, None)}
 
 
@@ -68,16 +69,17 @@ class ImageRequest:
     def to_entry(self) -> dict[str, Any]:
         """Return the request as an entry of a manifest: one flat JSON object."""
         entry = dataclasses.asdict(self)
-        settings = entry.pop("settings")
-        return entry | settings
+        del entry["settings"]
+        return entry | self.settings.to_json()
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "ImageRequest":
         """Read an entry of a manifest; ValueError where it is none, or for a bad value."""
         own, how = dataclasses.fields(cls)[:-1], dataclasses.fields(Settings)
-        check_fields(entry, _OWN | {field.name: object for field in how}, "the entry of an image")
+        check_fields(entry, _OWN | dict.fromkeys(_HOW, object), "the entry of an image")
         check_seed(entry["seed"])
-        settings = Settings(**{field.name: entry[field.name] for field in how})
+        given = {field.name: entry[field.name] for field in how if field.name in entry}
+        settings = Settings(**given)
         return cls(**{field.name: entry[field.name] for field in own}, settings=settings)
 
 
@@ -209,7 +211,7 @@ class Request:
             "seed": self.seed,
             "targets": self.targets,
             "negative_targets": self.negative_targets,
-            **dataclasses.asdict(self.settings),
+            **self.settings.to_json(),
             **facts,
             "pictures_sha256": hashlib.sha256(to_json(entries)).hexdigest(),
             "miro_jax": __version__,

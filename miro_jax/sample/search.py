@@ -227,7 +227,7 @@ class _Searching:
             "prompts_sha256": hashlib.sha256(to_json([p.text for p in prompts])).hexdigest(),
             "seed": r.seed,
             "default_targets": dict.fromkeys(r.names, 1.0) | r.targets,
-            **dataclasses.asdict(r.settings),
+            **r.settings.to_json(),
         }
         levels = r.targets | positive, r.negative_targets | negative
         preset = Preset(r.names, *levels, scale, found_on)

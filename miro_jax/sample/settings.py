@@ -6,8 +6,10 @@ are the flags that every verb of the command has besides. Importing this module 
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from miro_jax.cli.flags import check, option
 
@@ -43,6 +45,49 @@ def check_seed(seed: int) -> None:
         good = False
     if not good:
         raise ValueError(f"seed must be in 0..{MOST_SEEDS - 1}; got {seed!r}.")
+
+
+# Rules of guidance, each with its numbers and what they are where they are not given.
+RULES: dict[str, dict[str, float]] = {
+    "cfg": {},
+    "cfg_zero": {"zero": 0.04},
+    "apg": {"eta": 0.0, "norm": 0.0, "momentum": 0.0},
+}
+SCHEDULES = ("constant", "linear")
+
+
+def parse_rule(text: str) -> tuple[str, tuple[float, ...]]:
+    """Read "cfg", "cfg_zero:zero=0.1" or "apg:eta=0,norm=2.5,momentum=-0.5".
+
+    Returns:
+      (name, its numbers in the order of `RULES`).
+
+    Raises:
+      ValueError: an unknown name, or no number.
+    """
+    name, _, rest = str(text).partition(":")
+    if name not in RULES:
+        raise ValueError(f"guidance_rule must be one of {', '.join(RULES)}; got {text!r}.")
+    numbers = dict(RULES[name])
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        try:
+            if key not in numbers or not math.isfinite(number := float(value)):
+                raise ValueError
+        except ValueError:
+            known = ", ".join(f"{key}={usual:g}" for key, usual in RULES[name].items())
+            raise ValueError(
+                f"guidance_rule {name} takes {known or 'no numbers'}; got {part!r}."
+            ) from None
+        numbers[key] = number
+    if not 0 <= numbers.get("zero", 0) <= 1 or numbers.get("norm", 0) < 0:
+        raise ValueError(f"zero must be in [0, 1], and norm at least 0; got {text!r}.")
+    return name, tuple(numbers.values())
+
+
+def _check_rule(text: str) -> str:
+    parse_rule(text)
+    return text
 
 
 def _parse_interval(text: str) -> tuple[float, float]:
@@ -90,11 +135,30 @@ class Settings:
         unset=RUN,
         help="of the negative branch: empty, same (as the prompt), or a text",
     )
+    guidance_rule: str = _how(
+        "cfg",
+        metavar="RULE",
+        parse=_check_rule,
+        help="cfg, cfg_zero[:zero=0.04] or apg[:eta=0,norm=0,momentum=0], see docs/guidance.md",
+    )
+    guidance_schedule: str = _how(
+        "constant", choices=SCHEDULES, help="of W over time; linear is 2 W (1 - t)"
+    )
 
     def __post_init__(self):
         check(self)
         object.__setattr__(self, "num_steps", int(self.num_steps))
         object.__setattr__(self, "guidance_interval", check_interval(self.guidance_interval))
+        parse_rule(self.guidance_rule)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for a manifest, without the rule and schedule that are the usual ones.
+
+        Requests that were written before there were such fields are the same requests.
+        """
+        values = dataclasses.asdict(self)
+        usual = {"guidance_rule": "cfg", "guidance_schedule": "constant"}
+        return {key: value for key, value in values.items() if usual.get(key) != value}
 
     def describe(self) -> str:
         """Return the settings in words, for the title of a grid."""
@@ -102,6 +166,8 @@ class Settings:
         if self.guidance_interval != (0, 1):
             low, high = self.guidance_interval
             words.append(f"at times {low:g} to {high:g}")
+        words += [self.guidance_rule] if self.guidance_rule != "cfg" else []
+        words += ["linear schedule"] if self.guidance_schedule == "linear" else []
         words.append(f"{self.num_steps} {self.solver} steps")
         return ", ".join(words)
 

@@ -17,6 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 from flax import nnx
+from jax import numpy as jnp
 
 from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
@@ -74,6 +75,11 @@ class Trained:
     def caption_encoder(self) -> Any:
         """The encoder of captions, made when it is first used."""
         return self.make_caption_encoder()
+
+    @property
+    def dtype(self) -> str:
+        """The type of the network's matrix products, as "float32"."""
+        return jnp.dtype(nnx.merge(self.graphdef, *self.weights).dtype).name
 
     @property
     def attention(self) -> str:

@@ -1,0 +1,214 @@
+"""The batches of a call of the pipeline, sampled at once or step by step from the host.
+
+Letters: P prompts, B images, R rewards; latents are [h, w, C].
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from miro_jax.models import sharding
+from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_stepper, sample_keys
+from miro_jax.models.solvers import get_solver
+from miro_jax.pretrained.networks.tower import padded_rows
+from miro_jax.sample.encoded import Prompts, encode_negative
+from miro_jax.sample.settings import Settings, parse_rule
+from miro_jax.sample.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A checked call.
+
+    Attributes:
+      prompts: encoded. num_images: of each.
+      positive, negative: levels of the two branches, [P * num_images, R] each.
+      seed: of the noise. settings: how to sample.
+      noise: [P * num_images, h, w, C] in place of drawn noise.
+    """
+
+    prompts: Prompts
+    num_images: int
+    positive: np.ndarray
+    negative: np.ndarray
+    seed: int
+    settings: Settings
+    noise: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The inputs of one compiled call, on the devices of a mesh.
+
+    Attributes:
+      noise: [B, h, w, C] float32. positive, negative: branches. guidance: see `models.sampler`.
+      guided: whether there is a negative branch. used: rows that are no padding.
+    """
+
+    mesh: jax.sharding.Mesh
+    noise: jax.Array
+    positive: Branch
+    negative: Branch
+    guidance: Guidance
+    guided: bool
+    used: int
+
+    def sample(self, sample: Callable[..., jax.Array], weights: tuple) -> jax.Array:
+        """Return image latents [B, h, w, C]; `sample` is from `models.sampler.make_sampler`."""
+        branches = self.positive, self.negative
+        with sharding.use_mesh(self.mesh):
+            return sample(weights, self.noise, *branches, self.guidance, guided=self.guided)
+
+
+def make_batches(
+    trained: Trained, call: Call, batch_size: int, fewer_rows: bool = False
+) -> Iterator[Batch]:
+    """Yield the padded batches of a call.
+
+    Args:
+      trained: the network. call: what to sample.
+      batch_size, fewer_rows: see `MiroPipeline`.
+    """
+    shape, count, settings = trained.config.latent_shape, len(call.positive), call.settings
+    if call.noise is not None and np.shape(call.noise) != (count, *shape):
+        raise ValueError(f"noise must be {[count, *shape]}; got {list(np.shape(call.noise))}.")
+    # A student's negative branch is built in.
+    guided = bool(settings.guidance_scale != 0) and not trained.config.student
+    # Without guidance nothing looks at the negative branch: no text is encoded for it.
+    text = settings.negative_prompt if guided else "same"
+    negative = encode_negative(trained, text, call.prompts)
+    interval = jnp.asarray(settings.guidance_interval, jnp.float32)
+    rule, numbers = parse_rule(settings.guidance_rule)
+    how = rule, settings.guidance_schedule, jnp.asarray(numbers, jnp.float32) if numbers else None
+    mesh, rows = trained.mesh, batch_size
+    put = functools.partial(jax.device_put, device=sharding.batch_sharding(mesh))
+    for start in range(0, count, batch_size):
+        if fewer_rows:
+            rows = min(batch_size, padded_rows(count - start, mesh.shape["data"]))
+        scale = np.full(rows, settings.guidance_scale, np.float32)
+        batch = np.minimum(np.arange(start, start + rows), count - 1)  # padded
+        prompt_index, sample_index = np.divmod(batch, call.num_images)
+        with sharding.use_mesh(mesh):
+            if call.noise is None:
+                x = draw_noise(put(sample_keys(call.seed, prompt_index, sample_index)), shape)
+            else:
+                x = put(np.asarray(call.noise, np.float32)[batch])
+            branches = (
+                put(call.prompts.branch(prompt_index, call.positive[batch])),
+                put(negative.branch(prompt_index, call.negative[batch])),
+            )
+            guidance = Guidance(put(scale), interval, *how)
+        used = min(batch_size, count - start)
+        yield Batch(mesh, x, *branches, guidance, guided, used)
+
+
+@dataclasses.dataclass
+class Step:
+    """A step that all batches of a call have taken.
+
+    Attributes:
+      index: from 0. t, t_next: where it began and ended, in [0, 1], 1 is noise.
+      latents: x at t_next, [B, h, w, C] for each batch; another may be put in its place.
+      denoised: where the step's direction leads to at t = 0, likewise.
+      used: rows of each batch that are no padding.
+    """
+
+    index: int
+    t: float
+    t_next: float
+    latents: list[jax.Array]
+    denoised: list[jax.Array]
+    used: list[int]
+
+    def tensors(self) -> dict[str, Any]:
+        """Return {"latents", "denoised"} of all images, [N, h, w, C] float32 each."""
+        return {"latents": self._join(self.latents), "denoised": self._join(self.denoised)}
+
+    def edit(self, latents: Any) -> None:
+        """Go on from other latents [N, h, w, C]; ValueError for another shape."""
+        old = self._join(self.latents)
+        new = np.asarray(latents, np.float32)
+        if new.shape != old.shape:
+            raise ValueError(f"latents must be {list(old.shape)}; got {list(new.shape)}.")
+        for number, part in enumerate(np.split(new, np.cumsum(self.used)[:-1])):
+            z, count = self.latents[number], self.used[number]
+            full = np.concatenate([part, np.asarray(z)[count:]])
+            self.latents[number] = jax.device_put(full, z.sharding)
+
+    def _join(self, parts: Sequence[jax.Array]) -> np.ndarray:
+        pairs = zip(parts, self.used, strict=True)
+        return np.concatenate([np.asarray(z)[:count] for z, count in pairs])
+
+
+class Steppers:
+    """Takes the steps of one network; what is compiled for a solver serves any number of steps."""
+
+    def __init__(self, trained: Trained):
+        self._trained, self._made = trained, {}
+
+    def steps(self, batches: Sequence[Batch], settings: Settings) -> Iterator[Step]:
+        """Yield each step of all batches; the next one begins at its `latents`, edited or not."""
+        solver, weights = get_solver(settings.solver), self._trained.weights
+        if settings.solver not in self._made:
+            self._made[settings.solver] = make_stepper(self._trained.graphdef, solver)
+        start, step = self._made[settings.solver]
+        states, encoded = [], []
+        for batch in batches:
+            with sharding.use_mesh(batch.mesh):
+                inputs = batch.noise, batch.positive, batch.negative, batch.guidance
+                condition, state = start(weights, *inputs, guided=batch.guided)
+            states.append(state)
+            encoded.append(condition)
+        grid = [np.asarray(part) for part in solver.grid(settings.num_steps)]
+        for index in range(settings.num_steps):
+            now = tuple(jnp.asarray(part[index]) for part in grid)
+            t, t_next, last = *(float(x) for x in now[:2]), index == settings.num_steps - 1
+            old = [state[0] for state in states]
+            for n, batch in enumerate(batches):
+                with sharding.use_mesh(batch.mesh):
+                    given = weights, encoded[n], batch.guidance, states[n], now
+                    states[n] = step(*given, guided=batch.guided, last=last)
+            new = [state[0] for state in states]
+            ahead = t_next / (t_next - t)
+            denoised = [x + (x_old - x) * ahead for x, x_old in zip(new, old, strict=True)]
+            done = Step(index, t, t_next, new, denoised, [batch.used for batch in batches])
+            yield done
+            states = [(x, *state[1:]) for x, state in zip(done.latents, states, strict=True)]
+
+
+def check_student(settings: Settings, negative: np.ndarray) -> None:
+    """Raise ValueError for what a student does not do; `negative` are levels [B, R]."""
+    if settings.solver != "euler":
+        raise ValueError(f"a student samples with the solver euler; got {settings.solver!r}.")
+    if (settings.guidance_rule, settings.guidance_schedule) != ("cfg", "constant"):
+        raise ValueError(
+            "a student has its guidance built in, rule cfg with a constant schedule; got "
+            f"{settings.guidance_rule!r} and {settings.guidance_schedule!r}."
+        )
+    if negative.any():
+        raise ValueError(
+            "a student has its negative branch built in, with level 0 of all rewards; "
+            "negative_targets must not be given."
+        )
+
+
+class NotFinite(FloatingPointError):
+    """The latents of an image are not finite. row: of the image in its call."""
+
+    def __init__(self, text: str, row: int):
+        super().__init__(f"{text}; a lower guidance scale, or float32, may help.")
+        self.row = row
+
+
+def check_finite(latents: Sequence[tuple[jax.Array, int]], num_images: int) -> None:
+    """Raise NotFinite for latents, with how many of each batch are used, that are not finite."""
+    finite = [np.isfinite(np.asarray(z[:used])).all(axis=(1, 2, 3)) for z, used in latents]
+    if not (every := np.concatenate(finite)).all():
+        row = int(every.argmin())
+        prompt, sample = divmod(row, num_images)
+        raise NotFinite(f"image {sample} of prompt {prompt} has latents that are not finite", row)

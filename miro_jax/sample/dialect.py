@@ -1,0 +1,187 @@
+"""The field's words for a call of the pipeline: those of diffusers and of the authors' package.
+
+    pipe = pipe.to("cuda", torch.bfloat16)
+    pipe(prompt, num_inference_steps=50, num_images_per_prompt=4, generator=generator).images
+
+`read_call` turns them into the names of `MiroPipeline.__call__`. Nothing here imports torch: its
+generators, types and devices are read by what they say of themselves.
+"""
+
+import dataclasses
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import jax
+import numpy as np
+from PIL import Image
+
+from miro_jax.models.targets import Targets
+from miro_jax.pretrained.weights.official import RELEASE_NAMES
+from miro_jax.sample.settings import DTYPES, Settings
+
+# Called after each step with (pipe, step, t, {"latents": ..., "denoised": ...}).
+Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
+OUTPUT_TYPES = ("pil", "np", "numpy", "latent")
+NAMES = {
+    "prompt": "prompts",
+    "num_images_per_prompt": "num_images",
+    "reward_targets": "targets",
+    "negative_reward_targets": "negative_targets",
+    "num_inference_steps": "num_steps",
+    "generator": "seed",
+}
+# Of a call, by our names; a value of None is that of its default here.
+DEFAULTS = {"prompts": None, "num_images": 1, "seed": 0, "targets": None, "negative_targets": None}
+DEFAULTS |= {field.name: field.default for field in dataclasses.fields(Settings)}
+DEFAULTS |= dict.fromkeys(("guidance_scale", "prompt_embeds", "prompt_mask", "noise"))
+_OURS = {theirs: ours for ours, theirs in RELEASE_NAMES.items()}
+_PLATFORMS = {"cuda": ("gpu", "cuda"), "xla": ("tpu",), "mps": ("METAL",)}
+
+
+class Dialect(TypedDict, total=False):
+    """Other names of arguments of `MiroPipeline.__call__`; two for one thing are an error.
+
+    Attributes:
+      prompt: `prompts`. num_images_per_prompt: `num_images`. num_inference_steps: `num_steps`.
+      reward_targets: `targets`; the names of rewards may be the release's, as aesthetic_score.
+      negative_reward_targets: `negative_targets`, likewise.
+      generator: `seed`, or an object with `initial_seed()`, such as a `torch.Generator`. It is not
+        advanced: two calls with one generator begin from the same noise.
+    """
+
+    prompt: str | Sequence[str]
+    num_images_per_prompt: int
+    num_inference_steps: int
+    reward_targets: Targets
+    negative_reward_targets: Targets
+    generator: Any
+
+
+class Images(list[Image.Image]):
+    """The images of a call: a list, which is also its own `.images`."""
+
+    @property
+    def images(self) -> "Images":
+        """The images themselves, under the name of diffusers."""
+        return self
+
+
+class Output(dict[str, Any]):
+    """What a call with `return_dict=True` returns: `output.images`, `output["images"]`."""
+
+    @property
+    def images(self) -> Any:
+        """The images, of the type that was requested."""
+        return self["images"]
+
+
+def read_call(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call, all of `DEFAULTS`, under our names.
+
+    Args:
+      given: arguments by our names or those of `NAMES`; None where not given.
+
+    Raises:
+      TypeError: an unknown argument, or a generator that has no seed.
+      ValueError: two names for one thing.
+    """
+    call: dict[str, Any] = dict.fromkeys(DEFAULTS)
+    for name, value in given.items():
+        ours = NAMES.get(name, name)
+        if ours not in call:
+            known = ", ".join((*call, *NAMES))
+            raise TypeError(f"unknown argument {name!r}; a call knows: {known}.")
+        if value is None:
+            continue
+        if call[ours] is not None:
+            other = next(theirs for theirs, our in NAMES.items() if our == ours)
+            raise ValueError(f"{ours} and {other} are the same argument; give one of them.")
+        call[ours] = value
+    for name in ("targets", "negative_targets"):
+        call[name] = _our_names(call[name])
+    call = {name: DEFAULTS[name] if value is None else value for name, value in call.items()}
+    return call | {"seed": _seed(call["seed"])}
+
+
+def _our_names(targets: Targets) -> Targets:
+    """Put our names of rewards in place of the release's; ValueError where both are there."""
+    if isinstance(targets, Mapping):
+        ours = [_OURS.get(name, name) for name in targets]
+        if twice := {name for name in ours if ours.count(name) > 1}:
+            raise ValueError(f"targets must name a reward once; got two for {', '.join(twice)}.")
+        return dict(zip(ours, targets.values(), strict=True))
+    if isinstance(targets, list | tuple):
+        return [_our_names(one) if isinstance(one, Mapping) else one for one in targets]
+    return targets
+
+
+def _seed(generator: Any) -> int:
+    if callable(getattr(generator, "initial_seed", None)):
+        return int(generator.initial_seed()) % (1 << 32)
+    try:
+        return operator.index(generator)
+    except TypeError:
+        raise TypeError(
+            "seed, or generator, must be an int or have initial_seed(), as a torch.Generator; "
+            f"got {generator!r}."
+        ) from None
+
+
+def pack(images: np.ndarray, output_type: str, return_dict: bool | None) -> Any:
+    """Return images in the form that a call requested.
+
+    Args:
+      images: [B, H, W, 3] uint8; latents for "latent".
+      output_type: of `OUTPUT_TYPES`. return_dict: see `MiroPipeline.__call__`.
+    """
+    made: Any = images
+    if output_type == "pil":
+        made = Images(map(Image.fromarray, images))
+    elif output_type == "np":
+        made = images.astype(np.float32) / 255
+    if return_dict is None:
+        return made
+    return Output(images=made) if return_dict else (made,)
+
+
+def release_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the release's names of rewards, as aesthetic_score; others as they are."""
+    return tuple(RELEASE_NAMES.get(name, name) for name in names)
+
+
+def read_dtype(dtype: Any) -> str:
+    """Return the name of a type, which may be one of torch, numpy or jax; ValueError lists all."""
+    name = getattr(dtype, "__name__", None) or str(getattr(dtype, "name", dtype))
+    name = name.removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    return name
+
+
+def read_to(words: Sequence[Any], device: Any, dtype: Any) -> str | None:
+    """Read the arguments of `pipe.to(...)`: a device, a type, or both, in any order.
+
+    JAX has its devices from the machine: one of another kind is warned of.
+
+    Returns:
+      The name of the type; None where none is given.
+
+    Raises:
+      ValueError: an unknown type. TypeError: neither a device nor a type.
+    """
+    for word in words:
+        is_device = str(word).partition(":")[0] in ("cpu", "gpu", "tpu", *_PLATFORMS)
+        if is_device and device is None:
+            device = word
+        elif not is_device and dtype is None:
+            dtype = word
+        else:
+            raise TypeError(
+                f"to() takes one device and one dtype; got {', '.join(map(str, words))}."
+            )
+    kind, used = str(device).partition(":")[0], jax.default_backend()
+    if device is not None and used not in (kind, *_PLATFORMS.get(kind, ())):
+        warnings.warn(f"The weights stay on {used!r}, the device of JAX here.", stacklevel=3)
+    return None if dtype is None else read_dtype(dtype)
