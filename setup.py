@@ -96,6 +96,7 @@ setup(
     package_data={
         "": ["*.pyi"],
         "miro_jax": ["py.typed"],
+        "miro_jax.demo": ["style.css"],
         "miro_jax.evaluate": ["recorded/*.json"],
         "miro_jax.evaluate.plots": ["published/*.json"],
         "miro_jax.evaluate.suites": ["prompts/*/*", "expected/*.json"],

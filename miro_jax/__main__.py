@@ -48,6 +48,7 @@ VERBS = {
     "plot": Verb(
         "evaluate.plots.command", "the plots of the paper from evaluations or its numbers"
     ),
+    "demo": Verb("demo.command", "sliders in a browser: requested levels beside the measured ones"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),

@@ -57,7 +57,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "score_names": in_order(scores.training, facts.rewards) if scores else [],
         "strips": _strips(scores) if scores else {},
         "dials": dials,
-        "dial_charts": {n: _dial(dials, n) for n in dials.cross["asked"]} if dials else {},
+        "dial_charts": {n: dial_chart(dials, n) for n in dials.cross["asked"]} if dials else {},
         "conflict": conflict,
         "conflict_charts": _conflict(conflict) if conflict and conflict.others_asked else {},
         "curves": {_CURVES[name][2]: _curve(facts, name) for name in _drawable(facts)},
@@ -117,7 +117,7 @@ def _strips(scores: RewardScores) -> dict[str, Markup]:
     return strips
 
 
-def _dial(dials: Dials, name: str) -> Markup:
+def dial_chart(dials: Dials, name: str) -> Markup:
     """Draw achieved against requested levels of one reward."""
     chart = Chart(unit_axis("level requested"), unit_axis("level achieved"), width=260, height=250)
     chart.line([0, 1], [0, 1], "ideal")

@@ -1,0 +1,65 @@
+"""`miro-jax demo --checkpoint=...`: serve the page until it is stopped."""
+
+import importlib.util
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+from miro_jax import demo
+from miro_jax.cli.exit import UsageError, note, run
+from miro_jax.cli.flags import Parser, add_flags, make_settings
+from miro_jax.demo.options import Options
+
+NAME, PROGRAM = "miro_jax.demo", "miro-jax demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, see `cli.exit`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return run(NAME, lambda: _plan(words), _serve)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        description="Serve a page with sliders for a trained network: targets and negative targets "
+        "of each reward, and images with their measured scores.",
+        epilog=f"example:\n  {PROGRAM} --checkpoint=runs/base\n\nThe page makes no request to any "
+        "other host. It needs the extra: pip install 'miro_jax[demo]'.",
+    )
+    add_flags(parser, Options)
+    return parser
+
+
+def _plan(words: Sequence[str]) -> Options:
+    options = make_settings(Options, _parser().read(words))
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError(
+            "the demo needs gradio, which is not installed: pip install 'miro_jax[demo]'"
+        )
+    demo.studio.check_options(options)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((options.host, options.port))
+        except OSError as error:
+            raise UsageError(
+                f"--port must be free on {options.host}; got {options.port}: {error.strerror}."
+            ) from error
+    return options
+
+
+def _serve(options: Options) -> None:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    note(f"{NAME}: loading {options.checkpoint}")
+    studio = demo.studio.open_studio(options)
+    page = demo.page.build_page(studio)
+    demo.page.launch(page, options.host, options.port)
+    note(f"{NAME}: http://{options.host}:{options.port} until Ctrl-C")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:  # serving ends when it is stopped
+        page.close(verbose=False)
+        note(f"{NAME}: stopped")

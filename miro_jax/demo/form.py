@@ -1,0 +1,116 @@
+"""What the page asks for, in forms that leave it: JSON (also in a link), Python, a command.
+
+A form is a `sample.request.Request` of one prompt, checked as every request is. Its JSON has the
+names of `MiroPipeline.__call__`, and every reward's levels written out; null is not conditioned.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from miro_jax.data.json_file import check_fields, dump_json, parse_json
+from miro_jax.sample.request import Request, make_request
+from miro_jax.sample.settings import Settings
+
+LONGEST = 20_000  # letters of a JSON; a prompt may be long
+_LEVELS = {str: (float, None)}
+_OWN = {"prompt": str, "num_images?": int, "seed?": int, "targets?": _LEVELS}
+_OWN |= {"negative_targets?": _LEVELS}
+_SETTINGS = [field.name for field in dataclasses.fields(Settings)]
+
+
+def make_form(names: Sequence[str], values: Mapping[str, Any], most_images: int = 64) -> Request:
+    """Return the request of one prompt.
+
+    Args:
+      names: rewards of the network, in order.
+      values: `prompt`, and what else is asked for, by the names of `MiroPipeline.__call__`.
+      most_images: how many may be asked for.
+
+    Raises:
+      ValueError: an unknown key or reward, a value of another type or out of its range.
+    """
+    check_fields(values, _OWN, "the settings")
+    given = dict(values)
+    known = [key.removesuffix("?") for key in _OWN] + _SETTINGS
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(f"the settings may have {', '.join(known)}; got {', '.join(unknown)}.")
+    if not 1 <= given.get("num_images", 1) <= most_images:
+        raise ValueError(f"num_images must be in 1..{most_images}; got {given['num_images']}.")
+    prompt = given.pop("prompt")
+    if not prompt.strip():
+        raise ValueError("a prompt is needed; the field is empty.")
+    return make_request(names, prompt, **given)
+
+
+def read_json(text: str, names: Sequence[str], most_images: int = 64) -> Request:
+    """Read what `write_json` wrote; ValueError says what is wrong."""
+    if len(text) > LONGEST:
+        raise ValueError(f"the settings must be at most {LONGEST} letters; got {len(text)}.")
+    return make_form(names, parse_json(text, "the settings", dict), most_images)
+
+
+def to_values(form: Request) -> dict[str, Any]:
+    """Return a form as plain values, all levels written out."""
+    (prompt,) = form.prompts
+    own = {"prompt": prompt.text, "num_images": form.num_images, "seed": form.seed}
+    levels = {"targets": form.positive(prompt), "negative_targets": form.negative(prompt)}
+    return own | levels | dataclasses.asdict(form.settings)
+
+
+def write_json(form: Request) -> str:
+    """Return the JSON of a form, on one line."""
+    return dump_json(to_values(form))
+
+
+def _changed(form: Request) -> dict[str, Any]:
+    """Return the arguments of a form without those that are the pipeline's defaults."""
+    values = to_values(form)
+    for key, usual in (("targets", 1.0), ("negative_targets", 0.0)):
+        changed = {name: level for name, level in values.pop(key).items() if level != usual}
+        values |= {key: changed} if changed else {}
+    usual = {"guidance_interval": (0.0, 1.0), "solver": "euler", "negative_prompt": "empty"}
+    return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+
+
+def to_python(form: Request, checkpoint: str, variant: str | None = None) -> str:
+    """Return the call of the pipeline that draws the same images, with its import."""
+    values = _changed(form)
+    where = ", ".join(map(repr, filter(None, (checkpoint, variant))))
+    lines = [f"    {values.pop('prompt')!r},"]
+    lines += [f"    {key}={value!r}," for key, value in values.items()]
+    return "\n".join(
+        [
+            "from miro_jax import MiroPipeline",
+            "",
+            f"pipe = MiroPipeline.from_pretrained({where})",
+            "images = pipe(",
+            *lines,
+            ")",
+        ]
+    )
+
+
+def to_command(form: Request, checkpoint: str, variant: str | None = None) -> str:
+    """Return the `miro-jax sample` that draws the same images into a folder."""
+    values = _changed(form)
+    # A run has its own settings where a flag is not given: all of them are given.
+    values |= {"solver": form.settings.solver, "negative_prompt": form.settings.negative_prompt}
+    flags = {"num_images": "images", "num_steps": "steps", "targets": "target"}
+    flags |= {"negative_targets": "negative-target"}
+    words = [f"--checkpoint={checkpoint}", *([f"--variant={variant}"] if variant else [])]
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            pairs = value.items()
+            value = ",".join(f"{k}={'none' if v is None else repr(v)}" for k, v in pairs)
+        elif isinstance(value, tuple):
+            value = ",".join(map(repr, value))
+        words.append(f"--{flags.get(key, key).replace('_', '-')}={value}")
+    return " ".join(["miro-jax sample", *map(shlex.quote, words)])
+
+
+def snap(level: float, num_bins: int) -> float:
+    """Return the trained level k / (num_bins - 1) that is nearest to a level in [0, 1]."""
+    top = max(num_bins - 1, 1)
+    return round(level * top) / top

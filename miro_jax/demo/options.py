@@ -1,0 +1,67 @@
+"""Flags of the demo. Importing this module imports neither jax nor gradio."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from miro_jax.cli.flags import option
+from miro_jax.rewards.names import HELP, parse_names
+from miro_jax.sample.settings import CHECKPOINT, DTYPES, MODEL
+
+PAGE = "the page"
+AUTO, NONE = "auto", "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `miro-jax demo` may be told."""
+
+    checkpoint: str = option(
+        CHECKPOINT,
+        group=MODEL,
+        metavar="DIR_OR_ID",
+        help="a run's folder, a folder in the released layout, or a hub id",
+    )
+    variant: str | None = option(
+        None, group=MODEL, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"
+    )
+    revision: str | None = option(
+        None, group=MODEL, metavar="NAME", help="branch, tag or commit on the hub"
+    )
+    text_encoder: str | None = option(
+        None, group=MODEL, metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)"
+    )
+    vae: str | None = option(
+        None, group=MODEL, metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)"
+    )
+    dtype: str | None = option(
+        None,
+        choices=DTYPES,
+        group=MODEL,
+        help="of the network (default: float32 on a CPU, else bfloat16)",
+    )
+    rewards: Sequence[str] = option(
+        (AUTO,),
+        parse=parse_names,
+        group=MODEL,
+        metavar="NAMES",
+        help="rewards that score the images: auto (those of the run that need no weights), none, "
+        f"or {HELP}",
+    )
+    preset: tuple[str, ...] = option(
+        (),
+        repeat=True,
+        parse=str,
+        group=PAGE,
+        metavar="FILE",
+        help="a preset.json of `sample search`; repeat it for several",
+    )
+    most_images: int = option(
+        8, at_least=1, at_most=64, group=PAGE, metavar="N", help="images that may be asked for"
+    )
+    host: str = option(
+        "127.0.0.1",
+        group=PAGE,
+        metavar="ADDRESS",
+        help="where the page is served; 0.0.0.0 lets other machines in",
+    )
+    port: int = option(7860, at_least=1, at_most=65535, group=PAGE, metavar="N", help="of the page")

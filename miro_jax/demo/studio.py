@@ -1,0 +1,261 @@
+"""What draws for the page: a pipeline, the rewards that measure, presets and dial curves.
+
+N images, R measured rewards.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from miro_jax import rewards
+from miro_jax.cli.compile_cache import keep_compiled
+from miro_jax.data.json_file import read_json
+from miro_jax.data.records.bins import Bins, levels
+from miro_jax.demo.form import make_form, to_values
+from miro_jax.demo.options import AUTO, NONE, Options
+from miro_jax.models.targets import parse_targets
+from miro_jax.report.facts import EVALUATIONS, read_facts
+from miro_jax.report.results import Dials
+from miro_jax.rewards.base import Reward, score_all
+from miro_jax.sample.batches import check_finite
+from miro_jax.sample.pipeline import MiroPipeline, default_dtype
+from miro_jax.sample.preset import read_preset
+from miro_jax.sample.request import Request
+from miro_jax.sample.stage import read_settings
+from miro_jax.sample.trained import is_run, peek, weights_name
+
+NUM_BINS = 64  # of the released networks
+_EVERY = 0.15  # seconds between two previews, at least
+_SHARE = 0.2  # of the time that previews may take
+FIRST_PROMPTS = (
+    "a red circle",
+    "two blue squares",
+    "a green triangle and a yellow circle",
+    "three cyan circles",
+)
+OTHER_PROMPTS = ("a red fox in snow", "a lighthouse at dusk, oil on canvas", "a bowl of ramen")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What a drawing shows while it goes on.
+
+    Attributes:
+      step, num_steps: steps done, of how many.
+      images: [N, H, W, 3] uint8 of where the steps lead to; None where they were not decoded.
+    """
+
+    step: int
+    num_steps: int
+    images: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a form asked for.
+
+    Attributes:
+      form: the request. images: [N, H, W, 3] uint8. seconds: it took.
+      scores: reward -> [N] raw scores. levels: reward -> [N] as training would have seen them.
+    """
+
+    form: Request
+    images: np.ndarray
+    seconds: float
+    scores: Mapping[str, np.ndarray]
+    levels: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Studio:
+    """Draws and measures for the page.
+
+    Attributes:
+      pipe: a `MiroPipeline`. measures: the rewards that score.
+      bins: of training; None where they are not known.
+      presets: name -> what they set of a form. dials: curves of the evaluation, None without one.
+      usual: the settings that the page begins with.
+      examples: prompts to try.
+      checkpoint, variant: as they were given. most_images: that may be asked for.
+      first: what the page shows before anything is asked for.
+    """
+
+    pipe: MiroPipeline
+    measures: Sequence[Reward]
+    bins: Bins | None
+    presets: Mapping[str, Mapping[str, Any]]
+    dials: Dials | None
+    usual: Request
+    examples: Sequence[str]
+    checkpoint: str
+    variant: str | None = None
+    most_images: int = 8
+    first: Drawn | None = None
+
+    @property
+    def num_bins(self) -> int:
+        """Levels that training knew."""
+        return self.bins.num_bins if self.bins is not None else NUM_BINS
+
+    def draw(self, form: Request) -> Iterator[Frame | Drawn]:
+        """Yield a frame now and then, and last what was drawn.
+
+        Raises:
+          ValueError: the pipeline cannot draw this. NotFinite: the latents of an image.
+        """
+        begin = last = time.perf_counter()
+        cost, call = 0.0, to_values(form)
+        frame, step = Frame(0, form.settings.num_steps, None), None
+        yield frame
+        for step in self.pipe.stream(call.pop("prompt"), **call):
+            now = time.perf_counter()
+            if now - last < max(_EVERY, cost / _SHARE) or step.t_next == 0:
+                continue
+            images = self._decode(step.denoised, step.used)
+            yield Frame(step.index + 1, form.settings.num_steps, images)
+            last = time.perf_counter()
+            cost = last - now
+        if step is None:
+            raise ValueError("num_steps must be at least 1.")
+        check_finite(list(zip(step.latents, step.used, strict=True)), form.num_images)
+        images = self._decode(step.latents, step.used)
+        scores, achieved = self._measure(images, form)
+        yield Drawn(form, images, time.perf_counter() - begin, scores, achieved)
+
+    def _decode(self, latents: Sequence[Any], used: Sequence[int]) -> np.ndarray:
+        pairs = zip(latents, used, strict=True)
+        return np.concatenate([self.pipe.decode(z)[:count] for z, count in pairs])
+
+    def _measure(
+        self, images: np.ndarray, form: Request
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return scores and levels of images by reward; levels where training's are known."""
+        if not self.measures:
+            return {}, {}
+        captions = [form.prompts[0].text] * len(images)
+        scores = score_all(self.measures, images, [{"caption": captions}])[0].astype(np.float64)
+        names = [reward.name for reward in self.measures]
+        known = [n for n, r in enumerate(self.measures) if r.identity in self._of_bins]
+        achieved = {}
+        if known:
+            made = levels(self._bins_of(known), scores[:, known])
+            achieved = {names[n]: column for n, column in zip(known, made.T, strict=True)}
+        return dict(zip(names, scores.T, strict=True)), achieved
+
+    @property
+    def _of_bins(self) -> Sequence[str]:
+        return () if self.bins is None else self.bins.names
+
+    def _bins_of(self, known: Sequence[int]) -> Bins:
+        """Return the bins of some of the measuring rewards, in their order."""
+        rows = [self._of_bins.index(self.measures[n].identity) for n in known]
+        b = cast(Bins, self.bins)
+        names, counts = (tuple(part[row] for row in rows) for part in (b.names, b.counts))
+        return dataclasses.replace(b, names=names, edges=b.edges[rows], counts=counts)
+
+
+def check_options(options: Options) -> None:
+    """Check what can be known before a device is touched; raises what `peek` and others raise."""
+    names, _ = peek(options.checkpoint, options.variant, options.revision)
+    for path in options.preset:
+        read_preset(path).check_rewards(names)
+    if tuple(options.rewards) not in ((AUTO,), (NONE,)):
+        rewards.check_names(options.rewards)
+
+
+def open_studio(options: Options) -> Studio:
+    """Load the network, the rewards, presets and curves, and compile what a drawing needs."""
+    folder = Path(options.checkpoint).expanduser()
+    run = folder if is_run(folder) else None
+    keep_compiled(run)
+    _, sample = peek(options.checkpoint, options.variant, options.revision)
+    # One program for any number of images. A release has the first device, a run all of them.
+    devices = 1 if sample is None else jax.device_count()
+    rows = 1 if sample is None and jax.default_backend() == "cpu" else 4
+    pipe = MiroPipeline.from_pretrained(
+        options.checkpoint,
+        options.variant,
+        dtype=options.dtype or default_dtype(),
+        batch_size=-(-rows // devices) * devices,
+        text_encoder=options.text_encoder,
+        vae=options.vae,
+        revision=options.revision,
+    )
+    shapes = sample is not None and _source(folder) == "shapes"
+    examples = FIRST_PROMPTS if shapes else OTHER_PROMPTS
+    usual = {} if sample is None else read_settings(sample)
+    first = {"prompt": examples[0], "num_images": min(4, options.most_images), **usual}
+    dials = None
+    if run is not None and (run / EVALUATIONS).exists():
+        dials = read_facts(run).result(Dials)
+    studio = Studio(
+        pipe,
+        load_measures(options, run),
+        pipe.trained.bins,
+        make_presets(pipe, options, sample),
+        dials,
+        make_form(pipe.reward_names, first, options.most_images),
+        examples,
+        options.checkpoint,
+        options.variant,
+        options.most_images,
+    )
+    # What a slider can ask for is compiled now: guidance, and none.
+    values = to_values(studio.usual) | {"num_steps": 1, "num_images": 1}
+    values["guidance_scale"] = 0.0 if studio.usual.settings.guidance_scale else 1.0
+    for form in (make_form(pipe.reward_names, values), studio.usual):
+        *_, last = studio.draw(form)
+        studio.first = cast(Drawn, last)
+    return studio
+
+
+def _source(run: Path) -> str:
+    spec = read_json(run / "config.json", {"source": {"spec": str}})["source"]["spec"]
+    return spec.partition(":")[0]
+
+
+def load_measures(options: Options, run: Path | None) -> Sequence[Reward]:
+    """Load the rewards that measure; by default those of a run that need no weights."""
+    names = tuple(options.rewards)
+    if names == (NONE,):
+        return ()
+    if names != (AUTO,):
+        return rewards.load_rewards(names)
+    if run is None:
+        return ()
+    own = read_json(run / "config.json", {"rewards": [str]})["rewards"]
+    return rewards.load_rewards([name for name in own if not rewards.has_weights(name)])
+
+
+def make_presets(
+    pipe: MiroPipeline, options: Options, sample: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the presets by name: what each sets of a form.
+
+    Raises:
+      ValueError: a preset is of other weights.
+    """
+    every = pipe.reward_names
+    best = {"targets": dict.fromkeys(every, 1.0), "negative_targets": dict.fromkeys(every, 0.0)}
+    none = {key: dict.fromkeys(every, None) for key in best}
+    presets: dict[str, dict[str, Any]] = {"all at their best": best}
+    if sample is not None and (wanted := parse_targets(sample["targets"])):
+        refused = parse_targets(sample["negative_targets"])
+        own = {"targets": best["targets"] | wanted}
+        own |= {"negative_targets": best["negative_targets"] | refused}
+        presets["of the run"] = own | {"guidance_scale": sample["guidance_scale"]}
+    presets["not conditioned"] = none
+    for path in options.preset:
+        preset = read_preset(path)
+        preset.check_weights(weights_name(pipe.trained))
+        presets[f"{preset.found_on['objective']} ({Path(path).stem})"] = {
+            "targets": best["targets"] | dict(preset.targets),
+            "negative_targets": best["negative_targets"] | dict(preset.negative_targets),
+            "guidance_scale": preset.guidance_scale,
+        }
+    return presets
