@@ -88,7 +88,7 @@ def test_the_page_shows_images_before_anything_is_asked(opened, studio):
     assert "runs/base" in view.inner_text(".head")
     assert view.locator("#result .bars tr").count() == 2 * 3
     view.click("#curves > button")
-    assert view.locator(".dials img").count() == 3
+    assert view.locator(".curves img").count() == 3
 
 
 def test_sliders_are_snapped_and_drawn(opened, studio):

@@ -88,7 +88,7 @@ def test_two_names_for_one_thing_are_refused(pipe, ours, theirs):
 def test_what_nobody_knows_is_refused(pipe):
     with pytest.raises(TypeError, match="unknown argument 'num_inference_step'.*num_inference_st"):
         pipe("x", num_inference_step=3)
-    with pytest.raises(TypeError, match="initial_seed"):
+    with pytest.raises(ValueError, match="seed must be in 0.*; got 'seed'"):
         pipe("x", generator="seed")
     with pytest.raises(ValueError, match="output_type must be one of"):
         pipe("x", output_type="pt")

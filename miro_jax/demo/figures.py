@@ -131,4 +131,4 @@ def show_dials(dials: Dials) -> Markup:
         pictures += Markup('<img alt="Dial of {}" src="data:image/svg+xml,{}">').format(
             name, quote(text)
         )
-    return Markup('<div class="dials">{}</div>').format(pictures)
+    return Markup('<div class="curves">{}</div>').format(pictures)

@@ -24,14 +24,14 @@ from miro_jax.demo.form import (
 )
 from miro_jax.demo.studio import Frame, Studio
 from miro_jax.sample.request import Request
-from miro_jax.sample.settings import SOLVERS
+from miro_jax.sample.settings import SCHEDULES, SOLVERS
 
 gr = lazy_loader.load("gradio")
 
 MOST_WAITING = 64
 MISTAKES = (ValueError, TypeError, ArithmeticError, OSError, RuntimeError)
 _SINGLE = ("prompt", "num_images", "seed", "num_steps", "guidance_scale", "interval_low")
-_SINGLE += ("interval_high", "solver", "negative_prompt")
+_SINGLE += ("interval_high", "guidance_rule", "guidance_schedule", "solver", "negative_prompt")
 _LINK = "(s, b) => location.origin + location.pathname + '?settings=' + encodeURIComponent(s)"
 _LINK += " + (b ? '&beside=' + encodeURIComponent(b) : '')"
 _SEED = "() => Math.floor(Math.random() * 4294967296)"
@@ -100,13 +100,15 @@ class Controls:
 
 def build_page(studio: Studio) -> Any:
     """Return the page of a studio, a `gradio.Blocks`."""
-    with gr.Blocks(title="miro_jax demo", analytics_enabled=False) as page:
+    with gr.Blocks(title="miro_jax demo", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_head(studio), padding=False)
-        with gr.Row():
-            with gr.Column(scale=4, min_width=320):
-                controls, buttons = _controls(studio)
-            with gr.Column(scale=7, min_width=320):
+        with gr.Row(elem_classes="layout"):
+            with gr.Column(elem_classes="ask"):
+                buttons = _ask(studio)
+            with gr.Column(elem_classes="show"):
                 outputs = _outputs(studio)
+            with gr.Column(elem_classes="dials"):
+                controls = _controls(studio, buttons)
         _connect(page, studio, controls, buttons, outputs)
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
     return page
@@ -140,17 +142,22 @@ def _head(studio: Studio) -> Markup:
     )
 
 
-def _controls(studio: Studio) -> tuple[Controls, dict[str, Any]]:
-    """Lay out the left column; returns the controls, and buttons and such by name."""
-    usual = to_values(studio.usual)
-    low, high = usual["guidance_interval"]
-    prompt = gr.Textbox(usual["prompt"], label="Prompt", max_lines=4, elem_id="prompt")
+def _ask(studio: Studio) -> dict[str, Any]:
+    """Lay out prompt and buttons; returns them by name."""
+    prompt = gr.Textbox(studio.examples[0], label="Prompt", max_lines=4, elem_id="prompt")
     gr.Examples([[text] for text in studio.examples], [prompt], label="Try")
     with gr.Row():
         draw = gr.Button("Generate", variant="primary", elem_id="generate")
         stop = gr.Button("Stop", elem_id="stop")
-    presets = list(studio.presets)
-    preset = gr.Dropdown(["", *presets], value="", label="Preset", elem_id="preset")
+    return {"prompt": prompt, "draw": draw, "stop": stop}
+
+
+def _controls(studio: Studio, buttons: dict[str, Any]) -> Controls:
+    """Lay out the dials and how to sample; adds to the buttons."""
+    usual = to_values(studio.usual)
+    low, high = usual["guidance_interval"]
+    names = ["", *studio.presets]
+    buttons["preset"] = gr.Dropdown(names, value="", label="Preset", elem_id="preset")
     levels = {}
     with gr.Tabs():
         for kind, title in (("targets", "Targets"), ("negative_targets", "Negative targets")):
@@ -160,21 +167,27 @@ def _controls(studio: Studio) -> tuple[Controls, dict[str, Any]]:
     with gr.Accordion("Sampling", open=True):
         with gr.Row():
             seed = gr.Number(usual["seed"], label="Seed", precision=0, minimum=0, elem_id="seed")
-            dice = gr.Button("New seed", elem_id="dice", min_width=90, scale=0)
+            buttons["dice"] = gr.Button("New", elem_id="dice", min_width=80, scale=0)
         most = studio.most_images
         images = gr.Slider(1, most, usual["num_images"], step=1, label="Images", elem_id="images")
         steps = gr.Slider(1, 200, usual["num_steps"], step=1, label="Steps", elem_id="steps")
-        scale = gr.Slider(0, 15, usual["guidance_scale"], step=0.25, label="Guidance scale")
+        scale = gr.Slider(
+            0, 15, usual["guidance_scale"], step=0.25, label="Guidance scale", elem_id="scale"
+        )
     with gr.Accordion("More", open=False):
         begin = gr.Slider(0, 1, low, step=0.05, label="Guidance from time (0 is data)")
         end = gr.Slider(0, 1, high, step=0.05, label="Guidance to time (1 is noise)")
+        rule = gr.Textbox(usual["guidance_rule"], label="Guidance rule: cfg, cfg_zero or apg")
+        schedule = gr.Dropdown(
+            list(SCHEDULES), value=usual["guidance_schedule"], label="Guidance over time"
+        )
         solver = gr.Dropdown(list(SOLVERS), value=usual["solver"], label="Solver")
         negative = gr.Textbox(
             usual["negative_prompt"], label="Negative prompt: empty, same, or a text"
         )
-    parts = (prompt, images, seed, steps, scale, begin, end, solver, negative)
-    controls = Controls(studio, dict(zip(_SINGLE, parts, strict=True)), levels)
-    return controls, {"draw": draw, "stop": stop, "preset": preset, "dice": dice}
+    parts = (buttons["prompt"], images, seed, steps, scale, begin, end, rule, schedule)
+    parts += (solver, negative)
+    return Controls(studio, dict(zip(_SINGLE, parts, strict=True)), levels)
 
 
 def _row(studio: Studio, kind: str, name: str, level: float | None) -> tuple[Any, Any]:

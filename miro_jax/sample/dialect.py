@@ -8,7 +8,6 @@ generators, types and devices are read by what they say of themselves.
 """
 
 import dataclasses
-import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -19,7 +18,7 @@ from PIL import Image
 
 from miro_jax.models.targets import Targets
 from miro_jax.pretrained.weights.official import RELEASE_NAMES
-from miro_jax.sample.settings import DTYPES, Settings
+from miro_jax.sample.settings import DTYPES, MOST_SEEDS, Settings
 
 # Called after each step with (pipe, step, t, {"latents": ..., "denoised": ...}).
 Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
@@ -84,7 +83,7 @@ def read_call(given: Mapping[str, Any]) -> dict[str, Any]:
       given: arguments by our names or those of `NAMES`; None where not given.
 
     Raises:
-      TypeError: an unknown argument, or a generator that has no seed.
+      TypeError: an unknown argument.
       ValueError: two names for one thing.
     """
     call: dict[str, Any] = dict.fromkeys(DEFAULTS)
@@ -117,16 +116,10 @@ def _our_names(targets: Targets) -> Targets:
     return targets
 
 
-def _seed(generator: Any) -> int:
+def _seed(generator: Any) -> Any:
     if callable(getattr(generator, "initial_seed", None)):
-        return int(generator.initial_seed()) % (1 << 32)
-    try:
-        return operator.index(generator)
-    except TypeError:
-        raise TypeError(
-            "seed, or generator, must be an int or have initial_seed(), as a torch.Generator; "
-            f"got {generator!r}."
-        ) from None
+        return int(generator.initial_seed()) % MOST_SEEDS
+    return generator
 
 
 def pack(images: np.ndarray, output_type: str, return_dict: bool | None) -> Any:

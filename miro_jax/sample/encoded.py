@@ -70,7 +70,7 @@ def _encode(trained: Trained, texts: list[str]) -> Prompts:
             warnings.warn(
                 f"A prompt has {length} tokens and the network sees {limit}; its end is cut: "
                 f"{text[:60]!r}...",
-                stacklevel=4,
+                stacklevel=5,
             )
     return Prompts(*encoder.encode_padded(texts, np.float32))
 
