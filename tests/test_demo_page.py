@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 
 import pytest
 
@@ -233,3 +234,40 @@ def test_ten_users_take_turns(browser, url, studio):
         assert view.complaints == []
     seeds = {call["seed"] for call in studio.pipe.calls[-10:]}
     assert seeds == set(range(1000, 1010))
+
+
+def resident() -> float:
+    """Megabytes of this process, which serves the page."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def test_200_random_interactions_leave_no_error_and_memory_flat(opened, studio):
+    view, rng = opened(), random.Random(0)
+    open_copies(view)
+    names = [f"{kind}-{name}" for kind in ("targets",) for name in studio.pipe.reward_names]
+
+    def slide():
+        view.focus(f"#{rng.choice(names)} input[type=range]")
+        for _ in range(rng.randint(1, 5)):
+            view.keyboard.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "Home", "End"]))
+
+    actions = (
+        slide,
+        lambda: view.click(f"#on-{rng.choice(names)} input"),
+        lambda: view.fill("#seed input", str(rng.randrange(1 << 32))),
+        lambda: view.fill("#prompt textarea", rng.choice(["a red circle", "fail", "", "<b>x</b>"])),
+        lambda: view.click("#pin"),
+        lambda: view.click("#unpin") if view.is_enabled("#unpin") else None,
+        lambda: view.click("#generate"),
+        lambda: view.click("#stop"),
+        lambda: view.click("#restore"),
+        lambda: set_slider(view, "images", rng.randint(1, 8)),
+    )
+    memory = []
+    for _ in range(200):
+        rng.choice(actions)()
+        memory.append(resident())
+    view.fill("#prompt textarea", "a red circle")
+    generate(view)
+    assert max(memory[150:]) < max(memory[:100]) + 30

@@ -1,0 +1,95 @@
+"""`miro-jax demo`: mistakes end it before a device is touched; a studio draws and measures."""
+
+import importlib.util
+import socket
+
+import numpy as np
+import pytest
+
+from configs import base as configs
+from miro_jax.demo import command, studio
+from miro_jax.demo.form import make_form, to_values
+from miro_jax.demo.options import Options
+from tests import demoing, sampling
+from tests.networks import quick_compilation
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run, as far as `plan` looks."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(configs.get_config("tiny").to_json())
+    return tmp_path
+
+
+def refused(capsys, *words):
+    assert command.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_missing_extra_is_one_line_with_what_to_install(run, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = refused(capsys, f"--checkpoint={run}")
+    assert "needs gradio" in said and "pip install 'miro_jax[demo]'" in said
+
+
+def test_mistakes_are_one_line(run, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert "there is no folder" in refused(capsys, f"--checkpoint={run / 'none'}")
+    assert "'clop'" in refused(capsys, f"--checkpoint={run}", "--rewards=clop")
+    assert "preset.json" in refused(capsys, f"--checkpoint={run}", f"--preset={run}/preset.json")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused(capsys, f"--checkpoint={run}", f"--port={port}")
+    assert f"--port must be free on 127.0.0.1; got {port}" in said
+
+
+def test_only_rewards_without_weights_measure_unasked(run):
+    loaded = studio.load_measures(Options(str(run)), run)
+    assert len(loaded) == 7 and loaded[0].name == "sharpness"
+    assert studio.load_measures(Options(str(run), rewards=("none",)), run) == ()
+    assert studio.load_measures(Options("nicolas-dufour/miro"), None) == ()
+
+
+def test_measured_levels_are_those_of_training():
+    made = demoing.make_studio()
+    made.measures, made.__class__ = (
+        studio.rewards.load_rewards(["sharpness", "beauty"]),
+        studio.Studio,
+    )
+    bins = demoing.make_bins(("other", "beauty"))
+    names = ("other@1", made.measures[1].identity)
+    made.bins = studio.dataclasses.replace(bins, names=names)
+    images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3)).astype(np.uint8)
+    scores, levels = made._measure(images, made.usual)
+    assert scores.keys() == {"sharpness", "beauty"} and levels.keys() == {"beauty"}
+    np.testing.assert_allclose(
+        levels["beauty"], np.clip(scores["beauty"], 0, 1), atol=0.5 / 63 + 1e-6
+    )
+
+
+@pytest.mark.slow
+def test_a_studio_of_a_release_draws_what_the_pipeline_does(tmp_path):
+    folder = sampling.save_tiny(tmp_path / "release")
+    with quick_compilation():
+        made = studio.open_studio(Options(str(folder), most_images=4))
+        assert list(made.presets) == ["all at their best", "not conditioned"]
+        assert made.first is not None and made.first.form == made.usual
+        values = {"prompt": "a fox", "num_images": 3, "num_steps": 4, "guidance_scale": 2.0}
+        levels = {"targets": {"beauty": None}, "negative_targets": {"count": 0.5}}
+        form = make_form(made.pipe.reward_names, values | levels)
+        begun = compiled(made)
+        *_, drawn = made.draw(form)
+        assert compiled(made) == begun  # no value of a form compiles
+        call = to_values(form)
+        images = made.pipe(call.pop("prompt"), output_type="numpy", **call)
+    assert np.abs(drawn.images.astype(int) - images).max() <= 1
+    assert drawn.scores == drawn.levels == {}
+
+
+def compiled(made):
+    """How many programs steps have."""
+    return [part._cache_size() for pair in made.pipe._steppers._made.values() for part in pair]
