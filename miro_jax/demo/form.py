@@ -16,7 +16,7 @@ from miro_jax.sample.settings import Settings
 LONGEST = 20_000  # letters of a JSON; a prompt may be long
 _LEVELS = {str: (float, None)}
 _OWN = {"prompt": str, "num_images?": int, "seed?": int, "targets?": _LEVELS}
-_OWN |= {"negative_targets?": _LEVELS}
+_OWN |= {"negative_targets?": _LEVELS, "negative_prompt?": str, "guidance_rule?": str}
 _SETTINGS = [field.name for field in dataclasses.fields(Settings)]
 
 
@@ -33,7 +33,7 @@ def make_form(names: Sequence[str], values: Mapping[str, Any], most_images: int 
     """
     check_fields(values, _OWN, "the settings")
     given = dict(values)
-    known = [key.removesuffix("?") for key in _OWN] + _SETTINGS
+    known = list(dict.fromkeys([key.removesuffix("?") for key in _OWN] + _SETTINGS))
     if unknown := sorted(given.keys() - set(known)):
         raise ValueError(f"the settings may have {', '.join(known)}; got {', '.join(unknown)}.")
     if not 1 <= given.get("num_images", 1) <= most_images:
