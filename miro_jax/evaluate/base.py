@@ -91,7 +91,7 @@ class Sampling:
         """
         if targets is None or isinstance(targets, Mapping):
             targets = {**self.targets, **(targets or {})} or None
-        settings = dataclasses.asdict(self.settings)
+        settings = self.settings.to_json()
         if guidance_scale is not None:
             settings["guidance_scale"] = guidance_scale
         return pipeline(
