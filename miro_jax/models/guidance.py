@@ -9,16 +9,19 @@ the same prompt; the release gives v- the empty prompt (`config.sample.negative`
 some times only (`Guidance.interval`, arXiv 2404.07724), and may fall towards the noise.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
 
-def _per_sample(number: Array | float, x: Array) -> Array | float:
-    return (
-        number.reshape((-1,) + (1,) * (x.ndim - 1)) if getattr(number, "ndim", 0) == 1 else number
-    )
+def _per_sample(number: Any, x: Array) -> Any:
+    """Bring [B] numbers to the rank of x; one number stays."""
+    if getattr(number, "ndim", 0) == 1:
+        return number.reshape((-1,) + (1,) * (x.ndim - 1))
+    return number
 
 
 def _dot(a: Array, b: Array) -> Array:

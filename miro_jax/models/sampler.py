@@ -78,7 +78,7 @@ class Guidance:
     interval: Array
     rule: str = dataclasses.field(default="cfg", metadata={"static": True})
     schedule: str = dataclasses.field(default="constant", metadata={"static": True})
-    numbers: Array | None = None
+    numbers: Any = None
 
 
 def encode_branches(model: RIN, *branches: Branch) -> tuple[Array, Array]:
@@ -89,7 +89,7 @@ def encode_branches(model: RIN, *branches: Branch) -> tuple[Array, Array]:
 
 def make_velocity(
     model: RIN, positive: Branch, negative: Branch | None, guidance: Guidance
-) -> tuple[Callable[..., tuple[Array, Array]], Array]:
+) -> tuple[Callable[..., tuple[Array, Any]], Any]:
     """Return `velocity(x, t, carry)` for a solver, and its first carry.
 
     Args:
@@ -118,7 +118,7 @@ def first_carry(model: RIN, encoded: tuple[Array, Array], guidance: Guidance, gu
 
 def guided_velocity(
     model: RIN, encoded: tuple[Array, Array], guidance: Guidance, guided: bool
-) -> Callable[..., tuple[Array, Array]]:
+) -> Callable[..., tuple[Array, Any]]:
     """Return `velocity(x, t, carry)` of encoded branches; see `make_velocity`."""
     condition, mask = encoded
 
@@ -134,9 +134,9 @@ def guided_velocity(
         if guidance.schedule == "linear":
             scale = linear_schedule(scale, t)
         if guidance.rule == "apg":
-            given = v_pos, v_neg, scale, x, t, *average
-            v, *average = guide_apg(*given, guidance.numbers)
-            return v, (tokens, *average)
+            given = v_pos, v_neg, scale, x, t
+            v, changes = guide_apg(*given, average[0], guidance.numbers)
+            return v, (tokens, changes)
         if guidance.rule == "cfg_zero":
             return guide_cfg_zero(v_pos, v_neg, scale, t, guidance.numbers[0]), tokens
         return guide(v_pos, v_neg, scale), tokens
