@@ -168,7 +168,7 @@ def base() -> ConfigDict:
     c.distil = ConfigDict()
     c.distil.checkpoint = ""  # the teacher: a run, or a folder or hub id in the released layout
     c.distil.teacher = ""  # identity of its weights; the stage fills it in
-    c.distil.num_steps = 1_500  # in place of train.num_steps
+    c.distil.num_steps = 800  # in place of train.num_steps
     c.distil.batch_size = 16  # trajectories of the teacher in an update, global
     c.distil.learning_rate = 1e-3  # in place of optim.learning_rate
     c.distil.warmup_steps = 50  # in place of optim.warmup_steps
