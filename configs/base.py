@@ -162,6 +162,7 @@ def base() -> ConfigDict:
     c.train.keep_checkpoints = 2
     c.train.profile_steps = ()  # (10, 13): trace these steps into WORKDIR/profile
     c.train.peak_tflops = 0.0  # of a device, for the log's share of it (mfu); 0 = if it is known
+    c.train.trackers = ()  # "wandb", "trackio": get a copy of metrics.jsonl; install them yourself
     c.train.report = True  # write report.html at the end of training
 
     # --stage=distil: a student of a trained network for a few steps, see docs/distil.md.

@@ -5,6 +5,7 @@ before.
 """
 
 import contextlib
+import functools
 import logging
 import signal
 import threading
@@ -35,6 +36,7 @@ from miro_jax.train.settings import Training
 from miro_jax.train.spent import Profile, Spent
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
+from miro_jax.train.trackers import Trackers, run_name
 
 Array = jax.Array
 log = logging.getLogger("miro_jax")
@@ -93,7 +95,8 @@ def run(
         first = int(state.step)
         sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
-        metrics = stack.enter_context(MetricsWriter(workdir, first))
+        start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
+        metrics = stack.enter_context(MetricsWriter(workdir, first, start if c.trackers else None))
         log.info("Training from step %d to step %d", first, c.num_steps)
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 
 from miro_jax.data.regular_file import check_regular
 from miro_jax.report.metric_lines import FILE, drop_after
+from miro_jax.train.trackers import Trackers
 
 
 @contextlib.contextmanager
@@ -48,7 +49,12 @@ class MetricsWriter:
     Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        resume_step: int = 0,
+        make_trackers: Callable[[], Trackers] | None = None,
+    ):
         """Open the files for appending.
 
         Args:
@@ -56,12 +62,14 @@ class MetricsWriter:
           resume_step: updates done so far. Lines of later steps, left by a run that died after its
             last checkpoint, are dropped, in one atomic exchange of the file; TensorBoard drops
             them too.
+          make_trackers: starts those that get a copy of the numbers.
 
         Raises:
           ValueError: a line that is no JSON object with a step, other than an unfinished last one.
         """
         self._path = pathlib.Path(workdir) / FILE
         self._lines: io.FileIO | None = None
+        self._trackers: Trackers | None = None
         if jax.process_index() != 0:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +77,8 @@ class MetricsWriter:
         check_regular(self._path)
         self._lines = io.FileIO(self._path, "a")
         self._events = _Events(workdir, resume_step)
+        if make_trackers is not None:
+            self._trackers = make_trackers()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Write numbers of one step as one line, on disk when this returns.
@@ -96,6 +106,8 @@ class MetricsWriter:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         shown = [v for name, number in numbers.items() for v in summary.scalar(name, number).value]
         self._events.add(step, summary.Summary(value=shown))
+        if self._trackers is not None:
+            self._trackers.scalars(int(step), numbers)
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Show images in TensorBoard under `name`: [H, W, 3] or [N, H, W, 3] uint8."""
@@ -110,11 +122,13 @@ class MetricsWriter:
         self._events.add(step, summary.image(name, images, dataformats=layout))
 
     def close(self) -> None:
-        """Finish both files. Calling it again does nothing."""
+        """Finish the files and the trackers. Calling it again does nothing."""
         if self._lines is not None:
             self._lines.close()
             self._events.close()
             self._lines = None
+        if self._trackers is not None:
+            self._trackers.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -6,6 +6,7 @@ Fields are documented by their help. `components.validate` checks them all.
 import dataclasses
 
 from miro_jax.cli.flags import check, option
+from miro_jax.train.trackers import NAMES
 
 TRAINABLE = ("all", "new_reward")
 
@@ -39,9 +40,14 @@ class Training(Recipe):
     microbatches: int = option(1, at_least=1, help="parts of a batch, in memory one by one")
     profile_steps: tuple[int, ...] = ()  # (first, last): trace the steps between; () is never
     peak_tflops: float = option(0.0, at_least=0, help="of a device; 0 is that of known ones")
+    trackers: tuple[str, ...] = ()  # names of `trackers.NAMES`: get a copy of the metrics
 
     def __post_init__(self):
         check(self, "config.train.")
+        if unknown := sorted(set(self.trackers) - set(NAMES)):
+            raise ValueError(
+                f"config.train.trackers must name some of {', '.join(NAMES)}; got {unknown}."
+            )
         steps = self.profile_steps
         if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
             raise ValueError(
