@@ -51,9 +51,9 @@ VERBS = {
     "demo": Verb("demo.command", "sliders in a browser: requested levels beside the measured ones"),
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
-    "weights": Verb("cli.weights", "list what weight files hold; pickles to safetensors"),
+    "weights": Verb("cli.weights", "fetch weights; list what files hold; pickles to safetensors"),
     "doctor": Verb("evaluate.doctor", "what this machine is, what is in the way, how fast it is"),
-    "export": Verb("sample.export", "write a run's weights in the released layout"),
+    "export": Verb("sample.export", "a run's weights in the released layout, also to the hub"),
 }
 
 

@@ -49,7 +49,7 @@ def test_an_exported_run_loads_with_the_same_weights_and_encoders(run, tmp_path,
     assert export.main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["config.json", "model.safetensors", "uncond_embedding.npy"]
+    assert names == ["README.md", "config.json", "model.safetensors", "uncond_embedding.npy"]
     before, after = (trained.load(folder) for folder in (run, tmp_path / "out"))
     expected, found = (paths(nnx.merge_state(*side.weights)) for side in (before, after))
     assert found.keys() == expected.keys() and len(found) > 50

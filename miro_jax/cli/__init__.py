@@ -1,1 +1,6 @@
 """The command line: flags and exit statuses, configs of runs, folders of runs, progress."""
+
+import lazy_loader
+
+# Imported when first used: it needs the cards of rewards, which import jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["pull"])

@@ -1,4 +1,7 @@
-"""The command line of weight files: `miro-jax weights list|convert ...`."""
+"""The command line of weight files: `miro-jax weights list|convert|pull ...`.
+
+What imports jax is reached through `cli`, which imports it when it is used: `--help` is quick.
+"""
 
 import math
 import sys
@@ -6,6 +9,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
+
+from miro_jax import cli
 from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, fail, note, say
 from miro_jax.cli.flags import Parser
 from miro_jax.pretrained.weights import hub, pickles
@@ -15,6 +21,7 @@ NAME = "miro_jax.weights"
 EXAMPLE = """examples
   miro-jax weights list ImageReward.pt
   miro-jax weights convert ImageReward.pt ImageReward.safetensors
+  miro-jax weights pull miro sdxl_vae flan_t5 --to=/models --dry-run
 """
 
 
@@ -29,9 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if flags.verb == "list":
             _list(flags.file)
+        elif flags.verb == "pull":
+            cli.pull.pull(flags.names, flags.to, flags.dry_run)
         else:
             count = pickles.convert_to_safetensors(flags.file, flags.out)
             say(f"{flags.out}: {count} tensors, {flags.out.stat().st_size / 1e9:.2f} GB")
+    except UsageError as error:
+        return fail(NAME, error, MISTAKEN)
     except (ValueError, OSError) as error:
         return fail(NAME, error, FAILED)
     return DONE
@@ -41,17 +52,31 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
     """Parse the arguments; UsageError says what is wrong with them."""
     parser = Parser(
         prog="miro-jax weights",
-        description="Look into weight files and turn pickles into safetensors, without PyTorch. "
+        description="Look into weight files, turn pickles into safetensors without PyTorch, fetch. "
         "Nothing in a file is executed; what is no plain tensor is refused by its name.",
         epilog=EXAMPLE,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|convert")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|convert|pull")
     listing = verbs.add_parser("list", help="print key, dtype and shape of every tensor")
     listing.add_argument("file", type=Path, help=".safetensors, .pt, .pth or .bin")
     convert = verbs.add_parser("convert", help="write a pickled checkpoint as safetensors")
     convert.add_argument("file", type=Path, help=".pt, .pth or .bin")
     convert.add_argument("out", type=Path, help="the .safetensors file to write")
+    pulling = verbs.add_parser("pull", help="fetch the weights of models, to use them offline")
+    pulling.add_argument(
+        "names", nargs="+", metavar="NAME", help="of a reward or encoder, miro; all"
+    )
+    pulling.add_argument(
+        "--to",
+        type=Path,
+        default=Path(constants.HF_HUB_CACHE),
+        metavar="DIR",
+        help="a cache of the hub, which HF_HUB_CACHE=DIR then names (default: the usual one)",
+    )
+    pulling.add_argument("--dry-run", action="store_true", help="print files and sizes, fetch none")
     flags = parser.read(arguments)
+    if flags.verb == "pull":
+        return flags
     if not flags.file.is_file():
         raise UsageError(f"there is no file {flags.file}")
     if flags.verb == "convert" and flags.out.suffix != ".safetensors":

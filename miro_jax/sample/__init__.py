@@ -8,7 +8,8 @@
     search, preset      the targets that an objective likes best; the file that keeps them
     surface, objective  how the search finds them; what it maximises
     command, stage      `miro-jax sample VERB`; the sampling stage of a configured run
-    pipeline, trained, export    a trained network, sampled and written in the released layout
+    pipeline, trained    a trained network, sampled
+    export, model_card   written in the released layout, with a card, and pushed to the hub
 
 From Python, with a `MiroPipeline`:
 
@@ -28,7 +29,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules={
-        *"animation best curve draw folder objective pipeline search stage trained".split()
+        *"animation best curve draw folder model_card objective".split(),
+        *"pipeline search stage trained".split(),
     },
     submod_attrs={
         "animation": ["save_animation"],
@@ -37,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "command": ["main"],
         "curve": ["expected_best"],
         "draw": ["remake"],
+        "export": ["push_to_hub"],
         "request": ["Asked", "ImageRequest", "Prompt", "Request", "ask", "make_request"],
         "objective": ["RewardMean", "ShapesCheck"],
         "preset": ["Preset", "read_preset"],

@@ -96,7 +96,7 @@ class Repository:
 
     def is_here(self, stem: str = "model") -> bool:
         """Return whether weights (see `weights`) are on this machine; nothing is fetched."""
-        return any(self._is_complete(name) for name in _weight_files(stem))
+        return any(self._is_complete(name) for name in weight_files(stem))
 
     def json(self, name: str) -> dict[str, Any]:
         """Read a JSON file that holds an object; ValueError names a damaged one."""
@@ -126,7 +126,7 @@ class Repository:
         Args:
           stem: name without its ending, or with it.
         """
-        names = _weight_files(stem)
+        names = weight_files(stem)
         if len(names) == 1:
             return self.path(stem)
         names.sort(key=lambda name: not self._is_complete(name))  # stable
@@ -138,7 +138,7 @@ class Repository:
     def tensors(self, stem: str = "model") -> dict[str, tensors.Tensor]:
         """List the tensors of `weights(stem)`; see `weights.tensors` and `weights.pickles`."""
         path = self.weights(stem)
-        if _is_index(path.name):
+        if is_index(path.name):
             return tensors.open_indexed(path, self.path, open_file)
         return open_file(path)
 
@@ -158,7 +158,7 @@ class Repository:
         """
         path = self.weights(stem)
         files = [f"{Path(stem).parent / path.name}"]
-        if _is_index(path.name):
+        if is_index(path.name):
             files = sorted(set(tensors.read_index(path).values()))
         parts = [self.sha256(name) for name in (*files, *names)]
         return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
@@ -204,7 +204,7 @@ class Repository:
         path = self._known(name)
         if not isinstance(path, Path) or tensors.is_pointer(path):
             return False
-        listed = set(tensors.read_index(path).values()) if _is_index(name) else ()
+        listed = set(tensors.read_index(path).values()) if is_index(name) else ()
         return all(map(self._is_complete, listed))
 
     def _find(self, name: str) -> Path | None:
@@ -293,7 +293,7 @@ def open_file(path: Path) -> dict[str, tensors.Tensor]:
     return pickles.open_pickle(path)
 
 
-def _weight_files(stem: str) -> list[str]:
+def weight_files(stem: str) -> list[str]:
     """List the names that a weight file may have, the best first."""
     if stem.endswith((*SAFETENSORS, *PICKLES)):
         return [stem]
@@ -304,7 +304,7 @@ def _weight_files(stem: str) -> list[str]:
     return [*whole, *half, f"{alike}.fp16.bin", f"{alike}.bin.index.fp16.json"]
 
 
-def _is_index(name: str) -> bool:
+def is_index(name: str) -> bool:
     return name.endswith((".index.json", ".index.fp16.json"))
 
 
