@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.evaluate.suites.geneval import instances, pixels
+from miro_jax.evaluate.suites.geneval import detector, instances, pixels
 from miro_jax.pretrained.networks import mask2former, mask2former_keys, swin
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
@@ -144,3 +144,50 @@ def test_pairs_are_chosen_by_the_class_alone_and_an_empty_mask_scores_zero():
     assert len(labels) == 100 and 0 not in queries[labels == 0]
     assert scores[list(queries).index(100)] == 0 and (boxes[100] == 0).all()
     np.testing.assert_array_equal(boxes[50], [0, 0, 4, 4])
+
+
+def test_relative_index_is_that_of_the_loop():
+    side = 7
+    expected = [
+        [(a // side - b // side + 6) * 13 + a % side - b % side + 6 for b in range(side**2)]
+        for a in range(side**2)
+    ]
+    np.testing.assert_array_equal(swin.relative_index(side), expected)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_tokens_see_their_window_and_no_neighbour_of_the_roll(shift):
+    """For every map of 5 to 15 tokens a side: who sees whom, against the definition."""
+    for height in range(5, 16):
+        for width in range(5, 16):
+            full = height + -height % 7, width + -width % 7
+            places = np.stack(np.indices(full), axis=-1)[None]  # [1, H, W, 2]
+            rolled = np.roll(places, (-shift, -shift), axis=(1, 2))
+            windows = np.asarray(swin.to_windows(rolled, 7))[0]  # [N, 49, 2]
+            back = np.asarray(swin.from_windows(windows[None], *full))
+            np.testing.assert_array_equal(back, rolled)
+            region = swin.regions(*full, 7, shift) if shift else np.zeros(windows.shape[:2])
+            together = region[:, :, None] == region[:, None]
+            # Without the roll the map is cut at 3, 10, 17 ...; its ends are windows of their own.
+            band = (windows - shift) // 7
+            expected = (band[:, :, None] == band[:, None]).all(axis=-1)
+            np.testing.assert_array_equal(together, expected, err_msg=f"{height} x {width}")
+
+
+@pytest.mark.parametrize(("padding", "outside"), [("zero", 0), ("grey", 128)])
+def test_pixels_are_normalised_as_red_green_blue_and_padded(padding, outside):
+    seen = []
+
+    def module(x):
+        seen.append(np.asarray(x))
+        return np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 200, 304), np.float32)
+
+    image = np.broadcast_to(np.array([200, 100, 50], np.uint8), (40, 60, 3))
+    detector._finder((40, 60), padding)(module, pixels.prepare(image)[None])
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    (x,) = seen
+    assert x.shape == (1, 800, 1216, 3)
+    inside = (np.array([200, 100, 50]) - mean) / std
+    np.testing.assert_allclose(x[0, 400, 600], inside, rtol=1e-5)
+    beyond = (outside - mean) / std if outside else np.zeros(3)
+    np.testing.assert_allclose(x[0, 17, 1205], beyond, rtol=1e-5)
