@@ -14,7 +14,7 @@ from PIL import Image
 from miro_jax import rewards
 from miro_jax.annotate.__main__ import main as annotate
 from miro_jax.data.records.manifest import Manifest, same_models
-from miro_jax.rewards import contract, process, side_process
+from miro_jax.rewards import base, contract, process, side_process
 from miro_jax.rewards.names import is_own, is_process, parse_names, short_name
 from miro_jax.rewards.side_process import Hello, Scorer, ScorerFailed
 from miro_jax.score import main as score
@@ -229,6 +229,18 @@ def test_a_folder_is_scored_by_it_and_the_manifest_says_by_whom(make, tmp_path, 
     (tower,) = summary["command"]["towers"]
     assert tower.startswith("process:mine.py") and '"stored_divisor": 10' in tower
     assert max(asked(tmp_path)) <= 2 and sum(asked(tmp_path)) == 3
+
+
+def test_it_scores_beside_others_with_several_sets_of_captions(make, tmp_path):
+    """As sampling, evaluation and search score: images of one size, all rewards together."""
+    both = rewards.load_rewards([make(GOOD), "sharpness"])
+    some = np.stack([np.full((32, 32, 3), shade, np.uint8) for shade in (0, 90, 0)])
+    sets = [{"caption": ["a", "b", "a"]}, {"long": ["a fox"] * 3, "short": ["b"] * 3}]
+    first, second = base.score_all(both, some, sets)
+    np.testing.assert_allclose(first[:, 0], (32.032 + 1 / 16 + 1) / 10, rtol=1e-6)
+    np.testing.assert_allclose(second[:, 0], (32.032 + 5 / 16 + 1) / 10, rtol=1e-6)
+    np.testing.assert_array_equal(first[:, 1], second[:, 1])
+    assert sum(asked(tmp_path)) == 4  # two distinct pairs of each set
 
 
 def test_a_scorer_that_dies_fails_the_command_in_one_line(make, tmp_path, capsys):
