@@ -271,6 +271,25 @@ def test_a_bad_argument_is_told_in_one_line(words, said, capsys, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"convergence": {"steps": [2, 1], "curves": {}}}, "convergence.steps must ascend"),
+        (
+            {"sweep": {"reward": "a", "targets": [0, 1], "columns": {"b": [1]}}},
+            "sweep must have 2 values of b of b, one for each of targets; it has 1",
+        ),
+        ({"radar": {"axes": ["a"], "models": {"m": {"a": None}}}}, "radar.models.m.a must be a n"),
+        ({"source": 3}, "source must be a string; got 3"),
+    ],
+)
+def test_a_file_of_numbers_that_does_not_fit_is_refused_by_name(change, said, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"format": 1, "name": "mine", "source": "me"} | change))
+    with pytest.raises(ValueError, match=f"mine.json: {re.escape(said)}"):
+        read_source(str(path))
+
+
 def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match="models must be of MIRO, baseline, .*; got 'SDXL'"):
         radars.rewards(PAPER, ("SDXL",))

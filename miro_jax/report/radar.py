@@ -52,7 +52,7 @@ def radar(
         across = math.sin(angle)
         anchor = "middle" if abs(across) < 0.2 else "start" if across > 0 else "end"
         x, y = at(1.12, angle)
-        lines = name.replace("_", " ").split("\n")
-        up = _LINE * (len(lines) - 1) * (1 + math.cos(angle)) / 2  # away from the outer ring
-        labels += [(text, x, y - up + _LINE * i, anchor) for i, text in enumerate(lines)]
+        texts = name.replace("_", " ").split("\n")
+        up = _LINE * (len(texts) - 1) * (1 + math.cos(angle)) / 2  # away from the outer ring
+        labels += [(text, x, y - up + _LINE * i, anchor) for i, text in enumerate(texts)]
     return page.draw("radar", circles, [at(1.0, a) for a in angles], shapes, labels, alt)

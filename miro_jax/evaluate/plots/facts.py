@@ -35,18 +35,18 @@ _IMAGE = {"file": str, "prompt": str, "seed": int} | {
     "targets": _LEVELS,
     "negative_targets": _LEVELS,
 }
-_NUMBERS = [(float, None)]
+_MODELS = {"axes": [str], "models": {str: {str: float}}}
 SCHEMA = {
     "format": int,
     "name": str,
     "source": str,
     "measures?": {str: {"label": str, "identity": str, "divisor": float, "ring?": [float]}},
-    "convergence?": {"steps": [float], "curves": {str: {str: _NUMBERS}}},
-    "test_time?": {"candidates": [int], "curves": {str: {str: _NUMBERS}}},
-    "radar?": {"axes": [str], "models": {str: {str: (float, None)}}},
-    "geneval?": {"axes": [str], "models": {str: {str: (float, None)}}},
-    "synthetic?": {str: {"axes": [str], "models": {str: {str: (float, None)}}}},
-    "sweep?": {"reward": str, "targets": [float], "columns": {str: _NUMBERS}},
+    "convergence?": {"steps": [float], "curves": {str: {str: [float]}}},
+    "test_time?": {"candidates": [int], "curves": {str: {str: [float]}}},
+    "radar?": _MODELS,
+    "geneval?": _MODELS,
+    "synthetic?": {"rewards": _MODELS, "geneval": _MODELS},
+    "sweep?": {"reward": str, "targets": [float], "columns": {str: [float]}},
     "bars?": {"models": [{"model": str}]},
 }
 
@@ -96,6 +96,7 @@ def read_source(word: str) -> Source:
     label, equals, path = word.rpartition("=")
     if path == PUBLISHED or path.endswith(".json") and not path.endswith(manifest.NAME):
         facts = read_json(PAPER if path == PUBLISHED else Path(path).expanduser(), SCHEMA)
+        _check_lengths(facts, path)
         return Source(label or facts["name"], path, facts)
     folder = Path(path).expanduser()
     if (folder / IMAGES).is_file() and not (folder / manifest.NAME).is_file():
@@ -111,6 +112,29 @@ def read_source(word: str) -> Source:
         )
     evaluations = sorted(map(manifest.read, found), key=lambda one: step_of(one) or 0)
     return Source(label if equals else folder.name, path, None, tuple(evaluations))
+
+
+def _check_lengths(facts: Mapping[str, Any], path: str) -> None:
+    """Raise ValueError unless every curve of a file of numbers has a value at each ascending x."""
+    for section, key in (
+        ("convergence", "steps"),
+        ("test_time", "candidates"),
+        ("sweep", "targets"),
+    ):
+        found = facts.get(section)
+        if found is None:
+            continue
+        xs = found[key]
+        if len(xs) < 2 or sorted(set(xs)) != xs or min(xs) < 0:
+            raise ValueError(f"{path}: {section}.{key} must ascend from 0 or more; got {xs}.")
+        curves = found["columns"] if section == "sweep" else found["curves"]
+        for name, one in curves.items():
+            for model, row in one.items() if isinstance(one, dict) else ((name, one),):
+                if len(row) != len(xs):
+                    raise ValueError(
+                        f"{path}: {section} must have {len(xs)} values of {name} of {model}, one "
+                        f"for each of {key}; it has {len(row)}."
+                    )
 
 
 @functools.cache

@@ -148,7 +148,7 @@ def _cells(sources: Sequence[Source]) -> list[Cell]:
             raise ValueError(
                 f"{source.path} must be a folder that `miro-jax sample` wrote, with manifest.json."
             )
-        cells += [entry | {"folder": source.folder} for entry in source.images]
+        cells += [{**entry, "folder": source.folder} for entry in source.images]
     return cells
 
 
