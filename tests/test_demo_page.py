@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from urllib.parse import quote
 
 import pytest
 
@@ -159,10 +160,12 @@ def test_a_link_restores_everything(opened, studio):
     ) == wanted | {"guidance_interval": (0.0, 1.0)}
 
 
-def test_a_foreign_link_is_a_message(opened):
-    view = opened("?settings=%7B%22prompt%22%3A%201%7D")
+@pytest.mark.parametrize("more, said", [("", "the settings"), (', "num_steps": 900', "200 steps")])
+def test_a_foreign_link_is_a_message(opened, more, said):
+    prompt = '"x"' if more else "1"
+    view = opened("?settings=" + quote(f'{{"prompt": {prompt}{more}}}'))
     view.wait_for_selector("#status .error")
-    assert "the settings" in view.inner_text("#status")
+    assert said in view.inner_text("#status")
 
 
 def test_a_preset_sets_levels_and_guidance(opened, studio):

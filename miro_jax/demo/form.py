@@ -70,7 +70,8 @@ def _changed(form: Request) -> dict[str, Any]:
     for key, usual in (("targets", 1.0), ("negative_targets", 0.0)):
         changed = {name: level for name, level in values.pop(key).items() if level != usual}
         values |= {key: changed} if changed else {}
-    usual = {"guidance_interval": (0.0, 1.0), "solver": "euler", "negative_prompt": "empty"}
+    usual = dataclasses.asdict(Settings())
+    del usual["guidance_scale"], usual["num_steps"]
     return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
 

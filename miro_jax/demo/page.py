@@ -28,7 +28,7 @@ from miro_jax.sample.settings import SCHEDULES, SOLVERS
 
 gr = lazy_loader.load("gradio")
 
-MOST_WAITING = 64
+MOST_WAITING, MOST_STEPS, MOST_SCALE = 64, 200, 15
 MISTAKES = (ValueError, TypeError, ArithmeticError, OSError, RuntimeError)
 _SINGLE = ("prompt", "num_images", "seed", "num_steps", "guidance_scale", "interval_low")
 _SINGLE += ("interval_high", "guidance_rule", "guidance_schedule", "solver", "negative_prompt")
@@ -87,8 +87,13 @@ class Controls:
         return make_form(names, said, self.studio.most_images)
 
     def write(self, form: Request) -> list[Any]:
-        """Return the values of `every` for a form."""
+        """Return the values of `every` for a form; ValueError for what no slider reaches."""
         values = to_values(form)
+        if values["num_steps"] > MOST_STEPS or not 0 <= values["guidance_scale"] <= MOST_SCALE:
+            raise ValueError(
+                f"the page draws up to {MOST_STEPS} steps at a guidance scale in 0..{MOST_SCALE}; "
+                f"got {values['num_steps']} and {values['guidance_scale']:g}."
+            )
         values["interval_low"], values["interval_high"] = values.pop("guidance_interval")
         out = [values[name] for name in self.single]
         for kind, usual in (("targets", 1.0), ("negative_targets", 0.0)):
@@ -170,9 +175,14 @@ def _controls(studio: Studio, buttons: dict[str, Any]) -> Controls:
             buttons["dice"] = gr.Button("New", elem_id="dice", min_width=80, scale=0)
         most = studio.most_images
         images = gr.Slider(1, most, usual["num_images"], step=1, label="Images", elem_id="images")
-        steps = gr.Slider(1, 200, usual["num_steps"], step=1, label="Steps", elem_id="steps")
+        steps = gr.Slider(1, MOST_STEPS, usual["num_steps"], step=1, label="Steps", elem_id="steps")
         scale = gr.Slider(
-            0, 15, usual["guidance_scale"], step=0.25, label="Guidance scale", elem_id="scale"
+            0,
+            MOST_SCALE,
+            usual["guidance_scale"],
+            step=0.25,
+            label="Guidance scale",
+            elem_id="scale",
         )
     with gr.Accordion("More", open=False):
         begin = gr.Slider(0, 1, low, step=0.05, label="Guidance from time (0 is data)")
@@ -274,10 +284,10 @@ def _connect(
 
     def restore(text: str) -> list[Any]:
         try:
-            form = read_json(text, names, studio.most_images)
+            values = controls.write(read_json(text, names, studio.most_images))
         except MISTAKES as error:
             return [figures.say(str(error), error=True), *[gr.skip()] * len(every)]
-        return [figures.say("Settings restored."), *controls.write(form)]
+        return [figures.say("Settings restored."), *values]
 
     def pin(*values: Any) -> list[Any]:
         try:
