@@ -40,3 +40,16 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",
 }
+
+
+def escape_bars(_app, _what, _name, _obj, _options, lines):
+    """Keep |x| of docstrings, an absolute value, from being read as a substitution."""
+    for i, line in enumerate(lines):
+        parts = line.split("`")  # what is between two backticks is code already
+        parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
+        lines[i] = "`".join(parts)
+
+
+def setup(app):
+    """Connect the above."""
+    app.connect("autodoc-process-docstring", escape_bars)
