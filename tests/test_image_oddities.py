@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miro_jax.data.sources import images
+from miro_jax.data.sources import image_headers, images
 from miro_jax.data.sources.images import BadImage, load_rgb
 from tests.forged import chunk
 from tests.sources import encode
@@ -182,6 +182,37 @@ def test_damage_of_a_pngs_pixels_is_not_read_over(kind):
         load_rgb(bytes(damaged))
     with pytest.raises(BadImage):
         load_rgb(bytes(damaged[: len(damaged) // 2]))
+
+
+def rows_of(array, interlaced=False):
+    """The bytes of a PNG's rows without filters, [H, W] or [H, W, C] uint8."""
+    passes = image_headers._ADAM7 if interlaced else ((0, 0, 1, 1),)
+    parts = [array[top::down, left::across] for left, top, across, down in passes]
+    return b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (6, 4)])
+@pytest.mark.parametrize("size", [(9, 11), (40, 24), (8, 8)])
+def test_a_png_that_ends_before_its_rows_do_is_refused(interlaced, color, channels, size):
+    """Decoders leave black, or nothing at all, where rows are missing."""
+    array = np.zeros((*size, channels), np.uint8)
+    array[::2] = 200
+    rows = rows_of(array, interlaced)
+    header = struct.pack(">IIBBBBB", size[1], size[0], 8, color, 0, 0, int(interlaced))
+
+    def png(rows, cut=1):
+        packed = zlib.compress(rows)
+        pieces = [packed[:cut], packed[cut:]] if cut else [packed]
+        chunks = [chunk(b"IHDR", header), *(chunk(b"IDAT", one) for one in pieces)]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+    whole = load_rgb(png(rows), min_side=1)
+    assert whole.shape == (*size, 3) and (whole[::2] >= 200).all()
+    for lost in (1, channels * size[1] + 1, len(rows) // 2):
+        for cut in (0, 1):  # of two chunks Pillow itself says it
+            with pytest.raises(BadImage, match=f"the last {lost} bytes of its rows .*|truncated"):
+                load_rgb(png(rows[:-lost], cut), min_side=1)
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "BMP", "TIFF", "AVIF"])

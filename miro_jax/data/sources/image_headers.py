@@ -1,8 +1,9 @@
 """What the headers of encoded images say that decoders find out too late, or not at all.
 
 `mend` takes harmless oddities out of a file, so that a strict decoder can prove the rest: every
-viewer reads over them, and nothing of the pixels depends on them. None of these functions raises an
-error for any bytes: what cannot be read stays as it is, for the decoder then says what is wrong.
+viewer reads over them, and nothing of the pixels depends on them. None of these functions but
+`check_rows` raises an error for any bytes: what cannot be read stays as it is, for the decoder then
+says what is wrong.
 
 Source: ITU-T T.81 (JPEG markers), PNG third edition (chunks), RFC 9649 (WebP).
 """
@@ -28,6 +29,13 @@ _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MANY = 30
 _MOST_PARTS = 100_000  # segments or chunks that are looked at; large images have 8,000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colours in the header
+# Of the passes of an interlaced PNG: first column and row, distance of columns and of rows.
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)),
+    (0, 1, 1, 2),
+)
+_BYTES_AT_A_TIME = 1 << 20
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels depend on
 
 
@@ -131,6 +139,25 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         kind = data[at + 4 : at + 8]
         yield kind, at, end
         at = end
+
+
+def check_rows(data: bytes) -> None:
+    """Raise ValueError where the pixels of a PNG end before its last row does; decoders do not."""
+    width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * _PNG_CHANNELS[color]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    missing = 0
+    for left, top, across, down in passes:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    stream = zlib.decompressobj()
+    for kind, at, end in _chunks(data):
+        packed = data[at + 8 : end - 4] if kind == b"IDAT" else b""
+        while packed and missing > 0 and not stream.eof:
+            missing -= len(stream.decompress(packed, _BYTES_AT_A_TIME))
+            packed = stream.unconsumed_tail
+    if missing > len(stream.flush()):  # what it still holds back
+        raise ValueError(f"the last {missing} bytes of its rows are missing")
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

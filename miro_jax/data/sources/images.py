@@ -122,7 +122,16 @@ def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
         check(*image.size)
         with _BUDGET.spend(image.width * image.height * _MOST_BYTES):
-            return from_pillow(image)
+            rgb = from_pillow(image)
+            if image.format == "PNG" and _may_lack_rows(image):
+                image_headers.check_rows(data)
+            return rgb
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Return whether the last pixel is what decoders leave where a PNG ends before its rows do."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return "interlace" in image.info or not any(last if isinstance(last, tuple) else (last,))
 
 
 @functools.cache
