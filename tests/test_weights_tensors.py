@@ -154,6 +154,16 @@ def test_a_checkpoint_in_several_files_is_one(tmp_path):
     index.write_text(json.dumps({"weight_map": files | {"d": "2.safetensors"}}))
     with pytest.raises(ValueError, match=r"lists tensors that its files do not hold: \['d'\]"):
         tensors.open_indexed(index, lambda name: tmp_path / name)
+    stale = {"a": np.zeros(3), "c": parts["c"]}  # as a former cut into files left it
+    tensors.write_safetensors(tmp_path / "2.safetensors", stale)
+    index.write_text(json.dumps({"weight_map": files}))
+    found = tensors.open_indexed(index, lambda name: tmp_path / name)
+    assert {k: v.read().tolist() for k, v in found.items()} == {
+        k: v.tolist() for k, v in parts.items()
+    }
+    index.write_text(json.dumps({"weight_map": files | {"c": "1.safetensors"}}))
+    with pytest.raises(ValueError, match=r"lists tensors that its files do not hold: \['c'\]"):
+        tensors.open_indexed(index, lambda name: tmp_path / name)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
     with pytest.raises(ValueError, match="names a file outside of its folder"):
         tensors.open_indexed(index, lambda name: tmp_path / name)
