@@ -1,9 +1,9 @@
 """Training by two processes: as by one, and they leave together.
 
-A key's bias has no gradient in exact arithmetic: a softmax does not see what is added to all of its
-logits. Adam makes steps of full size of what rounding leaves of it, and that rounding differs from
-run to run where several devices sum: these leaves are compared by nothing, and what follows from
-their last bits is what the others may differ by.
+Bits of two runs on several devices differ by the order in which devices' sums are rounded: the
+first step is the same, later ones agree to some 1e-7. But for the bias of a key's norm: a softmax
+does not see what is added to all of its logits, so in exact arithmetic its gradient is 0, and Adam
+makes steps of full size of what rounding leaves of it. These are compared with nothing.
 """
 
 import os
@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from miro_jax.train import components
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 DEVICES, HEARTBEAT = 2, 20
 STEPS, SAVE = 12, 6
+ROUNDING = 1e-5  # as for other changes of a mesh; 1e-6 was seen
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +120,22 @@ def alone(records, tmp_path_factory):
 
 
 def assert_same_run(workdir, expected_workdir, parts):
+    """Assert that two runs ended at the same numbers; see above."""
     step, arrays, data_state = training.newest(workdir, parts)
     expected_step, expected, expected_data_state = training.newest(expected_workdir, parts)
     assert step == expected_step == STEPS and data_state == expected_data_state
-    training.assert_same_arrays(arrays, expected)
-    assert training.without_times(workdir) == training.without_times(expected_workdir)
+    assert arrays.keys() == expected.keys() and len(arrays) > 100
+    for name, array in expected.items():
+        if not name.endswith("k_norm/bias"):
+            largest = np.max(np.abs(array), initial=0)
+            np.testing.assert_allclose(
+                arrays[name], array, rtol=0, atol=ROUNDING * largest, err_msg=name
+            )
+    lines, expected_lines = map(training.without_times, (workdir, expected_workdir))
+    assert [line["step"] for line in lines] == [line["step"] for line in expected_lines]
+    assert lines[0] == expected_lines[0]
+    for line, one in zip(lines, expected_lines, strict=True):
+        assert line["loss"] == pytest.approx(one["loss"], rel=ROUNDING)
 
 
 def stopped_half_way(workdir, folder):
@@ -163,9 +176,9 @@ def test_one_leaves_when_the_other_fails(pair, records, tmp_path):
     )
     assert pair.wait() == [1, 1]
     print(f"both left after {time.monotonic() - begin:.1f} s at a slowdown of {slowdown:.1f}")
-    (line,) = pair.lines(1, "error")
+    (line,) = pair.lines(1, "miro_jax: error")
     assert "records may be damaged" in line
-    (line,) = pair.lines(0, "error")
+    (line,) = pair.lines(0, "miro_jax: error")
     assert "process" in line and "start all processes again: the run resumes" in line
 
 
@@ -199,4 +212,8 @@ def test_they_leave_together_and_resume_to_the_same_bits(pair, together, records
     # Both again, to the end.
     pair.start(*arguments(records, tmp_path))
     assert pair.wait() == [0, 0]
-    assert_same_run(tmp_path, together, parts)
+    last, arrays, data_state = training.newest(tmp_path, parts)
+    expected_last, expected, expected_data_state = training.newest(together, parts)
+    assert last == expected_last == STEPS and data_state == expected_data_state
+    training.assert_same_arrays(arrays, expected)
+    assert training.without_times(tmp_path) == training.without_times(together)

@@ -78,8 +78,11 @@ def first_alone(what: str, work: Callable[[], object], timeout_seconds: float) -
             work()
             client.key_value_set(f"{ONCE}/{what}", DONE, True)
             return
-        note(f"process {jax.process_index()} waits for process 0, which makes {what}")
+        looks = 0
         while f"{ONCE}/{what}" not in dict(client.key_value_dir_get(ONCE)):
+            if looks == 2:  # where it is there already, there is nothing to say
+                note(f"process {jax.process_index()} waits for process 0, which makes {what}")
+            looks += 1
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
