@@ -64,6 +64,35 @@ def run(
     """
     workdir = Path(workdir)
     c = config.train
+    with peers.watched(config.mesh.heartbeat_seconds):
+        parts, bins, rewards, data = _prepare(config, workdir)
+        opened = Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
+    with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
+        stack.callback(data.close)
+        checkpoints = stack.enter_context(opened)
+        # Ends before the checkpoints, which may wait for the others.
+        stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
+        state = _start(config, parts, checkpoints, data, make_state)
+        if jax.process_index() == 0:
+            run_folder.write_config(config, workdir / run_folder.CONFIG)
+        first = int(state.step)
+        sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
+        log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
+        start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
+        metrics = stack.enter_context(MetricsWriter(workdir, first, start if c.trackers else None))
+        log.info("Training from step %d to step %d", first, c.num_steps)
+        preview = make_preview(config, parts, rewards, workdir)
+        described = components.describe_training(config, bins)
+        loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
+        loop.profile = Profile(workdir / "profile", c.profile_steps)
+        if make_step is not None:
+            loop.images_at_peak = None  # known for steps of training alone
+        loop.run((make_step or _make_step)(config, parts), state, first)
+
+
+def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins, list, Any]:
+    """Return the parts of a run, its levels, the rewards of its previews and its data, checked."""
+    c = config.train
     folder = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(folder)
     rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
@@ -82,29 +111,7 @@ def run(
         rows=sharding.local_rows(parts.mesh, c.batch_size),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
-    with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
-        stack.callback(data.close)
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
-        )
-        if config.mesh.distributed:  # ends before the checkpoints, which may wait for the others
-            stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
-        state = _start(config, parts, checkpoints, data, make_state)
-        if jax.process_index() == 0:
-            run_folder.write_config(config, workdir / run_folder.CONFIG)
-        first = int(state.step)
-        sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
-        log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
-        start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
-        metrics = stack.enter_context(MetricsWriter(workdir, first, start if c.trackers else None))
-        log.info("Training from step %d to step %d", first, c.num_steps)
-        preview = make_preview(config, parts, rewards, workdir)
-        described = components.describe_training(config, bins)
-        loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
-        loop.profile = Profile(workdir / "profile", c.profile_steps)
-        if make_step is not None:
-            loop.images_at_peak = None  # known for steps of training alone
-        loop.run((make_step or _make_step)(config, parts), state, first)
+    return parts, bins, rewards, data
 
 
 def _make_step(config: Config, parts: components.Components) -> Callable:
