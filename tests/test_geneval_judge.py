@@ -9,18 +9,13 @@ from miro_jax.evaluate.suites.geneval import (
     colors,
     detector,
     judge,
-    pixels,
     prompts,
     rows,
     self_test,
     suite,
 )
 from miro_jax.evaluate.suites.geneval.instances import Instances
-from miro_jax.pretrained.networks import mask2former, swin
-from miro_jax.pretrained.networks.tower import Tower
-from miro_jax.pretrained.weights.convert import Network
 from miro_jax.pretrained.weights.tensors import from_arrays, write_safetensors
-from tests.networks import random_module, small_mesh
 
 SUITE = suite.make_suite()
 PIXELS = {name: 10 + 20 * number for number, name in enumerate(prompts.COLORS)}
@@ -193,42 +188,6 @@ def test_a_device_with_coarse_products_is_refused(monkeypatch):
     monkeypatch.setattr(self_test.jnp, "dot", coarse)
     with pytest.raises(self_test.BrokenJudge, match="a matrix product on .* must be exact"):
         self_test.check_products()
-
-
-TINY = mask2former.Config(
-    backbone=swin.SwinConfig(width=8, depths=(1, 1, 1, 2), heads=(1, 1, 2, 2)),
-    width=32,
-    heads=2,
-    encoder_layers=1,
-    encoder_mlp=16,
-    decoder_layers=3,
-    decoder_mlp=16,
-    queries=9,
-)
-
-
-@pytest.mark.slow
-def test_detector_gives_an_image_the_same_objects_in_any_batch(monkeypatch):
-    """A network of random weights, at a tenth of the size."""
-    monkeypatch.setattr(pixels, "SHORT", 80)
-    monkeypatch.setattr(pixels, "LONG", 133)
-    detector._finder.cache_clear()
-    graphdef, state = random_module(lambda rngs: mask2former.Mask2Former(TINY, rngs=rngs))[:2]
-    tower = Tower(Network(graphdef, state, small_mesh()))
-    made = detector.Detector(tower, {"name": "tiny"})
-    rng = np.random.default_rng(0)
-    wide, square = (rng.integers(0, 256, (32, side, 3), dtype=np.uint8) for side in (56, 32))
-    other = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    together = made.detect([square, wide, other])
-    for found, one in zip(together, (square, wide, other), strict=True):
-        assert len(found) == 100 and found.mask(0).shape == one.shape[:2]
-        assert (np.diff(found.boxes.reshape(-1, 2, 2), axis=1) >= 0).all()
-        assert (found.boxes <= np.array(one.shape[1::-1] * 2)).all()
-        (alone,) = made.detect([one])
-        np.testing.assert_allclose(
-            np.sort(alone.scores), np.sort(found.scores), rtol=1e-4, atol=1e-6
-        )
-    detector._finder.cache_clear()
 
 
 def test_a_cut_out_is_grey_outside_of_the_mask():

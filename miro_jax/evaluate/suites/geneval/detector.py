@@ -24,7 +24,7 @@ from miro_jax.evaluate.suites.geneval.prompts import class_names
 from miro_jax.pretrained.networks import mask2former, mask2former_keys
 from miro_jax.pretrained.networks.swin import PATCH
 from miro_jax.pretrained.networks.tower import Tower
-from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights import hub, pickles
 
 log = logging.getLogger("miro_jax")
 HF_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"  # CC BY-NC 4.0
@@ -79,7 +79,11 @@ def load(weights: str, padding: str = "zero", mesh: jax.sharding.Mesh | None = N
     if padding not in PADDINGS:
         raise ValueError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}.")
     repository, stem = _find(weights)
-    tensors = repository.tensors(stem)
+    path = repository.weights(stem)
+    if path.suffix in hub.PICKLES:  # with a `meta` of whatever kinds mmdet had, which stay unread
+        tensors = pickles.open_pickle(path, placeholders=True)
+    else:
+        tensors = repository.tensors(stem)
     spelling = mask2former_keys.spelling(tensors)
     config = mask2former_keys.COCO
     if spelling == "hf":
@@ -90,7 +94,7 @@ def load(weights: str, padding: str = "zero", mesh: jax.sharding.Mesh | None = N
             f"{config.classes}."
         )
     digest = repository.digest(stem)
-    _check_digest(repository.weights(stem), digest)
+    _check_digest(path, digest)
     network = mask2former_keys.load(tensors, config, mesh=mesh)
     identity = {
         "name": NAMES[spelling],
