@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from miro_jax.evaluate.suites.geneval import detector
 from miro_jax.pretrained.networks import bilinear, deformable, mask2former_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.convert import converted
@@ -144,3 +145,17 @@ def test_other_variants_of_a_config_are_refused(theirs):
     ):
         with pytest.raises(ValueError, match=message):
             mask2former_keys.parse_config(values | change)
+
+
+class Buffer:
+    """A kind of mmengine's in the `meta` of a checkpoint."""
+
+
+def test_a_checkpoint_of_mmdet_is_read_past_its_meta(theirs, tmp_path):
+    state = {k: torch.from_numpy(v) for k, v in oracle.to_mmdet(oracle.arrays(theirs)).items()}
+    meta = {"CLASSES": ("person",), "buffer": Buffer(), "seed": np.float64(1.5), "epoch": 50}
+    path = tmp_path / "mask2former_swin-s-tiny.pth"
+    torch.save({"meta": meta, "state_dict": state, "optimizer": {}}, path)
+    # The tiny network is not the published one: all of its tensors were listed, none executed.
+    with pytest.raises(ValueError, match="The weights do not fit the network"):
+        detector.load(str(path))
