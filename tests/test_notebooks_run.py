@@ -12,7 +12,7 @@ from traitlets.config import Config
 pytestmark = pytest.mark.slow
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
-PATIENCE = 600  # seconds until a cell counts as hanging, on the busiest machine
+PATIENCE = 1800  # seconds until a cell counts as hanging: one trains, on the busiest machine
 
 
 def run(name, monkeypatch):
@@ -43,6 +43,7 @@ def test_the_scoring_notebook_shows_a_table_and_the_best_images(tmp_path, monkey
 
 
 def test_the_training_notebook_ends_with_dials_and_sliders(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as readers have
     monkeypatch.setenv("MIRO_JAX_CONFIG", "base:tiny")
     monkeypatch.setenv("MIRO_JAX_WORKDIR", str(tmp_path / "shapes"))
     printed, kinds, drawn = run("train_on_shapes.ipynb", monkeypatch)
