@@ -136,7 +136,7 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
     They need be no single block: meshes follow the wiring of the devices, not their processes.
     """
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    rows = {row for index in held.values() for row in range(batch_size)[index[0]]}
+    rows = {row for index in held.values() if index for row in range(batch_size)[index[0]]}
     return sorted(rows)
 
 

@@ -22,6 +22,8 @@ from miro_jax.train.settings import Optim, Training
 from miro_jax.train.state import TrainState, graph_of, make_init
 from miro_jax.train.step import make_loss, make_train_step
 
+BRANCH = ("caption_tokens", "caption_mask", "levels")  # of a batch, in the order of `Branch`
+
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
@@ -95,7 +97,7 @@ class Network:
         """Time guided sampling of `batch` images by Euler steps, from noise to image latents."""
         sample = make_sampler(self.graphdef, get_solver("euler"), num_steps)
         data = self._records(batch)
-        branch = Branch(data["caption_tokens"], data["caption_mask"], data["levels"])
+        branch = Branch(*map(jnp.asarray, (data[name] for name in BRANCH)))
         scale = jnp.ones(batch), jnp.array([0.0, 1.0])
         with sharding.use_mesh(self.mesh):
             state = jax.jit(self.init)(jax.random.key(0))

@@ -145,6 +145,7 @@ def _read_object(data: bytes | str | Mapping) -> dict:
     if isinstance(value, str | list) and (caption := first_text(value)):
         return {CAPTION_FIELDS[0]: caption}
     check_fields(value, {}, "its JSON")
+    assert isinstance(value, dict)  # has been checked
     return value
 
 
