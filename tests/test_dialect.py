@@ -38,7 +38,9 @@ class Generator:
         return (7 << 32) + 5
 
 
-@pytest.mark.parametrize("generator", [5, np.int64(5), Generator()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "generator", [5, np.int64(5), Generator()], ids=lambda one: type(one).__name__
+)
 def test_the_words_of_the_field_give_the_same_images(pipe, images, generator):
     made = pipe(
         prompt="a red circle",
