@@ -226,7 +226,8 @@ def _outputs(studio: Studio) -> dict[str, Any]:
     with gr.Row():
         made["pin"] = gr.Button("Compare with these settings", elem_id="pin")
         made["unpin"] = gr.Button("End the comparison", elem_id="unpin", interactive=False)
-    made["pinned"] = gr.State("")
+    # A hidden field and no gr.State: the link is made in the browser, which sees no state.
+    made["pinned"] = gr.Textbox("", visible="hidden", elem_id="pinned")
     with gr.Accordion("Copy and restore", open=False, elem_id="copy"):
         with gr.Tab("Python"):
             made["python"] = _code("Draws the same images", "python")
