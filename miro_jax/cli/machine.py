@@ -162,7 +162,7 @@ def _hub() -> list[Finding]:
     if hub.HF_HUB_OFFLINE:
         text = "HF_HUB_OFFLINE is set: weights must be in the cache, or named as folders"
         return [Finding("hub", WARNING, text)]
-    return [Finding("hub", OK, hub.ENDPOINT)]
+    return [Finding("hub", OK, f"{hub.ENDPOINT}, not asked")]
 
 
 def _extras() -> list[Finding]:

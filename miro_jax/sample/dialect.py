@@ -8,6 +8,7 @@ generators, types and devices are read by what they say of themselves.
 """
 
 import dataclasses
+import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -90,8 +91,10 @@ def read_call(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         ours = NAMES.get(name, name)
         if ours not in call:
-            known = ", ".join((*call, *NAMES))
-            raise TypeError(f"unknown argument {name!r}; a call knows: {known}.")
+            known = (*call, *NAMES, "output_type", "return_dict", "callback_on_step_end")
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise TypeError(f"unknown argument {name!r}; a call knows: {', '.join(known)}.{hint}")
         if value is None:
             continue
         if call[ours] is not None:

@@ -91,9 +91,9 @@ class MiroPipeline:
         self.default_targets = dict.fromkeys(self.reward_names, 1.0)
         self.default_negative_targets = dict.fromkeys(self.reward_names, 0.0)
         self.default_guidance = Settings.guidance_scale
+        self._use_weights(trained)
         if preset is not None:
             self._use(preset if isinstance(preset, Preset) else read_preset(preset))
-        self._use_weights(trained)
 
     def _use_weights(self, trained: Trained) -> None:
         self.trained, self.weights = trained, trained.weights
