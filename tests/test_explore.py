@@ -2,12 +2,10 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from miro_jax import rewards
 from miro_jax.demo import explore
@@ -15,6 +13,7 @@ from miro_jax.demo.explore_page import Explorer
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.sample import draw, pipeline
 from miro_jax.sample import folder as folders
+from tests import browsing
 from tests.networks import quick_compilation
 from tests.sampling import NAMES, Dial, ask, contents, save_tiny
 
@@ -136,15 +135,8 @@ def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkey
 
 @pytest.fixture
 def browser():
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None:
-        pytest.skip("there is no chromium on this machine")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=binary, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
+    with browsing.chromium() as made:
+        yield made
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from miro_jax.evaluate.suites.geneval import prompts, relation, rows, scores, verdict
+from miro_jax.evaluate.suites.geneval import prompts, relation, rows, suite, verdict
 from miro_jax.evaluate.suites.geneval.prompts import COLORS, Clause, Prompt
+from miro_jax.evaluate.suites.measure import measure
+from tests import geneval_numbers
 
 BOX = (10, 10, 60, 60)
 OFFICIAL = verdict.OFFICIAL
@@ -205,13 +207,19 @@ def test_the_overall_score_is_the_mean_of_tags_and_not_of_images():
     made = [{"tag": "single_object", "prompt": i // 4, "correct": True} for i in range(80)]
     for number, tag in enumerate(prompts.TAGS[1:]):
         made += [{"tag": tag, "prompt": (tag, i // 4), "correct": i == number} for i in range(8)]
-    found = scores.summarize(made)
+    found = geneval_numbers.summarize(made)
     assert found["overall"] == pytest.approx((1 + 5 / 8) / 6)
     assert found["correct_images"] == pytest.approx(85 / 120)
     assert found["correct_prompts"] == pytest.approx(25 / 30)
-    assert scores.summarize(made[:80])["overall"] is None
+    assert geneval_numbers.summarize(made[:80])["overall"] is None
+    for some in (made, made[:80]):
+        listed = [row | {"key": str(row["prompt"]), "prompt": str(row["prompt"])} for row in some]
+        metrics, wanted = measure(suite.make_suite(), listed), geneval_numbers.summarize(some)
+        for name in ("overall", "correct_images", "correct_prompts"):
+            same = None if wanted[name] is None else pytest.approx(wanted[name])
+            assert metrics[name]["value"] == same
     with pytest.raises(ValueError, match="at least one"):
-        scores.summarize([])
+        geneval_numbers.summarize([])
 
 
 EDGES = np.array([0.3, 0.9, 0.31, 0.29, 0.91, 0.89, 0.95, 0.5, 0.05])

@@ -19,7 +19,7 @@ from miro_jax.cli.exit import UsageError, note, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
-from miro_jax.sample.request import Prompt, Request, read_prompts
+from miro_jax.sample.request import Prompt, Request, given_prompts
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 
 NAME = "miro_jax.demo.explore"
@@ -100,9 +100,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
 
 def _prompts(options: Options, run_config: dict[str, Any] | None) -> tuple[Prompt, ...]:
     """Return the prompts of the flags, or those of the run's own grids."""
-    prompts = [Prompt(text) for text in options.prompt]
-    if options.prompts_file is not None:
-        prompts += read_prompts(options.prompts_file)
+    prompts = given_prompts(options)
     if not prompts and run_config is not None:
         prompts = [Prompt(text) for text in run_config.get("prompts", ())]
     if not prompts:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.json_file import dump_json
-from miro_jax.data.records import bins as all_bins
 from miro_jax.data.records.bins import Bins
 from miro_jax.demo.explore_sheet import View
+from miro_jax.demo.levels import measured_levels
 from miro_jax.report import page
-from miro_jax.rewards.base import Reward
+from miro_jax.rewards.base import Reward, prepare_image, score_prepared, stack_images
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.folder import Folder
 from miro_jax.sample.request import Request
@@ -89,37 +89,24 @@ class Explorer:
         scores = np.zeros((len(files), len(self.judges)), np.float32)
         for start in range(0, len(files) if self.judges else 0, BATCH):
             images = folder.read(files[start : start + BATCH])
-            for column, judge in enumerate(self.judges):
-                given = judge.score(images, [prompt] * len(images))
-                scores[start : start + BATCH, column] = given
+            prepared = stack_images([prepare_image(self.judges, image) for image in images])
+            captions = [{"caption": [prompt] * len(images)}]
+            made = score_prepared(self.judges, prepared, captions, stored=False)
+            scores[start : start + BATCH] = made[0]
         return scores
 
     def _levels(self, scores: np.ndarray) -> np.ndarray:
         """Return the levels that training would have given scores [N, J]; NaN: not known."""
-        known = np.full(scores.shape, np.nan, np.float32)
-        if self.bins is not None:
-            every = np.full((len(scores), len(self.bins.names)), np.nan)
-            pairs = [
-                (column, self.bins.names.index(judge.identity))
-                for column, judge in enumerate(self.judges)
-                if judge.identity in self.bins.names
-            ]
-            for column, row in pairs:
-                every[:, row] = judge_stored(self.judges[column], scores[:, column])
-            levels = all_bins.levels(self.bins, every)
-            for column, row in pairs:
-                known[:, column] = levels[:, row]
-        return known
+        if self.bins is None:
+            return np.full(scores.shape, np.nan, np.float32)
+        stored = [judge.stored(column) for judge, column in zip(self.judges, scores.T, strict=True)]
+        columns = np.array(stored, np.float64).reshape(len(self.judges), len(scores)).T
+        return measured_levels(self.bins, self.judges, columns)
 
 
 def data_name(index: int) -> str:
     """Return the name of the file of a prompt."""
     return f"data/{index:04d}.js"
-
-
-def judge_stored(judge: Reward, scores: np.ndarray) -> np.ndarray:
-    """Return scores on the scale of records, as bins were fitted on."""
-    return np.asarray(judge.stored(scores), np.float64)
 
 
 def plain(values: np.ndarray) -> list[list[float | None]]:

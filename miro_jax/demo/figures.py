@@ -1,6 +1,5 @@
 """What was drawn, as HTML: images with measured levels beside the requested ones; dial curves."""
 
-import base64
 import io
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -11,18 +10,12 @@ from PIL import Image
 
 from miro_jax.demo.studio import Drawn, Frame
 from miro_jax.report.charts import svg_file
+from miro_jax.report.page import data_uri
 from miro_jax.report.results import Dials
 from miro_jax.report.sections import dial_chart
 from miro_jax.sample.request import Request
 
 SMALL = 128  # pixels of a side up to which an image is shown with sharp pixels
-
-
-def data_uri(image: np.ndarray, kind: str = "png") -> str:
-    """Return an image [H, W, 3] uint8 as a data URI; `kind` is png or webp."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, kind)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def show_frame(frame: Frame) -> Markup:
@@ -82,7 +75,10 @@ def _grid(cells: Sequence[Markup]) -> Markup:
 
 def _picture(image: np.ndarray, alt: str, kind: str = "png") -> Markup:
     sharp = "sharp" if max(image.shape[:2]) <= SMALL else ""
-    return Markup('<img class="{}" alt="{}" src="{}">').format(sharp, alt, data_uri(image, kind))
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    uri = data_uri(file.getvalue())
+    return Markup('<img class="{}" alt="{}" src="{}">').format(sharp, alt, uri)
 
 
 def _bar(drawn: Drawn, name: str, row: int, requested: float | None) -> Markup:

@@ -1,4 +1,4 @@
-"""What the page asks for, in forms that leave it: JSON (also in a link), Python, a command.
+"""What the page requests, in forms that leave it: JSON (also in a link), Python, a command.
 
 A form is a `sample.request.Request` of one prompt, checked as every request is. Its JSON has the
 names of `MiroPipeline.__call__`, and every reward's levels written out; null is not conditioned.
@@ -25,8 +25,8 @@ def make_form(names: Sequence[str], values: Mapping[str, Any], most_images: int 
 
     Args:
       names: rewards of the network, in order.
-      values: `prompt`, and what else is asked for, by the names of `MiroPipeline.__call__`.
-      most_images: how many may be asked for.
+      values: `prompt`, and what else is requested, by the names of `MiroPipeline.__call__`.
+      most_images: how many may be requested.
 
     Raises:
       ValueError: an unknown key or reward, a value of another type or out of its range.

@@ -13,7 +13,7 @@ AUTO, NONE = "auto", "none"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `miro-jax demo` may be told."""
+    """What `miro-jax demo` takes."""
 
     checkpoint: str = option(
         CHECKPOINT,
@@ -56,7 +56,7 @@ class Options:
         help="a preset.json of `sample search`; repeat it for several",
     )
     most_images: int = option(
-        8, at_least=1, at_most=64, group=PAGE, metavar="N", help="images that may be asked for"
+        8, at_least=1, at_most=64, group=PAGE, metavar="N", help="images that may be requested"
     )
     host: str = option(
         "127.0.0.1",

@@ -15,15 +15,16 @@ import numpy as np
 from miro_jax import rewards
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.data.json_file import read_json
-from miro_jax.data.records.bins import Bins, levels
+from miro_jax.data.records.bins import Bins
 from miro_jax.demo.form import make_form, to_values
+from miro_jax.demo.levels import measured_levels
 from miro_jax.demo.options import AUTO, NONE, Options
 from miro_jax.models.targets import parse_targets
 from miro_jax.report.facts import EVALUATIONS, read_facts
 from miro_jax.report.results import Dials
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.batches import check_finite
-from miro_jax.sample.pipeline import MiroPipeline, default_dtype
+from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Request
 from miro_jax.sample.stage import read_settings
@@ -57,7 +58,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What a form asked for.
+    """What a form requested.
 
     Attributes:
       form: the request. images: [N, H, W, 3] uint8. seconds: it took.
@@ -81,8 +82,8 @@ class Studio:
       presets: name -> what they set of a form. dials: curves of the evaluation, None without one.
       usual: the settings that the page begins with.
       examples: prompts to try.
-      checkpoint, variant: as they were given. most_images: that may be asked for.
-      first: what the page shows before anything is asked for.
+      checkpoint, variant: as they were given. most_images: that may be requested.
+      first: what the page shows before anything is requested.
     """
 
     pipe: MiroPipeline
@@ -140,23 +141,15 @@ class Studio:
         captions = [form.prompts[0].text] * len(images)
         scores = score_all(self.measures, images, [{"caption": captions}])[0].astype(np.float64)
         names = [reward.name for reward in self.measures]
-        known = [n for n, r in enumerate(self.measures) if r.identity in self._of_bins]
         achieved = {}
-        if known:
-            made = levels(self._bins_of(known), scores[:, known])
-            achieved = {names[n]: column for n, column in zip(known, made.T, strict=True)}
+        if self.bins is not None:
+            made = measured_levels(self.bins, self.measures, scores)
+            achieved = {
+                reward.name: column
+                for reward, column in zip(self.measures, made.T, strict=True)
+                if reward.identity in self.bins.names
+            }
         return dict(zip(names, scores.T, strict=True)), achieved
-
-    @property
-    def _of_bins(self) -> Sequence[str]:
-        return () if self.bins is None else self.bins.names
-
-    def _bins_of(self, known: Sequence[int]) -> Bins:
-        """Return the bins of some of the measuring rewards, in their order."""
-        rows = [self._of_bins.index(self.measures[n].identity) for n in known]
-        b = cast(Bins, self.bins)
-        names, counts = (tuple(part[row] for row in rows) for part in (b.names, b.counts))
-        return dataclasses.replace(b, names=names, edges=b.edges[rows], counts=counts)
 
 
 def check_options(options: Options) -> None:
@@ -180,7 +173,7 @@ def open_studio(options: Options) -> Studio:
     pipe = MiroPipeline.from_pretrained(
         options.checkpoint,
         options.variant,
-        dtype=options.dtype or default_dtype(),
+        dtype=options.dtype,
         batch_size=-(-rows // devices) * devices,
         text_encoder=options.text_encoder,
         vae=options.vae,
@@ -205,7 +198,7 @@ def open_studio(options: Options) -> Studio:
         options.variant,
         options.most_images,
     )
-    # What a slider can ask for is compiled now: guidance, and none.
+    # What a slider can request is compiled now: guidance, and none.
     values = to_values(studio.usual) | {"num_steps": 1, "num_images": 1}
     values["guidance_scale"] = 0.0 if studio.usual.settings.guidance_scale else 1.0
     for form in (make_form(pipe.reward_names, values), studio.usual):

@@ -96,6 +96,6 @@ def signed(value: float | None, form: str = "+.2f") -> str:
 
 
 def data_uri(image: bytes) -> Markup:
-    """Return a PNG or JPEG file as a data URI."""
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    """Return a PNG, WebP or JPEG file as a data URI."""
+    kind = "png" if image.startswith(b"\x89PNG") else "webp" if image[8:12] == b"WEBP" else "jpeg"
     return Markup(f"data:image/{kind};base64,") + base64.b64encode(image).decode("ascii")

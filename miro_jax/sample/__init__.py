@@ -29,7 +29,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules={
-        *"animation best curve draw folder model_card objective".split(),
+        *"animation batches best curve draw folder model_card objective".split(),
         *"pipeline search stage trained".split(),
     },
     submod_attrs={

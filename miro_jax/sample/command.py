@@ -22,7 +22,7 @@ from miro_jax.cli.exit import UsageError, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.storage.files import to_json
 from miro_jax.sample.preset import Preset, read_preset
-from miro_jax.sample.request import Prompt, Request, read_prompts, slug
+from miro_jax.sample.request import Prompt, Request, given_prompts, slug
 from miro_jax.sample.search_options import Search
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 from miro_jax.sample.sheets import Sheet
@@ -151,9 +151,7 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
     """Check the flags against the checkpoint's config."""
     options = make_settings(Options, flags)
     verb: Any = make_settings(VERBS[name], flags)
-    prompts = [Prompt(text) for text in options.prompt]
-    if options.prompts_file is not None:
-        prompts += read_prompts(options.prompts_file)
+    prompts = given_prompts(options)
     if isinstance(verb, Search):
         prompts += map(Prompt, sample.objective.check_search(verb, prompts, flags.seed))
     if not prompts:

@@ -22,10 +22,7 @@ from jax import numpy as jnp
 from PIL import Image
 
 from miro_jax.models import sharding
-from miro_jax.models.sampler import (
-    make_evaluation,
-    make_sampler,
-)
+from miro_jax.models.sampler import make_evaluation, make_sampler
 from miro_jax.models.solvers import get_solver
 from miro_jax.models.targets import Targets, to_levels
 from miro_jax.sample.batches import (
@@ -35,6 +32,7 @@ from miro_jax.sample.batches import (
     Steppers,
     check_finite,
     check_student,
+    default_rows,
     make_batches,
 )
 from miro_jax.sample.batches import NotFinite as NotFinite
@@ -144,9 +142,8 @@ class MiroPipeline:
         wanted = dtype if torch_dtype is None else read_dtype(torch_dtype)
         load_as = functools.partial(load, source, variant, **more)
         trained = load_as(dtype=wanted or default_dtype())
-        each = 1 if jax.default_backend() == "cpu" else 8
-        most = each * trained.mesh.shape["data"]
-        pipe = cls(trained, batch_size or most, preset, fewer_rows=batch_size is None)
+        rows = batch_size or default_rows(trained.mesh)
+        pipe = cls(trained, rows, preset, fewer_rows=batch_size is None)
         pipe._load = load_as
         return pipe
 

@@ -28,7 +28,7 @@ from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
-from miro_jax.sample.settings import MOST_SEEDS, WHAT, Settings, check_seed
+from miro_jax.sample.settings import MOST_SEEDS, WHAT, Options, Settings, check_seed
 
 Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not requested
 Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | None
@@ -262,6 +262,14 @@ def slug(prompt: str) -> str:
     """Return a prompt as part of a file name: lower case letters and digits, at most 40."""
     plain = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
     return plain[:LONGEST_NAME].rstrip("-") or "empty"
+
+
+def given_prompts(options: Options) -> list[Prompt]:
+    """Return the prompts of the flags --prompt and --prompts-file, in that order."""
+    prompts = [Prompt(text) for text in options.prompt]
+    if options.prompts_file is not None:
+        prompts += read_prompts(options.prompts_file)
+    return prompts
 
 
 def read_prompts(path: Path | str) -> tuple[Prompt, ...]:

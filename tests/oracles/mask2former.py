@@ -1,6 +1,7 @@
 """Hugging Face's Mask2Former with random weights, and its tensors under mmdet's two spellings."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -163,19 +164,21 @@ def to_mmdet(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def to_older(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return Hugging Face's tensors under the names of files of before its version 5."""
-    renamed = {}
-    for key, value in tensors.items():
-        for expression, name in OLDER:
-            key = re.sub(expression, name, key)
-        renamed[key] = value
-    return renamed
+    return _respell(tensors, OLDER)
 
 
 def to_mmdet_2(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return mmdet 3's tensors under mmdet 2's names."""
+    return _respell(tensors, TO_MMDET_2)
+
+
+def _respell(
+    tensors: dict[str, np.ndarray], table: Sequence[tuple[str, str]]
+) -> dict[str, np.ndarray]:
+    """Return tensors under other names; every (expression, name) of the table is applied."""
     renamed = {}
     for key, value in tensors.items():
-        for expression, name in TO_MMDET_2:
+        for expression, name in table:
             key = re.sub(expression, name, key)
         renamed[key] = value
     return renamed

@@ -60,7 +60,7 @@ class DataIterator:
         self._examples, self._source, self._bins = examples, source, bins
         self._identity, self._options = identity, options
         self._position = 0  # in the stream of all processes
-        self._batches: Any = None  # from the position on, once they are asked for
+        self._batches: Any = None  # from the position on, once they are read
 
     def __iter__(self) -> "DataIterator":
         return self

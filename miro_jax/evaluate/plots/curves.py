@@ -80,15 +80,20 @@ def convergence(sources: Sequence[Source]) -> Figure:
     )
 
 
+def _add_published(curves: Curves, source: Source, section: str, key: str) -> None:
+    """Add the curves of a section of a file of numbers, whose xs stand under `key`."""
+    found = source.section(section) or {"curves": {}, key: []}
+    for name, models in found["curves"].items():
+        for model, row in models.items():
+            xs = np.array(found[key], float)
+            curves.setdefault(name, {})[model] = (xs, np.array([row], float))
+
+
 def _read_convergence(sources: Sequence[Source]) -> Curves:
     curves: Curves = {}
     facts.check_alike([one for source in sources for one in source.evaluations])
     for source in sources:
-        if section := source.section("convergence"):
-            steps = np.array(section["steps"], float)
-            for name, models in section["curves"].items():
-                for model, row in models.items():
-                    curves.setdefault(name, {})[model] = (steps, np.array([row], float))
+        _add_published(curves, source, "convergence", "steps")
         for suite in dict.fromkeys(map(facts.suite_of, source.evaluations)):
             own = [one for one in source.evaluations if facts.suite_of(one) == suite]
             steps = [facts.step_of(one) for one in own]
@@ -237,11 +242,7 @@ def _read_test_time(sources: Sequence[Source]) -> Curves:
     curves: Curves = {}
     facts.check_alike([one for source in sources for one in source.evaluations])
     for source in sources:
-        if section := source.section("test_time"):
-            ns = np.array(section["candidates"], float)
-            for name, models in section["curves"].items():
-                for model, row in models.items():
-                    curves.setdefault(name, {})[model] = (ns, np.array([row], float))
+        _add_published(curves, source, "test_time", "candidates")
         for one in source.latest:
             for name, scores in _by_prompt(one).items():
                 best = expected_best(scores)  # [P, N]

@@ -2,10 +2,9 @@
 
 import collections
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from miro_jax.evaluate.suites.identity import differing
+from miro_jax.evaluate.suites.identity import differing, shorten
 from miro_jax.evaluate.suites.manifest import Evaluation
 
 # What moves numbers most comes first; the rest in the order of the groups.
@@ -17,6 +16,7 @@ ORDER = (
 )
 _SILENT = ("machine.date", "images.path", "benchmark.tag_order")
 MOST_SHOWN = 12
+_WIDE = 80  # characters of a value
 
 
 def diff(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _shown(
         "prompt": before["prompt"],
         "tag": before["tag"],
         "scores": means,
-        "files": [_path(one, row) for one, row in ((first, before), (second, after))],
+        "files": [str(one.path_of(row)) for one, row in ((first, before), (second, after))],
         "reasons": [row.get("reasons", []) for row in (before, after)],
     }
 
@@ -103,15 +103,12 @@ def _rules(row: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _path(evaluation: Evaluation, row: Mapping[str, Any]) -> str:
-    path = Path(evaluation.manifest["images"].get("path", ""))
-    return str((path if path.is_dir() else path.parent) / row["file"])
-
-
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Return the differences as lines of text."""
     text = [f"{' and '.join(result['names'])}: {len(result['fields'])} fields differ"]
-    text += [f"  {path}: {_brief(a)} -> {_brief(b)}" for path, a, b in result["fields"]]
+    text += [
+        f"  {path}: {shorten(a, _WIDE)} -> {shorten(b, _WIDE)}" for path, a, b in result["fields"]
+    ]
     text.append("the images are the same" if result["same_images"] else "the images differ")
     for tag, flip in result.get("flips", {}).items():
         text.append(f"  {tag or 'all'}: {flip['won']} images won, {flip['lost']} lost")
@@ -122,10 +119,5 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         before, after = one["scores"]
         text.append(f"  {one['key']} {one['prompt'][:60]!r}: {before:.3g} -> {after:.3g}")
         for file, reasons in zip(one["files"], one["reasons"], strict=True):
-            text.append(f"    {file}" + (f"  {_brief(reasons)}" if reasons else ""))
+            text.append(f"    {file}" + (f"  {shorten(reasons, _WIDE)}" if reasons else ""))
     return text
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

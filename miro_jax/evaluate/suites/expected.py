@@ -3,10 +3,10 @@
 A file of expected values, such as `expected/miro_2510.25897.json` which comes with the package, is
 
     {"models": {NAME: {BENCHMARK: {"samples_per_prompt": 4, "metrics": {METRIC:
-        {"value": 0.677, "tolerance": 0.025, "tags": {TAG: {...}}}}}}}, "curves": ...}
+        {"value": 0.677, "tolerance": 0.025, "tags": {TAG: {...}}}}}}}}
 
 "unknown" where the source does not say. A value that cannot be compared is no failure and no
-success: the field that prevents it is named.
+success: the field that prevents it is named. Published curves stand with the plots of them.
 """
 
 from collections.abc import Iterator, Mapping

@@ -62,7 +62,7 @@ def why_no_difference(first: Evaluation, second: Evaluation) -> list[tuple[str, 
 
 def describe(fields: list[tuple[str, Any, Any]]) -> str:
     """Write differing fields as one line."""
-    shown = [f"{path}: {_brief(a)} and {_brief(b)}" for path, a, b in fields[:3]]
+    shown = [f"{path}: {shorten(a)} and {shorten(b)}" for path, a, b in fields[:3]]
     return "; ".join(shown) + (f"; {len(fields) - 3} more" if len(fields) > 3 else "")
 
 
@@ -82,6 +82,7 @@ def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [(name, value)]
 
 
-def _brief(value: Any) -> str:
+def shorten(value: Any, most: int = 48) -> str:
+    """Return a value as a text of at most so many characters."""
     text = str(value)
-    return text if len(text) <= 48 else f"{text[:45]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -20,7 +20,7 @@ from miro_jax.evaluate.suites import manifest
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.find import File, Found, match
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
-from miro_jax.evaluate.suites.measure import STATISTICS, measure, rewards_of
+from miro_jax.evaluate.suites.measure import STATISTICS, describe_result, measure, rewards_of
 from miro_jax.evaluate.suites.rows import ROWS_NAME, dump_rows
 from miro_jax.evaluate.suites.tables import write_tables
 
@@ -146,13 +146,5 @@ def _groups(
         "post_selection": {"best_of": UNKNOWN, "prompt_rewriting": UNKNOWN},
         "statistics": STATISTICS,
         "machine": {"platform": UNKNOWN},
-        "result": {
-            "metrics": metrics,
-            "order": list(metrics),
-            "prompts": len({row["key"] for row in rows}),
-            "images": len(rows),
-            "missing": [list(pair) for pair in found.missing],
-            "failed": [],
-            "partial": bool(found.missing),
-        },
+        "result": describe_result(metrics, rows, found.missing),
     }

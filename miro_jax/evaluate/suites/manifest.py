@@ -61,6 +61,11 @@ class Evaluation:
         file = self.manifest["result"].get("file")
         return read_rows(open_folder(self.folder), file["sha256"]) if file else []
 
+    def path_of(self, row: Mapping[str, Any]) -> Path:
+        """Return where the image of a row was when it was evaluated."""
+        path = Path(self.manifest["images"].get("path", ""))  # a folder, or a table in one
+        return (path if path.is_dir() else path.parent) / row["file"]
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Metric -> value, low, high, and the same by tag, both in the order of the suite."""

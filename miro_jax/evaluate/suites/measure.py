@@ -52,6 +52,24 @@ def measure(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
     return metrics
 
 
+def describe_result(
+    metrics: Mapping[str, Any],
+    rows: Sequence[Row],
+    missing: Sequence[tuple[str, int]],
+    failed: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the group `result` of a manifest, but for the per-image file."""
+    return {
+        "metrics": metrics,
+        "order": list(metrics),
+        "prompts": len({row["key"] for row in rows}),
+        "images": len(rows),
+        "missing": [list(pair) for pair in missing],
+        "failed": list(failed),
+        "partial": bool(missing or failed),
+    }
+
+
 def rewards_of(rows: Sequence[Row]) -> list[str]:
     """Return the identities of the rewards that any row has, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.get("rewards", ())))

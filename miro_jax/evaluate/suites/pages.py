@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -115,12 +114,10 @@ def _pictures(
     evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Any, str, str]]:
     """Return (data URI, prompt, what is said) of the images that are still there."""
-    root = Path(evaluation.manifest["images"]["path"])
-    root = root if root.is_dir() else root.parent
     shown = []
     for row in rows:
         try:
-            pixels = load_rgb((root / row["file"]).read_bytes(), min_side=1)
+            pixels = load_rgb(evaluation.path_of(row).read_bytes(), min_side=1)
         except (OSError, BadImage):
             continue
         image = Image.fromarray(pixels)

@@ -32,7 +32,7 @@ from miro_jax.evaluate.suites.base import Judge, Suite
 from miro_jax.evaluate.suites.find import OURS, Found, SuiteImage, find_images
 from miro_jax.evaluate.suites.judging import PARTS, judge_all
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
-from miro_jax.evaluate.suites.measure import STATISTICS, measure
+from miro_jax.evaluate.suites.measure import STATISTICS, describe_result, measure
 from miro_jax.evaluate.suites.rows import ROWS_NAME, digest_of_images, dump_rows
 from miro_jax.evaluate.suites.settings import MODEL, Settings
 from miro_jax.evaluate.suites.tables import write_tables
@@ -248,15 +248,7 @@ def _describe(
         **describe_origin(job.settings.what, found.layout),
         "statistics": STATISTICS,
         "machine": describe_machine(),
-        "result": {
-            "metrics": metrics,
-            "order": list(metrics),
-            "prompts": len({row["key"] for row in rows}),
-            "images": len(rows),
-            "missing": [list(pair) for pair in found.missing],
-            "failed": list(failed),
-            "partial": bool(found.missing or failed),
-        },
+        "result": describe_result(metrics, rows, found.missing, failed),
     }
     for key, value in job.settings.declare:
         group, _, name = key.partition(".")

@@ -9,8 +9,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from miro_jax import sample
 from miro_jax.cli.flags import make_settings
 from miro_jax.evaluate.suites.base import Suite
@@ -87,11 +85,11 @@ def fill(sampling: Sampling, progress: bool = True) -> Any:
 
 
 def _open(sampling: Sampling) -> Any:
-    """Load the network onto all devices of this machine."""
+    """Load the network onto all devices of this machine, of a run onto those of its mesh."""
+    options, pipeline = sampling.options, sample.pipeline
     if sampling.step is None:
-        return sample.pipeline.open_pipeline(sampling.options)
-    options, devices = sampling.options, jax.device_count()
-    dtype = options.dtype or sample.pipeline.default_dtype()
+        return pipeline.open_pipeline(options)
+    dtype = options.dtype or pipeline.default_dtype()
     trained = sample.trained.load(options.checkpoint, dtype=dtype, step=sampling.step)
-    each = 1 if jax.default_backend() == "cpu" else 8
-    return sample.pipeline.MiroPipeline(trained, options.batch_size or each * devices)
+    rows = options.batch_size or sample.batches.default_rows(trained.mesh)
+    return pipeline.MiroPipeline(trained, rows)

@@ -4,7 +4,7 @@
     detector   pixels -> Mask2Former -> objects                 pixels, instances, detector
     colors     objects -> colour logits by CLIP L/14            colors
     verdicts   objects + colours -> correct or reasons          relation, verdict, rows
-    scores     verdicts -> three numbers with names             scores
+    numbers    verdicts -> three numbers with names             measure, of all suites
     judge      all of it for a batch of images                  judge, self_test
     agreement  two judges on the same images                    agreement, agreement_command
 

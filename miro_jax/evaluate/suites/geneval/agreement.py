@@ -10,13 +10,14 @@ Source: Cohen 1960, Educational and Psychological Measurement 20.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.regular_file import read_regular
 from miro_jax.evaluate.suites.geneval.prompts import TAGS
+from miro_jax.evaluate.suites.geneval.rows import is_near
 from miro_jax.evaluate.suites.rows import ROWS_NAME
 from miro_jax.report import clustered
 
@@ -32,7 +33,6 @@ SCHEMA = {
 }
 OVERALL = "overall"
 UNKNOWN = "unknown"
-NEAR = 0.01
 MOST_BYTES = 2**30
 
 
@@ -133,7 +133,7 @@ def _describe(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Any]:
         "agreement": clustered.bootstrap(clusters, clustered.IMAGES),
         "kappa": kappa(*table),
         "flips": dict(rules.most_common()),
-        "near": sum(_is_near(pair) for pair in flipped),
+        "near": sum(any(map(is_near, pair)) for pair in flipped),
     }
 
 
@@ -143,10 +143,6 @@ _VERDICTS = ((True, True), (True, False), (False, True), (False, False))
 def _rule(row: Row) -> str:
     """Return the rule that failed first; imported verdicts have none."""
     return next((reason["rule"] for reason in row.get("reasons", ())), UNKNOWN)
-
-
-def _is_near(rows: Iterable[Row]) -> bool:
-    return any(row.get("margins", {}).get("score", 1.0) <= NEAR for row in rows)
 
 
 def _key(row: Row) -> tuple[str, int]:

@@ -6,7 +6,6 @@ other names here (computer mouse, tv remote, computer keyboard).
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,6 @@ def prompts() -> tuple[Prompt, ...]:
     path = DATA / "evaluation_metadata.jsonl"
     lines = path.read_text("utf-8").splitlines()
     return tuple(parse_prompt(line, f"{path}:{n}") for n, line in enumerate(lines, 1))
-
-
-@functools.cache
-def digest() -> str:
-    """Return the SHA-256 of the prompt file, 64 hexadecimal digits."""
-    return hashlib.sha256((DATA / "evaluation_metadata.jsonl").read_bytes()).hexdigest()
 
 
 def _clause(value: dict[str, Any]) -> Clause:

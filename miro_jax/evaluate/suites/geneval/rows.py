@@ -19,6 +19,7 @@ from miro_jax.data.json_file import check_fields
 from miro_jax.evaluate.suites.geneval import verdict
 from miro_jax.evaluate.suites.geneval.prompts import COLORS, Prompt, class_names
 
+NEAR = 0.01  # of a score to its threshold
 LEAST_SCORE = 0.05  # objects at or below are not in the row
 SCHEMA = {
     "correct": bool,
@@ -109,12 +110,14 @@ def identity(rules: verdict.Rules = verdict.OFFICIAL) -> dict[str, Any]:
     return {**dataclasses.asdict(rules), "overlap": 1.0, "position": 0.1}
 
 
-def count_near(rows: list[Mapping[str, Any]], within: float = 0.01) -> int:
-    """Count the rows with a decisive score within a distance of its threshold.
+def is_near(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has a decisive score within NEAR of its threshold."""
+    return row.get("margins", {}).get("score", np.inf) <= NEAR
 
-    It bounds how many verdicts the detector's rounding can have changed.
-    """
-    return sum(row["margins"].get("score", np.inf) <= within for row in rows)
+
+def count_near(rows: list[Mapping[str, Any]]) -> int:
+    """Count such rows: a bound of the verdicts that the detector's rounding can have changed."""
+    return sum(map(is_near, rows))
 
 
 def _short(value: np.float32) -> float:

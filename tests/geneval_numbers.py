@@ -1,4 +1,4 @@
-"""GenEval's numbers: three that are easily taken for one another.
+"""GenEval's three numbers by the benchmark's own formulas: a second opinion on `suites.measure`.
 
 overall           unweighted mean of the accuracies of the six tags: what papers print
 correct_images    share of images that are correct
