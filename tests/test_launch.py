@@ -72,14 +72,11 @@ def run(script, variables, *arguments):
 
 
 def test_there_is_a_launcher_for_each_kind_of_cluster():
-    assert {path.name for path in LAUNCH.iterdir()} == {
-        "Dockerfile",
-        "annotate-gke.yaml",
-        "annotate-slurm.sh",
-        "tpu-annotate.sh",
-        "tpu-create.sh",
-        "tpu-run.sh",
-    }
+    there = {path.name for path in LAUNCH.iterdir() if path.name != "__pycache__"}
+    annotates = {"annotate-gke.yaml", "annotate-slurm.sh", "tpu-annotate.sh"}
+    trains = {"gke.sh", "mig.sh", "queued.sh", "slurm.sh", "train-gke.yaml", "train-slurm.sh"}
+    watches = {"watch.py", "cluster.py", "ledger.py", "machines.py", "host.sh"}
+    assert there == {"Dockerfile", "tpu-create.sh", "tpu-run.sh"} | annotates | trains | watches
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -189,11 +186,21 @@ def test_a_command_reaches_all_hosts_word_by_word(machine):
     assert done.stdout == "a b|c'd|$HOME|"
 
 
-def test_a_slice_is_created_and_the_repository_installed(machine):
+@pytest.mark.parametrize(
+    "kind, version", [("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite")]
+)
+def test_a_slice_is_created_and_the_repository_installed(machine, kind, version):
     stub = pathlib.Path(machine["PATH"].split(":")[0], "gcloud")
     stub.write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> $LOG\n')  # nothing is cloned here
-    variables = machine | {"NAME": "n", "ZONE": "z", "TYPE": "v4-32", "REPOSITORY": "https://x/y"}
+    variables = machine | {"NAME": "n", "ZONE": "z", "TYPE": kind, "REPOSITORY": "https://x/y"}
     assert run("tpu-create.sh", variables).returncode == 0
     log = pathlib.Path(machine["LOG"]).read_text()
-    assert "create\nn\n--zone=z\n--accelerator-type=v4-32" in log
-    assert "git clone https://x/y miro_jax" in log and "-e '.[tpu,gcs]'" in log
+    assert f"create\nn\n--zone=z\n--accelerator-type={kind}\n--version={version}\n" in log
+    assert "REPOSITORY='https://x/y'" in log and log.endswith("\nsetup\n")
+
+
+def test_a_wrong_type_of_slice_is_named_before_anything_is_created(machine):
+    variables = machine | {"NAME": "n", "ZONE": "z", "TYPE": "v5e-9", "REPOSITORY": "https://x/y"}
+    done = run("tpu-create.sh", variables)
+    assert done.returncode != 0 and "v5e-9 is no slice" in done.stderr
+    assert not pathlib.Path(machine["LOG"]).exists()

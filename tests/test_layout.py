@@ -26,7 +26,7 @@ MAX_NAMES = 13  # below miro_jax/, __init__ and __main__ not counted
 PACKAGE = sorted((ROOT / "miro_jax").rglob("*.py"))
 # The one import inside a function: takes seconds and serves published models alone.
 IMPORTED_LATE = ("miro_jax/pretrained/weights/hf.py", "transformers")
-FOLDERS = ("miro_jax", "configs", "tests", "benchmarks")
+FOLDERS = ("miro_jax", "configs", "tests", "benchmarks", "launch")
 EVERYTHING = [ROOT / "setup.py", *(p for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py")))]
 TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in EVERYTHING}
 
