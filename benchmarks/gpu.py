@@ -36,24 +36,30 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 QUICK = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+CUBLAS = "--xla_gpu_enable_triton_gemm=false"
 GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
-EPILOGUES = "--xla_gpu_enable_cublaslt=true"
-WHOLE, CUT = ["--products=whole"], ["--products=cut"]
-NARROW = [*WHOLE, "--residual=compute"]
+NARROW = ["--residual=compute"]
+CUT = ["--products=cut"]
 # name -> (script, arguments, XLA_FLAGS); in the order in which they measure
 PARTS = {
     "ceiling": ("gpu.py", ["--ceiling"], ""),
-    "train": ("train_step.py", [*WHOLE, "--repeat", "--profile"], ""),
-    "train_narrow": ("train_step.py", [*NARROW, "--profile"], ""),
-    "sample": ("images_per_second.py", [*WHOLE, "--batch", "64", "1"], ""),
+    "train_narrow": ("train_step.py", [*NARROW, "--repeat", "--profile"], ""),
+    "train_cublas": ("train_step.py", NARROW, CUBLAS),
     "sample_narrow": ("images_per_second.py", [*NARROW, "--profile", "--batch", "64", "1"], ""),
+    "sample_cublas": ("images_per_second.py", [*NARROW, "--batch", "64", "1"], CUBLAS),
     "authors_train": ("train_step.py", ["--only-authors"], ""),
     "authors_sample": ("images_per_second.py", ["--only-authors", "--batch", "64", "1"], ""),
     "towers_clip": ("towers.py", ["--profile", "--only", "clip_h", "clip_l"], ""),
+    "theirs_clip": ("towers.py", ["--only-theirs", "--only", "clip_h", "clip_l"], ""),
+    "train": ("train_step.py", [], ""),
+    "sample": ("images_per_second.py", ["--batch", "64", "1"], ""),
     "towers_rest": ("towers.py", ["--only", "blip_l", "t5_xl"], ""),
     "towers_vae": ("towers.py", ["--only", "vae_encode", "vae_decode"], ""),
-    "theirs_towers": ("towers.py", ["--only-theirs"], ""),
-    "train_cut": ("train_step.py", CUT, ""),
+    "theirs_towers": (
+        "towers.py",
+        ["--only-theirs", "--only", "blip_l", "t5_xl", "vae_encode", "vae_decode"],
+        "",
+    ),
     "train_quick": ("train_step.py", NARROW, QUICK),
     "sample_quick": ("images_per_second.py", [*NARROW, "--batch", "64"], QUICK),
     "sample_graphs": (
@@ -61,8 +67,8 @@ PARTS = {
         [*NARROW, "--batch", "1"],
         f"--xla_gpu_enable_command_buffer={GRAPHS}",
     ),
-    "train_epilogues": ("train_step.py", NARROW, EPILOGUES),
     "attention": ("attention.py", [], ""),
+    "train_cut": ("train_step.py", CUT, ""),
     "train_xla": ("train_step.py", [*CUT, "--attention=xla"], ""),
     "sample_xla": ("images_per_second.py", [*CUT, "--attention=xla", "--batch", "64"], ""),
 }

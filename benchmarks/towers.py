@@ -24,8 +24,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import timing
-from miro_jax.models import sharding
-from miro_jax.models.compiling import inference_options
+from miro_jax.models import compiling, sharding
 from miro_jax.pretrained.networks import blip, clip, t5, vae
 
 
@@ -221,7 +220,7 @@ class Ours:
 
             begin = time.perf_counter()
             self.compiled = (
-                jax.jit(call, compiler_options=inference_options())
+                jax.jit(call, compiler_options=compiling.options())
                 .lower(self.abstract, *self.arrays)
                 .compile()
             )

@@ -1,11 +1,27 @@
-"""Options of XLA that measurements speak for, see docs/benchmarks.md."""
+"""What XLA is told beyond the mathematics; measurements speak for it, see docs/benchmarks.md."""
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 
-# cuBLASLt adds biases, residuals and GELUs where it multiplies: 3 % of sampling, 12 % of CLIP-H.
+# cuBLASLt adds biases and residuals where it multiplies: 3 % of sampling, 12 % of CLIP-H.
 ON_GPU = {"xla_gpu_enable_cublaslt": True}
 
 
-def inference_options() -> dict[str, bool]:
-    """Return `compiler_options` of `jax.jit` for samplers and pretrained networks here."""
+def options() -> dict[str, bool]:
+    """Return `compiler_options` of `jax.jit` for whatever runs a network here."""
     return dict(ON_GPU) if jax.default_backend() == "gpu" else {}
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """Return x, on GPUs with its last axis contiguous in memory.
+
+    XLA chooses the layout of activations from whatever small array they were first added to, and
+    the batch may end up last: then every norm reads its rows with strides, and every product
+    copies its operand.
+    """
+    if jax.default_backend() != "gpu":
+        return x
+    # Before jax 0.11 the partitioner gathers what is pinned to a layout.
+    if jax.sharding.get_abstract_mesh().size > 1 and jax.__version_info__ < (0, 11):
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from miro_jax.models.compiling import row_major
+
 Array = jax.Array
 EPSILON = 1e-6  # of every norm in the release
 
@@ -76,7 +78,7 @@ class Linear(nnx.Module):
         takes the part that it needs.
         """
         if not cuts_kernels():
-            y = self(x)  # [..., pack, *outputs]
+            y = row_major(self(x))  # [..., pack, *outputs]
             axis = y.ndim - (self.kernel[...].ndim - self.num_in)
             return [jax.lax.index_in_dim(y, i, axis, False) for i in range(y.shape[axis])]
         kernel = self.kernel[...]
@@ -85,7 +87,19 @@ class Linear(nnx.Module):
 
     def _map(self, x: Array, kernel: Array, bias: Array | None) -> Array:
         y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=self.num_in)
-        return y if bias is None else y + _over_last(bias, y)
+        if bias is None:
+            return y
+        if bias.ndim == 1 or cuts_kernels() or _is_split_by_model():
+            return y + _over_last(bias, y)
+        # cuBLASLt adds a bias of one axis where it multiplies; of several, XLA writes it out for
+        # every token first, and reads it back.
+        flat = y.reshape(*y.shape[: -bias.ndim], bias.size)
+        return (flat + _over_last(bias.reshape(-1), flat)).reshape(y.shape)
+
+
+def _is_split_by_model() -> bool:
+    """Return whether the mesh parts heads and hidden widths, which then must not be merged."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get("model", 1) > 1
 
 
 class RMSNorm(nnx.Module):

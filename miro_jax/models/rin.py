@@ -33,6 +33,7 @@ from jax.typing import DTypeLike
 
 from miro_jax.models import flow
 from miro_jax.models.attention import CrossAttentionBlock, SelfAttentionBlock
+from miro_jax.models.compiling import row_major
 from miro_jax.models.layers import (
     FourierFeatures,
     GeluMLP,
@@ -259,7 +260,7 @@ class RIN(nnx.Module):
             mask = jnp.take_along_axis(mask, order, axis=1)
             tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
         for layer in self.condition_encoder:
-            tokens = constrain(layer(tokens, mask), "batch", None, None)
+            tokens = _pin(layer(tokens, mask))
         return tokens, mask
 
     def __call__(
@@ -308,11 +309,11 @@ class RIN(nnx.Module):
             z = z + self.previous_gate(prev_latent_tokens + previous)
 
         x, z = x.astype(self.residual_dtype), z.astype(self.residual_dtype)
-        x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
+        x, z = _pin(x), _pin(z)
         for block in self.blocks:
             run = nnx.remat(RINBlock.__call__) if c.remat == "block" else RINBlock.__call__
             x, z = run(block, x, z, condition, mask)
-            x, z = constrain(x, "batch", None, None), constrain(z, "batch", None, None)
+            x, z = _pin(x), _pin(z)
         patches = self.patch_out(self.patch_out_norm(x)).astype(jnp.float32)
         prediction = unpatchify(patches, c.latent_shape, c.patch_size)
         if c.prediction == "image":
@@ -327,6 +328,10 @@ class RIN(nnx.Module):
             got = None if levels is None else levels.shape
             raise ValueError(f"levels must be [B, R] = {want}; got {got}.")
         return levels
+
+
+def _pin(tokens: Array) -> Array:
+    return row_major(constrain(tokens, "batch", None, None))
 
 
 class Table(nnx.Module):

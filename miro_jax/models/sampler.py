@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from miro_jax.models.compiling import inference_options
+from miro_jax.models import compiling
 from miro_jax.models.guidance import guide, guide_apg, guide_cfg_zero, linear_schedule
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
@@ -188,7 +188,7 @@ def make_sampler(
       the cost. A student has the scale as its input: the solver and the negative branch are unused.
     """
 
-    @partial(jax.jit, static_argnames="guided", compiler_options=inference_options())
+    @partial(jax.jit, static_argnames="guided", compiler_options=compiling.options())
     def sample(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
         model = nnx.merge(graphdef, *weights)
         if model.config.student:
@@ -216,7 +216,7 @@ def make_stepper(
       last one, and the first entry of a state is x [B, H, W, C] float32.
     """
 
-    @partial(jax.jit, static_argnames="guided", compiler_options=inference_options())
+    @partial(jax.jit, static_argnames="guided", compiler_options=compiling.options())
     def start(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
         model = nnx.merge(graphdef, *weights)
         encoded = encode_branches(model, *([positive, negative] if guided else [positive]))
@@ -225,7 +225,7 @@ def make_stepper(
             return encoded, (x,)
         return encoded, solver.start(x, first_carry(model, encoded, guidance, guided))
 
-    @partial(jax.jit, static_argnames=("guided", "last"), compiler_options=inference_options())
+    @partial(jax.jit, static_argnames=("guided", "last"), compiler_options=compiling.options())
     def step(weights: tuple, encoded, guidance, state, now, *, guided: bool, last: bool):
         model = nnx.merge(graphdef, *weights)
         if model.config.student:

@@ -27,7 +27,7 @@ from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
-from miro_jax.models import sharding
+from miro_jax.models import compiling, sharding
 from miro_jax.models.flops import peak_tflops, training_flops
 from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
@@ -124,6 +124,7 @@ def _make_step(config: Config, parts: components.Components) -> Callable:
         make_train_step(loss, parts.optimizer, schedule, recipe, config.seed, microbatches),
         donate_argnums=0,
         out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
+        compiler_options=compiling.options(),
     )
 
 

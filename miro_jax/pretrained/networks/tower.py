@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.models import sharding
-from miro_jax.models.compiling import inference_options
+from miro_jax.models import compiling, sharding
 from miro_jax.pretrained.weights.convert import Network
 
 
@@ -77,7 +76,7 @@ class Tower:
         if function not in self._jitted:
             self._jitted[function] = jax.jit(
                 functools.partial(_call, function, self.graphdef),
-                compiler_options=inference_options(),
+                compiler_options=compiling.options(),
             )
         with sharding.use_mesh(self.mesh):
             inputs = [x.arrays if isinstance(x, OnDevice) else self._put(x) for x in arrays]
