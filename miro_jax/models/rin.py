@@ -308,8 +308,7 @@ class RIN(nnx.Module):
             previous = self.previous_mlp(self.previous_norm(prev_latent_tokens))
             z = z + self.previous_gate(prev_latent_tokens + previous)
 
-        x, z = x.astype(self.residual_dtype), z.astype(self.residual_dtype)
-        x, z = _pin(x), _pin(z)
+        x, z = _pin(x.astype(self.residual_dtype)), _pin(z.astype(self.residual_dtype))
         for block in self.blocks:
             run = nnx.remat(RINBlock.__call__) if c.remat == "block" else RINBlock.__call__
             x, z = run(block, x, z, condition, mask)
