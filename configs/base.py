@@ -130,8 +130,14 @@ def base() -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1  # devices along the batch; -1 = all that are left
     c.mesh.model = 1  # devices along heads and MLP width
-    c.mesh.distributed = False  # several processes: each calls jax.distributed.initialize first
+    c.mesh.distributed = False  # several processes, one a host: see docs/training.md
+    # What the scheduler's variables do not say, see cli/cluster.py: "" , 0 and -1 ask them.
+    c.mesh.coordinator = ""  # HOST:PORT of process 0
+    c.mesh.num_processes = 0
+    c.mesh.process_id = -1  # of this process, from 0
+    c.mesh.start_seconds = 300.0  # until all must be there
     c.mesh.heartbeat_seconds = 100.0  # a process silent for so long is gone: the others leave
+    c.mesh.behind_seconds = 60.0  # a process that others wait for so long is named
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # or "lamb", the paper's; slower than AdamW over a thousand steps

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for check in (components.validate, sample.validate, evaluate.validate):
                 check(command.config)
             run_folder.open_folder(command.config, command.workdir, command.stage, arguments, held)
-        except (*ends.MISTAKES, OSError) as error:
+        except (*ends.MISTAKES, OSError, RuntimeError) as error:
             return ends.fail(log.name, error, ends.status_of(error))
         return _run(command)
 
@@ -54,7 +54,9 @@ def _run(command: Command) -> int:
             STAGES[command.stage](command.config, command.workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         log.exception("The stage %s failed", command.stage)
-        return ends.fail(log.name, error, ends.status_of(error), command.workdir / "log.txt")
+        return ends.fail(
+            log.name, error, ends.status_of(error), run_folder.log_path(command.workdir)
+        )
     except KeyboardInterrupt as stop:
         return ends.fail(log.name, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
     except Exception:

@@ -109,7 +109,7 @@ def test_too_many_failures_exit_with_1(tmp_path, capsys):
 def test_processes_of_jax_share_the_pieces(tmp_path, capsys, monkeypatch):
     make_pieces(tmp_path / "source", 3, 2)
     started = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda: started.append(True))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: started.append(True))
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     arguments = [f"--source=tar:{tmp_path}/source/*.tar", f"--out={tmp_path}/out"]

@@ -140,3 +140,59 @@ def test_one_process_alone_makes_it_itself():
     made = []
     peers.first_alone("the records", lambda: made.append(0), 30.0)
     assert made == [0]
+
+
+def test_one_that_the_others_wait_for_is_named_once_with_what_it_is_at(monkeypatch):
+    said = []
+    monkeypatch.setattr(peers, "note", said.append)
+    positions = [peers.Position(behind_seconds=0.05) for _ in range(2)]
+    looks = [peers.Behind(index, positions[index]) for index in range(2)]
+
+    def look(seconds):
+        for index, look in enumerate(looks):
+            other = positions[1 - index]
+            look.look(1 - index, f"7 {other.number} {other.what}", seconds)
+
+    positions[1].at("input")
+    positions[0].at("input")
+    positions[0].at("steps")
+    for seconds in (0.0, 0.04, 0.06, 0.2, 5.0):
+        look(seconds)
+    waits = "while process 0 waits for it"
+    assert said == [f"process 1 is behind: at input for 0 s, {waits}"]
+    positions[1].at("steps")  # it comes up: nobody waits
+    look(6.0)
+    positions[1].at("input")  # now it is process 0 that others wait for
+    look(100.0)
+    look(100.1)
+    assert said[1:] == ["process 0 is behind: at steps for 0 s, while process 1 waits for it"]
+
+
+def test_what_process_0_fetches_the_others_do_after_it(monkeypatch):
+    two, made, may_end = TwoProcesses(monkeypatch), [], threading.Event()
+
+    def start(index, work):
+        def run():
+            two.index.value = index
+            made.append(peers.first("the weights", work))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+    other = start(1, lambda: "found")
+    while not two.said:
+        time.sleep(0.005)
+    assert made == [] and two.said == ["process 1 waits for process 0, which makes the weights"]
+    start(0, lambda: may_end.wait(30) and "fetched")
+    may_end.set()
+    other.join(30)
+    assert made == ["fetched", "found"]
+
+
+def test_the_statuses_of_those_who_leave(monkeypatch):
+    left = []
+    monkeypatch.setattr(peers.processes, "leave", lambda what, status: left.append(status))
+    peers._leave("process 1 of this run has not answered for 20 s")
+    peers._leave("process 1 of this run failed, see what it printed")
+    assert left == [75, 1]

@@ -1,7 +1,10 @@
 """Training by two processes: as by one, and they leave together.
 
 Bits of two runs on several devices differ by the order in which devices' sums are rounded: the
-first step is the same, later ones agree to some 1e-7. But for the bias of a key's norm: a softmax
+first step is the same, later ones agree to some 1e-7. Within a process XLA adds devices one after
+the other, between processes Gloo goes round a ring, and each part of an array begins at another
+device of it. Of two summands there is one sum: two processes of a device each are bit for bit one
+process of two. But for the bias of a key's norm: a softmax
 does not see what is added to all of its logits, so in exact arithmetic its gradient is 0, and Adam
 makes steps of full size of what rounding leaves of it. These are compared with nothing.
 """
@@ -9,14 +12,13 @@ makes steps of full size of what rounding leaves of it. These are compared with 
 import os
 import shutil
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 
 from miro_jax.train import components
-from tests import training
+from tests import killing_processes, training
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +37,6 @@ def parts():
     return components.build_components(training.small())
 
 
-def flags(count):
-    return f"--xla_force_host_platform_device_count={count}"
-
-
 def arguments(records, workdir, distributed=True):
     return (
         *training.COMMAND,
@@ -53,51 +51,11 @@ def arguments(records, workdir, distributed=True):
     )
 
 
-class Pair:
-    """Two processes that find each other as the tasks of a Slurm step do."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.printed = [folder / f"stderr-{index}" for index in range(2)]
-        self.launchers = [
-            training.Launcher(
-                XLA_FLAGS=flags(DEVICES),
-                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-                SLURM_JOB_ID="1",
-                SLURM_STEP_NODELIST="localhost",
-                SLURM_NTASKS="2",
-                SLURM_STEP_NUM_TASKS="2",
-                SLURM_PROCID=str(index),
-                SLURM_LOCALID=str(index),
-                MIRO_TEST_STDERR=str(printed),
-            )
-            for index, printed in enumerate(self.printed)
-        ]
-
-    def start(self, *arguments, of_second=()):
-        """Start both, the second one with further arguments; returns their process ids."""
-        for printed in self.printed:
-            printed.write_text("")
-        first, second = self.launchers
-        return [first.start(*arguments), second.start(*arguments, *of_second)]
-
-    def wait(self):
-        """The exit statuses of both."""
-        return [launcher.wait() for launcher in self.launchers]
-
-    def lines(self, index, word):
-        """The lines of a process's stderr that contain a word."""
-        return [line for line in self.printed[index].read_text().splitlines() if word in line]
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    pair = Pair(tmp_path_factory.mktemp("pair"))
+    pair = training.Processes(tmp_path_factory.mktemp("pair"), 2, DEVICES)
     yield pair
-    for launcher in pair.launchers:
-        launcher.close()
+    pair.close()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +71,7 @@ def together(pair, records, tmp_path_factory):
 def alone(records, tmp_path_factory):
     """The same run by one process with all the devices, on the same mesh; and what starts it."""
     workdir = tmp_path_factory.mktemp("alone")
-    launcher = training.Launcher(XLA_FLAGS=flags(2 * DEVICES))
+    launcher = training.Launcher(XLA_FLAGS=training.fake_devices(2 * DEVICES))
     assert launcher(*arguments(records, workdir, distributed=False)) == 0
     yield workdir, launcher
     launcher.close()
@@ -147,6 +105,53 @@ def stopped_half_way(workdir, folder):
 
 def test_two_processes_train_as_one_does(together, alone, parts):
     assert_same_run(together, alone[0], parts)
+
+
+def test_two_processes_of_a_device_each_train_bit_for_bit_as_one_of_two(records, parts, tmp_path):
+    (tmp_path / "said").mkdir()
+    pair = training.Processes(tmp_path / "said", 2, 1)
+    one = training.Launcher(XLA_FLAGS=training.fake_devices(2))
+    try:
+        pair.start(*arguments(records, tmp_path / "two"))
+        assert pair.wait() == [0, 0]
+        assert one(*arguments(records, tmp_path / "one", distributed=False)) == 0
+    finally:
+        pair.close()
+        one.close()
+    _, arrays, _ = training.newest(tmp_path / "two", parts)
+    _, expected, _ = training.newest(tmp_path / "one", parts)
+    training.assert_same_arrays(arrays, expected)
+
+
+def test_each_process_writes_a_log_of_its_own(together):
+    assert sorted(path.name for path in together.glob("log*")) == ["log-1.txt", "log.txt"]
+    for name in ("log-1.txt", "log.txt"):
+        assert (together / name).read_text().count("Training from step 0 to step") == 1
+
+
+def test_four_processes_resume_what_two_began(together, alone, records, parts, tmp_path):
+    workdir = stopped_half_way(together, tmp_path / "run")
+    four = training.Processes(tmp_path, 4, 1)
+    try:
+        four.start(*arguments(records, workdir))
+        assert four.wait() == [0] * 4
+    finally:
+        four.close()
+    assert_same_run(workdir, alone[0], parts)
+
+
+def test_who_is_missing_is_named_and_the_status_is_75(pair, records, tmp_path):
+    limit = "--config.mesh.start_seconds=1.0"
+    for printed in pair.printed:
+        printed.write_text("")
+    pair.launchers[0].start(*arguments(records, tmp_path), limit)
+    assert pair.launchers[0].wait() == 75
+    (line,) = pair.lines(0, "error")
+    assert "missing are 1 of 2 processes: 1 (localhost)" in line
+    pair.launchers[1].start(*arguments(records, tmp_path), limit)
+    assert pair.launchers[1].wait() == 75
+    (line,) = pair.lines(1, "error")
+    assert "process 0 (localhost) must answer process 1 at 127.0.0.1" in line
 
 
 def test_one_process_resumes_what_two_began(together, alone, records, parts, tmp_path):
@@ -202,7 +207,7 @@ def test_they_leave_together_and_resume_to_the_same_bits(pair, together, records
     assert training.wait_until(lambda: training.last_step(tmp_path) >= step + 2, pids[0])
     os.kill(pids[1], signal.SIGKILL)
     sent = time.monotonic()
-    assert pair.wait() == [1, -signal.SIGKILL]
+    assert pair.wait() == [75, -signal.SIGKILL]
     seconds = time.monotonic() - sent
     print(f"SIGKILL to one: the other left after {seconds:.1f} s")
     assert seconds < HEARTBEAT + 5 * slowdown
@@ -217,3 +222,9 @@ def test_they_leave_together_and_resume_to_the_same_bits(pair, together, records
     assert last == expected_last == STEPS and data_state == expected_data_state
     training.assert_same_arrays(arrays, expected)
     assert training.without_times(tmp_path) == training.without_times(together)
+
+
+def test_a_run_that_loses_either_process_ends_at_the_same_bits(records, tmp_path):
+    lines, well = killing_processes.kill_often(tmp_path, records, kills=2, seed=3)
+    print("\n".join(lines))
+    assert well, "\n".join(lines)

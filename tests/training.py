@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from configs import base as configs
 from miro_jax import annotate
 from miro_jax.models import sharding
 from miro_jax.report.metric_lines import read_metrics
-from miro_jax.train import components
+from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.state import leaf_name
 from tests import absent
@@ -149,6 +150,65 @@ class Launcher:
         self._server.wait(PATIENCE)
 
 
+class Processes:
+    """Processes of one run that find each other as the tasks of a Slurm step do.
+
+    Args:
+      folder: of what they print, and of the records that each one reads.
+      count: of processes. devices: of each.
+    """
+
+    def __init__(self, folder: pathlib.Path, count: int = 2, devices: int = 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.printed = [folder / f"stderr-{index}" for index in range(count)]
+        self.read = [folder / f"read-{index}.jsonl" for index in range(count)]
+        self.launchers = [
+            Launcher(
+                XLA_FLAGS=fake_devices(devices),
+                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{self.port}",
+                SLURM_JOB_ID="1",
+                SLURM_STEP_NODELIST="localhost",
+                SLURM_NTASKS=str(count),
+                SLURM_STEP_NUM_TASKS=str(count),
+                SLURM_PROCID=str(index),
+                SLURM_LOCALID=str(index),
+                MIRO_TEST_STDERR=str(self.printed[index]),
+                MIRO_TEST_READ=str(self.read[index]),
+            )
+            for index in range(count)
+        ]
+
+    def start(self, *arguments: str, of_second: tuple = ()) -> list[int]:
+        """Start all, the second one with further arguments; returns their process ids."""
+        for printed in self.printed:
+            printed.write_text("")
+        more = [()] * len(self.launchers)
+        more[1] = of_second
+        return [
+            launcher.start(*arguments, *extra)
+            for launcher, extra in zip(self.launchers, more, strict=True)
+        ]
+
+    def wait(self) -> list[int]:
+        """The exit statuses of all."""
+        return [launcher.wait() for launcher in self.launchers]
+
+    def lines(self, index: int, word: str) -> list[str]:
+        """The lines of a process's stderr that contain a word."""
+        return [line for line in self.printed[index].read_text().splitlines() if word in line]
+
+    def close(self) -> None:
+        for launcher in self.launchers:
+            launcher.close()
+
+
+def fake_devices(count: int) -> str:
+    """Flags of XLA for so many devices on a CPU."""
+    return f"--xla_force_host_platform_device_count={count}"
+
+
 def is_running(pid: int) -> bool:
     """Tell whether a process is there and no zombie."""
     try:
@@ -179,6 +239,8 @@ def _serve() -> None:
                 os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
             os.dup2(2, 1)  # nothing of a run may mix with the answers
             _keep_programs_of_all_processes()
+            if read := os.environ.get("MIRO_TEST_READ"):
+                _write_down_records(pathlib.Path(read))
             sys.exit(entry.main(json.loads(line)))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
@@ -193,6 +255,20 @@ def _keep_programs_of_all_processes() -> None:
             keep(*arguments)
 
     compiler._cache_write = keep_ours
+
+
+def _write_down_records(path: pathlib.Path) -> None:
+    """Append a line for each batch of this process: [end in the stream, records]."""
+    take = loop.Loop._next_batch
+
+    def take_and_write(self):
+        batch = take(self)
+        end = self.data.get_state()["global_next_index"]
+        with path.open("a") as file:
+            file.write(json.dumps([end, batch["index"].tolist()]) + "\n")
+        return batch
+
+    loop.Loop._next_batch = take_and_write
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from miro_jax.annotate import origin, workers
 from miro_jax.annotate.models import ENCODERS, SECOND_SIZE, Group, Toolbox, find_card
 from miro_jax.annotate.publish import Assembly, Records, Sink
 from miro_jax.annotate.settings import ALL, SHARED, EngineSettings, Settings, parse_named
+from miro_jax.cli import processes
 from miro_jax.cli.flags import check
 from miro_jax.data.sources import Piece, Source, open_source
 from miro_jax.data.storage import Folder, check_writable, open_folder
@@ -236,7 +237,7 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
 def _ask_jax() -> tuple[int, int]:
     """Return index and number of the processes of jax.distributed."""
     try:
-        jax.distributed.initialize()
+        processes.start()
     except ValueError as error:
         raise ValueError(
             f"--distributed needs a cluster that jax knows; it reports: {error} Give "

@@ -34,3 +34,11 @@ def encoder_arguments(config: Config, kind: str) -> dict[str, Any]:
     if arguments["name"] in PUBLISHED:
         arguments["weights"] = config.weights[f"{kind}_encoder"] or None
     return arguments
+
+
+def reads_weights(config: Config) -> bool:
+    """Return whether a run reads published weights: of an encoder, or of a reward."""
+    encoders = (config.encoder.image.name, config.encoder.caption.name)
+    return any(name in PUBLISHED for name in encoders) or any(
+        rewards.has_weights(name) for name in config.rewards
+    )

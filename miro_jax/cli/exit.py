@@ -1,7 +1,8 @@
 """How a command ends: exit statuses, and one line of stderr for whatever goes wrong.
 
 0: all requested work is complete. 1: it failed, and the same command may resume. 2: an argument is
-wrong, which trying again does not mend. 130, 143, 129: stopped by SIGINT (from the keyboard),
+wrong, which trying again does not mend. 75: another process of the run is gone or missing: all of
+them must be started again, and resume. 130, 143, 129: stopped by SIGINT (from the keyboard),
 SIGTERM or SIGHUP; a second signal ends at once.
 """
 
@@ -20,11 +21,16 @@ from miro_jax.data.storage import BAD_PLACE, Damaged, errors_of_stores
 T = TypeVar("T")
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 STOPPED = "stopped; the same command resumes from here."
 
 
 class UsageError(Exception):
     """An argument is wrong; the text is for whoever typed it."""
+
+
+class TryAgain(RuntimeError):
+    """Another process of this run is gone or missing; the same commands may do better."""
 
 
 # What is raised where an argument is wrong. Any other OSError is the fault of a disk or a network.
@@ -88,7 +94,7 @@ def _run(
             and not is_full_disk(error)
         ):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
-        return fail(program, text, FAILED)
+        return fail(program, text, TRY_AGAIN if isinstance(error, TryAgain) else FAILED)
     except KeyboardInterrupt as stop:
         return fail(program, STOPPED, getattr(stop, "status", INTERRUPTED))
     return DONE
@@ -127,6 +133,8 @@ def fail(program: str, error: Exception | object, status: int, log: Path | None 
 
 def status_of(error: Exception) -> int:
     """Return the exit status of what was raised while arguments were checked."""
+    if isinstance(error, TryAgain):
+        return TRY_AGAIN
     return MISTAKEN if isinstance(error, MISTAKES) else FAILED
 
 

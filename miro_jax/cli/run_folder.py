@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import ml_collections
 
+from miro_jax.cli import processes
+from miro_jax.cli.cluster import Given
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import Formatter, is_full_disk
 from miro_jax.data import storage
@@ -104,6 +106,7 @@ def open_folder(
 
     Raises:
       BlockingIOError: another process trains there; the text names it.
+      TryAgain: other processes of the run are missing.
       FileNotFoundError: no such folder, for a stage that begins with what training wrote.
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
@@ -113,13 +116,15 @@ def open_folder(
             f"--workdir must be the folder of a trained run; there is no folder {workdir}."
         )
     if config.mesh.distributed:
+        c = config.mesh
+        given = Given(c.coordinator, c.num_processes, c.process_id)
         # Later than `train.peers`, which says in a line what happened.
-        later = int(config.mesh.heartbeat_seconds) + 30
-        jax.distributed.initialize(heartbeat_timeout_seconds=later)
+        processes.start(given, c.start_seconds, c.heartbeat_seconds + 30)
+    path = log_path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        check_regular(workdir / "log.txt")
-        handler = _LogFile(workdir / "log.txt", encoding="utf-8", errors="backslashreplace")
+        check_regular(path)
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and is_full_disk(error):
             raise
@@ -148,6 +153,12 @@ def open_folder(
         )
         facts = describe(stage, arguments) | {"attention": kernel}
         write_atomic(workdir / "run.json", to_json(facts))
+
+
+def log_path(workdir: Path) -> Path:
+    """Return the log of this process: log.txt, and log-N.txt of process N of several."""
+    index = jax.process_index()
+    return workdir / (f"log-{index}.txt" if index else "log.txt")
 
 
 def write_config(config: ml_collections.ConfigDict, path: Path) -> None:

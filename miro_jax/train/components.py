@@ -42,9 +42,9 @@ def validate(config: Config) -> None:
     share = config.data.synthetic_caption_prob
     if not 0 <= share <= 1:
         raise ValueError(f"config.data.synthetic_caption_prob must be in [0, 1]; got {share}.")
-    seconds = config.mesh.heartbeat_seconds
-    if not seconds >= 1:
-        raise ValueError(f"config.mesh.heartbeat_seconds must be at least 1; got {seconds}.")
+    for key in ("start_seconds", "heartbeat_seconds", "behind_seconds"):
+        if not config.mesh[key] >= 1:
+            raise ValueError(f"config.mesh.{key} must be at least 1; got {config.mesh[key]}.")
     if config.model.dtype not in DTYPES:
         raise ValueError(
             f"config.model.dtype must be one of {', '.join(DTYPES)}; got {config.model.dtype!r}."

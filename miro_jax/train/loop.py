@@ -33,7 +33,7 @@ from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.settings import Training
-from miro_jax.train.spent import Profile, Spent
+from miro_jax.train.spent import STEPS, Profile, Spent
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
 from miro_jax.train.trackers import Trackers, run_name
@@ -63,15 +63,17 @@ def run(
       FloatingPointError: the loss is not finite; names the step and the batch's keys.
     """
     workdir = Path(workdir)
-    c = config.train
-    with peers.watched(config.mesh.heartbeat_seconds):
-        parts, bins, rewards, data = _prepare(config, workdir)
+    c, mesh = config.train, config.mesh
+    prepare = functools.partial(_prepare, config, workdir)
+    with peers.watched(mesh.heartbeat_seconds):
+        in_turn = build.reads_weights(config)
+        parts, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
         opened = Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
         checkpoints = stack.enter_context(opened)
         # Ends before the checkpoints, which may wait for the others.
-        stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
+        here = stack.enter_context(peers.watched(mesh.heartbeat_seconds, mesh.behind_seconds))
         state = _start(config, parts, checkpoints, data, make_state)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
@@ -84,6 +86,7 @@ def run(
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
+        loop.here = here
         loop.profile = Profile(workdir / "profile", c.profile_steps)
         if make_step is not None:
             loop.images_at_peak = None  # known for steps of training alone
@@ -185,11 +188,12 @@ class Loop:
         self.stop_signal: int | None = None
         self.spent, self.profile, self.since = Spent(), Profile(Path(), ()), 0
         self.images_at_peak = _images_at_peak(config, parts)
+        self.here = peers.Position()
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
-        self.spent, self.since, self.status = Spent(), first, ""
+        self.spent, self.since, self.status = Spent(at=self.here.at), first, ""
         self.saved_at = time.perf_counter()
         silent = jax.process_index() != 0
         with (
@@ -347,5 +351,6 @@ class Loop:
         if jax.process_count() == 1:
             return self.stop_signal or 0
         if self.pending is not None:  # on CPUs, collectives of two programs can wait for each other
+            self.here.at(STEPS)
             jax.block_until_ready(self.pending[1])
         return int(np.max(multihost_utils.process_allgather(np.array(self.stop_signal or 0))))

@@ -3,56 +3,84 @@
 Without this a step waits for the dead process in native code, until JAX aborts it with a stack of
 C++ frames. Each process counts in the key-value store of `jax.distributed`, which process 0 keeps:
 when that one is killed, JAX itself ends the others within a second. One that fails says so there.
+Beside its count stands what each one is at, so that one which the others wait for is named.
 """
 
 import atexit
 import contextlib
+import dataclasses
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax._src import distributed  # no public name gives the key-value store
 
-from miro_jax.cli.exit import FAILED, note, status_of
+from miro_jax.cli import processes
+from miro_jax.cli.exit import FAILED, TRY_AGAIN, TryAgain, note, status_of
+from miro_jax.cli.processes import REMEDY
 
 KEY, ONCE = "miro_jax/alive", "miro_jax/once"
 SECONDS_BETWEEN_LOOKS = 1.0
 DONE, FAILING = "done", "failing"
-REMEDY = "start all processes again: the run resumes from its last checkpoint."
+BEHIND_SECONDS = 60.0
 _COLLECTIVES = ("gloo", "nccl", "coordination service")  # in the texts of JAX when one breaks off
+T = TypeVar("T")
 log = logging.getLogger("miro_jax")
 
 
+@dataclasses.dataclass
+class Position:
+    """How far a process is, and at what: all processes of a run pass the same positions.
+
+    number: of positions passed. what: it does now. behind_seconds: one that others wait for so long
+    is named.
+    """
+
+    number: int = 0
+    what: str = "start"
+    behind_seconds: float = BEHIND_SECONDS
+
+    def at(self, what: str) -> None:
+        """Pass on to the next position."""
+        self.number, self.what = self.number + 1, what
+
+
 @contextlib.contextmanager
-def watched(timeout_seconds: float) -> Iterator[None]:
+def watched(timeout_seconds: float, behind_seconds: float = BEHIND_SECONDS) -> Iterator[Position]:
     """Watch the other processes of this run; does nothing where there are none.
 
     Args:
       timeout_seconds: a process that does not count for so long is gone. The process then ends
-        with status 1 and one line, whatever its main thread waits for.
+        with one line and status 75, try again, whatever its main thread waits for.
+      behind_seconds: a process that the others wait for so long is named.
+
+    Yields:
+      What the caller says its position to.
     """
-    client = distributed.global_state.client
+    client, here = distributed.global_state.client, Position(behind_seconds=behind_seconds)
     if jax.process_count() == 1 or client is None:
-        yield
+        yield here
         return
     ended = threading.Event()
-    arguments = (client, jax.process_index(), jax.process_count(), timeout_seconds, ended, _leave)
+    run = (client, jax.process_index(), jax.process_count())
+    arguments = (*run, timeout_seconds, ended, _leave, here)
     thread = threading.Thread(target=watch, args=arguments, name="peers", daemon=True)
     thread.start()
     result = DONE
     try:
-        yield
+        yield here
     except Exception as error:
         result = FAILING
+        told = _of_others(error, client)
         # At exit JAX waits for the others, and aborts with their timeout; this comes first.
-        atexit.register(os._exit, status_of(error))
-        if isinstance(error, RuntimeError) and any(n in str(error).lower() for n in _COLLECTIVES):
-            line = str(error).splitlines()[0]
-            raise RuntimeError(f"another process of this run is gone ({line}); {REMEDY}") from error
+        atexit.register(os._exit, status_of(told or error))
+        if told is not None:
+            raise told from error
         raise
     finally:
         ended.set()
@@ -63,27 +91,67 @@ def watched(timeout_seconds: float) -> Iterator[None]:
             time.sleep(3 * SECONDS_BETWEEN_LOOKS)
 
 
+def _of_others(error: Exception, client: Any) -> RuntimeError | None:
+    """What to raise where a collective broke off because another process is gone; else None."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not any(n in text.lower() for n in _COLLECTIVES):
+        return None
+    values: list[tuple[str, str]] = []
+    with contextlib.suppress(Exception):  # the store may be gone, too
+        values = client.key_value_dir_get(KEY)
+    for key, value in values:
+        if value == FAILING:
+            who = processes.name(int(key.rpartition("/")[2]))
+            return RuntimeError(f"{who} of this run failed, see what it printed; {REMEDY}")
+    return TryAgain(f"another process of this run is gone ({text.splitlines()[0]}); {REMEDY}")
+
+
 def first_alone(what: str, work: Callable[[], object], timeout_seconds: float) -> None:
     """Let process 0 do what is done once for all; the others wait for its end.
 
     Args:
       what: is made, for messages. work: what process 0 calls. timeout_seconds: see `watched`.
     """
-    client = distributed.global_state.client
-    if jax.process_count() == 1 or client is None:
-        work()
-        return
     with watched(timeout_seconds):
-        if jax.process_index() == 0:
+        if _is_first(what):
             work()
-            client.key_value_set(f"{ONCE}/{what}", DONE, True)
-            return
-        looks = 0
-        while f"{ONCE}/{what}" not in dict(client.key_value_dir_get(ONCE)):
-            if looks == 2:  # where it is there already, there is nothing to say
-                note(f"process {jax.process_index()} waits for process 0, which makes {what}")
-            looks += 1
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            _tell_made(what)
+
+
+def first(what: str, work: Callable[[], T]) -> T:
+    """Let process 0 do something before the others do it, too; returns what it gives.
+
+    So one of them fetches what all read, and the others find it in the cache that they share, or
+    fetch it where they share none. Call it inside of `watched`.
+
+    Args:
+      what: is made or fetched, for messages.
+    """
+    is_first = _is_first(what)
+    made = work()
+    if is_first:
+        _tell_made(what)
+    return made
+
+
+def _is_first(what: str) -> bool:
+    """Whether this is process 0; returns in the others once it has told that it made something."""
+    client = distributed.global_state.client
+    if jax.process_index() == 0 or client is None:
+        return True
+    looks = 0
+    while f"{ONCE}/{what}" not in dict(client.key_value_dir_get(ONCE)):
+        if looks == 2:  # where it is there already, there is nothing to say
+            note(f"process {jax.process_index()} waits for process 0, which makes {what}")
+        looks += 1
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return False
+
+
+def _tell_made(what: str) -> None:
+    client = distributed.global_state.client
+    if jax.process_count() > 1 and client is not None:
+        client.key_value_set(f"{ONCE}/{what}", DONE, True)
 
 
 def watch(
@@ -93,37 +161,70 @@ def watch(
     timeout_seconds: float,
     ended: threading.Event,
     leave: Callable[[str], None],
+    here: Position | None = None,
 ) -> None:
     """Count, and look at the counts of the others, until the end or until one of them is gone.
 
     Args:
       client: of the key-value store. index, count: of the processes.
       ended: set at the end. leave: called with what happened.
+      here: the position of this process, to find those that are behind it.
     """
+    here = Position() if here is None else here
     seen = {other: ("", time.monotonic()) for other in range(count) if other != index}
+    behind = Behind(index, here)
     number = 0
     while not ended.wait(SECONDS_BETWEEN_LOOKS if number else 0):
         number += 1
         try:
-            client.key_value_set(f"{KEY}/{index}", str(number), True)
+            client.key_value_set(f"{KEY}/{index}", f"{number} {here.number} {here.what}", True)
             values = {k.rpartition("/")[2]: v for k, v in client.key_value_dir_get(KEY)}
         except Exception as error:  # the store has no class of its own
-            leave(f"process 0 of this run does not answer ({str(error).splitlines()[0]})")
+            lost = f"{processes.name(0)} of this run does not answer"
+            leave(f"{lost} ({str(error).splitlines()[0]})")
             return
         now = time.monotonic()
         for other, (value, since) in seen.items():
+            who = f"{processes.name(other)} of this run"
             if values.get(str(other), "") != value:
                 seen[other] = (values[str(other)], now)
             elif value == FAILING:  # at the last look, too: so we do not fail for the same reason
-                leave(f"process {other} of this run failed, see what it printed")
+                leave(f"{who} failed, see what it printed")
                 return
             elif value != DONE and now - since > timeout_seconds:
-                leave(f"process {other} of this run has not answered for {timeout_seconds:g} s")
+                leave(f"{who} has not answered for {timeout_seconds:g} s")
                 return
+            behind.look(other, values.get(str(other), ""), now)
+
+
+class Behind:
+    """Names the processes that this one waits for, each position of theirs once."""
+
+    def __init__(self, index: int, here: Position):
+        self._index, self._here = index, here
+        self._since: dict[int, tuple[str, float]] = {}  # position of another, since when
+
+    def look(self, other: int, value: str, now: float) -> None:
+        """Note the position of another process; say so where it is one to wait for."""
+        _, _, position = value.partition(" ")
+        number, _, what = position.partition(" ")
+        if not number.isdecimal() or int(number) >= self._here.number:
+            self._since.pop(other, None)
+            return
+        there, since = self._since.get(other, ("", now))
+        if there != position:
+            self._since[other] = (position, now)
+        elif since + self._here.behind_seconds < now:
+            self._since[other] = (position, math.inf)
+            line = (
+                f"{processes.name(other)} is behind: at {what} for {now - since:.0f} s, while "
+                f"{processes.name(self._index)} waits for it"
+            )
+            log.warning("%s", line)
+            if self._index == (1 if other == 0 else 0):  # one of them prints it
+                note(line)
 
 
 def _leave(what: str) -> None:
-    text = f"{what}; {REMEDY}"
-    log.error("%s", text)
-    note(f"miro_jax: error: {text}")
-    os._exit(FAILED)
+    """End this process: 75 where another one is gone, 1 where one failed by itself."""
+    processes.leave(what, FAILED if "failed" in what else TRY_AGAIN)

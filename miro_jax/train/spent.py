@@ -9,17 +9,22 @@ import jax
 
 # What training waits for, beside its steps. The first step is compiled, all of it counts as that.
 CAUSES = ("input", "checkpoint", "evaluation", "compilation")
+STEPS = "steps"
 
 
 class Spent:
     """Seconds by cause. Use `with spent.on(cause)` around a wait; what is left are steps.
 
     Args:
-      clock: seconds.
+      clock: seconds. at: called with each cause when a wait begins, and with STEPS when it ends.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self._clock, self._begin = clock, clock()
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        at: Callable[[str], None] = lambda what: None,
+    ):
+        self._clock, self._begin, self._at = clock, clock(), at
         self.seconds: dict[str, float] = dict.fromkeys(CAUSES, 0.0)
         self._mark, self._at_mark = self._begin, dict(self.seconds)
 
@@ -27,10 +32,12 @@ class Spent:
     def on(self, cause: str) -> Iterator[None]:
         """Count the time inside for a cause."""
         begin = self._clock()
+        self._at(cause)
         try:
             yield
         finally:
             self.seconds[cause] += self._clock() - begin
+            self._at(STEPS)
 
     def since_mark(self) -> tuple[float, dict[str, float]]:
         """Return the seconds since the last call, all of them and by cause."""
