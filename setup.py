@@ -35,6 +35,7 @@ RUNTIME = [
     "numpy>=2,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
+    "packaging",
     "pillow",
     "protobuf",
     "pyarrow",

@@ -4,58 +4,59 @@ Each check is a function that returns findings; none of them changes anything bu
 written and removed to see whether a folder takes it.
 """
 
-import dataclasses
 import glob
-import importlib.metadata
 import importlib.util
 import os
 import platform
+import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 from huggingface_hub import constants as hub
 
+from miro_jax.cli import devices, fit, surroundings
 from miro_jax.cli.compile_cache import VARIABLE
+from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
 from miro_jax.models.flops import peak_tflops
 from miro_jax.models.fused_attention import resolve
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 # Extras by the module that each brings.
 EXTRAS = {"demo": "gradio", "docs": "sphinx", "gcs": "gcsfs", "s3": "s3fs"}
 # Files by which an accelerator shows before any driver is asked, and the extra that uses it.
 ACCELERATORS = {"NVIDIA GPU": ("/dev/nvidia[0-9]*", "cuda12"), "TPU": ("/dev/accel[0-9]*", "tpu")}
 LEAST_MEMORY, LEAST_DISK = 4 << 30, 5 << 30
+LEAST_OPEN_FILES = 4096  # shards of a set, each open, and what libraries need
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
+def examine(where: Path | str, weights: Sequence[str] = ()) -> list[Finding]:
+    """Return the findings of all checks.
 
-    Attributes:
-      name: what. state: OK, WARNING (works, not as well as it could) or FAILED.
-      text: what was found, and after a warning or a failure what to do.
+    Args:
+      where: runs will be written, a folder or the URL of one in a store.
+      weights: names as of `miro-jax weights pull` that must be here, whole.
+
+    Raises:
+      UsageError: an unknown name of weights.
     """
-
-    name: str
-    state: str
-    text: str
-
-
-def examine(folder: Path) -> list[Finding]:
-    """Return the findings of all checks; `folder` is where runs will be written."""
+    folder = None if "://" in str(where) else Path(where)
     checks: tuple[Callable[[], list[Finding]], ...] = (
         _versions,
+        devices.drivers,
         _devices,
         _attention,
         _processor,
-        lambda: _disk("folder of runs", folder),
+        _open_files,
+        lambda: [] if folder is None else _disk("folder of runs", folder),
+        lambda: surroundings.store(where),
         lambda: _disk("weights from the hub", Path(hub.HF_HUB_CACHE)),
+        lambda: surroundings.weights(weights, Path(hub.HF_HUB_CACHE)),
         _compiled,
+        surroundings.coordinator,
         _hub,
         _extras,
     )
@@ -63,29 +64,23 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: fit.version(name) for name in PACKAGES}
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     python = Finding("Python", OK, f"{platform.python_version()} at {sys.executable}")
-    return [python, Finding("packages", OK if all(found.values()) else FAILED, text)]
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    there = Finding("packages", OK if all(found.values()) else FAILED, text)
+    return [python, there, fit.check(PACKAGES)]
 
 
 def _devices() -> list[Finding]:
     try:
-        devices = jax.devices()
+        there = jax.devices()
     except RuntimeError as error:  # of a driver
         text = f"JAX finds no device: {' '.join(str(error).split())}"
         return [Finding("devices", FAILED, text)]
-    kind, platform_name = devices[0].device_kind, devices[0].platform
-    stats = devices[0].memory_stats() or {}
+    kind, platform_name = there[0].device_kind, there[0].platform
+    stats = there[0].memory_stats() or {}
     memory = stats.get("bytes_limit")
-    text = f"{len(devices)} x {kind} ({platform_name})"
+    text = f"{len(there)} x {kind} ({platform_name})"
     text += f", {_gib(memory)} each" if memory else ""
     found = [Finding("devices", OK, text)]
     if platform_name != "cpu" and peak_tflops(kind) is None:
@@ -98,7 +93,7 @@ def _devices() -> list[Finding]:
                 f"unset JAX_PLATFORMS (now {os.environ.get('JAX_PLATFORMS', '')!r})"
             )
             found.append(Finding(name, WARNING, text))
-    return found
+    return found + devices.compute()
 
 
 def _attention() -> list[Finding]:
@@ -117,6 +112,15 @@ def _processor() -> list[Finding]:
         text += f"; `make train` wants {_gib(LEAST_MEMORY)}"
         return [Finding("processor", WARNING, text)]
     return [Finding("processor", OK, text)]
+
+
+def _open_files() -> list[Finding]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # what is below it we raise ourselves
+    if most != resource.RLIM_INFINITY and most < LEAST_OPEN_FILES:
+        text = f"at most {most}: ulimit -Hn {LEAST_OPEN_FILES}, or LimitNOFILE of the service"
+        return [Finding("open files", WARNING, text)]
+    few = most == resource.RLIM_INFINITY
+    return [Finding("open files", OK, "no limit" if few else f"up to {most:,}")]
 
 
 def memory_limit() -> int:
@@ -154,6 +158,8 @@ def _disk(name: str, folder: Path) -> list[Finding]:
 
 def _compiled() -> list[Finding]:
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.environ.get(VARIABLE)
+    if given and "://" not in given:
+        return _disk("compiled programs", Path(given).expanduser())
     text = given or f"in each run's folder; set {VARIABLE} for one that runs share"
     return [Finding("compiled programs", OK, text)]
 

@@ -7,18 +7,21 @@ from typing import Any
 
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
-from miro_jax.cli import flags
+from miro_jax.cli import flags, pull
 from miro_jax.cli.config import parse
 from miro_jax.cli.flags import check, option
 
 NAME, PROGRAM = "miro_jax.evaluate.doctor", "miro-jax doctor"
-_DESCRIPTION = """Look at this machine: versions, devices, memory, disk, hub. With --benchmark also
-time a matrix product, a training step and a sampler, in about a minute."""
+_DESCRIPTION = """Look at this machine: whether versions fit together, drivers, devices and what
+they compute, memory, disk, open files, caches, weights, the store of runs and its clock, the other
+processes. With --benchmark also time a matrix product, a training step and a sampler, in about a
+minute."""
 _EPILOG = """Exit status: 0 nothing is in the way, 1 something is (a line that begins with
 "failed").
 
 example:
   miro-jax doctor --benchmark --config=base
+  miro-jax doctor --workdir=gs://bucket/runs --weights=sdxl_vae,flan_t5
 """
 AUTO = "auto"
 
@@ -27,7 +30,12 @@ AUTO = "auto"
 class Settings:
     """What the doctor does. Fields are documented by their help."""
 
-    workdir: str = option("runs", help="folder where runs will be written")
+    workdir: str = option("runs", help="folder or URL where runs will be written")
+    weights: str = option(
+        "",
+        help="names as of `miro-jax weights pull`, with commas between: they must be in the hub's "
+        "cache, and their digests are computed",
+    )
     benchmark: bool = option(False, help="time a matrix product, a training step and a sampler")
     config: str = option(
         AUTO,
@@ -56,6 +64,8 @@ def _plan(arguments: Sequence[str] | None) -> Settings:
     words = sys.argv[1:] if arguments is None else arguments
     settings = flags.make_settings(Settings, parser.read(words))
     check(settings)
+    if settings.weights:
+        pull.choose(settings.weights.split(","))
     if settings.config != AUTO:
         read_config(settings.config)
     return settings

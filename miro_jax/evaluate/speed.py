@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from miro_jax.cli import exit as exits
-from miro_jax.cli.machine import FAILED, Finding, examine
+from miro_jax.cli.finding import FAILED, Finding
+from miro_jax.cli.machine import examine
 from miro_jax.evaluate import doctor
 from miro_jax.models.flops import peak_tflops
 from miro_jax.train.rates import Network, Rate, product_rate
@@ -21,7 +22,8 @@ KNOWN = {("NVIDIA H200", "miro"): 508.0}
 
 def look(settings: doctor.Settings) -> bool:
     """Print what is found, and the rates where they are wanted; returns whether nothing failed."""
-    findings = examine(Path(settings.workdir).expanduser())
+    names = settings.weights.split(",") if settings.weights else ()
+    findings = examine(os.path.expanduser(settings.workdir), names)
     healthy = all(finding.state != FAILED for finding in findings)
     if not settings.json:
         exits.say("\n".join(f"{f.state:8} {f.name}: {f.text}" for f in findings))

@@ -1,0 +1,89 @@
+"""Whether the packages of this environment fit together: their own bounds, and known breaks."""
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+
+from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
+
+# (package, versions of it, other package, versions of it, remedy): what breaks without their
+# bounds telling.
+BREAKS = (
+    ("flax", "<0.12.12", "jax", ">=0.11.1", "pip install 'flax>=0.12.12'"),
+    ("flax", ">=0.12.12", "jax", "<0.11.1", "pip install 'flax<0.12.12'"),
+)
+# JAX drops a plugin of another version, and computes on the CPU.
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
+ROOT = "miro_jax"
+
+
+def version(name: str) -> str:
+    """Return the version of a package, "" where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def check(
+    packages: Sequence[str],
+    version_of: Callable[[str], str] = version,
+    bounds_of: Callable[[str], Sequence[str]] | None = None,
+) -> Finding:
+    """Return whether packages fit together.
+
+    Args:
+      packages: whose bounds are checked, beside those of this package.
+      version_of, bounds_of: of an installed package.
+    """
+    wrong = [text for name in (ROOT, *packages) for text in _unmet(name, version_of, bounds_of)]
+    for name, versions, other, others, remedy in BREAKS:
+        if _within(version_of(name), versions) and _within(version_of(other), others):
+            pair = f"{name} {version_of(name)} with {other} {version_of(other)}"
+            wrong.append(f"{pair} breaks: {remedy}")
+    if wrong:
+        return Finding("versions", FAILED, "; ".join(dict.fromkeys(wrong)))
+    late = [n for n in PLUGINS if version_of(n) and version_of(n) != version_of("jaxlib")]
+    if late:
+        text = f"{', '.join(f'{n} {version_of(n)}' for n in late)} beside jaxlib "
+        text += f"{version_of('jaxlib')}: pip install -U 'miro_jax[cuda12]', or cuda13"
+        return Finding("versions", WARNING, text)
+    return Finding("versions", OK, "they fit together")
+
+
+def _within(found: str, versions: str) -> bool:
+    return bool(found) and SpecifierSet(versions).contains(found, prereleases=True)
+
+
+def _unmet(
+    name: str,
+    version_of: Callable[[str], str],
+    bounds_of: Callable[[str], Sequence[str]] | None,
+) -> list[str]:
+    """What a package asks of others, and does not get."""
+    unmet = []
+    for line in (bounds_of or _bounds)(name):
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        found = version_of(wanted.name)
+        if not found:
+            unmet.append(f"{name} needs {wanted.name}: pip install {wanted.name}")
+        elif not wanted.specifier.contains(found, prereleases=True):
+            unmet.append(
+                f"{name} needs {wanted.name}{wanted.specifier}, there is {found}: "
+                f"pip install '{wanted.name}{wanted.specifier}'"
+            )
+    return unmet
+
+
+def _bounds(name: str) -> Sequence[str]:
+    try:
+        return importlib.metadata.requires(name) or ()
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return ()
