@@ -155,10 +155,10 @@ class Processes:
 
     Args:
       folder: of what they print, and of the records that each one reads.
-      count: of processes. devices: of each.
+      count: of processes. devices: of each. environment: of all, beside that.
     """
 
-    def __init__(self, folder: pathlib.Path, count: int = 2, devices: int = 2):
+    def __init__(self, folder: pathlib.Path, count: int = 2, devices: int = 2, **environment: str):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -176,6 +176,7 @@ class Processes:
                 SLURM_LOCALID=str(index),
                 MIRO_TEST_STDERR=str(self.printed[index]),
                 MIRO_TEST_READ=str(self.read[index]),
+                **environment,
             )
             for index in range(count)
         ]
