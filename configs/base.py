@@ -83,7 +83,11 @@ def base() -> ConfigDict:
     c.annotate.bins_strategy = "quantile"  # or "official": over unique values
 
     c.data = ConfigDict()
-    c.data.records = ""  # folder of an annotated set; empty = WORKDIR/records
+    c.data.records = ""  # folder or URL of an annotated set; empty = WORKDIR/records
+    # 0 = records in a random order, each shard at hand all the time; n = in the order of n shards
+    # at a time, of which a set in a store has 3 n on the disk.
+    c.data.shuffle_shards = 0
+    c.data.stage_bytes = 0  # of shards of a store on the disk at a time; 0 = most of what is free
     # Share of steps that use the synthetic caption, with its scores.
     c.data.synthetic_caption_prob = 0.0
     c.data.train_rewards = REWARDS  # conditioning rewards; a subset of rewards, () = baseline
@@ -165,7 +169,14 @@ def base() -> ConfigDict:
     c.train.sample_every_steps = 500  # labelled grid and rewards of it; 0 = never
     c.train.score_samples = True  # by all rewards, which must fit beside the network
     c.train.checkpoint_every_steps = 500
-    c.train.keep_checkpoints = 2
+    # As well as by steps: seconds between checkpoints; 0 = by steps alone, -1 = what loses least,
+    # sqrt(2 x failure_every_seconds x seconds that a save holds training up), at least a minute.
+    c.train.checkpoint_every_seconds = -1.0
+    c.train.failure_every_seconds = 14_400.0  # mean time between failures, as of spot machines
+    c.train.keep_checkpoints = 2  # the newest
+    c.train.keep_every_steps = 0  # and the multiples of it, for good; 0 = none
+    c.train.keep_best = ""  # and where this metric is highest: "reward/beauty"; "-loss": lowest
+    c.train.upload_every_seconds = 30.0  # of what has changed, where --workdir is a URL
     c.train.profile_steps = ()  # (10, 13): trace these steps into WORKDIR/profile
     c.train.peak_tflops = 0.0  # of a device, for the log's share of it (mfu); 0 = if it is known
     c.train.trackers = ()  # "wandb", "trackio": get a copy of metrics.jsonl; install them yourself

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from miro_jax import annotate, sample
 from miro_jax.cli import exit as ends
@@ -38,30 +39,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as held:
         try:
             command = parse(arguments, tuple(STAGES))
+            config, stage = command.config, command.stage
             for check in (components.validate, sample.validate, evaluate.validate):
-                check(command.config)
-            run_folder.open_folder(command.config, command.workdir, command.stage, arguments, held)
+                check(config)
+            with errors_of_stores():
+                workdir = run_folder.open_folder(
+                    config, command.workdir, stage, arguments, held, command.resume
+                )
         except (*ends.MISTAKES, OSError, RuntimeError) as error:
             return ends.fail(log.name, error, ends.status_of(error))
-        return _run(command)
+        return _run(command, workdir, held)
 
 
-def _run(command: Command) -> int:
+def _run(command: Command, workdir: Path, held: contextlib.ExitStack) -> int:
     log.propagate = False  # to log.txt alone: the terminal has the progress bars
     threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
     try:
-        with signals.raising(), errors_of_stores():
-            STAGES[command.stage](command.config, command.workdir)
+        with signals.raising(), errors_of_stores(), held, ends.failures_logged():
+            STAGES[command.stage](command.config, workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
-        log.exception("The stage %s failed", command.stage)
-        return ends.fail(
-            log.name, error, ends.status_of(error), run_folder.log_path(command.workdir)
-        )
+        return ends.fail(log.name, error, ends.status_of(error), run_folder.log_path(workdir))
     except KeyboardInterrupt as stop:
         return ends.fail(log.name, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
-    except Exception:
-        log.exception("The stage %s failed unexpectedly", command.stage)
-        raise
     finally:
         log.propagate = True
         threading.excepthook = threading.__excepthook__

@@ -34,6 +34,7 @@ SMALL = {
     "data.train_rewards": ("count", "beauty"),
     "model.rin.condition_layers": 0,
     "model.rin.num_registers": 1,
+    "train.checkpoint_every_seconds": 0.0,  # on a busy machine a minute may pass anywhere
 }
 COMMAND = (TINY, *(f"--config.{key}={value!r}" for key, value in SMALL.items()))
 # Of a line of metrics: what depends on the clock.
@@ -50,6 +51,7 @@ PATIENCE = 600  # seconds until something counts as hanging, on the busiest mach
 def tiny(**changes):
     """The config `tiny` with some values changed: train__num_steps=4 is train.num_steps = 4."""
     config = configs.get_config("tiny")
+    config.train.checkpoint_every_seconds = 0.0
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 

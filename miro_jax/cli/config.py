@@ -25,12 +25,16 @@ from miro_jax.rewards.names import SHAPES_REWARDS, parse_names
 HELP = f"""Train, sample and evaluate MIRO.
 
 usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE]
-                      [--config.KEY=VALUE ...]         the same as python -m miro_jax.main ...
+                      [--resume=WHETHER] [--config.KEY=VALUE ...]
+                      the same as python -m miro_jax.main ...
 
   --config    base or miro, which come with the package; or the path of a Python file with
               get_config(), as configs/base.py, where every key is explained
-  --workdir   folder of the run; made where it is missing, resumed where there is one
+  --workdir   folder of the run; made where it is missing, resumed where there is one; may be in an
+              object store: gs://bucket/run, s3://bucket/run
   --stage     annotate | train | sample | evaluate | distil | extend | study (default: train)
+  --resume    allowed: from the last checkpoint where there is one (default); required: fail where
+              there is none; never: fail where there is one. For train, distil and extend
 
 stages
   annotate    score and encode the images of config.source into DIR/records
@@ -61,15 +65,20 @@ Exit status: 0 done, 1 the stage failed, 2 a bad argument.
 """
 # Keys below these depend on the encoders and rewards that a config names.
 FREE = ("encoder.", "weights.")
+RESUME = ("allowed", "required", "never")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A parsed command. config: locked. workdir: the run's folder. stage: what is run."""
+    """A parsed command.
+
+    config: locked. workdir: the run's folder, or its URL. stage: what is run. resume: of RESUME.
+    """
 
     config: ml_collections.ConfigDict
-    workdir: Path
+    workdir: Path | str
     stage: str
+    resume: str = "allowed"
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -106,7 +115,9 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
         raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
     _check_texts(config, arguments)
     _write_out_groups(config)
-    return Command(config, Path(values.workdir).expanduser(), values.stage)
+    # A path would lose a slash of a URL.
+    workdir = values.workdir if "://" in values.workdir else Path(values.workdir).expanduser()
+    return Command(config, workdir, values.stage, values.resume)
 
 
 def configs_folder() -> Path:
@@ -216,6 +227,7 @@ def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", None, "file", values, True, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "folder", flag_values=values)
     flags.DEFINE_enum("stage", "train", list(stages), "stage", flag_values=values)
+    flags.DEFINE_enum("resume", RESUME[0], list(RESUME), "resume", flag_values=values)
     return values
 
 

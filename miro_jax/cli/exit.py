@@ -6,11 +6,12 @@ them must be started again, and resume. 130, 143, 129: stopped by SIGINT (from t
 SIGTERM or SIGHUP; a second signal ends at once.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -156,3 +157,13 @@ def is_full_disk(error: BaseException) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device lacks memory; jax has no class of its own for that."""
     return "RESOURCE_EXHAUSTED" in str(error) and not is_full_disk(error)
+
+
+@contextlib.contextmanager
+def failures_logged() -> Iterator[None]:
+    """Log the traceback of what fails inside."""
+    try:
+        yield
+    except Exception:
+        logging.getLogger("miro_jax").exception("The stage failed")
+        raise

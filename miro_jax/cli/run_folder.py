@@ -18,27 +18,31 @@ from miro_jax.cli import processes
 from miro_jax.cli.cluster import Given
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import Formatter, is_full_disk
+from miro_jax.cli.stored_run import LOCK_NAME, TRAINING, is_url, open_mirror
 from miro_jax.data import storage
 from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.data.records.manifest import MANIFEST_NAME
+from miro_jax.data.records.staging import open_copy
 from miro_jax.data.regular_file import check_regular
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
+from miro_jax.data.storage.mirror import COMMIT
 from miro_jax.models.fused_attention import resolve
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
-CONFIG, LOCK_NAME = "config.json", ".lock-train"
+CONFIG = "config.json"
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
-    """Folder of the annotated records of a run; ValueError where it is in an object store."""
+    """Folder of the annotated records of a run; of those in an object store a copy without shards.
+
+    Raises:
+      ValueError: it is no such name. OSError: the store cannot be read.
+    """
     folder = storage.open_folder(config.data.records or Path(workdir) / "records")
-    if not isinstance(folder, storage.LocalFolder) or "\n" in str(folder):
-        raise ValueError(
-            f"config.data.records must be a folder of this machine; got {config.data.records!r}. "
-            "Only the annotate stage writes to an object store: copy or mount the records."
-        )
-    return folder.path
+    if "\n" in str(folder):
+        raise ValueError(f"config.data.records must be a folder; got {config.data.records!r}.")
+    return folder.path if isinstance(folder, storage.LocalFolder) else open_copy(str(folder))
 
 
 def records_to_extend(config: ml_collections.ConfigDict) -> Path:
@@ -90,11 +94,12 @@ def makes_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
 
 def open_folder(
     config: ml_collections.ConfigDict,
-    workdir: Path,
+    workdir: Path | str,
     stage: str,
     arguments: Sequence[str] = (),
     held: contextlib.ExitStack | None = None,
-) -> None:
+    resume: str = "allowed",
+) -> Path:
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
     Once there are checkpoints, `config.json` is that of their network, written by training; other
@@ -102,16 +107,27 @@ def open_folder(
     first.
 
     Args:
-      held: keeps a run that trains for this process alone, until it is closed.
+      workdir: the run's folder, or its URL in an object store.
+      held: keeps a run that trains for this process alone, until it is closed; uploads it then.
+      resume: whether there must be a checkpoint to train on from: allowed, required or never.
+
+    Returns:
+      The folder to work in, on this machine.
 
     Raises:
       BlockingIOError: another process trains there; the text names it.
       TryAgain: other processes of the run are missing.
-      FileNotFoundError: no such folder, for a stage that begins with what training wrote.
+      FileNotFoundError: no such folder, for a stage that begins with what training wrote; no
+        checkpoint where one is required.
+      FileExistsError: a checkpoint where there must be none.
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
-    workdir = Path(workdir)
-    if stage in ("sample", "evaluate") and not workdir.is_dir():
+    if resume != "allowed" and stage not in TRAINING:
+        raise ValueError(
+            f"--resume is for stages that train ({', '.join(TRAINING)}); got --stage={stage}."
+        )
+    begins_there = stage in ("sample", "evaluate") and not is_url(workdir)
+    if begins_there and not Path(workdir).is_dir():
         raise FileNotFoundError(
             f"--workdir must be the folder of a trained run; there is no folder {workdir}."
         )
@@ -120,6 +136,10 @@ def open_folder(
         given = Given(c.coordinator, c.num_processes, c.process_id)
         # Later than `train.peers`, which says in a line what happened.
         processes.start(given, c.start_seconds, c.heartbeat_seconds + 30)
+    if is_url(workdir):
+        workdir = open_mirror(config, str(workdir), stage, held or contextlib.ExitStack())
+    workdir = Path(workdir)
+    _check_resume(workdir, resume)
     path = log_path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -142,7 +162,7 @@ def open_folder(
     logger.addHandler(handler)
     keep_compiled(workdir)
     if jax.process_index() == 0:
-        if stage in ("train", "distil", "extend") and held is not None:
+        if stage in TRAINING and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         has_network = (workdir / "checkpoints").is_dir()
         write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
@@ -153,6 +173,20 @@ def open_folder(
         )
         facts = describe(stage, arguments) | {"attention": kernel}
         write_atomic(workdir / "run.json", to_json(facts))
+    return workdir
+
+
+def _check_resume(workdir: Path, resume: str) -> None:
+    steps = sorted(int(p.parent.name) for p in workdir.glob(f"checkpoints/[0-9]*/{COMMIT}"))
+    if resume == "required" and not steps:
+        raise FileNotFoundError(
+            f"--resume=required needs a checkpoint to train on from; {workdir} holds no checkpoint."
+        )
+    if resume == "never" and steps:
+        raise FileExistsError(
+            f"--resume=never needs a new folder; {workdir} holds a checkpoint of step {steps[-1]}. "
+            "Give another folder, or --resume=allowed to train on from it."
+        )
 
 
 def log_path(workdir: Path) -> Path:

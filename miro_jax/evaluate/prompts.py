@@ -18,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.record import decode_record
 from miro_jax.data.records.shards import home_of
+from miro_jax.data.records.staging import bring
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json
@@ -122,7 +123,7 @@ def read_captions(records: Path, count: int) -> list[str]:
     captions, start = [], 0
     for name, size in shards:
         rows = [index - start for index in wanted if start <= index < start + size]
-        captions += _captions_of(Path(str(home)) / name, rows)
+        captions += _captions_of(bring(str(home), name), rows) if rows else []
         start += size
     if not captions:
         raise ValueError(
@@ -133,8 +134,6 @@ def read_captions(records: Path, count: int) -> list[str]:
 
 
 def _captions_of(shard: Path, rows: Sequence[int]) -> list[str]:
-    if not rows:
-        return []
     reader, captions = ArrayRecordReader(str(shard)), []
     for row in rows:
         try:

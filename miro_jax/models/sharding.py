@@ -5,12 +5,14 @@ MLP width). Code names logical axes; `RULES` is the only place that knows mesh a
 """
 
 import contextlib
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -169,3 +171,26 @@ def state_shardings(abstract_state: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def _divides(mesh: jax.sharding.Mesh, axis: str | None, size: int) -> bool:
     return axis is None or math.gcd(mesh.shape[axis], size) == mesh.shape[axis]
+
+
+def gather(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Return the whole arrays on process 0, nothing on the others; all make the same call.
+
+    One by one: a device holds one array whole at a time, process 0 all of them.
+
+    Args:
+      arrays: by name.
+    """
+    whole = {}
+    for name, array in arrays.items():
+        # On CPUs, collectives of two programs can wait for each other: hence to the end of each.
+        if isinstance(array.sharding, NamedSharding):
+            array = jax.block_until_ready(_replicate(array.sharding.mesh)(array))
+        if jax.process_index() == 0:
+            whole[name] = np.asarray(array.addressable_data(0))
+    return whole
+
+
+@functools.cache
+def _replicate(mesh: jax.sharding.Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

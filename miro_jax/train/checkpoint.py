@@ -11,13 +11,14 @@ without an error, and a checksum of itself. And when the newest checkpoint canno
 before it is.
 """
 
+import dataclasses
 import json
 import logging
 import os
 import re
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +26,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from miro_jax.models import sharding
 from miro_jax.train.digest import examine, layout
+from miro_jax.train.saving import Keep
 from miro_jax.train.state import leaf_name
 
 HOST = "host"
@@ -42,6 +45,18 @@ def _take_over(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_take_over)
 
 
+@dataclasses.dataclass
+class _Preserve(checkpoint_managers.PreservationPolicy):
+    """What Orbax asks which checkpoints to keep. values: by step, see `Keep.kept`."""
+
+    keep: Keep
+    values: Mapping[int, float | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        kept = self.keep.kept({one.step: self.values.get(one.step) for one in checkpoints})
+        return [one.step in kept for one in checkpoints]
+
+
 class LayoutMismatch(ValueError):
     """A checkpoint is whole but holds other names, shapes or dtypes than the caller needs."""
 
@@ -49,34 +64,37 @@ class LayoutMismatch(ValueError):
 class Checkpoints:
     """The checkpoints of one run. Use it as a context manager, or call `close`.
 
-    In a run of several processes each of them makes the same calls with the same arguments.
+    In a run of several processes each of them makes the same calls with the same arguments. They
+    share the folder, or each has a copy of it: then process 0 gathers the arrays and saves alone.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
         every_steps: int = 1,
-        keep: int = 2,
+        keep: int | Keep = 2,
         *,
         read_only: bool = False,
+        shared: bool = True,
     ):
         """Open the folder, and make it where it is missing.
 
         Args:
           folder: of this run's checkpoints.
           every_steps: `save` without `force` saves the multiples of this step count.
-          keep: the newest so many are kept; 2 or more leave something to fall back on.
+          keep: which are kept, or how many of the newest; 2 or more leave something to fall back
+            on.
           read_only: nothing is made, saved, renamed or removed: for sampling and evaluation.
+          shared: the processes of the run see one folder; otherwise each has its own copy.
 
         Raises:
           ValueError: every_steps or keep below 1.
           FileNotFoundError: read_only, and no such folder.
           OSError: the folder cannot be made or written.
         """
-        if every_steps < 1 or keep < 1:
-            raise ValueError(
-                f"every_steps and keep must be at least 1; got {every_steps} and {keep}."
-            )
+        if every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1; got {every_steps}.")
+        self._keep = keep if isinstance(keep, Keep) else Keep(keep)
         self.folder = epath.Path(folder).resolve()
         if re.search(r"\[.*\]|\\", str(self.folder)):
             raise ValueError(
@@ -84,17 +102,18 @@ class Checkpoints:
                 f"which Orbax takes for a pattern; got {self.folder}. Give the run another folder."
             )
         self._every_steps = every_steps
-        self._read_only = read_only
+        self._read_only, self._shared = read_only, shared or jax.process_count() == 1
         self._done: int | None = None  # the step saved or restored last
         if read_only and not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
         if not read_only:
             _check_writable(self.folder)
         _without_counters()
+        self._values: dict[int, float | None] = {}  # by which the best is chosen
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else checkpoint_managers.LatestN(keep),
+                preservation_policy=None if read_only else _Preserve(self._keep, self._values),
                 atomicity_options=ocp.options.AtomicityOptions(
                     mode=ocp.options.AtomicityMode.COMMIT_FILE
                 ),
@@ -102,8 +121,11 @@ class Checkpoints:
                 create=False,
                 save_interval_steps=0,  # `save` alone decides
                 read_only=read_only,
+                multiprocessing_options=_processes(self._shared),
             ),
         )
+        if self._keep.best and not read_only:
+            self._values |= {step: self._read_value(step) for step in self.steps()}
 
     def steps(self) -> list[int]:
         """Return the steps of the committed checkpoints, ascending."""
@@ -114,7 +136,12 @@ class Checkpoints:
         examine(_flatten(state)[0])
 
     def save(
-        self, step: int, state: Any, data_state: Mapping[str, Any], force: bool = False
+        self,
+        step: int,
+        state: Any,
+        data_state: Mapping[str, Any],
+        force: bool = False,
+        metrics: Mapping[str, float] | None = None,
     ) -> bool:
         """Save the state if it is due. Cheap to call at every step.
 
@@ -126,6 +153,7 @@ class Checkpoints:
           state: tree of jax arrays with names at its top level, a dict or a registered dataclass.
           data_state: the data iterator's state, plain JSON.
           force: save at any step, as before leaving on a signal.
+          metrics: newest numbers of the run, by which the best checkpoint is chosen.
 
         Returns:
           Whether it was saved. Not, when it is not due or was saved or restored last.
@@ -156,13 +184,20 @@ class Checkpoints:
             for name, (digest, _) in examined.items()
         }
         host = {"step": step, "data_state": dict(data_state), "leaves": leaves}
+        if self._keep.best:
+            host["metrics"] = {self._keep.metric: (metrics or {}).get(self._keep.metric)}
+            self._values[step] = self._keep.value(metrics or {})
+        self._done = step
+        if not self._shared:
+            arrays = sharding.gather(arrays)
+            if jax.process_index():
+                return True
         items: dict[str, Any] = {
             part: ocp.args.StandardSave(tree) for part, tree in _by_part(arrays).items()
         }
         items[HOST] = ocp.args.JsonSave(host | {"checksum": _checksum(host)})
         if not self._manager.save(step, args=ocp.args.Composite(**items), force=True):
             raise RuntimeError(f"Orbax refused to save step {step} into {self.folder}.")
-        self._done = step
         return True
 
     def restore_latest(
@@ -258,6 +293,15 @@ class Checkpoints:
             raise ValueError(f"{len(damaged)} arrays do not match their digest, as {damaged[0]}")
         return arrays, host["data_state"]
 
+    def _read_value(self, step: int) -> float | None:
+        """Return by what a checkpoint is compared; None where it is damaged or does not hold it."""
+        try:
+            host = json.loads((self.folder / str(step) / HOST / "metadata").read_text())
+            numbers = {k: v for k, v in host["metrics"].items() if isinstance(v, float)}
+            return self._keep.value(numbers)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def _set_aside(self, causes: Mapping[int, str], step: int) -> None:
         """Log why the steps after `step` cannot be used, and move them out of the way."""
         fate = "they stay" if self._read_only else "they are renamed to unusable-*"
@@ -274,6 +318,13 @@ class Checkpoints:
                     aside.rmtree()
                 (self.folder / str(unusable)).rename(aside)
         self._manager.reload()
+
+
+def _processes(shared: bool) -> ocp.options.MultiprocessingOptions:
+    """Return which processes save together: all of them, or each by itself."""
+    us = jax.process_index()
+    alone = {"primary_host": us, "active_processes": {us}, "barrier_sync_key_prefix": f"only-{us}"}
+    return ocp.options.MultiprocessingOptions(**({} if shared else alone))
 
 
 def _without_counters() -> None:

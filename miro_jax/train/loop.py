@@ -27,11 +27,13 @@ from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
+from miro_jax.data.storage.mirror import origin
 from miro_jax.models import compiling, sharding
 from miro_jax.models.flops import peak_tflops, training_flops
 from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
+from miro_jax.train.saving import Keep, SaveClock
 from miro_jax.train.settings import Training
 from miro_jax.train.spent import STEPS, Profile, Spent
 from miro_jax.train.state import TrainState
@@ -68,7 +70,10 @@ def run(
     with peers.watched(mesh.heartbeat_seconds):
         in_turn = build.reads_weights(config)
         parts, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
-        opened = Checkpoints(workdir / "checkpoints", c.checkpoint_every_steps, c.keep_checkpoints)
+        keep = Keep(c.keep_checkpoints, c.keep_every_steps, c.keep_best)
+        opened = Checkpoints(
+            workdir / "checkpoints", c.checkpoint_every_steps, keep, shared=not origin(workdir)
+        )
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
         checkpoints = stack.enter_context(opened)
@@ -112,6 +117,8 @@ def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins
         latent_shape=parts.image_encoder.latent_shape,
         caption_width=parts.caption_encoder.width,
         rows=sharding.local_rows(parts.mesh, c.batch_size),
+        shuffle_shards=config.data.shuffle_shards,
+        stage_bytes=config.data.stage_bytes,
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     return parts, bins, rewards, data
@@ -187,6 +194,10 @@ class Loop:
         self.pending: tuple[int, dict, np.ndarray] | None = None
         self.stop_signal: int | None = None
         self.spent, self.profile, self.since = Spent(), Profile(Path(), ()), 0
+        self.clock = SaveClock(
+            config.train.checkpoint_every_seconds, config.train.failure_every_seconds
+        )
+        self.newest: dict[str, float] = {}  # metrics, by which the best checkpoint is chosen
         self.images_at_peak = _images_at_peak(config, parts)
         self.here = peers.Position()
 
@@ -194,7 +205,7 @@ class Loop:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         self.spent, self.since, self.status = Spent(at=self.here.at), first, ""
-        self.saved_at = time.perf_counter()
+        self.clock.start()
         silent = jax.process_index() != 0
         with (
             self._watched_signals(),
@@ -211,6 +222,8 @@ class Loop:
                     state, values = step_fn(state, batch["arrays"])
                 self._read_pending()
                 self.pending = (step + 1, values, batch["index"])
+                if step == first:
+                    self.clock.start()
                 progress.update(1, self.status)
             self._finish(c.num_steps, state, first)
         return state
@@ -223,11 +236,12 @@ class Loop:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
                 self._read_pending()
                 self._sample(step, state)
-            if step % c.checkpoint_every_steps == 0:
+            number, due = self._agreed(self.clock.is_due())
+            if number or due or step % c.checkpoint_every_steps == 0:
                 self._save(step, state)
-        if number := self._stop_requested():
-            if step != first and step % c.checkpoint_every_steps:
-                self._save(step, state, force=True)
+        else:
+            number = self._stop_requested()
+        if number:
             self._leave(step, number)
 
     def _finish(self, step: int, state: TrainState, first: int) -> None:
@@ -237,7 +251,7 @@ class Loop:
             self._read_pending()
             if self.config.train.sample_every_steps:
                 self._sample(step, state)
-            self._save(step, state, force=True)
+            self._save(step, state)
         with self.spent.on("checkpoint"):
             self.checkpoints.wait()
         log.info("Training: %s", self.spent.summary(step - first))
@@ -256,22 +270,19 @@ class Loop:
     def _sample(self, step: int, state: TrainState) -> None:
         with self.spent.on("evaluation"):
             scalars, grid = self.preview(state.ema_params, state.buffers, step)
+            self.newest |= scalars
             if jax.process_index() == 0:
                 self.metrics.scalars(step, scalars)
                 self.metrics.images(step, "samples", grid)
 
-    def _save(self, step: int, state: TrainState, force: bool = False) -> None:
+    def _save(self, step: int, state: TrainState) -> None:
         self._read_pending()  # a state that is not finite must not replace a good one
         begin = time.perf_counter()
         with self.spent.on("checkpoint"):
             described = self.described | self.data.get_state()
-            saved = self.checkpoints.save(step, state, described, force=force)
+            saved = self.checkpoints.save(step, state, described, True, self.newest)
         if saved:
-            now = time.perf_counter()
-            seconds, since = now - begin, now - self.saved_at
-            self.saved_at = now
-            text = "Saving step %d held training up for %.2f s, %.1f%% of the time since the last"
-            log.info(text, step, seconds, 100 * seconds / since)
+            log.info("Saving step %d %s", step, self.clock.saved(time.perf_counter() - begin))
 
     def _next_batch(self) -> dict[str, Any]:
         batch = next(self.data)
@@ -300,6 +311,7 @@ class Loop:
                 f"{len(index)}). The last checkpoint is finite: lower "
                 "config.optim.learning_rate and run again."
             )
+        self.newest |= values
         if step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps:
             values |= self._speed(step)
             if jax.process_index() == 0:
@@ -348,9 +360,14 @@ class Loop:
 
     def _stop_requested(self) -> int:
         """Return the signal that any process got, or 0."""
-        if jax.process_count() == 1:
-            return self.stop_signal or 0
-        if self.pending is not None:  # on CPUs, collectives of two programs can wait for each other
-            self.here.at(STEPS)
-            jax.block_until_ready(self.pending[1])
-        return int(np.max(multihost_utils.process_allgather(np.array(self.stop_signal or 0))))
+        return self._agreed(False)[0]
+
+    def _agreed(self, due: bool) -> tuple[int, bool]:
+        """Return the signal that any process got, or 0, and whether process 0 finds a save due."""
+        ours = np.array([self.stop_signal or 0, due and jax.process_index() == 0])
+        if jax.process_count() > 1:
+            if self.pending is not None:  # on CPUs, collectives of two programs can block another
+                self.here.at(STEPS)
+                jax.block_until_ready(self.pending[1])
+            ours = np.max(multihost_utils.process_allgather(ours), axis=0)
+        return int(ours[0]), bool(ours[1])

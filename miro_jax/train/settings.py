@@ -6,6 +6,7 @@ Fields are documented by their help. `components.validate` checks them all.
 import dataclasses
 
 from miro_jax.cli.flags import check, option
+from miro_jax.train.saving import AUTO
 from miro_jax.train.trackers import NAMES
 
 TRAINABLE = ("all", "new_reward")
@@ -41,6 +42,15 @@ class Training(Recipe):
     profile_steps: tuple[int, ...] = ()  # (first, last): trace the steps between; () is never
     peak_tflops: float = option(0.0, at_least=0, help="of a device; 0 is that of known ones")
     trackers: tuple[str, ...] = ()  # names of `trackers.NAMES`: get a copy of the metrics
+    checkpoint_every_seconds: float = option(
+        AUTO, at_least=AUTO, help="seconds between checkpoints; -1 is by `saving`, 0 by steps alone"
+    )
+    failure_every_seconds: float = option(14_400.0, at_least=1, help="mean time between failures")
+    keep_every_steps: int = option(0, at_least=0, help="multiples of it are kept; 0 is none")
+    upload_every_seconds: float = option(
+        30.0, at_least=0.1, help="between uploads of what has changed, of a run in a store"
+    )
+    keep_best: str = option("", help="a metric; the checkpoint where it is highest is kept")
 
     def __post_init__(self):
         check(self, "config.train.")

@@ -15,6 +15,8 @@ from typing import Any
 
 import lazy_loader
 
+from miro_jax.data.storage.mirror import origin
+
 NAMES = ("wandb", "trackio")
 PROJECT = "miro_jax"
 log = logging.getLogger("miro_jax")
@@ -22,7 +24,7 @@ log = logging.getLogger("miro_jax")
 
 def run_name(workdir: Path) -> str:
     """Name a run after its folder: the same when it resumes, another one in another folder."""
-    digest = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()
+    digest = hashlib.sha256((origin(workdir) or str(workdir.absolute())).encode()).hexdigest()
     return f"{workdir.name}-{digest[:8]}"
 
 

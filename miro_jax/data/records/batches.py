@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -28,13 +29,16 @@ from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.examples import MakeExample, RecordSource
 from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.records.order import ShardOrder
+from miro_jax.data.records.staging import StagedRecords, source_of
 
 log = logging.getLogger("miro_jax")
 # More damage than this is no accident of single records, and the run should not go on.
 _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
 _OTHER_OPEN_FILES = 256
-_POSITION = "global_next_index"  # in a data state
+_ENDLESS = 1 << 62  # positions
+_POSITION, _ORDER = "global_next_index", "shuffle_shards"  # in a data state
 
 
 class DataIterator:
@@ -83,12 +87,14 @@ class DataIterator:
     def _read_from(self, position: int) -> Any:
         """Begin to read the rows of this process, from a position of the stream on."""
         size, rows, examples = self._options.batch_size, self._options.read_rows, self._examples
+        if self._source.staged is not None:
+            self._source.staged.at(position)
 
         def example(index: int) -> dict:
             batch, row = divmod(index, len(rows))
             return examples[position + batch * size + rows[row]]
 
-        ours = grain.MapDataset.range(1 << 62).map(example).batch(len(rows))
+        ours = grain.MapDataset.range(_ENDLESS).map(example).batch(len(rows))
         options = self._options
         read = grain.ReadOptions(options.num_threads, options.prefetch_batches)
         return iter(ours.to_iter_dataset(read))
@@ -123,8 +129,8 @@ class DataIterator:
         Raises:
           ValueError: the state belongs to other records, levels, seed or caption probability.
         """
-        for name, value in self._identity.items():
-            if state.get(name) != value:
+        for name in dict.fromkeys((*self._identity, _ORDER)):
+            if state.get(name) != (value := self._identity.get(name)):
                 raise ValueError(
                     f"The data state must have {name} = {value!r}; got {state.get(name)!r}. "
                     "Resume with the records and data settings that the run was started with, "
@@ -138,6 +144,7 @@ class DataIterator:
         if self._batches is not None:
             self._batches.close()
         self._batches = None
+        self._source.close()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +162,9 @@ class Options:
     process_index, process_count: of as many blocks of rows, this process reads that one; they
       default to those of JAX.
     rows: of each batch, that this process reads in place of a block; see `sharding.local_rows`.
+    shuffle_shards: shards that are mixed at a time, see `records.order`; 0 is the order of single
+      records, which needs all shards at any time.
+    stage_bytes: that shards of a store take on the disk at a time; 0 is most of what is free.
     """
 
     batch_size: int
@@ -168,6 +178,8 @@ class Options:
     process_index: int = dataclasses.field(default_factory=jax.process_index)
     process_count: int = dataclasses.field(default_factory=jax.process_count)
     rows: Sequence[int] | None = None
+    shuffle_shards: int = 0
+    stage_bytes: int = 0
 
     def __post_init__(self):
         blocks = self.process_count if self.rows is None else 1
@@ -182,6 +194,11 @@ class Options:
             )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
+        if self.shuffle_shards < 0 or self.stage_bytes < 0:
+            raise ValueError(
+                f"shuffle_shards and stage_bytes must be at least 0; got {self.shuffle_shards} and "
+                f"{self.stage_bytes}."
+            )
 
     @property
     def read_rows(self) -> Sequence[int]:
@@ -211,15 +228,20 @@ def make_iterator(
       OSError: the system does not allow as many open files as there are shards.
       ValueError: a shard is damaged; the rewards, levels or widths differ.
     """
-    source, make_example = _open(records_dir, bins, identities, options)
-    # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
-    dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
+    source, make_example, order = _open(records_dir, bins, identities, options)
+    if order is None:
+        # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
+        dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
+    else:
+        dataset = grain.MapDataset.source(_Stream(source, order)).seed(options.seed)
     identity = {
         "manifest_digest": bins.manifest_digest,
         "levels": bins.label,
         "seed": options.seed,
         "synthetic_caption_prob": options.synthetic_caption_prob,
     }
+    if order is not None:  # states of the other order have no such key, and never had
+        identity[_ORDER] = options.shuffle_shards
     return DataIterator(dataset.random_map(make_example), source, bins, identity, options)
 
 
@@ -234,7 +256,7 @@ def load_all(
     Takes and raises what `make_iterator` does; the synthetic captions are used if
     `options.synthetic_caption_prob` is 1.
     """
-    source, make_example = _open(records_dir, bins, identities, options)
+    source, make_example, _ = _open(records_dir, bins, identities, options)
     rng = np.random.default_rng(options.seed)
     rows = [make_example(source[index], rng) for index in range(len(source))]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -247,7 +269,7 @@ def _open(
     bins: bins_lib.Bins,
     identities: Sequence[str],
     options: Options,
-) -> tuple[RecordSource, MakeExample]:
+) -> tuple[RecordSource, MakeExample, ShardOrder | None]:
     """Check a set against what is to be trained; see `make_iterator`."""
     manifest = Manifest.load(records_dir)
     require_rewards(manifest, identities)
@@ -257,11 +279,20 @@ def _open(
             f"The network takes caption tokens of width {options.caption_width}; the records hold "
             f"{manifest.caption_width}. Change config.encoder.caption, or annotate again."
         )
-    paths = shards.verify_shards(records_dir)
+    if is_copy := source_of(records_dir) is not None:  # whose shards are checked as they come
+        paths = [Path(records_dir, name) for name in sorted(manifest.shards)]
+    else:
+        paths = shards.verify_shards(records_dir)
     if not manifest.num_records:
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
+    counts, order, staged = [manifest.shards[path.name] for path in paths], None, None
+    if options.shuffle_shards:
+        order = ShardOrder(counts, options.shuffle_shards, options.seed)
+    if is_copy:
+        near, most = (order.shards_near, order.most_shards) if order else (None, None)
+        staged = StagedRecords(records_dir, near, most, options.stage_bytes)
     _allow_open_files(len(paths))
-    source = RecordSource(paths, [manifest.shards[path.name] for path in paths])
+    source = RecordSource(paths, counts, staged)
     make_example = MakeExample(
         source,
         shards.read_added(records_dir, manifest),
@@ -271,7 +302,22 @@ def _open(
         max_tokens=options.max_tokens,
         synthetic_caption_prob=options.synthetic_caption_prob,
     )
-    return source, make_example
+    return source, make_example, order
+
+
+class _Stream:
+    """The records of all epochs, in an order by shards."""
+
+    def __init__(self, source: RecordSource, order: ShardOrder):
+        self._source, self._order = source, order
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> tuple[int, bytes]:
+        if self._source.staged is not None:
+            self._source.staged.at(index)
+        return self._source[self._order(index)]
 
 
 def _check_bins(records_dir: str | os.PathLike, manifest: Manifest, bins: bins_lib.Bins) -> None:

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from miro_jax.data.records import record as records
+from miro_jax.data.records.staging import StagedRecords
 from miro_jax.data.storage import LocalFolder
 
 log = logging.getLogger("miro_jax")
@@ -25,11 +26,21 @@ class RecordSource:
     Total on purpose: an exception inside a Grain pipeline leaves its iterator at a wrong position.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]):
-        # The counts spare opening every shard once more to count its records.
-        spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True) if count]
-        self._stamps = {path: LocalFolder(path.parent).stamp(path.name) for path in paths}
-        self._records: Any = grain.sources.ArrayRecordDataSource(spans)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        counts: Sequence[int],
+        staged: StagedRecords | None = None,
+    ):
+        """Open shards with so many records each; those of a store as they are staged."""
+        if staged is not None:  # what comes from there has its digest
+            self._stamps, self._records = {}, staged
+        else:
+            # The counts spare opening every shard once more to count its records.
+            spans = [f"{path}[0:{n}]" for path, n in zip(paths, counts, strict=True) if n]
+            self._stamps = {path: LocalFolder(path.parent).stamp(path.name) for path in paths}
+            self._records: Any = grain.sources.ArrayRecordDataSource(spans)
+        self.staged = staged
         self._lock = threading.Lock()
         self.damaged: set[int] = set()
 
@@ -60,6 +71,11 @@ class RecordSource:
                     f"{path} has changed since it was opened. Leave records alone while they are "
                     "read; the last checkpoint is of the records as they were."
                 )
+
+    def close(self) -> None:
+        """Stop fetching ahead what comes from a store."""
+        if self.staged is not None:
+            self.staged.close()
 
     def __repr__(self) -> str:
         return f"RecordSource({len(self)} records)"

@@ -36,6 +36,7 @@ SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 _READ_AT_A_TIME = 64  # records
 BASE_NAME = "base.json"
+COPY_NAME = ".copy.json"  # of a copy of a set in a store, whose shards come as they are read
 _SIDECAR = {"count": int, "bytes": int, "sha256": str, "scores_sha256?": str}
 _NO_SCORES = np.zeros((0, 2, 0), np.float32)  # without a record, R is not known
 
@@ -300,7 +301,8 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
     """
     sidecar, remedy = read_sidecar(folder, name), _remedy(folder / name)
     try:
-        data, size = folder.read(name + SCORES_ENDING), _size_of(folder, name)
+        data = folder.read(name + SCORES_ENDING)
+        size = sidecar["bytes"] if folder.exists(COPY_NAME) else _size_of(folder, name)
     except FileNotFoundError as error:
         missing = [
             folder / name + end for end in (SCORES_ENDING, "") if not folder.exists(name + end)

@@ -5,18 +5,22 @@ store have it, and so has `memory://` within a process. Others that fsspec knows
 """
 
 import contextlib
+import importlib.util
 import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from miro_jax.data.storage.base import ATTEMPTS, Folder
 
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
+_PACKAGES = {"gcs": "gcsfs", "s3": "s3fs"}  # of each extra
 _SECONDS_BETWEEN_ATTEMPTS = 0.25
 # What stores tell of an object that another upload changes.
 _STAMPS = ("ETag", "etag", "generation", "LastModified", "updated", "created", "size")
@@ -39,7 +43,7 @@ class RemoteFolder(Folder):
             # Listings that are kept would hide what other workers do.
             self._system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise ValueError(f"{url} cannot be opened: {error}") from error
+            raise ValueError(f"{url} cannot be opened: {error}{_remedy(scheme)}") from error
         self._root = root.rstrip("/")
         self._has_folders = scheme == "memory"  # others would make a bucket of that name
         self._made: set[str] = set()
@@ -66,8 +70,7 @@ class RemoteFolder(Folder):
         return self._system.size(self._place(name))
 
     def stamp(self, name: str) -> str:
-        facts = self._system.info(self._place(name))
-        return " ".join(f"{key} {facts[key]}" for key in _STAMPS if key in facts)
+        return _stamp(self._system.info(self._place(name)))
 
     def names(self, inside: str = "") -> list[str]:
         try:
@@ -84,6 +87,25 @@ class RemoteFolder(Folder):
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
         self._system.pipe_file(self._make_room(name), data)
+
+    def put(self, name: str, path: str | os.PathLike) -> None:
+        self._system.put_file(str(path), self._make_room(name))
+
+    def tree(self) -> dict[str, tuple[int, str]]:
+        """Return size and stamp of every file of the folder and of those below it, by name.
+
+        The stamps are not those of `stamp`: a listing tells less.
+        """
+        try:
+            found = self._system.find(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        begin = len(self._root) + 1
+        return {
+            facts["name"][begin:]: (facts["size"], _stamp(facts))
+            for facts in found.values()
+            if facts["type"] == "file"
+        }
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
         place = self._make_room(name)
@@ -116,6 +138,18 @@ class RemoteFolder(Folder):
         target = scratch / f"fetched-{name.replace('/', '-')}"
         self._system.get_file(self._place(name), str(target))
         return target
+
+
+def _stamp(facts: Mapping[str, Any]) -> str:
+    return " ".join(f"{key} {facts[key]}" for key in _STAMPS if key in facts)
+
+
+def _remedy(scheme: str) -> str:
+    """Say what to install where the package of a store is missing."""
+    extra = _EXTRAS.get(scheme)
+    if not extra or importlib.util.find_spec(_PACKAGES[extra]):
+        return ""
+    return f". Run `pip install 'miro_jax[{extra}]'`."
 
 
 @contextlib.contextmanager

@@ -1,0 +1,82 @@
+"""A run whose folder is in an object store: `--workdir=gs://bucket/run`, or s3://.
+
+Stages work in a local mirror of it, see `data.storage.mirror`, and are none the wiser. Process 0
+alone holds the run's lease in the store and uploads; of the others their logs go up. Each process
+has a mirror of its own.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import jax
+import ml_collections
+from jax.experimental import multihost_utils
+
+from miro_jax.data import storage
+from miro_jax.data.storage.lease import Lease, locked
+from miro_jax.data.storage.mirror import Mirror, local_folder
+
+TRAINING, LOCK_NAME = ("train", "distil", "extend"), ".lock-train"  # stages, and their lease
+log = logging.getLogger("miro_jax")
+
+
+def is_url(workdir: str | Path) -> bool:
+    """Return whether the folder of a run is in an object store."""
+    return "://" in str(workdir)
+
+
+def open_mirror(
+    config: ml_collections.ConfigDict,
+    url: str,
+    stage: str,
+    held: contextlib.ExitStack,
+) -> Path:
+    """Bring a run here, and upload what it becomes until `held` is closed.
+
+    Args:
+      config: of the run. url: of its folder. stage: that is run.
+      held: gets what is to be closed at the end.
+
+    Returns:
+      The local folder.
+
+    Raises:
+      BlockingIOError: another process works on the run; the text names it.
+      FileNotFoundError: no such run, for a stage that begins with what training wrote.
+      ValueError: the stage cannot work there, or the package that talks to the store is missing.
+    """
+    if stage in ("annotate", "study"):
+        raise ValueError(
+            f"--stage={stage} needs a --workdir on this machine; got {url}. Records go to a store "
+            "by --config.data.records=URL."
+        )
+    store = storage.RemoteFolder(url)
+    trains, first = stage in TRAINING, jax.process_index() == 0
+    lease: Lease | None = None
+    if first:
+        name = LOCK_NAME if trains else f".lock-{stage}"
+        lease = held.enter_context(locked(store, name, f"the run {url}", exit_if_lost=True))
+    local = held.enter_context(local_folder(str(store), jax.process_index()))
+    mirror = Mirror(
+        store,
+        local,
+        config.train.upload_every_seconds,
+        config.train.keep_checkpoints if trains else 1,
+        lease,
+        () if trains else ("log.txt",),  # that of training, which may be under way elsewhere
+        None if first else f"log-{jax.process_index()}.txt",
+    )
+    if first:
+        mirror.fetch()
+        if not trains and not (local / "config.json").exists():
+            raise FileNotFoundError(
+                f"--workdir must be the folder of a trained run; there is none in {url}."
+            )
+        mirror.push()  # what a killed process left here: the others read the store
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the run's folder")
+    if not first:
+        mirror.fetch()
+    held.enter_context(mirror)
+    return local

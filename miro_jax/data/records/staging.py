@@ -1,0 +1,238 @@
+"""Records in an object store, staged to a disk of this machine shard by shard.
+
+`open_copy` gives a local folder with all of a set but its shards, which are large. Shards come when
+they are read, and ahead of it, and go when others need the room. Each is compared with the digest
+of its sidecar before a record of it is read.
+"""
+
+import bisect
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import logging
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from miro_jax.data.json_file import read_json
+from miro_jax.data.records.bins import BINS_NAME
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
+from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar
+from miro_jax.data.regular_file import digest_regular
+from miro_jax.data.storage import Damaged, LocalFolder, RemoteFolder
+from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage.mirror import scratch_root
+from miro_jax.data.storage.remote import errors_of_stores
+
+_SCHEMA = {"url": str, "stamps": [(str, None)]}
+_THREADS = 4  # each fetches a shard
+_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 3, 2.0
+_FREE_SHARE = 0.9  # of the free disk, that shards may take
+log = logging.getLogger("miro_jax")
+
+
+def open_copy(url: str) -> Path:
+    """Return the local folder of a set in a store, brought up to date but for the shards.
+
+    Where the store has no finished set, the folder has none either.
+
+    Raises:
+      OSError: the store cannot be read. ValueError: it cannot be opened.
+    """
+    store = RemoteFolder(url)
+    digest = hashlib.sha256(str(store).encode()).hexdigest()[:16]
+    local = scratch_root() / "records" / digest / str(store).rpartition("/")[2]
+    stamps = [store.stamp(n) if store.exists(n) else None for n in (MANIFEST_NAME, BINS_NAME)]
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if read_json(local / COPY_NAME, _SCHEMA)["stamps"] == stamps:
+            return local
+    with LocalFolder(local.parent).scratch("") as made:
+        if stamps[0] is not None:
+            names = [n for n in store.tree() if not n.endswith(SHARD_SUFFIX) and "/" not in n]
+            with concurrent.futures.ThreadPoolExecutor(4 * _THREADS) as pool:
+                list(pool.map(lambda name: _fetch(store, name, made), names))
+        write_atomic(made / COPY_NAME, to_json({"url": str(store), "stamps": stamps}))
+        shutil.rmtree(local, ignore_errors=True)  # of another set
+        with contextlib.suppress(OSError):  # another process of this machine was quicker
+            os.rename(made, local)
+    log.info("%s is copied to %s but for its shards", store, local)
+    return local
+
+
+def source_of(folder: str | os.PathLike) -> RemoteFolder | None:
+    """Return the folder in a store that a local one is the copy of; None where it is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return RemoteFolder(read_json(Path(folder) / COPY_NAME, _SCHEMA)["url"])
+    return None
+
+
+def bring(folder: str | os.PathLike, name: str) -> Path:
+    """Return the path of a shard of a local folder; fetch it first where the folder is a copy."""
+    store = source_of(folder)
+    return Path(folder) / name if store is None else _fetch_shard(store, name, Path(folder))
+
+
+class StagedRecords:
+    """The records of a copy by their index in the set; each read waits for its shard.
+
+    Args:
+      folder: of `open_copy`.
+      near: position of the stream -> the shards to have here, the first ones first; None for all.
+      most_shards: that `near` names at a time.
+      most_bytes: that shards may take on the disk; 0 is most of what is free.
+
+    Raises:
+      ValueError: so many shards take more.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        near: Callable[[int], Sequence[int]] | None = None,
+        most_shards: int | None = None,
+        most_bytes: int = 0,
+    ):
+        self._folder, self._near = Path(folder), near
+        store = source_of(folder)
+        if store is None:
+            raise ValueError(f"{folder} must be the copy of a set in a store; it is none.")
+        self._store, manifest = store, Manifest.load(folder)
+        if manifest.extends:
+            raise ValueError(f"{store} extends other records: copy both sets to this machine.")
+        self._names = sorted(manifest.shards)
+        sidecars = [read_sidecar(LocalFolder(folder), name) for name in self._names]
+        counts = [sidecar["count"] for sidecar in sidecars]
+        if counts != [manifest.shards[name] for name in self._names]:
+            raise ValueError(f"{store} must hold the records of its manifest. Annotate again.")
+        self._ends = list(itertools.accumulate(counts))
+        self._sizes = [sidecar["bytes"] for sidecar in sidecars]
+        self._most = most_bytes or int(_FREE_SHARE * self._room())
+        needed = sum(sorted(self._sizes)[-(most_shards or len(self._names)) :])
+        if needed > self._most:
+            raise ValueError(
+                f"{store} needs {needed / 1e9:.1f} GB of disk in {self._folder} at a time; it may "
+                f"take {self._most / 1e9:.1f} GB. Set config.data.shuffle_shards, or a smaller "
+                "one, to have few shards here at a time, or MIRO_JAX_SCRATCH to a larger disk."
+            )
+        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "staging")
+        self._readers: dict[int, concurrent.futures.Future[ArrayRecordReader]] = {}
+        self._changed = threading.Condition()
+        self._wanted, self._position, self._under_way = [], -1, set()
+        log.info("%.1f GB of %s are in %s at a time", needed / 1e9, store, self._folder)
+
+    def _room(self) -> int:
+        """Return the bytes that are free, those of shards that are here already included."""
+        here = sum(path.stat().st_size for path in self._folder.glob(f"*{SHARD_SUFFIX}"))
+        return shutil.disk_usage(self._folder).free + here
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def at(self, position: int) -> None:
+        """Say what is read next, a position of the stream: its shards are fetched ahead."""
+        with self._changed:
+            if position <= self._position:  # of a reader that is behind others
+                return
+            self._position = position
+            near = range(len(self._names)) if self._near is None else self._near(position)
+            if list(near) != self._wanted:
+                self._wanted = list(near)
+                for shard in near:
+                    self._start(shard)
+
+    def __getitem__(self, index: int) -> bytes:
+        """Return a record; RuntimeError where it is damaged, OSError where its shard is."""
+        shard = bisect.bisect_right(self._ends, index)
+        with self._changed:
+            reader = self._start(shard)
+        begin = self._ends[shard - 1] if shard else 0
+        return reader.result().read([index - begin])[0]
+
+    def close(self) -> None:
+        """Stop fetching ahead."""
+        with self._changed:
+            self._wanted, self._position = [], -1
+            self._readers = {s: r for s, r in self._readers.items() if not r.cancel()}
+
+    def _start(self, shard: int) -> "concurrent.futures.Future[ArrayRecordReader]":
+        """Begin to fetch a shard unless it is here or on its way."""
+        if shard not in self._readers:
+            self._readers[shard] = self._pool.submit(self._open, shard)
+        return self._readers[shard]
+
+    def _open(self, shard: int) -> ArrayRecordReader:
+        name = self._names[shard]
+        with self._changed:
+            self._make_room(shard)
+            self._under_way.add(shard)
+        try:
+            reader = ArrayRecordReader(str(_fetch_shard(self._store, name, self._folder)))
+        finally:
+            with self._changed:
+                self._under_way.discard(shard)
+                self._changed.notify_all()
+        if not reader.ok():
+            raise Damaged(f"{self._folder / name} has the digest of its sidecar and no index.")
+        return reader
+
+    def _make_room(self, shard: int) -> None:
+        """Delete shards, also of an earlier start, until one more fits; may wait for others.
+
+        Those go first that nobody wants, then those that are wanted last. Whoever reads of one at
+        this moment still has the file open.
+        """
+        while True:
+            here = [s for s, name in enumerate(self._names) if (self._folder / name).exists()]
+            taken = sum(self._sizes[s] for s in {shard, *here, *self._under_way})
+            last = {s: place for place, s in enumerate(self._wanted)}
+            own = last.get(shard, 0)
+            deletable = [
+                s
+                for s in here
+                if s != shard and s not in self._under_way and last.get(s, math.inf) > own
+            ]
+            for other in sorted(deletable, key=lambda s: last.get(s, math.inf), reverse=True):
+                if taken <= self._most:
+                    return
+                self._readers.pop(other, None)
+                (self._folder / self._names[other]).unlink(missing_ok=True)
+                taken -= self._sizes[other]
+            if taken <= self._most or not self._under_way:
+                return
+            self._changed.wait()
+
+
+def _fetch_shard(store: RemoteFolder, name: str, folder: Path) -> Path:
+    """Return the local path of a shard that has the digest of its sidecar."""
+    sidecar, path = read_sidecar(LocalFolder(folder), name), folder / name
+    attempts = _ATTEMPTS
+    while not (path.exists() and digest_regular(path) == sidecar["sha256"]):
+        if not attempts:
+            path.unlink(missing_ok=True)
+            raise Damaged(
+                f"{store / name} differs from its sha256 {sidecar['sha256']}. Delete it and run "
+                "the annotate stage again: it makes what is missing."
+            )
+        attempts -= 1
+        try:
+            with errors_of_stores():
+                _fetch(store, name, folder)
+        except OSError as error:
+            if not attempts or isinstance(error, FileNotFoundError):
+                raise
+            log.warning("%s is fetched again: %s", store / name, error)
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    return path
+
+
+def _fetch(store: RemoteFolder, name: str, folder: Path) -> None:
+    """Fetch a file; it appears whole."""
+    with LocalFolder(folder).scratch("") as scratch:
+        os.replace(store.local(name, scratch), folder / name)

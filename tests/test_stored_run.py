@@ -1,0 +1,123 @@
+"""Runs whose folder is in a store end like those on a disk, whatever machine they go on on."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from miro_jax.data import storage
+from miro_jax.data.storage import mirror
+from miro_jax.train import components
+from tests import training
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return training.make_records(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """The disk of a machine."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def launcher(make_bucket, scratch, tmp_path_factory):
+    said = tmp_path_factory.mktemp("said") / "stderr"
+    launcher = training.Launcher(MIRO_JAX_SCRATCH=str(scratch), MIRO_TEST_STDERR=str(said))
+    launcher.said = said
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return components.build_components(training.small())
+
+
+def arguments(records, workdir, *more):
+    return (
+        *training.COMMAND,
+        f"--workdir={workdir}",
+        f"--config.data.records={records}",
+        "--config.train.num_steps=20",
+        "--config.train.checkpoint_every_steps=4",
+        "--config.train.sample_every_steps=0",
+        "--config.train.upload_every_seconds=0.1",
+        "--noconfig.train.report",
+        *more,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(launcher, records, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    assert launcher(*arguments(records, workdir)) == 0
+    return workdir
+
+
+def fetched(url, folder):
+    """A run as another machine would find it."""
+    folder.mkdir()
+    mirror.Mirror(storage.RemoteFolder(url), folder, 0).fetch()
+    return folder
+
+
+def assert_same_run(workdir, expected, parts):
+    assert training.without_times(workdir) == training.without_times(expected)
+    step, arrays, data_state = training.newest(workdir, parts)
+    expected_step, expected_arrays, expected_data_state = training.newest(expected, parts)
+    assert (step, data_state) == (expected_step, expected_data_state) and step == 20
+    training.assert_same_arrays(arrays, expected_arrays)
+
+
+def steps_in(url):
+    """Steps of the checkpoints that count in a store."""
+    names = storage.RemoteFolder(url).tree()
+    return {int(n.split("/")[1]) for n in names if n.endswith(mirror.COMMIT) and n.count("/") == 2}
+
+
+def test_killed_anywhere_a_run_goes_on_on_another_machine_without_gap_or_double(
+    launcher, records, scratch, uninterrupted, parts, make_bucket, tmp_path
+):
+    url = f"{make_bucket()}/runs/mine"
+    for kill, moved in ((3, False), (11, True)):
+        pid = launcher.start(*arguments(records, url))
+        running = training.wait_until(lambda: max(steps_in(url), default=0) > kill, pid)  # noqa: B023
+        if running:
+            os.kill(pid, signal.SIGKILL)
+        assert launcher.wait() in (0, -signal.SIGKILL)
+        if moved:  # what was on the disk of that machine is gone
+            shutil.rmtree(scratch / "runs")
+        found = training.without_times(fetched(url, tmp_path / f"{kill}"))
+        lines = [line["step"] for line in found]
+        assert lines == [*range(1, len(lines) + 1)] and len(lines) >= max(steps_in(url)) > kill
+    assert launcher(*arguments(records, url, "--resume=required")) == 0
+    assert_same_run(fetched(url, tmp_path / "end"), uninterrupted, parts)
+    assert steps_in(url) == {16, 20}
+    names = {*storage.RemoteFolder(url).tree()}
+    assert {"config.json", "run.json", "log.txt", "metrics.jsonl"} <= names
+    assert not [n for n in names if ".lock" in n or ".mirror" in n]
+
+
+def test_a_run_in_a_store_is_sampled_elsewhere_and_is_one_runs_alone(
+    launcher, records, scratch, make_bucket, tmp_path
+):
+    url = f"{make_bucket()}/mine"
+    call = arguments(records, url, "--config.train.num_steps=6")
+    assert launcher(*call) == 0
+    assert launcher(*call, "--resume=never") == 2
+    assert "holds a checkpoint of step 6" in launcher.said.read_text()
+    shutil.rmtree(scratch / "runs")
+    assert launcher(*call, "--stage=sample") == 0
+    assert storage.RemoteFolder(url).exists("images/manifest.json")
+    with storage.lease.locked(storage.RemoteFolder(url), ".lock-train"):
+        assert launcher(*call) == 1
+    assert f"the run {url} is in use by another process" in launcher.said.read_text()
+    nowhere = url.replace("mine", "nothing")
+    assert launcher(*call[:1], f"--workdir={nowhere}", *call[2:], "--stage=sample") == 2
+    assert launcher(*call[:2], f"--workdir={nowhere}", "--stage=annotate") == 2
