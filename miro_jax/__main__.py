@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from miro_jax import __version__
+
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
@@ -66,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"miro-jax {__version__}")
+        return 0
     near = get_close_matches(arguments[0], VERBS, 2, 0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     print(
@@ -81,7 +86,7 @@ def _help() -> str:
         "MIRO in JAX: text-to-image flow models trained on captions and reward levels together.\n\n"
         f"usage: miro-jax VERB ...        the same as python -m miro_jax.VERB ..., but for train:\n"
         f"                                python -m miro_jax.main\n\n{listed}\n"
-        "miro-jax VERB --help explains one verb.\n\n"
+        "miro-jax VERB --help explains one verb; miro-jax --version prints the version.\n\n"
         "example:\n  miro-jax sample --checkpoint=runs/base --prompt='a red circle' --images=4\n"
     )
 

@@ -52,7 +52,7 @@ def run_main(arguments, capsys):
 def test_help_shows_defaults_and_an_example(capsys):
     status, out, _ = run_main(["--help"], capsys)
     assert status == 0 and "default: 0.01" in " ".join(out.split())
-    assert "\nexamples\n  python -m miro_jax.annotate" in out
+    assert "\nexamples\n  miro-jax annotate" in out
 
 
 @pytest.mark.parametrize(

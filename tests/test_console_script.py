@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+import miro_jax
 from miro_jax import __main__
 
 
@@ -18,6 +19,12 @@ def test_help_lists_every_verb_with_a_line(capsys, words):
     assert err == ""
     for name, verb in __main__.VERBS.items():
         assert f"\n  {name} " in out and verb.summary in out
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_is_printed(capsys, word):
+    assert __main__.main([word]) == 0
+    assert capsys.readouterr() == (f"miro-jax {miro_jax.__version__}\n", "")
 
 
 def test_without_a_verb_the_help_goes_to_stderr_with_status_2(capsys):
@@ -48,6 +55,13 @@ def test_each_verb_explains_itself(capsys, verb):
     assert __main__.main([verb, "--help"]) == 0
     out, err = capsys.readouterr()
     assert "example" in out and err == ""
+
+
+@pytest.mark.parametrize("verb", ["annotate", "sample", "score"])
+def test_usage_lines_name_the_script(capsys, verb):
+    assert __main__.main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"miro-jax {verb} " in out and "python -m" not in out
 
 
 @pytest.mark.parametrize("verb", __main__.VERBS)

@@ -60,13 +60,14 @@ def test_rewards_have_the_names_of_the_release_too():
         {
             "targets": {"aesthetic_score": 0.3, "pick_a_score_score": 1},
             "negative_reward_targets": [{"sciscore_score": 0}, {"own": None}],
-        }
+        },
+        8,
     )
     assert read["targets"] == {"aesthetic": 0.3, "pick_score": 1}
     assert read["negative_targets"] == [{"sci_score": 0}, {"own": None}]
     assert dialect.release_names(["clip", "own"]) == ("clip_score", "own")
     with pytest.raises(ValueError, match="once; got two for clip"):
-        dialect.read_call({"targets": {"clip": 1, "clip_score": 1}})
+        dialect.read_call({"targets": {"clip": 1, "clip_score": 1}}, 8)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +91,33 @@ def test_two_names_for_one_thing_are_refused(pipe, ours, theirs):
 def test_what_nobody_knows_is_refused(pipe):
     with pytest.raises(TypeError, match="unknown argument 'num_inference_step'.*num_inference_st"):
         pipe("x", num_inference_step=3)
-    with pytest.raises(ValueError, match="seed must be in 0.*; got 'seed'"):
-        pipe("x", generator="seed")
     with pytest.raises(ValueError, match="output_type must be one of"):
         pipe("x", output_type="pt")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"generator": "seed"}, "^generator must be in 0.*; got 'seed'"),
+        ({"seed": "seed"}, "^seed must be in 0.*; got 'seed'"),
+        ({"num_inference_steps": 0}, "^num_inference_steps must be at least 1; got 0"),
+        ({"num_steps": 0}, "^num_steps must be at least 1; got 0"),
+    ],
+)
+def test_an_error_names_the_argument_as_it_was_given(pipe, given, said):
+    with pytest.raises(ValueError, match=said):
+        pipe("x", **given)
+
+
+def test_height_and_width_are_those_of_the_network(pipe, images):
+    call = CALL | {"targets": {"count": 0.5}}
+    made = pipe("a red circle", 3, height=8, width=np.int64(8), **call)
+    np.testing.assert_array_equal(made, images)
+    np.testing.assert_array_equal(pipe("a red circle", 3, height=None, **call), images)
+    for side in ({"height": 16}, {"width": 8.5}, {"width": "8"}):
+        ((name, value),) = side.items()
+        with pytest.raises(ValueError, match=f"^{name} must be 8, the side .*; got {value!r}"):
+            pipe("a red circle", **side)
 
 
 def test_images_come_in_the_forms_of_the_field(pipe, images):

@@ -61,7 +61,7 @@ def test_command_line_scores_and_prints_a_table(tmp_path):
 def test_help_shows_defaults_and_an_example(capsys):
     status, out, _ = run_main(["--help"], capsys)
     out = " ".join(out.split())
-    assert status == 0 and "example: python -m miro_jax.score" in out
+    assert status == 0 and "example: miro-jax score" in out
     assert "(default: 64)" in out and "(default: 1)" in out and "None" not in out
 
 

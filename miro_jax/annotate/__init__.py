@@ -1,6 +1,6 @@
 """Stage: images with captions -> records with image latents, caption tokens and reward scores.
 
-    python -m miro_jax.annotate --source='tar:/data/*.tar' --out=/data/records --rewards=beauty
+    miro-jax annotate --source='tar:/data/*.tar' --out=/data/records --rewards=beauty
 
 One engine puts images through models, for annotate and for score. Each piece of the source is read
 in batches of one size; what a group of models makes of a batch is stored at once as a part; the

@@ -166,12 +166,12 @@ class Settings(EngineSettings):
 
 EPILOG = """
 examples
-  python -m miro_jax.annotate --source='tar:/data/cc12m/*.tar' --out=/data/records \\
+  miro-jax annotate --source='tar:/data/cc12m/*.tar' --out=/data/records \\
       --rewards=sharpness,beauty --image-encoder=pixels:size=32
-  python -m miro_jax.annotate --source=folder:photos --out=out/photos --rewards=aesthetic \\
+  miro-jax annotate --source=folder:photos --out=out/photos --rewards=aesthetic \\
       --image-encoder=sdxl_vae:size=256 --caption-encoder=flan_t5:width=2048 --plan
-  python -m miro_jax.annotate ... --pieces=0-99        some pieces; then, when all are done:
-  python -m miro_jax.annotate ... --merge
+  miro-jax annotate ... --pieces=0-99        some pieces; then, when all are done:
+  miro-jax annotate ... --merge
 
 Exit status: 0 all that was requested is done, 1 it failed and the same command may resume, 2 a bad
 argument, 130, 143 or 129 stopped by SIGINT, SIGTERM or SIGHUP: finished batches are kept, the same
@@ -185,7 +185,7 @@ a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/ann
 def make_parser() -> Parser:
     """Make the parser of the command line."""
     parser = Parser(
-        prog=f"python -m {NAME}",
+        prog="miro-jax annotate",
         description="Turn images with captions into records: encoded, scored, ready to train on.",
         epilog=EPILOG,
     )

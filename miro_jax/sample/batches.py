@@ -65,6 +65,11 @@ class Batch:
             return sample(weights, self.noise, *branches, self.guidance, guided=self.guided)
 
 
+def default_dtype() -> str:
+    """Return the type of a network for this machine."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 def default_rows(mesh: jax.sharding.Mesh) -> int:
     """Return the rows of a compiled call where none are given: 1 a device on a CPU, else 8."""
     return (1 if jax.default_backend() == "cpu" else 8) * mesh.shape["data"]

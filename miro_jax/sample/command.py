@@ -29,7 +29,7 @@ from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.verbs import VERBS, Best, Loop
 
 NAME = "miro_jax.sample"
-PROGRAM = f"python -m {NAME}"
+PROGRAM = "miro-jax sample"
 DEFAULT = "images"
 
 
@@ -70,8 +70,7 @@ def _prepare(words: list[str]) -> Plan:
         reward = rewards.load_reward(plan.verb.reward, **given)
         more = {"reward": reward.identity}
     pipe = sample.pipeline.open_pipeline(options)
-    more |= sample.draw.describe_pipeline(pipe)
-    more["dtype"] = options.dtype or sample.pipeline.default_dtype()
+    more |= sample.draw.describe_opened(pipe, options.dtype)
     objective = None
     if isinstance(plan.verb, Search):
         objective = sample.search.load_objective(pipe, plan.request, plan.verb)

@@ -9,9 +9,11 @@ generators, types and devices are read by what they say of themselves.
 
 import dataclasses
 import difflib
+import functools
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from miro_jax.sample.settings import DTYPES, MOST_SEEDS, Settings
 
 # Called after each step with (pipe, step, t, {"latents": ..., "denoised": ...}).
 Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
+T = TypeVar("T")
 OUTPUT_TYPES = ("pil", "np", "numpy", "latent")
 NAMES = {
     "prompt": "prompts",
@@ -36,6 +39,7 @@ NAMES = {
 DEFAULTS = {"prompts": None, "num_images": 1, "seed": 0, "targets": None, "negative_targets": None}
 DEFAULTS |= {field.name: field.default for field in dataclasses.fields(Settings)}
 DEFAULTS |= dict.fromkeys(("guidance_scale", "prompt_embeds", "prompt_mask", "noise"))
+SIDES = ("height", "width")  # of images, which a network has fixed
 _OURS = {theirs: ours for ours, theirs in RELEASE_NAMES.items()}
 _PLATFORMS = {"cuda": ("gpu", "cuda"), "xla": ("tpu",), "mps": ("METAL",)}
 
@@ -49,6 +53,7 @@ class Dialect(TypedDict, total=False):
       negative_reward_targets: `negative_targets`, likewise.
       generator: `seed`, or an object with `initial_seed()`, such as a `torch.Generator`. It is not
         advanced: two calls with one generator begin from the same noise.
+      height, width: of the images in pixels; must be those of the network.
     """
 
     prompt: str | Sequence[str]
@@ -57,6 +62,8 @@ class Dialect(TypedDict, total=False):
     reward_targets: Targets
     negative_reward_targets: Targets
     generator: Any
+    height: int
+    width: int
 
 
 class Images(list[Image.Image]):
@@ -77,21 +84,25 @@ class Output(dict[str, Any]):
         return self["images"]
 
 
-def read_call(given: Mapping[str, Any]) -> dict[str, Any]:
+def read_call(given: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return the arguments of a call, all of `DEFAULTS`, under our names.
 
     Args:
-      given: arguments by our names or those of `NAMES`; None where not given.
+      given: arguments by our names or those of `NAMES` and `SIDES`; None where not given.
+      size: side of the network's images in pixels.
 
     Raises:
       TypeError: an unknown argument.
-      ValueError: two names for one thing.
+      ValueError: two names for one thing, or images of another size.
     """
     call: dict[str, Any] = dict.fromkeys(DEFAULTS)
     for name, value in given.items():
+        if name in SIDES:
+            _check_side(name, value, size)
+            continue
         ours = NAMES.get(name, name)
         if ours not in call:
-            known = (*call, *NAMES, "output_type", "return_dict", "callback_on_step_end")
+            known = (*call, *NAMES, *SIDES, "output_type", "return_dict", "callback_on_step_end")
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise TypeError(f"unknown argument {name!r}; a call knows: {', '.join(known)}.{hint}")
@@ -105,6 +116,40 @@ def read_call(given: Mapping[str, Any]) -> dict[str, Any]:
         call[name] = _our_names(call[name])
     call = {name: DEFAULTS[name] if value is None else value for name, value in call.items()}
     return call | {"seed": _seed(call["seed"])}
+
+
+def with_names_as_given(read: Callable[[Any, Mapping[str, Any]], T]) -> Callable[..., T]:
+    """Make a method that reads a call name a bad argument as the caller did.
+
+    Args:
+      read: of an object and the arguments given; its ValueErrors begin with our name.
+    """
+
+    @functools.wraps(read)
+    def reading(self: Any, given: Mapping[str, Any]) -> T:
+        ours = {name: NAMES[name] for name in given if name in NAMES}
+        used = {one: name for name, one in ours.items() if given.get(one) is None}
+        try:
+            return read(self, given)
+        except ValueError as error:
+            name, _, rest = str(error).partition(" ")
+            if name not in used:
+                raise
+            raise ValueError(f"{used[name]} {rest}") from error
+
+    return reading
+
+
+def _check_side(name: str, value: Any, size: int) -> None:
+    try:
+        fits = value is None or operator.index(value) == size
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must be {size}, the side of this network's images in pixels; got {value!r}. "
+            "Resize the images that it makes, or load a network of that size."
+        )
 
 
 def _our_names(targets: Targets) -> Targets:

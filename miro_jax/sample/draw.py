@@ -19,7 +19,7 @@ import numpy as np
 from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
-from miro_jax.sample.batches import NotFinite
+from miro_jax.sample.batches import NotFinite, default_dtype
 from miro_jax.sample.folder import GRID, Folder
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import Settings
@@ -191,3 +191,12 @@ def describe_pipeline(pipe: Any) -> dict[str, Any]:
     }
     kernel = pipe.trained.attention
     return facts if kernel == "xla" else facts | {"attention": kernel}
+
+
+def describe_opened(pipe: Any, dtype: str | None) -> dict[str, Any]:
+    """Return the facts of `describe_pipeline`, and the type that a command opened it with.
+
+    Args:
+      pipe: a `MiroPipeline`. dtype: of the command's options; None is that of this machine.
+    """
+    return describe_pipeline(pipe) | {"dtype": dtype or default_dtype()}

@@ -32,6 +32,7 @@ from miro_jax.sample.batches import (
     Steppers,
     check_finite,
     check_student,
+    default_dtype,
     default_rows,
     make_batches,
 )
@@ -47,6 +48,7 @@ from miro_jax.sample.dialect import (
     read_dtype,
     read_to,
     release_names,
+    with_names_as_given,
 )
 from miro_jax.sample.encoded import encode_given
 from miro_jax.sample.preset import Preset, read_preset
@@ -255,9 +257,10 @@ class MiroPipeline:
             made = np.concatenate([self.decode(z)[:used] for z, used in latents])
         return pack(made, output_type, return_dict)
 
+    @with_names_as_given
     def _read(self, given: Mapping[str, Any]) -> Call:
         """Check the arguments of a call, and encode its prompts; see `__call__`."""
-        call = read_call(given)
+        call = read_call(given, self.image_encoder.size)
         if call["guidance_scale"] is None:
             call["guidance_scale"] = self.default_guidance
         settings = Settings(**{f.name: call[f.name] for f in dataclasses.fields(Settings)})
@@ -369,11 +372,6 @@ class MiroPipeline:
             made = make_sampler(self.trained.graphdef, get_solver(solver), num_steps)
             self._samplers[solver, num_steps] = made
         return self._samplers[solver, num_steps]
-
-
-def default_dtype() -> str:
-    """Return the type of a network for this machine."""
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def open_pipeline(options: Options) -> MiroPipeline:

@@ -1,6 +1,6 @@
 """Stage: images of any origin with captions -> a table of rewards.
 
-    python -m miro_jax.score photos --captions=captions.csv --rewards=pick_score --out=scores.csv
+    miro-jax score photos --captions=captions.csv --rewards=pick_score --out=scores.csv
 
     from miro_jax.score import score_images
     summary = score_images("photos", ["pick_score"], "scores.csv", captions="captions.csv")

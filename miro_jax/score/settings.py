@@ -73,10 +73,10 @@ class Settings(EngineSettings):
 def make_parser() -> Parser:
     """Make the parser of the command line."""
     parser = Parser(
-        prog=f"python -m {NAME}",
+        prog="miro-jax score",
         description="Score images with reward models: a table with a row for each image and a "
         "column for each reward, with a summary, histograms and the list of failures beside it.",
-        epilog="example: python -m miro_jax.score photos --captions=captions.csv "
+        epilog="example: miro-jax score photos --captions=captions.csv "
         "--rewards=pick_score,image_reward --out=scores.parquet\n\n"
         "Several processes share the pieces of the input, as those of annotate do: see "
         "docs/annotate.md. Exit status: as for annotate.",

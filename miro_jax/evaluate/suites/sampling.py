@@ -77,8 +77,7 @@ def fill(sampling: Sampling, progress: bool = True) -> Any:
     if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
         return None
     pipe = _open(sampling)
-    facts = sampling.facts | sample.draw.describe_pipeline(pipe)
-    facts["dtype"] = sampling.options.dtype or sample.pipeline.default_dtype()
+    facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options.dtype)
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
         sample.draw.fill(folder, pipe, sampling.sheet, progress)
     return pipe
@@ -89,7 +88,7 @@ def _open(sampling: Sampling) -> Any:
     options, pipeline = sampling.options, sample.pipeline
     if sampling.step is None:
         return pipeline.open_pipeline(options)
-    dtype = options.dtype or pipeline.default_dtype()
+    dtype = options.dtype or sample.batches.default_dtype()
     trained = sample.trained.load(options.checkpoint, dtype=dtype, step=sampling.step)
     rows = options.batch_size or sample.batches.default_rows(trained.mesh)
     return pipeline.MiroPipeline(trained, rows)
