@@ -161,6 +161,37 @@ def test_a_table_of_captions_names_pictures_in_several_ways(tmp_path):
     assert [row["caption"] for row in read_rows(out)] == [row[0] for row in rows[1:6]]
 
 
+def test_rows_of_captions_that_are_of_no_image_are_counted(tmp_path):
+    folder, out = make_folder(tmp_path / "in", 3, sidecars=False), tmp_path / "a.csv"
+    rows = [
+        ("path", "caption"),
+        ("gone.png", "x"),
+        ("000", "a"),
+        ("in/001.png", "b"),
+        ("0.png", ""),
+    ]
+    captions = write_csv(tmp_path / "c.csv", [*rows, ("gone.png", "x")])
+    facts = score(folder, out, captions=captions)
+    assert facts["captions"] == {"without_image": 2, "first_without_image": "gone.png"}
+    text = summary.as_text(facts)
+    assert "names in --captions that are of no image: 2, the first is gone.png" in text
+    table = write_csv(tmp_path / "t.csv", [("path",), ("in/000.png",), ("in/001.png",)])
+    facts = score(table, tmp_path / "b.csv", captions=captions)
+    assert facts["captions"]["without_image"] == 3  # a table names images in its own way alone
+    whole = write_csv(tmp_path / "w.csv", [rows[0], ("000", "a"), ("001", "b"), ("./002.png", "c")])
+    facts = score(folder, tmp_path / "c.parquet", captions=whole)
+    assert facts["captions"]["without_image"] == 0 and "of no image" not in summary.as_text(facts)
+
+
+def test_captions_of_other_images_are_refused_before_anything_is_scored(tmp_path):
+    folder = make_folder(tmp_path / "in", 3, sidecars=True)
+    captions = write_csv(tmp_path / "c.csv", [("path", "caption"), ("x/a.png", "a"), ("b", "b")])
+    said = "c.csv must name images of .*in; none of its 2 rows does: its first is for 'x/a.png', "
+    with pytest.raises(ValueError, match=said + "the first image is '000.png'"):
+        score(folder, tmp_path / "a.csv", captions=captions)
+    assert not list(tmp_path.glob("a.csv*"))
+
+
 def test_a_picture_that_the_table_lacks_has_no_caption_even_if_one_stands_beside_it(tmp_path):
     folder, out = make_folder(tmp_path / "in", 2), tmp_path / "a.csv"
     captions = write_csv(tmp_path / "c.csv", [("path", "text"), ("000", "x")])

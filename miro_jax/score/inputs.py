@@ -83,6 +83,15 @@ def open_input(
     )
 
 
+def names_of(source: Source) -> Iterator[tuple[str, ...]]:
+    """Yield the names of each image, where they are known without reading an archive.
+
+    Nothing is yielded of tar shards and other archives.
+    """
+    if source.facts["kind"] in ("folder", "table"):
+        yield from (sample.names for piece in source.pieces for sample in piece.read())
+
+
 def _is_folder(word: str) -> bool:
     if reading.is_remote(word):
         return not (tables.is_table(word) or word.endswith(".tar"))

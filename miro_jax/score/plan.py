@@ -1,6 +1,7 @@
 """What is to be scored, with what, into what: checked before a weight is read."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -81,8 +82,8 @@ def plan(settings: Settings) -> TableJob:
     rows, captions = _open_tables(settings, words)
     index = None if captions is None else index_captions(captions)
     source = inputs.open_input(words, rows, Tables(captions=index), settings.allow_urls)
-    if index is not None:
-        _check_captions(captions, index)
+    if captions is not None and index is not None:
+        _check_captions(captions, index, source)
     needing = [r if isinstance(r, str) else r.name for r in rewards if _needs_caption(r)]
     _check_need(source, needing)
     if settings.limit is not None:
@@ -187,11 +188,20 @@ def _open_tables(settings: Settings, words: list[str]) -> tuple[Table | None, Ta
     return rows, captions
 
 
-def _check_captions(captions: Table, index: TextIndex) -> None:
+def _check_captions(captions: Table, index: TextIndex, source: Source) -> None:
+    """Raise ValueError where an image has two captions, or where none of the images has one."""
     if clash := index.first_clash():
         raise ValueError(
             f"{captions.path} must give an image one caption; it gives {clash[0]!r} two, in lines "
             f"{clash[1]} and {clash[2]}. Score the table itself to score every row."
+        )
+    names = inputs.names_of(source)
+    first = next(names, None)
+    if first is not None and not any(map(index.find, itertools.chain([first], names))):
+        raise ValueError(
+            f"{captions.path} must name images of {source.spec}; none of its {captions.count} rows "
+            f"does: its first is for {index.first_name!r}, the first image is {first[0]!r}. Its "
+            "paths may begin at the folder of the images or at its own."
         )
 
 

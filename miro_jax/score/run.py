@@ -28,6 +28,7 @@ from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.pretrained.weights.hub import OfflineError
 from miro_jax.rewards import base
 from miro_jax.score import summary, table
+from miro_jax.score.inputs import names_of
 from miro_jax.score.plan import TableJob, plan
 from miro_jax.score.settings import Settings
 
@@ -154,6 +155,7 @@ def finish(job: TableJob) -> None:
     drawing = summary.draw_histograms(report["rewards"], SCALES[job.stored])
     job.home.write(job.name + _HISTOGRAMS, drawing.encode("utf-8"))
     _write_table(job, list(rewards))
+    report |= _describe_captions(job)
     towers = [reward["tower"] for reward in rewards.values()]
     for identity, tower in zip(rewards, towers, strict=True):
         report["rewards"][identity]["tower"] = tower
@@ -164,6 +166,15 @@ def finish(job: TableJob) -> None:
         "command": job.request | made_with,
     }
     job.claim.finish(to_json(report))
+
+
+def _describe_captions(job: TableJob) -> dict[str, Any]:
+    """Return what the summary says of `--captions`; nothing where only archives could tell."""
+    index = job.source.pieces[0].tables.captions
+    if index is None or job.settings.limit is not None or next(names_of(job.source), None) is None:
+        return {}
+    unused, first = index.unused(names_of(job.source))
+    return {"captions": {"without_image": unused, "first_without_image": first}}
 
 
 def _write_table(job: TableJob, identities: Sequence[str]) -> None:

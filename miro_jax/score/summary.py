@@ -26,6 +26,7 @@ SCHEMA = {
     "images_per_second": (float, None),
     "without_caption?": {str: int},
     "need_captions?": [str],
+    "captions?": {"without_image": int, "first_without_image": str},
     "command": {"input": dict, "captions": (dict, list, None)},
 }
 
@@ -88,6 +89,9 @@ def as_text(summary: Mapping[str, Any]) -> str:
             f"without a caption, so without {', '.join(summary['need_captions'])}: "
             + _counted(without)
         )
+    if unused := summary.get("captions", {}).get("without_image"):
+        first = summary["captions"]["first_without_image"]
+        text.append(f"names in --captions that are of no image: {unused}, the first is {first}")
     if summary["failures"]:
         text.append(f"failed: {_counted(summary['failures'])}")
     return "\n".join(text)

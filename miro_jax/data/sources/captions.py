@@ -55,9 +55,35 @@ class TextIndex:
 
         A whole path is also looked up as seen from the folder of the table.
         """
-        here = (self._from_here(name) for name in names if os.path.isabs(name))
-        matches = (self._select("name = ?", normal(name)) for name in [*names, *here])
+        matches = (self._select("name = ?", name) for name in self._spellings(names))
         return next(filter(None, matches), None)
+
+    def unused(self, images: Iterable[Sequence[str]]) -> tuple[int, str]:
+        """Return how many names of the table are those of no image, and the first of these.
+
+        Args:
+          images: the names of each, as for `find`.
+        """
+        found = (next(filter(self._has, self._spellings(names)), None) for names in images)
+        with self._lock:
+            self._base.execute("CREATE TEMP TABLE used (name TEXT PRIMARY KEY)")
+        for name in filter(None, found):
+            with self._lock:
+                self._base.execute("INSERT OR IGNORE INTO used VALUES (?)", (name,))
+        query = "FROM texts WHERE name NOT IN (SELECT name FROM used)"
+        with self._lock:
+            (count,) = self._base.execute(f"SELECT count(DISTINCT name) {query}").fetchone()
+            first = self._base.execute(f"SELECT name {query} ORDER BY line LIMIT 1").fetchone()
+            self._base.execute("DROP TABLE used")
+        return count, first[0] if first else ""
+
+    def _has(self, name: str) -> bool:
+        return self._select("name = ?", name) is not None
+
+    def _spellings(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield the names that may stand in the table, in the order in which they count."""
+        yield from map(normal, names)
+        yield from (normal(self._from_here(name)) for name in names if os.path.isabs(name))
 
     def _select(self, condition: str, *values: str) -> Match | None:
         """Return what the rows of a condition say."""
@@ -73,9 +99,14 @@ class TextIndex:
 
     def describe_missing(self) -> str:
         """Say that an image is not in the table, with a name that is."""
+        return f"{self._path} has no row for it; its first is for {self.first_name!r}"
+
+    @property
+    def first_name(self) -> str:
+        """A name that the table has."""
         with self._lock:
-            row = self._base.execute("SELECT name FROM texts LIMIT 1").fetchone()
-        return f"{self._path} has no row for it; its first is for {self._shown(row[0])!r}"
+            row = self._base.execute("SELECT name FROM texts ORDER BY rowid LIMIT 1").fetchone()
+        return self._shown(row[0])
 
     def _shown(self, name: str) -> str:
         return name
