@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 
+from miro_jax.evaluate.suites import run
 from miro_jax.evaluate.suites.base import Suite, SuitePrompt
+from miro_jax.evaluate.suites.settings import Settings
 from miro_jax.report.clustered import TAGS
 from tests.scoring import file_bytes
 
@@ -52,3 +54,20 @@ def write_geneval(folder, suite, samples=2, size=16):
             pixels = np.full((size, size, 3), shade(number, sample), np.uint8)
             (inside / "samples" / f"{sample:04d}.png").write_bytes(file_bytes(pixels))
     return folder
+
+
+def evaluate(folder, suite, out, **options):
+    """Evaluate a folder of images of a suite; the evaluation."""
+    settings = Settings(what=str(folder), suite="small", **options)
+    return run.run(run.make_job(suite, settings, out), silent=True)
+
+
+def contents(folder):
+    """The files of an evaluation and its manifest, without the date."""
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    made = json.loads(files.pop("evaluation.json"))
+    date = made["machine"].pop("date")
+    del made["seal"]
+    if page := files.get("report.html"):
+        files["report.html"] = page.replace(date.encode(), b"")
+    return files, made

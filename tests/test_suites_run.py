@@ -6,27 +6,14 @@ import shutil
 
 import pytest
 
-from miro_jax.evaluate.suites import find, manifest, run
-from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.evaluate.suites import find, manifest
 from tests.scoring import file_bytes, grey
-from tests.suites import Bright, shade, small_suite, write_geneval
-
-
-def evaluate(folder, suite, out, **options):
-    settings = Settings(what=str(folder), suite="small", **options)
-    return run.run(run.make_job(suite, settings, out), silent=True)
+from tests.suites import Bright, contents, evaluate, shade, small_suite, write_geneval
 
 
 @pytest.fixture
 def folder(tmp_path):
     return write_geneval(tmp_path / "images", small_suite())
-
-
-def contents(folder):
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    made = json.loads(files.pop("evaluation.json"))
-    del made["machine"]["date"], made["seal"]
-    return files, made
 
 
 def test_images_find_their_prompts_whatever_the_order_of_folders(folder, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from miro_jax import __main__ as entry
@@ -20,8 +21,8 @@ from miro_jax.evaluate.suites import (
 )
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.geneval import suite as geneval
-from tests.suites import Bright, small_suite, write_geneval
-from tests.test_suites_run import evaluate
+from tests.scoring import file_bytes
+from tests.suites import Bright, evaluate, small_suite, write_geneval
 
 
 class Lenient(Bright):
@@ -139,6 +140,33 @@ def test_diff_shows_the_prompts_that_changed_with_images_and_reasons(made):
     assert one["tag"] == "red" and one["scores"] == [0.5, 1.0] and one["files"][0].endswith(".png")
     text = "\n".join(difference.lines(result))
     assert "red: 20 images won, 0 lost" in text and "the images are the same" in text
+
+
+def test_diff_of_rewards_alone_shows_the_images_whose_score_changed_most(tmp_path, capsys):
+    suite, made = small_suite(8), []
+    for number, name in enumerate(("first", "second")):
+        folder = write_geneval(tmp_path / name, suite)
+        if number:  # one image of prompt 5 becomes noise, one of prompt 2 is less even
+            rng = np.random.default_rng(0)
+            for prompt, spread in ((5, 250), (2, 60)):
+                pixels = rng.integers(0, spread, (16, 16, 3), dtype=np.uint8)
+                path = folder / f"{8 - prompt:05d}" / "samples" / "0001.png"
+                path.write_bytes(file_bytes(pixels))
+        out, rewards = tmp_path / f"{name}-out", ("sharpness", "cleanliness")
+        made.append(evaluate(folder, suite, out, rewards=rewards, no_judge=True))
+    result = difference.diff(*made)
+    assert "flips" not in result and "changed" not in result
+    listed = {name: [one["prompt"] for one in own] for name, own in result["rewards"].items()}
+    assert ["prompt 5", "prompt 2"] in listed.values(), listed
+    for changed in result["rewards"].values():
+        before, after = changed[0]["scores"]
+        assert before != after and changed[0]["files"][1].endswith("second/00003/samples/0001.png")
+    assert entry.main(["diff", *(str(one.folder) for one in made)]) == 0
+    out = capsys.readouterr().out
+    assert f"  {next(iter(result['rewards']))}: what changed most\n  00005 'prompt 5': " in out
+    again = difference.diff(made[0], made[0])
+    assert set(map(tuple, again["rewards"].values())) == {()}
+    assert "no image changed" in "\n".join(difference.lines(again))
 
 
 def published(evaluation, **changes):

@@ -5,8 +5,12 @@ import threading
 
 import pytest
 
+from configs import base as configs
+from miro_jax import __main__ as entry
 from miro_jax.evaluate.suites import manifest, watch
 from miro_jax.report import suite_curves
+from miro_jax.train.checkpoint import Checkpoints
+from tests.states import DATA, abstract, make
 
 
 @pytest.fixture
@@ -64,9 +68,67 @@ def test_a_checkpoint_that_is_removed_is_skipped_with_a_line(run, capsys):
     def broken(step):
         raise ValueError("broken")
 
+    looks = []
     run.steps, run.evaluate = [20, 30], broken
     with pytest.raises(ValueError, match="broken"):
-        run.watch(30)
+        run.watch(30, looks.append)
+    assert looks == [1.0]  # it might have been about to be removed
+
+
+def test_a_checkpoint_that_is_still_listed_while_it_is_removed_is_skipped(run, capsys):
+    evaluate = run.evaluate
+
+    def half_gone(step):
+        if step == 10:
+            raise ValueError("no checkpoint can be used: an array is missing")
+        return evaluate(step)
+
+    run.evaluate = half_gone
+    assert run.watch(sleep=lambda _: run.steps.remove(10)) == [20]
+    assert capsys.readouterr().err.count("step 10 was removed while it was evaluated") == 1
+
+
+@pytest.mark.slow
+def test_a_late_watcher_bears_that_the_trainer_removes_old_checkpoints(tmp_path, capsys):
+    """Real checkpoints, of which the trainer keeps two, and removes one that is being read."""
+    read, wanted = [], abstract(make(0))
+
+    def folder_of(step):
+        return tmp_path / "evals" / f"step-{step:06d}" / "small@1"
+
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as trainer:
+
+        def train_to(step):
+            trainer.save(step, make(step), DATA)
+            trainer.wait()
+
+        def evaluate(step):
+            if step == 20:  # the newest comes first: meanwhile two more push 10 and 20 out
+                train_to(30), train_to(40)
+            with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+                read.append(checkpoints.restore_latest(wanted, step)[0])
+            groups = dict.fromkeys(manifest.GROUPS, {}) | {"result": {"metrics": {}, "order": []}}
+            (folder_of(step) / manifest.NAME).write_bytes(manifest.dump(groups))
+            return f"step {step}"
+
+        train_to(10), train_to(20)
+        given = tmp_path, 40, folder_of, evaluate, 0.0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(watch.report, "write", lambda _: None)
+            assert watch.watch(*given) == [40, 30] == read
+    said = capsys.readouterr()
+    assert said.err.count("\n") == said.err.count("step 20 was removed while it was eval") == 1
+    assert said.out.split("\n") == ["step 40", "step 30", ""]
+
+
+def test_a_run_without_a_checkpoint_yet_is_refused_in_one_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(configs.get_config("tiny").to_json())
+    assert entry.main(["evaluate", str(run), "--suite=shapes"]) == 2
+    err = capsys.readouterr().err
+    assert "holds no finished checkpoint; training writes them. Give --watch" in err
+    assert err.count("\n") == 1
 
 
 def test_two_watchers_do_no_work_twice(run):

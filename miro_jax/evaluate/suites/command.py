@@ -76,7 +76,7 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
     """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
     suites, path = evaluate.suites, Path(settings.what).expanduser()
     if sample.trained.is_run(path):
-        step = suites.watch.steps_of(path)[-1] if step is None else step
+        step = suites.watch.newest_step(path) if step is None else step
         suite = suites.table.make_suite(settings.suite, path)
         home = path / EVALS / f"step-{step:06d}"
     else:

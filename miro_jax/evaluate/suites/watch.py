@@ -6,6 +6,7 @@ of the trainer's is written or deleted: a checkpoint that it removes meanwhile i
 line. The page of the run draws the curves after each step.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,20 @@ def steps_of(run: Path) -> list[int]:
         return checkpoints.steps()
 
 
+def newest_step(run: Path) -> int:
+    """Return the step of a run's newest finished checkpoint.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if not (steps := steps_of(run)):
+        raise FileNotFoundError(
+            f"{run / 'checkpoints'} holds no finished checkpoint; training writes them. Give "
+            "--watch to wait for them."
+        )
+    return steps[-1]
+
+
 def watch(
     run: Path,
     last_step: int,
@@ -49,6 +64,7 @@ def watch(
     """
     done: list[int] = []
     skipped: set[int] = set()
+    wait = functools.partial(sleep, seconds)
 
     def is_done(step: int) -> bool:
         return (folder_of(step) / manifest.NAME).is_file()
@@ -58,17 +74,22 @@ def watch(
         waiting = [s for s in reversed(present) if s not in skipped and not is_done(s)]
         worked = False
         for step in waiting:
-            if (worked := _try(run, step, folder_of(step), evaluate, skipped)) is True:
+            if worked := _try(run, step, folder_of(step), evaluate, skipped, wait):
                 done += [step] * (step not in skipped)
                 break  # newer ones may have appeared
         if not worked:
             if is_done(last_step) or last_step in skipped:
                 return done
-            sleep(seconds)
+            wait()
 
 
 def _try(
-    run: Path, step: int, folder: Path, evaluate: Callable[[int], str], skipped: set[int]
+    run: Path,
+    step: int,
+    folder: Path,
+    evaluate: Callable[[int], str],
+    skipped: set[int],
+    wait: Callable[[], None],
 ) -> bool:
     """Evaluate a step; returns False where another watcher holds it."""
     try:
@@ -78,7 +99,7 @@ def _try(
             try:
                 exits.say(evaluate(step))
             except (OSError, ValueError):
-                if step in steps_of(run):
+                if not _is_gone(run, step, wait):
                     raise
                 skipped.add(step)
                 exits.note(f"step {step} was removed while it was evaluated: it is skipped.")
@@ -87,3 +108,11 @@ def _try(
     except BlockingIOError:
         return False
     return True
+
+
+def _is_gone(run: Path, step: int, wait: Callable[[], None]) -> bool:
+    """Return whether a checkpoint was removed; one that is being removed is looked at again."""
+    if step not in steps_of(run):
+        return True
+    wait()
+    return step not in steps_of(run)
