@@ -1,17 +1,22 @@
 """A checkpoint is sampled before it is evaluated, and resumes; options go to the sampler."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import base as configs
 from miro_jax import __main__ as entry
+from miro_jax.evaluate import geneval
 from miro_jax.evaluate.base import Sampling
-from miro_jax.evaluate.suites import manifest, run, table
+from miro_jax.evaluate.suites import manifest, run, sampling, table, watch
+from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.sample import pipeline
 from miro_jax.sample.settings import Settings
 from tests.networks import quick_compilation
+from tests.painting import Painter, inputs
 from tests.sampling import Killed, kill_at, save_tiny
 from tests.suites import Bright, small_suite
 
@@ -118,3 +123,53 @@ def test_the_judge_of_images_is_kept_beside_other_results(evaluate, tmp_path, mo
     status, err = evaluate("--out=other", what=tmp_path / "out" / "images")
     assert status == 0, err
     assert manifest.read(tmp_path / "other").manifest["judge"]["threshold"] == 90
+
+
+class Lucky(Painter):
+    """Paints what it is asked for where the mean of the image's noise is positive, else nothing."""
+
+    shape = (4, 4, 3)
+
+    def __init__(self, names):
+        super().__init__(names)
+        self.trained = SimpleNamespace(
+            name="lucky sha256:1",
+            step=20,
+            attention="xla",
+            config=SimpleNamespace(latent_shape=self.shape),
+        )
+
+    def __call__(self, prompts, num_images=1, noise=None, seed=None, **settings):
+        texts = [text for text in prompts for _ in range(num_images)]
+        if noise is None:
+            keys = sample_keys(seed, *np.divmod(np.arange(len(texts)), num_images))
+            noise = np.asarray(draw_noise(keys, self.shape))
+        images = super().__call__(texts)
+        images[noise.mean(axis=(1, 2, 3)) < 0] = 128
+        return images
+
+
+def test_the_suite_shapes_gives_the_numbers_of_a_runs_own_evaluation(tmp_path, monkeypatch, capsys):
+    config = configs.get_config("tiny")
+    config.evaluate.prompts_per_category, config.evaluate.images_per_prompt = 8, 3
+    config.sample.seed = 11
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(config.to_json())
+    pipe = Lucky([name for name in config.data.train_rewards])
+    monkeypatch.setattr(watch, "steps_of", lambda _: [20])
+    monkeypatch.setattr(sampling, "_open", lambda _: pipe)
+    status = entry.main(["evaluate", str(folder), "--suite=shapes"])
+    assert status == 0, capsys.readouterr().err
+    metrics = manifest.read(folder / "evals/step-000020/shapes@1").metrics
+
+    own = geneval.Evaluator.build(inputs(config, tmp_path)).run(pipe).rows[-1]
+    assert own["guidance_scale"] == config.sample.guidance_scale
+    shares = {name: share["accuracy"] for name, share in own["categories"].items()}
+    assert any(0.2 < share < 0.8 for share in shares.values())
+    assert metrics["overall"]["value"] == pytest.approx(own["overall"]["accuracy"], abs=1e-12)
+    assert list(metrics["overall"]["tags"]) == list(shares)
+    for name, share in shares.items():
+        tag = metrics["overall"]["tags"][name]
+        assert tag["value"] == pytest.approx(share, abs=1e-12)
+        assert tag["images"] == own["categories"][name]["total"] == 24

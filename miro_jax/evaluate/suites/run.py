@@ -10,6 +10,7 @@
 A run that was killed resumes, to the same bytes of all but the date.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -26,6 +27,7 @@ from miro_jax import __version__
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.claim import Claim
+from miro_jax.data.storage.files import TEMPORARY, remove_leftovers
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate.suites import features, manifest, scoring
 from miro_jax.evaluate.suites.base import Judge, Suite
@@ -150,6 +152,9 @@ def run(job: Job, judge: Judge | None = None, silent: bool = False) -> Evaluatio
         with locked(job.folder, _LOCK, f"the evaluation in {job.folder}"):
             if not path.is_file():
                 _run(job, judge, silent)
+    if _has_leftovers(job.folder):  # of work that was killed; who may not write lets them be
+        with contextlib.suppress(OSError), locked(job.folder, _LOCK, str(job.folder)):
+            _clean(job.folder)
     evaluation = manifest.read(job.folder)
     _check_failed(job, evaluation.manifest["result"]["failed"])
     return evaluation
@@ -182,8 +187,21 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     folder.write(ROWS_NAME, data)
     write_tables(job.folder, Evaluation(str(job.folder), job.folder, groups))
     job.claim.finish(manifest.dump(groups, request=request))
-    folder.remove(PARTS)
-    scoring.remove_working_files(job.folder)
+    _clean(job.folder)
+
+
+def _has_leftovers(folder: Path) -> bool:
+    names = _LOCK, PARTS, PARTIAL, scoring.INDEX, f"{scoring.SCORES}*", f"*{TEMPORARY}*"
+    return any(path for name in names for path in folder.glob(name))
+
+
+def _clean(folder: Path) -> None:
+    """Remove from a finished folder what only work needs, and what a killed process left."""
+    LocalFolder(folder).remove(PARTS)
+    scoring.remove_working_files(folder)
+    (folder / PARTIAL).unlink(missing_ok=True)
+    for path in folder.glob(f"*{TEMPORARY}*"):
+        remove_leftovers(folder / path.name.partition(TEMPORARY)[0])
 
 
 def _measure_diversity(
