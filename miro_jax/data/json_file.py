@@ -60,7 +60,7 @@ def parse_json(
     try:
         if isinstance(data, bytes):
             data = data.decode(json.detect_encoding(data))
-        value = json.loads(data, object_pairs_hook=None if doubles else _without_doubles)
+        value = json.loads(data, object_pairs_hook=None if doubles else without_doubles)
         if not all(map(math.isfinite, _floats(value))) and finite:
             raise ValueError(_not_finite(value))
     except RecursionError as error:
@@ -169,7 +169,8 @@ def _kind(schema: Any) -> str:
     return _KINDS[type(schema) if isinstance(schema, list | dict) else schema]
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON's pairs; ValueError where a key stands twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key stands twice")

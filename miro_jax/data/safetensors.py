@@ -8,6 +8,7 @@ records must be equal bytes. Any safetensors library reads these bytes, and what
 refused here: overlaps, gaps, bytes behind the last array, a key that stands twice.
 """
 
+import functools
 import json
 import math
 import struct
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from miro_jax.data.json_file import check_fields, parse_json
+from miro_jax.data.json_file import check_fields, parse_json, without_doubles
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -40,6 +41,9 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_HEADER = 100_000_000  # bytes; a longer one is damage, not a model
 METADATA = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
+_OPENING = f'{{"{METADATA}":{{'  # as `make_header` writes it
+_METADATA = json.JSONDecoder(object_pairs_hook=without_doubles)
+_LONGEST_KEPT = 4096  # letters of the arrays of a header; records have a thousand
 
 
 class Entry(NamedTuple):
@@ -103,25 +107,57 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Entry], dict[str, st
     Raises:
       ValueError: it is damaged, of an unknown dtype, or does not describe exactly `size` bytes.
     """
+    base = 8 + len(text)
     try:
         if text[:1] != b"{":
             raise ValueError("an object must begin at once")
-        header = parse_json(text.decode("utf-8"), "it", doubles=False)
-        metadata = header.pop(METADATA, None)
+        metadata, arrays = _part(text.decode("utf-8"))
         check_fields(metadata, ({str: str}, None), METADATA)
+        layout = (_seen_layout if len(arrays) <= _LONGEST_KEPT else _layout)(arrays)
     except ValueError as error:
         raise ValueError(f"the header is damaged: {error}") from error
-    entries = {key: _entry(key, entry, 8 + len(text)) for key, entry in header.items()}
-    position = 8 + len(text)
+    entries = {
+        key: Entry(dtype, shape, base + begin, base + end)
+        for key, (dtype, shape, begin, end) in layout.items()
+    }
+    last = max((entry.end for entry in entries.values()), default=base)
+    if last > size:
+        short = next(key for key, entry in entries.items() if entry.end > size)
+        raise ValueError(f"cut short inside {short}.")
+    if last != size:
+        raise ValueError(f"{size - last} bytes follow the last array.")
+    return entries, metadata or {}
+
+
+def _part(header: str) -> tuple[Any, str]:
+    """Part a header's metadata, and the JSON of its arrays: records differ in the former."""
+    if header.startswith(_OPENING):
+        try:
+            metadata, end = _METADATA.raw_decode(header, len(_OPENING) - 1)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        rest = header[end:]
+        if rest == "}":
+            return metadata, "{}"
+        if rest.startswith(',"'):
+            return metadata, "{" + rest[1:]
+    values = parse_json(header, "it", doubles=False)
+    return values.pop(METADATA, None), json.dumps(values)
+
+
+def _layout(arrays: str) -> dict[str, Entry]:
+    """Read the arrays of a header, without gaps and from 0 on, in the order in which they lie."""
+    values = parse_json(arrays, "it", doubles=False)
+    entries = {key: _entry(key, entry, 0) for key, entry in values.items()}
+    position = 0
     for key, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if entry.end > size:
-            raise ValueError(f"cut short inside {key}.")
         if entry.begin != position:
             raise ValueError(f"{key} has wrong offsets: it overlaps another or leaves a gap.")
         position = entry.end
-    if position != size:
-        raise ValueError(f"{size - position} bytes follow the last array.")
-    return entries, metadata or {}
+    return entries
+
+
+_seen_layout = functools.lru_cache(1024)(_layout)
 
 
 def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -90,11 +90,13 @@ class DataIterator:
         if self._source.staged is not None:
             self._source.staged.at(position)
 
-        def example(index: int) -> dict:
-            batch, row = divmod(index, len(rows))
-            return examples[position + batch * size + rows[row]]
+        def batch(index: int) -> dict[str, np.ndarray]:
+            begin = position + index * size
+            found = [examples[begin + row] for row in rows]
+            return {name: np.stack([example[name] for example in found]) for name in found[0]}
 
-        ours = grain.MapDataset.range(_ENDLESS).map(example).batch(len(rows))
+        # Whole batches are mapped: a step of Grain for each record would cost as much as it does.
+        ours = grain.MapDataset.range(_ENDLESS).map(batch)
         options = self._options
         read = grain.ReadOptions(options.num_threads, options.prefetch_batches)
         return iter(ours.to_iter_dataset(read))
