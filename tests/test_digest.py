@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from miro_jax.train import digest as digests
 from miro_jax.train.digest import examine, layout
 
 DTYPES = ("float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool")
@@ -31,6 +32,23 @@ def test_every_layout_has_the_same_digest(dtype):
         mesh = jax.make_mesh(shape, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
         found.add(digest(jax.device_put(array, jax.NamedSharding(mesh, jax.P(*spec)))))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (5,), (8, 16), (2, 4, 8)])
+def test_accelerators_count_as_the_host_does(dtype, shape):
+    array = values(dtype, shape)
+    here = digests._start(array)
+    assert isinstance(here[0], np.ndarray)
+    np.testing.assert_array_equal(digests._digest_whole(array), here[0])
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    spec = jax.P(*(["a", "b"] if len(shape) == 3 else [None, "b"] if len(shape) == 2 else []))
+    spread = jax.device_put(array, jax.NamedSharding(mesh, spec))
+    rows = np.asarray(digests._digest_shards(spread, mesh, spec))
+    np.testing.assert_array_equal(rows.sum(0, dtype=np.uint32), here[0][0])
+    parts = digests._start(spread)
+    assert len(parts) == (1 if len(shape) < 2 else 4 if len(shape) == 2 else 8)
+    np.testing.assert_array_equal(np.sum(parts, 0, dtype=np.uint32), here[0])
 
 
 def test_each_flipped_bit_changes_the_digest():
