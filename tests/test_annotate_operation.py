@@ -12,11 +12,12 @@ import sys
 import pytest
 
 from miro_jax import annotate
-from miro_jax.annotate import origin
+from miro_jax.annotate import models, origin
 from miro_jax.annotate.publish import Assembly, SourceChanged
 from miro_jax.data import storage
 from miro_jax.data.records import shards
 from miro_jax.data.shapes import world
+from miro_jax.models import sharding
 from tests.annotating import (
     Brightness,
     call,
@@ -153,6 +154,14 @@ def test_a_damaged_part_in_the_middle_heals(pieces, whole, tmp_path, stages, one
     (out / "parts" / "00001" / f"{stages}-00000004+4.part").write_bytes(b"")
     call(pieces, out, one_by_one=one_by_one)
     assert contents(out) == whole
+
+
+def test_a_manifest_names_the_kernel_of_fused_attention(pieces, whole, tmp_path, monkeypatch):
+    assert b"attention" not in whole["manifest.json"]  # as in sets made before
+    monkeypatch.setattr(models.Toolbox, "make_mesh", lambda *_: sharding.one_device_mesh())
+    monkeypatch.setattr(models, "resolve", lambda name, dtype: f"{name} of {dtype}")
+    manifest = call(pieces, tmp_path / "fused", dtype="bfloat16")
+    assert manifest.configuration["attention"] == "auto of bfloat16"
 
 
 def test_a_note_of_models_that_is_missing_is_made_again(pieces, whole, tmp_path):

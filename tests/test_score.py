@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from miro_jax.annotate import models
+from miro_jax.models import sharding
 from miro_jax.rewards import load_reward
 from tests.scoring import (
     Brightness,
@@ -185,6 +187,15 @@ def test_summary_is_exact(tmp_path):
         assert math.isclose(found["percentiles"][str(percent)], expected, rel_tol=1e-6)
     assert sum(found["histogram"]["counts"]) == 37
     assert facts["images_per_second"] > 0 and "jax" in facts["versions"]
+
+
+def test_the_summary_names_the_kernel_of_fused_attention(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "in", 3)
+    assert "attention" not in score(folder, tmp_path / "a.csv")["command"]
+    monkeypatch.setattr(models.Toolbox, "make_mesh", lambda *_: sharding.one_device_mesh())
+    monkeypatch.setattr(models, "resolve", lambda name, dtype: f"{name} of {dtype}")
+    facts = score(folder, tmp_path / "b.csv", dtype="bfloat16")
+    assert facts["command"]["attention"] == "auto of bfloat16"
 
 
 def test_histograms_have_a_labelled_panel_for_each_reward(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.models import sharding
+from miro_jax.models.fused_attention import resolve
 from miro_jax.pretrained.card import NetworkCard
 from miro_jax.pretrained.encoders import (
     build_caption_encoder,
@@ -60,6 +61,7 @@ class Loaded:
     image_encoders: none, one, or two of the same weights, the second for 512 pixels.
     caption_encoder: or None. size: pixels a side of the square that the image encoder and rewards
     without a preprocessing of their own are given; None: these take images as they are.
+    attention: the kernel of the networks' attention, see `fused_attention`.
     """
 
     names: tuple[str, ...]
@@ -67,6 +69,7 @@ class Loaded:
     image_encoders: tuple[Any, ...]
     caption_encoder: Any
     size: int | None
+    attention: str = "xla"
 
     def facts(self) -> dict[str, Any]:
         """Return JSON values about which models these are; takes a while: files are digested."""
@@ -86,6 +89,8 @@ class Loaded:
         if self.caption_encoder is not None:
             facts["caption_encoder"] = self.caption_encoder.identity
             facts["caption_width"] = self.caption_encoder.width
+        if self.attention != "xla":  # its bits are others, and manifests before it named none
+            facts["attention"] = self.attention
         return facts
 
     def prepare(self, image: np.ndarray) -> Prepared:
@@ -212,7 +217,9 @@ class Toolbox:
             first = self._build(IMAGE, mesh)
             images = (first, first.at_size(SECOND_SIZE)) if self.encode_512 else (first,)
         captions = self._build(CAPTIONS, mesh) if CAPTIONS in group.members else None
-        return Loaded(tuple(wanted), tuple(wanted.values()), images, captions, self.image_size)
+        kernel = "xla" if mesh is None else resolve("auto", self.dtype or "float32")
+        rewards = tuple(wanted.values())
+        return Loaded(tuple(wanted), rewards, images, captions, self.image_size, kernel)
 
     def require_weights(self, groups: Sequence[Group]) -> None:
         """Raise OSError unless the weights of all models of groups can be had."""

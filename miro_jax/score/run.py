@@ -160,6 +160,8 @@ def finish(job: TableJob) -> None:
     for identity, tower in zip(rewards, towers, strict=True):
         report["rewards"][identity]["tower"] = tower
     made_with = {"identities": list(rewards), "towers": towers}
+    if kernel := published.models.get("attention"):
+        made_with["attention"] = kernel
     report |= {
         "scale": SCALES[job.stored],
         "left_out": job.dropped,
