@@ -54,6 +54,7 @@ VERBS = {
     "score": Verb("score.__main__", "score images of any origin with reward models into a table"),
     "explore": Verb("demo.explore", "a static page of images at many levels, with sliders"),
     "weights": Verb("cli.weights", "fetch weights; list what files hold; pickles to safetensors"),
+    "plan": Verb("evaluate.plan", "memory, hours, disk and money of a run, before it is paid"),
     "doctor": Verb("evaluate.doctor", "what this machine is, what is in the way, how fast it is"),
     "export": Verb("sample.export", "a run's weights in the released layout, also to the hub"),
 }

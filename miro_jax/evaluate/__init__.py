@@ -8,6 +8,7 @@ gallery, geneval, reward_scores, dials, conflict     the evaluators
 preview       a grid during training
 extension     the stage that adds a reward to a trained network
 doctor        `miro-jax doctor`; speed, its work
+plan          `miro-jax plan`; budget, its work
 compare       two networks on the same prompts and noise; compare_command, `miro-jax compare`
 """
 
@@ -17,7 +18,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *"compare conflict dials extension gallery geneval prompts reward_scores run speed".split(),
-        *"command suites".split(),
+        *"budget compare conflict dials extension gallery geneval prompts reward_scores".split(),
+        *"command run speed suites".split(),
     ],
 )

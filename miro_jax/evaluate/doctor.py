@@ -7,7 +7,7 @@ from typing import Any
 
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
-from miro_jax.cli import flags, pull
+from miro_jax.cli import flags
 from miro_jax.cli.config import parse
 from miro_jax.cli.flags import check, option
 
@@ -65,15 +65,19 @@ def _plan(arguments: Sequence[str] | None) -> Settings:
     settings = flags.make_settings(Settings, parser.read(words))
     check(settings)
     if settings.weights:
-        pull.choose(settings.weights.split(","))
+        evaluate.speed.check_weights(settings.weights)  # imported here: not for --help
     if settings.config != AUTO:
         read_config(settings.config)
     return settings
 
 
-def read_config(name: str) -> Any:
-    """Return a config of a run by name or path; UsageError where there is none."""
-    return parse([f"--config={name}", "--workdir=runs/doctor"], ["train"]).config
+def read_config(name: str, overrides: Sequence[str] = ()) -> Any:
+    """Return a config of a run by name or path; UsageError where there is none.
+
+    Args:
+      overrides: words such as `--config.seed=1`.
+    """
+    return parse([f"--config={name}", "--workdir=runs/doctor", *overrides], ["train"]).config
 
 
 def latent_shape(config: Any) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from miro_jax.cli import exit as exits
+from miro_jax.cli import pull
 from miro_jax.cli.finding import FAILED, Finding
 from miro_jax.cli.machine import examine
 from miro_jax.evaluate import doctor
@@ -18,6 +19,11 @@ from miro_jax.train.rates import Network, Rate, product_rate
 TRAINING_BATCH = 64
 # Images/s of a training step at batch 64: (device, config). docs/benchmarks.md has versions, dates.
 KNOWN = {("NVIDIA H200", "miro"): 508.0}
+
+
+def check_weights(names: str) -> None:
+    """Raise UsageError where a name of weights, of several with commas between, is unknown."""
+    pull.choose(names.split(","))
 
 
 def look(settings: doctor.Settings) -> bool:

@@ -39,6 +39,9 @@ RULES = (
 )
 
 
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh  # with devices, or sizes alone
+
+
 def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
     """Lay all devices out as `data` x `model`.
 
@@ -142,12 +145,12 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
     return sorted(rows)
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(abstract_state: Any, mesh: jax.sharding.Mesh) -> Any:
+def state_shardings(abstract_state: Any, mesh: AnyMesh) -> Any:
     """Shardings of a whole state from `jax.eval_shape` of its init, in the same tree.
 
     Parameters carry their logical axes; optimizer moments and EMA inherit them. An axis whose
@@ -169,7 +172,7 @@ def state_shardings(abstract_state: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(of, abstract_state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _divides(mesh: jax.sharding.Mesh, axis: str | None, size: int) -> bool:
+def _divides(mesh: AnyMesh, axis: str | None, size: int) -> bool:
     return axis is None or math.gcd(mesh.shape[axis], size) == mesh.shape[axis]
 
 

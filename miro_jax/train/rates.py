@@ -81,7 +81,7 @@ class Network:
         step = jax.jit(step, donate_argnums=0)
         with sharding.use_mesh(self.mesh):
             state: TrainState = jax.jit(self.init)(jax.random.key(0))
-            data = jax.device_put(self._records(batch))
+            data = jax.device_put(self.records(batch))
 
             def once() -> Any:
                 nonlocal state
@@ -96,7 +96,7 @@ class Network:
     def sampling_rate(self, batch: int, num_steps: int, seconds: float) -> Rate:
         """Time guided sampling of `batch` images by Euler steps, from noise to image latents."""
         sample = make_sampler(self.graphdef, get_solver("euler"), num_steps)
-        data = self._records(batch)
+        data = self.records(batch)
         branch = Branch(*map(jnp.asarray, (data[name] for name in BRANCH)))
         scale = jnp.ones(batch), jnp.array([0.0, 1.0])
         with sharding.use_mesh(self.mesh):
@@ -112,7 +112,7 @@ class Network:
         name = f"sampling, {num_steps} guided steps, batch {batch}"
         return Rate(name, batch / each, "images", work / each / 1e12, compiling)
 
-    def _records(self, rows: int) -> dict[str, np.ndarray]:
+    def records(self, rows: int) -> dict[str, np.ndarray]:
         """Return a batch as records give it, of random numbers."""
         rng, c = np.random.default_rng(0), self.sizes
         return {

@@ -1,0 +1,302 @@
+"""The work of `miro-jax plan`: memory of a chip, hours, disk and money of the stages of a run."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from miro_jax.annotate.models import find_card
+from miro_jax.cli import exit as exits
+from miro_jax.cli.chips import CHIPS, read_prices
+from miro_jax.evaluate import plan
+from miro_jax.evaluate.doctor import latent_shape, read_config
+from miro_jax.evaluate.settings import Settings as Evaluation
+from miro_jax.evaluate.settings import choose, trained_on_shapes
+from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
+from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
+from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
+from miro_jax.rewards.names import short_name
+from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
+
+USABLE = 0.92  # of a chip's memory: the rest is the runtime's, and holes between arrays
+TOWERS_MFU = 0.4  # of the rewards' towers and encoders, as measured on an H200: docs/benchmarks.md
+# Of what JAX keeps for the backward pass, what was in memory on an H200 in bfloat16: 40.9 GB of the
+# paper's step with 64 images of 77 caption tokens, 23.9 GB with cuDNN's attention.
+KEPT, KEPT_WITH_CUDNN = 0.6, 0.31
+_WITH_CUDNN = ("h100", "h200", "b200")
+_KNOWN_DEVICE = "NVIDIA H200"
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage takes.
+
+    Attributes:
+      name: of it. images: that it works on. flops: of each. hours: of all chips together; usd:
+        None where no price is known. rate: where the speed comes from.
+    """
+
+    name: str
+    images: float
+    flops: float
+    hours: float
+    usd: float | None
+    rate: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """All that `miro-jax plan` says; `text` writes it."""
+
+    settings: plan.Settings
+    layout: Layout
+    batch_size: int
+    remat: str
+    memory: Memory
+    limit: float  # usable bytes of a chip
+    change: tuple[Layout, str, Memory] | None  # by which a step fits
+    steps: int
+    stages: tuple[Stage, ...]
+    bytes: dict[str, float]  # of records and checkpoints
+
+
+def show(settings: plan.Settings) -> bool:
+    """Print the budget; returns whether a training step fits as it is configured."""
+    budget = make(settings)
+    if settings.json:
+        exits.say(json.dumps(facts(budget), allow_nan=False))
+    else:
+        exits.say(text(budget))
+    return budget.memory.total <= budget.limit
+
+
+def make(settings: plan.Settings) -> Budget:
+    """Estimate everything.
+
+    Raises:
+      ValueError: the batch or the mesh does not divide over the chips.
+    """
+    config = read_config(settings.config, settings.overrides)
+    name, count = settings.chips
+    layout = layout_of(config, count)
+    step = StepMemory(config, latent_shape(config), kept_share(config, name))
+    sizes, batch = step.network.sizes, config.train.batch_size
+    memory = step.of(layout, batch)
+    limit = USABLE * CHIPS[name].memory_gib * _GIB
+    change = None
+    if memory.total > limit:
+        change = smallest_change(step, layout, batch, limit)
+    tokens = config.encoder.caption.max_tokens
+    mfu, why = mfu_of(settings, sizes)
+    trained = config.train.num_steps * batch
+    sampled = (2 if config.sample.guidance_scale else 1) * config.sample.num_steps
+    works = (
+        ("annotate", settings.records, annotation_flops(config, settings.words), TOWERS_MFU),
+        ("train", trained, training_flops(sizes, tokens), mfu),
+        ("evaluate", evaluated_images(config), sampled * forward_flops(sizes, tokens), mfu),
+    )
+    of_towers = f"estimated at {TOWERS_MFU:.0%} of the peak, as towers reach on an {_KNOWN_DEVICE}"
+    stages = tuple(
+        stage(settings, one, images, flops, share, of_towers if one == "annotate" else why)
+        for one, images, flops, share in works
+    )
+    saved = step.of(Layout(), batch).state  # whole
+    stored = {
+        "a record": record_bytes(config, settings.words),
+        "records": record_bytes(config, settings.words) * settings.records,
+        "a checkpoint": saved,
+        "checkpoints": saved * (config.train.keep_checkpoints + 1),
+    }
+    steps = config.train.num_steps
+    return Budget(settings, layout, batch, step.remat, memory, limit, change, steps, stages, stored)
+
+
+def kept_share(config: Any, chip: str) -> float:
+    """Return the share of the values that JAX keeps which is in memory, see `KEPT`."""
+    if config.model.dtype == "float32":
+        return 1.0
+    fused = chip in _WITH_CUDNN and config.model.attention != "xla"
+    return KEPT_WITH_CUDNN if fused else KEPT
+
+
+def layout_of(config: Any, chips: int) -> Layout:
+    """Return how the mesh of a config lies on so many chips; ValueError where it does not."""
+    data, model, parts = config.mesh.data, config.mesh.model, config.train.microbatches
+    if data == -1:
+        data = chips // model
+    if data * model != chips or data < 1:
+        raise ValueError(
+            f"config.mesh.data x config.mesh.model must be the {chips} chips; got "
+            f"{config.mesh.data} x {model}."
+        )
+    if config.train.batch_size % (data * parts):
+        raise ValueError(
+            "config.train.batch_size must be a multiple of config.train.microbatches times the "
+            f"chips on mesh axis 'data', {data * parts}; got {config.train.batch_size}."
+        )
+    return Layout(data, model, parts)
+
+
+def mfu_of(settings: plan.Settings, sizes: Any) -> tuple[float, str]:
+    """Return the share of the peak that training reaches, and where that number comes from."""
+    name, _ = settings.chips
+    if settings.mfu:
+        return settings.mfu, f"at {settings.mfu:.0%} of the peak, as requested"
+    released = read_config("miro")
+    shape = latent_shape(released)
+    rate = KNOWN[_KNOWN_DEVICE, "miro"]
+    measured = dataclasses.replace(
+        sizes, latent_shape=shape, **{k: v for k, v in released.model.rin.items()}
+    )
+    measured = dataclasses.replace(measured, num_rewards=len(released.data.train_rewards))
+    peak = peak_tflops(_KNOWN_DEVICE) or math.nan
+    mfu = rate * training_flops(measured, 77) / (peak * 1e12)
+    where = f"{rate:g} images/s of the paper's network on an {_KNOWN_DEVICE}"
+    if CHIPS[name].kind == _KNOWN_DEVICE and measured == sizes:
+        return mfu, f"measured: {where}, batch {TRAINING_BATCH}"
+    return mfu, f"estimated at {mfu:.0%} of the peak, from {where}; not measured on {name}"
+
+
+def stage(
+    settings: plan.Settings, name: str, images: float, flops: float, mfu: float, why: str
+) -> Stage:
+    """Return what one stage takes on the chips."""
+    chip, count = settings.chips
+    peak = peak_tflops(CHIPS[chip].kind) or math.nan
+    hours = images * flops / (count * peak * 1e12 * mfu) / 3600
+    price = price_of(settings)
+    return Stage(name, images, flops, hours, None if price is None else hours * count * price, why)
+
+
+def price_of(settings: plan.Settings) -> float | None:
+    """Return USD for an hour of a chip: as given, of the file, or of the table."""
+    name, _ = settings.chips
+    if settings.price is not None:
+        return settings.price
+    given = read_prices(settings.prices) if settings.prices else {}
+    return given.get(name, CHIPS[name].price)
+
+
+def annotation_flops(config: Any, words: float) -> float:
+    """Return the operations of a record: towers of rewards, autoencoder, caption encoder."""
+    work = Work(config.annotate.batch_size, 1, 1, ((words, 1.0),))
+    total = 0.0
+    for name in (*config.rewards, config.encoder.image.name, config.encoder.caption.name):
+        if card := find_card(name):
+            given = {"image_gflop": card.image_gflop}
+            if name == config.encoder.image.name:
+                given["image_gflop"] *= (config.encoder.image.size / 256) ** 2
+            card = dataclasses.replace(card, **given)
+            total += card.size(work, None, config.annotate.dtype).gflop
+    return total * 1e9
+
+
+def record_bytes(config: Any, words: float) -> float:
+    """Return the bytes of a record before compression: two float16 latents, tokens, scores."""
+    caption = config.encoder.caption
+    tokens = min(words * TOKENS_PER_WORD + 1, caption.max_tokens)
+    return 4.0 * math.prod(latent_shape(config)) + 2.0 * tokens * caption.width + 900
+
+
+def evaluated_images(config: Any) -> float:
+    """Return how many images the evaluators of a config sample, those made once counted twice."""
+    c = Evaluation(**config.evaluate)
+    is_shapes = trained_on_shapes(config, config.data.records)
+    prompts = c.prompts_per_category * len(c.categories) if is_shapes else c.max_prompts
+    count = {
+        "gallery": len(config.sample.prompts) * config.sample.images_per_prompt,
+        "geneval": 2 * prompts * c.images_per_prompt,
+        "reward_scores": 2 * prompts * c.images_per_prompt,
+        "dials": len(set(map(short_name, config.data.train_rewards)))
+        * len(c.levels)
+        * c.images_per_level,
+        "conflict": 3 * prompts * c.images_per_prompt,
+    }
+    return float(sum(count[name] for name in choose(config, is_shapes)))
+
+
+def text(budget: Budget) -> str:
+    """Write the budget for people."""
+    name, count = budget.settings.chips
+    chip, memory, layout = CHIPS[name], budget.memory, budget.layout
+    price = price_of(budget.settings)
+    lines = [
+        f"chips: {count} x {name}, {chip.memory_gib:g} GiB each, "
+        + (f"{price:g} USD an hour of one" if price is not None else "price not known: --price"),
+        f"network: {memory.parameters / 1e6:,.1f} M parameters",
+        f"memory of a chip ({layout.data} x {layout.model}, batch {budget.batch_size:,}, "
+        f"{layout.rows(budget.batch_size):,} images at a time, remat {budget.remat}): "
+        f"{memory.total / _GIB:.2f} GiB",
+        f"  state {memory.state / _GIB:.2f}, kept for the backward pass {memory.kept / _GIB:.2f}, "
+        f"an update {memory.update / _GIB:.2f}",
+        f"  {_verdict(budget)}",
+    ]
+    for one in budget.stages:
+        lines += ["", *_stage_lines(one, budget)]
+    lines += ["", "disk, before compression:"]
+    lines += [f"  {name}: {_size(size)}" for name, size in budget.bytes.items() if size]
+    paid = [one.usd for one in budget.stages]
+    hours = sum(one.hours for one in budget.stages)
+    total = f"all stages: {hours:,.1f} hours, {hours * count:,.0f} chip-hours"
+    if None not in paid:
+        total += f", {sum(filter(None, paid)):,.0f} USD"
+    lines += ["", total, "  machines that start, wait or are taken away come on top"]
+    return "\n".join(lines)
+
+
+def _verdict(budget: Budget) -> str:
+    usable = f"{budget.limit / _GIB:.1f} GiB"
+    if budget.memory.total <= budget.limit:
+        return f"fits into {usable}"
+    if budget.change is None:
+        return f"DOES NOT FIT into {usable}, whatever is computed again: take more chips"
+    layout, remat, memory = budget.change
+    words = []
+    if layout.microbatches != budget.layout.microbatches:
+        words.append(f"--config.train.microbatches={layout.microbatches}")
+    if remat != budget.remat:
+        words.append(f"--config.model.rin.remat={remat}")
+    return (
+        f"DOES NOT FIT into {usable}; the smallest change: {' '.join(words)} takes "
+        f"{memory.total / _GIB:.2f} GiB"
+    )
+
+
+def _stage_lines(one: Stage, budget: Budget) -> list[str]:
+    if not one.images or not one.flops:
+        why = "give --records" if one.flops else "no model has a network"
+        return [f"{one.name}: not estimated, {why}"]
+    cost = "" if one.usd is None else f", {one.usd:,.0f} USD"
+    lines = [f"{one.name}: {one.hours:,.2f} hours{cost}"]
+    work = f"{one.images:,.0f} images, {one.flops / 1e9:,.0f} GFLOP each"
+    if one.name == "train":
+        rate = budget.steps / one.hours / 3600
+        work += f"; {rate:.2f} steps/s, {rate * budget.batch_size:,.0f} images/s"
+        if records := budget.settings.records:
+            work += f"; {one.images / records:.1f} times over the records"
+    return [*lines, f"  {work}", f"  {one.rate}"]
+
+
+def _size(count: float) -> str:
+    units = ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)
+    unit, size = next((pair for pair in units if count >= pair[1]), ("kB", 1e3))
+    return f"{count / size:,.1f} {unit}"
+
+
+def facts(budget: Budget) -> dict[str, Any]:
+    """Return the budget as JSON values."""
+    name, count = budget.settings.chips
+    changed = None
+    if budget.change:
+        layout, remat, memory = budget.change
+        changed = {"microbatches": layout.microbatches, "remat": remat, "bytes": memory.total}
+    return {
+        "chips": {"name": name, "count": count, "usable_bytes": budget.limit},
+        "parameters": budget.memory.parameters,
+        "memory": dataclasses.asdict(budget.memory) | {"total": budget.memory.total},
+        "fits": budget.memory.total <= budget.limit,
+        "change": changed,
+        "stages": [dataclasses.asdict(one) for one in budget.stages],
+        "disk": budget.bytes,
+    }
