@@ -12,7 +12,7 @@ setup() {
   [[ -x .venv/bin/python ]] || "$HOME/.uv/bin/uv" venv --quiet --python=3.12 .venv
   "$HOME/.uv/bin/uv" pip install --quiet --python=.venv/bin/python \
     --constraint=constraints-3.12.txt --editable=".[$EXTRA,gcs]"
-  .venv/bin/miro-jax doctor
+  .venv/bin/miro-jax doctor ${WORKDIR:+--workdir="$WORKDIR"}
 }
 
 # Variables of a run over several slices that ended make the next start wait for ever.
