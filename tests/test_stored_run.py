@@ -121,3 +121,34 @@ def test_a_run_in_a_store_is_sampled_elsewhere_and_is_one_runs_alone(
     nowhere = url.replace("mine", "nothing")
     assert launcher(*call[:1], f"--workdir={nowhere}", *call[2:], "--stage=sample") == 2
     assert launcher(*call[:2], f"--workdir={nowhere}", "--stage=annotate") == 2
+
+
+def test_two_processes_without_a_disk_in_common_train_as_one_does(
+    records, make_bucket, tmp_path, parts
+):
+    """Process 0 gathers and saves; one is killed, and both go on on other machines."""
+    one = training.Launcher(XLA_FLAGS=training.fake_devices(2))
+    call = arguments(records, tmp_path / "one", "--config.train.num_steps=8")
+    assert one(*call) == 0
+    one.close()
+    url, disks = f"{make_bucket()}/mine", tmp_path / "disks"
+    pair = training.Processes(tmp_path, 2, 1, MIRO_JAX_SCRATCH=str(disks))
+    call = (
+        *arguments(records, url, "--config.train.num_steps=8", "--config.mesh.distributed=True"),
+        "--config.mesh.heartbeat_seconds=20.0",
+    )
+    pids = pair.start(*call)
+    training.wait_until(lambda: 4 in steps_in(url), pids[1])
+    os.kill(pids[1], signal.SIGKILL)
+    assert 0 not in pair.wait()
+    shutil.rmtree(disks)
+    pair.start(*call, "--resume=required")
+    assert pair.wait() == [0, 0]
+    assert len(list(disks.glob("runs/*"))) == 2
+    pair.close()
+    end = fetched(url, tmp_path / "end")
+    assert training.without_times(end) == training.without_times(tmp_path / "one")
+    training.assert_same_arrays(
+        training.newest(end, parts)[1], training.newest(tmp_path / "one", parts)[1]
+    )
+    assert (end / "log-1.txt").exists()

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import Lease, locked
-from miro_jax.data.storage.mirror import Mirror, local_folder
+from miro_jax.data.storage.mirror import Mirror, local_folder, origin, wait_for_upload
 
 TRAINING, LOCK_NAME = ("train", "distil", "extend"), ".lock-train"  # stages, and their lease
 log = logging.getLogger("miro_jax")
@@ -80,3 +80,18 @@ def open_mirror(
         mirror.fetch()
     held.enter_context(mirror)
     return local
+
+
+def share_checkpoint(workdir: Path) -> None:
+    """Bring what process 0 has saved to the mirrors of the others; all make the same call.
+
+    Nothing happens where the processes share a folder.
+    """
+    url = origin(workdir)
+    if url is None or jax.process_count() == 1:
+        return
+    if jax.process_index() == 0:
+        wait_for_upload(workdir)
+    multihost_utils.sync_global_devices("the last checkpoint")
+    if jax.process_index():
+        Mirror(storage.RemoteFolder(url), workdir, 0, newest=1).fetch()

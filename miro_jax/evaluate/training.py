@@ -7,6 +7,7 @@ from miro_jax import annotate
 from miro_jax.annotate.settings import ALL
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
+from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import loop, peers
@@ -16,7 +17,10 @@ def run(config: Config, workdir: Path) -> None:
     """Train; before it make the shapes world's records, after it evaluate, as the config says."""
     if config.source.spec == "shapes":
         make = functools.partial(_make_records, config, workdir)
-        peers.first_alone("the records", make, config.mesh.heartbeat_seconds)
+        if config.data.records or not origin(workdir):
+            peers.first_alone("the records", make, config.mesh.heartbeat_seconds)
+        else:  # each process has a folder of its own, and makes the same
+            make()
     loop.run(config, workdir, Preview)
     if config.train.report:
         evaluate.run(config, workdir)

@@ -22,6 +22,7 @@ from jax import numpy as jnp
 from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.storage.files import to_json
+from miro_jax.data.storage.mirror import origin
 from miro_jax.models import sharding
 from miro_jax.models.fused_attention import resolve
 from miro_jax.models.rin import RINConfig
@@ -101,7 +102,8 @@ def restore(
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
     """
     folder = Path(workdir) / "checkpoints"
-    with Checkpoints(folder, read_only=True) as checkpoints:
+    shared = origin(workdir) is None
+    with Checkpoints(folder, read_only=True, shared=shared) as checkpoints:
         if not checkpoints.steps():
             raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
         parts = components.build_components(config)

@@ -24,6 +24,7 @@ from miro_jax.cli import build, run_folder, signals
 from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
+from miro_jax.cli.stored_run import share_checkpoint
 from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
@@ -96,6 +97,7 @@ def run(
         if make_step is not None:
             loop.images_at_peak = None  # known for steps of training alone
         loop.run((make_step or _make_step)(config, parts), state, first)
+    share_checkpoint(workdir)
 
 
 def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins, list, Any]:

@@ -39,7 +39,7 @@ MARKER, LOCK_NAME = ".mirror.json", ".lock-mirror"
 _SCHEMA = {"url": str, "files": {str: [(str, int)]}}
 _THREADS = 8  # that upload or fetch
 _IN_MEMORY = 64 * 2**20  # bytes of a file that is read before it is sent: it may grow meanwhile
-_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 3, 2.0
+_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS, _SECONDS_BETWEEN_LOOKS = 3, 2.0, 0.2
 log = logging.getLogger("miro_jax")
 
 
@@ -65,6 +65,13 @@ def origin(folder: str | os.PathLike) -> str | None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return read_json(Path(folder) / MARKER, _SCHEMA)["url"]
     return None
+
+
+def wait_for_upload(folder: str | os.PathLike) -> None:
+    """Return when the checkpoints of a mirror, which this process uploads, are in the store."""
+    commits = {p.relative_to(folder).as_posix() for p in Path(folder).glob(f"*/*/{COMMIT}")}
+    while not commits <= read_json(Path(folder) / MARKER, _SCHEMA)["files"].keys():
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 @contextlib.contextmanager
