@@ -264,6 +264,17 @@ def test_each_process_of_a_machine_has_a_folder_and_the_next_start_has_it_again(
         assert again == first
 
 
+def test_others_wait_until_the_last_checkpoint_is_in_the_store(quick_store, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.setattr(mirror, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    checkpoint(here, 10)
+    with open_mirror(quick_store, here):
+        mirror.wait_for_upload(here)
+        checkpoint(here, 20)
+        mirror.wait_for_upload(here)
+        assert f"checkpoints/20/{COMMIT}" in stored(quick_store)
+
+
 def test_a_damaged_marker_counts_for_nothing(quick_store, tmp_path):
     here = tmp_path / "here"
     write(here, "a", "1")

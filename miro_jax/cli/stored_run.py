@@ -13,6 +13,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
+from miro_jax.cli.exit import note
 from miro_jax.data import storage
 from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.data.storage.mirror import Mirror, local_folder, origin, wait_for_upload
@@ -68,6 +69,8 @@ def open_mirror(
         None if first else f"log-{jax.process_index()}.txt",
     )
     if first:
+        every = f"{config.train.upload_every_seconds:g}"
+        note(f"{url}: working in {local}; what changes is uploaded every {every} s")
         mirror.fetch()
         if not trains and not (local / "config.json").exists():
             raise FileNotFoundError(

@@ -283,6 +283,10 @@ class Loop:
         with self.spent.on("checkpoint"):
             described = self.described | self.data.get_state()
             saved = self.checkpoints.save(step, state, described, True, self.newest)
+        best = self.config.train.keep_best.removeprefix("-")
+        if best and best not in self.newest:
+            known = ", ".join(sorted(self.newest))
+            log.warning("Step %d has no %s to be the best of; it has %s", step, best, known)
         if saved:
             log.info("Saving step %d %s", step, self.clock.saved(time.perf_counter() - begin))
 

@@ -69,8 +69,11 @@ def origin(folder: str | os.PathLike) -> str | None:
 
 def wait_for_upload(folder: str | os.PathLike) -> None:
     """Return when the checkpoints of a mirror, which this process uploads, are in the store."""
-    commits = {p.relative_to(folder).as_posix() for p in Path(folder).glob(f"*/*/{COMMIT}")}
-    while not commits <= read_json(Path(folder) / MARKER, _SCHEMA)["files"].keys():
+    while True:
+        commits = {p.relative_to(folder).as_posix() for p in Path(folder).glob(f"*/*/{COMMIT}")}
+        with contextlib.suppress(FileNotFoundError):
+            if commits <= read_json(Path(folder) / MARKER, _SCHEMA)["files"].keys():
+                return
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
