@@ -176,6 +176,26 @@ def test_the_store_is_right_where_another_machine_went_on(store, tmp_path):
     assert contents(here) == contents(there) == {"metrics.jsonl": "1 2", "config.json": "{}"}
 
 
+def test_what_another_machine_wrote_meanwhile_is_fetched_at_the_next_start(quick_store, tmp_path):
+    """As an evaluation beside training, or the metrics for a process that sends its log alone."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("log-1.txt", "metrics.jsonl"):
+        write(here, name, "1")
+    open_mirror(quick_store, here).push()
+    theirs = open_mirror(quick_store, there, only="log-1.txt")
+    theirs.fetch()
+    ours = open_mirror(quick_store, here)
+    write(here, "metrics.jsonl", "1 2")
+    ours.push()
+    write(there, "log-1.txt", "1 3")
+    write(there, "metrics.jsonl", "1 4")
+    theirs.push()
+    assert stored(quick_store) == {"log-1.txt": "1 3", "metrics.jsonl": "1 2"}
+    for folder in (here, there):
+        open_mirror(quick_store, folder).fetch()
+        assert contents(folder) == stored(quick_store)
+
+
 def test_a_run_that_was_deleted_in_the_store_does_not_come_back(quick_store, tmp_path):
     here = tmp_path / "here"
     write(here, "metrics.jsonl", "1")

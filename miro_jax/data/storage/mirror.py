@@ -204,7 +204,9 @@ class Mirror:
             stored = self.store.tree()
             if self._only is None:
                 _each(self.store.remove, _left_over(stored, present))
-            self._known = self._with_stamps(stored, present, present)
+            # Of files that we did not send, others may have sent another one meanwhile.
+            kept = {n: known for n, known in self._known.items() if n not in {*changed, *gone}}
+            self._known = kept | self._with_stamps(stored, changed, present)
             self._write_marker()
 
     def _follow(self) -> None:
