@@ -47,7 +47,7 @@ def arguments(records, workdir, *more):
         "--config.train.num_steps=20",
         "--config.train.checkpoint_every_steps=4",
         "--config.train.sample_every_steps=0",
-        "--config.train.upload_every_seconds=0.1",
+        "--config.train.upload_every_seconds=0.3",
         "--noconfig.train.report",
         *more,
     )
