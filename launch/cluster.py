@@ -100,8 +100,10 @@ class Cluster:
 def codes_of(kind: str, lines: Sequence[str], hosts: int) -> list[str]:
     """Return what `SCRIPT exits` printed as one exit status, or `running`, for each host."""
     words = [line.strip() for line in lines if line.strip()]
-    if not words or kind not in ("gke", "slurm"):
-        return words
+    if kind not in ("gke", "slurm"):  # ssh may say more than the host
+        return [word for word in words if re.fullmatch(r"\d{1,3}|running", word)]
+    if not words:
+        return []
     if kind == "gke":  # pods that ended are started again, until the JobSet says that it has ended
         job, *pods = words
         if job.endswith(" Completed"):

@@ -23,8 +23,8 @@ case "${1:?create, setup, run, state, exits, logs or delete}" in
     ;;
   setup | run | exits | logs) hosts "$1" ;;
   state)
-    tpus queued-resources list --filter="name:$NAME" --format='value(state.state)'
-    tpus tpu-vm list --filter="name:$NAME" --format='value(state)'
+    tpus queued-resources list --filter="name~/$NAME\$" --format='value(state.state)'
+    tpus tpu-vm list --filter="name~/$NAME\$" --format='value(state)'
     ;;
   delete)
     tpus queued-resources delete "$NAME" --force || true

@@ -119,7 +119,7 @@ def on_hosts(state, command, hosts):
         state["run"] = True
     _, code = beat(state)
     if verb == "exits" and state["run"]:
-        print("\n".join([code or "running"] * hosts))
+        print("SSH: Attempting to connect to worker 0...", *[code or "running"] * hosts, sep="\n")
     return 0
 
 
@@ -146,6 +146,9 @@ def gcloud(words, state):
     if " delete" in call:
         state["calls"].append("delete")
         return delete(state), 0
+    if flags.get("filter", "name=miro") not in ("name=miro", "name~/miro$"):
+        print(f"ERROR: others than miro may match {flags['filter']}", file=sys.stderr)
+        return 1, 0
     return look(state, kind, call, flags["format"]), 0
 
 

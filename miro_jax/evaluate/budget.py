@@ -268,13 +268,16 @@ def _stage_lines(one: Stage, budget: Budget) -> list[str]:
         why = "give --records" if one.flops else "no model has a network"
         return [f"{one.name}: not estimated, {why}"]
     cost = "" if one.usd is None else f", {one.usd:,.0f} USD"
-    lines = [f"{one.name}: {one.hours:,.2f} hours{cost}"]
+    takes = f"{one.hours:,.1f} hours" if one.hours >= 1 else f"{60 * one.hours:,.1f} minutes"
+    lines = [f"{one.name}: {takes}{cost}"]
     work = f"{one.images:,.0f} images, {one.flops / 1e9:,.0f} GFLOP each"
     if one.name == "train":
         rate = budget.steps / one.hours / 3600
         work += f"; {rate:.2f} steps/s, {rate * budget.batch_size:,.0f} images/s"
         if records := budget.settings.records:
             work += f"; {one.images / records:.1f} times over the records"
+    if one.name == "annotate":
+        work += "; memory and pieces: miro-jax annotate --plan"
     return [*lines, f"  {work}", f"  {one.rate}"]
 
 
