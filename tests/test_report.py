@@ -13,12 +13,14 @@ import pytest
 
 from configs import base as configs
 from miro_jax import report
+from miro_jax.data.shapes import scene
 from miro_jax.evaluate.run import headline_lines, run_evaluators
 from miro_jax.report import results
 from miro_jax.report.facts import Facts
 from miro_jax.report.sections import headline
 from miro_jax.report.statistics import rank_correlation, wilson
 from miro_jax.rewards import load_reward
+from tests import browsing
 from tests.painting import Painter, build_all
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -142,6 +144,19 @@ def test_the_gallery_holds_a_picture_for_each_prompt_and_level(run):
     assert len(images) == 2 * 5
     assert all(i["src"].startswith("data:image/png;base64,") for i in images)
     assert "all rewards requested at 0.25" in images[1]["alt"]
+
+
+def test_on_a_desk_no_table_has_to_be_scrolled(tmp_path):
+    categories = {"evaluate.categories": scene.CATEGORIES, "evaluate.evaluators": ("geneval",)}
+    write_run(tmp_path / "run", small_config(**categories))
+    path = report.write(tmp_path / "run")
+    wider = """() => [...document.querySelectorAll(".scroll")].filter(
+        (one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"""
+    with browsing.chromium() as browser:
+        watched = browsing.watch(browser)
+        watched.page.goto(path.as_uri())
+        assert watched.page.locator(".shares tbody tr").count() > 1
+        assert watched.page.evaluate(wider) == [] == watched.complaints
 
 
 def test_prompts_are_escaped(run):
