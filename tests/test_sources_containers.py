@@ -120,6 +120,40 @@ def test_the_columns_of_json_lines_are_the_keys_of_all_lines(tmp_path):
     assert problems(samples) == {"0.jpg": "missing caption", "2.jpg": "missing caption"}
 
 
+TABLES = {
+    "open_clip.csv": "filepath\ttitle\na.png\tx, y\nb.png\tz\n",
+    "commas.csv": 'title,filepath\n"x, y",a.png\nz,b.png\n',
+    "excel.csv": "\ufeffpath;caption\r\na.png;x, y\r\nb.png;z\r\n",
+    "names.json": '{"a.png": "x, y", "b.png": "z"}',
+    "lists.json": '{\n"a.png": ["x, y", "other"],\n"b.png": ["z"]}',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_other_programs_write_them(tmp_path, name):
+    (tmp_path / name).write_text(TABLES[name], "utf-8")
+    rows = {row.path: row.caption for row in open_table(tmp_path / name).rows()}
+    assert rows == {"a.png": "x, y", "b.png": "z"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a.png": 3}',
+        '{"a.png": ""}',
+        '{"a.png": []}',
+        '{"a.png": ["x", 3]}',
+        "{}",
+        '{"path": ["a"], "caption": ["x"]}',
+        '{"data": [{"path": "a.png", "caption": "x"}]}',
+    ],
+)
+def test_an_object_that_names_no_captions_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a.json"):
+        open_table(tmp_path / "a.json")
+
+
 def test_captions_of_coco_are_joined_by_their_ids(tmp_path):
     for name in "01":
         (tmp_path / f"{name}.jpg").write_bytes(jpeg(1))

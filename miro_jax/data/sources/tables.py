@@ -6,7 +6,8 @@ quotes, and quotes inside are doubled. A table that breaks these rules is refuse
 the line: a quote that is never closed would else swallow the rest of it. The columns of JSONL are
 the keys of all its lines. A `.json` file is a list of objects; the manifest that sample writes,
 whose rows are the objects of its list `images`; such a list with `annotations` as COCO has them; or
-JSONL.
+JSONL; or an object of names and their captions. A `.csv` whose header has no comma may have tabs or
+semicolons between its fields.
 Of several captions in a field the first counts, see `texts`.
 """
 
@@ -21,12 +22,13 @@ from collections.abc import Collection, Iterable, Iterator
 from miro_jax.data.json_file import check_fields, is_json_lines, parse_json
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import name_foreign
-from miro_jax.data.sources.texts import CAPTION_FIELDS as CAPTION_COLUMNS
-from miro_jax.data.sources.texts import first_text
+from miro_jax.data.sources.texts import CAPTION_FIELDS, first_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
-PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "key")
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "filepath", "key")
+CAPTION_COLUMNS = (*CAPTION_FIELDS, "title")  # as filepath and title of open_clip's tables
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = ("\t", ";")  # of a .csv whose header has no comma
 _ROWS_AT_A_TIME = 4096  # of parquet
 csv.field_size_limit(1 << 24)  # characters; a text that is no caption is for `texts` to refuse
 
@@ -143,7 +145,7 @@ def _columns(path: str) -> list[str]:
             return list(file.schema_arrow.names)
     if kind not in _SEPARATORS:
         return list(dict.fromkeys(name for _, values in _objects(path) for name in values))
-    line, header = next(records(path, _SEPARATORS[kind]), (0, []))
+    line, header = next(records(path, _separator(path)), (0, []))
     if len(set(header)) < len(header):
         raise damaged(path, line, f"must name each column once; got {', '.join(header)}")
     return header
@@ -154,7 +156,7 @@ def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[R
     if kind == ".parquet":
         rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
     else:
-        rows = _named(path, _SEPARATORS[kind]) if kind in _SEPARATORS else _objects(path)
+        rows = _named(path, _separator(path)) if kind in _SEPARATORS else _objects(path)
     for line, values in rows:
         texts = []
         for column, kinds in ((path_column, str), (caption_column, (str, list, dict))):
@@ -166,6 +168,14 @@ def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[R
                 raise damaged(path, line, f"{column!r} must hold text; got {kind}")
             texts.append(value)
         yield Row(line, texts[0] or "", first_text(texts[1]))
+
+
+def _separator(path: str) -> str:
+    """Return what stands between the fields of a table of text."""
+    usual, header = _SEPARATORS[ending(path)], next(_lines(path), "")
+    if usual == "," and "," not in header:
+        return next((other for other in _OTHERS if other in header), usual)
+    return usual
 
 
 def damaged(path: str, line: int, reason: object) -> ValueError:
@@ -236,6 +246,8 @@ def _listed(path: str) -> list[dict]:
         raise ValueError(f"{path} is {other}.")
     content = parse_json(content, path, finite=False)
     try:
+        if _names_texts(content):
+            return [{"path": name, "caption": text} for name, text in content.items()]
         check_fields(content, ([{}], {"images": [{}], "annotations?": [{}]}), path)
         if isinstance(content, list):
             return content
@@ -248,6 +260,15 @@ def _listed(path: str) -> list[dict]:
             f"{path} must be the manifest.json of a folder that sample wrote, a list or COCO's "
             f"captions: {error!r}. Give a table that ends in one of {', '.join(ENDINGS[:-1])}."
         ) from error
+
+
+def _names_texts(content: object) -> bool:
+    """Return whether JSON is an object of names of images and their texts, or lists of texts."""
+    if not isinstance(content, dict) or not content:
+        return False
+    listed = [text if isinstance(text, list) else [text] for text in content.values()]
+    texts = all(one and all(isinstance(text, str) and text for text in one) for one in listed)
+    return texts and not content.keys() & {*PATH_COLUMNS, *CAPTION_COLUMNS, "images"}
 
 
 def _parquet_objects(path: str, columns: list[str]) -> Iterator[tuple[int, dict]]:
