@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 
@@ -11,14 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miro_jax import main as entry
 from miro_jax import rewards
 from miro_jax.annotate.__main__ import main as annotate
 from miro_jax.data.records.manifest import Manifest, same_models
+from miro_jax.models import sharding
 from miro_jax.rewards import base, contract, process, side_process
 from miro_jax.rewards.names import is_own, is_process, parse_names, short_name
 from miro_jax.rewards.side_process import Hello, Scorer, ScorerFailed
+from miro_jax.sample.command import main as sample
 from miro_jax.score import main as score
+from tests import training
 from tests.annotating import read_records
+from tests.networks import quick_compilation, small_mesh
 from tests.scoring import read_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -290,3 +296,71 @@ def test_records_are_annotated_by_it_at_their_own_size(make, tmp_path):
     records = read_records(tmp_path / "records").values()
     stored = sorted(float(record.scores[1]) for record in records)
     assert stored == pytest.approx([(s + 1) / 10 for s in (50.3525, 50.3535, 50.3545)])
+
+
+CHANGING = """
+run(lambda i, c: [zlib.crc32(open(p, "rb").read() + t.encode()) / 2**32 for p, t in zip(i, c)])
+"""
+
+
+@pytest.mark.slow
+def test_it_goes_through_every_stage(make, tmp_path, monkeypatch, capsys, no_flush):
+    """Annotated, conditioned on, asked for by its short name, evaluated, the judge of best-of-N."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sharding, "make_mesh", lambda *_: small_mesh())
+    name = make(CHANGING)
+    names = ("beauty", name)
+    changes = training.SMALL | {
+        "rewards": names,
+        "data.train_rewards": names,
+        "source.shapes.num_images": 64,
+        "source.shapes.images_per_shard": 64,
+        "annotate.num_bins": 8,
+        "train.sample_every_steps": 0,
+        "train.num_steps": 2,
+        "optim.warmup_steps": 0,
+        "sample.prompts": ("a red circle", "a square"),
+        "sample.targets": "mine=0.8",
+        "evaluate.evaluators": ("reward_scores",),
+    }
+    arguments = [training.TINY, "--workdir=run"]
+    arguments += [f"--config.{key}={value}" for key, value in changes.items()]
+    for stage in ("annotate", "train"):  # which is evaluated at its end
+        with quick_compilation():
+            status = entry.main([*arguments, f"--stage={stage}"])
+        assert status == 0, capsys.readouterr().err
+    identity = f"mine@2-{process.digest(name)}"
+    assert Manifest.load("run/records").rewards == ("beauty@shapes1", identity)
+    (evaluation,) = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert evaluation["rewards"] == ["beauty@shapes1", identity]
+
+    flags = ["--checkpoint=run", "--prompt=a square", "--steps=1", "--target", "mine=0.8"]
+    best = ["best", name, *flags, "--candidates=3", "--out=best"]
+    assert sample(best) == 0, capsys.readouterr().err
+    lines = (tmp_path / "best/scores.jsonl").read_text().splitlines()
+    scores = [json.loads(line) for line in lines]
+    assert {line["reward"] for line in scores} == {identity}
+    assert len({line["score"] for line in scores}) == 3
+    wrong = make("run(lambda i, c: [0.5] * (len(i) + 1))")
+    assert sample(["best", wrong, *flags, "--candidates=3", "--out=wrong"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert wrong in said and re.search(r"must answer batch 0 with (\d) scores; it gave \d", said)
+
+
+@pytest.mark.parametrize("case", ["crash", "hang", "count"])
+def test_annotating_with_a_scorer_that_fails_ends_in_one_line_that_names_it(
+    make, tmp_path, capsys, case
+):
+    source = tmp_path / "images"
+    source.mkdir()
+    for number, image in enumerate(images()):
+        Image.fromarray(image).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text("a fox")
+    name = make(BROKEN[case][0])
+    arguments = [f"--source=folder:{source}", f"--rewards={name}", "--image-encoder=pixels:size=8"]
+    arguments += ["--caption-encoder=words", "--num-bins=2", f"--out={tmp_path / 'records'}"]
+    assert annotate(arguments) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("miro_jax.annotate: error: The scorer ") and name in said
+    assert re.search(SAID[case].rstrip("$"), said)
+    assert not (tmp_path / "records" / "manifest.json").exists()
