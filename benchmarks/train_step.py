@@ -52,10 +52,10 @@ def data(config, rows: int, tokens: int) -> dict[str, np.ndarray]:
 
 
 class Ours:
-    """Our step: `prepare` compiles it, `measure` runs it."""
+    """Our step, compiled for a mesh (None: of one device); `measure` runs it."""
 
-    def __init__(self, config, args):
-        self.args, self.mesh = args, sharding.one_device_mesh()
+    def __init__(self, config, args, mesh=None):
+        self.args, self.mesh = args, mesh or sharding.one_device_mesh()
         if args.products:
             layers.cuts_kernels = lambda: args.products == "cut"
         build = lambda rngs: RIN(  # noqa: E731
