@@ -196,3 +196,18 @@ def test_the_statuses_of_those_who_leave(monkeypatch):
     peers._leave("process 1 of this run has not answered for 20 s")
     peers._leave("process 1 of this run failed, see what it printed")
     assert left == [75, 1]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_a_collective_that_breaks_off_is_the_fault_of_another_process(kind):
+    store = Store()
+    error = kind("UNKNOWN: Gloo AllGather failed: Connection reset by peer\nmore")
+    told = peers._of_others(error, store)
+    assert peers.status_of(told) == 75 and "is gone (UNKNOWN: Gloo AllGather failed" in str(told)
+    store.values[f"{peers.KEY}/1"] = peers.FAILING
+    told = peers._of_others(error, store)
+    assert peers.status_of(told) == 1 and "process 1 of this run failed" in str(told)
+    store.dead = True
+    assert peers.status_of(peers._of_others(error, store)) == 75
+    assert peers._of_others(kind("config.train.batch_size must be"), store) is None
+    assert peers._of_others(OSError("gloo"), store) is None

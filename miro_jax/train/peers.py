@@ -93,8 +93,10 @@ def watched(timeout_seconds: float, behind_seconds: float = BEHIND_SECONDS) -> I
 
 def _of_others(error: Exception, client: Any) -> RuntimeError | None:
     """What to raise where a collective broke off because another process is gone; else None."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or not any(n in text.lower() for n in _COLLECTIVES):
+    text = str(error)  # JAX raises both classes, by the status that a collective broke off with
+    if not isinstance(error, RuntimeError | ValueError):
+        return None
+    if not any(name in text.lower() for name in _COLLECTIVES):
         return None
     values: list[tuple[str, str]] = []
     with contextlib.suppress(Exception):  # the store may be gone, too

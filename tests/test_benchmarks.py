@@ -1,0 +1,26 @@
+"""What the benchmarks read out of compiled programs."""
+
+from benchmarks import scaling
+
+TEXT = """
+  %a = f32[64,8]{1,0} all-gather(f32[8,8]{1,0} %x), channel_id=1, replica_groups=[2,4]<=[8]
+  %b = (f32[], f32[16,4]{1,0}) all-reduce(%y, %z), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %c = (bf16[4]{0}, bf16[8]{0}) all-gather-start(bf16[4]{0} %w), replica_groups={}
+  %d = f32[64,8]{1,0} add(f32[64,8]{1,0} %a, f32[64,8]{1,0} %all-reduce)
+  ROOT %e = f32[2,2]{1,0} reduce-scatter(f32[8,2]{1,0} %v), replica_groups=[1,4]<=[4]
+"""
+
+
+def test_collectives_are_counted_with_their_devices():
+    assert scaling.collectives(TEXT) == {
+        "all-gather": [(64 * 8 * 4, 4), (24, 0)],
+        "all-reduce": [(4 + 16 * 4 * 4, 2)],
+        "reduce-scatter": [(16, 4)],
+    }
+
+
+def test_bytes_that_a_device_sends_over_a_ring():
+    assert scaling.sent("all-gather", 800, 8) == 700
+    assert scaling.sent("all-reduce", 800, 8) == 1400
+    assert scaling.sent("reduce-scatter", 100, 8) == 700
+    assert scaling.sent("collective-permute", 100, 8) == 100
