@@ -24,8 +24,8 @@ from miro_jax import annotate
 from miro_jax.train import components
 from tests import training
 
-STEPS, SAVE, BATCH, HEARTBEAT = 40, 4, 16, 10
-IMAGES = 96  # six steps are an epoch
+STEPS, SAVE, BATCH, HEARTBEAT = 12, 2, 16, 10
+IMAGES = 64  # four steps are an epoch
 
 
 def arguments(records, workdir):
@@ -66,10 +66,10 @@ def epochs_are_whole(steps, count):
     return all(len(set(epoch)) == len(epoch) for epoch in epochs) and len(set(epochs[0])) == count
 
 
-def kill_often(folder, records, kills, seed=0, count=64):
+def kill_often(folder, records, kills, seed=0, count=IMAGES):
     """Do as the file says; what was seen, as lines, and whether all is well."""
     programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-    pair = training.Processes(folder, JAX_COMPILATION_CACHE_DIR=programs)
+    pair = training.Processes(folder, 2, 1, JAX_COMPILATION_CACHE_DIR=programs)
     rng = random.Random(seed)
     try:
         return _kill_often(folder, records, kills, rng, pair, count)
@@ -102,6 +102,7 @@ def _kill_often(folder, records, kills, rng, pair, count):
             killed += line.startswith("killed")
             slowest = max(slowest, lost)
             lines.append(f"{killed}: {line}, at step {training.last_step(workdir)}")
+            print(lines[-1], file=sys.stderr, flush=True)
             if line.startswith("WRONG"):
                 return lines, False
         why = _differs(pair, parts, whole, workdir, expected, count)
@@ -163,9 +164,7 @@ def main(arguments=None):
             source__shapes__num_images=IMAGES, source__shapes__images_per_shard=IMAGES // 2
         )
         annotate.run(small, folder / "made")
-        lines, well = kill_often(
-            folder, folder / "made" / "records", flags.kills, flags.seed, IMAGES
-        )
+        lines, well = kill_often(folder, folder / "made" / "records", flags.kills, flags.seed)
     print("\n".join(lines))
     return 0 if well else 1
 

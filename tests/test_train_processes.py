@@ -177,7 +177,8 @@ def test_one_leaves_when_the_other_fails(pair, records, tmp_path):
     (line,) = pair.lines(1, "miro_jax: error")
     assert "with 0 readable records" in line
     (line,) = pair.lines(0, "miro_jax: error")
-    assert "process 1 of this run failed, see what it printed; start all processes" in line
+    assert "of this run failed, see what it printed; start all processes" in line
+    assert "error: process 1 (" in line
 
 
 def test_they_leave_together_and_resume_to_the_same_bits(pair, together, records, parts, tmp_path):
