@@ -19,7 +19,8 @@ case "${1:?create, setup, run, state, exits, logs or delete}" in
       --max-run-duration="${SECONDS_PAID}s" ${TOPOLOGY:+--tpu-topology="$TOPOLOGY"} ${SPOT:+--spot}
     ;;
   setup) # the image has everything; a job looks at the machines as the run will see them
-    export NAME="$NAME-doctor" POOL="$NAME" COMMAND_JSON='"miro-jax doctor"' RESTARTS=0
+    export NAME="$NAME-doctor" POOL="$NAME" RESTARTS=0
+    export COMMAND_JSON="\"miro-jax doctor && python /miro_jax/launch/together.py $DEVICES $HOSTS\""
     kubectl delete jobset "$NAME" --ignore-not-found
     job | kubectl apply -f -
     kubectl wait --for=condition=Completed "jobset/$NAME" --timeout=20m

@@ -13,6 +13,7 @@ setup() {
   "$HOME/.uv/bin/uv" pip install --quiet --python=.venv/bin/python \
     --constraint=constraints-3.12.txt --editable=".[$EXTRA,gcs]"
   .venv/bin/miro-jax doctor ${WORKDIR:+--workdir="$WORKDIR"}
+  [[ -z ${DEVICES:-} ]] || .venv/bin/python launch/together.py "$DEVICES" "$HOSTS"
 }
 
 # Variables of a run over several slices that ended make the next start wait for ever.

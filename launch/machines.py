@@ -18,6 +18,7 @@ class Tpu:
       runtime: image of the old API, "" where it does not serve the chip. family: image of Compute
         Engine. label: accelerator of GKE. machine: type, with the chips of a host to be filled in.
       alias: its name in the old API. disk: kind of boot disk that the machine takes.
+      devices: that JAX sees of a chip.
     """
 
     cores: int
@@ -28,6 +29,7 @@ class Tpu:
     family: str = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
     alias: str = ""
     disk: str = "pd-balanced"
+    devices: int = 1
 
 
 HYPERDISK = "hyperdisk-balanced"
@@ -43,6 +45,7 @@ TPUS = {
         *(2, False, "", "tpu7x", "tpu7x-standard-{}t"),
         family="ubuntu-accel-2404-amd64-tpu-tpu7x",
         disk=HYPERDISK,
+        devices=2,
     ),
 }
 # Type of machine, GPUs of one, and with how many of them it can also be had.
@@ -101,6 +104,7 @@ def _tpu(chip: str, number: int) -> dict[str, str]:
         "TYPE": f"{tpu.alias or chip}-{number}",
         "HOSTS": str(hosts),
         "CHIPS": str(of_host),
+        "DEVICES": str(count * tpu.devices),
         "MACHINE": tpu.machine.format(of_host),
         "TOPOLOGY": topology(count, tpu.flat),
         "SLICE": "1" if hosts > 1 else "",  # hosts that must be wired together
@@ -126,6 +130,7 @@ def _gpu(chip: str, number: int) -> dict[str, str]:
         "TYPE": f"{chip}-{number}",
         "HOSTS": str(number // of_host),
         "CHIPS": str(of_host),
+        "DEVICES": str(number),
         "MACHINE": name.format(of_host),
         "TOPOLOGY": "",
         "SLICE": "",

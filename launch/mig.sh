@@ -30,7 +30,7 @@ case "${1:?create, setup, run, state, exits, logs or delete}" in
   setup | run | exits | logs) hosts "$1" ;;
   host) # VERB NUMBER MACHINE
     compute ssh "$4" --zone="$ZONE" --command="
-REPOSITORY=${REPOSITORY@Q} REVISION=${REVISION@Q} EXTRA=${EXTRA@Q} COMMAND=${COMMAND@Q} WORKDIR=${WORKDIR@Q}
+REPOSITORY=${REPOSITORY@Q} REVISION=${REVISION@Q} EXTRA=${EXTRA@Q} COMMAND=${COMMAND@Q} WORKDIR=${WORKDIR@Q} DEVICES=$DEVICES HOSTS=$HOSTS
 export JAX_COORDINATOR_ADDRESS=$FIRST:$PORT JAX_NUM_PROCESSES=$HOSTS JAX_PROCESS_ID=$3
 $(cat "$LAUNCH/host.sh")
 $2"

@@ -10,7 +10,7 @@ tpus() { gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
 # A verb of host.sh on all hosts at once; which of them is which, the slice's metadata say.
 hosts() {
   tpus tpu-vm ssh "$NAME" --worker=all --command="
-REPOSITORY=${REPOSITORY@Q} REVISION=${REVISION@Q} EXTRA=${EXTRA@Q} COMMAND=${COMMAND@Q} WORKDIR=${WORKDIR@Q}
+REPOSITORY=${REPOSITORY@Q} REVISION=${REVISION@Q} EXTRA=${EXTRA@Q} COMMAND=${COMMAND@Q} WORKDIR=${WORKDIR@Q} DEVICES=$DEVICES HOSTS=$HOSTS
 export JAX_COORDINATOR_PORT=$PORT
 $(cat "$LAUNCH/host.sh")
 $1"

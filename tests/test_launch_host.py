@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ sys.path.insert(0, str(LAUNCH))
 
 import cluster  # noqa: E402
 import machines  # noqa: E402
+import together  # noqa: E402
 import watch  # noqa: E402
 
 
@@ -58,12 +60,43 @@ def wait_for(path):
 
 
 def test_setup_installs_the_pinned_package_on_python_3_12_and_looks_at_the_host(host):
-    run("setup", host)
+    run("setup", host | {"WORKDIR": "gs://b/run", "DEVICES": "16", "HOSTS": "4"})
     log = pathlib.Path(host["LOG"]).read_text()
     assert "git checkout --quiet --detach abc" in log
     assert "--constraint=constraints-3.12.txt --editable=.[tpu,gcs]" in log
-    assert log.rstrip().splitlines()[-1].startswith("miro-jax doctor")
+    assert log.splitlines()[-2:] == [
+        "miro-jax doctor --workdir=gs://b/run",
+        "python launch/together.py 16 4",
+    ]
     assert '.uv/bin/uv" venv --quiet --python=3.12' in (LAUNCH / "host.sh").read_text()
+
+
+def test_devices_are_counted_and_must_add_up(capsys):
+    assert together.main(["8", "1"]) == together.main(["0", "1"]) == 0
+    assert together.main(["16", "1"]) == 1
+    assert "must be 16 devices on 1 hosts; got 8 on 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_hosts_add_up_together():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(LAUNCH / "together.py"), "4", "2"],
+            env=os.environ
+            | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+            | {"JAX_PROCESS_ID": str(index), "PYTHONPATH": str(ROOT)}
+            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "4 devices on 2 hosts add up" in said[0]
 
 
 def test_a_command_runs_detached_and_its_exit_status_is_kept(host):
