@@ -87,11 +87,12 @@ class DataIterator:
     def _read_from(self, position: int) -> Any:
         """Begin to read the rows of this process, from a position of the stream on."""
         size, rows, examples = self._options.batch_size, self._options.read_rows, self._examples
-        if self._source.staged is not None:
-            self._source.staged.at(position)
+        staged = self._source.staged
 
         def batch(index: int) -> dict[str, np.ndarray]:
             begin = position + index * size
+            if staged is not None:
+                staged.at(begin)
             found = [examples[begin + row] for row in rows]
             return {name: np.stack([example[name] for example in found]) for name in found[0]}
 
@@ -317,8 +318,6 @@ class _Stream:
         return _ENDLESS
 
     def __getitem__(self, index: int) -> tuple[int, bytes]:
-        if self._source.staged is not None:
-            self._source.staged.at(index)
         return self._source[self._order(index)]
 
 

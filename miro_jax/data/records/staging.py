@@ -125,6 +125,7 @@ class StagedRecords:
         self._readers: dict[int, concurrent.futures.Future[ArrayRecordReader]] = {}
         self._changed = threading.Condition()
         self._wanted, self._position, self._under_way = [], -1, set()
+        self._here = {i for i, name in enumerate(self._names) if (self._folder / name).exists()}
         log.info("%.1f GB of %s are in %s at a time", needed / 1e9, store, self._folder)
 
     def _room(self) -> int:
@@ -177,6 +178,7 @@ class StagedRecords:
         finally:
             with self._changed:
                 self._under_way.discard(shard)
+                self._here.add(shard)
                 self._changed.notify_all()
         if not reader.ok():
             raise Damaged(f"{self._folder / name} has the digest of its sidecar and no index.")
@@ -189,19 +191,19 @@ class StagedRecords:
         this moment still has the file open.
         """
         while True:
-            here = [s for s, name in enumerate(self._names) if (self._folder / name).exists()]
-            taken = sum(self._sizes[s] for s in {shard, *here, *self._under_way})
+            taken = sum(self._sizes[s] for s in {shard} | self._here | self._under_way)
             last = {s: place for place, s in enumerate(self._wanted)}
             own = last.get(shard, 0)
             deletable = [
                 s
-                for s in here
+                for s in self._here
                 if s != shard and s not in self._under_way and last.get(s, math.inf) > own
             ]
             for other in sorted(deletable, key=lambda s: last.get(s, math.inf), reverse=True):
                 if taken <= self._most:
                     return
                 self._readers.pop(other, None)
+                self._here.discard(other)
                 (self._folder / self._names[other]).unlink(missing_ok=True)
                 taken -= self._sizes[other]
             if taken <= self._most or not self._under_way:
