@@ -259,6 +259,7 @@ class RIN(nnx.Module):
             order = jnp.argsort(~mask, axis=1, stable=True)
             mask = jnp.take_along_axis(mask, order, axis=1)
             tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
+        tokens = constrain(tokens, "batch", None, None)  # else the registers' width spreads over it
         for layer in self.condition_encoder:
             tokens = _pin(layer(tokens, mask))
         return tokens, mask
@@ -299,6 +300,7 @@ class RIN(nnx.Module):
             time = time + self.jump(t - end, scale)
         time = time.astype(jnp.float32)[:, None]  # [B, 1, D]
         condition = jnp.concatenate([time.astype(condition.dtype), condition], axis=1)
+        condition = constrain(condition, "batch", None, None)
         mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
 
         z = self.latent_tokens.table[...][None] + time
