@@ -302,14 +302,12 @@ class RIN(nnx.Module):
         condition = jnp.concatenate([time.astype(condition.dtype), condition], axis=1)
         condition = constrain(condition, "batch", None, None)
         mask = jnp.concatenate([jnp.ones((batch, 1), bool), mask], axis=1)
-
         z = self.latent_tokens.table[...][None] + time
         if c.self_condition:
             if prev_latent_tokens is None:
                 prev_latent_tokens = jnp.zeros((batch, c.num_latent_tokens, c.latent_width))
             previous = self.previous_mlp(self.previous_norm(prev_latent_tokens))
             z = z + self.previous_gate(prev_latent_tokens + previous)
-
         x, z = _pin(x.astype(self.residual_dtype)), _pin(z.astype(self.residual_dtype))
         for block in self.blocks:
             run = nnx.remat(RINBlock.__call__) if c.remat == "block" else RINBlock.__call__
