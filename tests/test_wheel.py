@@ -2,33 +2,21 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests import wheels
 
-ROOT = pathlib.Path(__file__).parent.parent
-BUILT_FROM = ("setup.py", "pyproject.toml", "miro_jax", "configs")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder with what the wheel installs; everything else comes from this environment."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in BUILT_FROM:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
-    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*words, "--wheel-dir", out, source], check=True, capture_output=True)
-    (wheel,) = out.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(out / "site")
-    return out / "site"
+    return wheels.unpack(tmp_path_factory.mktemp("wheel"))
 
 
 def run(site, folder, *words):
