@@ -104,25 +104,6 @@ def test_killed_anywhere_a_run_goes_on_on_another_machine_without_gap_or_double(
     assert not [n for n in names if ".lock" in n or ".mirror" in n]
 
 
-def test_a_run_in_a_store_is_sampled_elsewhere_and_is_one_runs_alone(
-    launcher, records, scratch, make_bucket, tmp_path
-):
-    url = f"{make_bucket()}/mine"
-    call = arguments(records, url, "--config.train.num_steps=6")
-    assert launcher(*call) == 0
-    assert launcher(*call, "--resume=never") == 2
-    assert "holds a checkpoint of step 6" in launcher.said.read_text()
-    shutil.rmtree(scratch / "runs")
-    assert launcher(*call, "--stage=sample") == 0
-    assert storage.RemoteFolder(url).exists("images/manifest.json")
-    with storage.lease.locked(storage.RemoteFolder(url), ".lock-train"):
-        assert launcher(*call) == 1
-    assert f"the run {url} is in use by another process" in launcher.said.read_text()
-    nowhere = url.replace("mine", "nothing")
-    assert launcher(*call[:1], f"--workdir={nowhere}", *call[2:], "--stage=sample") == 2
-    assert launcher(*call[:2], f"--workdir={nowhere}", "--stage=annotate") == 2
-
-
 def test_two_processes_without_a_disk_in_common_train_as_one_does(
     records, make_bucket, tmp_path, parts
 ):
