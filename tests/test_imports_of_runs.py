@@ -33,7 +33,8 @@ for call in (
     ["train", *longer, f"--config.extend.checkpoint={workdir}"],
     ["compare", workdir, workdir + "-longer", f"--out={workdir}/compared"],
     ["train", f"--config={study}:tiny", f"--workdir={workdir}-study", "--stage=study", records,
-     "--config.train.num_steps=2", "--config.optim.warmup_steps=0", *(f"--config.study.{size}" for size in sizes)],
+     "--config.train.num_steps=2", "--config.optim.warmup_steps=0",
+     *(f"--config.study.{size}" for size in sizes)],
 ):
     status = entry.main(call)
     loaded = sorted({"torch", "tensorflow", "diffusers"} & set(sys.modules))
