@@ -28,6 +28,7 @@ KEY, ONCE = "miro_jax/alive", "miro_jax/once"
 SECONDS_BETWEEN_LOOKS = 1.0
 DONE, FAILING = "done", "failing"
 BEHIND_SECONDS = 60.0
+UNWIND_SECONDS = 5.0
 _COLLECTIVES = ("gloo", "nccl", "coordination service")  # in the texts of JAX when one breaks off
 T = TypeVar("T")
 log = logging.getLogger("miro_jax")
@@ -80,6 +81,11 @@ def watched(timeout_seconds: float, behind_seconds: float = BEHIND_SECONDS) -> I
         # At exit JAX waits for the others, and aborts with their timeout; this comes first.
         atexit.register(os._exit, status_of(told or error))
         if told is not None:
+            # What unwinds, such as a save, may wait for the one that is gone.
+            what = str(told).removesuffix(f"; {REMEDY}")
+            late = threading.Timer(UNWIND_SECONDS, processes.leave, [what, status_of(told)])
+            late.daemon = True
+            late.start()
             raise told from error
         raise
     finally:
