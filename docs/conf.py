@@ -30,7 +30,8 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 
 html_theme = "sphinx_book_theme"
 html_title = "miro_jax"
-html_static_path = []
+html_static_path = ["style"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
