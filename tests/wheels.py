@@ -24,11 +24,13 @@ _EXECUTE = """
 import sys
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
 where = "import miro_jax; print('miro_jax is', miro_jax.__file__)"
 notebook.cells.append(nbformat.v4.new_code_cell(where))
-NotebookClient(notebook, timeout=3600, kernel_name="python3").execute()
+settings = Config({"KernelManager": {"transport": "ipc"}})  # by ports it may wait for ever
+NotebookClient(notebook, timeout=3600, kernel_name="python3", config=settings).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", ()):
         if output.output_type == "stream" and output.name == "stdout":
