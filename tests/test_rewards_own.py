@@ -4,15 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from miro_jax import load_reward, rewards
 from miro_jax import main as entry
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.models import sharding
-from miro_jax.rewards import contract, own
+from miro_jax.rewards import base, contract, own
 from miro_jax.rewards.names import is_own, parse_names, short_name
 from miro_jax.sample import command as sample
 from miro_jax.score import main as score
+from miro_jax.score import score_images
 from tests import training
 from tests.networks import small_mesh
 from tests.scoring import read_rows
@@ -64,6 +66,15 @@ class Weighted(Redness):
         self.weights = weights
 
 
+class Short(Redness):
+    """One score for however many images."""
+
+    name = "short"
+
+    def judge(self, features, captions):
+        return super().judge(features, captions)[:1]
+
+
 class OtherName(Redness):
     """Its name is not that of the class."""
 
@@ -109,6 +120,23 @@ def test_a_class_of_a_file_is_a_reward_that_keeps_its_promises(file):
     assert not rewards.card_of(name) and "unknown" in rewards.why_not_commercial(name)
     red = np.zeros((8, 8, 3), np.uint8) + np.array([9, 0, 0], np.uint8)
     assert reward.score([red]).tolist() == [1.0]
+
+
+def test_another_number_of_scores_than_images_is_refused(file, tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    said = r"short.judge must return one score for each image, \[3\]; got \[1\]"
+    reward = rewards.load_reward(f"{file}:Short")
+    with pytest.raises(ValueError, match=said):
+        reward.score([image] * 3, ["a"] * 3)
+    with pytest.raises(ValueError, match=said):
+        base.score_all([reward], [image] * 3, [{"caption": ["a"] * 3}])
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    with pytest.raises(ValueError, match=r"short.judge must return one score for each image"):
+        score_images(folder, [reward], tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_a_changed_file_is_another_reward(file):

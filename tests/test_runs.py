@@ -198,3 +198,13 @@ def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
     run_folder.open_folder(changed(seed=4), tmp_path, "sample")
     seeds = {path.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("config*")}
     assert seeds == {"config.json": 3, "config-sample.json": 4}
+
+
+@pytest.mark.parametrize(
+    "key, value", [("coordinator", "host0"), ("num_processes", 2), ("process_id", 0)]
+)
+def test_a_run_of_several_processes_does_not_begin_as_one(tmp_path, key, value):
+    said = f"config.mesh.{key} = {value!r} needs config.mesh.distributed = True"
+    with pytest.raises(ValueError, match=said):
+        run_folder.open_folder(changed(**{f"mesh__{key}": value}), tmp_path / "run", "train")
+    assert not (tmp_path / "run").exists()

@@ -44,7 +44,14 @@ def start(
     cluster = find(given)
     limits = {"heartbeat_timeout_seconds": int(heartbeat_seconds)}
     if cluster is None:  # JAX knows some further launchers, such as mpirun
-        jax.distributed.initialize(initialization_timeout=int(seconds), **limits)
+        try:
+            jax.distributed.initialize(initialization_timeout=int(seconds), **limits)
+        except ValueError as error:
+            raise ValueError(
+                "several processes must be told of each other; nothing names them here. Give "
+                "config.mesh.coordinator, num_processes and process_id, or the variables that "
+                "docs/training.md lists."
+            ) from error
         _leave_when_jax_aborts()
         return
     if cluster.count > 1:

@@ -136,6 +136,8 @@ def open_folder(
         given = Given(c.coordinator, c.num_processes, c.process_id)
         # Later than `train.peers`, which says in a line what happened.
         processes.start(given, c.start_seconds, c.heartbeat_seconds + 30)
+    elif stage in TRAINING:
+        _require_alone(config)
     if is_url(workdir):
         workdir = open_mirror(config, str(workdir), stage, held or contextlib.ExitStack())
     workdir = Path(workdir)
@@ -174,6 +176,16 @@ def open_folder(
         facts = describe(stage, arguments) | {"attention": kernel}
         write_atomic(workdir / "run.json", to_json(facts))
     return workdir
+
+
+def _require_alone(config: ml_collections.ConfigDict) -> None:
+    c = config.mesh
+    keys = (("coordinator", ""), ("num_processes", 0), ("process_id", -1))
+    if named := [f"config.mesh.{key} = {c[key]!r}" for key, usual in keys if c[key] != usual]:
+        raise ValueError(
+            f"{' and '.join(named)} needs config.mesh.distributed = True: without it this process "
+            "trains for itself."
+        )
 
 
 def _check_resume(workdir: Path, resume: str) -> None:
