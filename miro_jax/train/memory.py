@@ -96,7 +96,8 @@ class StepMemory:
         shardings = sharding.state_shardings(self.state, mesh)
         parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(self.state.params))
         params = self._bytes(self.state.params, shardings.params)
-        # Devices that share parameters gather them whole, and sum gradients that are whole.
+        # Devices that share parameters gather them whole, and sum gradients that are whole: in the
+        # backward pass a layer's parameters go as its gradients come.
         whole = 4.0 * parameters / layout.model
         gathered = whole if layout.data > 1 else 0.0
         accumulated = params if layout.microbatches > 1 else 0.0
@@ -104,7 +105,7 @@ class StepMemory:
             parameters=parameters,
             state=self._bytes(self.state, shardings),
             kept=self.kept_of_image(remat) * layout.rows(batch_size) + accumulated + gathered,
-            update=2 * (whole if layout.data > 1 else params),
+            update=whole + params,
         )
 
     def kept_of_image(self, remat: str) -> float:
