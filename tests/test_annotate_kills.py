@@ -16,31 +16,22 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Imports once, then forks. Each child counts what it does to the disk and the records it makes, and
 # kills itself before the event whose number it was given; 0 is never.
 KILLED = """
-import os, signal, sys
+import os, sys
 from miro_jax.data.records import shards
+from tests import moments
 from tests.annotating import call
 
-pieces, out, moments = sys.argv[1].split(","), sys.argv[2], map(int, sys.argv[3:])
-events = 0
+pieces, out, chosen = sys.argv[1].split(","), sys.argv[2], map(int, sys.argv[3:])
 
-def watched(action, moment):
-    def watching(*arguments, **keywords):
-        global events
-        events += 1
-        if events == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return action(*arguments, **keywords)
-    return watching
-
-for moment in moments:
+for moment in chosen:
     child = os.fork()
     if not child:
         os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "fsync", "link", "unlink"):
-            setattr(os, name, watched(getattr(os, name), moment))
-        shards.encode_record = watched(shards.encode_record, moment)
+            setattr(os, name, moments.watched(getattr(os, name), moment))
+        shards.encode_record = moments.watched(shards.encode_record, moment)
         call(pieces, out, max_failure_rate=0.5)
-        print("finished", events, flush=True)
+        print("finished", moments.events, flush=True)
         os._exit(0)
     if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
         print("killed", moment, flush=True)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from miro_jax.cli import devices, fit, machine, pull, surroundings
+from miro_jax.cli import cluster, devices, fit, machine, pull, surroundings
 from miro_jax.cli.finding import FAILED, OK, WARNING
 from miro_jax.data import storage
 from miro_jax.evaluate import doctor
@@ -89,7 +89,7 @@ def test_devices_that_do_not_compute_fail(monkeypatch):
 def test_drivers_and_who_holds_a_tpu(monkeypatch, tmp_path):
     chip = tmp_path / "accel0"
     chip.write_bytes(b"")
-    shown = {devices.NVIDIA: ["/dev/nvidia0"], devices.TPU[0]: [str(chip)]}
+    shown = {devices.NVIDIA: ["/dev/nvidia0"], cluster.TPUS[0]: [str(chip)]}
     monkeypatch.setattr(devices.glob, "glob", lambda pattern: shown.get(pattern, []))
     monkeypatch.setattr(devices, "NVIDIA_DRIVER", tmp_path / "version")
     monkeypatch.setattr(devices, "version", lambda name: "")

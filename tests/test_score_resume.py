@@ -107,32 +107,23 @@ def test_batch_size_and_threads_may_change_on_the_way(tmp_path):
 # Imports once, then forks. Each child counts what it does to the disk and the batches it scores,
 # and kills itself before the event whose number it was given; 0 is never.
 KILLED = """
-import json, os, signal, sys
+import json, os, sys
 from miro_jax.rewards import base
 from miro_jax.score import score_images
+from tests import moments
 
 folder, captions, trials = *sys.argv[1:3], json.loads(sys.argv[3])
-events = 0
-
-def watched(action, moment):
-    def watching(*arguments, **keywords):
-        global events
-        events += 1
-        if events == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return action(*arguments, **keywords)
-    return watching
 
 for out, moment in trials:
     child = os.fork()
     if not child:
         os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "unlink"):
-            setattr(os, name, watched(getattr(os, name), moment))
-        base.score_prepared = watched(base.score_prepared, moment)
+            setattr(os, name, moments.watched(getattr(os, name), moment))
+        base.score_prepared = moments.watched(base.score_prepared, moment)
         score_images(folder, ["colors", "beauty"], out, captions=captions, batch_size=5,
                      num_threads=2)
-        print("finished", events, flush=True)
+        print("finished", moments.events, flush=True)
         os._exit(0)
     if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
         print("killed", moment, flush=True)

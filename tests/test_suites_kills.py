@@ -15,23 +15,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Imports once, then forks. Each child counts the images that it judges and what it does to the
 # disk, and kills itself before the event whose number it was given; 0 is never.
 KILLED = """
-import os, signal, sys
+import os, sys
 from miro_jax import __main__ as entry
 from miro_jax.evaluate.suites import command, judging, table, work
 from miro_jax.score import run
-from tests import suites
+from tests import moments, suites
 
 folder, *works = sys.argv[1:]  # each OUT=MOMENT,MOMENT,...
-events = 0
-
-def watched(action, moment):
-    def watching(*arguments, **keywords):
-        global events
-        events += 1
-        if events == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return action(*arguments, **keywords)
-    return watching
 
 table.SUITES["small"] = lambda: suites.small_suite(20)
 judging._IMAGES_AT_LEAST = 8
@@ -44,10 +34,10 @@ for out, moment in ((o, int(m)) for o, _, ms in map(lambda w: w.partition("="), 
         os.dup2(2, 1)
         os.fsync = lambda descriptor: None  # a kill, other than a power cut, loses nothing written
         for name in ("replace", "fsync", "link", "unlink"):
-            setattr(os, name, watched(getattr(os, name), moment))
-        suites.Bright.judge = watched(suites.Bright.judge, moment)
+            setattr(os, name, moments.watched(getattr(os, name), moment))
+        suites.Bright.judge = moments.watched(suites.Bright.judge, moment)
         status = entry.main([*words, f"--out={out}"])
-        print(events if status == 0 else status - 1000, file=ended, flush=True)
+        print(moments.events if status == 0 else status - 1000, file=ended, flush=True)
         os._exit(0)
     if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
         print("killed", flush=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 # JAX's own since 0.8.1. Networks that were made for older versions open 8476 instead.
 PORT, OLD_PORT = 8482, 8476
-_TPUS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+TPUS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 _METADATA_SECONDS = 3.0
 # [v6]:port, host:port or v6 alone.
 _ADDRESS = re.compile(
@@ -143,7 +143,7 @@ def _scheduled(environment: Mapping[str, str], metadata: Lookup | None):
     yield _slurm(environment)
     if metadata is not None:
         yield _machine(metadata)
-    elif any(map(glob.glob, _TPUS)) and "TPU_SKIP_MDS_QUERY" not in environment:
+    elif any(map(glob.glob, TPUS)) and "TPU_SKIP_MDS_QUERY" not in environment:
         yield _machine(_ask_metadata(environment))
 
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from miro_jax.cli.cluster import TPUS
 from miro_jax.cli.finding import FAILED, OK, Finding
 from miro_jax.cli.fit import version
 from miro_jax.models import sharding
 
 NVIDIA, NVIDIA_DRIVER = "/dev/nvidia[0-9]*", Path("/proc/driver/nvidia/version")
-TPU = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 _WIDTH = 128  # of the product, whose sums are exact in every dtype
 
 
@@ -28,7 +28,7 @@ def drivers(processes: Path = Path("/proc")) -> list[Finding]:
         except (OSError, IndexError):
             text = f"{NVIDIA_DRIVER} is missing: is the driver loaded? Try nvidia-smi"
             found.append(Finding("driver", FAILED, text))
-    paths = [path for pattern in TPU for path in glob.glob(pattern)]
+    paths = [path for pattern in TPUS for path in glob.glob(pattern)]
     if paths:
         if libtpu := version("libtpu"):
             found.append(Finding("libtpu", OK, libtpu))

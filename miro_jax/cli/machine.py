@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from huggingface_hub import constants as hub
 
-from miro_jax.cli import devices, fit, surroundings
+from miro_jax.cli import cluster, devices, fit, surroundings
 from miro_jax.cli.compile_cache import VARIABLE
 from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
 from miro_jax.models.flops import peak_tflops
@@ -28,7 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tran
 # Extras by the module that each brings.
 EXTRAS = {"demo": "gradio", "docs": "sphinx", "gcs": "gcsfs", "s3": "s3fs"}
 # Files by which an accelerator shows before any driver is asked, and the extra that uses it.
-ACCELERATORS = {"NVIDIA GPU": ("/dev/nvidia[0-9]*", "cuda12"), "TPU": ("/dev/accel[0-9]*", "tpu")}
+ACCELERATORS = {"NVIDIA GPU": (devices.NVIDIA, "cuda12"), "TPU": (cluster.TPUS[0], "tpu")}
 LEAST_MEMORY, LEAST_DISK = 4 << 30, 5 << 30
 LEAST_OPEN_FILES = 4096  # shards of a set, each open, and what libraries need
 

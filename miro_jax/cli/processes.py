@@ -48,7 +48,7 @@ def start(
             jax.distributed.initialize(initialization_timeout=int(seconds), **limits)
         except ValueError as error:
             raise ValueError(
-                "several processes must be told of each other; nothing names them here. Give "
+                "several processes must know of each other; nothing names them here. Give "
                 "config.mesh.coordinator, num_processes and process_id, or the variables that "
                 "docs/training.md lists."
             ) from error

@@ -64,7 +64,7 @@ def _reason(error: OSError) -> str:
 def _answer(cluster: Cluster, me: Mapping[str, str], seconds, say, deadline) -> list[str]:
     """What processes other than 0 do: connect, say who is there, wait for the answer."""
     line = json.dumps({_GREETING: cluster.count, "index": cluster.index, **me}) + "\n"
-    why, began, told = "", time.monotonic(), False
+    why, began, noted = "", time.monotonic(), False
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((cluster.host, cluster.port), min(left, 10)) as link:
@@ -81,8 +81,8 @@ def _answer(cluster: Cluster, me: Mapping[str, str], seconds, say, deadline) -> 
             if text := answer.get("refused"):
                 raise ValueError(str(text))
             why = "what listens there is no process of this run"
-        if not told and time.monotonic() - began > SECONDS_UNTIL_NOTE:
-            told = True
+        if not noted and time.monotonic() - began > SECONDS_UNTIL_NOTE:
+            noted = True
             say(f"process {cluster.index} waits for process 0 at {cluster.address}: {why}")
         time.sleep(SECONDS_BETWEEN_TRIES)
     raise TryAgain(
@@ -125,14 +125,14 @@ class _Caller:
             server = stack.enter_context(self._listen(deadline))
             server.setblocking(False)
             stack.callback(self._hang_up)
-            began, told = time.monotonic(), False
+            began, noted = time.monotonic(), False
             while len(self.hosts) < self.cluster.count:
                 now = time.monotonic()
                 if now > deadline:
                     self._tell({"missing": self._missing()})
                     raise TryAgain(self._missing())
-                if not told and now - began > SECONDS_UNTIL_NOTE:
-                    told = True
+                if not noted and now - began > SECONDS_UNTIL_NOTE:
+                    noted = True
                     self.say(f"process 0 waits for {self._absent()}")
                 ready, _, _ = select.select([server, *self.links], [], [], 0.2)
                 for link in ready:
@@ -143,7 +143,7 @@ class _Caller:
 
     def _listen(self, deadline: float) -> socket.socket:
         """Take the port, also once an earlier process has let it go."""
-        told, port = False, self.cluster.port
+        noted, port = False, self.cluster.port
         while True:
             try:
                 both = socket.has_dualstack_ipv6()
@@ -158,8 +158,8 @@ class _Caller:
                         f"{_reason(error)}. End the process that holds it, or give another port "
                         "(config.mesh.coordinator=HOST:PORT)."
                     ) from error
-                if not told:
-                    told = True
+                if not noted:
+                    noted = True
                     self.say(f"process 0 waits for port {port}: {_reason(error)}")
                 time.sleep(SECONDS_BETWEEN_TRIES)
 
