@@ -126,8 +126,8 @@ def test_another_number_of_scores_than_images_is_refused(file, tmp_path):
     image = np.zeros((32, 32, 3), np.uint8)
     said = r"short.judge must return one score for each image, \[3\]; got \[1\]"
     reward = rewards.load_reward(f"{file}:Short")
-    with pytest.raises(ValueError, match=said):
-        reward.score([image] * 3, ["a"] * 3)
+    with pytest.raises(ValueError, match=r"score must return \[\d+\] float32; got \[1\]"):
+        contract.check_reward(reward)
     with pytest.raises(ValueError, match=said):
         base.score_all([reward], [image] * 3, [{"caption": ["a"] * 3}])
     folder = tmp_path / "images"

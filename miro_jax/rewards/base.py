@@ -89,7 +89,7 @@ class Reward:
         check_captions(captions, len(arrays))
         if not arrays:
             return np.zeros(0, np.float32)
-        scores = judge_all(self, self.read(arrays), captions)
+        scores = self.judge(self.read(arrays), captions)
         require_usable(np.reshape(scores, (-1, 1)), [self])
         return scores
 
@@ -290,19 +290,10 @@ def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
 
 
 def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -> np.ndarray:
-    scores = judge_all(reward, features, texts)
-    return reward.stored(scores) if stored else scores
-
-
-def judge_all(reward: Any, features: Any, captions: Sequence[str]) -> np.ndarray:
-    """Return `reward.judge` of n images, [n]; ValueError where it gives another number of scores.
-
-    A single score would else become that of every image.
-    """
-    scores = np.asarray(reward.judge(features, captions))
-    if scores.shape != (len(captions),):
+    scores = reward.judge(features, texts)
+    if np.shape(scores) != (len(texts),):  # a single one would become that of every image
         raise ValueError(
-            f"{reward.name}.judge must return one score for each image, [{len(captions)}]; "
-            f"got {list(scores.shape)}."
+            f"{reward.name}.judge must return one score for each image, [{len(texts)}]; "
+            f"got {list(np.shape(scores))}."
         )
-    return scores
+    return reward.stored(scores) if stored else scores
