@@ -247,7 +247,8 @@ def test_a_watcher_that_is_started_again_finds_the_run_and_starts_nothing(world)
     process = world.start("exits")
     process.kill()
     process.communicate()
-    beats = ["ready:6", "ready:7", "ready:8", "ready:9!0"]
+    # A call that the killed one had begun may still move on by a beat, so there are many.
+    beats = [*(f"ready:{step}" for step in range(6, 16)), "ready:16!0"]
     fake_cloud.change(world.state, lambda state: state.update(beats=beats, age=0))
     assert world() == watch.DONE
     assert (world.count("create"), world.count("run")) == (1, 1)
