@@ -54,11 +54,16 @@ def _plan(words: Sequence[str]) -> Options:
 def _serve(options: Options) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     note(f"{NAME}: loading {options.checkpoint}")
+    # Its seconds pass while the network's programs are loaded.
+    importing = threading.Thread(target=demo.page.load_components, daemon=True)
+    importing.start()
     studio = demo.studio.open_studio(options)
+    importing.join()
     page = demo.page.build_page(studio)
     demo.page.launch(page, options.host, options.port)
     note(f"{NAME}: http://{options.host}:{options.port} until Ctrl-C")
     try:
+        studio.compile_other()
         threading.Event().wait()
     except KeyboardInterrupt:  # serving ends when it is stopped
         page.close(verbose=False)

@@ -103,6 +103,11 @@ class Controls:
         return out
 
 
+def load_components() -> Any:
+    """Import gradio, which takes seconds."""
+    return gr.Blocks
+
+
 def build_page(studio: Studio) -> Any:
     """Return the page of a studio, a `gradio.Blocks`."""
     with gr.Blocks(title="miro_jax demo", analytics_enabled=False, fill_width=True) as page:

@@ -128,6 +128,13 @@ class Studio:
         scores, achieved = self._measure(images, form)
         yield Drawn(form, images, time.perf_counter() - begin, scores, achieved)
 
+    def compile_other(self) -> None:
+        """Compile what a slider can request beside the usual: no guidance, or guidance."""
+        values = to_values(self.usual) | {"num_steps": 1, "num_images": 1}
+        values["guidance_scale"] = 0.0 if self.usual.settings.guidance_scale else 1.0
+        for _ in self.draw(make_form(self.pipe.reward_names, values)):
+            pass
+
     def _decode(self, latents: Sequence[Any], used: Sequence[int]) -> np.ndarray:
         pairs = zip(latents, used, strict=True)
         return np.concatenate([self.pipe.decode(z)[:count] for z, count in pairs])
@@ -162,7 +169,7 @@ def check_options(options: Options) -> None:
 
 
 def open_studio(options: Options) -> Studio:
-    """Load the network, the rewards, presets and curves, and compile what a drawing needs."""
+    """Load the network, the rewards, presets and curves, and draw what the page shows first."""
     folder = Path(options.checkpoint).expanduser()
     run = folder if is_run(folder) else None
     keep_compiled(run)
@@ -198,12 +205,8 @@ def open_studio(options: Options) -> Studio:
         options.variant,
         options.most_images,
     )
-    # What a slider can request is compiled now: guidance, and none.
-    values = to_values(studio.usual) | {"num_steps": 1, "num_images": 1}
-    values["guidance_scale"] = 0.0 if studio.usual.settings.guidance_scale else 1.0
-    for form in (make_form(pipe.reward_names, values), studio.usual):
-        *_, last = studio.draw(form)
-        studio.first = cast(Drawn, last)
+    *_, last = studio.draw(studio.usual)
+    studio.first = cast(Drawn, last)
     return studio
 
 
