@@ -87,6 +87,9 @@ def base() -> ConfigDict:
     # 0 = records in a random order, each shard at hand all the time; n = in the order of n shards
     # at a time, of which a set in a store has 3 n on the disk.
     c.data.shuffle_shards = 0
+    # Parts of each batch that read shards of their own; a multiple of the hosts lets each of them
+    # read its share of the shards, in one order for any number of hosts. 1 = every host reads all.
+    c.data.lanes = 1
     c.data.stage_bytes = 0  # of shards of a store on the disk at a time; 0 = most of what is free
     # Share of steps that use the synthetic caption, with its scores.
     c.data.synthetic_caption_prob = 0.0
@@ -184,7 +187,7 @@ def base() -> ConfigDict:
 
     # --stage=distil: a student of a trained network for a few steps, see docs/distil.md.
     c.distil = ConfigDict()
-    c.distil.checkpoint = ""  # the teacher: a run, or a folder or hub id in the released layout
+    c.distil.checkpoint = ""  # the teacher: a run or a release, by folder, URL or hub id
     c.distil.teacher = ""  # identity of its weights; the stage fills it in
     c.distil.num_steps = 800  # in place of train.num_steps
     c.distil.batch_size = 16  # trajectories of the teacher in an update, global
@@ -198,7 +201,7 @@ def base() -> ConfigDict:
 
     # --stage=extend adds data.new_reward to a trained network, and trains on.
     c.extend = ConfigDict()
-    c.extend.checkpoint = ""  # run, or folder or hub id in the released layout
+    c.extend.checkpoint = ""  # a run or a release, by folder, URL or hub id
     c.extend.num_steps = 300  # in place of train.num_steps
     c.extend.learning_rate = 5e-4  # in place of optim.learning_rate
     c.extend.warmup_steps = 20  # in place of optim.warmup_steps

@@ -203,6 +203,111 @@ def test_a_record_is_in_one_of_the_shards_that_are_near(window):
     for position in range(2 * sum(SIZES)):
         near = order.shards_near(position)
         shard = int(np.searchsorted(starts, order(position), side="right")) - 1
-        assert shard in near[:window] and len(near) <= order.most_shards
+        assert shard in near[:window] and len(near) <= order.most_shards()
         assert not before or shard in before  # it was fetched ahead
         before = near
+
+
+def first_order(counts, window, seed, epoch):
+    """The records of an epoch in the order that runs without lanes began with."""
+    order = np.random.default_rng((seed, epoch)).permutation(np.flatnonzero(counts))
+    starts, found = np.cumsum([0, *counts]), []
+    for number, begin in enumerate(range(0, len(order), window)):
+        spans = [np.arange(starts[s], starts[s + 1]) for s in order[begin : begin + window]]
+        rng = np.random.default_rng((seed, epoch, 1 + number))
+        found += rng.permutation(np.concatenate(spans)).tolist()
+    return found
+
+
+@pytest.mark.parametrize("window", [1, 3, 20])
+def test_one_lane_is_the_order_that_older_runs_resume_in(window):
+    total = sum(SIZES)
+    for seed in (0, 4, 2**32 - 1):
+        order = ShardOrder(SIZES, window, seed)
+        for epoch in range(3):
+            found = [order(epoch * total + i) for i in range(total)]
+            assert found == first_order(SIZES, window, seed, epoch)
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 4, 16])
+@pytest.mark.parametrize("window", [1, 5, 20])
+def test_each_epoch_by_lanes_is_a_permutation_and_its_shards_are_fetched_ahead(window, lanes):
+    total, starts = sum(SIZES), np.cumsum([0, *SIZES])
+    order = ShardOrder(SIZES, window, 3, lanes)
+    found = [order(i) for i in range(4 * total)]
+    for epoch in range(4):
+        assert sorted(found[epoch * total : (epoch + 1) * total]) == list(range(total))
+    for lane in range(lanes):
+        before = None
+        for position in range(lane, 4 * total, lanes):
+            near = order.shards_near(position, [lane])
+            shard = int(np.searchsorted(starts, found[position], side="right")) - 1
+            assert shard in near[: -(-window // lanes)] and len(near) <= order.most_shards([lane])
+            assert before is None or shard in before
+            before = near
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_batches_by_lanes_are_the_same_for_any_number_of_hosts_and_batch_size(folder, url, hosts):
+    given = {"shuffle_shards": 4, "lanes": 4}
+    one = open_data(folder, **given)
+    whole = [index for batch in take(one, 24) for index in batch["index"]]
+    copy = staging.open_copy(url)
+    here = [open_data(copy, **given, process_index=i, process_count=hosts) for i in range(hosts)]
+    first = zip(*(take(data, 11) for data in here), strict=True)
+    assert [i for parts in first for part in parts for i in part["index"]] == whole[: 11 * 8]
+    state = here[-1].get_state()
+    other = open_data(folder, **given, batch_size=4)  # of any batch size, the same records
+    other.set_state(state)
+    found = [i for batch in take(other, 26) for i in batch["index"]]
+    assert sorted(found) == sorted(whole[11 * 8 :])
+    for one_host in (*here, one, other):
+        one_host.close()
+
+
+def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
+    """Its share of 24, one more where lanes meet, and of the next epoch each lane's first one."""
+    sizes = [10, 14] * 12
+    folder, url = write_set(tmp_path / "records", sizes), f"memory://{uuid.uuid4().hex}/records"
+    stores.upload(folder, url)
+    fetch, fetched = RemoteFolder.fetch, []
+
+    def counted(store, name, path, count=None):
+        fetched.append(name)
+        fetch(store, name, path, count)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", counted)
+    for hosts in (1, 2, 4):
+        for host in range(hosts):
+            monkeypatch.setenv(mirror.VARIABLE, str(tmp_path / f"disk-{host}-of-{hosts}"))
+            given = {"shuffle_shards": 4, "lanes": 4, "num_threads": 1, "prefetch_batches": 1}
+            more = {"process_index": host, "process_count": hosts}
+            data = open_data(staging.open_copy(url), **given, **more)
+            take(data, sum(sizes) // 8 - 3)
+            here = {name for name in fetched if name.endswith(".array_record")}
+            data.close()
+            assert 24 / hosts - 3 <= len(here) <= 24 / hosts + 2 + 4 / hosts, (hosts, len(here))
+            fetched.clear()
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"lanes": 3}, "lanes must be at least 1 and divide the batch size 8; got 3"),
+        ({"lanes": 0}, "lanes must be at least 1"),
+        ({"lanes": 2, "shuffle_shards": 0}, "lanes = 2 needs shuffle_shards"),
+        ({"lanes": 128, "batch_size": 128}, "at most the 64 records; got 128"),
+    ],
+)
+def test_lanes_that_cannot_be_are_refused(folder, changes, said):
+    with pytest.raises(ValueError, match=said):
+        open_data(folder, **{"shuffle_shards": 2} | changes)
+
+
+def test_states_of_other_lanes_are_refused(folder):
+    data = open_data(folder, shuffle_shards=2, lanes=2)
+    for lanes in (1, 4):
+        with pytest.raises(ValueError, match="must have lanes = (4|None); got 2"):
+            open_data(folder, shuffle_shards=2, lanes=lanes).set_state(data.get_state())
+    with pytest.raises(ValueError, match="must have lanes = 2; got None"):
+        data.set_state(open_data(folder, shuffle_shards=2).get_state())

@@ -15,10 +15,11 @@ from miro_jax.annotate.finish import finished, merge, summarize
 from miro_jax.annotate.plan import Job, plan
 from miro_jax.annotate.settings import ALL, SHARED, Settings
 from miro_jax.annotate.work import work_on
-from miro_jax.cli import build, run_folder
+from miro_jax.cli import build, run_folder, stored_checkpoint
 from miro_jax.cli.exit import note, say
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.records.staging import source_of
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import check_writable
 from miro_jax.pretrained.weights.hub import OfflineError
@@ -124,7 +125,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
       See `annotate`.
     """
     if config.data.new_reward and config.extend.checkpoint:
-        config = run_folder.with_network_of(config, Path(config.extend.checkpoint).expanduser())
+        run = stored_checkpoint.locate(config.extend.checkpoint, weights=False)
+        config = run_folder.with_network_of(config, run)
     settings = settings_of(config, Path(workdir))
     if config.data.new_reward:
         return _add_reward(settings, run_folder.records_to_extend(config))
@@ -138,6 +140,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
 def _add_reward(settings: Settings, base: Path) -> Manifest | None:
     if settings.plan or settings.probe:
         raise ValueError("config.annotate.before cannot be given with config.data.new_reward.")
+    if store := source_of(base):
+        raise ValueError(
+            f"The records that config.data.new_reward is added to must be on this machine; got "
+            f"{store}. Copy them, and give their folder as config.data.records."
+        )
     job = added.plan(settings, base)
     try:
         manifest = added.execute(job)

@@ -18,6 +18,7 @@ from miro_jax.cli import processes
 from miro_jax.cli.cluster import Given
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import Formatter, is_full_disk
+from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.cli.stored_run import LOCK_NAME, TRAINING, is_url, open_mirror
 from miro_jax.data import storage
 from miro_jax.data.json_file import read_json, with_tuples
@@ -26,7 +27,7 @@ from miro_jax.data.records.staging import open_copy
 from miro_jax.data.regular_file import check_regular
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
-from miro_jax.data.storage.mirror import COMMIT
+from miro_jax.data.storage.mirror import COMMIT, origin
 from miro_jax.models.fused_attention import resolve
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
@@ -39,9 +40,13 @@ def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     Raises:
       ValueError: it is no such name. OSError: the store cannot be read.
     """
-    folder = storage.open_folder(config.data.records or Path(workdir) / "records")
+    return _open_records(config.data.records or Path(workdir) / "records")
+
+
+def _open_records(location: str | Path) -> Path:
+    folder = storage.open_folder(location)
     if "\n" in str(folder):
-        raise ValueError(f"config.data.records must be a folder; got {config.data.records!r}.")
+        raise ValueError(f"config.data.records must be a folder; got {location!r}.")
     return folder.path if isinstance(folder, storage.LocalFolder) else open_copy(str(folder))
 
 
@@ -50,17 +55,26 @@ def records_to_extend(config: ml_collections.ConfigDict) -> Path:
 
     That of `config.data.records`, or of the run `config.extend.checkpoint`.
     """
-    run = Path(config.extend.checkpoint).expanduser()
     if config.data.records:
-        return records_folder(config, run)
+        return records_folder(config, Path())
+    run = locate(config.extend.checkpoint, weights=False)
     if not config.extend.checkpoint or not (run / CONFIG).is_file():
         raise ValueError(
             "The records that config.data.new_reward is added to must be given: config.data.records"
             " is their folder, or config.extend.checkpoint a run that was trained on them; got "
             f"config.extend.checkpoint={config.extend.checkpoint!r}."
         )
+    return _open_records(records_of(run))
+
+
+def records_of(run: Path) -> str:
+    """Return the path or URL of the records that a run was trained on.
+
+    Args:
+      run: its folder, which may be a copy of one in an object store.
+    """
     used = read_json(run / CONFIG, {"data": {"records": str}})["data"]["records"]
-    return Path(used).expanduser() if used else run / "records"
+    return used or f"{origin(run) or run.absolute()}/records"
 
 
 def with_network_of(config: ml_collections.ConfigDict, run: Path) -> ml_collections.ConfigDict:

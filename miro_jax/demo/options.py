@@ -19,7 +19,7 @@ class Options:
         CHECKPOINT,
         group=MODEL,
         metavar="DIR_OR_ID",
-        help="a run's folder, a folder in the released layout, or a hub id",
+        help="a run's folder, a folder in the released layout, a URL of either, or a hub id",
     )
     variant: str | None = option(
         None, group=MODEL, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"

@@ -14,6 +14,7 @@ import numpy as np
 
 from miro_jax import rewards
 from miro_jax.cli.compile_cache import keep_compiled
+from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.demo.form import make_form, to_values
@@ -28,7 +29,7 @@ from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Request
 from miro_jax.sample.stage import read_settings
-from miro_jax.sample.trained import is_run, peek, weights_name
+from miro_jax.sample.trained import peek, weights_name
 
 NUM_BINS = 64  # of the released networks
 _EVERY = 0.15  # seconds between two previews, at least
@@ -170,10 +171,9 @@ def check_options(options: Options) -> None:
 
 def open_studio(options: Options) -> Studio:
     """Load the network, the rewards, presets and curves, and draw what the page shows first."""
-    folder = Path(options.checkpoint).expanduser()
-    run = folder if is_run(folder) else None
-    keep_compiled(run)
     _, sample = peek(options.checkpoint, options.variant, options.revision)
+    run = None if sample is None else locate(options.checkpoint, weights=False)
+    keep_compiled(run)
     # One program for any number of images. A release has the first device, a run all of them.
     devices = 1 if sample is None else jax.device_count()
     rows = 1 if sample is None and jax.default_backend() == "cpu" else 4
@@ -186,7 +186,7 @@ def open_studio(options: Options) -> Studio:
         vae=options.vae,
         revision=options.revision,
     )
-    shapes = sample is not None and _source(folder) == "shapes"
+    shapes = run is not None and _source(run) == "shapes"
     examples = FIRST_PROMPTS if shapes else OTHER_PROMPTS
     usual = {} if sample is None else read_settings(sample)
     first = {"prompt": examples[0], "num_images": min(4, options.most_images), **usual}

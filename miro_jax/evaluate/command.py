@@ -56,12 +56,22 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     given = vars(parser.read([word for word in words if word not in overrides]))
-    folder = Path(given.pop("folder")).expanduser()
+    folder = here(given.pop("folder"))
     config = read_config(folder)
     config.evaluate.update({name: value for name, value in given.items() if value is not None})
     config = override(config, overrides)
     evaluate.run.validate_run(config, folder)
     return config, folder
+
+
+def here(folder: str) -> Path:
+    """Return the path of a run that results are written into; UsageError for a URL."""
+    if "://" in folder:
+        raise exits.UsageError(
+            f"the run's folder must be on this machine; got {folder}. Give --suite=NAME, which "
+            "writes elsewhere, or evaluate into it: miro-jax train --stage=evaluate --workdir=URL."
+        )
+    return Path(folder).expanduser()
 
 
 def read_config(folder: Path) -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ import ml_collections
 
 from miro_jax import evaluate
 from miro_jax.cli import exit, flags
-from miro_jax.evaluate.command import override, read_config
+from miro_jax.evaluate.command import here, override, read_config
 
 NAME, PROGRAM = "miro_jax.evaluate", "miro-jax compare"
 _DESCRIPTION = """Compare two networks on the same prompts and noise: rewards of their images, their
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, Path]:
     parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("before", metavar="BEFORE", help="run, or folder or hub id of a release")
+    parser.add_argument("before", metavar="BEFORE", help="run or release, by folder, URL or hub id")
     parser.add_argument("after", metavar="AFTER", help="folder of a run with checkpoints")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write (default: AFTER)")
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     given = vars(parser.read([word for word in words if word not in overrides]))
-    after = Path(given["after"]).expanduser()
+    after = here(given["after"])
     config = override(read_config(after), overrides)
     evaluate.run.validate_run(config, after)
     return given["before"], config, after, Path(given["out"] or after).expanduser()

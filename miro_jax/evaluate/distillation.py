@@ -20,6 +20,7 @@ import numpy as np
 from miro_jax import evaluate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
+from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.json_file import read_json
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
@@ -40,7 +41,7 @@ def run(config: Config, workdir: Path | str) -> None:
     """
     if not config.distil.checkpoint:
         raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
-    source = Path(config.distil.checkpoint).expanduser()
+    source = locate(config.distil.checkpoint)
     teacher = load(config.distil.checkpoint)
     if teacher.config.student:
         raise ValueError(f"The teacher must not be a student itself; got {source}.")
@@ -69,13 +70,12 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
     """Return the config of a student, which is that of a run.
 
     Args:
-      config: with `distil`. source: of the teacher. identity: of its weights.
+      config: with `distil`. source: folder of the teacher. identity: of its weights.
     """
     c = run_folder.with_network_of(config, source).copy_and_resolve_references()
     c.unlock()
     if is_run(source):
-        used = read_json(source / run_folder.CONFIG, {"data": {"records": str}})["data"]["records"]
-        c.data.records = c.data.records or used or str((source / "records").absolute())
+        c.data.records = c.data.records or run_folder.records_of(source)
     d = c.distil
     d.teacher, c.model.rin.student = identity, True
     c.train.num_steps, c.train.batch_size, c.train.microbatches = d.num_steps, d.batch_size, 1

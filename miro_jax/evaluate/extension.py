@@ -21,8 +21,10 @@ from jax.experimental import multihost_utils
 from miro_jax import annotate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
+from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.records.staging import source_of
 from miro_jax.evaluate import compare
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
@@ -48,7 +50,7 @@ def run(config: Config, workdir: Path | str) -> None:
     for key, value in given.items():
         if not value:
             raise ValueError(f"--stage=extend must be given --config.{key}.")
-    folder = Path(checkpoint).expanduser()
+    folder = locate(checkpoint)
     if folder.resolve() == workdir.resolve():
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
     config = run_folder.with_network_of(config, folder)
@@ -75,7 +77,7 @@ def _make_records(config: Config, workdir: Path) -> str | None:
     """Return `data.records` of the extended run; None while others have to annotate."""
     base, new = run_folder.records_to_extend(config), short_name(config.data.new_reward)
     if new in [identity.partition("@")[0] for identity in Manifest.load(base).rewards]:
-        return os.path.abspath(base)
+        return str(source_of(base) or os.path.abspath(base))
     return None if annotate.run(config, workdir) is None else ""
 
 

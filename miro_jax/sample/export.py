@@ -35,7 +35,7 @@ def export(
     """Write the averaged weights of a run in the released layout, with a card.
 
     Args:
-      workdir: the run's folder. out: made where it is missing.
+      workdir: the run's folder, or its URL. out: made where it is missing.
       hub_id: of the card's examples, "owner/name". licence, data_licence: see `model_card`.
 
     Returns:
@@ -49,7 +49,12 @@ def export(
     encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
     trained = sample.trained.load(workdir)
     card = sample.model_card.write_card(
-        workdir, settings.to_dict(), trained.step, hub_id, licence, data_licence
+        sample.trained.folder_of(workdir),
+        settings.to_dict(),
+        trained.step,
+        hub_id,
+        licence,
+        data_licence,
     )
     folder = sample.trained.export(trained, out, encoders)
     write_atomic(folder / sample.model_card.CARD_NAME, card.encode())
@@ -103,7 +108,8 @@ def check_hub_id(hub_id: str) -> None:
 def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
     """Return the config of a run whose network the released layout can hold; else ValueError."""
     sample.trained.peek(workdir)
-    settings = ml_collections.ConfigDict(hub.open(workdir).json("config.json"))
+    folder = sample.trained.folder_of(workdir, weights=False)
+    settings = ml_collections.ConfigDict(hub.open(folder).json("config.json"))
     sizes = settings.model.rin
     wrong = [
         f"config.model.rin.{key} must be {want}; got {sizes[key]}"
@@ -126,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "model.safetensors, uncond_embedding.npy, and the model's card, README.md.",
         epilog="example: miro-jax export --workdir=runs/mine --out=exported --push=user/name",
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, or URL")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub")
     parser.add_argument("--private", action="store_true", help="make a private repository")
@@ -137,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def plan() -> Namespace:
         flags = parser.read(arguments)
-        if not (Path(flags.workdir) / "checkpoints").is_dir():
+        if not sample.trained.is_run(sample.trained.folder_of(flags.workdir, weights=False)):
             raise FileNotFoundError(
                 f"--workdir must be a run's folder with checkpoints; got {flags.workdir}."
             )

@@ -120,8 +120,8 @@ class MiroPipeline:
         """Load a released checkpoint, or a run of this package.
 
         Args:
-          source: "nicolas-dufour/miro" or another hub id, a folder in the same layout, or a run's
-            folder.
+          source: "nicolas-dufour/miro" or another hub id, a folder in the same layout, a run's
+            folder, or the URL of either folder in an object store, gs:// or s3://.
           variant: sub-folder of a release, as "miro-no-clip" or "no_clip".
           dtype, torch_dtype: of parameters and matrix products, "float32" or "bfloat16", under
             one of the two names; None is bfloat16 on accelerators and float32 on a CPU. Images
@@ -136,6 +136,7 @@ class MiroPipeline:
 
         Raises:
           FileNotFoundError: a file is missing and cannot be fetched; the text says which and how.
+          OSError: an object store cannot be read.
           ValueError: the files do not fit our network, or the preset is of another one.
         """
         more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}

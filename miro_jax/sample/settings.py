@@ -194,7 +194,7 @@ class Options:
     checkpoint: str = _model(
         CHECKPOINT,
         metavar="DIR_OR_ID",
-        help="a run's folder, a folder in the released layout, or a hub id",
+        help="a run's folder, a folder in the released layout, a URL of either, or a hub id",
     )
     variant: str | None = _model(
         None, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"

@@ -9,7 +9,7 @@ import difflib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
+from miro_jax.cli.stored_checkpoint import forget, locate
 from miro_jax.data.json_file import check_fields, read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.storage.files import to_json
@@ -30,7 +31,7 @@ from miro_jax.pretrained.encoders import build_caption_encoder, build_image_enco
 from miro_jax.pretrained.weights import hub, official
 from miro_jax.rewards.names import short_name
 from miro_jax.train import components
-from miro_jax.train.checkpoint import Checkpoints
+from miro_jax.train.checkpoint import Checkpoints, UnusableError
 from miro_jax.train.digest import examine
 from miro_jax.train.state import leaf_name
 
@@ -151,6 +152,8 @@ def load(
 ) -> Trained:
     """Load a run's folder, a folder in the released layout, or a hub id of one.
 
+    Either folder may be in an object store: what is needed of it is copied here first.
+
     Args:
       source, variant, dtype, mesh, text_encoder, vae, revision: see
         `MiroPipeline.from_pretrained`. A run brings its own mesh.
@@ -160,11 +163,19 @@ def load(
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
         not fit our network.
     """
-    folder = Path(source).expanduser()
+    folder = locate(source, _variants(variant), step)
+    url = origin(folder)
     if is_run(folder):
         settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
-        return restore(_for_sampling(ml_collections.ConfigDict(settings), dtype), folder, step)
-    with _open_release(source, variant, revision) as repository:
+        config = _for_sampling(ml_collections.ConfigDict(settings), dtype)
+        try:
+            return restore(config, folder, step)
+        except UnusableError as error:
+            if "://" not in str(source):
+                raise
+            text = f"{source} has no checkpoint that can be used: {error.causes}. "
+            raise ValueError(text + forget(folder)) from error
+    with _open_release(*_as_folder(source, variant, folder), revision) as repository:
         release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
     _check_image_encoder(release, images, repository)
@@ -177,8 +188,17 @@ def load(
         release.reward_names,
         release.network.mesh,
         release.empty_tokens,
-        f"{repository} sha256:{release.sha256}",
+        f"{url or repository} sha256:{release.sha256}",
     )
+
+
+def folder_of(source: str | Path, variant: str | None = None, weights: bool = True) -> Path:
+    """Return the folder of a checkpoint on this machine; see `stored_checkpoint.locate`.
+
+    Args:
+      source, variant: see `load`. weights: False copies the small files alone from a store.
+    """
+    return locate(source, _variants(variant), weights=weights)
 
 
 def peek(
@@ -195,13 +215,13 @@ def peek(
     Raises:
       FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
     """
-    folder = Path(source).expanduser()
+    folder = folder_of(source, variant, weights=False)
     if is_run(folder):
         if variant is not None:
-            raise ValueError(f"only releases have variants; {folder} is a run, got {variant!r}.")
+            raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
         settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
         return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
-    with _open_release(source, variant, revision) as repository:
+    with _open_release(*_as_folder(source, variant, folder), revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
         raise ValueError(
@@ -297,12 +317,26 @@ def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collectio
     return config
 
 
+def _variants(variant: str | None) -> Sequence[str]:
+    """Return the names that the sub-folder of a variant may have, ours first."""
+    if variant is None or variant.startswith("miro-"):
+        return () if variant is None else (variant,)
+    theirs = variant
+    for word, of_the_hub in HUB_WORDS.items():
+        theirs = theirs.replace(word, of_the_hub)
+    return variant, "miro-" + theirs.replace("_", "-")
+
+
 def _subfolder(folder: Path, variant: str | None) -> str:
-    if variant is None or (folder / variant).is_dir() or variant.startswith("miro-"):
-        return variant or ""
-    for ours, theirs in HUB_WORDS.items():
-        variant = variant.replace(ours, theirs)
-    return "miro-" + variant.replace("_", "-")
+    names = _variants(variant)
+    return next((name for name in names if (folder / name).is_dir()), names[-1] if names else "")
+
+
+def _as_folder(
+    source: str | Path, variant: str | None, folder: Path
+) -> tuple[str | Path, str | None]:
+    """Return what is opened: a source as it is, or the copy of a release, which has no variants."""
+    return (folder, None) if "://" in str(source) else (source, variant)
 
 
 def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:

@@ -61,6 +61,17 @@ class LayoutMismatch(ValueError):
     """A checkpoint is whole but holds other names, shapes or dtypes than the caller needs."""
 
 
+class UnusableError(ValueError):
+    """There are checkpoints, and none can be used. causes: a text for each."""
+
+    def __init__(self, folder: object, causes: Sequence[str]):
+        self.causes = "; ".join(causes)
+        super().__init__(
+            f"no checkpoint in {folder} can be used. {self.causes}. Move the folder away to begin "
+            "anew."
+        )
+
+
 class Checkpoints:
     """The checkpoints of one run. Use it as a context manager, or call `close`.
 
@@ -218,7 +229,7 @@ class Checkpoints:
         Raises:
           LayoutMismatch: `abstract_state` is not the state that was saved.
           FileNotFoundError: no checkpoint of `step`.
-          ValueError: there are checkpoints, and none can be used.
+          UnusableError: there are checkpoints, and none can be used.
         """
         steps = self.steps()
         if step is not None and step not in steps:
@@ -243,10 +254,7 @@ class Checkpoints:
             leaves = [arrays[name] for name in wanted]
             return tried, jax.tree.unflatten(structure, leaves), data_state
         if causes:
-            raise ValueError(
-                f"no checkpoint in {self.folder} can be used. {'; '.join(causes.values())}. "
-                "Move the folder away to begin anew."
-            )
+            raise UnusableError(self.folder, [*causes.values()])
         return None
 
     def restore_item(self, part: str, abstract: Any) -> tuple[int, Any] | None:

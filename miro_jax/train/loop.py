@@ -120,6 +120,7 @@ def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins
         caption_width=parts.caption_encoder.width,
         rows=sharding.local_rows(parts.mesh, c.batch_size),
         shuffle_shards=config.data.shuffle_shards,
+        lanes=config.data.lanes,
         stage_bytes=config.data.stage_bytes,
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)

@@ -97,7 +97,9 @@ class Optim:
 class Distillation:
     """`config.distil`; `train.distil` has the mathematics."""
 
-    checkpoint: str = option("", help="of the teacher: a run's folder, a release, a hub id")
+    checkpoint: str = option(
+        "", help="of the teacher: a run or a release, by folder, URL or hub id"
+    )
     teacher: str = option("", help="identity of its weights; the stage fills it in")
     num_steps: int = option(1, at_least=1, help="updates, in place of train.num_steps")
     batch_size: int = option(1, at_least=1, help="trajectories of an update")

@@ -13,6 +13,7 @@ rewards.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import resource
@@ -29,7 +30,7 @@ from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.examples import MakeExample, RecordSource
 from miro_jax.data.records.manifest import Manifest, require_rewards
-from miro_jax.data.records.order import ShardOrder
+from miro_jax.data.records.order import ShardOrder, row_position
 from miro_jax.data.records.staging import StagedRecords, source_of
 
 log = logging.getLogger("miro_jax")
@@ -38,7 +39,7 @@ _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
 _OTHER_OPEN_FILES = 256
 _ENDLESS = 1 << 62  # positions
-_POSITION, _ORDER = "global_next_index", "shuffle_shards"  # in a data state
+_POSITION, _ORDERS = "global_next_index", ("shuffle_shards", "lanes")  # in a data state
 
 
 class DataIterator:
@@ -86,7 +87,8 @@ class DataIterator:
 
     def _read_from(self, position: int) -> Any:
         """Begin to read the rows of this process, from a position of the stream on."""
-        size, rows, examples = self._options.batch_size, self._options.read_rows, self._examples
+        size, lanes, examples = self._options.batch_size, self._options.lanes, self._examples
+        rows = [row_position(row, size, lanes) for row in self._options.read_rows]
         staged = self._source.staged
 
         def batch(index: int) -> dict[str, np.ndarray]:
@@ -132,7 +134,7 @@ class DataIterator:
         Raises:
           ValueError: the state belongs to other records, levels, seed or caption probability.
         """
-        for name in dict.fromkeys((*self._identity, _ORDER)):
+        for name in dict.fromkeys((*self._identity, *_ORDERS)):
             if state.get(name) != (value := self._identity.get(name)):
                 raise ValueError(
                     f"The data state must have {name} = {value!r}; got {state.get(name)!r}. "
@@ -167,6 +169,8 @@ class Options:
     rows: of each batch, that this process reads in place of a block; see `sharding.local_rows`.
     shuffle_shards: shards that are mixed at a time, see `records.order`; 0 is the order of single
       records, which needs all shards at any time.
+    lanes: of rows of each batch that read shards of their own, see `records.order`: a process reads
+      the shards of its rows' lanes alone. 1 is the order without them.
     stage_bytes: that shards of a store take on the disk at a time; 0 is most of what is free.
     """
 
@@ -182,6 +186,7 @@ class Options:
     process_count: int = dataclasses.field(default_factory=jax.process_count)
     rows: Sequence[int] | None = None
     shuffle_shards: int = 0
+    lanes: int = 1
     stage_bytes: int = 0
 
     def __post_init__(self):
@@ -202,6 +207,16 @@ class Options:
                 f"shuffle_shards and stage_bytes must be at least 0; got {self.shuffle_shards} and "
                 f"{self.stage_bytes}."
             )
+        if self.lanes < 1 or self.batch_size % self.lanes:
+            raise ValueError(
+                f"lanes must be at least 1 and divide the batch size {self.batch_size}; got "
+                f"{self.lanes}."
+            )
+        if self.lanes > 1 and not self.shuffle_shards:
+            raise ValueError(
+                f"lanes = {self.lanes} needs shuffle_shards, the shards that are mixed at a time; "
+                "got 0, the order of single records, which needs all shards."
+            )
 
     @property
     def read_rows(self) -> Sequence[int]:
@@ -210,6 +225,11 @@ class Options:
             return self.rows
         count = self.batch_size // self.process_count
         return range(self.process_index * count, (self.process_index + 1) * count)
+
+    @property
+    def read_lanes(self) -> Sequence[int]:
+        """The lanes of those rows."""
+        return sorted({row * self.lanes // self.batch_size for row in self.read_rows})
 
 
 def make_iterator(
@@ -244,7 +264,9 @@ def make_iterator(
         "synthetic_caption_prob": options.synthetic_caption_prob,
     }
     if order is not None:  # states of the other order have no such key, and never had
-        identity[_ORDER] = options.shuffle_shards
+        identity[_ORDERS[0]] = options.shuffle_shards
+    if options.lanes > 1:
+        identity[_ORDERS[1]] = options.lanes
     return DataIterator(dataset.random_map(make_example), source, bins, identity, options)
 
 
@@ -290,9 +312,12 @@ def _open(
         raise ValueError(f"{records_dir} must hold at least one record; got none.")
     counts, order, staged = [manifest.shards[path.name] for path in paths], None, None
     if options.shuffle_shards:
-        order = ShardOrder(counts, options.shuffle_shards, options.seed)
+        order = ShardOrder(counts, options.shuffle_shards, options.seed, options.lanes)
     if is_copy:
-        near, most = (order.shards_near, order.most_shards) if order else (None, None)
+        near, most = None, None
+        if order is not None:
+            lanes = options.read_lanes
+            near, most = functools.partial(order.shards_near, lanes=lanes), order.most_shards(lanes)
         staged = StagedRecords(records_dir, near, most, options.stage_bytes)
     _allow_open_files(len(paths))
     source = RecordSource(paths, counts, staged)

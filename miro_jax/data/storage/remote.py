@@ -10,13 +10,14 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from miro_jax.data.storage.base import ATTEMPTS, Folder
+from miro_jax.data.storage.base import ATTEMPTS, Damaged, Folder
 
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
@@ -95,17 +96,24 @@ class RemoteFolder(Folder):
         """Return size and stamp of every file of the folder and of those below it, by name.
 
         The stamps are not those of `stamp`: a listing tells less.
+
+        Raises:
+          Damaged: a name leads out of the folder, as a local copy would have it.
         """
         try:
             found = self._system.find(self._root, detail=True)
         except FileNotFoundError:
             return {}
         begin = len(self._root) + 1
-        return {
+        files = {
             facts["name"][begin:]: (facts["size"], _stamp(facts))
             for facts in found.values()
-            if facts["type"] == "file"
+            if facts["type"] == "file" and not facts["name"].endswith("/")
         }
+        for name in files:
+            if not {"", ".", ".."}.isdisjoint(name.split("/")):
+                raise Damaged(f"{self} must hold names of files; it holds {name!r}. Delete it.")
+        return files
 
     def create(self, name: str, path: str | os.PathLike) -> bool:
         place = self._make_room(name)
@@ -136,8 +144,27 @@ class RemoteFolder(Folder):
 
     def local(self, name: str, scratch: Path) -> Path:
         target = scratch / f"fetched-{name.replace('/', '-')}"
-        self._system.get_file(self._place(name), str(target))
+        self.fetch(name, target)
         return target
+
+    def fetch(
+        self, name: str, path: str | os.PathLike, count: Callable[[int], None] | None = None
+    ) -> None:
+        """Copy an object into a local file; `count` gets the bytes of each part that has come."""
+        callback = DEFAULT_CALLBACK if count is None else _Counting(count)
+        self._system.get_file(self._place(name), str(path), callback=callback)
+
+
+class _Counting(Callback):
+    """What fsspec tells how many bytes have come."""
+
+    def __init__(self, count: Callable[[int], None]):
+        super().__init__()
+        self._count = count
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Count some more."""
+        self._count(inc)
 
 
 def _stamp(facts: Mapping[str, Any]) -> str:

@@ -74,15 +74,15 @@ def _plan(words: list[str]) -> Any:
 
 def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = None) -> Any:
     """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
-    suites, path = evaluate.suites, Path(settings.what).expanduser()
+    suites, path = evaluate.suites, sample.trained.folder_of(settings.what, flags.variant)
+    name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
+    home = Path(EVALS) / name
     if sample.trained.is_run(path):
         step = suites.watch.newest_step(path) if step is None else step
         suite = suites.table.make_suite(settings.suite, path)
-        home = path / EVALS / f"step-{step:06d}"
+        home = (home if "://" in settings.what else path / EVALS) / f"step-{step:06d}"
     else:
         suite = suites.table.make_suite(settings.suite)
-        name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
-        home = Path(EVALS) / name
     suites.run.choose(suite, settings)
     out = Path(settings.out or home / suite.name).expanduser()
     per_prompt = settings.images_per_prompt or suite.samples_per_prompt
@@ -95,7 +95,8 @@ def _plan_watch(settings: Settings, words: list[str]) -> Any:
     suites, path = evaluate.suites, Path(settings.what).expanduser()
     if not sample.trained.is_run(path) or settings.out:
         raise exits.UsageError(
-            f"--watch must be given the folder of a run, and no --out; got {settings.what}."
+            "--watch must be given the folder of a run on this machine, and no --out; got "
+            f"{settings.what}."
         )
     last = evaluate.command.read_config(path).train.num_steps
     suite = suites.table.make_suite(settings.suite, path)

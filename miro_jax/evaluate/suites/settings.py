@@ -27,7 +27,8 @@ class Settings:
         positional=True,
         metavar="WHAT",
         help="folder of images (GenEval's layout, ours, or any with captions), or table of paths "
-        "and captions; or what is sampled first: a run, a folder in the released layout, a hub id",
+        "and captions; or what is sampled first: a run, a folder in the released layout, a URL of "
+        "either, a hub id",
     )
     suite: str = option(
         help="geneval, parti, shapes; a file of prompts; or NAME:PATH with your copy of the "
