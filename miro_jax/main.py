@@ -15,9 +15,10 @@ from miro_jax.data.storage import errors_of_stores
 from miro_jax.evaluate import distillation, extension, training
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.study import stage as study
+from miro_jax.models import sharding
 from miro_jax.train import components
 
-log = logging.getLogger("miro_jax")
+log, VERB = logging.getLogger("miro_jax"), "train"
 
 STAGES = {
     "annotate": annotate.run,
@@ -46,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 workdir = run_folder.open_folder(
                     config, command.workdir, stage, arguments, held, command.resume
                 )
+            if stage != "annotate":  # whose devices are those of config.annotate.mesh
+                sharding.make_mesh(config.mesh.data, config.mesh.model)
         except (*ends.MISTAKES, OSError, RuntimeError) as error:
-            return ends.fail(log.name, error, ends.status_of(error))
+            return ends.fail(VERB, error, ends.status_of(error))
         return _run(command, workdir, held)
 
 
@@ -58,9 +61,9 @@ def _run(command: Command, workdir: Path, held: contextlib.ExitStack) -> int:
         with signals.raising(), errors_of_stores(), held, ends.failures_logged():
             STAGES[command.stage](command.config, workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
-        return ends.fail(log.name, error, ends.status_of(error), run_folder.log_path(workdir))
+        return ends.fail(VERB, error, ends.status_of(error), run_folder.log_path(workdir))
     except KeyboardInterrupt as stop:
-        return ends.fail(log.name, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
+        return ends.fail(VERB, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
     finally:
         log.propagate = True
         threading.excepthook = threading.__excepthook__

@@ -16,6 +16,7 @@ from miro_jax.data.records import bins, shards
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import LocalFolder, files
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.rewards.failure import RewardFailed
 from tests.annotating import (
     Brightness,
     call,
@@ -301,8 +302,11 @@ def test_an_error_in_a_reward_is_not_swallowed_and_the_run_resumes(tmp_path):
                 raise MemoryError("accelerator")
             return super().judge(features, captions)
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(
+        RewardFailed, match="brightness failed in judge: MemoryError: acc.*key"
+    ) as e:
         call(pieces, out, [Breaking("brightness", True)])
+    assert isinstance(e.value.__cause__, MemoryError)
     assert (out / "shard-00000.array_record").exists()
     assert not (out / "shard-00001.array_record").exists()
     chosen = [Brightness("brightness", True)]

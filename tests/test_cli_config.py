@@ -69,7 +69,14 @@ def test_two_calls_do_not_share_anything():
         ),
         (["--config.seed"], "--config.seed"),
         (["--stage=fit"], "annotate|train|sample|evaluate"),
-        (["--steps=5"], "unknown argument --steps"),
+        (["--steps=5"], "unknown argument --steps; did you mean --config.train.num_steps"),
+        (["--lr=1"], "unknown argument --lr; did you mean --config.optim.learning_rate"),
+        (["--seed=1"], "unknown argument --seed; did you mean --config.seed"),
+        (["--output_dir=a"], "unknown argument --output_dir; did you mean --workdir"),
+        (["--zzz=1"], "unknown argument --zzz. See --help"),
+        (["--config.optim.lr=1"], "no key 'optim.lr'; did you mean optim.learning_rate"),
+        (["--config.train.max_grad_norm=1"], "did you mean optim.clip_norm"),
+        (["--config.sample.num_inference_steps=9"], "did you mean sample.num_steps"),
         (["extra"], "got 'extra'"),
         (["--workdir="], "--workdir must be given"),
     ],
@@ -81,7 +88,7 @@ def test_a_bad_argument_is_named_in_one_line(arguments, said):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(cli.UsageError, match="^Unknown variant 'tinny' .*'tiny'"):
+    with pytest.raises(cli.UsageError, match="^Unknown variant 'tinny' .*mean 'tiny'.$"):
         parse(config=f"{BASE}:tinny")
 
 

@@ -68,6 +68,7 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
         (["--levels=0,nan"], "config.evaluate.levels must be"),
         (["--config.sample.guidance_scale=nan"], "config.sample.guidance_scale must be finite"),
         (["--config.sample.guidance_scale=1e38"], "config.sample.guidance_scale must be at most"),
+        (["--config.optim.lr=7"], "no key 'optim.lr'; did you mean optim.learning_rate?"),
         (["--config.sample.targets=beauty=7"], "config.sample.targets: The level of 'beauty'"),
         (["--config.source.spec=tar:/data/*.tar"], "geneval can judge images of the shapes world"),
     ],
@@ -75,7 +76,7 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
 def test_a_bad_argument_gives_status_2_and_one_line(folder, seen, capsys, words, said):
     assert entry.main(["evaluate", str(folder), *words]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("miro_jax.evaluate: error: ") and err.count("\n") == 1 and said in err
+    assert err.startswith("miro-jax evaluate: error: ") and err.count("\n") == 1 and said in err
     assert not seen
 
 
@@ -101,6 +102,10 @@ def test_a_config_that_is_none_is_named(folder, seen, capsys, text):
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert entry.main(["evaluate", str(tmp_path)]) == 2
     assert "RUN_FOLDER must be the folder of a run" in capsys.readouterr().err
+    (tmp_path / "base" / "checkpoints").mkdir(parents=True)
+    for words in ([], ["--suite=shapes"]):
+        assert entry.main(["evaluate", str(tmp_path), *words]) == 2
+        assert f"holds runs: {tmp_path / 'base'}" in capsys.readouterr().err.replace("give ", "")
 
 
 def test_as_a_program_a_run_of_other_images_is_refused_before_any_device_is_used(folder):

@@ -35,14 +35,38 @@ def run(capsys, *arguments):
         ("--config.sample.solver=rk4", "heun"),
         ("--config.train.batch_size=0", "config.train.batch_size"),
         ("--stage=fit", "evaluate"),
+        ("--config.mesh.model=0", "config.mesh.model must be at least 1"),
+        ("--config.mesh.data=-2", "config.mesh.data must be at least 1"),
     ],
 )
 def test_a_bad_argument_gives_status_2_one_line_and_no_folder(capsys, tmp_path, argument, said):
     folder = tmp_path / "run"
     status, out, err = run(capsys, TINY, f"--workdir={folder}", argument)
     assert status == 2 and out == ""
-    assert err.startswith("miro_jax: error: ") and err.count("\n") == 1 and said in err
+    assert err.startswith("miro-jax train: error: ") and err.count("\n") == 1 and said in err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "said"),
+    [
+        ("train", "mesh.model", 3, "config.mesh.model must divide the 8 devices; got 3"),
+        ("study", "mesh.model", 3, "config.mesh.model must divide the 8 devices; got 3"),
+        ("extend", "mesh.data", 3, "config.mesh.model must be the 8 devices; got 3 x 1"),
+        ("train", "train.batch_size", 12, "config.train.batch_size must be a multiple of the 8"),
+        ("train", "sample.batch_size", 12, "config.sample.batch_size must be a multiple of the 8"),
+    ],
+)
+def test_devices_and_batches_are_checked_before_any_work(
+    capsys, tmp_path, monkeypatch, stage, key, value, said
+):
+    if stage != "train":
+        monkeypatch.setitem(entry.STAGES, stage, lambda *_: 1 / 0)
+    monkeypatch.setattr(training.annotate, "run", lambda *_: 1 / 0)
+    status, _, err = run(
+        capsys, TINY, f"--workdir={tmp_path}", f"--config.{key}={value}", f"--stage={stage}"
+    )
+    assert status == 2 and said in err and err.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_made_gives_status_2(capsys, tmp_path):
@@ -91,7 +115,7 @@ def test_an_expected_failure_of_a_stage_gives_a_line_and_its_traceback_to_the_lo
     monkeypatch.setitem(entry.STAGES, "sample", fail)
     status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
     assert status == expected
-    assert err == f"miro_jax: error: two lines (traceback: {tmp_path / 'log.txt'})\n"
+    assert err == f"miro-jax train: error: two lines (traceback: {tmp_path / 'log.txt'})\n"
     log = (tmp_path / "log.txt").read_text()
     assert "Traceback" in log and kind.__name__ in log
 
@@ -117,7 +141,7 @@ def test_a_full_disk_is_status_1_with_the_path_and_what_to_do(
     monkeypatch.setitem(entry.STAGES, "sample", fail)
     status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
     assert status == 1 and err.count("\n") == 1
-    assert err.startswith("miro_jax: error: the disk is full: ") and where in err
+    assert err.startswith("miro-jax train: error: the disk is full: ") and where in err
     assert err.endswith(". Make room; the same command then resumes from here.\n")
 
 
@@ -138,7 +162,8 @@ def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(entry.STAGES, "sample", stop)
     status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
     assert (
-        status == 130 and err == "miro_jax: error: stopped; the same command resumes from here.\n"
+        status == 130
+        and err == "miro-jax train: error: stopped; the same command resumes from here.\n"
     )
 
 

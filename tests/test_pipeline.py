@@ -217,6 +217,22 @@ def test_other_bad_arguments_are_named(pipe, changes, said):
         sample(pipe, **changes)
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"prompts": 3}, "prompts must be a text or a list of texts; got 3, of type int. Write"),
+        ({"prompts": ["a", None]}, "prompts must be a text or a list of texts; got None"),
+        ({"prompts": b"a"}, "prompts must be a text .*; got b'a', of type bytes"),
+        ({"negative_prompt": 3}, "negative_prompt must be a text, .*; got 3"),
+        ({"num_images": "2"}, "num_images must be an integer; got '2'"),
+        ({"num_images": 1.5}, "num_images must be an integer; got 1.5"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(pipe, changes, said):
+    with pytest.raises(TypeError, match=said):
+        sample(pipe, **changes)
+
+
 # Guidance.
 
 

@@ -6,6 +6,7 @@ import pytest
 from miro_jax.data.shapes import world
 from miro_jax.rewards import SHAPES_REWARDS, base, load_reward
 from miro_jax.rewards.contract import BrokenPromise, check_reward
+from miro_jax.rewards.failure import RewardFailed
 
 
 @pytest.mark.parametrize("name", SHAPES_REWARDS)
@@ -131,5 +132,6 @@ def test_what_a_reward_raises_on_a_good_input_is_not_hidden():
             raise KeyError("no words")
         return Sound.judge(self, features, captions)
 
-    with pytest.raises(KeyError, match="no words"):
+    with pytest.raises(RewardFailed, match="failed in judge: KeyError: 'no words'") as failed:
         check_reward(broken(judge=refuse_empty))
+    assert isinstance(failed.value.__cause__, KeyError)

@@ -1,6 +1,7 @@
 """A reward of the user's own, `FILE.py:Class`, works in every stage of an unchanged package."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from miro_jax import main as entry
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.models import sharding
 from miro_jax.rewards import base, contract, own
+from miro_jax.rewards.failure import RewardFailed
 from miro_jax.rewards.names import is_own, parse_names, short_name
 from miro_jax.sample import command as sample
 from miro_jax.score import main as score
@@ -83,6 +85,33 @@ class Nameless(Redness):
     name = version = None
 
 
+class Raising(Redness):
+    """Fails at what one of its methods is given, where `fails` names it."""
+
+    name, fails = "raising", "judge"
+
+    def prepare(self, image):
+        return super().prepare(image)[: {}["red"] if self.fails == "prepare" else None]
+
+    def encode(self, prepared):
+        return super().encode(prepared[: {}["red"] if self.fails == "encode" else None])
+
+    def judge(self, features, captions):
+        return super().judge(features, captions[: {}["red"] if self.fails == "judge" else None])
+
+    def stored(self, score):
+        return ["red"] * len(score) if self.fails == "stored" else score
+
+
+class Unbuilt(Redness):
+    """Cannot be built."""
+
+    name = "unbuilt"
+
+    def __init__(self):
+        {}["red"]
+
+
 class Half(base.Judge):
     """No reward: two methods are missing."""
 
@@ -137,6 +166,62 @@ def test_another_number_of_scores_than_images_is_refused(file, tmp_path):
     with pytest.raises(ValueError, match=r"short.judge must return one score for each image"):
         score_images(folder, [reward], tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in "abc":
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("a fox")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["prepare", "encode", "judge", "stored"])
+def test_a_reward_that_raises_is_named_with_its_images_and_the_line(file, method):
+    reward = load_reward(f"{file}:Raising")
+    reward.fails = method
+    images = [np.zeros((8, 8, 3), np.uint8)] * 3
+    with pytest.raises(RewardFailed) as failed:
+        base.score_all([reward], images, [{"caption": ["a fox", "a hen", ""]}])
+    several = "images[0] 'a fox'" + ("" if method == "prepare" else " to images[2] (3)")
+    cause = "ValueError: could not" if method == "stored" else "KeyError: 'red' (mine.py, line "
+    said = str(failed.value)
+    assert said.startswith(f"The reward raising failed in {method}: {cause}")
+    assert said.endswith(f"; images: {several}. Mend Raising.{method}.")
+    assert isinstance(failed.value.__cause__, ValueError if method == "stored" else KeyError)
+    if method != "stored":  # which is of records
+        with pytest.raises(RewardFailed, match=rf"failed in {method}: KeyError.*images\[0\]"):
+            reward.score(images)
+
+
+@pytest.mark.parametrize("method", ["prepare", "judge"])
+def test_a_command_says_in_one_line_which_reward_failed_on_which_files(
+    file, folder, tmp_path, capsys, monkeypatch, method
+):
+    file.write_text(FILE.replace('fails = "raising", "judge"', f'fails = "raising", "{method}"'))
+    command = [str(folder), f"--rewards={file}:Raising", f"--out={tmp_path / 'a.csv'}"]
+    assert score(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    keys = "a.png" if method == "prepare" else "a.png to c.png (3)"
+    assert line.startswith("miro-jax score: error: The reward raising failed in") and keys in line
+    assert line.endswith("MIRO_JAX_TRACEBACK=1 shows the traceback.")
+    monkeypatch.setenv("MIRO_JAX_TRACEBACK", "1")
+    assert score(command) == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said and f"in {method}\n" in said
+    file.write_text(FILE.replace('name, fails = "raising", "judge"', 'name, fails = "raising", ""'))
+    assert score(command) == 2  # the mended file is another reward
+    unfinished = tmp_path / "a.csv.parts"
+    assert f"Give another --out, or delete {unfinished}." in capsys.readouterr().err
+    shutil.rmtree(unfinished)
+    assert score(command) == 0, capsys.readouterr().err
+
+
+def test_a_reward_that_cannot_be_built_is_named(file):
+    with pytest.raises(ValueError, match=r"mine.py:Unbuilt must be .* built; got KeyError: 'red'"):
+        load_reward(f"{file}:Unbuilt")
 
 
 def test_a_changed_file_is_another_reward(file):

@@ -361,6 +361,6 @@ def test_annotating_with_a_scorer_that_fails_ends_in_one_line_that_names_it(
     arguments += ["--caption-encoder=words", "--num-bins=2", f"--out={tmp_path / 'records'}"]
     assert annotate(arguments) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("miro_jax.annotate: error: The scorer ") and name in said
+    assert said.startswith("miro-jax annotate: error: The scorer ") and name in said
     assert re.search(SAID[case].rstrip("$"), said)
     assert not (tmp_path / "records" / "manifest.json").exists()

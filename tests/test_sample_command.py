@@ -166,6 +166,9 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["--prompt=a", "--out=file/o"], "file/o must be a folder that can be written"),
         (["--prompt=a", "--out=/proc/o"], "/proc/o must be a folder that can be written"),
         (["--prompt=a", "--stpes=3"], "unknown argument '--stpes=3'; did you mean --steps"),
+        (["--num-inference-steps=3"], "'--num-inference-steps=3'; did you mean --steps"),
+        (["--num_images_per_prompt=3"], "did you mean --images"),
+        (["--reward_targets=beauty=1"], "did you mean --target"),
         (["--prompt=a", "--steps=0"], "--steps: must be at least 1; got '0'"),
         (["--prompt=a", "--images=x"], "--images: must be an integer; got 'x'"),
         (["--prompt=a", "--solver=rk4"], "--solver: invalid choice: 'rk4' .*euler.*heun"),
@@ -200,7 +203,7 @@ def test_a_bad_argument_is_one_line_and_reads_no_weights(
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "targets": {"beauty": 1.5}}')
     assert sample.main([*words, f"--checkpoint={checkpoint}"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith("miro_jax.sample: error: ")
+    assert out == "" and err.count("\n") == 1 and err.startswith("miro-jax sample: error: ")
     assert re.search(said, err), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "p.jsonl"]
 

@@ -90,6 +90,9 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--captions": "EMPTY"}, "column of captions"),
         ({"--caption-column": "long"}, "must come with a table"),
         ({"PATH": "/nowhere"}, "/nowhere is missing"),
+        ({"PATH": __file__}, "For one image, give a table"),
+        ({"PATH": "abc://bucket/x"}, r"such as gs://, s3:// or https://.*not known: abc"),
+        ({"--captions": "/tmp"}, "table with paths and captions; it is a folder"),
         ({"PATH": "/nowhere/*.tar"}, "matches none"),
         ({"PATH": "tar:/nowhere/*"}, "matches none"),
         ({"PATH": "VOID"}, "holds none"),
@@ -186,7 +189,7 @@ def test_parts_of_a_mesh_that_does_not_fit_are_refused(tmp_path, capsys):
     folder = make_folder(tmp_path / "in", 1)
     arguments = [folder, "--rewards=pick_score", f"--out={tmp_path}/a.csv", "--mesh=16x1"]
     status, _, err = run_main(arguments, capsys)
-    assert status == 2 and "must fit the 8 devices of this process; got 16 x 1" in err
+    assert status == 2 and "must fit the 8 devices of this process; got 16x1" in err
 
 
 def test_a_command_that_is_done_prints_the_same_table_again(tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_a_file_of_other_origin_is_not_overwritten(tmp_path):
     assert out.read_text() == "mine"
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     pass
 
 

@@ -320,10 +320,10 @@ def test_mesh_takes_all_devices(data, model, shape):
     "data, model, error",
     [
         (4, 1, "must be the 8 devices; got 4 x 1"),
-        (-1, 3, "must be the 8 devices; got 2 x 3"),
-        (0, 8, "must be positive .*; got 0 x 8"),
-        (-2, 1, "must be positive .*; got -2 x 1"),
-        (8, 0, "must be positive .*; got 8 x 0"),
+        (-1, 3, "config.mesh.model must divide the 8 devices; got 3"),
+        (0, 8, "config.mesh.data must be at least 1.*; got 0"),
+        (-2, 1, "config.mesh.data must be at least 1.*; got -2"),
+        (8, 0, "config.mesh.model must be at least 1.*; got 0"),
     ],
 )
 def test_mesh_that_does_not_fit_is_refused(data, model, error):

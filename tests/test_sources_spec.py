@@ -35,6 +35,12 @@ def test_an_unknown_kind_is_named_with_the_known_ones(text):
     assert repr(text) in str(caught.value) and all(kind in str(caught.value) for kind in KINDS)
 
 
+def test_a_path_without_a_kind_is_guessed(tmp_path):
+    for text, kind in ((str(tmp_path), "folder"), ("a/b.parquet", "table"), ("b.tar", "tar")):
+        with pytest.raises(ValueError, match=f"Did you mean '{kind}:{text}'"):
+            parse(text)
+
+
 @pytest.mark.parametrize("options", ["color=red", "synthetic=a&synthetic=b", "synthetic="])
 def test_unknown_repeated_and_empty_options_are_refused_with_the_known_ones(options):
     with pytest.raises(ValueError, match="captions, synthetic"):

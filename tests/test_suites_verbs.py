@@ -267,6 +267,41 @@ def test_compare_of_evaluations_needs_no_run_and_writes_its_files(made, tmp_path
     assert "judge.threshold: 128 -> 90" in capsys.readouterr().out
 
 
+def test_compare_says_of_the_path_that_is_neither_run_nor_evaluation(made, tmp_path, capsys):
+    first, missing = str(made[0].folder), str(tmp_path / "missing")
+
+    def said(*words):
+        assert entry.main(list(words)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert f"{missing} must be the folder of an evaluation" in said("compare", first, missing)
+    neither = said("compare", missing, missing)
+    assert neither.startswith("miro-jax compare: error: AFTER must be the folder of a run, ")
+    assert f"or all paths folders of evaluations, with evaluation.json; got {missing}" in neither
+    assert "besides flags it takes BEFORE AFTER and no more" in said("compare", "a", "b", "c")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    is_a_run = said("diff", first, str(tmp_path / "run"))
+    assert "it is that of a run. `miro-jax evaluate" in is_a_run and "run --suite=" in is_a_run
+    flags = ["--suite=geneval", f"--out={tmp_path / 'out'}"]
+    assert f"there is no file {missing}" in said("import", missing, *flags)
+    assert f"there is no file {missing}" in said("agreement", missing, missing)
+    required = said("import", missing)
+    assert "--suite (geneval, parti or a file of prompts), --out (folder of the" in required
+
+
+def test_compare_takes_the_folder_for_its_files_as_a_word_too(made, tmp_path, capsys):
+    first, second, _ = (str(one.folder) for one in made)
+    assert entry.main(["compare", first, second, "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "c" / "compare.html").exists()
+
+
+def test_the_number_of_fields_that_differ_has_its_noun():
+    result = {"names": ("a", "b"), "fields": [("x", 1, 2)], "same_images": True}
+    assert difference.lines(result)[0] == "a and b: 1 field differs"
+    assert difference.lines(result | {"fields": []})[0] == "a and b: 0 fields differ"
+
+
 def test_the_page_of_an_evaluation_shows_numbers_images_and_manifest(made):
     page = pages.render_evaluation(made[1]).decode()
     assert page.count('<img src="data:image/png') == 24

@@ -174,9 +174,9 @@ def test_one_leaves_when_the_other_fails(pair, records, tmp_path):
     )
     assert pair.wait() == [1, 2]  # what one cannot read is its own mistake
     print(f"both left after {time.monotonic() - begin:.1f} s at a slowdown of {slowdown:.1f}")
-    (line,) = pair.lines(1, "miro_jax: error")
+    (line,) = pair.lines(1, "miro-jax train: error")
     assert "with 0 readable records" in line
-    (line,) = pair.lines(0, "miro_jax: error")
+    (line,) = pair.lines(0, "miro-jax train: error")
     assert "of this run failed, see what it printed; start all processes" in line
     assert "error: process 1 (" in line
 

@@ -93,7 +93,7 @@ def poisoned(records, tmp_path_factory):
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_records(poisoned):
     assert poisoned.status == 1
     *above, line, end = poisoned.said.split("\n")
-    assert end == "" and "error" not in str(above) and line.startswith("miro_jax: error: ")
+    assert end == "" and "error" not in str(above) and line.startswith("miro-jax train: error: ")
     assert "loss must be finite; step 3 gave loss nan" in line
     assert all(key in line for key in poisoned.keys[:8])
     assert "config.optim.learning_rate" in line

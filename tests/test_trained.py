@@ -83,6 +83,21 @@ def test_a_mistyped_folder_is_not_taken_for_a_hub_id(monkeypatch, tmp_path, sour
             look(source)
 
 
+def test_a_folder_beside_a_run_names_the_run(tmp_path):
+    (tmp_path / "runs/base/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/base/config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for path, said in (
+        ("runs", "it holds .*runs/base. Give .*runs/base"),
+        ("runs/base/checkpoints", "it is part of .*runs/base. Give .*runs/base"),
+        ("runs/base/config.json", "it is part of .*runs/base. Give .*runs/base"),
+        ("empty", "with config.json; it has neither"),
+    ):
+        for look in (peek, load):
+            with pytest.raises(FileNotFoundError, match=said):
+                look(tmp_path / path)
+
+
 @pytest.mark.parametrize("run", [True, False])
 @pytest.mark.parametrize(
     "text",

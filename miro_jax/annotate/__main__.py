@@ -27,7 +27,7 @@ def run(
         return stage.make_job(settings)  # the engine is imported here: not for --help
 
     return exit.run(
-        options.NAME,
+        options.VERB,
         plan,
         lambda job: stage.run_job(job),
         mistakes_at_work=(ValueError,),  # such as models that are not those of before

@@ -22,6 +22,7 @@ import numpy as np
 from miro_jax.annotate.models import Loaded, Prepared
 from miro_jax.data.sources import Piece, Sample, causes, images, texts
 from miro_jax.data.sources.budget import Budget
+from miro_jax.rewards.failure import naming
 
 T = TypeVar("T")
 MAX_WAITING_BYTES = 1 << 30  # of images that were read with their piece and wait to be decoded
@@ -241,7 +242,8 @@ def _load(sample: Sample, models: Mapping[str, Loaded]) -> tuple[Sample, dict[st
     prepared: dict[str, Prepared] = {}
     for name, loaded in models.items():  # what a group gets does not depend on the others
         try:
-            prepared[name] = loaded.prepare(image)
+            with naming([sample.key]):
+                prepared[name] = loaded.prepare(image)
         except ValueError as error:  # a model has limits of its own, as of a side's length
             prepared[name] = error
     height, width, _ = image.shape

@@ -18,6 +18,7 @@ from miro_jax.annotate import origin
 from miro_jax.annotate.models import IMAGE, SECOND_SIZE, Toolbox, find_card
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.work import Gauge, Run
+from miro_jax.data.printable import counted
 from miro_jax.data.sources import Piece, Sample, expected_samples
 from miro_jax.data.storage import LocalFolder
 from miro_jax.pretrained.card import TOKENS_PER_WORD, NetworkCard, Size, Work
@@ -314,7 +315,9 @@ def mesh_of(job: Job, devices: int) -> tuple[int, int]:
     """
     data, model = job.toolbox.mesh
     if data is None and devices % model:
-        raise ValueError(f"mesh axis model must divide the {devices} devices; got {model}.")
+        raise ValueError(
+            f"MODEL of --mesh=DATAxMODEL must divide the {counted(devices, 'device')}; got {model}."
+        )
     return devices // model if data is None else data, model
 
 

@@ -30,6 +30,7 @@ from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.cli.exit import note
 from miro_jax.data.json_file import dump_json
+from miro_jax.data.printable import counted
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
@@ -265,7 +266,7 @@ def describe_lost(lost: Mapping[str, int]) -> str:
     worst = sorted(lost, key=lambda piece: -lost[piece])
     named = ", ".join(worst[:3]) + (", ..." if len(worst) > 3 else "")
     noun = "damaged piece lacks" if len(lost) == 1 else "damaged pieces lack"
-    return f"{len(lost):,} {noun} about {sum(lost.values()):,} samples, {named}"
+    return f"{len(lost):,} {noun} about {counted(sum(lost.values()), 'sample')}, {named}"
 
 
 def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -> str:
@@ -281,7 +282,8 @@ def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -
         lost = job.folder.read_json(COVERAGE_NAME, {"damaged_pieces": {str: int}})["damaged_pieces"]
     text = f", {describe_lost(lost)}" if lost else ""
     return (
-        f"{manifest.num_records} records, {manifest.num_failures} failures{text}"
+        f"{counted(manifest.num_records, 'record')}, "
+        f"{counted(manifest.num_failures, 'failure')}{text}"
         f"{', complete already' if was_complete else ''}: {job.folder}"
     )
 

@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from miro_jax.cli.exit import command_of
 from miro_jax.cli.flags import MESH_HELP, Parser, add_flags, option
 from miro_jax.data.records.bins import STRATEGIES
 from miro_jax.rewards.names import HELP as REWARDS_HELP
 from miro_jax.rewards.names import parse_names
 
-NAME = "miro_jax.annotate"
+VERB = "annotate"
 DTYPES = ("float32", "bfloat16")
 ALL, SHARED = "all", "shared"  # of pieces: every one; those that a scheduler gives this process
 _IMAGES, _ENGINE, _SHARE, _BEFORE = "records", "engine", "which pieces", "before the start"
@@ -185,7 +186,7 @@ a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/ann
 def make_parser() -> Parser:
     """Make the parser of the command line."""
     parser = Parser(
-        prog="miro-jax annotate",
+        prog=command_of(VERB),
         description="Turn images with captions into records: encoded, scored, ready to train on.",
         epilog=EPILOG,
     )

@@ -25,7 +25,9 @@ from miro_jax.annotate.publish import discard_changed, merge_failures
 from miro_jax.annotate.tally import MIN_SAMPLES, Tally
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
+from miro_jax.data.printable import counted
 from miro_jax.data.sources import Piece, Sample, causes, expected_samples
+from miro_jax.rewards.failure import naming
 
 _CHUNKS_AHEAD = 2
 _CHUNKS_BEHIND = 2  # that wait to be written
@@ -41,6 +43,7 @@ def work_on(job: Job, name: str, report: Callable[[str], object] = log.info) -> 
     Raises:
       TooManyFailures: more samples failed than may; finished work is kept.
       ValueError, OSError: models cannot be loaded or are others than before, or the storage fails.
+      RewardFailed: a reward raised; it names the reward and the keys of the images.
     """
     _try_unreachable_again(job)
     _work_once(job, name, report)
@@ -71,7 +74,8 @@ def _try_unreachable_again(job: Job) -> None:
                 lost |= {f["position"] for f in made.failures if _unreachable([f])}
         number += len(lost)
     if number:
-        note(f"{number:,} images were unreachable; they are tried again")
+        were, again = ("was", "it is") if number == 1 else ("were", "they are")
+        note(f"{counted(number, 'image')} {were} unreachable; {again} tried again")
 
 
 def _unreachable(failures: Sequence[Mapping[str, Any]]) -> int:
@@ -223,7 +227,7 @@ class Run:
         for name, batch in batches.items():
             fields, trouble = {}, {}
             if batch.samples:
-                with self._gauge.time("busy"):
+                with self._gauge.time("busy"), naming([s.key for s in batch.samples]):
                     fields, trouble = compute(self._models[name], batch, self._job.stored)
             since, self._since = self._since, time.monotonic()
             file = self._part_name(chunk.piece.number, name, chunk.start)
@@ -331,7 +335,7 @@ class Gauge:
         # While models are called, devices also wait for the host: for tokens, for copies.
         idle = max(0.0, 1 - self._seconds["busy"] / seconds)
         return (
-            f"{self.images} images in {seconds:.1f} s, {self.rate:.1f} a second; devices idle at "
-            f"least {idle:.0%} of the time ({self._seconds['waiting'] / seconds:.0%} waiting for "
-            "images)"
+            f"{counted(self.images, 'image')} in {seconds:.1f} s, {self.rate:.1f} a second; "
+            f"devices idle at least {idle:.0%} of the time "
+            f"({self._seconds['waiting'] / seconds:.0%} waiting for images)"
         )

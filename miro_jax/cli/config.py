@@ -19,6 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from miro_jax.cli.dialect import flag_of_train, nearest_keys
 from miro_jax.cli.exit import UsageError
 from miro_jax.rewards.names import SHAPES_REWARDS, parse_names
 
@@ -110,11 +111,15 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
             rest = values(argv)[1:]
             config = values.config
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise UsageError(_explain(error, arguments, config)) from error
+            raise UsageError(explain(error, arguments, config)) from error
     if rest:
         raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
     _check_texts(config, arguments)
     _write_out_groups(config)
+    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", values.workdir):
+        raise UsageError(
+            f"--workdir must have two slashes after its scheme; got {values.workdir!r}."
+        )
     # A path would lose a slash of a URL.
     workdir = values.workdir if "://" in values.workdir else Path(values.workdir).expanduser()
     return Command(config, workdir, values.stage, values.resume)
@@ -179,7 +184,10 @@ def _load(path: str) -> ml_collections.ConfigDict:
         cause = _root(error)
         lines = [f.lineno for f in traceback.extract_tb(cause.__traceback__) if f.filename == file]
         if isinstance(cause, ValueError) and str(cause).startswith("Unknown variant"):
-            raise UsageError(str(cause)) from error
+            name, *known = re.findall("'([^']*)'", str(cause))
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{cause}{hint}") from error
         line = cause.lineno if isinstance(cause, SyntaxError) else (lines or [None])[-1]
         where = f"{file}, line {line}" if line else file
         raise UsageError(f"--config: {where}: {type(cause).__name__}: {cause}") from error
@@ -255,8 +263,12 @@ def _value(arguments: Sequence[str], name: str) -> tuple[tuple[int, int], str]:
     return last
 
 
-def _explain(error: Exception, arguments: Sequence[str], config: ml_collections.ConfigDict) -> str:
-    """Return in one line what is wrong with the arguments."""
+def explain(error: Exception, arguments: Sequence[str], config: ml_collections.ConfigDict) -> str:
+    """Return in one line what is wrong with arguments that override a config.
+
+    Args:
+      error: what reading them raised. arguments: all of them. config: as it was before.
+    """
     known = sorted(_keys(config))
     for key in re.findall(r"^--?(?:no)?config\.([^=]*)", "\n".join(arguments), re.MULTILINE):
         if key not in known:
@@ -266,7 +278,9 @@ def _explain(error: Exception, arguments: Sequence[str], config: ml_collections.
     if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
         return _wrong_type(wrong[1], config, wrong[2])
     if isinstance(error, flags.UnrecognizedFlagError):
-        return f"unknown argument --{error.flagname}. See --help."
+        near = flag_of_train(error.flagname, known)
+        hint = f"; did you mean {near}?" if near else ". See --help."
+        return f"unknown argument --{error.flagname}{hint}"
     return " ".join(str(error).split())
 
 
@@ -280,13 +294,8 @@ def _wrong_type(key: str, config: ml_collections.ConfigDict, given: str) -> str:
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:
-    """Name the known keys that are nearest, in their own name or in the whole path."""
-    last = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, known, 3, 0.7)
-    near += [
-        k for k in known if difflib.SequenceMatcher(None, k.rpartition(".")[2], last).ratio() > 0.8
-    ]
-    hint = ", ".join(dict.fromkeys(near))
+    """Name the known keys that it may mean."""
+    hint = ", ".join(nearest_keys(key, known))
     return f"config has no key {key!r}" + (f"; did you mean {hint}?" if hint else ". See the file.")
 
 

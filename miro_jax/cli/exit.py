@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,11 +19,13 @@ from typing import TypeVar
 from miro_jax.cli import signals
 from miro_jax.data.printable import printable
 from miro_jax.data.storage import BAD_PLACE, Damaged, errors_of_stores
+from miro_jax.rewards.failure import RewardFailed
 
 T = TypeVar("T")
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+_TRACEBACK = "MIRO_JAX_TRACEBACK"  # of the environment
 STOPPED = "stopped; the same command resumes from here."
 
 
@@ -38,8 +41,24 @@ class TryAgain(RuntimeError):
 MISTAKES = (UsageError, ValueError, TypeError, *BAD_PLACE)
 
 
+def command_of(verb: str) -> str:
+    """Return how this process was started, for usage and messages.
+
+    Args:
+      verb: what `miro-jax VERB` calls it; that is the answer for calls from Python, too.
+
+    Returns:
+      "miro-jax VERB", "python -m miro_jax VERB" or "python -m miro_jax.MODULE".
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else ""
+    if module == "miro_jax":
+        return f"python -m miro_jax {verb}"
+    return f"python -m {module}" if module.startswith("miro_jax.") else f"miro-jax {verb}"
+
+
 def run(
-    program: str,
+    verb: str,
     plan: Callable[[], T],
     work: Callable[[T], None],
     mistakes_at_work: tuple[type[Exception], ...] = (),
@@ -48,7 +67,7 @@ def run(
     """Run a command in two phases, and report an error of either in one line.
 
     Args:
-      program: name in messages.
+      verb: whose messages begin with `command_of` it.
       plan: checks every argument before a device is touched; returns what `work` takes.
       work: does what was requested.
       mistakes_at_work: exceptions of `work` that mean a bad argument after all.
@@ -60,11 +79,11 @@ def run(
     if logging.lastResort is not None:  # prints warnings where no handler is set
         logging.lastResort.setFormatter(Formatter("%(message)s"))
     with signals.raising():
-        return _run(program, plan, work, mistakes_at_work, out_of_memory)
+        return _run(verb, plan, work, mistakes_at_work, out_of_memory)
 
 
 def _run(
-    program: str,
+    verb: str,
     plan: Callable[[], T],
     work: Callable[[T], None],
     mistakes_at_work: tuple[type[Exception], ...],
@@ -76,15 +95,15 @@ def _run(
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except (*MISTAKES, OSError, RuntimeError) as error:
-        return fail(program, error, status_of(error))
+        return fail(verb, error, status_of(error))
     except KeyboardInterrupt as stop:
         status = getattr(stop, "status", INTERRUPTED)
-        return fail(program, "stopped; nothing has begun.", status)
+        return fail(verb, "stopped; nothing has begun.", status)
     try:
         with errors_of_stores():
             work(planned)
     except mistakes_at_work as error:
-        return fail(program, error, MISTAKEN)
+        return fail(verb, error, MISTAKEN)
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError) as error:
         text: object = error
         if is_out_of_memory(error):
@@ -95,9 +114,9 @@ def _run(
             and not is_full_disk(error)
         ):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
-        return fail(program, text, TRY_AGAIN if isinstance(error, TryAgain) else FAILED)
+        return fail(verb, text, TRY_AGAIN if isinstance(error, TryAgain) else FAILED)
     except KeyboardInterrupt as stop:
-        return fail(program, STOPPED, getattr(stop, "status", INTERRUPTED))
+        return fail(verb, STOPPED, getattr(stop, "status", INTERRUPTED))
     return DONE
 
 
@@ -116,19 +135,27 @@ def note(text: object) -> None:
     print(printable(" ".join(str(text).split())), file=sys.stderr, flush=True)
 
 
-def fail(program: str, error: Exception | object, status: int, log: Path | None = None) -> int:
+def fail(verb: str, error: Exception | object, status: int, log: Path | None = None) -> int:
     """Print what is wrong as one line of stderr; return the exit status, 1 for a full disk.
 
     Args:
-      log: where the traceback is.
+      verb: see `command_of`. log: where the traceback is. Without one it goes to stderr, above the
+        line, where the environment has MIRO_JAX_TRACEBACK=1.
     """
+    if isinstance(error, Exception):
+        if log is None and os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exception(error)
+        elif log is None and isinstance(error, RewardFailed):
+            error = f"{error} {_TRACEBACK}=1 shows the traceback."
     if isinstance(error, Exception) and is_full_disk(error):
         where = getattr(error, "filename", None)
         error = f"the disk is full: {f'{where} cannot be written' if where else error}".rstrip(".")
         error, status = f"{error}. Make room; the same command then resumes from here.", FAILED
     elif log is not None:
         error = f"{error} (traceback: {log})"
-    note(f"{program}: error: {error}")
+    elif isinstance(error, OSError) and error.filename and str(error).startswith("[Errno"):
+        error = f"{os.fspath(error.filename)!r}: {error.strerror}. Check the path."
+    note(f"{command_of(verb)}: error: {error}")
     return status
 
 

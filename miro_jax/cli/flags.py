@@ -14,18 +14,21 @@ check(settings)                                               # from either, or 
 
 import argparse
 import dataclasses
-import difflib
 import math
 import numbers
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from miro_jax.cli.dialect import nearest_flag
 from miro_jax.cli.exit import UsageError
 
 T = TypeVar("T")
+_OF_PATHS = ("--checkpoint", "--source", "--workdir", "--config")  # that may be typed without
+_MISSING = "the following arguments are required: "  # as argparse says it
 _RULES = {"choices", "at_least", "at_most", "share", "repeat", "positional", "flag", "unset"}
 # Of `--mesh`, see `models.sharding.parse_mesh`.
 MESH_HELP = (
@@ -212,6 +215,12 @@ def _broken_rule(field: dataclasses.Field, value: Any) -> str | None:
     return None
 
 
+def _hint(action: argparse.Action | None) -> str:
+    """Return the first words of a flag's help, in brackets."""
+    text = re.split(r"[;(:]", action.help or "")[0].strip() if action else ""
+    return f" ({text.replace('%%', '%')})" if text else ""
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows examples as they are, and defaults where there are any and the text does not."""
 
@@ -230,7 +239,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **arguments)
 
     def error(self, message: str) -> typing.NoReturn:
-        """Raise what is wrong."""
+        """Raise what is wrong; of what must be given, also what it is."""
+        start, missing, names = message.partition(_MISSING)
+        if missing and not start:
+            helps = {"/".join(a.option_strings) or a.metavar or a.dest: a for a in self._actions}
+            listed = ", ".join(name + _hint(helps.get(name)) for name in names.split(", "))
+            message = f"{_MISSING}{listed}. See --help."
         raise UsageError(message)
 
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -253,8 +267,15 @@ class Parser(argparse.ArgumentParser):
             values = None
         if values is not None and not unknown:
             return values
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
-        raise UsageError(
-            f"unknown argument {unknown[0]!r}"
-            + (f"; did you mean {near[0]}?" if near else "; see --help.")
-        )
+        raise UsageError(f"unknown argument {unknown[0]!r}{self._meant(unknown[0], known)}")
+
+    def _meant(self, word: str, known: Sequence[str]) -> str:
+        """Return what an unknown argument may mean, after its name."""
+        if word.startswith("-"):
+            near = nearest_flag(word.partition("=")[0], known)
+        else:  # a path, most likely
+            near = next((f"{flag}={word}" for flag in _OF_PATHS if flag in known), None)
+            taken = [str(a.metavar or a.dest) for a in self._actions if not a.option_strings]
+            if taken:
+                return f": besides flags it takes {' '.join(taken)} and no more. See --help."
+        return f"; did you mean {near}?" if near else "; see --help."

@@ -17,7 +17,7 @@ import jax
 
 from miro_jax.cli import roll_call
 from miro_jax.cli.cluster import ASK_SCHEDULER, Given, find
-from miro_jax.cli.exit import TRY_AGAIN, note
+from miro_jax.cli.exit import TRY_AGAIN, fail
 
 REMEDY = "start all processes again: the run resumes from its last checkpoint."
 VERSIONS = ("jax", "jaxlib", "flax", "miro_jax")
@@ -90,8 +90,7 @@ def leave(what: str, status: int = TRY_AGAIN) -> None:
     """End this process at once, with a line that says why."""
     text = f"{what}; {REMEDY}"
     log.error("%s", text)
-    note(f"miro_jax: error: {text}")
-    os._exit(status)
+    os._exit(fail("train", text, status))
 
 
 def _on_abort(_number: int) -> None:

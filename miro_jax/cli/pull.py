@@ -17,6 +17,7 @@ from pathlib import Path
 import huggingface_hub
 
 from miro_jax.cli.exit import UsageError, note, say
+from miro_jax.data.printable import counted
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged
 from miro_jax.pretrained.encoders import flan_t5, sdxl_vae
@@ -184,6 +185,7 @@ def pull(names: Sequence[str], cache: Path, dry_run: bool = False) -> None:
         known = f"sha256:{file.sha256}" if file.sha256 else "no digest known"
         say(f"{file.size:>14,}  {file.source}/{file.name}  {known}")
     total = sum(file.size for file in files)
-    note(f"{len(files)} files, {total / 1e9:.2f} GB{' to fetch' if dry_run else f' in {cache}'}")
+    where = "to fetch" if dry_run else f"in {cache}"
+    note(f"{counted(len(files), 'file')}, {total / 1e9:.2f} GB {where}")
     if not dry_run:
         note(f"Use them: HF_HUB_CACHE={cache} MIRO_JAX_OFFLINE=1 miro-jax ...")

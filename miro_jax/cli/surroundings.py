@@ -13,6 +13,7 @@ from pathlib import Path
 from miro_jax.cli import cluster, pull, roll_call
 from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
 from miro_jax.data import storage
+from miro_jax.data.printable import counted
 from miro_jax.data.regular_file import digest_regular
 
 MOST_SKEW = 5.0  # seconds; certificates and leases bear more, reading two logs together does not
@@ -157,4 +158,4 @@ def _examined(need: pull.Need, cache: Path) -> Finding:
                 text = f"{path} is damaged: delete {path.resolve()} and fetch it again"
                 return Finding(name, FAILED, text)
             checked += 1
-    return Finding(name, OK, f"{len(files)} files, {checked} of them by their digest")
+    return Finding(name, OK, f"{counted(len(files), 'file')}, {checked} of them by their digest")

@@ -12,11 +12,12 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from miro_jax import cli
-from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, fail, note, say
+from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, command_of, fail, note, say
 from miro_jax.cli.flags import Parser
+from miro_jax.data.printable import counted
 from miro_jax.pretrained.weights import hub, pickles
 
-NAME = "miro_jax.weights"
+VERB = "weights"
 
 EXAMPLE = """examples
   miro-jax weights list ImageReward.pt
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except UsageError as error:
-        return fail(NAME, error, MISTAKEN)
+        return fail(VERB, error, MISTAKEN)
     try:
         if flags.verb == "list":
             _list(flags.file)
@@ -40,18 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cli.pull.pull(flags.names, flags.to, flags.dry_run)
         else:
             count = pickles.convert_to_safetensors(flags.file, flags.out)
-            say(f"{flags.out}: {count} tensors, {flags.out.stat().st_size / 1e9:.2f} GB")
+            say(f"{flags.out}: {counted(count, 'tensor')}, {flags.out.stat().st_size / 1e9:.2f} GB")
     except UsageError as error:
-        return fail(NAME, error, MISTAKEN)
+        return fail(VERB, error, MISTAKEN)
     except (ValueError, OSError) as error:
-        return fail(NAME, error, FAILED)
+        return fail(VERB, error, FAILED)
     return DONE
 
 
 def _read(arguments: Sequence[str] | None) -> Namespace:
     """Parse the arguments; UsageError says what is wrong with them."""
     parser = Parser(
-        prog="miro-jax weights",
+        prog=command_of(VERB),
         description="Look into weight files, turn pickles into safetensors without PyTorch, fetch. "
         "Nothing in a file is executed; what is no plain tensor is refused by its name.",
         epilog=EXAMPLE,
@@ -90,7 +91,7 @@ def _list(path: Path) -> None:
         say(f"{key}  {tensor.dtype}  {list(tensor.shape)}")
     numbers = sum(math.prod(tensor.shape) for tensor in found.values())
     size = sum(math.prod(t.shape) * t.dtype.itemsize for t in found.values())
-    note(f"{len(found)} tensors, {numbers:,} numbers, {size / 1e9:.2f} GB")
+    note(f"{counted(len(found), 'tensor')}, {counted(numbers, 'number')}, {size / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,15 @@ _UNSAFE = re.compile(
 )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "1,200 images".
+
+    Args:
+      noun: the singular; its plural ends in s.
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: object, lines: bool = False) -> str:
     r"""Return text in which each such character is written as an escape: `\x1b`, `\u202e`.
 

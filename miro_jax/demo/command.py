@@ -8,26 +8,26 @@ import threading
 from collections.abc import Sequence
 
 from miro_jax import demo
-from miro_jax.cli.exit import UsageError, note, run
+from miro_jax.cli.exit import UsageError, command_of, note, run
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.options import Options
 
-NAME, PROGRAM = "miro_jax.demo", "miro-jax demo"
+VERB = "demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return run(NAME, lambda: _plan(words), _serve)
+    return run(VERB, lambda: _plan(words), _serve)
 
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=PROGRAM,
+        prog=command_of(VERB),
         description="Serve a page with sliders for a trained network: targets and negative targets "
         "of each reward, and images with their measured scores.",
-        epilog=f"example:\n  {PROGRAM} --checkpoint=runs/base\n\nThe page makes no request to any "
-        "other host. It needs the extra: pip install 'miro_jax[demo]'.",
+        epilog="example:\n  miro-jax demo --checkpoint=runs/base\n\nThe page makes no request to "
+        "any other host. It needs the extra: pip install 'miro_jax[demo]'.",
     )
     add_flags(parser, Options)
     return parser
@@ -44,6 +44,10 @@ def _plan(words: Sequence[str]) -> Options:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taken.bind((options.host, options.port))
+        except socket.gaierror as error:
+            raise UsageError(
+                f"--host must be an address of this machine; got {options.host}: {error.strerror}."
+            ) from error
         except OSError as error:
             raise UsageError(
                 f"--port must be free on {options.host}; got {options.port}: {error.strerror}."
@@ -53,7 +57,7 @@ def _plan(words: Sequence[str]) -> Options:
 
 def _serve(options: Options) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    note(f"{NAME}: loading {options.checkpoint}")
+    note(f"{VERB}: loading {options.checkpoint}")
     # Its seconds pass while the network's programs are loaded.
     importing = threading.Thread(target=demo.page.load_components, daemon=True)
     importing.start()
@@ -61,10 +65,10 @@ def _serve(options: Options) -> None:
     importing.join()
     page = demo.page.build_page(studio)
     demo.page.launch(page, options.host, options.port)
-    note(f"{NAME}: http://{options.host}:{options.port} until Ctrl-C")
+    note(f"{VERB}: http://{options.host}:{options.port} until Ctrl-C")
     try:
         studio.compile_other()
         threading.Event().wait()
     except KeyboardInterrupt:  # serving ends when it is stopped
         page.close(verbose=False)
-        note(f"{NAME}: stopped")
+        note(f"{VERB}: stopped")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax import demo, rewards, sample
-from miro_jax.cli.exit import UsageError, note, run, say
+from miro_jax.cli.exit import UsageError, command_of, note, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
 from miro_jax.sample.request import Prompt, Request, given_prompts
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 
-NAME = "miro_jax.demo.explore"
+VERB = "explore"
 DEFAULT_OUT = "explorer"
 
 
@@ -43,12 +43,12 @@ class Plan:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
-    return run(NAME, lambda: _prepare(arguments), _fill)
+    return run(VERB, lambda: _prepare(arguments), _fill)
 
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="miro-jax explore",
+        prog=command_of(VERB),
         description="Make a static page of images at many levels of all rewards, driven by "
         f"sliders, with scores under each image.\nThe folder gets {Explore.makes}.",
         epilog=f"example:\n  miro-jax explore {Explore.example}\n\n"

@@ -17,6 +17,7 @@ from miro_jax.demo.explore_sheet import View
 from miro_jax.demo.levels import measured_levels
 from miro_jax.report import page
 from miro_jax.rewards.base import Reward, prepare_image, score_prepared, stack_images
+from miro_jax.rewards.failure import naming
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.folder import Folder
 from miro_jax.sample.request import Request
@@ -88,10 +89,12 @@ class Explorer:
         """Score the images of a prompt, [N, J] float32 on the rewards' own scales."""
         scores = np.zeros((len(files), len(self.judges)), np.float32)
         for start in range(0, len(files) if self.judges else 0, BATCH):
-            images = folder.read(files[start : start + BATCH])
-            prepared = stack_images([prepare_image(self.judges, image) for image in images])
+            some = files[start : start + BATCH]
+            images = folder.read(some)
             captions = [{"caption": [prompt] * len(images)}]
-            made = score_prepared(self.judges, prepared, captions, stored=False)
+            with naming(some):
+                prepared = stack_images([prepare_image(self.judges, image) for image in images])
+                made = score_prepared(self.judges, prepared, captions, stored=False)
             scores[start : start + BATCH] = made[0]
         return scores
 

@@ -14,6 +14,7 @@ from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.settings import choose, trained_on_shapes
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
+from miro_jax.models.sharding import check_sizes
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
 from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
@@ -123,9 +124,12 @@ def kept_share(config: Any, chip: str) -> float:
 def layout_of(config: Any, chips: int) -> Layout:
     """Return how the mesh of a config lies on so many chips; ValueError where it does not."""
     data, model, parts = config.mesh.data, config.mesh.model, config.train.microbatches
+    check_sizes(data, model)
+    if data == -1 and chips % model:
+        raise ValueError(f"config.mesh.model must divide the {chips} chips; got {model}.")
     if data == -1:
         data = chips // model
-    if data * model != chips or data < 1:
+    if data * model != chips:
         raise ValueError(
             f"config.mesh.data x config.mesh.model must be the {chips} chips; got "
             f"{config.mesh.data} x {model}."

@@ -16,11 +16,12 @@ from ml_collections import config_flags
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
+from miro_jax.cli.config import explain
 from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.evaluate.settings import Settings
 from miro_jax.evaluate.suites import command as suite_command
 
-NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
+VERB = "evaluate"
 _DESCRIPTION = """Evaluate the last checkpoint of a run: images in RUN_FOLDER/evaluation, numbers
 with intervals in RUN_FOLDER/evaluation.json, and the page RUN_FOLDER/report.html.
 Options are taken from the run's config.json where they are not given.
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return suite_command.main(words)
     advice = "give a smaller --batch-size."
     return exits.run(
-        NAME,
+        VERB,
         lambda: _plan(words),
         lambda planned: evaluate.run.run_here(*planned),
         out_of_memory=advice,
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     """Return the config of the evaluation and the run's folder."""
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a run with checkpoints")
     names = [field.name for field in dataclasses.fields(Settings)]
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides
@@ -83,13 +84,22 @@ def read_config(folder: Path) -> ml_collections.ConfigDict:
     path = folder / "config.json"
     if not path.is_file() or not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(
-            "RUN_FOLDER must be the folder of a run, with config.json and checkpoints; "
-            f"got {folder}. Training writes it."
+            "RUN_FOLDER must be the folder of a run, with config.json and checkpoints; got "
+            f"{folder}{'' if folder.exists() else ', which is missing'}. {_advice(folder)}"
         )
     values = read_json(path, dict.fromkeys(("evaluate", "sample", "train", "data", "model"), dict))
     values["model"] = {"attention": "auto"} | values["model"]
     values["evaluate"] = dataclasses.asdict(Settings()) | values["evaluate"]
     return ml_collections.ConfigDict(with_tuples(values))
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do about a path that is no run's folder."""
+    if inside := sorted(str(path.parent) for path in folder.glob("*/checkpoints")):
+        return f"It holds runs: give {' or '.join(inside[:3])}{' ...' if inside[3:] else ''}."
+    if folder.exists():
+        return "Images, tables and releases are evaluated with --suite=NAME; training writes runs."
+    return "Training writes it."
 
 
 def override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_collections.ConfigDict:
@@ -98,10 +108,10 @@ def override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_coll
     Raises:
       UsageError: a key is unknown, or a value of another type.
     """
-    values, argv = absl_flags.FlagValues(), [PROGRAM, *words]
+    values, argv = absl_flags.FlagValues(), [VERB, *words]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (absl_flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise exits.UsageError(" ".join(str(error).split())) from error
+        raise exits.UsageError(explain(error, words, config)) from error
     return values.config

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import ml_collections
 
-from miro_jax import evaluate
+from miro_jax import evaluate, sample
 from miro_jax.cli import exit, flags
 from miro_jax.evaluate.command import here, override, read_config
 
-NAME, PROGRAM = "miro_jax.evaluate", "miro-jax compare"
+VERB = "compare"
 _DESCRIPTION = """Compare two networks on the same prompts and noise: rewards of their images, their
 dials, and each reward requested alone, with intervals of paired differences. AFTER is a run, whose
 config says how to sample; BEFORE is a run or a release. Writes compare.json and compare.html.
@@ -27,19 +27,29 @@ example:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if evaluate.suites.verbs.are_evaluations(words):
+    if evaluate.suites.verbs.concerns_evaluations(words):
         return evaluate.suites.verbs.main(["compare", *words])
-    return exit.run(NAME, lambda: _plan(words), lambda planned: evaluate.compare.run_here(*planned))
+    return exit.run(VERB, lambda: _plan(words), lambda planned: evaluate.compare.run_here(*planned))
 
 
 def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, Path]:
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("before", metavar="BEFORE", help="run or release, by folder, URL or hub id")
     parser.add_argument("after", metavar="AFTER", help="folder of a run with checkpoints")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write (default: AFTER)")
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     given = vars(parser.read([word for word in words if word not in overrides]))
     after = here(given["after"])
-    config = override(read_config(after), overrides)
+    try:
+        config = read_config(after)
+    except FileNotFoundError as error:
+        missing = "" if after.exists() else ", which is missing"
+        raise FileNotFoundError(
+            "AFTER must be the folder of a run, with config.json and checkpoints, or all paths "
+            f"folders of evaluations, with evaluation.json; got {after}{missing}. `miro-jax train` "
+            "writes the one, `miro-jax evaluate WHAT --suite=NAME` the other."
+        ) from error
+    config = override(config, overrides)
     evaluate.run.validate_run(config, after)
+    sample.trained.peek(given["before"])
     return given["before"], config, after, Path(given["out"] or after).expanduser()

@@ -11,7 +11,7 @@ from miro_jax.cli import flags
 from miro_jax.cli.config import parse
 from miro_jax.cli.flags import check, option
 
-NAME, PROGRAM = "miro_jax.evaluate.doctor", "miro-jax doctor"
+VERB = "doctor"
 _DESCRIPTION = """Look at this machine: whether versions fit together, drivers, devices and what
 they compute, memory, disk, open files, caches, weights, the store of runs and its clock, the other
 processes. With --benchmark also time a matrix product, a training step and a sampler, in about a
@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal healthy
         healthy = evaluate.speed.look(settings)
 
-    status = exits.run(NAME, lambda: _plan(arguments), work)
+    status = exits.run(VERB, lambda: _plan(arguments), work)
     return status or (exits.DONE if healthy else exits.FAILED)
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     flags.add_flags(parser, Settings)
     words = sys.argv[1:] if arguments is None else arguments
     settings = flags.make_settings(Settings, parser.read(words))

@@ -11,7 +11,7 @@ from miro_jax.cli.chips import CHIPS, parse_chips, read_prices
 from miro_jax.cli.flags import check, option
 from miro_jax.evaluate.doctor import read_config
 
-NAME, PROGRAM = "miro_jax.evaluate.plan", "miro-jax plan"
+VERB = "plan"
 _DESCRIPTION = """Estimate what annotation, training and evaluation of a run will take on machines
 that need not be there: parameters, memory of a chip and the smallest change by which a step fits,
 steps a second, hours, records, disk and money. Nothing is fetched, and no accelerator is used; it
@@ -55,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal fits
         fits = evaluate.budget.show(settings)
 
-    status = exits.run(NAME, lambda: _plan(arguments), work, mistakes_at_work=(ValueError,))
+    status = exits.run(VERB, lambda: _plan(arguments), work, mistakes_at_work=(ValueError,))
     return status or (exits.DONE if fits else exits.FAILED)
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     flags.add_flags(parser, Settings)
     words = list(sys.argv[1:] if arguments is None else arguments)
     keys = tuple(word for word in words if word.startswith("--config."))

@@ -10,11 +10,16 @@ from miro_jax.cli.build import Config
 from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import loop, peers
+from miro_jax.train import components, loop, peers
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Train; before it make the shapes world's records, after it evaluate, as the config says."""
+    """Train; before it make the shapes world's records, after it evaluate, as the config says.
+
+    Raises:
+      ValueError: the devices or the batches do not fit, before any work. See `train.loop.run`, too.
+    """
+    components.check_batches(config)
     if config.source.spec == "shapes":
         make = functools.partial(_make_records, config, workdir)
         if config.data.records or not origin(workdir):

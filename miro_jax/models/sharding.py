@@ -50,19 +50,38 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
       model: devices along `model`.
 
     Raises:
-      ValueError: the product is not the number of devices.
+      ValueError: the product is not the number of devices; the text names the config's keys.
     """
     count = jax.device_count()
-    if model < 1 or (data < 1 and data != -1):
-        raise ValueError(f"mesh sizes must be positive (data may be -1); got {data} x {model}.")
+    check_sizes(data, model)
+    if data == -1 and count % model:
+        raise ValueError(f"config.mesh.model must divide the {_devices(count)}; got {model}.")
     if data == -1:
         data = count // model
     if data * model != count:
         raise ValueError(
-            f"config.mesh.data x config.mesh.model must be the {count} devices; "
-            f"got {data} x {model}."
+            f"config.mesh.data x config.mesh.model must be the {_devices(count)}; "
+            f"got {data} x {model}. config.mesh.data=-1 takes all that config.mesh.model leaves."
         )
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'' if count == 1 else 's'}"
+
+
+def check_sizes(data: int, model: int) -> None:
+    """Raise ValueError, naming the config's key, unless a mesh of these sizes could be made."""
+    if model < 1:
+        raise ValueError(
+            "config.mesh.model must be at least 1, the devices that share each matrix; got "
+            f"{model}."
+        )
+    if data < 1 and data != -1:
+        raise ValueError(
+            "config.mesh.data must be at least 1, the devices that share a batch, or -1 for all "
+            f"that config.mesh.model leaves; got {data}."
+        )
 
 
 def one_device_mesh() -> jax.sharding.Mesh:
@@ -98,12 +117,13 @@ def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
         data, rest = divmod(len(devices), model)
         if rest:
             raise ValueError(
-                f"mesh axis model must divide the {len(devices)} devices of this process; "
-                f"got {model}."
+                "MODEL of --mesh=DATAxMODEL (config.annotate.mesh) must divide the "
+                f"{len(devices)} devices of this process; got {model}."
             )
     if data * model > len(devices):
         raise ValueError(
-            f"a mesh must fit the {len(devices)} devices of this process; got {data} x {model}."
+            f"--mesh=DATAxMODEL (config.annotate.mesh) must fit the {len(devices)} devices of this "
+            f"process; got {data}x{model}."
         )
     return jax.make_mesh(
         (data, model),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from miro_jax.data.printable import counted
 from miro_jax.report import page
 from miro_jax.report.page import Tile, count_images, signed
 
@@ -41,7 +42,8 @@ def is_beyond_chance(difference: Mapping[str, float] | None) -> bool:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Return the page's tables as lines of text."""
     tables = result["requests"] | {key: result[key] for key in ("dials", "alone")}
-    text = [f"{_name(result['before'])} -> {_name(result['after'])}, {result['images']} images:"]
+    sides = f"{_name(result['before'])} -> {_name(result['after'])}"
+    text = [f"{sides}, {counted(result['images'], 'image')}:"]
     for key, heading in SECTIONS.items():
         if key not in tables:
             continue

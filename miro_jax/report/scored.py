@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from miro_jax.data.printable import counted
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.sources import causes
@@ -74,7 +75,7 @@ def render(scored: Scored) -> bytes:
         "records.html",
         title="miro_jax records",
         kind="report of annotated records",
-        name=f"{scored.manifest.num_records:,} records of a {kind} source",
+        name=f"{counted(scored.manifest.num_records, 'record')} of a {kind} source",
         sections=SECTIONS,
         scored=scored,
         rewards=scored.manifest.rewards,

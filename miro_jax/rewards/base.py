@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from miro_jax.rewards.card import Card
+from miro_jax.rewards.failure import failing, naming
 from miro_jax.rewards.inputs import Images, as_arrays, check_captions, check_image, is_one
 from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
 SYNTHETIC_FORMS = ("long", "short")
 BATCH_SIZE = 32  # images whose features `score_all` holds at a time
+_SHOWN = 40  # letters of a caption in a message
 
 
 class Reward:
@@ -64,7 +66,13 @@ class Reward:
 
     def read(self, images: Images) -> Any:
         """Prepare and encode images; see `as_arrays`."""
-        return self.encode(stack([self.prepare(image) for image in as_arrays(images)]))
+        prepared = []
+        for number, image in enumerate(as_arrays(images)):
+            with naming([f"images[{number}]"]), failing(self, "prepare"):
+                prepared.append(self.prepare(image))
+        batch = stack(prepared)
+        with failing(self, "encode"):
+            return self.encode(batch)
 
     def score(self, images: Images, captions: str | Sequence[str] | None = None) -> np.ndarray:
         """Return the scores [B] float32 of images, on the raw scale.
@@ -75,6 +83,7 @@ class Reward:
 
         Raises:
           TypeError, ValueError: see `as_arrays` and `check_captions`.
+          RewardFailed: see `failure.failing`.
         """
         arrays = as_arrays(images)
         if captions is None and not self.needs_caption:
@@ -89,7 +98,10 @@ class Reward:
         check_captions(captions, len(arrays))
         if not arrays:
             return np.zeros(0, np.float32)
-        scores = self.judge(self.read(arrays), captions)
+        with naming(_names(len(arrays), captions)):
+            features = self.read(arrays)
+            with failing(self, "judge"):
+                scores = self.judge(features, captions)
         require_usable(np.reshape(scores, (-1, 1)), [self])
         return scores
 
@@ -133,12 +145,16 @@ def prepare_image(rewards: Sequence[Reward], image: np.ndarray) -> dict[str, np.
 
     Returns:
       preprocessing -> prepared image. `stack_images` makes a batch of several.
+
+    Raises:
+      ValueError: a reward does not take the image. RewardFailed: see `failure.failing`.
     """
     check_image(image)
     prepared: dict[str, np.ndarray] = {}
     for reward in rewards:
         if reward.preprocessing not in prepared:
-            prepared[reward.preprocessing] = reward.prepare(image)
+            with failing(reward, "prepare"):
+                prepared[reward.preprocessing] = reward.prepare(image)
     return prepared
 
 
@@ -163,6 +179,9 @@ def score_prepared(
 
     Returns:
       See `score_all`.
+
+    Raises:
+      RewardFailed: see `failure.failing`.
     """
     count = len(next(iter(prepared.values()))) if prepared else 0
     _check_sets(captions, count)
@@ -227,15 +246,23 @@ def score_all(
 
     Raises:
       ValueError: a set has not B captions, or lacks the form that a reward judges.
+      RewardFailed: it names the reward, the images and the cause.
     """
     images = as_arrays(images)
     _check_sets(captions, len(images))
     parts = [[np.empty((0, len(rewards)), np.float32)] for _ in captions]
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
-        prepared = stack_images([prepare_image(rewards, image) for image in images[rows]])
         texts = [{form: one[rows] for form, one in part.items()} for part in captions]
-        for part, scores in zip(parts, score_prepared(rewards, prepared, texts), strict=True):
+        first = next((one for part in texts for one in part.values()), ())
+        names = _names(len(images[rows]), first, start)
+        made = []
+        for name, image in zip(names, images[rows], strict=True):
+            with naming([name]):
+                made.append(prepare_image(rewards, image))
+        with naming(names):
+            every = score_prepared(rewards, stack_images(made), texts)
+        for part, scores in zip(parts, every, strict=True):
             require_usable(scores, rewards, start)
             part.append(scores)
     return [np.concatenate(part) for part in parts]
@@ -252,6 +279,12 @@ def stack(prepared: Sequence[np.ndarray]) -> np.ndarray:
     if not prepared:
         raise ValueError("at least one image is needed; got none.")
     return np.stack(prepared)
+
+
+def _names(count: int, captions: Sequence[str], start: int = 0) -> list[str]:
+    """Name images by their positions, from `start` on, and by their captions, for messages."""
+    texts = [f" {text[:_SHOWN]!r}" if text else "" for text in captions or [""] * count]
+    return [f"images[{start + row}]{text}" for row, text in enumerate(texts)]
 
 
 def _check_sets(captions: Sequence[Mapping[str, Sequence[str]]], count: int) -> None:
@@ -275,7 +308,8 @@ def _features(
     for images, features in known:
         if images is prepared or np.array_equal(images, prepared):
             return features
-    known.append((prepared, reward.encode(prepared)))
+    with failing(reward, "encode"):
+        known.append((prepared, reward.encode(prepared)))
     return known[-1][1]
 
 
@@ -290,10 +324,12 @@ def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
 
 
 def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -> np.ndarray:
-    scores = reward.judge(features, texts)
+    with failing(reward, "judge"):
+        scores = reward.judge(features, texts)
     if np.shape(scores) != (len(texts),):  # a single one would become that of every image
         raise ValueError(
             f"{reward.name}.judge must return one score for each image, [{len(texts)}]; "
             f"got {list(np.shape(scores))}."
         )
-    return reward.stored(scores) if stored else scores
+    with failing(reward, "stored" if stored else "judge"):  # texts, or None, are no numbers
+        return np.asarray(reward.stored(scores) if stored else scores, np.float32)

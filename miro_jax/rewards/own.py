@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from miro_jax.data.regular_file import digest_regular
+from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import base, contract
 from miro_jax.rewards.names import short_name
 
@@ -56,9 +57,17 @@ def build(name: str, **arguments: Any) -> base.Reward:
     """Build the reward that `FILE.py:Class` names.
 
     Raises:
-      FileNotFoundError, ValueError: see `load_class`; or the object is no reward.
+      FileNotFoundError, ValueError: see `load_class`; or it cannot be built, or is no reward.
     """
-    reward = load_class(name)(**arguments)
+    made = load_class(name)
+    try:
+        reward = made(**arguments)
+    except hub.OfflineError:  # which says how to name a folder
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{name} must be a class that can be built; got {type(error).__name__}: {error}"
+        ) from error
     short, version = short_name(name), getattr(reward, "version", "1")
     if (declared := getattr(reward, "name", short)) != short:
         raise ValueError(

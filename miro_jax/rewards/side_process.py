@@ -30,6 +30,7 @@ from typing import Any
 from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.printable import printable
 from miro_jax.rewards.base import SYNTHETIC_FORMS
+from miro_jax.rewards.failure import RewardFailed
 
 PROTOCOL = 1
 HELLO_SECONDS = 600.0  # until the first line: enough to import a framework and to load weights
@@ -50,7 +51,7 @@ _HELLO = {
 }
 
 
-class ScorerFailed(RuntimeError):
+class ScorerFailed(RewardFailed):
     """A scorer in a side process does not do what its protocol says."""
 
 

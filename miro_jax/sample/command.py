@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from miro_jax import rewards, sample
-from miro_jax.cli.exit import UsageError, run, say
+from miro_jax.cli.exit import UsageError, command_of, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.storage.files import to_json
 from miro_jax.sample.preset import Preset, read_preset
@@ -28,8 +28,7 @@ from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.verbs import VERBS, Best, Loop
 
-NAME = "miro_jax.sample"
-PROGRAM = "miro-jax sample"
+VERB = "sample"
 DEFAULT = "images"
 
 
@@ -56,7 +55,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return run(NAME, lambda: _prepare(words), _fill)
+    return run(VERB, lambda: _prepare(words), _fill)
 
 
 def _prepare(words: list[str]) -> Plan:
@@ -127,16 +126,16 @@ def _parser(name: str) -> Parser:
     verb = VERBS[name]
     listed = "".join(f"  {key:10}{one.summary}\n" for key, one in VERBS.items())
     parser = Parser(
-        prog=f"{PROGRAM} {name}",
+        prog=f"{command_of(VERB)} {name}",
         description=f"{name}: {verb.summary}.\nThe folder gets {verb.makes}.\n\n"
         f"verbs, the first word of a command:\n{listed}",
-        epilog=f"example:\n  {PROGRAM} {name} {verb.example}\n\n"
+        epilog=f"example:\n  miro-jax sample {name} {verb.example}\n\n"
         "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
     )
     add_flags(parser, verb)
     positional = [f.metadata for f in dataclasses.fields(verb)]
     operands = [rules["metavar"] for rules in positional if rules.get("positional")]
-    parser.usage = " ".join([PROGRAM, name, *operands, "--prompt=TEXT [--FLAG=VALUE ...]"])
+    parser.usage = " ".join([parser.prog, *operands, "--prompt=TEXT [--FLAG=VALUE ...]"])
     for title in (WHAT, HOW, MODEL, WHERE):
         parser.add_argument_group(title)
     add_flags(parser, Options)

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from miro_jax.data.printable import counted
 from miro_jax.report.charts import Axis, Chart, fit_axis, svg_file
 from miro_jax.report.statistics import bootstrap_mean
 
@@ -65,7 +66,7 @@ def draw_curve(scores: np.ndarray, reward: str) -> str:
     chart.points(chosen, means, "a", titles)
     alt = (
         f"Expected best {reward} score of n candidates, from {means[0]['mean']:.4g} at 1 to "
-        f"{means[-1]['mean']:.4g} at {count}; mean over {len(curves)} prompts."
+        f"{means[-1]['mean']:.4g} at {count}; mean over {counted(len(curves), 'prompt')}."
     )
     title = _note(len(curves), len(single))
     return svg_file(title, [chart.svg(alt)], chart.width, chart.height, columns=1)

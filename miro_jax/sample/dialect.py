@@ -92,7 +92,7 @@ def read_call(given: Mapping[str, Any], size: int) -> dict[str, Any]:
       size: side of the network's images in pixels.
 
     Raises:
-      TypeError: an unknown argument.
+      TypeError: an unknown argument, or a value of another kind.
       ValueError: two names for one thing, or images of another size.
     """
     call: dict[str, Any] = dict.fromkeys(DEFAULTS)
@@ -115,6 +115,7 @@ def read_call(given: Mapping[str, Any], size: int) -> dict[str, Any]:
     for name in ("targets", "negative_targets"):
         call[name] = _our_names(call[name])
     call = {name: DEFAULTS[name] if value is None else value for name, value in call.items()}
+    _check_kinds(call)
     return call | {"seed": _seed(call["seed"])}
 
 
@@ -122,7 +123,7 @@ def with_names_as_given(read: Callable[[Any, Mapping[str, Any]], T]) -> Callable
     """Make a method that reads a call name a bad argument as the caller did.
 
     Args:
-      read: of an object and the arguments given; its ValueErrors begin with our name.
+      read: of an object and the arguments given; its errors begin with our name.
     """
 
     @functools.wraps(read)
@@ -131,13 +132,26 @@ def with_names_as_given(read: Callable[[Any, Mapping[str, Any]], T]) -> Callable
         used = {one: name for name, one in ours.items() if given.get(one) is None}
         try:
             return read(self, given)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             name, _, rest = str(error).partition(" ")
             if name not in used:
                 raise
-            raise ValueError(f"{used[name]} {rest}") from error
+            raise type(error)(f"{used[name]} {rest}") from error
 
     return reading
+
+
+def _check_kinds(call: Mapping[str, Any]) -> None:
+    """Raise TypeError where a number of images is none, or a negative prompt no text."""
+    try:
+        operator.index(call["num_images"])
+    except TypeError as error:
+        raise TypeError(f"num_images must be an integer; got {call['num_images']!r}.") from error
+    if not isinstance(call["negative_prompt"], str):
+        raise TypeError(
+            "negative_prompt must be a text, the same for all prompts; got "
+            f"{call['negative_prompt']!r:.60}."
+        )
 
 
 def _check_side(name: str, value: Any, size: int) -> None:

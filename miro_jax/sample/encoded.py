@@ -2,7 +2,8 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,12 @@ def encode_given(
       embeds: [P, L, E]. mask: [P, L] bool; None is all True.
 
     Raises:
-      ValueError: both or neither are given, or a shape is wrong.
+      ValueError: both or neither are given, or a shape is wrong. TypeError: a prompt is no text.
     """
     if (prompts is None) == (embeds is None):
         raise ValueError("either prompts or prompt_embeds must be given, and not both.")
     if embeds is None:
-        texts = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        texts = _texts(prompts)
         return _encode(trained, texts) if texts else Prompts(None, np.zeros((0, 1), bool))
     embeds = np.asarray(embeds)
     mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
@@ -60,6 +61,18 @@ def encode_given(
             f"{list(embeds.shape)} and {list(mask.shape)}."
         )
     return Prompts(embeds, mask)
+
+
+def _texts(prompts: Any) -> list[str]:
+    """Return prompts as a list; TypeError where one is no text."""
+    texts = [prompts] if isinstance(prompts, str | bytes) else prompts
+    texts = list(texts) if isinstance(texts, Iterable) else [texts]
+    if wrong := [one for one in texts if not isinstance(one, str)]:
+        raise TypeError(
+            f"prompts must be a text or a list of texts; got {wrong[0]!r:.60}, of type "
+            f"{type(wrong[0]).__name__}. Write pipe('a red fox') or pipe(['a red fox', 'a hen'])."
+        )
+    return texts
 
 
 def _encode(trained: Trained, texts: list[str]) -> Prompts:

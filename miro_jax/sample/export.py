@@ -17,12 +17,12 @@ import huggingface_hub
 import ml_collections
 
 from miro_jax import __version__, sample
-from miro_jax.cli.exit import run, say
+from miro_jax.cli.exit import command_of, run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.pretrained.weights import hub
 
-NAME = "miro_jax.export"
+VERB = "export"
 
 
 def export(
@@ -127,7 +127,7 @@ def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = Parser(
-        prog="miro-jax export",
+        prog=command_of(VERB),
         description="Write a run's averaged weights in the released layout: config.json, "
         "model.safetensors, uncond_embedding.npy, and the model's card, README.md.",
         epilog="example: miro-jax export --workdir=runs/mine --out=exported --push=user/name",
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.push is not None:
             say(push_to_hub(folder, flags.push, flags.private))
 
-    return run(NAME, plan, work)
+    return run(VERB, plan, work)
 
 
 if __name__ == "__main__":

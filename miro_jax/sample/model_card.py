@@ -11,6 +11,7 @@ from typing import Any
 
 from miro_jax import __version__
 from miro_jax.data.json_file import dump_json, read_json
+from miro_jax.data.printable import counted
 from miro_jax.report.results import Dials
 from miro_jax.rewards import card_of, label
 
@@ -103,8 +104,8 @@ def _dials(evaluation: Mapping[str, Any] | None) -> str:
         rows.append((name, *means, "-" if rank is None else f"{rank:.2f}"))
     return (
         _table(head, rows)
-        + f"\n\nMean score of {dials.images_per_level} images at each requested level, all other "
-        "rewards at 1."
+        + f"\n\nMean score of {counted(dials.images_per_level, 'image')} at each requested level, "
+        "all other rewards at 1."
     )
 
 

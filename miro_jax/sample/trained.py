@@ -40,6 +40,7 @@ _CONFIG_OF_A_RUN = {
     "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str},
 }
 _REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
+_SHOWN = 5  # folders in a message
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
@@ -291,6 +292,8 @@ def _open_release(
     """
     text = os.path.expanduser(source)
     folder = Path(text)
+    if variant is None and folder.exists() and not (folder / official.CONFIG).is_file():
+        raise FileNotFoundError(_describe_other(folder))
     if folder.is_dir():
         yield hub.open(text, _subfolder(folder, variant), revision)
         return
@@ -305,6 +308,19 @@ def _open_release(
         yield hub.open(text, _subfolder(folder, variant), revision)
     except (hub.OfflineError, hub.UnreachableError) as error:
         raise type(error)(f"there is no folder {source}; as a hub id: {error}") from error
+
+
+def _describe_other(path: Path) -> str:
+    """Say that a path is no checkpoint, and which ones are below it or around it."""
+    text = f"{path} must be the folder of a run, or one in the released layout with config.json; it"
+    below = [p.parent for p in (*path.glob("*/checkpoints"), *path.glob(f"*/{official.CONFIG}"))]
+    around = [p for p in path.parents[:2] if is_run(p) or (p / official.CONFIG).is_file()]
+    near = sorted({str(one) for one in below or around})
+    if not near:
+        return f"{text} {'has neither' if path.is_dir() else 'is a file'}."
+    listed = f"{', '.join(near[:_SHOWN])}{', ...' if near[_SHOWN:] else ''}"
+    advice = "one of these" if len(near) > 1 else near[0]
+    return f"{text} {'holds' if below else 'is part of'} {listed}. Give {advice}."
 
 
 def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:

@@ -79,8 +79,21 @@ def open_input(
     raise ValueError(
         f"PATH must be one folder of images, one table ({', '.join(tables.ENDINGS)}), tar files, "
         f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."
-        + "".join(f" {word} is missing." for word in words if not os.path.exists(word))
+        + _advice(words)
     )
+
+
+def _advice(words: Sequence[str]) -> str:
+    """Return what to do about words that are nothing to score."""
+    if missing := [word for word in words if not os.path.exists(word)]:
+        return "".join(f" {word} is missing." for word in missing)
+    if all(map(os.path.isfile, words)):
+        several = "some images" if len(words) > 1 else "one image"
+        return (
+            f" For {several}, give a table with a line for each, such as a .csv with the columns "
+            "path and caption, or the folder; in Python load_reward(NAME).score(PATHS, CAPTIONS)."
+        )
+    return " For several folders, run it for each, or give one table of paths."
 
 
 def names_of(source: Source) -> Iterator[tuple[str, ...]]:

@@ -124,15 +124,17 @@ def _place(home: Folder, name: str) -> str:
 
 
 def _make_claim(home: Folder, name: str) -> Claim:
+    partial = f"{name}.parts/{PARTIAL_NAME}"
+    there = f"{_place(home, name)}.parts" if home.exists(partial) else "it"
     return Claim(
         folder=home,
         manifest=f"{name}.summary.json",
-        partial=f"{name}.parts/{PARTIAL_NAME}",
+        partial=partial,
         request_of=_request_of,
         schema=SCHEMA,
         scratch=f"{name}.parts",
         subject=_place(home, name),
-        remedy="Give another --out, or delete it.",
+        remedy=f"Give another --out, or delete {there}.",
     )
 
 
@@ -199,7 +201,7 @@ def _check_captions(captions: Table, index: TextIndex, source: Source) -> None:
     first = next(names, None)
     if first is not None and not any(map(index.find, itertools.chain([first], names))):
         raise ValueError(
-            f"{captions.path} must name images of {source.spec}; none of its {captions.count} rows "
+            f"{captions.path} must name images of {source.spec}; no row of its {captions.count} "
             f"does: its first is for {index.first_name!r}, the first image is {first[0]!r}. Its "
             "paths may begin at the folder of the images or at its own."
         )

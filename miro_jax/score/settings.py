@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 from miro_jax.annotate.settings import EngineSettings
+from miro_jax.cli.exit import command_of
 from miro_jax.cli.flags import Parser, add_flags, option
 from miro_jax.rewards.names import HELP as REWARDS_HELP
 from miro_jax.rewards.names import parse_names
 
-NAME = "miro_jax.score"
+VERB = "score"
 ENDINGS = (".parquet", ".csv", ".jsonl")  # of the output
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".json")  # of the input, see `sources.tables`
 _TABLE = "table"
@@ -73,7 +74,7 @@ class Settings(EngineSettings):
 def make_parser() -> Parser:
     """Make the parser of the command line."""
     parser = Parser(
-        prog="miro-jax score",
+        prog=command_of(VERB),
         description="Score images with reward models: a table with a row for each image and a "
         "column for each reward, with a summary, histograms and the list of failures beside it.",
         epilog="example: miro-jax score photos --captions=captions.csv "

@@ -87,7 +87,8 @@ def as_text(summary: Mapping[str, Any]) -> str:
     if without := summary.get("without_caption"):  # tables of older versions have no such key
         text.append(
             f"without a caption, so without {', '.join(summary['need_captions'])}: "
-            + _counted(without)
+            + f"{_counted(without)}. --captions=FILE (a table of path and caption) gives them, or "
+            "KEY.txt beside KEY.jpg"
         )
     if unused := summary.get("captions", {}).get("without_image"):
         first = summary["captions"]["first_without_image"]

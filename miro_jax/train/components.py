@@ -42,6 +42,7 @@ def validate(config: Config) -> None:
     share = config.data.synthetic_caption_prob
     if not 0 <= share <= 1:
         raise ValueError(f"config.data.synthetic_caption_prob must be in [0, 1]; got {share}.")
+    sharding.check_sizes(config.mesh.data, config.mesh.model)
     for key in ("start_seconds", "heartbeat_seconds", "behind_seconds"):
         if not config.mesh[key] >= 1:
             raise ValueError(f"config.mesh.{key} must be at least 1; got {config.mesh[key]}.")
@@ -93,6 +94,20 @@ def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+def check_batches(config: Config) -> jax.sharding.Mesh:
+    """Return the mesh of a config; ValueError unless devices and batches fit it."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    check_batch(config.train.batch_size, "train.batch_size", mesh)
+    parts = Training(**config.train).microbatches * mesh.shape["data"]
+    if config.train.batch_size % parts:
+        raise ValueError(
+            "config.train.batch_size must be a multiple of config.train.microbatches times the "
+            f"devices on mesh axis 'data', {parts}; got {config.train.batch_size}."
+        )
+    check_batch(config.sample.batch_size, "sample.batch_size", mesh)
+    return mesh
+
+
 @dataclasses.dataclass(frozen=True)
 class Components:
     """A run's objects. None of them holds parameters of the network.
@@ -123,15 +138,7 @@ def build_components(config: Config) -> Components:
     """Build everything of a run except its data and its parameters."""
     image_encoder = build_image_encoder(**build.encoder_arguments(config, "image"))
     caption_encoder = build_caption_encoder(**build.encoder_arguments(config, "caption"))
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    check_batch(config.train.batch_size, "train.batch_size", mesh)
-    parts = Training(**config.train).microbatches * mesh.shape["data"]
-    if config.train.batch_size % parts:
-        raise ValueError(
-            "config.train.batch_size must be a multiple of config.train.microbatches times the "
-            f"devices on mesh axis 'data', {parts}; got {config.train.batch_size}."
-        )
-    check_batch(config.sample.batch_size, "sample.batch_size", mesh)
+    mesh = check_batches(config)
     resolve(config.model.attention, config.model.dtype)
     sizes = (
         config.model,

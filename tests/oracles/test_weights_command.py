@@ -42,7 +42,7 @@ def test_an_attack_is_refused_in_one_line(tmp_path, capsys):
     path.write_bytes(pickles.save({"x": Attack()}, zipped=True))
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("miro_jax.weights: error: ") and "mkdir" in err and err.count("\n") == 1
+    assert err.startswith("miro-jax weights: error: ") and "mkdir" in err and err.count("\n") == 1
     assert not (tmp_path / "owned").exists() and not (tmp_path / "out.safetensors").exists()
 
 

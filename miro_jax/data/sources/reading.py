@@ -42,8 +42,9 @@ def filesystem(path: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"{path} must have a scheme that can be read here; got: {error}. For gs:// install "
-            "gcsfs, for s3:// s3fs."
+            f"{path} must have a scheme that can be read here, such as gs://, s3:// or https://, "
+            f"or be a local path; got: {str(error).rstrip('.')}. For gs:// run `pip install "
+            "'miro_jax[gcs]'`, for s3:// `pip install 'miro_jax[s3]'`."
         ) from error
 
 

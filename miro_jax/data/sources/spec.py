@@ -49,6 +49,15 @@ class Spec:
         return int(text)
 
 
+def _guess(text: str) -> str:
+    """Return what a path without a kind may mean."""
+    if os.path.isdir(text):
+        return f" Did you mean 'folder:{text}'?"
+    endings = {".tar": "tar", ".parquet": "table", ".csv": "table", ".jsonl": "table"}
+    kind = endings.get(os.path.splitext(text)[1])
+    return f" Did you mean '{kind}:{text}'?" if kind else ""
+
+
 def parse(text: str, allow_urls: bool = False) -> Spec:
     """Take the text of a source apart; for `allow_urls` see `Spec`.
 
@@ -59,8 +68,8 @@ def parse(text: str, allow_urls: bool = False) -> Spec:
     path = path.removeprefix("file://")
     if kind not in KINDS or not path:
         raise ValueError(
-            f"A source must be KIND:PATH with a kind of {KINDS}, such as 'tar:/data/*.tar'; "
-            f"got {text!r}."
+            f"A source must be KIND:PATH with a kind of {', '.join(KINDS)}, such as "
+            f"'tar:/data/*.tar'; got {text!r}.{_guess(text)}"
         )
     options: dict[str, str] = {}
     if match := _OPTIONS_AT_END.search(path):

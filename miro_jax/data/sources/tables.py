@@ -92,7 +92,8 @@ def open_table(
     """
     path = os.fspath(path)
     if not reading.is_file(path):
-        raise FileNotFoundError(f"{path} must be a table with paths and captions; there is none.")
+        what = "it is a folder" if os.path.isdir(path) else "there is none"
+        raise FileNotFoundError(f"{path} must be a table with paths and captions; {what}.")
     if not is_table(path):
         raise ValueError(f"A table must end in one of {', '.join(ENDINGS)}; got {path}.")
     columns = _columns(path)

@@ -27,6 +27,15 @@ _SECONDS_BETWEEN_ATTEMPTS = 0.25
 _STAMPS = ("ETag", "etag", "generation", "LastModified", "updated", "created", "size")
 # Packages that talk to stores, and raise errors of their own.
 _TALKERS = "aiobotocore aiohttp azure botocore gcsfs google httpcore2 httpx httpx2 s3fs".split()
+# Of what stores and their packages say where credentials are missing, wrong or not enough.
+_REFUSALS = ("redential", "Forbidden", "Access Denied", "AccessDenied", "Access Key", "Anonymous")
+_REFUSALS += ("signature we calculated", "ExpiredToken", "RefreshError", "Unauthorized")
+_ANSWERED = "the object store answered"
+_CREDENTIALS = (
+    "For s3:// set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for gs:// run "
+    "`gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS. They must be "
+    "allowed to use that bucket."
+)
 
 
 class RemoteFolder(Folder):
@@ -38,7 +47,7 @@ class RemoteFolder(Folder):
         if scheme not in _SCHEMES:
             raise ValueError(
                 f"A folder to write into must be local or of {', '.join(_SCHEMES)}; got {url!r}. "
-                "Other stores do not keep several workers apart."
+                "Other stores do not keep several workers apart: write to a local folder, copy it."
             )
         try:
             # Listings that are kept would hide what other workers do.
@@ -181,10 +190,22 @@ def _remedy(scheme: str) -> str:
 
 @contextlib.contextmanager
 def errors_of_stores() -> Iterator[None]:
-    """Turn the errors that object stores have of their own into OSError: credentials, network."""
+    """Turn the errors that object stores have of their own into OSError: credentials, network.
+
+    Where a store lets nobody in, the text says where it looks for credentials.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _TALKERS:
+        name = type(error).__name__
+        is_foreign = type(error).__module__.split(".")[0] in _TALKERS
+        is_refused = any(word in f"{name} {error}" for word in _REFUSALS)
+        is_ours = str(error).startswith(_ANSWERED) or getattr(error, "filename", None)
+        if is_ours or isinstance(error, OSError) and not is_refused:
             raise
-        raise OSError(f"the object store answered {type(error).__name__}: {error}") from error
+        if not (is_foreign or isinstance(error, OSError)):
+            raise
+        text = f"{_ANSWERED} {name}: {str(error).rstrip('.')}."
+        if isinstance(error, PermissionError):
+            raise PermissionError(f"{text} {_CREDENTIALS}") from error
+        raise OSError(f"{text} {_CREDENTIALS}" if is_refused else text) from error

@@ -9,13 +9,14 @@ from markupsafe import Markup
 
 from miro_jax.cli import exit, flags
 from miro_jax.cli.exit import note, say
+from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.plots import bars, curves, facts, images, radars
 from miro_jax.evaluate.plots.facts import Source
 from miro_jax.evaluate.plots.figure import Figure
 from miro_jax.report import page
 
-NAME, PROGRAM = "miro_jax.plot", "miro-jax plot"
+VERB = "plot"
 ALL = "paper"
 _DESCRIPTION = """Draw a plot of the paper: F.svg, the same numbers as F.json and F.csv.
 
@@ -36,8 +37,8 @@ LABEL=SOURCE names its model; the baseline comes first.
   tradeoff     scores from one reward to another         --scores     folder of `sample tradeoff`
   progression  the same prompts over checkpoints         25000=FOLDER 50000=FOLDER, of `sample`
   paper        all that the sources have, as one page: --out is a folder"""
-_EPILOG = f"""example: {PROGRAM} convergence published --out=convergence.svg
-         {PROGRAM} radar baseline=evals/baseline MIRO=evals/miro --out=radar.svg"""
+_EPILOG = """example: miro-jax plot convergence published --out=convergence.svg
+         miro-jax plot radar baseline=evals/baseline MIRO=evals/miro --out=radar.svg"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +97,10 @@ def _origin(source: Source) -> str:
     if source.facts is not None:
         return source.facts["source"]
     if source.folder is not None:
-        return f"{len(source.images):,} images of `miro-jax sample`"
+        return f"{counted(len(source.images), 'image')} of `miro-jax sample`"
     names = dict.fromkeys(one.manifest["benchmark"]["name"] for one in source.evaluations)
     count = sum(one.manifest["result"]["images"] for one in source.evaluations)
-    return f"{', '.join(names)}, {count:,} images"
+    return f"{', '.join(names)}, {counted(count, 'image')}"
 
 
 def write(figure: Figure, path: Path) -> list[Path]:
@@ -146,11 +147,11 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit.run(NAME, lambda: _plan(words), lambda planned: _work(*planned))
+    return exit.run(VERB, lambda: _plan(words), lambda planned: _work(*planned))
 
 
 def _plan(words: Sequence[str]) -> tuple[Settings, list[Source]]:
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     flags.add_flags(parser, Settings)
     settings = flags.make_settings(Settings, parser.read(words))
     if settings.kind == ALL and settings.out.endswith(".svg"):

@@ -66,7 +66,9 @@ def make_suite(name: str, path: str | Path) -> Suite:
     """
     adapter, path = ADAPTERS[name], Path(path).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"{path} must be the prompts of {name}, from your copy of it.")
+        raise FileNotFoundError(
+            f"{path} must be the prompts of {name}, from your copy of it; there is no such path."
+        )
     prompts = adapter.read(path)
     if not prompts:
         raise ValueError(f"{path} must hold prompts of {name}; it holds none.")

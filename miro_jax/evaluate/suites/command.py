@@ -16,7 +16,7 @@ from miro_jax.sample.request import Request, slug
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options
 from miro_jax.sample.settings import Settings as How
 
-NAME, PROGRAM = "miro_jax.evaluate", "miro-jax evaluate"
+VERB = "evaluate"
 _SKIPPED = ("prompt", "prompts_file", "checkpoint", "out")
 _DESCRIPTION = """Evaluate images of a suite's prompts: numbers with intervals over prompts, a line
 for each image, tables and a page. WHAT is a folder of images of any origin, a table of paths and
@@ -40,12 +40,12 @@ def is_checkpoint(what: str) -> bool:
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
-    return exits.run(NAME, lambda: _plan(list(words)), _work)
+    return exits.run(VERB, lambda: _plan(list(words)), _work)
 
 
 def make_parser() -> Parser:
     """Make the parser of the command line."""
-    parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     add_flags(parser, Settings)
     for title in (WHAT, HOW, MODEL, WHERE):
         parser.add_argument_group(title)
@@ -61,6 +61,12 @@ def _plan(words: list[str]) -> Any:
     settings = make_settings(Settings, flags)
     suites = evaluate.suites
     if not is_checkpoint(settings.what):
+        inside = Path(settings.what).expanduser().glob("*/checkpoints")
+        if runs := sorted(str(path.parent) for path in inside):
+            raise exits.UsageError(
+                f"WHAT must be one run or one set of images; {settings.what} holds runs: "
+                f"{', '.join(runs[:5])}. Give one of them."
+            )
         suite = suites.table.make_suite(settings.suite)
         what = Path(settings.what).expanduser()
         home = what if what.is_dir() else what.parent

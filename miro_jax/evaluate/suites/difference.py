@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from miro_jax.data.printable import counted
 from miro_jax.evaluate.suites.identity import differing, shorten
 from miro_jax.evaluate.suites.manifest import Evaluation
 from miro_jax.evaluate.suites.measure import rewards_of
@@ -138,13 +139,15 @@ def _rules(row: Mapping[str, Any]) -> set[str]:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Return the differences as lines of text."""
-    text = [f"{' and '.join(result['names'])}: {len(result['fields'])} fields differ"]
+    number = len(result["fields"])
+    differ = f"{counted(number, 'field')} {'differs' if number == 1 else 'differ'}"
+    text = [f"{' and '.join(result['names'])}: {differ}"]
     text += [
         f"  {path}: {shorten(a, _WIDE)} -> {shorten(b, _WIDE)}" for path, a, b in result["fields"]
     ]
     text.append("the images are the same" if result["same_images"] else "the images differ")
     for tag, flip in result.get("flips", {}).items():
-        text.append(f"  {tag or 'all'}: {flip['won']} images won, {flip['lost']} lost")
+        text.append(f"  {tag or 'all'}: {counted(flip['won'], 'image')} won, {flip['lost']} lost")
     if rules := result.get("rules"):
         counts = ", ".join(f"{rule} {count}" for rule, count in rules.items())
         text.append(f"  reasons that came or went: {counts}")

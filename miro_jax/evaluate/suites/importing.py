@@ -84,6 +84,11 @@ def _nothing() -> bytes:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Return name of an image -> its line; a name is FOLDER/FILE."""
     lines: dict[str, dict[str, Any]] = {}
+    if not path.exists():
+        raise FileNotFoundError(
+            f"FILE must be results.jsonl of GenEval's evaluation or rewards.jsonl of the authors' "
+            f"scorers; there is no file {path}."
+        )
     for number, text in enumerate(read_regular(path, _MOST_BYTES).splitlines(), 1):
         where = f"line {number} of {path}"
         line = parse_json(text, where, _LINE)

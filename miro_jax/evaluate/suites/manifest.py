@@ -24,10 +24,12 @@ from typing import Any
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_sealed_json
 from miro_jax.evaluate.suites.rows import read_rows
+from miro_jax.report.suite_curves import EVALS
 
 NAME = "evaluation.json"
 UNKNOWN = "unknown"
 FORMAT = 1
+_WRITES = "`miro-jax evaluate {} --suite=NAME` writes it."
 GROUPS = (
     *("benchmark", "judge", "rewards", "images", "model", "sampling"),
     *("post_selection", "statistics", "machine", "result"),
@@ -105,9 +107,15 @@ def read(path: str | Path) -> Evaluation:
     """
     folder = Path(path).expanduser()
     folder = folder.parent if folder.name == NAME else folder
+    if (folder / "checkpoints").is_dir():
+        made = sorted(str(one.parent) for one in folder.glob(f"{EVALS}/**/{NAME}"))
+        raise ValueError(
+            f"{path} must be the folder of an evaluation of a suite; it is that of a run. "
+            + (f"Give {' or '.join(made[:3])}." if made else _WRITES.format(path))
+        )
     if not (folder / NAME).is_file():
         raise FileNotFoundError(
-            f"{path} must be the folder of an evaluation, with {NAME}; it has none. "
-            "`miro-jax evaluate WHAT --suite=NAME` writes it."
+            f"{path} must be the folder of an evaluation, with {NAME}; "
+            f"{'it has none' if folder.exists() else 'it is missing'}. {_WRITES.format('WHAT')}"
         )
     return Evaluation(str(path), folder, open_folder(folder).read_json(NAME, SCHEMA))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.suites.manifest import Evaluation
 
@@ -55,10 +56,12 @@ def table_of(evaluation: Evaluation) -> Table:
             rows.append([f"  {tag}", cell_of(one), str(one["prompts"]), str(one["images"])])
     benchmark, result = evaluation.manifest["benchmark"], evaluation.manifest["result"]
     title = f"{benchmark['name']} of {evaluation.manifest['images']['path']}"
-    notes = [f"95 % intervals over prompts; {result['images']} images"]
+    notes = [f"95 % intervals over prompts; {counted(result['images'], 'image')}"]
     if result["partial"]:
         absent = len(result["missing"]) + len(result["failed"])
-        notes.append(f"PARTIAL: {absent} images are missing or damaged; compare with nothing")
+        notes.append(
+            f"PARTIAL: {counted(absent, 'image')} missing or damaged; compare with nothing"
+        )
     return Table(title, ("metric", "value", "prompts", "images"), rows, notes)
 
 

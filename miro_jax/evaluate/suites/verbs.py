@@ -26,7 +26,6 @@ from miro_jax.evaluate.suites import (
 )
 from miro_jax.evaluate.suites.settings import parse_pair
 
-NAME = "miro_jax.evaluate"
 NOTHING_COMPARABLE = 3  # exit status of check
 
 
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     def plan() -> Namespace:
         chosen = _VERBS[verb]
         parser = Parser(
-            prog=f"miro-jax {verb}", description=chosen.description, epilog=chosen.epilog
+            prog=exits.command_of(verb), description=chosen.description, epilog=chosen.epilog
         )
         chosen.add(parser)
         return parser.read(words)
@@ -56,14 +55,19 @@ def main(arguments: Sequence[str]) -> int:
         status = _VERBS[verb].run(given)
 
     # Everything is an argument here: what is wrong with a file is the fault of who named it.
-    failed = exits.run(NAME, plan, work, mistakes_at_work=exits.MISTAKES)
+    failed = exits.run(verb, plan, work, mistakes_at_work=exits.MISTAKES)
     return failed or status
 
 
-def are_evaluations(words: Sequence[str]) -> bool:
-    """Return whether the paths of a command line all are evaluations."""
+def concerns_evaluations(words: Sequence[str]) -> bool:
+    """Return whether a command line of `compare` is about evaluations: by its paths or flags.
+
+    One evaluation among the paths is enough: what is wrong with the others is then said of them.
+    """
     paths = [word for word in words if not word.startswith("-")]
-    return len(paths) >= 2 and all(map(manifest.is_evaluation, paths))
+    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+    ours = not flags.isdisjoint(("--metrics", "--format", "--force"))
+    return ours or any(map(manifest.is_evaluation, paths))
 
 
 def _add_compare(parser: Parser) -> None:

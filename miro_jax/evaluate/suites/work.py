@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites import adapters, manifest, pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
@@ -47,7 +48,7 @@ def evaluate_planned(planned: Planned) -> str:
     if job.settings.export:
         folder = Path(job.settings.export).expanduser()
         count = adapters.write_folder(job.suite.name.partition("@")[0], job.found, folder)
-        exported = f"exported: {count} files in {folder}"
+        exported = f"exported: {counted(count, 'file')} in {folder}"
     if not job.rewards and not job.suite.score:
         return exported
     evaluation = run.run(job, judge)

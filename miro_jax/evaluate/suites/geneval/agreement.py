@@ -45,6 +45,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path).expanduser()
     path = path / ROWS_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"verdicts must be the folder of an evaluation of GenEval or its {ROWS_NAME}; there is "
+            f"no file {path}. `miro-jax evaluate WHAT --suite=geneval` writes it."
+        )
     lines = read_regular(path, MOST_BYTES).splitlines()
     rows = [parse_json(line, f"line {n} of {path}", SCHEMA) for n, line in enumerate(lines, 1)]
     if not rows:

@@ -8,7 +8,7 @@ from miro_jax.cli import exit, flags
 from miro_jax.data.json_file import dump_json
 from miro_jax.evaluate.suites.geneval import agreement
 
-NAME, PROGRAM = "miro_jax.evaluate", "miro-jax agreement"
+VERB = "agreement"
 _DESCRIPTION = """Say how far two judges of GenEval agree on the same images: by tag, with Cohen's
 kappa, and which rule failed where they do not. No image is read and no device is used."""
 _EPILOG = """A and B are folders of evaluations or their images.jsonl.
@@ -21,11 +21,11 @@ example:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit.run(NAME, lambda: _plan(words), _print, mistakes_at_work=exit.MISTAKES)
+    return exit.run(VERB, lambda: _plan(words), _print, mistakes_at_work=exit.MISTAKES)
 
 
 def _plan(words: Sequence[str]) -> Namespace:
-    parser = flags.Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("first", metavar="A", help="verdicts of one judge")
     parser.add_argument("second", metavar="B", help="verdicts of another one")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output")
