@@ -126,7 +126,7 @@ def layout_of(config: Any, chips: int) -> Layout:
     data, model, parts = config.mesh.data, config.mesh.model, config.train.microbatches
     check_sizes(data, model)
     if data == -1 and chips % model:
-        raise ValueError(f"config.mesh.model must divide the {chips} chips; got {model}.")
+        raise ValueError(f"config.mesh.model must be a divisor of the {chips} chips; got {model}.")
     if data == -1:
         data = chips // model
     if data * model != chips:

@@ -68,7 +68,7 @@ def parse(text: str, allow_urls: bool = False) -> Spec:
     path = path.removeprefix("file://")
     if kind not in KINDS or not path:
         raise ValueError(
-            f"A source must be KIND:PATH with a kind of {', '.join(KINDS)}, such as "
+            f"A source must be KIND:PATH with a kind of {', '.join(map(repr, KINDS))}, such as "
             f"'tar:/data/*.tar'; got {text!r}.{_guess(text)}"
         )
     options: dict[str, str] = {}
