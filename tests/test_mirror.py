@@ -111,6 +111,32 @@ def test_lines_come_before_the_checkpoint_and_its_commit_comes_last(quick_store,
     assert sent.index(f"checkpoints/20/{COMMIT}") == len(sent) - 1
 
 
+def test_a_state_of_a_study_comes_after_what_was_measured_of_it(quick_store, tmp_path):
+    """One that is replaced meanwhile waits for the next upload, which has its measurements."""
+    here, state = tmp_path / "here", "study/states-0"
+    write(here, "study/cells/group-0-10.cells", "of 10")
+    write(here, state, "10")
+    ours, send = open_mirror(quick_store, here), quick_store.write
+    ours.push()
+    write(here, "study/cells/group-0-20.cells", "of 20")
+    write(here, state, "20")
+    sent = []
+
+    def meanwhile(name, data):
+        if not sent:
+            write(here, "study/cells/group-0-30.cells", "of 30")
+            write(here, state, "step 30")
+        sent.append(name)
+        send(name, data)
+
+    quick_store.write = meanwhile
+    ours.push()
+    assert sent == ["study/cells/group-0-20.cells"] and stored(quick_store)[state] == "10"
+    ours.push()
+    assert sent[1:] == ["study/cells/group-0-30.cells", state]
+    assert stored(quick_store) == contents(here)
+
+
 @pytest.mark.parametrize("uploads", range(8))
 def test_a_push_killed_anywhere_leaves_a_store_that_is_whole(quick_store, tmp_path, uploads):
     """The store then has the old checkpoint or the new one, with the lines of that one or more."""
@@ -320,7 +346,7 @@ def test_stages_work_in_a_mirror_of_a_run_in_a_store(quick_store, tmp_path, monk
     config, url, here = training.tiny(), str(quick_store), tmp_path / "here"
     with pytest.raises(FileNotFoundError, match=f"folder of a trained run; there is none in {url}"):
         run_folder.open_folder(config, url, "sample", held=contextlib.ExitStack())
-    with pytest.raises(ValueError, match="--stage=annotate needs a --workdir on this machine"):
+    with pytest.raises(ValueError, match=f"needs --config.data.records, .* such as {url}-records"):
         run_folder.open_folder(config, url, "annotate", held=contextlib.ExitStack())
     write(here, "config.json", "{}")
     write(here, "log.txt", "of training")
@@ -340,3 +366,19 @@ def test_stages_work_in_a_mirror_of_a_run_in_a_store(quick_store, tmp_path, monk
             run_folder.open_folder(config, url, "train", held=held, resume="never")
         with pytest.raises(BlockingIOError, match=f"the run {url} is in use by another process"):
             run_folder.open_folder(config, url, "train", held=contextlib.ExitStack())
+
+
+@pytest.mark.parametrize("stage", ["annotate", "study"])
+def test_stages_that_begin_in_a_store_leave_it_to_one_process(
+    quick_store, tmp_path, monkeypatch, stage
+):
+    monkeypatch.setenv(mirror.VARIABLE, str(tmp_path / "disk"))
+    config, url = training.tiny(), str(quick_store)
+    with config.unlocked():
+        config.data.records = f"memory://{uuid.uuid4().hex}/records"
+    with contextlib.ExitStack() as held:
+        local = run_folder.open_folder(config, url, stage, held=held)
+        write(local, "study/measured.json", "{}")
+        with pytest.raises(BlockingIOError, match=f"the run {url} is in use by another process"):
+            run_folder.open_folder(config, url, "train", held=contextlib.ExitStack())
+    assert {"config.json", "log.txt", "study/measured.json"} <= stored(quick_store).keys()

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from pathlib import Path
 
 import botocore.exceptions
 import jax
@@ -17,6 +18,7 @@ from miro_jax.data import storage
 from miro_jax.data.storage import RemoteFolder, mirror
 from miro_jax.data.storage.mirror import COMMIT, origin
 from miro_jax.evaluate import command, compare_command
+from miro_jax.evaluate.suites import command as suite_command
 from miro_jax.models import sharding
 from miro_jax.sample import trained
 from miro_jax.train import components
@@ -204,6 +206,15 @@ def test_results_of_a_url_need_a_folder_here(capsys):
     for main, words in ((command.main, []), (compare_command.main, ["runs/base"])):
         assert main([*words, "s3://b/run"]) == 2
         assert "must be on this machine; got s3://b/run. Give --suite" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_a_url_is_planned_without_weights_and_goes_to_a_folder_here(quick_store):
+    config = configs.get_config("tiny")
+    quick_store.write("config.json", config.to_json().encode())
+    planned = suite_command._plan([str(quick_store), "--suite=parti"])
+    assert planned.out == Path("evals/mine/step-000010/parti@1") and planned.sampling.step == 10
+    folder = locate(str(quick_store), weights=False)
+    assert files(folder) == {"config.json", "evaluation.json", mirror.MARKER}
 
 
 def test_records_of_a_run_in_a_store_are_in_the_store(quick_store):

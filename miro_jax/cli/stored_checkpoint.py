@@ -71,7 +71,7 @@ def locate(
         is_run = any(name.startswith(f"{CHECKPOINTS}/") for name in tree)
         names = _names_of_run(store, tree, step) if is_run else _names_of_release(store, tree)
         copy = _copy_of(store, {name: tree[name] for name in names})
-        (copy / CHECKPOINTS if is_run else copy).mkdir(parents=True, exist_ok=True)
+        (copy / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(copy / official.CONFIG, config)
         if is_run:
             for name in (name for name in _OF_A_RUN if name in tree):
@@ -82,6 +82,12 @@ def locate(
             _fetch(store, {name: tree[name][0] for name in names}, copy)
             _remove_others(copy)
     return copy
+
+
+def step_of(copy: Path) -> int:
+    """Return the step of the only checkpoint in a copy of a run, also where it has no weights."""
+    (folder,) = (copy / CHECKPOINTS).iterdir()
+    return int(folder.name)
 
 
 def forget(folder: Path) -> str:

@@ -47,32 +47,32 @@ def open_mirror(
       FileNotFoundError: no such run, for a stage that begins with what training wrote.
       ValueError: the stage cannot work there, or the package that talks to the store is missing.
     """
-    if stage in ("annotate", "study"):
+    if stage == "annotate" and not config.data.records:
         raise ValueError(
-            f"--stage={stage} needs a --workdir on this machine; got {url}. Records go to a store "
-            "by --config.data.records=URL."
+            f"--stage=annotate with --workdir={url} needs --config.data.records, the folder or URL "
+            f"for the records, such as {url.rstrip('/')}-records."
         )
     store = storage.RemoteFolder(url)
-    trains, first = stage in TRAINING, jax.process_index() == 0
+    begins, first = stage not in ("sample", "evaluate"), jax.process_index() == 0
     lease: Lease | None = None
     if first:
-        name = LOCK_NAME if trains else f".lock-{stage}"
+        name = LOCK_NAME if begins else f".lock-{stage}"
         lease = held.enter_context(locked(store, name, f"the run {url}", exit_if_lost=True))
     local = held.enter_context(local_folder(str(store), jax.process_index()))
     mirror = Mirror(
         store,
         local,
         config.train.upload_every_seconds,
-        config.train.keep_checkpoints if trains else 1,
+        config.train.keep_checkpoints if begins else 1,
         lease,
-        () if trains else ("log.txt",),  # that of training, which may be under way elsewhere
+        () if begins else ("log.txt",),  # that of training, which may be under way elsewhere
         None if first else f"log-{jax.process_index()}.txt",
     )
     if first:
         every = f"{config.train.upload_every_seconds:g}"
         note(f"{url}: working in {local}; what changes is uploaded every {every} s")
         mirror.fetch()
-        if not trains and not (local / "config.json").exists():
+        if not begins and not (local / "config.json").exists():
             raise FileNotFoundError(
                 f"--workdir must be the folder of a trained run; there is none in {url}."
             )

@@ -7,7 +7,8 @@ has changed, every few seconds and at the end.
 The folder in the store is whole at every moment. A folder below `checkpoints` counts once it has
 COMMIT: that file is uploaded after all others of it, and deleted first. All other files come before
 the checkpoints that are committed with them, so a store that holds the checkpoint of step s holds
-the lines of metrics up to s as well.
+the lines of metrics up to s as well. So do the states of a study, of which each is a file that is
+replaced: one that was replaced while other files were sent is left to the next upload.
 
 The store is the truth. Only where nobody else has written to it since our last upload, which
 `.mirror.json` tells, what a killed process left here, newer than the store, is kept.
@@ -36,6 +37,7 @@ from miro_jax.data.storage.remote import RemoteFolder, errors_of_stores
 VARIABLE = "MIRO_JAX_SCRATCH"
 CHECKPOINTS, COMMIT = "checkpoints", "commit_success.txt"
 MARKER, LOCK_NAME = ".mirror.json", ".lock-mirror"
+STATES = "study/states-"  # begins the names of files that come after what they were measured with
 _SCHEMA = {"url": str, "files": {str: [(str, int)]}}
 _THREADS = 8  # that upload or fetch
 _IN_MEMORY = 64 * 2**20  # bytes of a file that is read before it is sent: it may grow meanwhile
@@ -190,13 +192,19 @@ class Mirror:
                 return
             if self._lease is not None:
                 self._lease.check()
+            replaced: set[str] = set()
+
+            def upload(name: str) -> None:
+                if not self._upload_one(name, present[name]):
+                    replaced.add(name)
+
             within = {_checkpoint(name) for name in changed} - {None}
             for folder in within:  # one that is written again is whole only at the end
                 if f"{folder}/{COMMIT}" in self._known:
                     self.store.remove(f"{folder}/{COMMIT}")
                     changed.append(f"{folder}/{COMMIT}")
             for rank in range(3):
-                _each(self._upload_one, {name for name in changed if _rank(name) == rank})
+                _each(upload, {name for name in changed if _rank(name) == rank})
                 if self._lease is not None:
                     self._lease.check()
             for rank in (2, 1, 0):
@@ -204,6 +212,7 @@ class Mirror:
             stored = self.store.tree()
             if self._only is None:
                 _each(self.store.remove, _left_over(stored, present))
+            changed = [name for name in changed if name not in replaced]
             # Of files that we did not send, others may have sent another one meanwhile.
             kept = {n: known for n, known in self._known.items() if n not in {*changed, *gone}}
             self._known = kept | self._with_stamps(stored, changed, present)
@@ -267,10 +276,16 @@ class Mirror:
         known = self._known.get(name)
         return known and (known.size, known.time)
 
-    def _upload_one(self, name: str) -> None:
+    def _upload_one(self, name: str, seen: tuple[int, int]) -> bool:
+        """Send a file; returns False where it was replaced, and must be as it was `seen`."""
         path = self.local / name
         try:
-            if path.stat().st_size > _IN_MEMORY:
+            if name.startswith(STATES):
+                data, facts = path.read_bytes(), path.stat()
+                if (facts.st_size, facts.st_mtime_ns) != seen:
+                    return False
+                self.store.write(name, data)
+            elif path.stat().st_size > _IN_MEMORY:
                 self.store.put(name, path)
             else:
                 self.store.write(name, path.read_bytes())
@@ -279,6 +294,7 @@ class Mirror:
                 raise
             if _checkpoint(name) is not None:  # old ones are deleted: the next push sees it
                 raise OSError(f"{path} was deleted while it was uploaded") from error
+        return True
 
     def _fetch_one(self, name: str) -> None:
         path = self.local / name
@@ -323,9 +339,11 @@ def _checkpoint(name: str) -> str | None:
 
 
 def _rank(name: str) -> int:
-    """Return when a file is uploaded: 0 any, 1 of a checkpoint, 2 what commits one."""
+    """Return when a file is uploaded: 0 any, 1 a state, or of a checkpoint, 2 what commits one."""
     folder = _checkpoint(name)
-    return 0 if folder is None else 2 if name == f"{folder}/{COMMIT}" else 1
+    if folder is None:
+        return 1 if name.startswith(STATES) else 0
+    return 2 if name == f"{folder}/{COMMIT}" else 1
 
 
 def _left_over(stored: Collection[str], present: Collection[str]) -> list[str]:

@@ -80,13 +80,15 @@ def _plan(words: list[str]) -> Any:
 
 def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = None) -> Any:
     """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
-    suites, path = evaluate.suites, sample.trained.folder_of(settings.what, flags.variant)
+    suites, is_stored = evaluate.suites, "://" in settings.what
+    path = sample.trained.folder_of(settings.what, flags.variant, weights=False)
     name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
     home = Path(EVALS) / name
     if sample.trained.is_run(path):
-        step = suites.watch.newest_step(path) if step is None else step
+        if step is None:
+            step = suites.watch.newest_step(path, is_stored)
         suite = suites.table.make_suite(settings.suite, path)
-        home = (home if "://" in settings.what else path / EVALS) / f"step-{step:06d}"
+        home = (home if is_stored else path / EVALS) / f"step-{step:06d}"
     else:
         suite = suites.table.make_suite(settings.suite)
     suites.run.choose(suite, settings)

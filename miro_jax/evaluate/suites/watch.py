@@ -13,6 +13,7 @@ from pathlib import Path
 
 from miro_jax import report
 from miro_jax.cli import exit as exits
+from miro_jax.cli.stored_checkpoint import step_of
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate.suites import manifest
 from miro_jax.train.checkpoint import Checkpoints
@@ -30,12 +31,17 @@ def steps_of(run: Path) -> list[int]:
         return checkpoints.steps()
 
 
-def newest_step(run: Path) -> int:
+def newest_step(run: Path, is_stored: bool = False) -> int:
     """Return the step of a run's newest finished checkpoint.
+
+    Args:
+      is_stored: the folder is a copy of a run in an object store, which may lack the weights.
 
     Raises:
       FileNotFoundError: there is none.
     """
+    if is_stored:
+        return step_of(run)
     if not (steps := steps_of(run)):
         raise FileNotFoundError(
             f"{run / 'checkpoints'} holds no finished checkpoint; training writes them. Give "
