@@ -13,7 +13,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_the_citation_has_the_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == miro_jax.__version__
-    assert citation["preferred-citation"]["url"].endswith("2510.25897")
+    paper = citation["preferred-citation"]
+    assert paper["url"].endswith("2510.25897") and "ICML" in paper["conference"]["name"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"ICML {paper['year']}; arXiv 2510.25897 of 2025" in readme
 
 
 def test_the_changelog_has_the_version():

@@ -53,6 +53,7 @@ class Dialect(TypedDict, total=False):
       negative_reward_targets: `negative_targets`, likewise.
       generator: `seed`, or an object with `initial_seed()`, such as a `torch.Generator`. It is not
         advanced: two calls with one generator begin from the same noise.
+      `guidance_scale` has one name in both, and is here diffusers' number less 1.
       height, width: of the images in pixels; must be those of the network.
     """
 

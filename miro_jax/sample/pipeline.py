@@ -212,7 +212,8 @@ class MiroPipeline:
           negative_targets: the same for the negative branch; others are
             `default_negative_targets`.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
-          guidance_scale: 0 means no guidance; None is `default_guidance`.
+          guidance_scale: of v+ + scale (v+ - v-); 0 is no guidance, which diffusers calls 1: give
+            its number less 1. None is `default_guidance`.
           guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
           guidance_rule, guidance_schedule: "cfg", "cfg_zero" or "apg" with numbers, see
             `settings.parse_rule`; "constant" or "linear".
@@ -229,7 +230,9 @@ class MiroPipeline:
             one by one, which agrees with the one program without a callback up to rounding.
           return_dict: None returns the images, of which a list has `.images` too; True an object
             with `.images`; False a tuple of one, as in diffusers.
-          **theirs: names of the field for some of these, see `dialect.Dialect`.
+          **theirs: names of diffusers and of the authors' package for some of these: prompt,
+            num_images_per_prompt, num_inference_steps, reward_targets, negative_reward_targets,
+            generator, height, width; see `dialect.Dialect`.
 
         Returns:
           P * num_images images, those of a prompt side by side: a list of PIL images, or an array

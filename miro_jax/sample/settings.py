@@ -111,7 +111,7 @@ class Settings:
         at_most=MOST_GUIDANCE,
         metavar="W",
         unset=RUN,
-        help="v+ + W (v+ - v-); 0 is no guidance",
+        help="v+ + W (v+ - v-); 0 is no guidance, which diffusers calls 1: its number less 1",
     )
     guidance_interval: tuple[float, float] = _how(
         (0.0, 1.0),
