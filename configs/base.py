@@ -98,6 +98,8 @@ def base() -> ConfigDict:
     c.data.new_reward = ""
     c.data.read_threads = 2
     c.data.prefetch_batches = 8
+    # Lengths below max_tokens to which the captions of a batch are padded, at the least.
+    c.data.caption_buckets = ()
 
     c.model = ConfigDict()
     c.model.dtype = "float32"  # of matrix products

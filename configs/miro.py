@@ -41,6 +41,7 @@ def miro() -> ConfigDict:
     c.data.synthetic_caption_prob = 0.0
     c.data.train_rewards = REWARDS
     c.data.read_threads = 16
+    c.data.caption_buckets = (77, 128)
 
     c.model.dtype = "bfloat16"
     c.model.rin.patch_size = 2
@@ -135,6 +136,7 @@ def tiny_real(c: ConfigDict) -> None:
     c.annotate.one_by_one = False
     c.data.synthetic_caption_prob = 0.5
     c.data.read_threads = 2
+    c.data.caption_buckets = (4, 8)
     c.model.dtype = "float32"
     c.model.rin.token_width = 16
     c.model.rin.latent_width = 32

@@ -368,6 +368,9 @@ def test_damaged_set_is_refused_at_start(tmp_path, kind):
         ({"batch_size": 15, "process_index": 0, "process_count": 2}, "multiple of the 2 processes"),
         ({"synthetic_caption_prob": 1.5}, "synthetic_caption_prob"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"caption_buckets": (4, 4)}, r"caption_buckets must rise.* below the 8 .*got \(4, 4\)"),
+        ({"caption_buckets": (0,)}, "caption_buckets must rise"),
+        ({"caption_buckets": (4, 8)}, "caption_buckets must rise"),
         ({"identities": ("a@1", "b@2")}, "b@2"),
     ],
 )

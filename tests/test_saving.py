@@ -1,6 +1,7 @@
 """When a run is saved by time, which checkpoints are kept, and what --resume refuses."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -66,19 +67,21 @@ def test_seconds_that_are_given_are_taken_and_zero_is_never(every, due):
 
 def test_of_several_processes_the_first_one_decides_for_all(monkeypatch):
     """Their clocks differ; a save that not all of them begin would never end."""
-    made = loop.Loop(training.small(), None, None, {}, None, None, None)
+    data = types.SimpleNamespace(caption_length=5)
+    made = loop.Loop(training.small(), None, data, {}, None, None, None)
     asked = []
 
     def gather(ours):
         asked.append(ours.tolist())
-        return np.stack([ours, [15, first]])
+        return np.stack([ours, [15, first, 8]])
 
     monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
     monkeypatch.setattr(loop.jax, "process_index", lambda: 1)
     monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather)
     for first in (True, False):
         assert made._agreed(due=True) == (15, first)
-    assert asked == [[0, 0], [0, 0]]
+    assert asked == [[0, 0, 5], [0, 0, 5]]
+    assert made.length == 8  # of the captions that another one reads
 
 
 @pytest.mark.parametrize(

@@ -265,11 +265,11 @@ def _write_down_records(path: pathlib.Path) -> None:
     take = loop.Loop._next_batch
 
     def take_and_write(self):
-        batch = take(self)
+        arrays, facts = take(self)
         end = self.data.get_state()["global_next_index"]
         with path.open("a") as file:
-            file.write(json.dumps([end, batch["index"].tolist()]) + "\n")
-        return batch
+            file.write(json.dumps([end, facts["index"].tolist()]) + "\n")
+        return arrays, facts
 
     loop.Loop._next_batch = take_and_write
 

@@ -27,16 +27,16 @@ from miro_jax.cli.progress import Progress
 from miro_jax.cli.stored_run import share_checkpoint
 from miro_jax.data.records.batches import Options, make_iterator
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.examples import pad_captions
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import compiling, sharding
-from miro_jax.models.flops import peak_tflops, training_flops
 from miro_jax.train import components, peers
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
 from miro_jax.train.settings import Training
-from miro_jax.train.spent import STEPS, Profile, Spent
+from miro_jax.train.spent import STEPS, Profile, Spent, peak_seconds
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
 from miro_jax.train.trackers import Trackers, run_name
@@ -95,7 +95,7 @@ def run(
         loop.here = here
         loop.profile = Profile(workdir / "profile", c.profile_steps)
         if make_step is not None:
-            loop.images_at_peak = None  # known for steps of training alone
+            loop.peak_seconds = None  # known for steps of training alone
         loop.run((make_step or _make_step)(config, parts), state, first)
     share_checkpoint(workdir)
 
@@ -114,6 +114,7 @@ def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins
         seed=config.seed,
         synthetic_caption_prob=config.data.synthetic_caption_prob,
         max_tokens=config.encoder.caption.max_tokens,
+        caption_buckets=config.data.caption_buckets,
         num_threads=config.data.read_threads,
         prefetch_batches=config.data.prefetch_batches,
         latent_shape=parts.image_encoder.latent_shape,
@@ -163,15 +164,6 @@ def _start(
     return state
 
 
-def _images_at_peak(config: Config, parts: components.Components) -> float | None:
-    """Return the images a second of a step at the peak of all devices; None where unknown."""
-    peak = config.train.peak_tflops or peak_tflops(jax.devices()[0].device_kind)
-    if not peak or config.model.dtype == "float32":
-        return None
-    image = training_flops(parts.network_config, config.encoder.caption.max_tokens)
-    return peak * 1e12 * jax.device_count() / image
-
-
 class Loop:
     """The loop of one run; holds what it reads and writes, not the state."""
 
@@ -194,20 +186,23 @@ class Loop:
         self.config, self.parts, self.data, self.described = config, parts, data, described
         self.checkpoints, self.metrics, self.preview = checkpoints, metrics, preview
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
-        self.pending: tuple[int, dict, np.ndarray] | None = None
+        self.pending: tuple[int, dict, dict] | None = None
         self.stop_signal: int | None = None
         self.spent, self.profile, self.since = Spent(), Profile(Path(), ()), 0
         self.clock = SaveClock(
             config.train.checkpoint_every_seconds, config.train.failure_every_seconds
         )
         self.newest: dict[str, float] = {}  # metrics, by which the best checkpoint is chosen
-        self.images_at_peak = _images_at_peak(config, parts)
+        self.peak_seconds = peak_seconds(config, parts)
+        self.at_peak = 0.0  # seconds of the steps since the last line of metrics
+        self.length = 0  # of the captions of the next batch
         self.here = peers.Position()
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
         c = self.config.train
         self.spent, self.since, self.status = Spent(at=self.here.at), first, ""
+        lengths: set[int] = set()
         self.clock.start()
         silent = jax.process_index() != 0
         with (
@@ -217,14 +212,14 @@ class Loop:
             for step in range(first, c.num_steps):
                 self._before_step(step, state, first)
                 with self.spent.on("input"):
-                    batch = self._next_batch()
-                compiling = (
-                    self.spent.on("compilation") if step == first else contextlib.nullcontext()
-                )
+                    arrays, facts = self._next_batch()
+                new = facts["length"] not in lengths  # for which a program is compiled
+                lengths.add(facts["length"])
+                compiling = self.spent.on("compilation") if new else contextlib.nullcontext()
                 with compiling, jax.transfer_guard("disallow"):
-                    state, values = step_fn(state, batch["arrays"])
+                    state, values = step_fn(state, arrays)
                 self._read_pending()
-                self.pending = (step + 1, values, batch["index"])
+                self.pending = (step + 1, values, facts)
                 if step == first:
                     self.clock.start()
                 progress.update(1, self.status)
@@ -291,9 +286,12 @@ class Loop:
         if saved:
             log.info("Saving step %d %s", step, self.clock.saved(time.perf_counter() - begin))
 
-    def _next_batch(self) -> dict[str, Any]:
+    def _next_batch(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the arrays of the next step, and the indices and the length of its captions."""
         batch = next(self.data)
         index = batch.pop("index")
+        if self.length:
+            batch = pad_captions(batch, self.length)
         batch["levels"] = np.ascontiguousarray(batch["levels"][:, self.columns])
         layout = sharding.batch_sharding(self.parts.mesh)
         size = self.config.train.batch_size
@@ -301,14 +299,16 @@ class Loop:
             k: jax.make_array_from_process_local_data(layout, v, (size, *v.shape[1:]))
             for k, v in batch.items()
         }
-        return {"arrays": arrays, "index": index}
+        return arrays, {"index": index, "length": batch["caption_mask"].shape[1]}
 
     def _read_pending(self) -> None:
         """Read the metrics of the last step, now that the next one is under way."""
         if self.pending is None:
             return
-        step, values, index = self.pending
-        self.pending = None
+        step, values, facts = self.pending
+        self.pending, index = None, facts["index"]
+        if self.peak_seconds:
+            self.at_peak += self.peak_seconds(facts["length"])
         values = {k: float(v) for k, v in jax.device_get(values).items()}
         if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
             keys = [self.data.key(int(i)) for i in index[:8]]
@@ -340,8 +340,8 @@ class Loop:
             speed[f"{cause}_share"] = waits[cause] / max(whole, 1e-9)
         if waits["compilation"]:
             speed["compilation_seconds"] = waits["compilation"]
-        if self.images_at_peak:
-            speed["mfu"] = speed["images_per_second"] / self.images_at_peak
+        if self.peak_seconds:
+            speed["mfu"], self.at_peak = self.at_peak / max(whole - apart, 1e-9), 0.0
         return speed
 
     @contextlib.contextmanager
@@ -370,11 +370,17 @@ class Loop:
         return self._agreed(False)[0]
 
     def _agreed(self, due: bool) -> tuple[int, bool]:
-        """Return the signal that any process got, or 0, and whether process 0 finds a save due."""
-        ours = np.array([self.stop_signal or 0, due and jax.process_index() == 0])
+        """Return the signal that any process got, or 0, and whether process 0 finds a save due.
+
+        Captions of the next batch get the length that the longest of all processes needs.
+        """
+        ours = np.array([self.stop_signal or 0, due and jax.process_index() == 0, 0])
         if jax.process_count() > 1:
             if self.pending is not None:  # on CPUs, collectives of two programs can block another
                 self.here.at(STEPS)
                 jax.block_until_ready(self.pending[1])
+            with self.spent.on("input"):
+                ours[2] = self.data.caption_length
             ours = np.max(multihost_utils.process_allgather(ours), axis=0)
+            self.length = int(ours[2])
         return int(ours[0]), bool(ours[1])

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import jax
 
+from miro_jax.cli.build import Config
+from miro_jax.models.flops import peak_tflops, training_flops
+from miro_jax.train.components import Components
+
 # What training waits for, beside its steps. The first step is compiled, all of it counts as that.
 CAUSES = ("input", "checkpoint", "evaluation", "compilation")
 STEPS = "steps"
@@ -78,3 +82,15 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+
+
+def peak_seconds(config: Config, parts: Components) -> Callable[[int], float] | None:
+    """Return what a step takes at the peak of all devices, in seconds, by the captions' length.
+
+    None where the peak is unknown.
+    """
+    peak = config.train.peak_tflops or peak_tflops(jax.devices()[0].device_kind)
+    if not peak or config.model.dtype == "float32":
+        return None
+    rate = peak * 1e12 * jax.device_count() / config.train.batch_size
+    return lambda tokens: training_flops(parts.network_config, tokens) / rate

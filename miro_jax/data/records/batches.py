@@ -8,12 +8,13 @@ a row stands at the same index of the batch, whoever reads it.
 A record that does not read back becomes an example of weight 0 and is counted: the stream never
 shifts.
 
-Letters: B batch (rows of this process), h w c image latents, L caption tokens, D caption width, R
-rewards.
+Letters: B batch (rows of this process), h w c image latents, L caption tokens as padded, D caption
+width, R rewards.
 """
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import resource
@@ -28,7 +29,7 @@ import numpy as np
 from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
-from miro_jax.data.records.examples import MakeExample, RecordSource
+from miro_jax.data.records.examples import MakeExample, RecordSource, stack_examples
 from miro_jax.data.records.manifest import Manifest, require_rewards
 from miro_jax.data.records.order import ShardOrder, row_position
 from miro_jax.data.records.staging import StagedRecords, source_of
@@ -66,14 +67,13 @@ class DataIterator:
         self._identity, self._options = identity, options
         self._position = 0  # in the stream of all processes
         self._batches: Any = None  # from the position on, once they are read
+        self._ahead: dict[str, np.ndarray] | None = None  # the next batch, if it was looked at
 
     def __iter__(self) -> "DataIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._batches is None:
-            self._batches = self._read_from(self._position)
-        batch = next(self._batches)
+        batch, self._ahead = self._peek(), None
         self._position += self._options.batch_size
         allowed = max(_MAX_DAMAGED, int(_MAX_DAMAGED_RATE * self.num_records))
         if self.num_damaged > allowed:
@@ -85,18 +85,31 @@ class DataIterator:
         batch["levels"] = bins_lib.levels(self._bins, batch.pop("scores"))
         return {name: np.ascontiguousarray(array) for name, array in batch.items()}
 
+    @property
+    def caption_length(self) -> int:
+        """L of the next batch; other processes may have another one for their rows of it."""
+        return self._peek()["caption_mask"].shape[1]
+
+    def _peek(self) -> dict[str, np.ndarray]:
+        if self._batches is None:
+            self._batches = self._read_from(self._position)
+        if self._ahead is not None:
+            return self._ahead
+        batch: dict[str, np.ndarray] = next(self._batches)
+        self._ahead = batch
+        return batch
+
     def _read_from(self, position: int) -> Any:
         """Begin to read the rows of this process, from a position of the stream on."""
         size, lanes, examples = self._options.batch_size, self._options.lanes, self._examples
         rows = [row_position(row, size, lanes) for row in self._options.read_rows]
-        staged = self._source.staged
+        staged, buckets = self._source.staged, self._options.buckets
 
         def batch(index: int) -> dict[str, np.ndarray]:
             begin = position + index * size
             if staged is not None:
                 staged.at(begin)
-            found = [examples[begin + row] for row in rows]
-            return {name: np.stack([example[name] for example in found]) for name in found[0]}
+            return stack_examples([examples[begin + row] for row in rows], buckets)
 
         # Whole batches are mapped: a step of Grain for each record would cost as much as it does.
         ours = grain.MapDataset.range(_ENDLESS).map(batch)
@@ -148,7 +161,7 @@ class DataIterator:
         """Stop the reading threads."""
         if self._batches is not None:
             self._batches.close()
-        self._batches = None
+        self._batches = self._ahead = None
         self._source.close()
 
 
@@ -159,7 +172,9 @@ class Options:
     batch_size: global; each process gets a part of the rows.
     seed: of the order and of the choice of captions.
     synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
-    max_tokens: L; longer captions are cut.
+    max_tokens: longer captions are cut.
+    caption_buckets: lengths below max_tokens, rising, to the least of which that holds all captions
+      of the rows a batch is padded; without any, or where none does, to max_tokens.
     num_threads: that read and decode. prefetch_batches: that are kept ready.
     latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
       records and their second ones; None takes the first.
@@ -178,6 +193,7 @@ class Options:
     seed: int
     synthetic_caption_prob: float
     max_tokens: int
+    caption_buckets: Sequence[int] = ()
     num_threads: int = 2
     prefetch_batches: int = 4
     latent_shape: Sequence[int] | None = None
@@ -202,6 +218,12 @@ class Options:
             )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
+        lengths = (0, *self.caption_buckets, self.max_tokens)
+        if any(a >= b for a, b in itertools.pairwise(lengths)):
+            raise ValueError(
+                f"caption_buckets must rise, each at least 1 and below the {self.max_tokens} of "
+                f"max_tokens; got {tuple(self.caption_buckets)}."
+            )
         if self.shuffle_shards < 0 or self.stage_bytes < 0:
             raise ValueError(
                 f"shuffle_shards and stage_bytes must be at least 0; got {self.shuffle_shards} and "
@@ -217,6 +239,11 @@ class Options:
                 f"lanes = {self.lanes} needs shuffle_shards, the shards that are mixed at a time; "
                 "got 0, the order of single records, which needs all shards."
             )
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """All lengths that the captions of a batch may have, rising."""
+        return (*self.caption_buckets, self.max_tokens)
 
     @property
     def read_rows(self) -> Sequence[int]:
@@ -284,7 +311,7 @@ def load_all(
     source, make_example, _ = _open(records_dir, bins, identities, options)
     rng = np.random.default_rng(options.seed)
     rows = [make_example(source[index], rng) for index in range(len(source))]
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = stack_examples(rows, options.buckets)
     batch["levels"] = bins_lib.levels(bins, batch.pop("scores"))
     return batch
 

@@ -1,6 +1,10 @@
-"""One record -> one training example of fixed shapes, of weight 0 where the record is damaged.
+"""One record -> one training example, of weight 0 where the record is damaged; examples -> a batch.
 
-Letters: h w c image latents, L caption tokens, D caption width, R rewards, A added rewards.
+Only the caption's length differs among examples. A batch is padded to the length of a bucket, so
+that few programs see all lengths and none computes on much padding.
+
+Letters: B examples, h w c image latents, n tokens of a caption, L of a bucket, D caption width, R
+rewards, A added rewards.
 """
 
 import dataclasses
@@ -83,7 +87,7 @@ class RecordSource:
 
 @dataclasses.dataclass(frozen=True)
 class MakeExample:
-    """(index, bytes) -> example of fixed shapes; draws which caption is used.
+    """(index, bytes) -> example with a caption of [n, D]; draws which caption is used.
 
     added: [N, 2, A] float32 of all records, scores of own and synthetic captions that stand behind
     those of the record.
@@ -124,20 +128,64 @@ class MakeExample:
             found = getattr(array, "shape", None)
             if found != shape:
                 raise ValueError(f"{name} must be {shape} as in the manifest; got {found}.")
-        example = self._empty(index)
-        tokens = tokens[: self.max_tokens]
-        example["caption_tokens"][: len(tokens)] = tokens
-        example["caption_mask"][: len(tokens)] = True
-        given = {"image_mean": mean, "image_std": std, "scores": scores, "weight": np.float32(1)}
-        return example | given
+        return {
+            "image_mean": mean,
+            "image_std": std,
+            "caption_tokens": tokens[: self.max_tokens],
+            "scores": scores,
+            "weight": np.float32(1),
+            "index": np.int64(index),
+        }
 
     def _empty(self, index: int) -> dict:
         return {
             "image_mean": np.zeros(self.latent_shape, np.float16),
             "image_std": np.zeros(self.latent_shape, np.float16),
-            "caption_tokens": np.zeros((self.max_tokens, self.caption_width), np.float16),
-            "caption_mask": np.zeros(self.max_tokens, bool),
+            "caption_tokens": np.zeros((0, self.caption_width), np.float16),
             "scores": np.full(self.num_rewards, np.nan, np.float32),
             "weight": np.float32(0),
             "index": np.int64(index),
         }
+
+
+def stack_examples(examples: Sequence[dict], buckets: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return a batch: every field stacked, captions padded to a bucket.
+
+    Args:
+      examples: of `MakeExample`, one or more.
+      buckets: lengths, rising; the last is not below any caption's.
+
+    Returns:
+      The fields with B rows; caption_tokens [B, L, D] float16, zero past the caption, and
+      caption_mask [B, L] bool, where L is the least of `buckets` that holds every caption.
+    """
+    captions = [example["caption_tokens"] for example in examples]
+    lengths = [len(tokens) for tokens in captions]
+    shape = (len(captions), bucket_of(max(lengths), buckets), captions[0].shape[1])
+    batch = {
+        name: np.stack([example[name] for example in examples])
+        for name in examples[0]
+        if name != "caption_tokens"
+    }
+    padded = batch["caption_tokens"] = np.zeros(shape, np.float16)
+    for row, tokens in zip(padded, captions, strict=True):
+        row[: len(tokens)] = tokens
+    batch["caption_mask"] = np.arange(shape[1]) < np.asarray(lengths)[:, None]
+    return batch
+
+
+def bucket_of(length: int, buckets: Sequence[int]) -> int:
+    """Return the least of rising `buckets` that is not below `length`; the last if none is."""
+    return next((bucket for bucket in buckets if bucket >= length), buckets[-1])
+
+
+def pad_captions(batch: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """Return a batch of `stack_examples` with captions padded further, to `length`."""
+    more = length - batch["caption_mask"].shape[1]
+    if not more:
+        return batch
+    padded = {
+        name: np.pad(batch[name], [(0, 0), (0, more)] + [(0, 0)] * (batch[name].ndim - 2))
+        for name in ("caption_tokens", "caption_mask")
+    }
+    return batch | padded
