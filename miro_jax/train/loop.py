@@ -25,10 +25,11 @@ from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
 from miro_jax.cli.stored_run import share_checkpoint
-from miro_jax.data.records.batches import Options, make_iterator
+from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.examples import pad_captions
 from miro_jax.data.records.manifest import Manifest, check_encoders
+from miro_jax.data.records.options import Options
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import compiling, sharding
 from miro_jax.train import components, peers

@@ -12,9 +12,7 @@ Letters: B batch (rows of this process), h w c image latents, L caption tokens a
 width, R rewards.
 """
 
-import dataclasses
 import functools
-import itertools
 import logging
 import os
 import resource
@@ -23,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from miro_jax.data.records import bins as bins_lib
@@ -31,6 +28,7 @@ from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.examples import MakeExample, RecordSource, stack_examples
 from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.records.options import Options
 from miro_jax.data.records.order import ShardOrder, row_position
 from miro_jax.data.records.staging import StagedRecords, source_of
 
@@ -61,7 +59,7 @@ class DataIterator:
         source: RecordSource,
         bins: bins_lib.Bins,
         identity: dict,
-        options: "Options",
+        options: Options,
     ):
         self._examples, self._source, self._bins = examples, source, bins
         self._identity, self._options = identity, options
@@ -163,100 +161,6 @@ class DataIterator:
             self._batches.close()
         self._batches = self._ahead = None
         self._source.close()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """How records become batches.
-
-    batch_size: global; each process gets a part of the rows.
-    seed: of the order and of the choice of captions.
-    synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
-    max_tokens: longer captions are cut.
-    caption_buckets: lengths below max_tokens, rising, to the least of which that holds all captions
-      of the rows a batch is padded; without any, or where none does, to max_tokens.
-    num_threads: that read and decode. prefetch_batches: that are kept ready.
-    latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
-      records and their second ones; None takes the first.
-    caption_width: D that the network takes; None takes any.
-    process_index, process_count: of as many blocks of rows, this process reads that one; they
-      default to those of JAX.
-    rows: of each batch, that this process reads in place of a block; see `sharding.local_rows`.
-    shuffle_shards: shards that are mixed at a time, see `records.order`; 0 is the order of single
-      records, which needs all shards at any time.
-    lanes: of rows of each batch that read shards of their own, see `records.order`: a process reads
-      the shards of its rows' lanes alone. 1 is the order without them.
-    stage_bytes: that shards of a store take on the disk at a time; 0 is most of what is free.
-    """
-
-    batch_size: int
-    seed: int
-    synthetic_caption_prob: float
-    max_tokens: int
-    caption_buckets: Sequence[int] = ()
-    num_threads: int = 2
-    prefetch_batches: int = 4
-    latent_shape: Sequence[int] | None = None
-    caption_width: int | None = None
-    process_index: int = dataclasses.field(default_factory=jax.process_index)
-    process_count: int = dataclasses.field(default_factory=jax.process_count)
-    rows: Sequence[int] | None = None
-    shuffle_shards: int = 0
-    lanes: int = 1
-    stage_bytes: int = 0
-
-    def __post_init__(self):
-        blocks = self.process_count if self.rows is None else 1
-        if self.batch_size < 1 or self.batch_size % blocks:
-            raise ValueError(
-                f"batch_size must be a positive multiple of the {self.process_count} processes; "
-                f"got {self.batch_size}."
-            )
-        if not 0 <= self.synthetic_caption_prob <= 1:
-            raise ValueError(
-                f"synthetic_caption_prob must lie in [0, 1]; got {self.synthetic_caption_prob}."
-            )
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
-        lengths = (0, *self.caption_buckets, self.max_tokens)
-        if any(a >= b for a, b in itertools.pairwise(lengths)):
-            raise ValueError(
-                f"caption_buckets must rise, each at least 1 and below the {self.max_tokens} of "
-                f"max_tokens; got {tuple(self.caption_buckets)}."
-            )
-        if self.shuffle_shards < 0 or self.stage_bytes < 0:
-            raise ValueError(
-                f"shuffle_shards and stage_bytes must be at least 0; got {self.shuffle_shards} and "
-                f"{self.stage_bytes}."
-            )
-        if self.lanes < 1 or self.batch_size % self.lanes:
-            raise ValueError(
-                f"lanes must be at least 1 and divide the batch size {self.batch_size}; got "
-                f"{self.lanes}."
-            )
-        if self.lanes > 1 and not self.shuffle_shards:
-            raise ValueError(
-                f"lanes = {self.lanes} needs shuffle_shards, the shards that are mixed at a time; "
-                "got 0, the order of single records, which needs all shards."
-            )
-
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        """All lengths that the captions of a batch may have, rising."""
-        return (*self.caption_buckets, self.max_tokens)
-
-    @property
-    def read_rows(self) -> Sequence[int]:
-        """The rows of each global batch that this process reads."""
-        if self.rows is not None:
-            return self.rows
-        count = self.batch_size // self.process_count
-        return range(self.process_index * count, (self.process_index + 1) * count)
-
-    @property
-    def read_lanes(self) -> Sequence[int]:
-        """The lanes of those rows."""
-        return sorted({row * self.lanes // self.batch_size for row in self.read_rows})
 
 
 def make_iterator(

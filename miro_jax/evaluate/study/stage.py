@@ -23,8 +23,9 @@ from miro_jax.annotate.parts import seal, unseal
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.exit import say
 from miro_jax.cli.progress import Progress
-from miro_jax.data.records.batches import Options, load_all
+from miro_jax.data.records.batches import load_all
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.options import Options
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base
