@@ -79,6 +79,7 @@ def test_two_calls_do_not_share_anything():
         (["--config.sample.num_inference_steps=9"], "did you mean sample.num_steps"),
         (["extra"], "got 'extra'"),
         (["--workdir="], "--workdir must be given"),
+        (["--workdir=s3:/b/run"], "--workdir must have two slashes after its scheme; got 's3:/b/"),
     ],
 )
 def test_a_bad_argument_is_named_in_one_line(arguments, said):

@@ -9,6 +9,7 @@ import pytest
 
 import miro_jax
 from miro_jax import __main__
+from miro_jax.cli.exit import command_of, fail
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
@@ -68,6 +69,29 @@ def test_each_verb_answers_a_mistake_with_one_line_and_status_2(capsys, verb):
     assert __main__.main([verb, "--tpyo=1"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith(f"miro-jax {verb}: error: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("miro_jax.score.__main__", "python -m miro_jax.score"),
+        ("miro_jax.demo.explore", "python -m miro_jax.demo.explore"),
+        ("miro_jax.__main__", "python -m miro_jax score"),
+        ("pytest.__main__", "miro-jax score"),
+        (None, "miro-jax score"),
+    ],
+)
+def test_a_command_is_called_as_it_was_started(monkeypatch, module, said):
+    main = types.ModuleType("__main__")
+    main.__spec__ = module and types.SimpleNamespace(name=module)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert command_of("score") == said
+
+
+def test_a_missing_file_is_named_in_words(capsys):
+    assert fail("score", FileNotFoundError(2, "No such file or directory", "a.json"), 2) == 2
+    said = "miro-jax score: error: 'a.json': No such file or directory. Check the path.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_nobody_has_to_read_what_is_said():

@@ -47,6 +47,17 @@ def test_mistakes_are_one_line(run, capsys, monkeypatch):
     assert f"--port must be free on 127.0.0.1; got {port}" in said
 
 
+def test_a_host_of_another_machine_is_named(run, capsys, monkeypatch):
+    class Elsewhere(socket.socket):
+        def bind(self, address):
+            raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(socket, "socket", Elsewhere)
+    said = refused(capsys, f"--checkpoint={run}", "--host=there")
+    assert "--host must be an address of this machine; got there: Name or" in said
+
+
 def test_only_rewards_without_weights_measure_unasked(run):
     loaded = studio.load_measures(Options(str(run)), run)
     assert len(loaded) == 7 and loaded[0].name == "sharpness"

@@ -94,6 +94,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         storage.check_writable(tmp_path / "file" / "x")
 
 
+def test_a_store_that_lets_nobody_in_says_once_where_credentials_come_from():
+    for error in (OSError("Forbidden: b/x"), PermissionError("Access Denied")):
+        with pytest.raises(type(error), match=f"answered .*{error}. For s3://") as refused:
+            with storage.errors_of_stores(), storage.errors_of_stores():
+                raise error
+        assert str(refused.value).count("AWS_PROFILE") == 1
+    with pytest.raises(PermissionError, match="'Access Denied.txt'$"), storage.errors_of_stores():
+        raise PermissionError(13, "Permission denied", "Access Denied.txt")
+
+
 @pytest.mark.parametrize("url", ["nostore://b/x", "sftp://b/x"])
 def test_a_store_that_does_not_keep_workers_apart_is_refused(url):
     with pytest.raises(ValueError, match=f"must be local or of gs, .*; got '{url}'"):
