@@ -79,7 +79,7 @@ def look(pieces: list[Piece]) -> Look:
 
 
 def disk(job: Job, seen: Look) -> dict[str, float]:
-    """Return the bytes of a record, by field, before compression."""
+    """Return the bytes of a record, by field."""
     toolbox = job.toolbox
     fields = {}
     image = toolbox.image_encoder
@@ -222,7 +222,7 @@ def describe(job: Job) -> str:
 def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
     fields = disk(job, seen)
     total = sum(fields.values()) * records
-    lines = ["disk, before compression (which saves 10 to 20 %):"]
+    lines = ["disk:"]
     for name, size in (fields | {"in all": sum(fields.values())}).items():
         lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {_bytes(size * records):>12}")
     # Until a piece is published it takes its room twice, as parts: one piece at a time, or all of

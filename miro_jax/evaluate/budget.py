@@ -197,7 +197,7 @@ def annotation_flops(config: Any, words: float) -> float:
 
 
 def record_bytes(config: Any, words: float) -> float:
-    """Return the bytes of a record before compression: two float16 latents, tokens, scores."""
+    """Return the bytes of a record: two float16 latents, tokens, scores."""
     caption = config.encoder.caption
     tokens = min(words * TOKENS_PER_WORD + 1, caption.max_tokens)
     return 4.0 * math.prod(latent_shape(config)) + 2.0 * tokens * caption.width + 900
@@ -238,7 +238,7 @@ def text(budget: Budget) -> str:
     ]
     for one in budget.stages:
         lines += ["", *_stage_lines(one, budget)]
-    lines += ["", "disk, before compression:"]
+    lines += ["", "disk:"]
     lines += [f"  {name}: {_size(size)}" for name, size in budget.bytes.items() if size]
     paid = [one.usd for one in budget.stages]
     hours = sum(one.hours for one in budget.stages)
