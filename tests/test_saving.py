@@ -1,13 +1,10 @@
 """When a run is saved by time, which checkpoints are kept, and what --resume refuses."""
 
 import math
-import types
 
-import numpy as np
 import pytest
 
 from miro_jax.cli import run_folder
-from miro_jax.train import loop
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.saving import AUTO, Keep, SaveClock, best_interval
 from tests import training
@@ -63,25 +60,6 @@ def test_seconds_that_are_given_are_taken_and_zero_is_never(every, due):
     clock.now += 30 if due else 1e9
     assert saves.is_due() == due
     assert saves.saved(2.0).endswith("of the time since the last")
-
-
-def test_of_several_processes_the_first_one_decides_for_all(monkeypatch):
-    """Their clocks differ; a save that not all of them begin would never end."""
-    data = types.SimpleNamespace(caption_length=5)
-    made = loop.Loop(training.small(), None, data, {}, None, None, None)
-    asked = []
-
-    def gather(ours):
-        asked.append(ours.tolist())
-        return np.stack([ours, [15, first, 8]])
-
-    monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(loop.jax, "process_index", lambda: 1)
-    monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather)
-    for first in (True, False):
-        assert made._agreed(due=True) == (15, first)
-    assert asked == [[0, 0, 5], [0, 0, 5]]
-    assert made.length == 8  # of the captions that another one reads
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def make_loop(**changes):
 def test_what_is_not_finite_stops_the_run_also_where_the_other_is(name, bad):
     made, written = make_loop()
     values = {"loss": np.float32(0.5), "grad_norm": np.float32(1.0)} | {name: np.float32(bad)}
-    made.pending = (6, values, np.arange(9))
+    made.pending = (6, values, {"index": np.arange(9), "length": 8})
     with pytest.raises(FloatingPointError, match="step 6 gave loss .*'key-0', 'key-1'.*of 9"):
         made._read_pending()
     assert written == []
@@ -93,7 +93,8 @@ def test_what_is_not_finite_stops_the_run_also_where_the_other_is(name, bad):
 def test_metrics_are_written_under_the_step_that_made_them_and_when_due():
     made, written = make_loop()
     for step in (1, 2, 3, 4, 20):
-        made.pending = (step, {"loss": np.float32(step), "grad_norm": np.float32(1)}, np.arange(1))
+        values = {"loss": np.float32(step), "grad_norm": np.float32(1)}
+        made.pending = (step, values, {"index": np.arange(1), "length": 8})
         made._read_pending()
         assert made.pending is None
     assert [(step, values["loss"]) for step, values in written] == [(2, 2.0), (4, 4.0), (20, 20.0)]

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from flax import nnx
-from jax.experimental import multihost_utils
 
 from miro_jax.cli import build, run_folder, signals
 from miro_jax.cli.build import Config
@@ -33,6 +32,7 @@ from miro_jax.data.records.options import Options
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import compiling, sharding
 from miro_jax.train import components, peers
+from miro_jax.train.agreement import Agreement
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
@@ -196,7 +196,8 @@ class Loop:
         self.newest: dict[str, float] = {}  # metrics, by which the best checkpoint is chosen
         self.peak_seconds = peak_seconds(config, parts)
         self.at_peak = 0.0  # seconds of the steps since the last line of metrics
-        self.length = 0  # of the captions of the next batch
+        self.length = 0  # of the captions of the next batch, where processes agree on it
+        self.agreement = Agreement(at_every_step=bool(config.data.caption_buckets))
         self.here = peers.Position()
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
@@ -235,11 +236,11 @@ class Loop:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
                 self._read_pending()
                 self._sample(step, state)
-            number, due = self._agreed(self.clock.is_due())
+            number, due = self._agreed(step, self.clock.is_due())
             if number or due or step % c.checkpoint_every_steps == 0:
                 self._save(step, state)
         else:
-            number = self._stop_requested()
+            number, _ = self._agreed(step, False)
         if number:
             self._leave(step, number)
 
@@ -367,21 +368,28 @@ class Loop:
             signal.raise_signal(number)
 
     def _stop_requested(self) -> int:
-        """Return the signal that any process got, or 0."""
-        return self._agreed(False)[0]
+        """Return the signal that any process got, or 0; all of them call this at the same step."""
+        if jax.process_count() == 1:
+            return self.stop_signal or 0
+        return self._agree(self.agreement.next_step, False)[0]
 
-    def _agreed(self, due: bool) -> tuple[int, bool]:
-        """Return the signal that any process got, or 0, and whether process 0 finds a save due.
+    def _agreed(self, step: int, due: bool) -> tuple[int, bool]:
+        """Return the signal that any process got, or 0, and whether a save is due.
 
-        Captions of the next batch get the length that the longest of all processes needs.
+        Of several processes the first one decides on saves, and captions of the next batch get the
+        length that the longest of all needs.
         """
-        ours = np.array([self.stop_signal or 0, due and jax.process_index() == 0, 0])
-        if jax.process_count() > 1:
-            if self.pending is not None:  # on CPUs, collectives of two programs can block another
-                self.here.at(STEPS)
-                jax.block_until_ready(self.pending[1])
+        if jax.process_count() == 1:
+            return self.stop_signal or 0, due
+        return self._agree(step, due) if step >= self.agreement.next_step else (0, False)
+
+    def _agree(self, step: int, due: bool) -> tuple[int, bool]:
+        if self.pending is not None:  # on CPUs, collectives of two programs can block another
+            self.here.at(STEPS)
+            jax.block_until_ready(self.pending[1])
+        length = 0
+        if self.config.data.caption_buckets:
             with self.spent.on("input"):
-                ours[2] = self.data.caption_length
-            ours = np.max(multihost_utils.process_allgather(ours), axis=0)
-            self.length = int(ours[2])
-        return int(ours[0]), bool(ours[1])
+                length = self.data.caption_length
+        number, due, self.length = self.agreement.exchange(step, self.stop_signal or 0, due, length)
+        return number, due

@@ -31,8 +31,8 @@ from miro_jax.data.storage.files import to_sealed_json
 
 SHARD_SUFFIX = ".array_record"
 SCORES_ENDING, SIDECAR_ENDING = ".scores.npy", ".json"  # after a shard's name
-# One record per group: grouping makes random reads eight times slower. Not compressed: zstd takes 8 %
-# off latents and captions, and reading costs it half of the records a second.
+# One record per group: grouping makes random reads eight times slower. Not compressed: zstd takes
+# 8 % off latents and captions, and reading costs it half of the records a second.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READ_AT_A_TIME = 64  # records
 BASE_NAME = "base.json"

@@ -1,0 +1,57 @@
+"""What the processes of a run tell each other between steps: a signal, a save, a caption's length.
+
+They do so about once a second, at steps that process 0 sets. Each exchange waits for the step under
+way, after which the devices wait for the next batch: at every step that would cost a short step a
+share of its time.
+"""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+SECONDS = 1.0  # between two exchanges
+
+
+class Agreement:
+    """Exchanges at steps that all processes know.
+
+    Args:
+      at_every_step: because each step needs what is exchanged. clock: seconds.
+
+    Attributes:
+      next_step: of the next exchange.
+    """
+
+    def __init__(self, at_every_step: bool, clock: Callable[[], float] = time.monotonic):
+        self._every, self._clock = at_every_step, clock
+        self.next_step = 0
+        self._last: tuple[int, float] | None = None  # step and time of the last exchange
+
+    def exchange(self, step: int, number: int, due: bool, length: int) -> tuple[int, bool, int]:
+        """Return what holds for all; every process calls it before the same step.
+
+        Args:
+          step: that comes next. number: of a signal that this process got, or 0.
+          due: whether a save is due by time; that of process 0 counts, for clocks differ.
+          length: that the captions of this process need.
+
+        Returns:
+          The greatest number, what process 0 said, the greatest length.
+        """
+        ours = np.array([number, due, length, self._steps_between(step)])
+        if jax.process_index() != 0:
+            ours[[1, 3]] = 0
+        ours = np.max(multihost_utils.process_allgather(ours), axis=0)
+        self.next_step = step + int(ours[3])
+        self._last = step, self._clock()
+        return int(ours[0]), bool(ours[1]), int(ours[2])
+
+    def _steps_between(self, step: int) -> int:
+        """Return how many steps the last exchanges say that a second takes, at least one."""
+        if self._every or self._last is None or step <= self._last[0]:
+            return 1
+        of_one = (self._clock() - self._last[1]) / (step - self._last[0])
+        return max(1, int(SECONDS / max(of_one, 1e-3)))
