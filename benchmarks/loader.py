@@ -58,10 +58,10 @@ def make_record(number: int) -> record.Record:
     )
 
 
-def make_set(folder: Path, count: int) -> bins.Bins:
-    """Write so many records in four shards, with their manifest; returns their levels."""
+def make_set(folder: Path, count: int, num_shards: int = SHARDS) -> bins.Bins:
+    """Write so many records in shards, with their manifest; returns their levels."""
     counts = {}
-    for shard, numbers in enumerate(np.array_split(np.arange(count), SHARDS)):
+    for shard, numbers in enumerate(np.array_split(np.arange(count), num_shards)):
         name = f"shard-{shard:05d}.array_record"
         counts[name] = shards.write_shard(open_folder(folder), name, map(make_record, numbers))[
             "count"
