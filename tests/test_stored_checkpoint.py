@@ -202,6 +202,16 @@ def test_a_store_that_lets_nobody_in_says_how_to_get_in(monkeypatch, error, kind
     assert not out and err.count("\n") == 1 and "s3://b/run cannot be read" in err
 
 
+@pytest.mark.parametrize("url", ["https://host/owner/name", "file:///runs/mine", "sftp://h/run"])
+def test_other_urls_than_those_of_stores_say_what_to_give(url, tmp_path):
+    for look in (trained.peek, trained.load):
+        with pytest.raises(ValueError, match=f"must begin with gs:// or s3://.*Got {url}"):
+            look(url)
+    with pytest.raises(ValueError, match="must be a copy of a checkpoint in a store"):
+        stored_checkpoint.forget(tmp_path)
+    assert tmp_path.exists()
+
+
 def test_results_of_a_url_need_a_folder_here(capsys):
     for main, words in ((command.main, []), (compare_command.main, ["runs/base"])):
         assert main([*words, "s3://b/run"]) == 2

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
-from miro_jax.data import storage
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.storage import Damaged, RemoteFolder
 from miro_jax.data.storage.files import naming, published, remove_leftovers, to_json, write_atomic
@@ -60,13 +59,16 @@ def locate(
       FileNotFoundError: the store has no such run or release, variant or finished checkpoint.
       OSError: it cannot be read. ValueError: the URL cannot be opened.
     """
-    if "://" not in os.fspath(location):
+    scheme, is_url, _ = os.fspath(location).partition("://")
+    if not is_url:
         return Path(location).expanduser()
-    folder = storage.open_folder(location)
-    if isinstance(folder, storage.LocalFolder):
-        return folder.path
+    if scheme not in (*_LOGINS, "memory"):
+        raise ValueError(
+            "The URL of a checkpoint must begin with gs:// or s3://; others are given by the path "
+            f"of their folder, or by a hub id, owner/name. Got {location}."
+        )
     with errors_of_stores():
-        store, config = _find(folder, variants)
+        store, config = _find(RemoteFolder(os.fspath(location)), variants)
         tree = store.tree()
         is_run = any(name.startswith(f"{CHECKPOINTS}/") for name in tree)
         names = _names_of_run(store, tree, step) if is_run else _names_of_release(store, tree)
@@ -92,6 +94,8 @@ def step_of(copy: Path) -> int:
 
 def forget(folder: Path) -> str:
     """Delete a copy whose weights are damaged; return what to do, for a message."""
+    if scratch_root() / FOLDER not in folder.parents:
+        raise ValueError(f"{folder} must be a copy of a checkpoint in a store; it is none.")
     shutil.rmtree(folder, ignore_errors=True)
     return "Its copy here was deleted: the same command fetches it again."
 
