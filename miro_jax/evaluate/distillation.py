@@ -127,8 +127,8 @@ def _make_step(
 
 def _negative_tokens(
     config: Config, teacher: Trained, parts: components.Components
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return tokens [L, E] and mask [L] of `config.sample.negative`; None for the prompt itself."""
+) -> np.ndarray | None:
+    """Return tokens [n, E] of `config.sample.negative`; None for the prompt itself."""
     text = config.sample.negative
     if text == "same":
         return None
@@ -136,8 +136,4 @@ def _negative_tokens(
         used = teacher.empty_tokens
     else:
         used = parts.caption_encoder.encode(["" if text == "empty" else text])[0]
-    length = config.encoder.caption.max_tokens
-    used = np.asarray(used, np.float32)[:length]
-    tokens = np.zeros((length, used.shape[1]), np.float32)
-    tokens[: len(used)] = used
-    return tokens, np.arange(length) < len(used)
+    return np.asarray(used, np.float32)[: config.encoder.caption.max_tokens]

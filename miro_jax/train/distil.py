@@ -32,7 +32,7 @@ from miro_jax.models.sampler import Branch, Guidance, make_velocity
 from miro_jax.models.solvers import Velocity, time_grid
 from miro_jax.train.settings import Distillation
 from miro_jax.train.state import TrainState
-from miro_jax.train.step import apply_gradient
+from miro_jax.train.step import apply_gradient, pad_together
 
 Array = jax.Array
 _END = 0.1  # of the range of levels, drawn beyond each end and counted as the end
@@ -126,7 +126,7 @@ def make_distil_step(
     schedule: optax.Schedule,
     settings: Distillation,
     ema_decay: float,
-    negative: tuple[np.ndarray, np.ndarray] | None,
+    negative: np.ndarray | None,
     seed: int,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """Return the pure `step(state, batch, teacher) -> (state, metrics)`.
@@ -136,19 +136,19 @@ def make_distil_step(
 
     Args:
       graphdef: structure of the student.
-      negative: caption tokens [L, E] and mask [L] of the negative branch, padded as the batches
-        are; None repeats the caption.
+      negative: caption tokens [n, E] of the negative branch; None repeats the caption.
     """
 
     def loss(params, buffers, teacher, batch, key):
         keys = jax.random.split(key, 3)
         levels, scale = draw_condition(keys[0], batch["levels"], settings)
         tokens, mask = batch["caption_tokens"], batch["caption_mask"]
-        positive = Branch(tokens, mask, levels)
+        other = tokens, mask
         if negative is not None:
-            tokens = jnp.broadcast_to(negative[0][None].astype(tokens.dtype), tokens.shape)
-            mask = jnp.broadcast_to(negative[1][None], mask.shape)
-        against = Branch(tokens, mask, jnp.zeros_like(levels))
+            tokens, mask, text, shown = pad_together(tokens, mask, negative)
+            other = jnp.broadcast_to(text, tokens.shape), jnp.broadcast_to(shown, mask.shape)
+        positive = Branch(tokens, mask, levels)
+        against = Branch(*other, jnp.zeros_like(levels))
         student = nnx.merge(graphdef, params, buffers)
         noise = jax.random.normal(keys[1], (len(scale), *student.config.latent_shape))
         states = make_targets(

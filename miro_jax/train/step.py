@@ -131,11 +131,27 @@ def _drop_captions(
     if share == 0:
         return tokens, mask
     drop = jax.random.bernoulli(key, share, (tokens.shape[0],))
-    length = len(empty_tokens)
-    empty = jnp.zeros(tokens.shape[1:], tokens.dtype).at[:length].set(empty_tokens)
-    empty_mask = jnp.arange(tokens.shape[1]) < length
+    tokens, mask, empty, empty_mask = pad_together(tokens, mask, empty_tokens)
     tokens = jnp.where(drop[:, None, None], empty[None], tokens)
     return tokens, jnp.where(drop[:, None], empty_mask[None], mask)
+
+
+def pad_together(tokens: Array, mask: Array, text: np.ndarray) -> tuple[Array, Array, Array, Array]:
+    """Pad captions and a text, which may be longer than their bucket, to the longer of both.
+
+    Args:
+      tokens: [B, L, E]. mask: [B, L] bool. text: [n, E].
+
+    Returns:
+      tokens, mask, the text [max(L, n), E] in the dtype of the tokens, and its mask [max(L, n)].
+    """
+    more, count = max(0, len(text) - tokens.shape[1]), len(text)
+    if more:
+        tokens = jnp.pad(tokens, ((0, 0), (0, more), (0, 0)))
+        mask = jnp.pad(mask, ((0, 0), (0, more)))
+    padded = jnp.zeros(tokens.shape[1:], tokens.dtype)
+    padded = padded.at[:count].set(text.astype(tokens.dtype))
+    return tokens, mask, padded, jnp.arange(tokens.shape[1]) < count
 
 
 def make_train_step(
