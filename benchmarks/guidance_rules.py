@@ -31,8 +31,10 @@ def rows(scale: float) -> dict[str, dict]:
         "cfg_zero:zero=0": {"guidance_rule": "cfg_zero:zero=0"},
         "cfg_zero": {"guidance_rule": "cfg_zero"},
         "apg": {"guidance_rule": "apg"},
+        "apg:norm=1": {"guidance_rule": "apg:norm=1"},
         "apg:eta=0.5": {"guidance_rule": "apg:eta=0.5"},
         "apg:momentum=-0.5": {"guidance_rule": "apg:momentum=-0.5"},
+        "scale 0": {"guidance_scale": 0.0},
     }
     return {
         name.format(w=scale): {"guidance_scale": scale, **changes}

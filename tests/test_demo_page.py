@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -129,6 +131,10 @@ def test_two_settings_start_from_the_same_noise(opened, studio):
     assert (a["seed"], b["seed"]) == (4, 4)
     assert (a["targets"]["beauty"], b["targets"]["beauty"]) == (1.0, 0.0)
     assert view.locator("#result .drawn h3").all_inner_texts() == ["A, kept", "B, now"]
+    set_slider(view, "targets-count", 0)  # B's words take a line more
+    generate(view)
+    tops = view.eval_on_selector_all("#result img", "all => all.map(i => i.offsetTop)")
+    assert len(set(tops)) == 1
     view.click("#unpin")
     view.wait_for_function("document.querySelector('#status').innerText == 'Ready.'")
     generate(view)
@@ -198,7 +204,26 @@ def test_a_phone_shows_all_of_it(opened):
     view = opened(width=400)
     view.wait_for_selector("#result img")
     assert view.evaluate("document.documentElement.scrollWidth") <= 400
+    middles = view.eval_on_selector_all(
+        "#targets-beauty input",
+        "all => all.map(e => e.getBoundingClientRect()).map(box => box.top + box.height / 2)",
+    )
+    assert abs(middles[0] - middles[1]) < 1, "the slider and its number stand on one line"
     generate(view)
+
+
+def test_quiet_text_can_be_read(opened):
+    """WCAG 2.2, success criterion 1.4.3: a contrast of at least 4.5."""
+    view = opened()
+    view.wait_for_selector("#result .bars th")
+    for part in (".head p", "#status .status", "#result .quiet", "#result .bars th"):
+        text = view.eval_on_selector(part, "e => getComputedStyle(e).color")
+        red, green, blue = (int(value) / 255 for value in re.findall(r"\d+", text)[:3])
+        linear = [
+            c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+        ]
+        luminance = np.dot(linear, (0.2126, 0.7152, 0.0722))
+        assert 1.05 / (luminance + 0.05) >= 4.5, part
 
 
 def test_the_keyboard_is_enough(opened, studio):

@@ -173,6 +173,7 @@ def test_the_page_answers_its_sliders_in_a_browser(site, browser):
     page.goto(address)
     page.wait_for_selector(".card .shown img")
     assert "tradeoff-beauty-colors-u1.0000" in shown()
+    assert page.locator("#kinds legend").bounding_box()["height"] < 9  # read out, not shown
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert not errors

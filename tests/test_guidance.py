@@ -113,6 +113,25 @@ def test_apg_limits_the_norm_and_remembers(velocities):
     np.testing.assert_allclose(twice, 0.5 * average, atol=1e-6)
 
 
+def test_apg_is_algorithm_1_of_its_paper(velocities):
+    """Written out for predictions of the clean image, a row at a time, over three evaluations."""
+    rng, w, eta, limit, momentum = np.random.default_rng(2), 4.0, 0.3, 2.0, -0.75
+    remembered, average = np.zeros((3, 32)), jnp.zeros_like(velocities[0])
+    for t in (1.0, 0.6, 0.2):
+        pair = [jnp.asarray(rng.normal(size=v.shape), jnp.float32) for v in velocities]
+        made, average, (positive, guided) = apg(
+            pair, w, t, average, eta=eta, norm=limit, momentum=momentum
+        )
+        for row, clean in enumerate(positive):
+            change = t * (flat(pair[1]) - flat(pair[0]))[row]  # D+ - D-
+            remembered[row] = change + momentum * remembered[row]
+            change = remembered[row] * min(1.0, limit / np.linalg.norm(remembered[row]))
+            along = clean / np.linalg.norm(clean)
+            parallel = (change @ along) * along
+            wanted = clean + w * (change - parallel + eta * parallel)
+            np.testing.assert_allclose(guided[row], wanted, atol=1e-4)
+
+
 def test_equal_branches_need_no_guidance_of_any_kind(velocities):
     v_pos, _ = velocities
     np.testing.assert_allclose(apg((v_pos, v_pos))[0], v_pos, atol=1e-6)

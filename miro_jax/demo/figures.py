@@ -18,10 +18,12 @@ from miro_jax.sample.request import Request
 SMALL = 128  # pixels of a side up to which an image is shown with sharp pixels
 
 
-def show_frame(frame: Frame) -> Markup:
-    """Return the images of a drawing that goes on."""
+def show_frame(frame: Frame, form: Request, title: str = "") -> Markup:
+    """Return the images of a drawing that goes on, where `show_drawn` will have them."""
     images = () if frame.images is None else frame.images
-    return _grid([_picture(image, "being drawn", "webp") for image in images])
+    return _section(
+        form, title, _grid([_picture(image, "being drawn", "webp") for image in images])
+    )
 
 
 def show_progress(frame: Frame) -> Markup:
@@ -47,11 +49,13 @@ def show_drawn(drawn: Drawn, title: str = "") -> Markup:
         rows = Markup("").join(_bar(drawn, name, n, requested.get(name)) for name in drawn.scores)
         bars = Markup('<table class="bars"><tbody>{}</tbody></table>').format(rows) if rows else ""
         cells.append(_picture(image, f"{prompt.text}, image {n + 1}") + bars)
+    return _section(drawn.form, title, _grid(cells) + _summary(drawn, requested))
+
+
+def _section(form: Request, title: str, content: Markup) -> Markup:
     heading = Markup("<h3>{}</h3>").format(title) if title else Markup("")
-    words = Markup('<p class="quiet">{}</p>').format(describe(drawn.form))
-    return Markup('<section class="drawn">{}{}{}{}</section>').format(
-        heading, words, _grid(cells), _summary(drawn, requested)
-    )
+    words = Markup('<p class="quiet">{}</p>').format(describe(form))
+    return Markup('<section class="drawn">{}{}{}</section>').format(heading, words, content)
 
 
 def describe(form: Request) -> str:

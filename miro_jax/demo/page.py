@@ -357,7 +357,7 @@ def _draw(studio: Studio, form: Request, pinned: str) -> Iterator[tuple[Any, Any
         for shown in studio.draw(one):
             if isinstance(shown, Frame):
                 status = figures.show_progress(shown)
-                part = figures.show_frame(shown) if shown.images is not None else None
+                part = figures.show_frame(shown, one, title) if shown.images is not None else None
                 yield status, gr.skip() if part is None else _pair([*done, part])
             else:
                 done.append(figures.show_drawn(shown, title))
