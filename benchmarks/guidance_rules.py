@@ -3,7 +3,8 @@
     python benchmarks/guidance_rules.py --checkpoint=runs/base --images=384
 
 Every row has the same prompts, targets and noise. Differences to the first row are paired: mean
-and 95 % interval of a bootstrap over images. docs/guidance.md has a table that this printed.
+and 95 % interval of a bootstrap over images. A second table shows what APG drops: the cosine of
+D+ - D-, the change that guidance makes to the predicted image, with D+. docs/guidance.md has both.
 """
 
 import argparse
@@ -66,6 +67,31 @@ def main() -> None:
             values = np.stack([right, *shown])
             print(f"| {name} | {' | '.join(cells(values, first))} |", flush=True)
             first = values if first is None else first
+    print("\n| guidance | cosine of D+ - D- with D+ | of the values outside of [-1, 1] |")
+    print("| --- |" + " --- |" * 2)
+    for scale in args.scales:
+        for rule in ("cfg", "apg"):
+            cosines, outside = along(pipe, prompts[:96], args.steps, scale, rule)
+            spread = f"{min(cosines):.3f} to {max(cosines):.3f}"
+            print(f"| {rule}, scale {scale:g} | {spread} | {100 * outside:.0f} % |", flush=True)
+
+
+def along(
+    pipe: MiroPipeline, prompts: list[str], steps: int, scale: float, rule: str
+) -> tuple[list[float], float]:
+    """Return how far D+ - D- lies along D+ at the steps, [-1, 1], and what share leaves [-1, 1]."""
+    call = {"num_steps": steps, "seed": 1, "guidance_scale": scale, "guidance_rule": rule}
+    best, worst = (dict.fromkeys(pipe.reward_names, level) for level in (1.0, 0.0))
+    cosines, x = [], np.zeros(())
+    for step in pipe.stream(prompts, **call):
+        x, t = step.tensors()["latents"], step.t_next
+        if t > 0:
+            positive = x - t * pipe.velocity(x, t, prompts, best)[0]
+            change = positive - (x - t * pipe.velocity(x, t, "", worst)[0])
+            a, b = (array.reshape(len(x), -1) for array in (positive, change))
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            cosines.append(float(np.mean((a * b).sum(1) / norms)))
+    return cosines, float(np.mean(np.abs(x) > 1))
 
 
 def cells(values: np.ndarray, first: np.ndarray | None) -> list[str]:

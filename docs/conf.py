@@ -32,6 +32,7 @@ html_theme = "sphinx_book_theme"
 html_title = "miro_jax"
 html_static_path = ["style"]
 html_css_files = ["site.css"]
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
