@@ -234,6 +234,24 @@ def test_parts_that_any_sample_far_from_damage_has_are_missed_beside_it(tmp_path
     assert damage_of(tar)[1] == {"a.tar/dir/key2": "cut short by damage"}
 
 
+def test_long_names_in_solaris_headers_are_read(tmp_path):
+    path, long = tmp_path / "a.tar", "ü" * 120
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in ((f"{long}.jpg", b"x" * 700), (f"{long}.txt", b"text")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    data = bytearray(path.read_bytes())
+    for at in range(0, len(data), 512):
+        if data[at + 156 : at + 157] == b"x" and data[at + 257 : at + 262] == b"ustar":
+            data[at + 156 : at + 157] = b"X"
+            data[at + 148 : at + 156] = b" " * 8
+            data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    path.write_bytes(data)
+    (sample,) = read(f"tar:{path}")
+    assert (sample.key, sample.caption) == (f"a.tar/{long}", "text")
+
+
 def test_a_size_of_a_pax_header_stands_above_that_of_the_member(tmp_path):
     path = str(tmp_path / "a.tar")
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:

@@ -1,6 +1,7 @@
 """One rule for captions and prompts in every container; files that are something else are named."""
 
 import json
+import time
 
 import pyarrow
 import pytest
@@ -22,6 +23,13 @@ CAPTIONS = [  # what stands in the place of the caption -> the caption
     ({"Caption": "a"}, "a"),
     ({"sentences": [{"raw": "a"}]}, "a"),
     ('["a", "b"]', "a"),
+    ('[{"caption": "a"}, {"caption": "b"}]', "a"),
+    ('[{"x": "a"}]', '[{"x": "a"}]'),
+    ("['a', 'b']", "a"),
+    ("['a' 'b'\n \"c\"]", "a"),
+    ("[\"it's\", 'b']", "it's"),
+    (r"['it\'s\na']", "it's\na"),
+    ("['a] b", "['a] b"),
     ("\ufeffa", "a"),
     ("a\r\n", "a"),
     ("  a", "  a"),
@@ -186,6 +194,41 @@ def test_a_caption_that_is_none_is_the_same_cause_in_every_container(tmp_path, c
     tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(1)), ("0.json", line.encode())])
     for spec in (f"tar:{tar}", f"folder:{tmp_path}?captions={tmp_path}/c.jsonl"):
         assert [s.problem for s in read(spec)] == [cause]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("p.txt", b'["a fox",\n"a cat"]', "JSON list.*.json"), ("p", b'["a fox"]', "JSON list"),
+     ("p.txt", b'[{"prompt": "a"}]', "JSON list"), ("p.txt", b"\x1f\x8b\x08\xff", "gzip")],
+)  # fmt: skip
+def test_prompts_under_the_wrong_name_are_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_prompts(tmp_path / name)
+
+
+def test_prompts_in_brackets_are_prompts(tmp_path):
+    (tmp_path / "p.txt").write_text("[a fox]\n[1, 2]\n")
+    assert [p.text for p in read_prompts(tmp_path / "p.txt")] == ["[a fox]", "[1, 2]"]
+
+
+def test_long_lists_are_parted_in_no_time():
+    begin = time.thread_time()
+    for text in ("[" + "'a' " * 9999 + "x]", "[" + "'" * 9999 + "]", "['" + "\\" * 9999 + "]"):
+        assert first_text(text) == text
+    assert time.thread_time() - begin < 1
+
+
+def test_a_sample_without_a_caption_says_what_it_has(tmp_path):
+    (sample,) = read(f"tar:{write_tar(tmp_path / 'a.tar', [('0.jpg', jpeg(1)), ('0.cap', b'a')])}")
+    assert (sample.problem, sample.detail) == ("missing caption", "it has .jpg, .cap")
+    (tmp_path / "0.jpg").write_bytes(jpeg(1))
+    table = tmp_path / "metadata.jsonl"
+    table.write_text('{"file_name": "0.jpg", "text": null}\n')
+    (sample,) = read(f"folder:{tmp_path}")
+    assert (sample.problem, sample.detail) == ("missing caption", f"give {table} as ?captions=FILE")
+    (sample,) = read(f"folder:{tmp_path}?captions={table}")
+    assert (sample.problem, sample.detail) == ("missing caption", "")
 
 
 def test_a_deep_nest_is_none_and_takes_no_time():

@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from miro_jax.data.sources import open_source, reading
 from miro_jax.data.sources.images import BadImage
+from miro_jax.data.sources.listing import match_files
 from tests import stores
 from tests.builders.tiny_pairs import TinyPairs
 from tests.sources import jpeg, read, triple, write_tar
@@ -138,3 +139,12 @@ def test_an_empty_file_is_a_damaged_piece_there_as_here(remote):
     (folder / "b.tar").touch()
     found = same("tar:{}/*.tar", folder, upload())
     assert [s.problem for s in found] == ["", "damaged tar"]
+
+
+def test_a_stores_client_that_cannot_connect_is_no_traceback(monkeypatch):
+    def broken(*_args, **_options):
+        raise RuntimeError("Name or service not known")  # as httpx, whose errors are no OSError
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "glob", broken)
+    with pytest.raises(ConnectionError, match=r"memory://b/\*.tar is unreachable: .* not known"):
+        match_files("memory://b/*.tar")

@@ -41,6 +41,21 @@ def test_a_path_without_a_kind_is_guessed(tmp_path):
             parse(text)
 
 
+@pytest.mark.parametrize("name", ["b.csv", "b.tsv", "a/b.JSONL"])
+def test_a_table_of_captions_is_no_source_and_its_use_is_shown(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"'folder:DIR\?captions={name}'"):
+        parse(name)
+    (tmp_path / name.rpartition("/")[2]).write_text("path,caption\n0.jpg,a\n")
+    with pytest.raises(ValueError, match=r"folder:DIR\?captions=.*b\."):
+        open_source(f"table:{tmp_path}/b.*")
+
+
+@pytest.mark.parametrize("text", ["pipe:cat {0..1}.tar", "tar:pipe:cat a.tar"])
+def test_a_command_is_refused(text):
+    with pytest.raises(ValueError, match="the command '.*' is not run"):
+        parse(text)
+
+
 @pytest.mark.parametrize("options", ["color=red", "synthetic=a&synthetic=b", "synthetic="])
 def test_unknown_repeated_and_empty_options_are_refused_with_the_known_ones(options):
     with pytest.raises(ValueError, match="captions, synthetic"):

@@ -244,6 +244,8 @@ def test_an_error_of_the_client_is_one_line_with_its_cause(monkeypatch):
 # Damaged repositories.
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+HAWSER = POINTER.replace("git-lfs.github", "hawser.github")
+EXTENDED = POINTER.replace("oid", f"ext-0-foo sha256:{'1' * 64}\noid", 1)
 FILES = (
     "model.safetensors",
     "pytorch_model.bin",
@@ -259,8 +261,9 @@ FILES = (
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_git_lfs_pointer_is_named_whatever_the_format(tmp_path, name):
-    (tmp_path / name).write_text(POINTER)
+@pytest.mark.parametrize("pointer", [POINTER, POINTER.replace("\n", "\r\n"), HAWSER, EXTENDED])
+def test_a_git_lfs_pointer_is_named_whatever_the_format(tmp_path, name, pointer):
+    (tmp_path / name).write_bytes(pointer.encode())
     with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
         hub.open(tmp_path).path(name)
     if name.endswith((".safetensors", ".bin", ".pt")):
@@ -268,6 +271,22 @@ def test_a_git_lfs_pointer_is_named_whatever_the_format(tmp_path, name):
             hub.open_file(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
             hub.open(tmp_path).tensors()
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.",
+                                     "_orig_mod.module."])  # fmt: skip
+def test_what_pytorchs_wrappers_put_before_all_keys_is_taken_off(tmp_path, wrapper):
+    arrays = {f"{wrapper}{key}": np.ones(2, np.float32) for key in ("module.a", "b")}
+    tensors.write_safetensors(tmp_path / "model.safetensors", arrays)
+    assert set(hub.open(tmp_path).tensors()) == {"module.a", "b"}
+
+
+def test_a_folder_of_the_hubs_cache_is_named_with_what_to_give(tmp_path):
+    folder = tmp_path / "models--xswu--HPSv2"
+    (folder / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"cache. Give xswu/HPSv2, or one of .*snapshots/"):
+        hub.open(folder)
+    assert hub.open(folder / "snapshots" / ("a" * 40)).is_local
 
 
 def test_whole_weights_come_before_a_pointer_to_better_ones(tmp_path):

@@ -27,6 +27,9 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
@@ -43,6 +46,7 @@ METADATA = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
 _OPENING = f'{{"{METADATA}":{{'  # as `make_header` writes it
 _METADATA = json.JSONDecoder(object_pairs_hook=without_doubles)
+_MOST_NUMBERS = 1 << 60  # of an array, whose bytes no file system counts
 _LONGEST_KEPT = 4096  # letters of the arrays of a header; records have a thousand
 
 
@@ -151,6 +155,7 @@ def _layout(arrays: str) -> dict[str, Entry]:
     entries = {key: _entry(key, entry, 0) for key, entry in values.items()}
     position = 0
     for key, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+        key.encode("utf-8")  # JSON can also write halves of characters
         if entry.begin != position:
             raise ValueError(f"{key} has wrong offsets: it overlaps another or leaves a gap.")
         position = entry.end
@@ -183,11 +188,12 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _entry(key: str, entry: Any, base: int) -> Entry:
     # Not by a schema: a training step reads thousands of these.
     if not isinstance(entry, dict) or [type(entry.get(k)) for k in _FIELDS] != [str, list, list]:
-        raise ValueError(f"the header is damaged: {key} must have {', '.join(_FIELDS)}.")
+        raise ValueError(f"{key} must have {', '.join(_FIELDS)}")
     dtype, shape, offsets = (entry[field] for field in _FIELDS)
     if dtype not in DTYPES:
-        raise ValueError(f"{key} has the unknown dtype {dtype!r}.")
+        raise ValueError(f"{key} has the unknown dtype {dtype!r}; save it as F32, F16 or BF16")
     whole = all(type(n) is int and n >= 0 for n in (*shape, *offsets)) and len(offsets) == 2
+    whole = whole and math.prod(max(n, 1) for n in shape) < _MOST_NUMBERS
     if not whole or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"{key} has wrong offsets.")
     return Entry(DTYPES[dtype], tuple(shape), base + offsets[0], base + offsets[1])

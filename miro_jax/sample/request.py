@@ -15,6 +15,7 @@ keys are ignored, so that files of benchmarks can be given as they are.
 import dataclasses
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -297,6 +298,8 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
         kind = JSON_LINES[0]
     elif kind not in (".json", *JSON_LINES) and is_json_lines(lines[0], lines[0]):
         raise ValueError(f"{path} holds JSON in its lines. Give it a name that ends in .jsonl.")
+    elif kind not in (".json", *JSON_LINES) and _is_json_list("".join(lines)):
+        raise ValueError(f"{path} holds a JSON list. Give it a name that ends in .json.")
     if kind == ".json":
         entries = parse_json("".join(lines), str(path), list)
         prompts = [_to_prompt(e, f"entry {n} of {path}") for n, e in enumerate(entries, 1)]
@@ -313,6 +316,15 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
+def _is_json_list(text: str) -> bool:
+    """Return whether a text is a JSON list of texts or of objects, as prompts stand in one."""
+    try:
+        entries = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        return False
+    return bool(entries) and all(isinstance(entry, str | dict) for entry in entries)
+
+
 def _read_text(path: Path) -> str:
     data = read_regular(path, MOST_BYTES)
     if data[:1] in (b"v", b"<") and (other := name_foreign(data)):
@@ -320,7 +332,8 @@ def _read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
+        reason = f"it is {name_foreign(data)}" if name_foreign(data) else f"{error}; save it so"
+        raise ValueError(f"{path} must be UTF-8 text: {reason}.") from error
     if "\0" in text:
         raise ValueError(f"{path} must be text; it holds a zero character.")
     return text

@@ -141,7 +141,7 @@ def _read_member(stream: _Stream) -> Member | None:
             more_of_map, at = block, 482
             while len(more_of_map) == BLOCK and more_of_map[at]:
                 more_of_map, at = stream.read(BLOCK), 504
-        is_extension = kind in (b"x", b"g", b"L", b"K")
+        is_extension = kind in (b"x", b"X", b"g", b"L", b"K")
         if not is_extension:
             length = int(more.get(b"size", length))
         padded = -(-length // BLOCK) * BLOCK
@@ -152,7 +152,7 @@ def _read_member(stream: _Stream) -> Member | None:
         if length > _MAX_EXTENSION_BYTES:
             raise _BadHeader(f"a name of {length} bytes")
         content = stream.read(padded)[:length]
-        if kind == b"x":
+        if kind in (b"x", b"X"):  # Solaris wrote capitals
             more |= _extended(content)
         elif kind == b"L":
             more[b"path"] = content.rstrip(b"\0")

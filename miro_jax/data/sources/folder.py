@@ -20,6 +20,7 @@ from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
 from miro_jax.data.sources.texts import Texts, interpret
 
 FILES_PER_PIECE = 1000
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's folders
 
 
 class ImageFile(NamedTuple):
@@ -40,11 +41,18 @@ def list_runs(spec: Spec, tables: Tables) -> list[Piece]:
     """
     length = spec.number("per_piece", FILES_PER_PIECE)
     root = Root(spec.path, spec.allow_urls)
-    return make_runs(root, list(list_images(spec.path)), length, tables)
+    beside = (reading.join(spec.path, name) for name in _METADATA)
+    unread = "" if tables.captions else next(filter(reading.is_file, beside), "")
+    return make_runs(root, list(list_images(spec.path)), length, tables, unread)
 
 
-def make_runs(root: Root, images: Sequence[ImageFile], length: int, tables: Tables) -> list[Piece]:
+def make_runs(
+    root: Root, images: Sequence[ImageFile], length: int, tables: Tables, unread: str = ""
+) -> list[Piece]:
     """Return one piece for each run of so many images of a folder.
+
+    Args:
+      unread: a table in it that nobody named, for images without a caption to say so.
 
     Raises:
       FileNotFoundError: there is no image.
@@ -63,7 +71,7 @@ def make_runs(root: Root, images: Sequence[ImageFile], length: int, tables: Tabl
                 f"files-{number:05d}",
                 len(run),
                 sum(max(image.size, 0) for image in run),
-                functools.partial(_run_samples, root, run),
+                functools.partial(_run_samples, root, run, unread),
                 functools.partial(_sign, run),
                 tables,
                 functools.partial(_sign_again, root.folder, run),
@@ -117,16 +125,19 @@ def _listed_again(folder: str, image: ImageFile) -> ImageFile:
     return ImageFile(image.name, size, *texts)
 
 
-def _run_samples(root: Root, run: tuple[ImageFile, ...]) -> Iterator[Sample]:
-    yield from reading.map_ahead(functools.partial(_sample, root), run, root.folder)
+def _run_samples(root: Root, run: tuple[ImageFile, ...], unread: str) -> Iterator[Sample]:
+    yield from reading.map_ahead(functools.partial(_sample, root, unread), run, root.folder)
 
 
-def _sample(root: Root, image: ImageFile) -> Sample:
+def _sample(root: Root, unread: str, image: ImageFile) -> Sample:
     """Read the texts beside an image; the image itself is read later."""
     path = reading.join(root.folder, image.name)
     names = (image.name, os.path.splitext(image.name)[0], reading.absolute(path))
     read = functools.partial(root.read, image.name, image.size)
-    return make_sample(reading.readable(image.name), read, _texts(root, image), names)
+    texts, detail = _texts(root, image), ""
+    if unread and texts.caption is None:
+        detail = texts.detail or f"give {unread} as ?captions=FILE"
+    return make_sample(reading.readable(image.name), read, texts, names, "", detail)
 
 
 def _texts(root: Root, image: ImageFile) -> Texts:

@@ -35,6 +35,7 @@ _MAX_SCANNED_PIXELS = 1 << 30  # of a progressive JPEG, which is worked through 
 _MAX_SCANS = 100
 # Formats that run no other program and have a trustworthy size in their header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339  # tags of TIFF
 _JPEG_START = b"\xff\xd8\xff"
 _PIXELS_AT_A_TIME = 1 << 22
 log = logging.getLogger("miro_jax")
@@ -165,6 +166,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     """Decode; in bands, since each conversion makes a copy."""
     if image.mode == "F":
         raise BadImage("not an image", "floats, whose range is not known")
+    full, inverted = _range_of(image)
     image.load()
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
@@ -172,14 +174,25 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     for top in range(0, height, rows):
         band = rgb[top : top + rows]
         part = image.crop((0, top, width, top + len(band))) if rows < height else image
-        band[:] = _convert(part)
+        band[:] = _convert(part, full, inverted)
     return rgb
 
 
-def _convert(image: Image.Image) -> np.ndarray:
+def _range_of(image: Image.Image) -> tuple[int, bool]:
+    """Return what is white in an image of integers, and whether that is black; see TIFF's tags."""
+    if not image.mode.startswith("I") or image.format != "TIFF":
+        return 65535, False
+    bits, kinds = (image.tag_v2.get(tag) or (1,) for tag in (_BITS, _SAMPLES))
+    if max(bits) > 16 or max(kinds) != 1:
+        raise BadImage("not an image", "signed or 32-bit integers, whose range is not known")
+    return 2 ** max(bits) - 1, image.tag_v2.get(_PHOTOMETRIC) == 0
+
+
+def _convert(image: Image.Image, full: int, inverted: bool) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip
         wide = np.asarray(image, np.float32)
-        grey = np.clip(np.round(wide / 257.0), 0, 255).astype(np.uint8)
+        wide = full - wide if inverted else wide
+        grey = np.clip(np.round(wide / np.float32(full / 255)), 0, 255).astype(np.uint8)
         grey[wide == image.info.get("transparency", -1)] = 255
         return grey[..., None]
     if image.has_transparency_data:

@@ -135,7 +135,8 @@ def _glob(pattern: str) -> dict[str, int]:
         system, inside = reading.filesystem(pattern)
         folder = fixed_folder(pattern)
         _, root = reading.filesystem(folder)
-        matches = system.glob(inside, detail=True).items()
+        with reading.answered(pattern):
+            matches = system.glob(inside, detail=True).items()
         sizes = {path: facts["size"] for path, facts in matches if facts["type"] == "file"}
         if not sizes and not system.exists(root):
             reading.is_file(folder)  # raises where the store gives no answer

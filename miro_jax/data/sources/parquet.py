@@ -32,6 +32,7 @@ IMAGE_COLUMNS += ("images", *IMAGE_EXTENSIONS)
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
 _JSON = "json"
+_TEXT_ENDINGS = tuple(end for end in tables.ENDINGS if end != ".parquet")
 _ROWS_AT_A_TIME = 16  # an image may have megabytes
 _BATCH_BYTES = 4 * MAX_BYTES
 # A column chunk that is unpacked to more, and to so many times its size, is a bomb.
@@ -54,7 +55,10 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
     with ThreadPoolExecutor(_NUM_FOOTERS_AT_A_TIME) as pool:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
-        raise ValueError(f"{spec.path} must be parquet tables with images: {footers[0]}")
+        hint = ""
+        if tables_of_text := [f.path for f in listed if f.path.lower().endswith(_TEXT_ENDINGS)]:
+            hint = f" Give the images, and this table as folder:DIR?captions={tables_of_text[0]}."
+        raise ValueError(f"{spec.path} must be parquet tables with images: {footers[0]}{hint}")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
         name = reading.readable(reading.relative(file.path, folder))

@@ -71,6 +71,18 @@ def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
     return io.BytesIO()  # what /proc holds has no size, and may never end
 
 
+@contextlib.contextmanager
+def answered(path: str) -> Iterator[None]:
+    """Turn errors of a store's own client, such as httpx's, into ConnectionError."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConnectionError(f"{path} is unreachable: {reason}. Try again.") from error
+
+
 def info(path: str) -> dict[str, Any]:
     """Return what a store says of a path: its `type`, its `size`.
 
@@ -80,7 +92,8 @@ def info(path: str) -> dict[str, Any]:
     """
     system, inside = filesystem(path)
     try:
-        return system.info(inside)
+        with answered(path):
+            return system.info(inside)
     except FileNotFoundError as error:  # fsspec takes a server that is down for this
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError | None) or hasattr(cause, "response"):

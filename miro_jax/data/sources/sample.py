@@ -165,7 +165,8 @@ def complete(
     sample = _with_tables(sample, tables)
     problem, detail = _problem_of(sample, is_repeated)
     if problem == "missing caption" and sample.caption is None and tables.captions is not None:
-        detail = tables.captions.describe_missing()
+        if tables.captions.find(sample.names) is None:
+            detail = tables.captions.describe_missing()
     if problem in causes.OF_TEXTS and not needs_caption:
         gone = {"caption": None, "synthetic": {}, "problem": "", "detail": ""}
         sample = dataclasses.replace(sample, **gone, no_caption=(problem, detail))
@@ -204,7 +205,8 @@ def _problem_of(sample: Sample, is_repeated: bool) -> tuple[str, str]:
     problem, detail = _problem_of_image(sample, is_repeated)
     for text in (sample.caption or "", *sample.synthetic.values()):
         if not problem:
-            problem, detail = texts.check(text)
+            problem, found = texts.check(text)
+            detail = found or (sample.detail if problem == "missing caption" else "")
     return problem, detail
 
 

@@ -53,18 +53,23 @@ def _guess(text: str) -> str:
     """Return what a path without a kind may mean."""
     if os.path.isdir(text):
         return f" Did you mean 'folder:{text}'?"
-    endings = {".tar": "tar", ".parquet": "table", ".csv": "table", ".jsonl": "table"}
-    kind = endings.get(os.path.splitext(text)[1])
-    return f" Did you mean '{kind}:{text}'?" if kind else ""
+    end = os.path.splitext(text)[1].lower()
+    if end in (".csv", ".tsv", ".jsonl"):
+        return f" Give the images, and their captions as 'folder:DIR?captions={text}'."
+    if end not in (".tar", ".parquet") or ":" in text:
+        return ""
+    return f" Did you mean '{'tar' if end == '.tar' else 'table'}:{text}'?"
 
 
 def parse(text: str, allow_urls: bool = False) -> Spec:
     """Take the text of a source apart; for `allow_urls` see `Spec`.
 
     Raises:
-      ValueError: unknown kind or option, or no path.
+      ValueError: unknown kind or option, no path, or a command in its place.
     """
     kind, _, path = text.partition(":")
+    if "pipe" in (kind, path.partition(":")[0]):
+        raise ValueError(f"A source must name files; the command {text!r} is not run. Save them.")
     path = path.removeprefix("file://")
     if kind not in KINDS or not path:
         raise ValueError(

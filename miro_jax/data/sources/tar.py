@@ -124,7 +124,7 @@ def _unread(group: _Open) -> tuple[str, str]:
             return odd, "a link, or stored in pieces"
         if member is not None and member.content is None:
             return large, f"a file of {member.size} bytes, at most {MAX_BYTES}"
-    if group.image is None:
+    if group.image is None or not {"txt", "json"} & set(group.members):
         endings = [f".{ending}" for ending in group.members]
         more = f" and {len(endings) - 10} more" if len(endings) > 10 else ""
         return "", f"it has {', '.join(endings[:10])}{more}"

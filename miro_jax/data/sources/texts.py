@@ -6,19 +6,22 @@
     short     `short_synthetic_caption` or `synthetic_caption_short`, else `caption` of the JSON,
               else the caption
 
-Of several captions the first counts: of a list, of a text that is a JSON list of texts, and of a
-list of objects such as `{"caption": ...}`. A KEY.json that is no object may be such
-a list, or a text. Names of fields may be in capitals or not. Text is UTF-8, with or without a byte
-order mark; line breaks at its end are dropped. A sample without a long and a short form has no
-synthetic caption. The placeholder `<PERSON>`, which CC12M puts for names, is deleted as it stands;
-the white space around it stays.
+Of several captions the first counts: of a list, of a list of objects such as `{"caption": ...}`,
+and of a text that is one of these as JSON, or a list of texts as Python and numpy print it (as in
+tables that pandas wrote). A KEY.json that is no object may be such a list, or a text. Names of
+fields may be in capitals or not. Text is UTF-8, with or without a byte order mark; line breaks at
+its end are dropped. A sample without a long and a short form has no synthetic caption. The
+placeholder `<PERSON>`, which CC12M puts for names, is deleted as it stands; the white space around
+it stays.
 
 Source: the authors' annotation script. There a sample without a synthetic caption gets its own
 caption a second time; here it gets none.
 """
 
 import dataclasses
+import functools
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +35,10 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 20
 CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "captions", "sentences")
 _INNER_FIELDS = (*CAPTION_FIELDS, "raw", "sentence")  # of the objects in a list of captions
+# Texts in quotes as Python prints them in a list; numpy puts no commas between.
+_QUOTED = r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\""
+_PRINTED = re.compile(rf"\[\s*+({_QUOTED})(?:(?:\s*+,\s*+|\s++)(?:{_QUOTED}))*+\s*+\]", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
 SHORT_FIELDS = ("short_synthetic_caption", "synthetic_caption_short")
 LONG_FIELD = "synthetic_caption"
 
@@ -97,14 +104,17 @@ def first_text(value: Any) -> str | None:
 
 
 def _first_listed(text: str) -> str | None:
-    """Return the first of several texts that are written as a JSON list, else None."""
+    """Return the first of several texts that are written as one list, else None."""
     if text[:1] != "[" or not text.endswith("]"):
         return None
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    return first_text(listed) if all(isinstance(one, str) for one in listed) else None
+        printed = _PRINTED.fullmatch(text)
+        unescaped = functools.partial(re.sub, r"\\(.)", lambda m: _ESCAPED.get(m[1], m[1]))
+        return printed and unescaped(printed[1][1:-1], flags=re.DOTALL)
+    alike = any(all(isinstance(one, kind) for one in listed) for kind in (str, dict))
+    return first_text(listed) if alike else None
 
 
 def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None) -> Texts:

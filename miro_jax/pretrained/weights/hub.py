@@ -32,6 +32,7 @@ from miro_jax.pretrained.weights import pickles, tensors
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth")
+WRAPPERS = ("module.", "_orig_mod.")
 SECONDS_TO_CONNECT = 3.0
 T = TypeVar("T")
 
@@ -139,8 +140,8 @@ class Repository:
         """List the tensors of `weights(stem)`; see `weights.tensors` and `weights.pickles`."""
         path = self.weights(stem)
         if is_index(path.name):
-            return tensors.open_indexed(path, self.path, open_file)
-        return open_file(path)
+            return _unwrapped(tensors.open_indexed(path, self.path, open_file))
+        return _unwrapped(open_file(path))
 
     def sha256(self, name: str) -> str:
         """Return the digest of a file, 64 hexadecimal digits."""
@@ -260,9 +261,15 @@ def open(source: str | Path, subfolder: str = "", revision: str | None = None) -
     """Name a repository by a folder or a hub id; nothing is fetched yet.
 
     Raises:
-      FileNotFoundError: it is neither an existing folder nor of the form "owner/name".
+      FileNotFoundError: it is neither an existing folder nor of the form "owner/name", or the
+        hub's cache of a repository.
     """
     text = str(source)
+    if Path(text, "snapshots").is_dir() and Path(text).resolve().name.startswith("models--"):
+        name = Path(text).resolve().name.removeprefix("models--").replace("--", "/")
+        raise FileNotFoundError(
+            f"{text} is a folder of the hub's cache. Give {name}, or one of {text}/snapshots/."
+        )
     if Path(text).is_dir():
         if subfolder and not Path(text, subfolder).is_dir():
             inside = sorted(p.name for p in Path(text).iterdir() if p.is_dir())
@@ -291,6 +298,14 @@ def open_file(path: Path) -> dict[str, tensors.Tensor]:
     if path.suffix == ".safetensors":
         return tensors.open_safetensors(path)
     return pickles.open_pickle(path)
+
+
+def _unwrapped(listed: dict[str, tensors.Tensor]) -> dict[str, tensors.Tensor]:
+    """Take off what PyTorch's wrappers for many devices and for compiling put before all keys."""
+    for prefix in WRAPPERS * 2:  # either may stand inside of the other
+        if all(key.startswith(prefix) for key in listed):
+            listed = {key.removeprefix(prefix): tensor for key, tensor in listed.items()}
+    return listed
 
 
 def weight_files(stem: str) -> list[str]:

@@ -18,7 +18,7 @@ from miro_jax.data.json_file import read_json
 from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage.files import published
 
-POINTERS = (b"version https://git-lfs", b"# xet version")
+POINTERS = (b"version https://git-lfs", b"version https://hawser", b"# xet version")
 POINTED = "{} is a Git LFS pointer, not the file itself. Fetch that with: git lfs pull"
 
 
