@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from miro_jax.data.sources import causes, image_headers
 from miro_jax.data.sources.budget import Budget
@@ -180,7 +180,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _range_of(image: Image.Image) -> tuple[int, bool]:
     """Return what is white in an image of integers, and whether that is black; see TIFF's tags."""
-    if not image.mode.startswith("I") or image.format != "TIFF":
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I"):
         return 65535, False
     bits, kinds = (image.tag_v2.get(tag) or (1,) for tag in (_BITS, _SAMPLES))
     if max(bits) > 16 or max(kinds) != 1:
