@@ -133,21 +133,23 @@ def sample(params, key, captions, targets, negative, scale, steps=25):
     return jax.lax.fori_loop(0, steps, step, noise)
 
 
-def plot(images, scores, path, zoom=4):
+def plot(images, scores, path, zoom=6):
     """Draw one image a level for each reward [R, K, P], and the score [R, K] over the level."""
     cell, left = SIDE * zoom + 4, K * (SIDE * zoom + 4) + 30
     page = Image.new("RGB", (left + 180, len(REWARDS) * (cell + 24)), "white")
     draw = ImageDraw.Draw(page)
     for r, name in enumerate(REWARDS):
         top, low, high = r * (cell + 24) + 20, scores[r].min(), scores[r].max() + 1e-6
-        draw.text((2, top - 16), f"{name}: requested from 0 to 1; achieved, on the right", "black")
+        words = (
+            f"{name}, requested from 0 to 1 (left), and achieved (right): {low:.2f} to {high:.2f}"
+        )
+        draw.text((2, top - 18), words, "black", font_size=13)
         for k in range(K):
             pixels = np.uint8(np.clip(images[r, k] * 127.5 + 127.5, 0, 255)).reshape(SIDE, SIDE)
             page.paste(Image.fromarray(pixels).resize((cell - 4,) * 2), (k * cell, top))
         xs = left + np.linspace(0, 160, K)
         ys = top + (cell - 6) * (high - scores[r]) / (high - low)
-        draw.line(list(zip(xs, ys, strict=True)), fill="crimson", width=3)
-        draw.text((left, top - 16), f"{low:.2f} to {high:.2f}", "black")
+        draw.line(list(zip(xs, ys, strict=True)), fill="crimson", width=3, joint="curve")
     page.save(path)
 
 

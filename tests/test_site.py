@@ -62,4 +62,4 @@ def test_the_site_builds_offline_without_a_warning(tmp_path):
         html = page.read_text("utf-8")
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=\"([^\"]+)\"", html)
         assert not [url for url in loaded if "//" in url], page.name
-        assert 'data-default-mode=""' not in html, page.name  # the console complains of it
+        assert 'data-theme="auto"' in html, page.name  # or the console complains
