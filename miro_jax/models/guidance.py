@@ -30,7 +30,9 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def guide(v_pos: Array, v_neg: Array, scale: Array) -> Array:
-    """Push the velocity away from the negative branch.
+    """Push the velocity away from the negative branch: v+ + w (v+ - v-).
+
+    Source: multi-reward guidance, MIRO (arXiv 2510.25897), section 3.
 
     Args:
       v_pos, v_neg: [B, ...] velocities.
