@@ -73,6 +73,24 @@ def test_hours_are_work_over_the_chips_rate_and_money_is_hours_times_price(capsy
     assert "as requested" in train["rate"]
 
 
+def test_guidance_takes_two_passes_and_one_checkpoint_more_than_are_kept_is_stored(capsys):
+    free, guided = (
+        facts(
+            capsys, f"--config.sample.guidance_scale={scale}", "--config.train.keep_checkpoints=4"
+        )
+        for scale in (0.0, 2.0)
+    )
+    assert guided["stages"][2]["flops"] == 2 * free["stages"][2]["flops"]
+    assert free["disk"]["checkpoints"] == 5 * free["disk"]["a checkpoint"]
+
+
+def test_geneval_is_sampled_with_guidance_and_without():
+    config = read_config("base:tiny", ["--config.evaluate.evaluators=('geneval',)"])
+    own = config.evaluate
+    of_one_scale = own.prompts_per_category * len(own.categories) * own.images_per_prompt
+    assert budget.evaluated_images(config) == 2 * of_one_scale
+
+
 def test_prices_are_of_the_table_of_a_file_or_as_given(capsys, tmp_path):
     usd = lambda *words: facts(capsys, *words)["stages"][1]["usd"]  # noqa: E731
     usual = usd()
@@ -100,7 +118,13 @@ def test_keys_of_the_config_are_changed_as_for_training(capsys):
 
 
 @pytest.mark.parametrize(
-    "word", ["--config.train.batch_size=12", "--config.mesh.model=3", "--config.mesh.data=4"]
+    "word",
+    [
+        "--config.train.batch_size=12",
+        "--config.train.microbatches=3",
+        "--config.mesh.model=3",
+        "--config.mesh.data=4",
+    ],
 )
 def test_what_does_not_divide_over_the_chips_is_a_bad_argument(word, capsys):
     assert plan.main([*TINY, word]) == 2

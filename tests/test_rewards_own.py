@@ -12,7 +12,7 @@ from miro_jax import main as entry
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.models import sharding
 from miro_jax.rewards import base, contract, own
-from miro_jax.rewards.failure import RewardFailed
+from miro_jax.rewards.failure import RewardFailed, naming
 from miro_jax.rewards.names import is_own, parse_names, short_name
 from miro_jax.sample import command as sample
 from miro_jax.score import main as score
@@ -308,3 +308,10 @@ def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flu
     assert sample.main(["--checkpoint=run", *flags]) == 0, capsys.readouterr().err
     manifest = json.loads((tmp_path / "images/manifest.json").read_text())
     assert "redness" in json.dumps(manifest)
+
+
+def test_images_that_are_named_keep_their_names():
+    with pytest.raises(RewardFailed, match="images: a$"), naming(["b", "c"]), naming(["a"]):
+        raise RewardFailed("It failed")
+    with pytest.raises(RewardFailed, match=r"images: b to d \(3\)$"), naming(["b", "c", "d"]):
+        raise RewardFailed("It failed")

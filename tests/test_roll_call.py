@@ -1,5 +1,6 @@
 """Processes find each other before JAX does: who is missing, and who does not fit, is named."""
 
+import json
 import socket
 import threading
 import time
@@ -111,6 +112,21 @@ def test_one_that_hung_up_may_come_again_and_strangers_are_ignored(port):
             except ConnectionRefusedError:  # it does not listen yet
                 time.sleep(0.01)
     assert Call(port, 1, 2).end() == first.end() == ["host-0", "host-1"]
+
+
+def test_one_that_hung_up_after_its_name_was_taken_down_may_come_again(port):
+    first = Call(port, 0, 3)
+    line = {roll_call._GREETING: 3, "index": 1, "host": "host-1", "jax": "1"}
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 5) as link:
+                link.sendall(json.dumps(line).encode() + b"\n")
+            break
+        except ConnectionRefusedError:  # it does not listen yet
+            time.sleep(0.01)
+    again = Call(port, 1, 3)
+    assert Call(port, 2, 3).end() == again.end() == first.end()
+    assert again.result == [f"host-{index}" for index in range(3)]
 
 
 def test_a_port_that_is_taken_is_waited_for_and_named(port):

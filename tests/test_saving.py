@@ -78,6 +78,11 @@ def test_what_any_rule_wants_is_kept(keep, kept):
     assert keep.kept(values | {7: keep.value({})}) == kept
 
 
+def test_of_checkpoints_that_are_equally_good_the_newest_is_kept():
+    keep = Keep(1, best="reward/beauty")
+    assert keep.kept({1: 0.9, 2: 0.9, 3: 0.5}) == keep.kept({2: 0.9, 1: 0.9, 3: 0.5}) == {2, 3}
+
+
 def test_the_best_checkpoint_is_kept_also_by_a_run_that_resumes(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 1.5}
     for steps in ((1, 2, 3), (4, 5)):

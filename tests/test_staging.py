@@ -311,3 +311,21 @@ def test_states_of_other_lanes_are_refused(folder):
             open_data(folder, shuffle_shards=2, lanes=lanes).set_state(data.get_state())
     with pytest.raises(ValueError, match="must have lanes = 2; got None"):
         data.set_state(open_data(folder, shuffle_shards=2).get_state())
+
+
+def test_lanes_mix_their_records_each_in_an_order_of_its_own():
+    order = ShardOrder([8] * 8, window=8, seed=0, lanes=2)
+    rows = np.array([[order(2 * i + lane) for i in range(32)] for lane in range(2)])
+    shards = rows // 8
+    places = [
+        [shards[lane].tolist().index(shard) for shard in dict.fromkeys(shards[lane])]
+        for lane in range(2)
+    ]
+    assert places[0] != places[1]
+
+
+def test_the_window_before_an_epoch_is_the_last_of_the_one_before():
+    order = ShardOrder([8] * 8, window=2, seed=1)
+    last = {order(position) // 8 for position in range(48, 64)}
+    assert last <= set(order.shards_near(64))
+    assert last.isdisjoint({order(position) // 8 for position in range(64, 96)})
