@@ -382,3 +382,11 @@ def test_stages_that_begin_in_a_store_leave_it_to_one_process(
         with pytest.raises(BlockingIOError, match=f"the run {url} is in use by another process"):
             run_folder.open_folder(config, url, "train", held=contextlib.ExitStack())
     assert {"config.json", "log.txt", "study/measured.json"} <= stored(quick_store).keys()
+
+
+def test_a_folder_that_followed_another_store_is_uploaded_whole(quick_store, tmp_path):
+    write(tmp_path / "run", "config.json", "{}")
+    open_mirror(quick_store, tmp_path / "run").push()
+    other = storage.RemoteFolder(f"memory://{uuid.uuid4().hex}/run")
+    open_mirror(other, tmp_path / "run").push()
+    assert stored(other) == contents(tmp_path / "run")

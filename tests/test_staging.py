@@ -329,3 +329,8 @@ def test_the_window_before_an_epoch_is_the_last_of_the_one_before():
     last = {order(position) // 8 for position in range(48, 64)}
     assert last <= set(order.shards_near(64))
     assert last.isdisjoint({order(position) // 8 for position in range(64, 96)})
+
+
+def test_lanes_share_a_window_rounded_up():
+    order = ShardOrder([8] * 20, window=5, seed=0, lanes=2)
+    assert order.most_shards([0]) == 9 and order.most_shards([0, 1]) == 18
