@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -202,6 +203,24 @@ def test_a_run_that_saves_nothing_any_more_gets_other_machines(world, capsys):
     world.install(["ready", "ready:5"], ["ready", "ready:9!0"])
     assert world(stall_hours=0.05) == watch.DONE
     assert "no newer checkpoint within" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("world", ["slurm"], indirect=True)
+def test_a_job_that_waits_for_its_turn_is_not_taken_for_one_that_saves_nothing(world):
+    world.install(["waiting"] * 8 + ["ready", "ready:9!0"])  # a minute each
+    assert world(stall_hours=0.05) == watch.DONE and world.count("run") == 1
+
+
+def test_machines_that_are_seen_again_are_deleted_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "time", Clock())
+    phases, deleted = [cluster.Phase.GONE, cluster.Phase.READY, *[cluster.Phase.GONE] * 2], []
+    service = types.SimpleNamespace(
+        phase=lambda: (phases.pop(0), ""), call=lambda verb: (deleted.append(verb) or 0, "", "")
+    )
+    options = types.SimpleNamespace(workdir=str(tmp_path), poll_seconds=1.0)
+    ledger = types.SimpleNamespace(add=lambda seconds: None)
+    watch.Watcher(options, service, ledger).delete()
+    assert phases == [] and deleted == ["delete"] * 2
 
 
 def test_what_cannot_be_deleted_at_once_is_deleted_later(world):
