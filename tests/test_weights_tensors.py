@@ -88,7 +88,7 @@ def save(path, header, size=24):
     "header, size, said",
     [
         ({"x": entry()}, 20, "cut short inside x"),
-        ({"x": entry(dtype="F3")}, 24, "x has the unknown dtype 'F3'"),
+        ({"x": entry(dtype="F3")}, 24, "x has the unknown dtype 'F3'; save it as .* or BF16.$"),
         ({"x": entry(shape=[2, 4])}, 24, "x has wrong offsets"),
         ({"x": entry(data_offsets=[-4, 20])}, 24, "x has wrong offsets"),
         ({"x": entry(shape=[-2, -3])}, 24, "x has wrong offsets"),

@@ -44,10 +44,15 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_HEADER = 100_000_000  # bytes; a longer one is damage, not a model
 METADATA = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
+
 _OPENING = f'{{"{METADATA}":{{'  # as `make_header` writes it
 _METADATA = json.JSONDecoder(object_pairs_hook=without_doubles)
 _MOST_NUMBERS = 1 << 60  # of an array, whose bytes no file system counts
 _LONGEST_KEPT = 4096  # letters of the arrays of a header; records have a thousand
+
+
+class UnknownDtype(ValueError):
+    """The file is whole, and holds numbers that are not read."""
 
 
 class Entry(NamedTuple):
@@ -118,6 +123,8 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Entry], dict[str, st
         metadata, arrays = _part(text.decode("utf-8"))
         check_fields(metadata, ({str: str}, None), METADATA)
         layout = (_seen_layout if len(arrays) <= _LONGEST_KEPT else _layout)(arrays)
+    except UnknownDtype:
+        raise
     except ValueError as error:
         raise ValueError(f"the header is damaged: {error}") from error
     entries = {
@@ -191,7 +198,7 @@ def _entry(key: str, entry: Any, base: int) -> Entry:
         raise ValueError(f"{key} must have {', '.join(_FIELDS)}")
     dtype, shape, offsets = (entry[field] for field in _FIELDS)
     if dtype not in DTYPES:
-        raise ValueError(f"{key} has the unknown dtype {dtype!r}; save it as F32, F16 or BF16")
+        raise UnknownDtype(f"{key} has the unknown dtype {dtype!r}; save it as F32, F16 or BF16.")
     whole = all(type(n) is int and n >= 0 for n in (*shape, *offsets)) and len(offsets) == 2
     whole = whole and math.prod(max(n, 1) for n in shape) < _MOST_NUMBERS
     if not whole or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:

@@ -58,7 +58,8 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
             length = safetensors.header_length(file.read(8), size)
             entries, _ = safetensors.parse_header(file.read(length), size)
         except ValueError as error:
-            raise ValueError(f"{path}: {error} Fetch the file again.") from error
+            remedy = "" if isinstance(error, safetensors.UnknownDtype) else " Fetch the file again."
+            raise ValueError(f"{path}: {error}{remedy}") from error
     return {
         key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry, known))
         for key, entry in entries.items()
