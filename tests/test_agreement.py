@@ -48,7 +48,8 @@ def test_nothing_is_exchanged_before_the_step_that_the_first_one_names(others):
 
 
 @pytest.mark.parametrize(
-    "at_every_step, seconds, steps", [(False, 0.3, 3), (False, 2.0, 1), (True, 0.3, 1)]
+    "at_every_step, seconds, steps",
+    [(False, 0.3, 3), (False, 0.001, 8), (False, 2.0, 1), (True, 0.3, 1)],
 )
 def test_processes_ask_each_other_once_a_second(others, monkeypatch, at_every_step, seconds, steps):
     monkeypatch.setattr(agreement.jax, "process_index", lambda: 0)

@@ -147,3 +147,16 @@ def test_two_dataclasses_share_a_parser_and_its_groups(capsys):
 
 def test_numbers_of_numpy_are_numbers():
     check(Settings("x", batch_size=np.int64(2), rate=np.float32(0.5)))
+
+
+def test_flags_of_a_sub_command_are_known_where_one_of_its_words_is_missing():
+    parser = Parser(prog="test")
+    pull = parser.add_subparsers(required=True).add_parser("pull")
+    pull.add_argument("names", nargs="+", metavar="NAME")
+    pull.add_argument("--dry-run", action="store_true")
+    with pytest.raises(UsageError, match="NAME"):
+        parser.read(["pull", "--dry-run"])
+    with pytest.raises(UsageError, match="unknown argument '--dry-rum'; did you mean --dry-run"):
+        parser.read(["pull", "x", "--dry-rum"])
+    with pytest.raises(UsageError, match="unknown argument '--q'(?!.*did you mean)"):
+        parser.read(["pull", "x", "--q"])

@@ -295,8 +295,14 @@ def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
     [
         ({"lanes": 3}, "lanes must be at least 1 and divide the batch size 8; got 3"),
         ({"lanes": 0}, "lanes must be at least 1"),
-        ({"lanes": 2, "shuffle_shards": 0}, "lanes = 2 needs shuffle_shards"),
-        ({"lanes": 128, "batch_size": 128}, "at most the 64 records; got 128"),
+        ({"lanes": 2, "shuffle_shards": 0}, "lanes must be at most shuffle_shards.* got 2 and 0"),
+        ({"lanes": 8, "shuffle_shards": 4}, "lanes must be at most shuffle_shards.* got 8 and 4"),
+        ({"lanes": 2.0}, "must be whole numbers"),
+        ({"num_threads": -1}, "num_threads and prefetch_batches must be at least 0"),
+        (
+            {"lanes": 128, "batch_size": 128, "shuffle_shards": 128},
+            "at most the 64 records; got 128",
+        ),
     ],
 )
 def test_lanes_that_cannot_be_are_refused(folder, changes, said):
@@ -305,12 +311,12 @@ def test_lanes_that_cannot_be_are_refused(folder, changes, said):
 
 
 def test_states_of_other_lanes_are_refused(folder):
-    data = open_data(folder, shuffle_shards=2, lanes=2)
+    data = open_data(folder, shuffle_shards=4, lanes=2)
     for lanes in (1, 4):
         with pytest.raises(ValueError, match="must have lanes = (4|None); got 2"):
-            open_data(folder, shuffle_shards=2, lanes=lanes).set_state(data.get_state())
+            open_data(folder, shuffle_shards=4, lanes=lanes).set_state(data.get_state())
     with pytest.raises(ValueError, match="must have lanes = 2; got None"):
-        data.set_state(open_data(folder, shuffle_shards=2).get_state())
+        data.set_state(open_data(folder, shuffle_shards=4).get_state())
 
 
 def test_lanes_mix_their_records_each_in_an_order_of_its_own():

@@ -172,6 +172,7 @@ def test_what_is_no_checkpoint_says_what_is_there(quick_store, make_bucket):
             locate(url)
     with pytest.raises(FileNotFoundError, match="with a folder no_clip or miro-no-clip; it has no"):
         trained.peek(str(quick_store), "no_clip")
+    quick_store.write(f"checkpoints_before/12/{COMMIT}", b"done")  # somebody's copy
     with pytest.raises(FileNotFoundError, match="the checkpoint of step 11; it holds 9, 10"):
         locate(str(quick_store), step=11)
     for step in (9, 10):
@@ -200,6 +201,7 @@ def test_a_store_that_lets_nobody_in_says_how_to_get_in(monkeypatch, error, kind
     assert sample.main(["--prompt=x", "--checkpoint=s3://b/run"]) in (1, 2)
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and "s3://b/run cannot be read" in err
+    assert err.count("object store answered") == err.count("AWS_ACCESS_KEY_ID") == 1
 
 
 @pytest.mark.parametrize("url", ["https://host/owner/name", "file:///runs/mine", "sftp://h/run"])

@@ -116,9 +116,9 @@ with waiting._watched_signals():
     print("ready", flush=True)
     while True:
         time.sleep(0.005)
-        if waiting._stop_requested() and not told:
+        if waiting._stop_requested(1) and not told:
             told = True
-            print(waiting._stop_requested(), flush=True)
+            print(waiting._stop_requested(1), flush=True)
 """
 
 
@@ -165,3 +165,6 @@ def test_what_nohup_ignores_stays_ignored(signalled):
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == f"{signal.SIGTERM.value}\n"
+    process.send_signal(signal.SIGHUP)  # the terminal is closed while the state is saved
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)

@@ -72,7 +72,8 @@ def nearest_flag(flag: str, known: Collection[str]) -> str | None:
     for ours, theirs in FLAGS.items():
         if name in theirs.split() and f"--{ours}" in known:
             return f"--{ours}"
-    near = difflib.get_close_matches(flag.replace("_", "-"), known, 1)
+    flags = [one for one in known if one != "--"]
+    near = difflib.get_close_matches(flag.replace("_", "-"), flags, 1)
     return near[0] if near else None
 
 

@@ -105,7 +105,7 @@ def _run(
     except mistakes_at_work as error:
         return fail(verb, error, MISTAKEN)
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError) as error:
-        text: object = error
+        text = ""
         if is_out_of_memory(error):
             text = f"out of memory on a device; {out_of_memory}"
         elif (
@@ -114,7 +114,8 @@ def _run(
             and not is_full_disk(error)
         ):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
-        return fail(verb, text, TRY_AGAIN if isinstance(error, TryAgain) else FAILED)
+        status = TRY_AGAIN if isinstance(error, TryAgain) else FAILED
+        return fail(verb, error, status, text=text)
     except KeyboardInterrupt as stop:
         return fail(verb, STOPPED, getattr(stop, "status", INTERRUPTED))
     return DONE
@@ -135,18 +136,21 @@ def note(text: object) -> None:
     print(printable(" ".join(str(text).split())), file=sys.stderr, flush=True)
 
 
-def fail(verb: str, error: Exception | object, status: int, log: Path | None = None) -> int:
+def fail(
+    verb: str, error: Exception | object, status: int, log: Path | None = None, text: str = ""
+) -> int:
     """Print what is wrong as one line of stderr; return the exit status, 1 for a full disk.
 
     Args:
       verb: see `command_of`. log: where the traceback is. Without one it goes to stderr, above the
-        line, where the environment has MIRO_JAX_TRACEBACK=1.
+        line, where the environment has MIRO_JAX_TRACEBACK=1. text: in place of the error's own.
     """
     if isinstance(error, Exception):
         if log is None and os.environ.get(_TRACEBACK, "0") not in ("", "0"):
             traceback.print_exception(error)
         elif log is None and isinstance(error, RewardFailed):
             error = f"{error} {_TRACEBACK}=1 shows the traceback."
+    error = text or error
     if isinstance(error, Exception) and is_full_disk(error):
         where = getattr(error, "filename", None)
         error = f"the disk is full: {f'{where} cannot be written' if where else error}".rstrip(".")

@@ -20,7 +20,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from miro_jax.cli.dialect import nearest_flag
@@ -232,6 +232,15 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return text if "(default" in text else f"{text} (default: {show(action.default)})"
 
 
+def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the flags of a parser and of its sub-commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from _option_strings(one)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations and raises instead of exiting."""
 
@@ -255,7 +264,7 @@ class Parser(argparse.ArgumentParser):
           SystemExit: help was requested, and shown.
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
-        known = ["--", *(text for action in self._actions for text in action.option_strings)]
+        known = ["--", *_option_strings(self)]
         try:
             values, unknown = self.parse_known_args(words)
         except UsageError:

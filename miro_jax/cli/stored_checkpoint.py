@@ -34,9 +34,7 @@ _OF_A_RUN = ("run.json", "evaluation.json", "records/manifest.json")  # beside i
 _NOT_SAMPLED = ("params", "opt_state")  # parts of a checkpoint
 _THREADS = 8  # each fetches a file
 _KEPT = 2  # copies of a URL: others may still read the one before
-_GOOGLE = "gcloud auth application-default login gives this machine credentials."
-_AMAZON = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws configure, give it credentials."
-_LOGINS = {"gs": _GOOGLE, "gcs": _GOOGLE, "s3": _AMAZON, "s3a": _AMAZON}
+_SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
 _Tree = Mapping[str, tuple[int, str]]
 
 
@@ -62,7 +60,7 @@ def locate(
     scheme, is_url, _ = os.fspath(location).partition("://")
     if not is_url:
         return Path(location).expanduser()
-    if scheme not in (*_LOGINS, "memory"):
+    if scheme not in _SCHEMES:
         raise ValueError(
             "The URL of a checkpoint must begin with gs:// or s3://; others are given by the path "
             f"of their folder, or by a hub id, owner/name. Got {location}."
@@ -96,7 +94,7 @@ def forget(folder: Path) -> str:
     """Delete a copy whose weights are damaged; return what to do, for a message."""
     if scratch_root() / FOLDER not in folder.parents:
         raise ValueError(f"{folder} must be a copy of a checkpoint in a store; it is none.")
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder.parent, ignore_errors=True)
     return "Its copy here was deleted: the same command fetches it again."
 
 
@@ -116,22 +114,23 @@ def _find(store: RemoteFolder, variants: Sequence[str]) -> tuple[RemoteFolder, b
 
 @contextlib.contextmanager
 def _explained(store: RemoteFolder) -> Iterator[None]:
-    """Let an error of the first contact with a store name the URL and say how to get in."""
+    """Let an error of the first contact with a store name the URL."""
     try:
         with errors_of_stores():
             yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        login = _LOGINS.get(store.url.partition("://")[0], "")
         kind = PermissionError if isinstance(error, PermissionError) else OSError
-        raise kind(f"{store} cannot be read: {str(error).rstrip('.')}. {login}".rstrip()) from error
+        raise kind(f"{store} cannot be read: {error}") from error
 
 
 def _names_of_run(store: RemoteFolder, tree: _Tree, step: int | None) -> list[str]:
     """Return the files of a checkpoint that sampling reads, what commits it last."""
-    commits = [name.split("/") for name in tree if name.endswith(f"/{COMMIT}")]
-    steps = {int(parts[1]) for parts in commits if len(parts) == 3 and parts[1].isdecimal()}
+    steps = set()
+    for top, *inside in (name.split("/") for name in tree):
+        if top == CHECKPOINTS and inside[1:] == [COMMIT] and inside[0].isdecimal():
+            steps.add(int(inside[0]))
     if not steps or step not in (None, *steps):
         wanted = "a finished checkpoint" if step is None else f"the checkpoint of step {step}"
         raise FileNotFoundError(
@@ -218,7 +217,11 @@ def _is_here(path: Path, size: int) -> bool:
 
 def _remove_others(copy: Path) -> None:
     """Delete older copies of the same URL but for the newest."""
-    copies = sorted(copy.parent.parent.iterdir(), key=os.path.getmtime)
-    for other in copies[:-_KEPT]:
+    os.utime(copy.parent)  # it is used now
+    ages = {}
+    for other in copy.parent.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process deletes, too
+            ages[other] = other.stat().st_mtime
+    for other in sorted(ages, key=lambda one: ages[one])[:-_KEPT]:
         if other != copy.parent:
             shutil.rmtree(other, ignore_errors=True)

@@ -1,5 +1,6 @@
 """`miro-jax demo --checkpoint=...`: serve the page until it is stopped."""
 
+import concurrent.futures
 import importlib.util
 import os
 import socket
@@ -59,10 +60,10 @@ def _serve(options: Options) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     note(f"{VERB}: loading {options.checkpoint}")
     # Its seconds pass while the network's programs are loaded.
-    importing = threading.Thread(target=demo.page.load_components, daemon=True)
-    importing.start()
-    studio = demo.studio.open_studio(options)
-    importing.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        importing = pool.submit(demo.page.load_components)
+        studio = demo.studio.open_studio(options)
+        importing.result()
     page = demo.page.build_page(studio)
     demo.page.launch(page, options.host, options.port)
     note(f"{VERB}: http://{options.host}:{options.port} until Ctrl-C")

@@ -1,8 +1,8 @@
 """What the processes of a run tell each other between steps: a signal, a save, a caption's length.
 
-They do so about once a second, at steps that process 0 sets. Each exchange waits for the step under
-way, after which the devices wait for the next batch: at every step that would cost a short step a
-share of its time.
+They do so about once a second, at steps that process 0 sets, and every few steps at least, for the
+next ones may be slow. Each exchange waits for the step under way, after which the devices wait for
+the next batch: at every step that would cost a short step a share of its time.
 """
 
 import time
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-SECONDS = 1.0  # between two exchanges
+SECONDS, MOST_STEPS = 1.0, 8  # between two exchanges
 
 
 class Agreement:
@@ -50,8 +50,8 @@ class Agreement:
         return int(ours[0]), bool(ours[1]), int(ours[2])
 
     def _steps_between(self, step: int) -> int:
-        """Return how many steps the last exchanges say that a second takes, at least one."""
+        """Return how many steps, by the last exchanges, a second takes; one to the most."""
         if self._every or self._last is None or step <= self._last[0]:
             return 1
         of_one = (self._clock() - self._last[1]) / (step - self._last[0])
-        return max(1, int(SECONDS / max(of_one, 1e-3)))
+        return max(1, min(MOST_STEPS, int(SECONDS / max(of_one, 1e-3))))

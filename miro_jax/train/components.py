@@ -13,6 +13,7 @@ from flax import nnx
 from miro_jax.cli import build
 from miro_jax.cli.build import Config
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.options import Options
 from miro_jax.models import rin, sharding
 from miro_jax.models.fused_attention import check_kernel, resolve
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -58,6 +59,7 @@ def validate(config: Config) -> None:
         _check_names("data.new_reward", (config.data.new_reward,))
     optim, training = Optim(**config.optim), Training(**config.train)
     Distillation(**config.distil)
+    _check_data(config)
     Extension(**config.extend)
     try:
         make_optimizer(optim, training.num_steps)
@@ -82,6 +84,27 @@ def _check_names(key: str, names: Any) -> None:
         raise ValueError(f"config.{key}: {error}") from error
     if key == "data.train_rewards" and len(set(map(short_name, names))) != len(names):
         raise ValueError(f"config.{key} must name one version of each reward; got {tuple(names)}.")
+
+
+def _check_data(config: Config) -> None:
+    """Raise ValueError unless the settings of `config.data` can make batches."""
+    try:
+        Options(
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            synthetic_caption_prob=config.data.synthetic_caption_prob,
+            max_tokens=config.encoder.caption.max_tokens,
+            caption_buckets=config.data.caption_buckets,
+            num_threads=config.data.read_threads,
+            prefetch_batches=config.data.prefetch_batches,
+            process_index=0,
+            process_count=1,
+            shuffle_shards=config.data.shuffle_shards,
+            lanes=config.data.lanes,
+            stage_bytes=config.data.stage_bytes,
+        )
+    except ValueError as error:
+        raise ValueError(f"config.data.{error}") from None
 
 
 def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:

@@ -217,8 +217,8 @@ class Loop:
                     arrays, facts = self._next_batch()
                 new = facts["length"] not in lengths  # for which a program is compiled
                 lengths.add(facts["length"])
-                compiling = self.spent.on("compilation") if new else contextlib.nullcontext()
-                with compiling, jax.transfer_guard("disallow"):
+                compilation = self.spent.on("compilation") if new else contextlib.nullcontext()
+                with compilation, jax.transfer_guard("disallow"):
                     state, values = step_fn(state, arrays)
                 self._read_pending()
                 self.pending = (step + 1, values, facts)
@@ -242,7 +242,7 @@ class Loop:
         else:
             number, _ = self._agreed(step, False)
         if number:
-            self._leave(step, number)
+            self._leave(step, number, "the state is saved" if step > first else "nothing is new")
 
     def _finish(self, step: int, state: TrainState, first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
@@ -255,14 +255,14 @@ class Loop:
         with self.spent.on("checkpoint"):
             self.checkpoints.wait()
         log.info("Training: %s", self.spent.summary(step - first))
-        if number := self._stop_requested():  # the next stage must not begin
-            self._leave(step, number)
+        if number := self._stop_requested(step):  # the next stage must not begin
+            self._leave(step, number, "the state is saved")
 
-    def _leave(self, step: int, number: int) -> None:
+    def _leave(self, step: int, number: int, state: str) -> None:
         self.profile.stop()
         self.checkpoints.wait()
         name = signal.Signals(number).name
-        log.info("Stopped by %s after step %d; the state is saved", name, step)
+        log.info("Stopped by %s after step %d; %s", name, step, state)
         if jax.process_index() == 0:
             note(f"stopped by {name} after step {step:,}; the same command resumes from there.")
         raise SystemExit(128 + number)
@@ -362,16 +362,17 @@ class Loop:
         if self.stop_signal is None:
             self.stop_signal, self.stopped_at = number, time.monotonic()
             for other in {*signals.ENDING} - {number}:
-                signal.signal(other, signal.SIG_DFL)
+                if signal.getsignal(other) != signal.SIG_IGN:  # as SIGHUP below nohup
+                    signal.signal(other, signal.SIG_DFL)
         elif time.monotonic() - self.stopped_at > 1:  # shells and make hand on what we got, too
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    def _stop_requested(self) -> int:
-        """Return the signal that any process got, or 0; all of them call this at the same step."""
+    def _stop_requested(self, step: int) -> int:
+        """Return the signal that any process got, or 0; all call this after the last step."""
         if jax.process_count() == 1:
             return self.stop_signal or 0
-        return self._agree(self.agreement.next_step, False)[0]
+        return self.agreement.exchange(step, self.stop_signal or 0, False, 0)[0]
 
     def _agreed(self, step: int, due: bool) -> tuple[int, bool]:
         """Return the signal that any process got, or 0, and whether a save is due.
@@ -384,6 +385,7 @@ class Loop:
         return self._agree(step, due) if step >= self.agreement.next_step else (0, False)
 
     def _agree(self, step: int, due: bool) -> tuple[int, bool]:
+        """Exchange what `_agreed` returns."""
         if self.pending is not None:  # on CPUs, collectives of two programs can block another
             self.here.at(STEPS)
             jax.block_until_ready(self.pending[1])

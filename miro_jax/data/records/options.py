@@ -58,6 +58,17 @@ class Options:
             raise ValueError(
                 f"synthetic_caption_prob must lie in [0, 1]; got {self.synthetic_caption_prob}."
             )
+        numbers = ("num_threads", "prefetch_batches", "lanes", "shuffle_shards", "stage_bytes")
+        whole = [*self.caption_buckets, *(getattr(self, name) for name in numbers)]
+        if not all(isinstance(number, int) for number in whole):
+            raise ValueError(
+                f"caption_buckets, {', '.join(numbers)} must be whole numbers; got {whole}."
+            )
+        if self.num_threads < 0 or self.prefetch_batches < 0:
+            raise ValueError(
+                f"num_threads and prefetch_batches must be at least 0; got {self.num_threads} and "
+                f"{self.prefetch_batches}."
+            )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
         lengths = (0, *self.caption_buckets, self.max_tokens)
@@ -76,10 +87,10 @@ class Options:
                 f"lanes must be at least 1 and divide the batch size {self.batch_size}; got "
                 f"{self.lanes}."
             )
-        if self.lanes > 1 and not self.shuffle_shards:
+        if self.lanes > max(self.shuffle_shards, 1):
             raise ValueError(
-                f"lanes = {self.lanes} needs shuffle_shards, the shards that are mixed at a time; "
-                "got 0, the order of single records, which needs all shards."
+                f"lanes must be at most shuffle_shards, the shards that are mixed at a time, for "
+                f"each lane mixes one at least; got {self.lanes} and {self.shuffle_shards}."
             )
 
     @property

@@ -200,7 +200,7 @@ def errors_of_stores() -> Iterator[None]:
         name = type(error).__name__
         is_foreign = type(error).__module__.split(".")[0] in _TALKERS
         is_refused = any(word in f"{name} {error}" for word in _REFUSALS)
-        is_ours = str(error).startswith(_ANSWERED) or getattr(error, "filename", None)
+        is_ours = _ANSWERED in str(error) or getattr(error, "filename", None)
         if is_ours or isinstance(error, OSError) and not is_refused:
             raise
         if not (is_foreign or isinstance(error, OSError)):
