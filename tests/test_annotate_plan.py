@@ -241,6 +241,7 @@ def test_a_source_without_usable_samples_is_said_to_be_one(tmp_path):
     small = {"image_encoder": "pixels:size=48", "caption_encoder": "words:width=64"}
     text = describe(f"tar:{pieces}", tmp_path / "out", ["beauty"], **small)
     assert (
-        "  75.0% cannot: missing caption, as a.tar/key0000\n  25.0% cannot: missing image" in text
+        "  75.0% cannot: missing caption, as a.tar/key0000: it has .png\n"
+        "  25.0% cannot: missing image, as a.tar/key0004: it has .txt" in text
     )
     assert "NOTHING IS USABLE" in text

@@ -186,7 +186,7 @@ def test_rows_of_captions_that_are_of_no_image_are_counted(tmp_path):
 def test_captions_of_other_images_are_refused_before_anything_is_scored(tmp_path):
     folder = make_folder(tmp_path / "in", 3, sidecars=True)
     captions = write_csv(tmp_path / "c.csv", [("path", "caption"), ("x/a.png", "a"), ("b", "b")])
-    said = "c.csv must name images of .*in; none of its 2 rows does: its first is for 'x/a.png', "
+    said = "c.csv must name images of .*in; of its rows .2. none does: its first is for 'x/a.png', "
     with pytest.raises(ValueError, match=said + "the first image is '000.png'"):
         score(folder, tmp_path / "a.csv", captions=captions)
     assert not list(tmp_path.glob("a.csv*"))

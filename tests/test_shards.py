@@ -1,5 +1,6 @@
 """Shards: atomic publication, and detection of every damage."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -247,9 +248,10 @@ def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
         bad = bytearray(good)
         bad[position] ^= 1 << bit
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match="sha256"):
+        with pytest.raises(ValueError, match="sha256|with 0 readable records"):
             shards.verify_shards(tmp_path, full=True)
         reader = ArrayRecordReader(str(path))
+        lost += reader.num_records() == 0  # the index is hit: nothing can be read
         for index in range(reader.num_records()):
             try:
                 data = reader.read([index])[0]
@@ -257,7 +259,8 @@ def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
                 lost += 1
                 continue
             assert_same(data, made[index])
-        reader.close()
+        with contextlib.suppress(RuntimeError):  # what was found once is said again
+            reader.close()
     assert lost >= 50
 
 

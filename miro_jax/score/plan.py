@@ -201,9 +201,9 @@ def _check_captions(captions: Table, index: TextIndex, source: Source) -> None:
     first = next(names, None)
     if first is not None and not any(map(index.find, itertools.chain([first], names))):
         raise ValueError(
-            f"{captions.path} must name images of {source.spec}; no row of its {captions.count} "
-            f"does: its first is for {index.first_name!r}, the first image is {first[0]!r}. Its "
-            "paths may begin at the folder of the images or at its own."
+            f"{captions.path} must name images of {source.spec}; of its rows "
+            f"({captions.count}) none does: its first is for {index.first_name!r}, the first image "
+            f"is {first[0]!r}. Its paths may begin at the folder of the images or at its own."
         )
 
 
