@@ -96,7 +96,7 @@ def test_workers_in_a_store_killed_at_random_moments_end_like_an_uninterrupted_r
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "object store answered"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "is unreachable: EndpointConnectionError"),
         ({"AWS_ACCESS_KEY_ID": None, "AWS_EC2_METADATA_DISABLED": "true"}, 1, "set AWS_PROFILE"),
         ({"OUT": "s3://no-such-bucket/out"}, 2, "must be a folder that can be written"),
         ({"SOURCE": "s3://no-such-bucket/x"}, 2, "must match at least one file"),

@@ -69,7 +69,7 @@ def test_an_incomplete_set_is_refused_unless_partial_which_is_marked(folder, tmp
     made = evaluate(folder, suite, tmp_path / "out", partial=True)
     assert made.manifest["result"]["missing"] == [["00000", 1]]
     assert made.manifest["result"]["partial"] is True
-    assert "PARTIAL: 1 images are missing" in (tmp_path / "out" / "table.txt").read_text()
+    assert "PARTIAL: 1 image missing or damaged" in (tmp_path / "out" / "table.txt").read_text()
 
 
 def test_a_set_without_a_tag_has_no_overall_score(folder, tmp_path):

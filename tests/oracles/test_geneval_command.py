@@ -173,7 +173,7 @@ def test_an_incomplete_set_is_refused_or_marked(evaluate, folder, tmp_path):
         status, out, err = evaluate(tmp_path / "out", NUMBERS, "--partial")
     finally:
         moved.rename(one)
-    assert status == 0 and "PARTIAL: 1 images are missing" in out, err
+    assert status == 0 and "PARTIAL: 1 image missing or damaged" in out, err
     overall = manifest.read(tmp_path / "out").metrics["overall"]
     assert overall["value"] is None and "counting" not in overall["tags"]
     assert "partial" in (tmp_path / "out" / "report.html").read_text().lower()
