@@ -59,7 +59,10 @@ def validate(config: Config) -> None:
         _check_names("data.new_reward", (config.data.new_reward,))
     optim, training = Optim(**config.optim), Training(**config.train)
     Distillation(**config.distil)
-    _check_data(config)
+    try:
+        data_options(config, process_index=0, process_count=1)
+    except ValueError as error:
+        raise ValueError(f"config.data.{error}") from None
     Extension(**config.extend)
     try:
         make_optimizer(optim, training.num_steps)
@@ -86,25 +89,21 @@ def _check_names(key: str, names: Any) -> None:
         raise ValueError(f"config.{key} must name one version of each reward; got {tuple(names)}.")
 
 
-def _check_data(config: Config) -> None:
-    """Raise ValueError unless the settings of `config.data` can make batches."""
-    try:
-        Options(
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            synthetic_caption_prob=config.data.synthetic_caption_prob,
-            max_tokens=config.encoder.caption.max_tokens,
-            caption_buckets=config.data.caption_buckets,
-            num_threads=config.data.read_threads,
-            prefetch_batches=config.data.prefetch_batches,
-            process_index=0,
-            process_count=1,
-            shuffle_shards=config.data.shuffle_shards,
-            lanes=config.data.lanes,
-            stage_bytes=config.data.stage_bytes,
-        )
-    except ValueError as error:
-        raise ValueError(f"config.data.{error}") from None
+def data_options(config: Config, **more: Any) -> Options:
+    """Return how the records of a run become batches; more: what the config does not say."""
+    return Options(
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        synthetic_caption_prob=config.data.synthetic_caption_prob,
+        max_tokens=config.encoder.caption.max_tokens,
+        caption_buckets=config.data.caption_buckets,
+        num_threads=config.data.read_threads,
+        prefetch_batches=config.data.prefetch_batches,
+        shuffle_shards=config.data.shuffle_shards,
+        lanes=config.data.lanes,
+        stage_bytes=config.data.stage_bytes,
+        **more,
+    )
 
 
 def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:

@@ -28,7 +28,6 @@ from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.examples import pad_captions
 from miro_jax.data.records.manifest import Manifest, check_encoders
-from miro_jax.data.records.options import Options
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import compiling, sharding
 from miro_jax.train import components, peers
@@ -110,20 +109,11 @@ def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins
     parts = components.build_components(config)
     check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
     bins = Bins.load(folder)
-    options = Options(
-        batch_size=c.batch_size,
-        seed=config.seed,
-        synthetic_caption_prob=config.data.synthetic_caption_prob,
-        max_tokens=config.encoder.caption.max_tokens,
-        caption_buckets=config.data.caption_buckets,
-        num_threads=config.data.read_threads,
-        prefetch_batches=config.data.prefetch_batches,
+    options = components.data_options(
+        config,
         latent_shape=parts.image_encoder.latent_shape,
         caption_width=parts.caption_encoder.width,
         rows=sharding.local_rows(parts.mesh, c.batch_size),
-        shuffle_shards=config.data.shuffle_shards,
-        lanes=config.data.lanes,
-        stage_bytes=config.data.stage_bytes,
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     return parts, bins, rewards, data
