@@ -248,6 +248,28 @@ def test_old_checkpoints_stay_in_the_store_alone(quick_store, tmp_path):
     assert len(stored(quick_store)) == 10
 
 
+def test_what_a_lost_machine_had_not_deleted_yet_is_deleted_where_no_rule_wants_it(
+    store, tmp_path, monkeypatch
+):
+    lost, there = tmp_path / "lost", tmp_path / "there"
+    for step in (8, 10, 11, 12):
+        checkpoint(lost, step)
+    write(lost, "checkpoints/backup/host/metadata", "of the user's")
+    write(lost, f"checkpoints/backup/{COMMIT}", "done")
+    open_mirror(store, lost).push()
+    ours = open_mirror(store, there, newest=1, stays=lambda step: step % 5 == 0)
+    ours.fetch()
+    checkpoint(there, 13)
+    checkpoint(lost, 14)
+    open_mirror(store, lost).push()  # newer than ours: no old one
+    order, remove = [], store.remove
+    monkeypatch.setattr(store, "remove", lambda name: (order.append(name), remove(name)))
+    ours.push()
+    steps = {name.split("/")[1] for name in stored(store)}
+    assert steps == {"10", "12", "13", "14", "backup"}
+    assert {name.rpartition("/")[2] for name in order[:2]} == {COMMIT} and len(order) == 6
+
+
 def test_files_are_fetched_once(quick_store, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     write(here, "a", "1")

@@ -6,6 +6,7 @@ has a mirror of its own.
 """
 
 import contextlib
+import functools
 import logging
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def open_mirror(
         lease,
         () if begins else ("log.txt",),  # that of training, which may be under way elsewhere
         None if first else f"log-{jax.process_index()}.txt",
+        functools.partial(_stays, stage, config.train),
     )
     if first:
         every = f"{config.train.upload_every_seconds:g}"
@@ -83,6 +85,16 @@ def open_mirror(
         mirror.fetch()
     held.enter_context(mirror)
     return local
+
+
+def _stays(stage: str, train: ml_collections.ConfigDict, step: int) -> bool:
+    """Return whether a rule of `train.saving.Keep` may want a checkpoint that was not fetched.
+
+    Which one is best is not known without its numbers, so none is deleted where that is a rule.
+    """
+    if stage not in TRAINING or train.keep_best:
+        return True
+    return train.keep_every_steps > 0 and step % train.keep_every_steps == 0
 
 
 def share_checkpoint(workdir: Path) -> None:

@@ -109,6 +109,8 @@ class Mirror:
       lease: of the folder in the store, checked before it is written.
       ignored: names of files that are left as they are on both sides.
       only: name of the only file that is uploaded, as of a process that others do the rest for.
+      stays: whether an older checkpoint that was not fetched stays in the store for good. Others
+        are deleted there: a lost machine had uploaded a newer one, and not deleted them yet.
     """
 
     def __init__(
@@ -120,10 +122,11 @@ class Mirror:
         lease: Lease | None = None,
         ignored: Collection[str] = (),
         only: str | None = None,
+        stays: Callable[[int], bool] = lambda step: True,
     ):
         self.store, self.local = store, local
         self._every, self._newest, self._lease = every_seconds, newest, lease
-        self._ignored, self._only = ignored, only
+        self._ignored, self._only, self._stays = ignored, only, stays
         self._guard, self._ended = threading.Lock(), threading.Event()
         self._known = self._read_marker()
 
@@ -207,11 +210,10 @@ class Mirror:
                 _each(upload, {name for name in changed if _rank(name) == rank})
                 if self._lease is not None:
                     self._lease.check()
-            for rank in (2, 1, 0):
-                _each(self.store.remove, [name for name in gone if _rank(name) == rank])
+            self._remove(gone)
             stored = self.store.tree()
             if self._only is None:
-                _each(self.store.remove, _left_over(stored, present))
+                self._remove(_left_over(stored, present, self._stays))
             changed = [name for name in changed if name not in replaced]
             # Of files that we did not send, others may have sent another one meanwhile.
             kept = {n: known for n, known in self._known.items() if n not in {*changed, *gone}}
@@ -234,10 +236,7 @@ class Mirror:
 
     def _fetched(self, stored: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
         """Return what of a store is fetched: of checkpoints the newest that are committed."""
-        steps = sorted(
-            (int(n.split("/")[1]) for n in stored if _rank(n) == 2 and n.split("/")[1].isdecimal()),
-            reverse=True,
-        )
+        steps = sorted((_step(n) for n in stored if _rank(n) == 2), reverse=True)
         wanted = {f"{CHECKPOINTS}/{step}" for step in steps[: self._newest]}
         return {
             name: facts
@@ -296,6 +295,10 @@ class Mirror:
                 raise OSError(f"{path} was deleted while it was uploaded") from error
         return True
 
+    def _remove(self, names: Collection[str]) -> None:
+        for rank in (2, 1, 0):  # what commits a checkpoint goes before what it commits
+            _each(self.store.remove, [name for name in names if _rank(name) == rank])
+
     def _fetch_one(self, name: str) -> None:
         path = self.local / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -338,6 +341,12 @@ def _checkpoint(name: str) -> str | None:
     return "/".join(parts[:2]) if parts[0] == CHECKPOINTS and len(parts) > 2 else None
 
 
+def _step(folder: str) -> int:
+    """Return the step of a checkpoint's folder; -1 where its name is no step."""
+    name = folder.split("/")[1]
+    return int(name) if name.isdecimal() else -1
+
+
 def _rank(name: str) -> int:
     """Return when a file is uploaded: 0 any, 1 a state, or of a checkpoint, 2 what commits one."""
     folder = _checkpoint(name)
@@ -346,15 +355,25 @@ def _rank(name: str) -> int:
     return 2 if name == f"{folder}/{COMMIT}" else 1
 
 
-def _left_over(stored: Collection[str], present: Collection[str]) -> list[str]:
-    """Return what a killed upload left in the store: parts of checkpoints that no longer count."""
-    here = {_checkpoint(name) for name in present}
+def _left_over(
+    stored: Collection[str], present: Collection[str], stays: Callable[[int], bool]
+) -> list[str]:
+    """Return what a lost machine left in the store: parts of checkpoints that no longer count.
+
+    So does a whole one that is older than ours, unless it `stays`.
+    """
+    here = {_checkpoint(name) for name in present} - {None}
+    newest = max((_step(folder) for folder in here if folder), default=-1)
+
+    def counts(folder: str) -> bool:
+        if folder in here or f"{folder}/{COMMIT}" not in stored:
+            return False
+        return not 0 <= (step := _step(folder)) < newest or stays(step)
+
     return [
         name
         for name in stored
-        if (folder := _checkpoint(name)) is not None
-        and name not in present
-        and (folder in here or f"{folder}/{COMMIT}" not in stored)
+        if (folder := _checkpoint(name)) is not None and name not in present and not counts(folder)
     ]
 
 
