@@ -15,7 +15,6 @@ Letters: B batch, P pixels, D width, K levels of a reward, R rewards.
 """
 
 import argparse
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,7 @@ def make_data(count, rng):
     where = rng.integers(len(CAPTIONS), size=(count, 1, 1))
     near, far = 1.5 + 2.5 * along, 3 + 5 * across
     near = np.where(where % 2, SIDE - 1 - near, near)
-    x, y = np.where(where < 2, near, far), np.where(where < 2, far, near)
+    x, y = np.where(where < 2, (near, far), (far, near))
     rows, columns = np.mgrid[:SIDE, :SIDE]
     outside = np.hypot(columns - x, rows - y) - 1 - 2 * size
     light = (0.3 + 0.7 * brightness) / (1 + np.exp(3 * outside))
@@ -47,7 +46,7 @@ def score(images, captions):
     """Score images [B, P] with captions [B]: [B, R], each reward on a scale of its own."""
     light = np.clip((np.reshape(images, (-1, SIDE, SIDE)) + 1) / 2, 1e-3, 1)
     bright, total, half = light.max((1, 2)), light.sum((1, 2)), SIDE // 2
-    halves = (light[:, :, :half], light[:, :, half:], light[:, :half], light[:, half:])
+    halves = light[:, :, :half], light[:, :, half:], light[:, :half], light[:, half:]
     share = np.stack([h.sum((1, 2)) for h in halves]) / total
     return np.stack([bright, total / bright, share[captions, np.arange(len(light))]], 1)
 
@@ -76,9 +75,8 @@ def init(key):
 def velocity(params, x_t, t, captions, levels):
     """Predict the velocity [B, P] at x_t [B, P], t [B], captions [B], levels [B, R]; NaN: none."""
     angles = t[:, None] * 2.0 ** jnp.linspace(0, 6, D // 2)
-    bins = jnp.int32(jnp.round(jnp.nan_to_num(levels) * (K - 1)))
-    rewards = params["level"][jnp.arange(len(REWARDS)), bins]  # [B, R, D]
-    rewards = jnp.where(jnp.isnan(levels)[..., None], 0, rewards).sum(1)
+    bins = jnp.int32(jnp.round(jnp.nan_to_num(levels * (K - 1), nan=-1)))  # -1: a row of zeros
+    rewards = jnp.einsum("brk,rkd->bd", jax.nn.one_hot(bins, K), params["level"])
     condition = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1) @ params["time"]
     condition += params["caption"][captions] + rewards
     h = x_t @ params["input"]
@@ -119,14 +117,13 @@ def train(x, captions, levels, steps, key, batch=256):
     return average
 
 
-@functools.partial(jax.jit, static_argnames="steps")
+@jax.jit
 def sample(params, key, captions, targets, negative, scale, steps=25):
     """Integrate from noise to images [B, P] at targets [B, R], guided away from negative ones."""
 
     def step(i, x):
         t = jnp.full(len(captions), 1 - i / steps)
-        v_pos = velocity(params, x, t, captions, targets)
-        v_neg = velocity(params, x, t, captions, negative)
+        v_pos, v_neg = (velocity(params, x, t, captions, c) for c in (targets, negative))
         return x - (v_pos + scale * (v_pos - v_neg)) / steps
 
     noise = jnp.resize(jax.random.normal(key, (64, SIDE**2)), (len(captions), SIDE**2))
@@ -140,16 +137,14 @@ def plot(images, scores, path, zoom=6):
     draw = ImageDraw.Draw(page)
     for r, name in enumerate(REWARDS):
         top, low, high = r * (cell + 24) + 20, scores[r].min(), scores[r].max() + 1e-6
-        words = (
-            f"{name}, requested from 0 to 1 (left), and achieved (right): {low:.2f} to {high:.2f}"
-        )
+        words = f"{name}: requested 0 to 1 (left), achieved {low:.2f} to {high:.2f} (right)"
         draw.text((2, top - 18), words, "black", font_size=13)
         for k in range(K):
             pixels = np.uint8(np.clip(images[r, k] * 127.5 + 127.5, 0, 255)).reshape(SIDE, SIDE)
             page.paste(Image.fromarray(pixels).resize((cell - 4,) * 2), (k * cell, top))
-        xs = left + np.linspace(0, 160, K)
         ys = top + (cell - 6) * (high - scores[r]) / (high - low)
-        draw.line(list(zip(xs, ys, strict=True)), fill="crimson", width=3, joint="curve")
+        xs = np.linspace(left, left + 160, K)
+        draw.line([*zip(xs, ys, strict=True)], fill="crimson", width=3)
     page.save(path)
 
 
@@ -158,35 +153,30 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500, help="updates (default 1500)")
     parser.add_argument("--out", default="tiny_miro.png", help="the plot (tiny_miro.png)")
-    flags = parser.parse_args()
+    flags, asked = parser.parse_args(), np.arange(64 * K) % len(CAPTIONS)
     x, captions = make_data(20_000, np.random.default_rng(0))
     params = train(x, captions, to_levels(score(x, captions)), flags.steps, jax.random.key(0))
 
-    asked = np.arange(64 * K) % len(CAPTIONS)
-    none = np.full((len(asked), len(REWARDS)), np.nan, np.float32)  # no reward is requested
-
-    def draw(targets, w):
+    def draw(reward, levels, w=0.0):
+        targets = np.full((len(asked), len(REWARDS)), np.nan, np.float32)
+        targets[:, reward] = levels  # of the other rewards nothing is requested
         return np.asarray(sample(params, jax.random.key(1), asked, targets, 0 * targets, w))
 
     dials = []
     for r, name in enumerate(REWARDS):
-        targets = none.copy()
-        targets[:, r] = np.repeat(np.linspace(0, 1, K), 64)
-        images = draw(targets, 0.0)
+        images = draw(r, np.repeat(np.linspace(0, 1, K), 64))
         dials.append((images[::64], score(images, asked)[:, r].reshape(K, 64).mean(1)))
         print(f"{name:8}  requested 0 to 1: achieved", *(f"{s:.2f}" for s in dials[-1][1]))
     plot(*map(np.stack, zip(*dials, strict=True)), flags.out)
-    best = none.copy()
-    best[:, -1] = 1
     obeyed = (
         ("by the training images", x, captions),
-        ("by samples without targets", draw(none, 0.0), asked),
-        ("by samples with faithful = 1", draw(best, 0.0), asked),
-        ("by the same, guided away from 0", draw(best, 1.0), asked),
+        ("by samples without targets", draw(-1, np.nan), asked),
+        ("by samples with faithful = 1", draw(-1, 1), asked),
+        ("by the same, guided away from 0", draw(-1, 1, w=1.0), asked),
     )
     for text, images, captions in obeyed:
-        percent = 100 * np.mean(score(images, captions)[:, -1] > 0.5)
-        print(f"{percent:3.0f} % of captions are obeyed {text}")
+        share = np.mean(score(images, captions)[:, -1] > 0.5)
+        print(f"{100 * share:3.0f} % of captions are obeyed {text}")
     print(f"wrote {flags.out}")
 
 
