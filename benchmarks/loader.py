@@ -139,7 +139,8 @@ def train(data: batches.DataIterator, steps: int) -> dict[str, float]:
         start = time.perf_counter()
         batch = next(data)
         batch.pop("index")
-        waited += time.perf_counter() - start
+        if before is None or all(value.is_ready() for value in jax.tree.leaves(before)):
+            waited += time.perf_counter() - start  # the device had nothing to do
         state, metrics = step.compiled(state, jax.device_put(batch, layout))
         jax.block_until_ready(before)  # the step before is read while the next one runs
         before = metrics

@@ -41,6 +41,15 @@ def test_time_is_counted_by_cause_and_the_rest_is_goodput():
     )
 
 
+def test_a_wait_beside_a_step_that_is_under_way_does_not_count():
+    clock = Clock()
+    times = Spent(clock)
+    for is_idle in (False, True):
+        with times.on("input", lambda is_idle=is_idle: is_idle):
+            clock.now += 2.0
+    assert times.since_mark() == (4.0, dict.fromkeys(spent.CAUSES, 0.0) | {"input": 2.0})
+
+
 def test_a_profile_begins_and_ends_with_its_steps(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(spent.jax.profiler, "start_trace", lambda path: calls.append(path))

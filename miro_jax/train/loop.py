@@ -203,7 +203,7 @@ class Loop:
         ):
             for step in range(first, c.num_steps):
                 self._before_step(step, state, first)
-                with self.spent.on("input"):
+                with self.spent.on("input", self._is_idle):
                     arrays, facts = self._next_batch()
                 new = facts["length"] not in lengths  # for which a program is compiled
                 lengths.add(facts["length"])
@@ -292,6 +292,10 @@ class Loop:
             for k, v in batch.items()
         }
         return arrays, {"index": index, "length": batch["caption_mask"].shape[1]}
+
+    def _is_idle(self) -> bool:
+        """Return whether the devices have ended the last step, and nothing to do."""
+        return self.pending is None or all(value.is_ready() for value in self.pending[1].values())
 
     def _read_pending(self) -> None:
         """Read the metrics of the last step, now that the next one is under way."""

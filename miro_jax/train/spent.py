@@ -33,14 +33,15 @@ class Spent:
         self._mark, self._at_mark = self._begin, dict(self.seconds)
 
     @contextlib.contextmanager
-    def on(self, cause: str) -> Iterator[None]:
-        """Count the time inside for a cause."""
+    def on(self, cause: str, held_up: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Count the time inside for a cause, where at its end the steps are `held_up` by it."""
         begin = self._clock()
         self._at(cause)
         try:
             yield
         finally:
-            self.seconds[cause] += self._clock() - begin
+            if held_up():
+                self.seconds[cause] += self._clock() - begin
             self._at(STEPS)
 
     def since_mark(self) -> tuple[float, dict[str, float]]:
