@@ -151,21 +151,24 @@ def test_a_class_of_a_file_is_a_reward_that_keeps_its_promises(file):
     assert reward.score([red]).tolist() == [1.0]
 
 
-def test_another_number_of_scores_than_images_is_refused(file, tmp_path):
+def test_another_number_of_scores_than_images_is_refused(file, tmp_path, capsys):
     image = np.zeros((32, 32, 3), np.uint8)
-    said = r"short.judge must return one score for each image, \[3\]; got \[1\]"
+    said = r"The reward short failed in judge: it must return one score for each of the images"
     reward = rewards.load_reward(f"{file}:Short")
     with pytest.raises(ValueError, match=r"score must return \[\d+\] float32; got \[1\]"):
         contract.check_reward(reward)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(RewardFailed, match=rf"{said}.* \[3\], .*got \[1\].*Mend Short.judge"):
         base.score_all([reward], [image] * 3, [{"caption": ["a"] * 3}])
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):
         Image.fromarray(image).save(folder / f"{i}.png")
-    with pytest.raises(ValueError, match=r"short.judge must return one score for each image"):
+    with pytest.raises(RewardFailed, match=said):
         score_images(folder, [reward], tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
+    assert score([str(folder), f"--rewards={file}:Short", f"--out={tmp_path / 'b.csv'}"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "filled up with repeated images); got [1]; images: 0.png to 2.png (3). Mend" in line
 
 
 @pytest.fixture

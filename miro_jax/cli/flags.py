@@ -256,6 +256,10 @@ class Parser(argparse.ArgumentParser):
             message = f"{_MISSING}{listed}. See --help."
         raise UsageError(message)
 
+    def flags(self) -> list[str]:
+        """Return the flags that it knows, as they are typed."""
+        return list(_option_strings(self))
+
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse arguments, those of the process where none are given.
 

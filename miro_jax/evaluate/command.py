@@ -56,6 +56,7 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     names = [field.name for field in dataclasses.fields(Settings)]
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides
     overrides = [word for word in words if word.lstrip("-").startswith("config.")]
+    _check_suite(parser, words)
     given = vars(parser.read([word for word in words if word not in overrides]))
     folder = here(given.pop("folder"))
     config = read_config(folder)
@@ -63,6 +64,18 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     config = override(config, overrides)
     evaluate.run.validate_run(config, folder)
     return config, folder
+
+
+def _check_suite(parser: flags.Parser, words: Sequence[str]) -> None:
+    """Raise UsageError where a flag is given that only evaluations of a suite have."""
+    own, other = ({*one.flags()} for one in (parser, suite_command.make_parser()))
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in other - own:
+            raise exits.UsageError(
+                f"{flag} must come with --suite=NAME (geneval, parti, shapes, or a file of "
+                "prompts), which evaluates images of any origin; without it the last checkpoint "
+                "of a run is evaluated by its own config. See --suite=parti --help."
+            )
 
 
 def here(folder: str) -> Path:

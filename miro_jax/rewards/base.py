@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.rewards.card import Card
-from miro_jax.rewards.failure import failing, naming
+from miro_jax.rewards.failure import failing, naming, require_one_each
 from miro_jax.rewards.inputs import Images, as_arrays, check_captions, check_image, is_one
 from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
@@ -326,10 +326,6 @@ def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
 def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -> np.ndarray:
     with failing(reward, "judge"):
         scores = reward.judge(features, texts)
-    if np.shape(scores) != (len(texts),):  # a single one would become that of every image
-        raise ValueError(
-            f"{reward.name}.judge must return one score for each image, [{len(texts)}]; "
-            f"got {list(np.shape(scores))}."
-        )
+    require_one_each(reward, scores, len(texts))
     with failing(reward, "stored" if stored else "judge"):  # texts, or None, are no numbers
         return np.asarray(reward.stored(scores) if stored else scores, np.float32)

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 # With these the rewards of the package say what is wrong with an image, a file or a number.
 _WORDED = (ValueError, TypeError, OSError, ArithmeticError)
 
@@ -49,7 +51,7 @@ def failing(reward: Any, method: str) -> Iterator[None]:
         is_own = not type(reward).__module__.startswith("miro_jax.")
         if not is_own and isinstance(error, _WORDED):
             raise
-        name = getattr(reward, "name", type(reward).__name__)
+        name = _name(reward)
         if method == "prepare" and isinstance(error, ValueError):
             raise ValueError(f"{name} does not take the image: {error}") from error
         failed = RewardFailed(
@@ -58,6 +60,19 @@ def failing(reward: Any, method: str) -> Iterator[None]:
         )
         failed.remedy = f"Mend {type(reward).__name__}.{method}." if is_own else ""
         raise failed from error
+
+
+def require_one_each(reward: Any, scores: Any, count: int) -> None:
+    """Raise RewardFailed unless `judge` returned a score for each of the images it was given."""
+    if np.shape(scores) == (count,):  # a single one would become that of every image
+        return
+    given = f"[{count}], of its batch (the last one is filled up with repeated images)"
+    failed = RewardFailed(
+        f"The reward {_name(reward)} failed in judge: it must return one score for each of the "
+        f"images that it is given, {given}; got {list(np.shape(scores))}"
+    )
+    failed.remedy = f"Mend {type(reward).__name__}.judge."
+    raise failed
 
 
 @contextlib.contextmanager
@@ -71,6 +86,10 @@ def naming(images: Sequence[str]) -> Iterator[None]:
             several = f"{first} to {last} ({len(images)})"
             failed.images = first if len(images) == 1 else several
         raise
+
+
+def _name(reward: Any) -> str:
+    return getattr(reward, "name", type(reward).__name__)
 
 
 def _line(reward: Any, error: Exception) -> str:
