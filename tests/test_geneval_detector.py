@@ -14,7 +14,9 @@ from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
 from tests.networks import difference, quick_compilation
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "mmdet.npz"  # oracles/make_mmdet_golden.py
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+# Of mmdet 3 and of mmdet 2, which GenEval names: oracles/make_mmdet_golden.py, make_mmdet2_golden.
+FILES = {"mmdet-3": "mmdet.npz", "mmdet-2": "mmdet2.npz"}
 TINY = mask2former.Config(
     backbone=swin.SwinConfig(width=12, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4)),
     width=32,
@@ -71,17 +73,17 @@ def draw(key, shape):
     return (drawn + (key.endswith("weight") and len(shape) == 1)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN) as file:
-        return dict(file)
+@pytest.fixture(scope="module", params=FILES)
+def golden(request):
+    with np.load(GOLDEN / FILES[request.param]) as file:
+        return dict(file) | {"spelling": request.param}
 
 
 @pytest.fixture(scope="module")
 def tower(golden):
     shapes = [tuple(map(int, text.split("x"))) for text in golden["shapes"]]
     arrays = {str(k): draw(str(k), s) for k, s in zip(golden["keys"], shapes, strict=True)}
-    assert mask2former_keys.spelling(arrays) == "mmdet-3"
+    assert mask2former_keys.spelling(arrays) == golden["spelling"]
     return Tower(mask2former_keys.load(from_arrays(arrays), TINY))
 
 
@@ -191,3 +193,20 @@ def test_pixels_are_normalised_as_red_green_blue_and_padded(padding, outside):
     np.testing.assert_allclose(x[0, 400, 600], inside, rtol=1e-5)
     beyond = (outside - mean) / std if outside else np.zeros(3)
     np.testing.assert_allclose(x[0, 17, 1205], beyond, rtol=1e-5)
+
+
+def test_padded_with_grey_pixels_are_those_of_mmdet_2():
+    """By the pipeline of its own config, at points of an image that is not square."""
+    seen = []
+
+    def module(x):
+        seen.append(np.asarray(x))
+        return np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 200, 304), np.float32)
+
+    with np.load(GOLDEN / FILES["mmdet-2"]) as file:
+        places, expected = file["places"], file["pixels"]
+    image = np.random.default_rng(11).integers(0, 256, (427, 640, 3), dtype=np.uint8)
+    detector._finder(image.shape[:2], "grey")(module, pixels.prepare(image)[None])
+    (x,) = seen
+    assert x.shape == (1, 800, 1216, 3) and (places[:20, 1] >= 1199).sum() > 5
+    np.testing.assert_allclose(x[0, places[:, 0], places[:, 1]], expected, atol=1e-6)
