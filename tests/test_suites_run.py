@@ -113,6 +113,22 @@ def test_a_folder_without_prompts_asks_for_captions(tmp_path):
         evaluate(tmp_path / "in", small_suite(), tmp_path / "out")
 
 
+def test_rows_of_captions_that_are_of_no_image_are_counted(tmp_path, capsys):
+    suite, images = small_suite(1), tmp_path / "in"
+    images.mkdir()
+    for name in "ab":
+        (images / f"{name}.png").write_bytes(file_bytes(grey(3)))
+    table = tmp_path / "captions.csv"
+    rows = "path,caption\na.png,prompt 0\nb.png,prompt 0\n"
+    for more, said in (("", ""), ("c.png,prompt 0\n", "1 name of {} is of no image"),
+                       ("c.png,prompt 0\nd.png,prompt 0\n", "2 names of {} are of no image")):  # fmt: skip
+        table.write_text(rows + more)
+        found = find.find_images(images, suite, captions=str(table))
+        err = capsys.readouterr().err
+        assert len(found.images) == 2 and said.format(table) in err
+        assert err.count("\n") == bool(more) and ("the first is 'c.png'" in err) == bool(more)
+
+
 class Stops(Bright):
     def judge(self, images, prompts):
         if self.judged >= 64:

@@ -18,14 +18,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from miro_jax.cli.exit import note
 from miro_jax.data.json_file import MOST_BYTES, parse_json
+from miro_jax.data.printable import counted
 from miro_jax.data.regular_file import read_regular
-from miro_jax.data.sources import Tables, tables
+from miro_jax.data.sources import Source, Tables, tables
 from miro_jax.data.sources.captions import index_captions
 from miro_jax.data.sources.root import Root
 from miro_jax.data.sources.texts import clean
 from miro_jax.evaluate.suites.base import Suite, SuitePrompt
-from miro_jax.score.inputs import open_input, open_rows
+from miro_jax.score.inputs import names_of, open_input, open_rows
 
 METADATA, SAMPLES = "metadata.jsonl", "samples"
 LAYOUTS = GENEVAL, OURS, TABLE, FOLDER = "geneval", "miro_jax", "table", "folder"
@@ -179,6 +181,7 @@ def _list(what: str, suite: Suite, captions: str | None) -> tuple[str, list[File
     if captions is not None:
         given = Tables(captions=index_captions(tables.open_table(captions)))
     source = open_input([what], rows, given)
+    _note_unused(captions, source, given)
     root = what if os.path.isdir(what) else os.path.dirname(os.path.abspath(what))
     files = [
         File(sample.key, sample.caption, os.path.join(root, sample.key), sample.read)
@@ -187,6 +190,18 @@ def _list(what: str, suite: Suite, captions: str | None) -> tuple[str, list[File
     ]
     is_ours = os.path.isdir(what) and rows is not None
     return OURS if is_ours else TABLE if rows is not None else FOLDER, files
+
+
+def _note_unused(path: str | None, source: Source, given: Tables) -> None:
+    """Say which rows of a table of captions are of no image: these are not evaluated."""
+    if given.captions is None:
+        return
+    count, first = given.captions.unused(names_of(source))
+    if count:
+        note(
+            f"warning: {counted(count, 'name')} of {path} {'is' if count == 1 else 'are'} of no "
+            f"image, the first is {first!r}."
+        )
 
 
 def _prompt_folders(what: str) -> list[str]:
