@@ -120,8 +120,9 @@ def test_rows_of_captions_that_are_of_no_image_are_counted(tmp_path, capsys):
         (images / f"{name}.png").write_bytes(file_bytes(grey(3)))
     table = tmp_path / "captions.csv"
     rows = "path,caption\na.png,prompt 0\nb.png,prompt 0\n"
-    for more, said in (("", ""), ("c.png,prompt 0\n", "1 name of {} is of no image"),
-                       ("c.png,prompt 0\nd.png,prompt 0\n", "2 names of {} are of no image")):  # fmt: skip
+    cases = {"": "", "c.png,prompt 0\n": "1 name of {} is of no image"}
+    cases["c.png,prompt 0\nd.png,prompt 0\n"] = "2 names of {} are of no image"
+    for more, said in cases.items():
         table.write_text(rows + more)
         found = find.find_images(images, suite, captions=str(table))
         err = capsys.readouterr().err

@@ -89,7 +89,7 @@ def kappa(both: int, first: int, second: int, neither: int) -> float | None:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """Write a result of `compare` as a table and the flips below it."""
+    """Write a result of `compare` as a table and the flips below it; `people`: see `people.pair`."""
     head = ("tag", "images", "both", "first", "second", "neither", "agreement", "95 %", "kappa")
     table: list[tuple[str, ...]] = [head]
     for tag, own in (*result["tags"].items(), (OVERALL, result[OVERALL])):
@@ -104,7 +104,12 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     ]
     whole = result[OVERALL]
     flips = ", ".join(f"{rule} {count}" for rule, count in whole["flips"].items()) or "none"
-    return [*text, f"flips by rule: {flips}", f"of these near a threshold: {whole['near']}"]
+    text += [f"flips by rule: {flips}", f"of these near a threshold: {whole['near']}"]
+    if facts := result.get("people"):
+        raters = facts["raters"]
+        told = "" if raters is None else f"; two raters of an image agree in {raters:.3f} of pairs"
+        text.append(f"{facts['judged']} of {facts['labelled']} labelled images are judged{told}")
+    return text
 
 
 def _join(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
