@@ -89,7 +89,7 @@ def kappa(both: int, first: int, second: int, neither: int) -> float | None:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """Write a result of `compare` as a table and the flips below it; `people`: see `people.pair`."""
+    """Write a result of `compare`, and of `people.pair` where there is one, as lines of text."""
     head = ("tag", "images", "both", "first", "second", "neither", "agreement", "95 %", "kappa")
     table: list[tuple[str, ...]] = [head]
     for tag, own in (*result["tags"].items(), (OVERALL, result[OVERALL])):
