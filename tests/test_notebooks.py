@@ -1,6 +1,9 @@
 """Notebooks are valid and carry no outputs; test_notebooks_run.py and one of oracles/ run them."""
 
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -24,3 +27,28 @@ def test_notebooks_begin_with_a_badge_and_install_what_is_missing(path):
     assert "constraints" not in install.source and "numpy==" not in install.source
     assert any("ipywidgets" in cell.source for cell in others)
     assert any("memory(" in cell.source for cell in others)
+
+
+def test_the_address_of_the_repository_is_written_into_badge_and_first_cell(tmp_path):
+    folder = tmp_path / "notebooks"
+    shutil.copytree(FOLDER, folder)
+
+    def call(*words):
+        command = [sys.executable, folder / "address.py", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    for branch in ("main", "v1.2"):  # a second call changes the same places again
+        done = call("some-one/miro.jax", f"--branch={branch}")
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
+        for path in folder.glob("*.ipynb"):
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook)
+            title, install, *others = notebook.cells
+            page = f"github/some-one/miro.jax/blob/{branch}/notebooks/{path.name}"
+            assert f"](https://colab.research.google.com/{page})" in title.source
+            root = f'"MIRO_JAX_ROOT", "git+https://github.com/some-one/miro.jax@{branch}"'
+            assert root in install.source
+            before = nbformat.read(FOLDER / path.name, as_version=4).cells[2:]
+            assert [c.source for c in others] == [c.source for c in before]
+    refused = call("somewhere")
+    assert refused.returncode == 2 and "must be OWNER/NAME; got 'somewhere'" in refused.stderr
