@@ -54,6 +54,13 @@ COLUMNS = {
     "list that begins with nothing": array([None, CELL], [CELL], kind=pa.list_(IMAGE)),
     "list of bytes": array([PNG], [PNG, b"x"], kind=pa.list_(pa.binary())),
     "base64 with its kind": array(*["data:image/png;base64," + base64.b64encode(PNG).decode()] * 2),
+    "short base64 without its kind": array(*[base64.b64encode(PNG).decode()] * 2),
+    "base64 in lines": array(*[base64.encodebytes(PNG).decode()] * 2),
+    "base64 as bytes": array(*[base64.b64encode(PNG)] * 2),
+    "base64 with its kind as bytes": array(
+        *[b"data:image/png;base64," + base64.b64encode(PNG)] * 2
+    ),
+    "struct of a path alone": pa.array([{"path": "x.png"}] * 2),
     "paths": array("x.png", "x.png"),
     "large paths": array("x.png", "x.png", kind=pa.large_string()),
     "paths in view": array("x.png", "x.png", kind=pa.string_view()),
@@ -155,6 +162,46 @@ def test_the_json_of_a_web_data_set_is_read_as_the_tar_reader_reads_it(tmp_path,
     spec = write(tmp_path, jpg=[CELL], json=[json.dumps(forms)], txt=["own\n"])
     (sample,) = read(spec)
     assert (sample.caption, sample.synthetic) == ("own", {"long": "long", "short": "short"})
+
+
+@pytest.mark.parametrize("column", [[["a", "b"]], [[{"caption": "a"}]], ['["a", "b"]'], ['"a"']])
+def test_a_json_column_may_hold_the_captions_alone(tmp_path, column):
+    (sample,) = read(write(tmp_path, jpg=[CELL], JSON=column))
+    assert (sample.caption, sample.problem) == ("a", "")
+
+
+def test_of_columns_by_ending_and_of_captions_the_first_that_has_a_value_counts(tmp_path):
+    spec = write(
+        tmp_path,
+        jpg=array(CELL, None, kind=IMAGE),
+        png=array(None, CELL, kind=IMAGE),
+        caption=["a", None],
+        text=["x", "b"],
+    )
+    samples = read(spec)
+    assert [(s.caption, s.problem) for s in samples] == [("a", ""), ("b", "")]
+    assert [sample.read() for sample in samples] == [PNG, PNG]
+    assert [s.problem for s in read(f"{spec}?image=jpg")] == ["", "missing image"]
+    assert [s.caption for s in read(f"{spec}?caption=caption")] == ["a", None]
+
+
+def test_floats_that_are_all_nan_are_captions_that_are_missing(tmp_path):
+    spec = write(tmp_path, image=[PNG], caption=[float("nan")])
+    (sample,) = read(spec)
+    assert sample.problem == "missing caption"
+    ((sample,),) = [list(p.samples(needs_caption=False)) for p in open_source(spec).pieces]
+    assert sample.problem == "" and sample.caption is None
+    with pytest.raises(ValueError, match="column 'caption' must hold text"):
+        read(write(tmp_path, image=[PNG] * 2, caption=[float("nan"), 0.5]))
+
+
+def test_tables_without_a_row_are_refused_and_one_beside_others_is_not(tmp_path):
+    empty = {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}
+    spec = write(tmp_path, "a0.parquet", **empty)
+    with pytest.raises(ValueError, match=r"a0.parquet must have at least one row; it has none"):
+        open_source(spec)
+    write(tmp_path, "a1.parquet", image=[PNG], caption=["a"])
+    assert [s.caption for s in read(f"table:{tmp_path}/a*.parquet")] == ["a"]
 
 
 def test_a_json_column_that_is_none_spoils_its_row_alone(tmp_path):

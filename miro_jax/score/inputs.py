@@ -172,7 +172,7 @@ def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
                 keys_repeat=True,
             )
         )
-    columns = [table.path_column, table.caption_column]
+    columns = [table.path_column, *(table.caption_columns or [None])]
     facts = {"kind": "table", "columns": columns} | table.facts | _allowed(allow_urls)
     return Source(table.path, facts, pieces)
 

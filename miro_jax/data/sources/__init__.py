@@ -26,6 +26,7 @@ from typing import Any
 
 from miro_jax.data.sources import folder, parquet, tar, tfds
 from miro_jax.data.sources.captions import index_captions, index_synthetic
+from miro_jax.data.sources.json_tables import CAPTION_COLUMNS
 from miro_jax.data.sources.sample import Piece, Sample, Source, Tables, complete, expected_samples
 from miro_jax.data.sources.spec import KINDS, parse
 from miro_jax.data.sources.tables import open_table, sha256
@@ -74,7 +75,8 @@ def open_source(text: str, allow_urls: bool = False) -> Source:
         table = open_table(spec.options["captions"])
         if table.caption_column is None:
             raise ValueError(
-                f"{table.path} must have a column of captions; give one the name 'caption'."
+                f"{table.path} must have a column of captions named one of "
+                f"{', '.join(CAPTION_COLUMNS)}; it has none. Give one the name 'caption'."
             )
         captions, facts["captions"] = index_captions(table), table.facts
     if "synthetic" in spec.options:

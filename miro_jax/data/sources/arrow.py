@@ -61,6 +61,25 @@ def checked() -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
+def schema(file: parquet.ParquetFile) -> pyarrow.Schema:
+    """Return the types of a file's columns; null where all floats are NaN."""
+    found, footer = file.schema_arrow, file.metadata
+    chunks = [
+        footer.row_group(n).column(c)
+        for n in range(footer.num_row_groups)
+        for c in range(footer.num_columns)
+    ]
+    with_numbers = {
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.statistics is None or chunk.statistics.has_min_max
+    }
+    for index, field in enumerate(found):
+        if types.is_floating(field.type) and chunks and field.name not in with_numbers:
+            found = found.set(index, field.with_type(pyarrow.null()))
+    return found
+
+
 def plain(kind: pyarrow.DataType) -> pyarrow.DataType:
     """Return the type of the values of an extension or a dictionary."""
     while isinstance(kind, pyarrow.BaseExtensionType) or types.is_dictionary(kind):

@@ -202,4 +202,5 @@ def stem(name: str) -> str:
 
 def normal(name: str) -> str:
     """Return the one form that equal paths have: forward slashes, no `./`, composed letters."""
-    return unicodedata.normalize("NFC", os.path.normpath(reading.readable(name).replace("\\", "/")))
+    plain = reading.readable(name).removeprefix("file://").replace("\\", "/")
+    return unicodedata.normalize("NFC", os.path.normpath(plain))

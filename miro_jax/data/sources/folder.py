@@ -132,7 +132,8 @@ def _run_samples(root: Root, run: tuple[ImageFile, ...], unread: str) -> Iterato
 def _sample(root: Root, unread: str, image: ImageFile) -> Sample:
     """Read the texts beside an image; the image itself is read later."""
     path = reading.join(root.folder, image.name)
-    names = (image.name, os.path.splitext(image.name)[0], reading.absolute(path))
+    whole = reading.absolute(path)
+    names = (image.name, os.path.splitext(image.name)[0], whole, os.path.splitext(whole)[0])
     read = functools.partial(root.read, image.name, image.size)
     texts, detail = _texts(root, image), ""
     if unread and texts.caption is None:

@@ -1,7 +1,8 @@
 """Parquet tables with images inside, or with paths to them, as Hugging Face datasets are stored.
 
 A column of images is a struct of `bytes` and `path`, or bytes of any type, or lists of these, of
-which the first counts, or text: paths from the table's folder, or the image in base64. The caption
+which the first counts, or text: paths from the table's folder, or the image in base64. A tar turned
+to parquet has a column for each ending: where one is null, the next counts. The caption
 and its synthetic forms are columns by the names that `texts` knows, a column `json` is read as
 KEY.json of a tar; other plain values become the sample's meta. A piece is whole row groups of one
 file, as many as fit.
@@ -20,7 +21,7 @@ from pyarrow import parquet, types
 
 from miro_jax.data.sources import arrow, listing, reading, tables
 from miro_jax.data.sources.images import MAX_BYTES
-from miro_jax.data.sources.root import Root, is_base64
+from miro_jax.data.sources.root import LONGEST_PATH, Root, is_base64
 from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
@@ -29,7 +30,7 @@ from miro_jax.data.sources.texts import CAPTION_FIELDS, LONG_FIELD, SHORT_FIELDS
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
 IMAGE_COLUMNS += ("images", *IMAGE_EXTENSIONS)
-PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "filepath")
 NAME_COLUMNS = ("__key__", "key", *PATH_COLUMNS, "id")
 _JSON = "json"
 _TEXT_ENDINGS = tuple(end for end in tables.ENDINGS if end != ".parquet")
@@ -59,6 +60,8 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
         if tables_of_text := [f.path for f in listed if f.path.lower().endswith(_TEXT_ENDINGS)]:
             hint = f" Give the images, and this table as folder:DIR?captions={tables_of_text[0]}."
         raise ValueError(f"{spec.path} must be parquet tables with images: {footers[0]}{hint}")
+    if not any(isinstance(footer, str) or footer[0].num_rows for footer in footers):
+        raise ValueError(f"{spec.path} must have at least one row; it has none.")
     pieces = []
     for file, footer in zip(listed, footers, strict=True):
         name = reading.readable(reading.relative(file.path, folder))
@@ -87,21 +90,24 @@ def _footer(path: str, spec: Spec) -> tuple[parquet.FileMetaData, bool] | str:
     """Return a file's metadata and whether it has captions, or why it is of no use."""
     try:
         with arrow.open_parquet(path) as file:
-            chosen = _columns(path, file.schema_arrow, spec)
+            chosen = _columns(path, arrow.schema(file), spec)
             footer = file.metadata
     except ValueError as error:
         return str(error)
     groups = sum(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
     if groups != footer.num_rows:
         return f"its {footer.num_rows} rows are not the {groups} of its row groups"
-    return footer, chosen.caption is not None or chosen.json is not None
+    return footer, bool(chosen.captions) or chosen.json is not None
 
 
 class _Columns(NamedTuple):
-    """Which columns are what: name -> field of synthetic; read: all that are read."""
+    """Which columns are what; synthetic: name -> its field. read: all that are read.
 
-    image: str
-    caption: str | None
+    Of images and captions the first counts that has a value in a row.
+    """
+
+    images: list[str]
+    captions: list[str]
     json: str | None
     synthetic: dict[str, str]
     read: list[str]
@@ -119,18 +125,29 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     kinds: dict[str, pyarrow.DataType] = dict(zip(schema.names, schema.types, strict=True))
     image = _image_column(path, kinds, spec.options.get("image"))
     others = {name: kind for name, kind in kinds.items() if name != image}
-    caption = _words_column(path, others, spec.options.get("caption"), CAPTION_FIELDS)
+    requested = spec.options.get("caption")
+    caption = _words_column(path, others, requested, CAPTION_FIELDS)
     others = {name: kind for name, kind in others.items() if name != caption}
+    captions = [caption] if caption else []
+    if caption and requested is None:
+        captions += [n for u in CAPTION_FIELDS for n in others if n.strip().lower() == u]
+        captions = [n for n in captions if n == caption or _is_words(others[n])]
     synthetic = {
         column: field
         for field in (LONG_FIELD, *SHORT_FIELDS)
         if (column := _words_column(path, others, None, (field,)))
     }
-    is_json = _JSON in others and not types.is_null(others[_JSON])
-    json = _JSON if is_json and (_is_words(others[_JSON]) or arrow.fields(others[_JSON])) else None
-    chosen = (image, caption, *synthetic, json)
+    json = tables.choose_column(path, others, None, (_JSON,), "json")
+    if json and (
+        types.is_null(others[json]) or not (_is_words(others[json]) or arrow.fields(others[json]))
+    ):
+        json = None
+    images = [image]
+    if image.lower() in IMAGE_EXTENSIONS and "image" not in spec.options:
+        images += [n for n, k in others.items() if n.lower() in IMAGE_EXTENSIONS and _is_image(k)]
+    chosen = (*images, *captions, *synthetic, json)
     read = [n for n, k in kinds.items() if n in chosen or arrow.is_text(k) or arrow.is_number(k)]
-    return _Columns(image, caption, json, synthetic, read)
+    return _Columns(images, captions, json, synthetic, read)
 
 
 def _image_column(path: str, kinds: Mapping[str, pyarrow.DataType], requested: str | None) -> str:
@@ -180,9 +197,10 @@ def _is_image(kind: pyarrow.DataType) -> bool:
     if item is not None:
         return item in (pyarrow.uint8(), pyarrow.int8()) or _is_image(item)
     if inner:
-        data = inner.get("bytes", pyarrow.int64())
+        data = inner.get("bytes", pyarrow.null())
         is_data = types.is_null(data) or (_is_image(data) and not arrow.fields(data))
-        return is_data and _is_path(inner.get("path", pyarrow.null()))
+        is_cell = is_data and _is_path(inner.get("path", pyarrow.null()))
+        return is_cell and not inner.keys().isdisjoint(("bytes", "path"))
     return arrow.is_bytes(kind)
 
 
@@ -221,14 +239,15 @@ def _samples(path: str, name: str, first: int, last: int, row: int, spec: Spec) 
     root = Root(reading.parent(path), spec.allow_urls)
     try:
         with arrow.open_parquet(path) as file:
-            chosen = _columns(path, file.schema_arrow, spec)
-            kind = file.schema_arrow.field(chosen.image).type
+            chosen = _columns(path, arrow.schema(file), spec)
+            kinds = {name: file.schema_arrow.field(name).type for name in chosen.images}
             for group in range(first, last):
                 end, reason = row + file.metadata.row_group(group).num_rows, ""
                 try:
                     with arrow.checked():
                         for values in _rows(file, group, chosen.read):
-                            data, image_path = _image(kind, values.pop(chosen.image))
+                            cells = [_image(kind, values.pop(n)) for n, kind in kinds.items()]
+                            data, image_path = next(filter(any, cells), cells[0])
                             yield _sample(
                                 root, f"{name}/{row:08d}", data, image_path, values, chosen
                             )
@@ -273,17 +292,21 @@ def _image(kind: pyarrow.DataType, value) -> tuple[bytes | None, str]:
         cells = (_image(item, one) for one in value)
         return next((cell for cell in cells if cell != (None, "")), (None, ""))
     if inner:
-        data, _ = _image(inner["bytes"], value["bytes"])
+        data, _ = _image(inner.get("bytes", pyarrow.null()), value.get("bytes"))
         _, path = _image(inner.get("path", kind), value.get("path"))
         return data, path
-    return (None, os.fsdecode(value)) if arrow.is_text(kind) else (value, "")
+    is_text = arrow.is_text(kind) or is_base64(value[:LONGEST_PATH].decode("latin-1"))
+    return (None, os.fsdecode(value)) if is_text else (value, "")
 
 
 def _sample(
     root: Root, key: str, data: bytes | None, path: str, values: dict[str, Any], columns: _Columns
 ) -> Sample:
     """Interpret a row of a table; values: all but its image."""
-    caption, json_data = (values.pop(name) if name else None for name in columns[1:3])
+    written = [values.pop(name) for name in columns.captions]
+    full = (text for text in written if text and text == text)  # NaN is none
+    caption = next(full, written[0] if written else None)
+    json_data = values.pop(columns.json) if columns.json else None
     others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)
     read: Any = data

@@ -24,7 +24,9 @@ _URL_SECONDS = 30  # that an address may take to answer
 _OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
 _GONE, _LATER = (404, 410), (408, 425, 429)  # what servers answer; from 500 on it is later, too
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
-_LONGEST_PATH = 4096  # characters; longer text without a scheme is base64
+LONGEST_PATH = 4096  # characters; longer text without a scheme is base64
+# How JPEG, PNG, GIF, WebP and BMP begin in base64, which has no dots; no image is so short.
+_BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3])[^.]{60,}")
 _HUB_CACHE = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/.*")
 
 
@@ -73,7 +75,8 @@ class Root:
         if not is_base64(name):
             return self.read(name)
         try:
-            return base64.b64decode(_DATA_URL.sub("", name, count=1), validate=True)
+            text = "".join(_DATA_URL.sub("", name, count=1).split())  # MIME breaks lines
+            return base64.b64decode(text, validate=True)
         except ValueError as error:
             raise BadImage("missing image", f"neither a path nor base64: {error}") from error
 
@@ -132,7 +135,9 @@ class Root:
 
 def is_base64(name: str) -> bool:
     """Return whether the text in a column of paths is an image and not its path."""
-    return _DATA_URL.match(name) is not None or len(name) > _LONGEST_PATH
+    if len(name) > LONGEST_PATH or _DATA_URL.match(name):
+        return True
+    return _BASE64.fullmatch(name) is not None
 
 
 def _check_size(size: int) -> None:

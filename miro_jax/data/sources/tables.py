@@ -4,29 +4,36 @@ A table names an image in each row and may give its caption. Text is UTF-8, with
 order mark; a field of CSV or TSV that holds the separator, a quote or a line break stands in
 quotes, and quotes inside are doubled. A table that breaks these rules is refused as a whole, with
 the line: a quote that is never closed would else swallow the rest of it. The columns of JSONL are
-the keys of all its lines. A `.json` file is a list of objects; the manifest that sample writes,
-whose rows are the objects of its list `images`; such a list with `annotations` as COCO has them; or
-JSONL; or an object of names and their captions. A `.csv` whose header has no comma may have tabs or
-semicolons between its fields.
-Of several captions in a field the first counts, see `texts`.
+the keys of all its lines. A `.json` file is JSONL or one of `json_tables`. A `.csv` whose header
+has no comma may have tabs or semicolons between its fields. Tables of text may be packed by gzip,
+with `.gz` behind their ending.
+Of several captions in a field the first counts, see `texts`; of several columns of captions the
+first that has text in a row, unless one is requested.
 """
 
 import codecs
+import contextlib
 import csv
 import dataclasses
+import functools
+import gzip
 import hashlib
-import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, cast
 
-from miro_jax.data.json_file import check_fields, is_json_lines, parse_json
+from miro_jax.data.json_file import is_json_lines, parse_json
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import name_foreign
-from miro_jax.data.sources.texts import CAPTION_FIELDS, first_text
+from miro_jax.data.sources.json_tables import CAPTION_COLUMNS, PATH_COLUMNS, rows_of
+from miro_jax.data.sources.texts import first_text
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
-PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "image_path", "filepath", "key")
-CAPTION_COLUMNS = (*CAPTION_FIELDS, "title")  # as filepath and title of open_clip's tables
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".ldjson", ".parquet", ".json")
+_PACKED = ".gz"
+MOST_BYTES = 1 << 30  # of a JSON file, which is read as a whole
+_LONGEST_LINE = 1 << 26  # bytes
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _OTHERS = ("\t", ";")  # of a .csv whose header has no comma
 _ROWS_AT_A_TIME = 4096  # of parquet
@@ -46,15 +53,20 @@ class Row:
 class Table:
     """A table that was read once and is sound; see `open_table`.
 
-    path: of the file. path_column, caption_column: names; the latter may be None. count: rows.
-    sha256: of the file.
+    path: of the file. path_column, caption_columns: names; of the latter the first that has text
+    in a row counts, and there may be none. count: rows. sha256: of the file.
     """
 
     path: str
     path_column: str
-    caption_column: str | None
+    caption_columns: tuple[str, ...]
     count: int
     sha256: str
+
+    @property
+    def caption_column(self) -> str | None:
+        """The column of captions, the first where there are several."""
+        return self.caption_columns[0] if self.caption_columns else None
 
     @property
     def facts(self) -> dict[str, str | int]:
@@ -63,12 +75,12 @@ class Table:
 
     def rows(self) -> Iterator[Row]:
         """Read the rows in order; see `open_table` for what this raises."""
-        yield from _rows(self.path, self.path_column, self.caption_column)
+        yield from _rows(self.path, self.path_column, self.caption_columns)
 
 
 def ending(path: str | os.PathLike) -> str:
-    """Return what follows the last dot of a file's name, with the dot and in small letters."""
-    return os.path.splitext(os.fspath(path))[1].lower()
+    """Return what follows the last dot of a file's name, `.gz` aside, in small letters."""
+    return os.path.splitext(os.fspath(path).lower().removesuffix(_PACKED))[1]
 
 
 def is_table(path: str | os.PathLike) -> bool:
@@ -83,8 +95,8 @@ def open_table(
 
     Args:
       path: a file that ends in one of ENDINGS.
-      path_column, caption_column: names; None takes the first of PATH_COLUMNS, CAPTION_COLUMNS
-        that the table has, in capitals or not.
+      path_column, caption_column: names; None takes the first of PATH_COLUMNS and all of
+        CAPTION_COLUMNS that the table has, in capitals or not.
 
     Raises:
       FileNotFoundError: no such file.
@@ -103,11 +115,15 @@ def open_table(
             f"{path} must have a column of paths named one of {', '.join(PATH_COLUMNS)}; it has "
             f"{', '.join(map(repr, columns)) or 'none'}. Give one of them such a name."
         )
-    caption_column = choose_column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
-    count = sum(1 for _ in _rows(path, path_column, caption_column))
+    if caption_column is not None:
+        captions = [choose_column(path, columns, caption_column, (), "caption")]
+    else:
+        captions = [c for usual in CAPTION_COLUMNS for c in columns if c.strip().lower() == usual]
+    chosen = tuple(filter(None, captions))
+    count = sum(1 for _ in _rows(path, path_column, chosen))
     if not count:
         raise ValueError(f"{path} must have at least one row; it has none.")
-    return Table(path, path_column, caption_column, count, sha256(path))
+    return Table(path, path_column, chosen, count, sha256(path))
 
 
 def sha256(path: str) -> str:
@@ -152,23 +168,31 @@ def _columns(path: str) -> list[str]:
     return header
 
 
-def _rows(path: str, path_column: str, caption_column: str | None) -> Iterator[Row]:
+def _rows(path: str, path_column: str, captions: Sequence[str]) -> Iterator[Row]:
     kind = ending(path)
     if kind == ".parquet":
-        rows = _parquet_objects(path, [c for c in (path_column, caption_column) if c])
+        rows = _parquet_objects(path, list(dict.fromkeys((path_column, *captions))))
     else:
         rows = _named(path, _separator(path)) if kind in _SEPARATORS else _objects(path)
     for line, values in rows:
-        texts = []
-        for column, kinds in ((path_column, str), (caption_column, (str, list, dict))):
-            value = values.get(column or "")
-            value = value.decode() if isinstance(value, bytes) else value
-            value = None if value != value else value  # pandas writes NaN where a text is missing
-            if value is not None and not isinstance(value, kinds):
-                kind = type(value).__name__
-                raise damaged(path, line, f"{column!r} must hold text; got {kind}")
-            texts.append(value)
-        yield Row(line, texts[0] or "", first_text(texts[1]))
+        name = _text(path, line, path_column, values, str)
+        kinds = (str, list, dict)
+        texts = [first_text(_text(path, line, column, values, kinds)) for column in captions[:1]]
+        for column in captions[1:] if texts and not (texts[0] or "").strip() else ():
+            value = values.get(column)
+            texts.append(first_text(value) if isinstance(value, (bytes, *kinds)) else None)
+        with_text = (text for text in texts if text and text.strip())
+        yield Row(line, name or "", next(with_text, texts[0] if texts else None))
+
+
+def _text(path: str, line: int, column: str, values: dict, kinds: Any) -> Any:
+    """Return a field of a row, checked."""
+    value = values.get(column)
+    value = value.decode() if isinstance(value, bytes) else value
+    value = None if value != value else value  # pandas writes NaN where a text is missing
+    if value is not None and not isinstance(value, kinds):
+        raise damaged(path, line, f"{column!r} must hold text; got {type(value).__name__}")
+    return value
 
 
 def _separator(path: str) -> str:
@@ -205,14 +229,32 @@ def records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 def _lines(path: str) -> Iterator[str]:
     """Yield the lines of a file of UTF-8 with their ends; ValueError where it is none of text."""
     # Not the file's own text mode: that of remote files ends lines in ways of its own.
-    with reading.open_read(path) as file:
-        for number, line in enumerate(file, start=1):
+    with _opened(path) as file:
+        lines = iter(functools.partial(file.readline, _LONGEST_LINE), b"")
+        for number, line in enumerate(lines, start=1):
             if number == 1 and (other := name_foreign(line)):
                 raise ValueError(f"{path} is {other}.")
+            if len(line) == _LONGEST_LINE:
+                raise damaged(path, number, f"must have less than {_LONGEST_LINE:,} bytes")
             try:
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
             except UnicodeDecodeError as error:
-                raise damaged(path, number, f"{error}; text must be UTF-8") from error
+                reason = "it is UTF-16" if number == 1 and line.startswith(_UTF16) else error
+                raise damaged(path, number, f"{reason}; text must be UTF-8") from error
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """Open a table of text, unpacked; ValueError where it cannot be unpacked to its end."""
+    with reading.open_read(path) as file:
+        if not path.lower().endswith(_PACKED):
+            yield cast(BinaryIO, file)
+            return
+        try:
+            with gzip.GzipFile(fileobj=cast(BinaryIO, file)) as unpacked:
+                yield cast(BinaryIO, unpacked)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is no gzip or cut short: {error}. Make it again.") from error
 
 
 def _named(path: str, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -235,41 +277,27 @@ def _objects(path: str) -> Iterator[tuple[int, dict]]:
 
 
 def _first_two(path: str) -> list[str]:
-    lines = itertools.chain(_lines(path), ("", ""))
-    return list(itertools.islice(lines, 2))
+    with _opened(path) as file:  # a file of JSON may be one line, and as long as it likes
+        lines = [file.readline(_LONGEST_LINE) for _ in range(2)]
+    return [line.decode("utf-8-sig", "replace") for line in lines]
 
 
 def _listed(path: str) -> list[dict]:
     """Return the objects of a JSON file."""
-    with reading.open_read(path) as file:
-        content = file.read()
+    with _opened(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path} must hold at most {MOST_BYTES:,} bytes; give it as JSONL.")
     if other := name_foreign(content):
         raise ValueError(f"{path} is {other}.")
     content = parse_json(content, path, finite=False)
     try:
-        if _names_texts(content):
-            return [{"path": name, "caption": text} for name, text in content.items()]
-        check_fields(content, ([{}], {"images": [{}], "annotations?": [{}]}), path)
-        if isinstance(content, list):
-            return content
-        images, said = content["images"], {}
-        for one in content.get("annotations", ()):  # as COCO's captions
-            said.setdefault(one["image_id"], one.get("caption"))
-        return [image | {"caption": said.get(image["id"])} if said else image for image in images]
+        return rows_of(content, path)
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path} must be the manifest.json of a folder that sample wrote, a list or COCO's "
             f"captions: {error!r}. Give a table that ends in one of {', '.join(ENDINGS[:-1])}."
         ) from error
-
-
-def _names_texts(content: object) -> bool:
-    """Return whether JSON is an object of names of images and their texts, or lists of texts."""
-    if not isinstance(content, dict) or not content:
-        return False
-    listed = [text if isinstance(text, list) else [text] for text in content.values()]
-    texts = all(one and all(isinstance(text, str) and text for text in one) for one in listed)
-    return texts and not content.keys() & {*PATH_COLUMNS, *CAPTION_COLUMNS, "images"}
 
 
 def _parquet_objects(path: str, columns: list[str]) -> Iterator[tuple[int, dict]]:

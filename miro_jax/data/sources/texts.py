@@ -144,9 +144,11 @@ def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None
     return Texts(caption, synthetic_of(meta, caption), meta)
 
 
-def _read_object(data: bytes | str | Mapping) -> dict:
+def _read_object(data: bytes | str | Mapping | list) -> dict:
     if isinstance(data, Mapping):
         return dict(decoded(data))
+    if isinstance(data, list):  # of a table's column
+        return {CAPTION_FIELDS[0]: first_text(data)}
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES}")
     if isinstance(data, bytes) and (other := name_foreign(data)):
