@@ -47,7 +47,7 @@ def bad_pictures() -> dict[str, tuple[bytes, str]]:
         "zip": (b"PK\3\4" + bytes(400), NONE),
         "gzip": (b"\x1f\x8b\x08" + bytes(400), NONE),
         "video": (b"\0\0\0 ftypisom" + bytes(400), NONE),
-        "icon": (b"\0\0\1\0\1\0\x10\x10" + bytes(400), NONE),
+        "icon of nothing": (b"\0\0\1\0\1\0\x10\x10" + bytes(400), DAMAGED),
         "photoshop": (b"8BPS\0\1" + bytes(400), NONE),
         "text": (b"picture", NONE),
         "jpeg start": (jpeg[:3], DAMAGED),

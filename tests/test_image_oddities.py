@@ -92,9 +92,47 @@ def test_an_odd_jpeg_that_is_cut_or_flipped_is_refused(name):
     data = JPEGS[name][0]
     flipped = bytearray(data)
     flipped[-120:-80] = b"\xff\x01" * 20
-    for damaged in (data[:-40], data[: len(data) * 2 // 3], data[:-2], bytes(flipped)):
+    in_scan = data[:-2].rstrip(b"\0")[:-4]
+    for damaged in (data[:-40], data[: len(data) * 2 // 3], in_scan, bytes(flipped)):
         with pytest.raises(BadImage, match="damaged image"):
             load_rgb(damaged)
+
+
+WHOLE = {
+    "sequential": jpeg(),
+    "progressive": jpeg(progressive=True),
+    "grey": encode(picture()[..., 0], "JPEG"),
+    "restarts": jpeg(restart_marker_rows=1),
+    "of noise": encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), "JPEG"),
+    "spectrum of zeros": without_spectrum(jpeg()),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_jpeg_that_lacks_its_end_is_read_if_that_is_all_it_lacks(name, noted):
+    data = WHOLE[name]
+    want = load_rgb(data)
+    for whole in (data[:-2], data[:-1], data[:-2] + bytes(9)):
+        np.testing.assert_array_equal(load_rgb(whole), want)
+    assert noted
+    for cut in range(3, len(data) - 100):
+        for tail in (b"", bytes(9), b"\xff"):
+            try:
+                rest = load_rgb(data[:-cut] + tail)
+            except BadImage:
+                continue
+            assert cut == 3  # a byte that holds no pixel
+            np.testing.assert_array_equal(rest, want)
+
+
+def test_a_jpeg_that_lacks_its_end_and_perhaps_a_scan_is_refused():
+    data = jpeg(progressive=True)
+    scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    for at in scans[1:]:
+        with pytest.raises(BadImage, match="damaged image"):
+            load_rgb(data[:at])
+    with pytest.raises(BadImage, match="damaged image"):  # Pillow's decoder fills what is missing
+        load_rgb(encode(Image.fromarray(picture()).convert("CMYK"), "JPEG")[:-2])
 
 
 def test_a_zero_that_belongs_to_the_scan_is_no_filling():

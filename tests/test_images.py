@@ -133,7 +133,8 @@ def test_a_picture_that_fails_gives_its_budget_back(name, monkeypatch):
             load_rgb(data[:-100])
     assert images._BUDGET._used == 0
     pixels = smooth().shape[0] * smooth().shape[1]
-    assert spent == [pixels * (24 if name == "PNG" else 12)] * 3
+    # A JPEG is tried again with an end, which might be all that it lacks.
+    assert spent == [pixels * 24] * 3 if name == "PNG" else [pixels * 12] * 6
 
 
 @functools.cache

@@ -59,6 +59,10 @@ FILES = {
     "TIFF, packed and predicted": encode(PHOTO, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
     "TIFF of 64 bits": encode(PHOTO, "TIFF", big_tiff=True),
     **{f"BMP of {m}": encode(PHOTO.convert(m), "BMP") for m in ("1", "L", "P")},
+    "ICO of PNGs": encode(PHOTO, "ICO", sizes=[(16, 12), (64, 48)]),
+    "ICO of bitmaps": encode(PHOTO, "ICO", sizes=[(64, 48), (16, 12)], bitmap_format="bmp"),
+    "clear ICO": encode(GHOST, "ICO", sizes=[(64, 48)]),
+    "clear ICO of bitmaps": encode(GHOST, "ICO", sizes=[(64, 48)], bitmap_format="bmp"),
     "PPM with remarks": b"P6 # hi\n64 # x\n48\n255\n" + COLORS.tobytes(),
     "PGM of 4 bits": b"P5\n64 48\n15\n" + (CLEAR[..., 0] % 16).tobytes(),
 }
@@ -109,4 +113,40 @@ def test_integers_of_a_tiff_are_scaled_by_the_range_that_its_tags_tell(white_is_
 def test_integers_whose_range_nobody_knows_are_refused(kind):
     data = tiff(RAMP.astype(kind), 8 * np.dtype(kind).itemsize, signed="i" in kind)
     with pytest.raises(BadImage, match="range is not known"):
+        load_rgb(data)
+
+
+def test_floats_are_refused_with_what_to_do():
+    for floats in (RAMP / RAMP.max(), RAMP / RAMP.max() * 255):
+        with pytest.raises(BadImage, match="floats, whose range is not known; save it as 8 bits"):
+            load_rgb(encode(Image.fromarray(floats.astype(np.float32)), "TIFF"))
+
+
+def test_the_image_of_an_icon_is_measured_before_it_is_decoded():
+    data = bytearray(FILES["ICO of PNGs"])
+    at = data.rindex(b"IHDR")
+    data[at + 4 : at + 12] = struct.pack(">II", 60_000, 60_000)
+    with pytest.raises(BadImage, match="too large: 60000 x 60000 pixels"):
+        load_rgb(bytes(data))
+    data = bytearray(FILES["ICO of bitmaps"])
+    at = data.index(struct.pack("<iii", 40, 64, 96))
+    data[at + 4 : at + 12] = struct.pack("<ii", 60_000, 120_000)
+    with pytest.raises(BadImage, match="too large: 60000 x 60000 pixels"):
+        load_rgb(bytes(data))
+    for cut in (30, 200, 5000):
+        with pytest.raises(BadImage, match="damaged image"):
+            load_rgb(FILES["ICO of bitmaps"][:cut])
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIF"),
+        (b"\xff\x0a" + bytes(99), "JPEG XL"),
+        (b"8BPS\0\1" + bytes(99), "a Photoshop file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(data, name):
+    with pytest.raises(BadImage, match=f"not an image: {name}, which is not read; save it as JPEG"):
         load_rgb(data)

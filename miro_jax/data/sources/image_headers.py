@@ -2,8 +2,8 @@
 
 `mend` takes harmless oddities out of a file, so that a strict decoder can prove the rest: every
 viewer reads over them, and nothing of the pixels depends on them. None of these functions but
-`check_rows` raises an error for any bytes: what cannot be read stays as it is, for the decoder then
-says what is wrong.
+`check_rows` and `icon_image` raises an error for any bytes: what cannot be read stays as it is, for
+the decoder then says what is wrong.
 
 Source: ITU-T T.81 (JPEG markers), PNG third edition (chunks), RFC 9649 (WebP).
 """
@@ -18,7 +18,8 @@ from PIL import Image
 
 _ORIENTATION = 0x0112  # a tag of TIFF
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_SEQUENTIAL, _JFIF, _APP1, _ADOBE = (0xC0, 0xC1), 0xE0, 0xE1, 0xEE
+_SEQUENTIAL, _PROGRESSIVE, _JFIF, _APP1, _ADOBE = (0xC0, 0xC1), 0xC2, 0xE0, 0xE1, 0xEE
+_END_OF_IMAGE = b"\xff\xd9"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _WHOLE_SPECTRUM = b"\0\x3f\0"  # what the header of a sequential scan must end with
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
@@ -35,6 +36,10 @@ _ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)),
     (0, 1, 1, 2),
 )
+_ICO_START = b"\0\0\1\0"
+_UNREAD = {b"8BPS": "a Photoshop file", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
+_UNREAD |= {b"qoif": "QOI", b"<svg": "SVG", b"DDS ": "DDS", b"icns": "ICNS", b"P7\n": "PAM"}
+_UNREAD |= {b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "HDR", b"%PDF": "PDF", b"%!PS": "EPS"}
 _BYTES_AT_A_TIME = 1 << 20
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels depend on
 
@@ -88,8 +93,9 @@ def mend(data: bytes) -> bytes:
 
     Of a JPEG: a sequential scan whose header names no whole spectrum, revisions of JFIF and colour
     transforms of Adobe that nobody knows, profiles and comments, bytes between segments, zeros
-    before the end. Of a PNG: all chunks but those of
-    the pixels and sound EXIF, so that their checksums, sizes and contents do not matter.
+    before the end; and an end that is missing is added where nothing but the end can be missing,
+    see `_has_all_scans`. Of a PNG: all chunks but those of the pixels and sound EXIF, so that their
+    checksums, sizes and contents do not matter.
     """
     return _mend_png(data) if data.startswith(_PNG_START) else _mend_jpeg(data)
 
@@ -109,11 +115,36 @@ def _mend_jpeg(data: bytes) -> bytes:
         scan = scan or (at if marker == _START_OF_SCAN else 0)
         if not scan and marker not in _JPEG_NOTES:
             header += mended[at:end]
-    if not scan or not (match := _MARKER_IN_SCAN.search(data, end)):
+    match = _MARKER_IN_SCAN.search(data, end) if scan else None
+    if match is None and not _has_all_scans(data):
         return data
-    scans = mended[scan : match.start()].rstrip(b"\0")  # zeros before the end
+    stop = match.start() if match else len(data) - data.endswith(b"\xff")
+    scans = mended[scan:stop].rstrip(b"\0")  # zeros before the end
     scans += b"\0" if scans.endswith(b"\xff") else b""  # one of them belongs to the scan
-    return bytes(header + scans + mended[match.start() :])
+    return bytes(header + scans + (mended[stop:] if match else _END_OF_IMAGE))
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Return whether the scans of a JPEG bring each coefficient of each component to its last bit.
+
+    A strict decoder then finds out whether the last of them is whole. Images of four components are
+    left out: they take another decoder, which is none.
+    """
+    shifts: dict[int, list[int]] = {}  # component -> how many bits each coefficient still lacks
+    sequential = False
+    for number, (marker, at, end) in enumerate(_segments(data)):
+        body = data[at + 4 : end]
+        if number > _MOST_PARTS or len(body) < end - at - 4:
+            return False
+        if marker in (*_SEQUENTIAL, _PROGRESSIVE) and len(body) >= 6:
+            sequential = marker in _SEQUENTIAL
+            shifts = {component: [8] * 64 for component in body[6::3]}
+        elif marker == _START_OF_SCAN and body and len(body) >= 4 + 2 * body[0]:
+            first, last, low = body[-3], body[-2], body[-1] & 15
+            first, last, low = (0, 63, 0) if sequential else (first, last, low)
+            for component in body[1 : 1 + 2 * body[0] : 2]:
+                shifts.get(component, [0] * 64)[first : last + 1] = [low] * (last + 1 - first)
+    return len(shifts) in (1, 3) and not any(map(any, shifts.values()))
 
 
 def _mend_png(data: bytes) -> bytes:
@@ -123,6 +154,11 @@ def _mend_png(data: bytes) -> bytes:
         if kind in _PNG_PIXELS or (kind == b"eXIf" and sound) or not kind[:1].islower():
             kept.append(data[at:end])
     return b"".join(kept)
+
+
+def is_png(data: bytes) -> bool:
+    """Return whether a file begins as a PNG."""
+    return data.startswith(_PNG_START)
 
 
 def has_many_chunks(data: bytes) -> bool:
@@ -158,6 +194,40 @@ def check_rows(data: bytes) -> None:
             packed = stream.unconsumed_tail
     if missing > len(stream.flush()):  # what it still holds back
         raise ValueError(f"the last {missing} bytes of its rows are missing")
+
+
+def icon_image(data: bytes) -> tuple[int, int, bytes] | None:
+    """Return (width, height, file) of the image of an ICO that Pillow takes: the largest.
+
+    The file is a PNG, or an ICO of this image alone; None where it is no ICO. Raises ValueError
+    where the image is cut short.
+
+    Source: Microsoft, "Icons" (1995); its 6 bytes are followed by 16 for each image.
+    """
+    if not data.startswith(_ICO_START) or len(data) < 22:
+        return None
+    count = min(struct.unpack_from("<H", data, 4)[0], (len(data) - 6) // 16)
+    entries = [struct.unpack_from("<BBBBHHII", data, 6 + 16 * n) for n in range(count)]
+    if not entries:
+        return None
+    best = max(entries, key=lambda e: ((e[0] or 256) * (e[1] or 256), -(e[5] or e[2] or 256)))
+    *facts, size, offset = best
+    file = data[offset:] if data.startswith(_PNG_START, offset) else data[offset : offset + size]
+    if len(file) < 24:
+        raise ValueError("the image of an icon is cut short")
+    if file.startswith(_PNG_START):
+        return *struct.unpack_from(">II", file, 16), file
+    width, height = struct.unpack_from("<ii", file, 4)
+    alone = _ICO_START + struct.pack("<HBBBBHHII", 1, *facts, len(file), 22) + file
+    return width, height // 2, alone  # the half below says what is clear
+
+
+def name_format(data: bytes) -> str:
+    """Return what the bytes are, of the formats of images that are not read; else ""."""
+    kind = next((name for start, name in _UNREAD.items() if data.startswith(start)), "")
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        kind = "HEIF"
+    return f"{kind}, which is not read; save it as JPEG or PNG" if kind else ""
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

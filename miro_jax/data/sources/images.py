@@ -34,7 +34,7 @@ _NEVER_A_BOMB = 1 << 20
 _MAX_SCANNED_PIXELS = 1 << 30  # of a progressive JPEG, which is worked through again for each scan
 _MAX_SCANS = 100
 # Formats that run no other program and have a trustworthy size in their header.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339  # tags of TIFF
 _JPEG_START = b"\xff\xd8\xff"
 _PIXELS_AT_A_TIME = 1 << 22
@@ -60,7 +60,8 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     """Decode an image.
 
     Transparency is laid over white, EXIF rotation is applied, 16-bit grey is scaled to 8 bits, of
-    an animation the first frame is taken. Colour profiles are not applied.
+    an animation the first frame is taken, of an icon the largest image. Colour profiles are not
+    applied.
 
     Args:
       data: a file of one of `FORMATS`.
@@ -98,7 +99,8 @@ def load_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image", name_foreign(data)) from error
+        kind = name_foreign(data) or image_headers.name_format(data)
+        raise BadImage("not an image", kind) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", str(error)) from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
@@ -118,6 +120,11 @@ def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
                 return _turned(image, image_headers.jpeg_orientation(data))
     if size := image_headers.webp_size(data):
         check(*size)
+    if icon := image_headers.icon_image(data):
+        width, height, data = icon
+        check(width, height)
+        if image_headers.is_png(data):
+            return _decode(data, check)
     if image_headers.has_many_chunks(data):
         raise BadImage("too large", "a PNG of over 100,000 chunks")
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
@@ -165,7 +172,7 @@ def _check_scans(data: bytes, pixels: int) -> None:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Decode; in bands, since each conversion makes a copy."""
     if image.mode == "F":
-        raise BadImage("not an image", "floats, whose range is not known")
+        raise BadImage("not an image", "floats, whose range is not known; save it as 8 bits")
     full, inverted = _range_of(image)
     image.load()
     width, height = image.size
@@ -184,7 +191,10 @@ def _range_of(image: Image.Image) -> tuple[int, bool]:
         return 65535, False
     bits, kinds = (image.tag_v2.get(tag) or (1,) for tag in (_BITS, _SAMPLES))
     if max(bits) > 16 or max(kinds) != 1:
-        raise BadImage("not an image", "signed or 32-bit integers, whose range is not known")
+        raise BadImage(
+            "not an image",
+            "signed or 32-bit integers, whose range is not known; save it as 8 or 16 bits",
+        )
     return 2 ** max(bits) - 1, image.tag_v2.get(_PHOTOMETRIC) == 0
 
 

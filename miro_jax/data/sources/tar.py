@@ -17,7 +17,7 @@ from miro_jax.data.sources.texts import interpret
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"),
-    *("jfif", "jpe"),
+    *("jfif", "jpe", "ico"),
 )
 _USED = {*IMAGE_EXTENSIONS, "txt", "json"}
 
