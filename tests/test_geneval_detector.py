@@ -1,18 +1,21 @@
 """GenEval's detector: pixels to the byte, the network and its instances as mmdet computes them."""
 
 import hashlib
+import itertools
 import pathlib
 import zlib
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from miro_jax.evaluate.suites.geneval import detector, instances, pixels
+from miro_jax.models import sharding
 from miro_jax.pretrained.networks import mask2former, mask2former_keys, swin
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation
+from tests.networks import difference, quick_compilation, small_mesh
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 # Of mmdet 3 and of mmdet 2, which GenEval names: oracles/make_mmdet_golden.py, make_mmdet2_golden.
@@ -174,6 +177,52 @@ def test_tokens_see_their_window_and_no_neighbour_of_the_roll(shift):
             band = (windows - shift) // 7
             expected = (band[:, :, None] == band[:, None]).all(axis=-1)
             np.testing.assert_array_equal(together, expected, err_msg=f"{height} x {width}")
+
+
+def by_definition(block, x, shift):
+    """Attention of each token to those of its window, for a map [H, W, C]."""
+    height, width, _ = x.shape
+    whole = height + -height % 7, width + -width % 7
+    # Padded tokens are zeros after the norm: keys like others.
+    full = np.pad(x, ((0, 21 - height), (0, 21 - width), (0, 0)))[None]
+    q, k, v = (
+        np.asarray(f(full), np.float64)[0, : whole[0], : whole[1]]
+        for f in (block.q, block.k, block.v)
+    )
+    bias, band = (
+        np.asarray(block.offset_bias[...], np.float64),
+        (np.indices(whole) - shift) // 7,
+    )
+    y = np.zeros((1, 15, 15, *q.shape[2:]), np.float32)
+    for row, column in np.ndindex(height, width):
+        mine = (band == band[:, row, column, None, None]).all(axis=0)
+        rows, columns = np.nonzero(mine)
+        index = (row - rows + 6) * 13 + (column - columns + 6)
+        logits = (
+            np.einsum("ah,tah->ta", q[row, column], k[mine]) * q.shape[-1] ** -0.5 + bias[index]
+        )
+        weights = np.exp(logits - logits.max(axis=0))
+        y[0, row, column] = np.einsum("ta,tah->ah", weights / weights.sum(axis=0), v[mine])
+    return np.asarray(block.out(y))[0, :height, :width]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 3])
+def test_attention_inside_windows_is_that_of_its_definition(shift):
+    """For every map of 5 to 15 tokens a side, to 1e-6 of the largest value."""
+    config = swin.SwinConfig(width=8, depths=(1,), heads=(2,))
+    rng = np.random.default_rng(shift)
+    with sharding.use_mesh(small_mesh()):
+        block = swin.Block(8, 2, config, rngs=nnx.Rngs(0))
+    params = nnx.state(block)
+    drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), params)
+    nnx.update(block, drawn)
+    attend = jax.jit(lambda x: block.attend(x, shift))
+    with quick_compilation(), jax.default_matmul_precision("highest"):
+        for height, width in itertools.product(range(5, 16), repeat=2):
+            x = rng.normal(size=(height, width, 8)).astype(np.float32)
+            wanted = by_definition(block, x, shift)
+            assert difference(attend(x[None])[0], wanted) < 1e-6, (height, width)
 
 
 @pytest.mark.parametrize(("padding", "outside"), [("zero", 0), ("grey", 128)])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_work_that_is_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path, mo
         after = contents(path)
         assert after == expected
         assert all(after[name] == data for name, data in before.items() if name.endswith(".png"))
+
+
+def test_work_that_is_killed_twenty_times_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    fill(tmp_path / "whole", num_images=40)
+    expected, path, rng = contents(tmp_path / "whole"), tmp_path / "often", random.Random(0)
+    for _ in range(20):
+        with monkeypatch.context() as patch:
+            kill_at(patch, rng.randint(1, 6), rng.random() < 0.5)
+            with pytest.raises(Killed):
+                fill(path, num_images=40)
+    assert "manifest.json" not in contents(path) and len(contents(path)) > 20
+    fill(path, num_images=40)
+    assert contents(path) == expected and len(expected) > 80
 
 
 def test_only_batches_with_missing_pictures_are_drawn_and_none_when_all_is_done(tmp_path):
