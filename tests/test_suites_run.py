@@ -176,6 +176,16 @@ def test_rewards_of_any_suite_come_from_the_score_engine(folder, tmp_path):
     assert left == ["evaluation.json", "images.jsonl", "table.csv", "table.tex", "table.txt"]
 
 
+def test_what_a_process_left_that_was_killed_after_its_table_is_removed(folder, tmp_path):
+    given = {"rewards": ("sharpness",), "no_judge": True}
+    made = evaluate(folder, small_suite(), tmp_path / "out", **given)
+    left = tmp_path / "out" / "rewards.parquet.parts" / "pieces"
+    left.mkdir(parents=True)
+    (left / "00000.rows").write_bytes(b"")
+    again = evaluate(folder, small_suite(), tmp_path / "out", **given)
+    assert again.rows == made.rows and not left.parent.exists()
+
+
 def test_what_is_declared_stands_in_the_manifest_and_the_rest_is_unknown(folder, tmp_path):
     declared = (("model.name", "sdxl"), ("sampling.num_steps", "50"))
     made = evaluate(folder, small_suite(), tmp_path / "out", declare=declared)

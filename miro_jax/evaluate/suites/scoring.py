@@ -4,6 +4,7 @@ One reward stands in every report that nobody trains on: OpenAI's CLIP, where it
 hand. An image that pleases the rewards and not its prompt is seen there.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,4 +77,7 @@ def score_suite(
 def remove_working_files(folder: Path) -> None:
     """Remove what the per-image file has taken over."""
     for path in (folder / INDEX, *folder.glob(f"{SCORES}*")):
-        path.unlink(missing_ok=True)
+        if path.is_dir():  # of a process that was killed when the table was complete
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
