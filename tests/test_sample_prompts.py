@@ -86,6 +86,8 @@ def test_each_form_of_a_prompt_file_is_read_as_what_it_is(tmp_path, name, text):
         ("parti.tsv", "Prompt\tCategory\n", "parti.tsv must be .*tables are not read"),
         ("p.json", '{"prompt": "a"}', "p.json: it must be a list"),
         ("p.json", '["a", {"prompt": 1}]', "entry 2 of .*p.json: prompt must be a string; got 1"),
+        ("p.json", '["\\ud800"]', "entry 1 of .*p.json: a prompt must be whole characters"),
+        ("p.jsonl", '{"prompt": "\\udc00 a"}', "line 1 of .*: a prompt must be whole characters"),
         ("p.json", "[]", "must hold at least one prompt"),
         ("p.json", "", "p.json is no valid JSON"),
         ("p.txt", "version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),

@@ -2,6 +2,7 @@
 
 import subprocess
 
+import fsspec
 import pytest
 
 from miro_jax.data.sources import open_source
@@ -144,7 +145,7 @@ BRACES = """
 {008..011} {8..11} {00..02} {3..1} {0{0..2},1{0..1}} {a,b}{1..2} {a} {{a,b}} {{a}} {a,{b}} {}
 {a,} {,a}x {a,b a,b} {c..a} {a..e..2} {1..10..3} {10..1..3} {01..10..3} {-2..2} {-02..2}
 {1..2..0} {1..a} {{1..2},{4..5}} {1.5..2} {1..2 {a,b}{ {{1..2} }{a,b} {00..0} {1..-1} a{b}c{d,e}
-{a,b}} {,} {1,2,{3..5}} {x,y}{} {..} {1..} s-{00000..00012..4}-{x,y{1,2}}.tar plain
+{+1..3} {a,b}} {,} {1,2,{3..5}} {x,y}{} {..} {1..} s-{00000..00012..4}-{x,y{1,2}}.tar plain
 """.split()
 
 
@@ -184,3 +185,21 @@ def test_a_chain_is_one_pattern():
         "gs://b/c.tar",
     ]
     assert split_list("a::b.tar") == ["a", "b.tar"]
+
+
+def test_patterns_mean_in_a_store_what_they_mean_here(tmp_path):
+    names = ("a-0.tar", "a-1.tar", ".hidden.tar", "sub/c-0.tar")
+    store = fsspec.filesystem("memory")
+    for name in names:
+        store.pipe(f"/patterns/{name}", b"x")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for pattern in ("*.tar", "a-{0..1}.tar", "**/*.tar", "a**.tar", "a-[!0].tar", ".h*.tar"):
+        here, there = (
+            [file.path.removeprefix(f"{root}/") for file in match_files(f"{root}/{pattern}")]
+            for root in (str(tmp_path), "memory://patterns")
+        )
+        assert here == there, pattern
+    for root in (str(tmp_path), "memory://patterns"):
+        with pytest.raises(FileNotFoundError, match=r"It is a folder: add a pattern .*/sub/\*"):
+            match_files(f"{root}/sub")

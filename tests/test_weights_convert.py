@@ -11,7 +11,12 @@ from flax import nnx
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.pretrained.weights import convert
 from miro_jax.pretrained.weights.convert import below, conv, part, same, split, straight, transpose
-from miro_jax.pretrained.weights.tensors import Tensor, from_arrays
+from miro_jax.pretrained.weights.tensors import (
+    Tensor,
+    from_arrays,
+    open_safetensors,
+    write_safetensors,
+)
 from tests.networks import paths, small_mesh
 
 
@@ -86,6 +91,23 @@ def test_every_problem_is_reported_at_once():
         "layers.7.ln.bias (8,) has no place in the network",
         "blocks/0/norm/bias (8,) is not given",
     ]
+
+
+def test_the_files_that_do_not_fit_are_named(tmp_path):
+    arrays = source()
+    del arrays["layers.0.ln.bias"]
+    halves = dict(list(arrays.items())[::2]), dict(list(arrays.items())[1::2])
+    for name, half in zip("ab", halves, strict=True):
+        write_safetensors(tmp_path / f"{name}.safetensors", half)
+    of_one = open_safetensors(tmp_path / "a.safetensors")
+    of_both = of_one | open_safetensors(tmp_path / "b.safetensors")
+    for given, more in ((of_one, ""), (of_both, " and 1 more")):
+        with pytest.raises(ValueError) as caught:
+            convert.Layout(Net, TABLE).load(given, 8)
+        assert str(caught.value).splitlines()[0] == (
+            f"The weights of {tmp_path}/a.safetensors{more} do not "
+            "fit the network; give all files of this model, with its own config.json:"
+        )
 
 
 def test_wrong_shapes_are_reported_with_both():

@@ -139,6 +139,34 @@ def test_spellings_of_one_config_give_the_same_sizes():
         clip_keys.text_config(replaced(CLIP, ("text_config", "hidden_act"), "relu"))
 
 
+def test_the_scale_of_a_decoder_does_not_matter_to_an_encoder_alone():
+    untold = {k: v for k, v in T5.items() if k != "tie_word_embeddings"}
+    for config in (untold, T5 | {"tie_word_embeddings": True, "is_encoder_decoder": False}):
+        with pytest.raises(ValueError, match="scale_decoder_outputs = False; got True"):
+            t5_keys.parse_config(config)
+        assert t5_keys.parse_config(config, encoder_only=True) == t5_keys.parse_config(T5)
+    with pytest.raises(ValueError, match="feed_forward_proj = 'gated-gelu'; got 'relu'"):
+        t5_keys.parse_config(untold | {"feed_forward_proj": "relu"}, encoder_only=True)
+
+
+def test_the_activation_of_a_t5_is_the_one_that_transformers_computes():
+    old = {k: v for k, v in T5.items() if k != "feed_forward_proj"}
+    acts = {"dense_act_fn": "gelu_new", "is_gated_act": True}
+    assert t5_keys.parse_config(old | acts) == t5_keys.parse_config(T5)
+    others = (({"dense_act_fn": "silu"}, "gated-silu"), ({"is_gated_act": False}, "gelu_new"))
+    for change, got in others:
+        with pytest.raises(ValueError, match=f"'gated-gelu'; got '{got}'"):
+            t5_keys.parse_config(T5 | acts | change)
+
+
+def test_the_config_of_a_text_tower_alone_counts():
+    own = CLIP["text_config"] | {"projection_dim": CLIP["projection_dim"]}
+    own |= {"model_type": "clip_text_model", "hidden_act": "gelu"}
+    found = clip_keys.text_config(own)
+    want = clip_keys.text_config(replaced(CLIP, ("text_config", "hidden_act"), "gelu"))
+    assert found == want and found.activation == "gelu"
+
+
 # Tokenizers.
 
 

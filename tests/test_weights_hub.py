@@ -210,6 +210,36 @@ def test_a_cache_without_links_gives_the_digest_of_the_bytes(cache):
     assert hub.open("owner/model").digest() == hashlib.sha256(b"{}").hexdigest()
 
 
+def test_without_a_network_the_only_snapshot_counts_though_no_ref_names_it(cache, monkeypatch):
+    cache("model.safetensors", ref=None)
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    assert hub.open("owner/model").weights().name == "model.safetensors"
+    with pytest.raises(hub.UnreachableError):
+        hub.open("owner/model").path("config.json")
+    cache("model.safetensors", commit="b" * 40, ref=None)  # which of the two is not known
+    with pytest.raises(hub.UnreachableError):
+        hub.open("owner/model").weights()
+
+
+def test_weights_of_other_names_and_links_to_nothing_are_named(tmp_path):
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"it holds flax_model.msgpack, model-00001-of-0.*"):
+        hub.open(tmp_path).weights()
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    for action in (lambda r: r.weights(), lambda r: r.path("model.safetensors")):
+        with pytest.raises(
+            FileNotFoundError, match="model.safetensors is a link to nothing. Fetch"
+        ):
+            action(hub.open(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert hub.open(tmp_path).weights().name == "pytorch_model.bin"
+
+
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -286,6 +316,8 @@ def test_a_folder_of_the_hubs_cache_is_named_with_what_to_give(tmp_path):
     (folder / "snapshots" / ("a" * 40)).mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"cache. Give xswu/HPSv2, or one of .*snapshots/"):
         hub.open(folder)
+    with pytest.raises(FileNotFoundError, match=r"cache. Give xswu/HPSv2, or one of .*HPSv2/snaps"):
+        hub.open(folder / "snapshots")
     assert hub.open(folder / "snapshots" / ("a" * 40)).is_local
 
 

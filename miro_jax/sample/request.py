@@ -26,6 +26,7 @@ from miro_jax.cli.flags import check, option
 from miro_jax.data.json_file import MOST_BYTES, check_fields, is_json_lines, parse_json
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.foreign import name_foreign
+from miro_jax.data.sources.texts import encodable
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
@@ -342,11 +343,18 @@ def _read_text(path: Path) -> str:
 def _to_prompt(entry: Any, name: str) -> Prompt:
     """Read an entry of a prompt file: a text, or an object; `name` is for messages."""
     if isinstance(entry, str):
-        return Prompt(entry)
+        return Prompt(_checked(entry, name))
     check_fields(entry, _ENTRY, name)
     known = [key.removesuffix("?") for key in _ENTRY]
     for key in entry.keys() - set(known):
         if near := difflib.get_close_matches(key, known, 1, _LIKELY_MISTAKE):
             raise ValueError(f"{name}: unknown key {key!r}; did you mean {near[0]!r}?")
     given = {key: entry.get(key) or {} for key in ("targets", "negative_targets")}
-    return Prompt(entry["prompt"], seed=entry.get("seed"), **given)
+    return Prompt(_checked(entry["prompt"], name), seed=entry.get("seed"), **given)
+
+
+def _checked(text: str, name: str) -> str:
+    """Return a text; ValueError where it is none that UTF-8 can hold."""
+    if not encodable(text):
+        raise ValueError(f"{name}: a prompt must be whole characters; it has half of one.")
+    return text

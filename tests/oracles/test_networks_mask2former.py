@@ -157,5 +157,5 @@ def test_a_checkpoint_of_mmdet_is_read_past_its_meta(theirs, tmp_path):
     path = tmp_path / "mask2former_swin-s-tiny.pth"
     torch.save({"meta": meta, "state_dict": state, "optimizer": {}}, path)
     # The tiny network is not the published one: all of its tensors were listed, none executed.
-    with pytest.raises(ValueError, match="The weights do not fit the network"):
+    with pytest.raises(ValueError, match=f"The weights of {path} do not fit the network"):
         detector.load(str(path))

@@ -3,6 +3,7 @@
 import glob
 import itertools
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,9 @@ from typing import NamedTuple
 from miro_jax.data.sources import reading
 from miro_jax.data.sources.reading import is_remote
 
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?|([a-zA-Z])\.\.([a-zA-Z])(?:\.\.(-?\d+))?")
+_RANGE = re.compile(
+    r"([-+]?\d+)\.\.([-+]?\d+)(?:\.\.(-?\d+))?|([a-zA-Z])\.\.([a-zA-Z])(?:\.\.(-?\d+))?"
+)
 _MAX_NAMES = 10_000_000  # that braces may stand for
 
 
@@ -121,7 +124,7 @@ def match_files(pattern: str) -> list[File]:
             files = _glob(plain) or _glob(re.sub(r"\{([^{},]*)\}", r"\1", plain))  # of one name
             if not files:
                 hint = f" It is one of {pattern!r}." if plain != pattern else ""
-                if not is_remote(plain) and os.path.isdir(plain):
+                if reading.is_folder(plain):
                     hint = f" It is a folder: add a pattern of its files, as {plain.rstrip('/')}/*."
                 raise FileNotFoundError(
                     f"{plain!r} must match at least one file; it matches none.{hint}"
@@ -135,9 +138,12 @@ def _glob(pattern: str) -> dict[str, int]:
         system, inside = reading.filesystem(pattern)
         folder = fixed_folder(pattern)
         _, root = reading.filesystem(folder)
+        inside = re.sub(r"(?<=[^/])\*\*|\*\*(?=[^/])", "*", inside)  # as here, `**` in a name is *
         with reading.answered(pattern):
             matches = system.glob(inside, detail=True).items()
         sizes = {path: facts["size"] for path, facts in matches if facts["type"] == "file"}
+        if not posixpath.basename(inside).startswith("."):  # as here, of what macOS leaves beside
+            sizes = {p: s for p, s in sizes.items() if not posixpath.basename(p).startswith(".")}
         if not sizes and not system.exists(root):
             reading.is_file(folder)  # raises where the store gives no answer
         # The address as it was given: file systems write theirs in ways of their own.

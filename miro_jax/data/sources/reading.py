@@ -120,6 +120,15 @@ def is_file(path: str) -> bool:
         return False
 
 
+def is_folder(path: str) -> bool:
+    """Return whether there is a folder of this name."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    system, inside = filesystem(path)
+    with answered(path):
+        return system.isdir(inside)
+
+
 def join(folder: str, name: str) -> str:
     """Return the path of a name inside a folder; an absolute name stays what it is."""
     if is_remote(name) or not is_remote(folder):

@@ -98,7 +98,8 @@ class FlanT5Encoder:
 
     @functools.cached_property
     def _config(self) -> t5.T5Config:
-        return self.repository.parsed("config.json", t5_keys.parse_config)
+        parse = functools.partial(t5_keys.parse_config, encoder_only=True)
+        return self.repository.parsed("config.json", parse)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:

@@ -162,15 +162,19 @@ def _stack(own: Any) -> dict[str, Any]:
 
 
 def text_config(config: Mapping[str, Any]) -> TextConfig:
-    """Read the sizes of the text tower from a `config.json` of the whole model."""
-    whole = hf.read_config("CLIPConfig", config)
-    own = whole.text_config
+    """Read the sizes of the text tower from a `config.json` of the whole model, or of it alone."""
+    if config.get("model_type") == "clip_text_model":
+        own = hf.read_config("CLIPTextConfig", config)
+        width = own.projection_dim
+    else:
+        whole = hf.read_config("CLIPConfig", config)
+        own, width = whole.text_config, whole.projection_dim
     end = own.eos_token_id
     return TextConfig(
         **_stack(own),
         vocabulary=own.vocab_size,
         max_tokens=own.max_position_embeddings,
-        projection=whole.projection_dim,
+        projection=width,
         end_token=None if end == NO_END_TOKEN else end,
     )
 

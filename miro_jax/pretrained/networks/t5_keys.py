@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from miro_jax.pretrained.networks.t5 import T5, T5Config, T5Encoder
+from miro_jax.pretrained.networks.transformer import TANH_GELUS
 from miro_jax.pretrained.weights import hf
 from miro_jax.pretrained.weights.convert import Layout, Network, Placing, table
 from miro_jax.pretrained.weights.tensors import Tensor
@@ -21,6 +22,8 @@ ALSO_NAMED = {
     "num_hidden_layers": "num_layers",
     "head_dim": "d_kv",
 }
+# Names of one activation; the first stands for gelu_new.
+GATED_GELUS = ("gated-gelu", *(f"gated-{name}" for name in TANH_GELUS))
 # Sizes that are not guessed, though transformers has a default of each.
 REQUIRED = (
     "d_model",
@@ -89,8 +92,12 @@ def merge_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return merged
 
 
-def parse_config(config: Mapping[str, Any]) -> T5Config:
-    """Read the sizes from a `config.json`."""
+def parse_config(config: Mapping[str, Any], encoder_only: bool = False) -> T5Config:
+    """Read the sizes from a `config.json`.
+
+    Args:
+      encoder_only: the decoder is not used: how its output is scaled does not matter.
+    """
     given = {ALSO_NAMED.get(key, key) for key in config}
     if missing := [key for key in REQUIRED if key not in given]:
         raise ValueError(f"config.json must have the key {missing[0]!r} of a T5.")
@@ -99,9 +106,14 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     wanted = {"feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}
     tied = config.get("tie_word_embeddings")
     remedy = f"T5 1.1 has these (or tie_word_embeddings = False; got {tied}); the first T5 has not."
+    if encoder_only:
+        del wanted["scale_decoder_outputs"]
     given = {key: getattr(own, key) for key in wanted}
-    if str(own.feed_forward_proj) in ("gated-gelu_new", "gated-gelu_pytorch_tanh"):
-        given["feed_forward_proj"] = "gated-gelu"  # other names of the same
+    # What transformers computes by: it writes these two beside `feed_forward_proj`.
+    computed = "gated-" * bool(own.is_gated_act) + str(own.dense_act_fn)
+    named = config.get("feed_forward_proj", computed)
+    odd = (name for name in (named, computed) if name not in GATED_GELUS)
+    given["feed_forward_proj"] = next(odd, "gated-gelu")
     hf.require_options(given, wanted, "config.json", remedy)
     return T5Config(
         width=own.d_model,

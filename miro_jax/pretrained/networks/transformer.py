@@ -65,11 +65,12 @@ def quick_gelu(x: Array) -> Array:
 
 
 # By the names of transformers; of either GELU, erf or tanh, it has several.
+TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "quick_gelu": quick_gelu,
     "gelu_python": gelu,
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), jax.nn.gelu),
+    **dict.fromkeys(TANH_GELUS, jax.nn.gelu),
 }
 
 

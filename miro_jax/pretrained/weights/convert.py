@@ -246,7 +246,7 @@ def converted(
                 errors.append(f"{path} is given twice, by {filled[path]} and by {key}")
             filled[path] = key
     errors += [f"{path} {shapes[path]} is not given" for path in shapes if path not in filled]
-    _report(errors)
+    _report(errors, tensors)
     for key, filling in plan.items():
         value = tensors[key].read()
         for path, transform in filling:
@@ -255,7 +255,7 @@ def converted(
                 errors.append(f"{key} {value.shape} does not fit {path} {shapes[path]}")
             elif not errors:
                 yield path, array
-    _report(errors)
+    _report(errors, tensors)
 
 
 def pattern(key: str, word: str = "[^.]+") -> re.Pattern[str]:
@@ -272,11 +272,17 @@ def targets(key: str, rows: Iterable[tuple[re.Pattern[str], str, Any]]) -> Itera
             yield path, transform
 
 
-def _report(errors: list[str]) -> None:
+def _report(errors: list[str], tensors: Mapping[str, Tensor]) -> None:
     if errors:
+        files = list(dict.fromkeys(tensor.file for tensor in tensors.values() if tensor.file))
+        of = f" of {files[0]}" if files else ""
+        remedy = "; give all files of this model, with its own config.json" if files else ""
+        of += f" and {len(files) - 1} more" if len(files) > 1 else ""
         more = f"\n... and {len(errors) - REPORTED} more" if len(errors) > REPORTED else ""
         raise ValueError(
-            "The weights do not fit the network:\n" + "\n".join(errors[:REPORTED]) + more
+            f"The weights{of} do not fit the network{remedy}:\n"
+            + "\n".join(errors[:REPORTED])
+            + more
         )
 
 

@@ -32,6 +32,7 @@ from miro_jax.pretrained.weights import pickles, tensors
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth")
+OTHERS = (".ckpt", ".msgpack", ".h5", ".gguf", ".onnx")
 WRAPPERS = ("module.", "_orig_mod.")
 SECONDS_TO_CONNECT = 3.0
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Repository:
         """
         path = self._find(name)
         if path is None:
+            self._check_links(name)
             raise FileNotFoundError(f"{self} has no file {self._inside(name)}.")
         return path
 
@@ -134,7 +136,24 @@ class Repository:
         for name in names:
             if (path := self._find(name)) is not None:
                 return path
-        raise FileNotFoundError(f"{self} holds none of {', '.join(map(self._inside, names))}.")
+        self._check_links(*names)
+        here = ", ".join(self._weight_files_here())
+        raise FileNotFoundError(
+            f"{self} holds none of {', '.join(map(self._inside, names))}"
+            f"{f'; it holds {here}. Give one of them such a name' if here else ''}."
+        )
+
+    def _check_links(self, *names: str) -> None:
+        """Raise FileNotFoundError where one of these is a link to nothing, as a blob is gone."""
+        for path in (Path(self.source, self.subfolder, name) for name in names):
+            if self.is_local and path.is_symlink() and not path.exists():
+                raise FileNotFoundError(f"{path} is a link to nothing. Fetch the file again.")
+
+    def _weight_files_here(self) -> list[str]:
+        """Return the names of files that may be weights; of a local folder alone."""
+        folder = Path(self.source, self.subfolder)
+        names = sorted(path.name for path in folder.iterdir()) if self.is_local else []
+        return [name for name in names if name.lower().endswith((*SAFETENSORS, *PICKLES, *OTHERS))]
 
     def tensors(self, stem: str = "model") -> dict[str, tensors.Tensor]:
         """List the tensors of `weights(stem)`; see `weights.tensors` and `weights.pickles`."""
@@ -184,10 +203,12 @@ class Repository:
             return Path(cached)
         return None if cached is None else False  # the cache may know that there is none
 
-    def _snapshot(self) -> Path | None:
+    def _snapshot(self, alone: bool = False) -> Path | None:
         """Return the folder of the cache that holds the files of the revision.
 
-        Offline, where none is named and the cache has no `main`, the only one that is there counts.
+        Args:
+          alone: where none is named and the cache has no `main`, the only one that is there counts;
+            so it is where nothing can be fetched.
         """
         top = Path(constants.HF_HUB_CACHE, f"models--{self.source.replace('/', '--')}")
         with contextlib.suppress(OSError):
@@ -197,7 +218,7 @@ class Repository:
         if self.revision:
             named = top / "snapshots" / self.revision
             return named if named.is_dir() else None
-        there = list((top / "snapshots").glob("*")) if is_offline() else []
+        there = list((top / "snapshots").glob("*")) if alone or is_offline() else []
         return there[0] if len(there) == 1 else None
 
     def _is_complete(self, name: str) -> bool:
@@ -211,7 +232,14 @@ class Repository:
     def _find(self, name: str) -> Path | None:
         known = self._known(name)
         if known is None:
-            known = self._fetch(name)
+            try:
+                known = self._fetch(name)
+            except UnreachableError:
+                alone = self._snapshot(alone=True)
+                path = alone and alone / self._inside(name)
+                if not (path and path.exists()):
+                    raise
+                known = path
         if known and tensors.is_pointer(known):
             raise ValueError(tensors.POINTED.format(known))
         return known or None
@@ -265,10 +293,12 @@ def open(source: str | Path, subfolder: str = "", revision: str | None = None) -
         hub's cache of a repository.
     """
     text = str(source)
-    if Path(text, "snapshots").is_dir() and Path(text).resolve().name.startswith("models--"):
-        name = Path(text).resolve().name.removeprefix("models--").replace("--", "/")
+    top = Path(text).resolve()
+    top = top.parent if top.name == "snapshots" else top
+    if (top / "snapshots").is_dir() and top.name.startswith("models--"):
+        name = top.name.removeprefix("models--").replace("--", "/")
         raise FileNotFoundError(
-            f"{text} is a folder of the hub's cache. Give {name}, or one of {text}/snapshots/."
+            f"{text} is a folder of the hub's cache. Give {name}, or one of {top}/snapshots/."
         )
     if Path(text).is_dir():
         if subfolder and not Path(text, subfolder).is_dir():

@@ -61,4 +61,4 @@ def _merged(
         total += original.read()
         return total
 
-    return Tensor(original.shape, np.dtype(np.float32), read)
+    return Tensor(original.shape, np.dtype(np.float32), read, original.file)

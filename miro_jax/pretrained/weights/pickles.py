@@ -206,7 +206,7 @@ def _tensor(
         view = np.ndarray(value.shape, dtype, raw, strides=strides)
         return np.array(view, order="C", copy=None)
 
-    return Tensor(value.shape, dtype, read)
+    return Tensor(value.shape, dtype, read, str(path))
 
 
 def _swapped(raw: np.ndarray, dtype: np.dtype) -> np.ndarray:

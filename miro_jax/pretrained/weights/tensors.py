@@ -29,11 +29,13 @@ class Tensor:
     Attributes:
       shape: sizes of its axes. dtype: numpy dtype, ml_dtypes included.
       read: returns the array, read anew each time.
+      file: that holds it, for messages; "" where none does.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    file: str = ""
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -61,7 +63,7 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
             remedy = "" if isinstance(error, safetensors.UnknownDtype) else " Fetch the file again."
             raise ValueError(f"{path}: {error}{remedy}") from error
     return {
-        key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry, known))
+        key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry, known), str(path))
         for key, entry in entries.items()
     }
 
