@@ -101,7 +101,7 @@ def write_images(folder: pathlib.Path, count: int) -> None:
 
 def evaluate(folder: str, out: str) -> int:
     """Run the command with the judge above; returns its status."""
-    judge.open_judge = lambda options: _judge()
+    judge.open_judge, judge.check_options = lambda options: _judge(), lambda options: None
     return entry.main(["evaluate", folder, "--suite=geneval", "--partial", f"--out={out}"])
 
 

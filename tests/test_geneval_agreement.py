@@ -80,6 +80,7 @@ def test_the_command_prints_a_table_and_names_a_bad_line(tmp_path, capsys):
     bad = write(tmp_path / "bad.jsonl", [row(0, True), {"key": "x"}])
     for second, message in (
         (bad, f"line 2 of {bad}"),
+        (bad, "Verdicts are those of `miro-jax evaluate WHAT --suite=geneval`."),
         (str(tmp_path / "none.jsonl"), "none.jsonl"),
         (write(tmp_path / "twice.jsonl", [row(0, True)] * 2), "holds image 00000/0 twice"),
         (write(tmp_path / "empty.jsonl", []), "it is empty"),

@@ -133,12 +133,16 @@ def test_a_rewritten_prompt_is_another_benchmark():
 
 def test_options_of_the_judge_are_checked_before_anything_is_loaded(tmp_path):
     for options, message in (
+        ({"detector": str(tmp_path / "a.pth")}, "there is no file .*a.pth"),
+        ({"detector": str(tmp_path), "padding": "black"}, "padding must be one of zero, grey"),
+        ({"detector": str(tmp_path), "clip": "nope"}, "'nope' is no existing folder"),
         ({}, r"--judge detector=FILE must name the detector of GenEval"),
         ({"detektor": "x"}, "must be one of detector, clip, tokenizer, padding, self_test"),
         ({"detector": "x", "self_test": "quick"}, "self_test must be one of full, numbers, off"),
     ):
-        with pytest.raises(ValueError, match=message):
-            judge.open_judge(options)
+        for check in (judge.open_judge, judge.check_options, SUITE.check_judge):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
+                check(options)
 
 
 def test_weights_that_are_no_detector_are_refused_by_name(tmp_path):

@@ -261,7 +261,7 @@ def test_progression_has_a_column_a_checkpoint(sampled, tmp_path, capsys):
         (["pie", "published", "--out=a.svg"], "KIND must be one of convergence, test-time"),
         (["radar", "published", "--out=a.png"], "--out must end in .svg; got a.png"),
         (["paper", "published", "--out=a.svg"], "--out of paper must be a folder"),
-        (["radar", "nowhere", "--out=a.svg"], "nowhere must be .* evaluation"),
+        (["radar", "nowhere", "--out=a.svg"], "nowhere must be .* evaluations; it is missing"),
     ],
 )
 def test_a_bad_argument_is_told_in_one_line(words, said, capsys, tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ BROKEN = {
 }
 SAID = {
     "crash": "ended with status 3 at batch 0; the end of its stderr: no CUDA; images: ",
-    "at once": "ended with status 1 before its first line; the end of its stderr: no torch$",
+    "at once": "ended with status 1 before its first line; the end of its stderr: no torch. Run it",
     "hang": "did not answer for 0.2 s at batch 0; its stderr is empty; images: ",
     "deaf": "did not answer for 0.2 s at batch 0",
     "count": "must answer batch 0 with 3 scores; it gave 1;",

@@ -1,12 +1,14 @@
 """Evaluating folders of images: layouts, what is refused, resuming, and the files that result."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
 import pytest
 
-from miro_jax.evaluate.suites import find, manifest
+from miro_jax import __main__ as entry
+from miro_jax.evaluate.suites import find, manifest, table
 from tests.scoring import file_bytes, grey
 from tests.suites import Bright, contents, evaluate, shade, small_suite, write_geneval
 
@@ -97,19 +99,28 @@ def test_foreign_prompts_surplus_images_and_damage_are_refused_by_name(folder, t
         evaluate(folder, suite, tmp_path / "out")
     extra.unlink()
     (folder / "00001" / "samples" / "0001.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="1 are not, the first is 00001/samples/0001.png"):
+    with pytest.raises(ValueError, match="1 is not, the first is 00001/samples/0001.png"):
         evaluate(folder, suite, tmp_path / "out")
     made = evaluate(folder, suite, tmp_path / "out", partial=True)
     (failed,) = made.manifest["result"]["failed"]
     assert failed["cause"].startswith("not an image") and len(made.rows) == 11
-    with pytest.raises(ValueError, match="1 are not, the first is 00001/samples/0001.png"):
+    with pytest.raises(ValueError, match="1 is not, the first is 00001/samples/0001.png"):
         evaluate(folder, suite, tmp_path / "out")
+
+
+def test_features_and_reference_are_looked_for_before_images_are_judged(folder, tmp_path):
+    suite, out = small_suite(judge=Stops()), tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="'nope' is no existing folder, and no hub id"):
+        evaluate(folder, suite, out, features="nope")
+    with pytest.raises(FileNotFoundError, match="--reference must be a folder.*there is no coco"):
+        evaluate(folder, suite, out, features="owner/name", reference="coco")
+    assert not out.exists()
 
 
 def test_a_folder_without_prompts_asks_for_captions(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(file_bytes(grey(3)))
-    with pytest.raises(ValueError, match="1 have none, the first is a.png. Give.*--captions"):
+    with pytest.raises(ValueError, match="1 has none, the first is a.png. Give.*--captions"):
         evaluate(tmp_path / "in", small_suite(), tmp_path / "out")
 
 
@@ -128,6 +139,21 @@ def test_rows_of_captions_that_are_of_no_image_are_counted(tmp_path, capsys):
         err = capsys.readouterr().err
         assert len(found.images) == 2 and said.format(table) in err
         assert err.count("\n") == bool(more) and ("the first is 'c.png'" in err) == bool(more)
+
+
+def test_options_of_a_judge_are_wrong_before_it_is_opened(folder, tmp_path, capsys, monkeypatch):
+    def check(options):
+        if options:
+            raise ValueError(f"no option {next(iter(options))}")
+
+    suite = dataclasses.replace(small_suite(), check_judge=check)
+    monkeypatch.setattr(table, "SUITES", {"small": lambda: suite})
+    words = ["evaluate", str(folder), "--suite=small", f"--out={tmp_path / 'out'}"]
+    assert entry.main([*words, "--judge", "x=1"]) == 2
+    assert "error: no option x" in capsys.readouterr().err
+    assert entry.main([*words, "--judge", "x=1", "--no-judge", "--rewards=sharpness"]) == 2
+    assert not (tmp_path / "out").exists()
+    assert entry.main(words) == 0
 
 
 class Stops(Bright):

@@ -123,6 +123,23 @@ def test_an_unknown_judge_shares_no_column(made):
     assert field == "judge.name"
 
 
+def test_nothing_to_compare_is_said_once_with_the_remedy(made, tmp_path, capsys):
+    groups = json.loads(json.dumps(made[0].manifest))
+    for field, other in (("benchmark", {"name": "large@1"}), ("result", {"metrics": {}})):
+        changed = groups | {field: groups[field] | other}
+        (tmp_path / field).mkdir()
+        (tmp_path / field / manifest.NAME).write_bytes(manifest.dump(changed))
+        assert entry.main(["compare", str(made[0].folder), str(tmp_path / field)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert (
+        "may not share a column: " in first
+        and "benchmark.name: small@1 and large@1. --force" in first
+    )
+    assert first.count("benchmark.name") == 1
+    assert f"must have a metric in common; {made[0].folder} has overall, correct_images" in second
+    assert second.endswith(f"; {tmp_path / 'result'} has none.")
+
+
 def test_other_prompts_may_share_a_column_and_no_difference(made, tmp_path):
     first, *_ = made
     shorter = small_suite(38)

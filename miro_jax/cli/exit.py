@@ -149,7 +149,7 @@ def fail(
         if log is None and os.environ.get(_TRACEBACK, "0") not in ("", "0"):
             traceback.print_exception(error)
         elif log is None and isinstance(error, RewardFailed):
-            error = f"{error} {_TRACEBACK}=1 shows the traceback."
+            error = f"{str(error).rstrip('.')}. {_TRACEBACK}=1 shows the traceback."
     error = text or error
     if isinstance(error, Exception) and is_full_disk(error):
         where = getattr(error, "filename", None)

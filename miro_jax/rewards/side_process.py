@@ -230,7 +230,9 @@ class Scorer:
         self._readers[1].join(_LAST_SECONDS)
         tail = printable(" ".join("".join(self._tail).split()))
         shown = f"the end of its stderr: {tail}" if tail else "its stderr is empty"
-        return ScorerFailed(f"The scorer {self._name} {what}; {shown}")
+        failed = ScorerFailed(f"The scorer {self._name} {what}; {shown}")
+        failed.remedy = "Run it by hand and mend it; docs/add_a_reward.md has its protocol."
+        return failed
 
 
 def _is_finite(value: Any) -> bool:

@@ -106,9 +106,10 @@ def read_source(word: str) -> Source:
     for pattern in ("", "*/", "*/*/", "evals/*/", "evals/*/*/"):  # the last two of a run
         found = found or sorted(one.parent for one in folder.glob(pattern + manifest.NAME))
     if not found:
+        what = f"it has no {manifest.NAME}" if folder.exists() else "it is missing"
         raise FileNotFoundError(
-            f"{path} must be an evaluation, or a folder of evaluations; it has no "
-            f"{manifest.NAME}. `miro-jax evaluate WHAT --suite=NAME` writes one."
+            f"{path} must be an evaluation, or a folder of evaluations; {what}. `miro-jax evaluate "
+            "WHAT --suite=NAME` writes one."
         )
     evaluations = sorted(map(manifest.read, found), key=lambda one: step_of(one) or 0)
     return Source(label if equals else folder.name, path, None, tuple(evaluations))

@@ -85,6 +85,7 @@ class Suite:
       rewards: that are scored where none are named.
       open_judge: options -> the judge; None where rewards are all that is measured. Options are
         those of `--judge KEY=VALUE`, such as folders of weights; an unknown one is a ValueError.
+      check_judge: raises what is wrong with options, before anything is loaded.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Suite:
     estimator: str = PROMPTS
     rewards: tuple[str, ...] = ()
     open_judge: Callable[[Mapping[str, str]], Judge] | None = None
+    check_judge: Callable[[Mapping[str, str]], object] | None = None
 
     def __post_init__(self):
         keys = [prompt.key for prompt in self.prompts]
@@ -112,7 +114,7 @@ class Suite:
 
     def without_judge(self) -> "Suite":
         """Return the suite with rewards as all that is measured."""
-        return dataclasses.replace(self, score="", open_judge=None)
+        return dataclasses.replace(self, score="", open_judge=None, check_judge=None)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the prompts: the group `benchmark` of a manifest."""

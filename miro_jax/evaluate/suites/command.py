@@ -91,8 +91,9 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
         home = (home if is_stored else path / EVALS) / f"step-{step:06d}"
     else:
         suite = suites.table.make_suite(settings.suite)
-    suites.run.choose(suite, settings)
+    chosen, _ = suites.run.choose(suite, settings)
     out = Path(settings.out or home / suite.name).expanduser()
+    suites.run.check_judge(chosen, settings, out)
     per_prompt = settings.images_per_prompt or suite.samples_per_prompt
     given = settings.what, suite, per_prompt, flags, out / suites.sampling.IMAGES, step
     return suites.work.Planned(suite, settings, out, sampling=suites.sampling.plan(*given))
@@ -108,7 +109,8 @@ def _plan_watch(settings: Settings, words: list[str]) -> Any:
         )
     last = evaluate.command.read_config(path).train.num_steps
     suite = suites.table.make_suite(settings.suite, path)
-    suites.run.choose(suite, settings)
+    chosen, _ = suites.run.choose(suite, settings)
+    suites.run.check_judge(chosen, settings)
 
     def work(step: int) -> str:
         flags = make_parser().read(words)  # planning writes the defaults of the run into them

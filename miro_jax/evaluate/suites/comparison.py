@@ -50,7 +50,7 @@ def compare(
         ]
         rows += [_row(evaluations, metric, tag, marked) for tag in ("", *tags)]
     if not rows:
-        raise UsageError("; ".join(notes) or "the evaluations have no metric in common.")
+        raise UsageError(_why_nothing(evaluations, metrics or shared))
     found = [one for row in rows for one in row["differences"] if one]
     for one, p in zip(found, clustered.holm([one["p"] for one in found]), strict=True):
         one["p_holm"] = p
@@ -82,6 +82,19 @@ def _check(
         if why := identity.why_no_difference(evaluations[0], one):
             notes.append(f"no difference to {one.name}: {identity.describe(why)}")
     return notes, marked
+
+
+def _why_nothing(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> str:
+    """Say why no metric can be compared."""
+    for one in evaluations[1:]:
+        for metric in metrics:
+            if why := identity.why_no_column(evaluations[0], one, metric):
+                return (
+                    f"numbers of {evaluations[0].name} and of {one.name} may not share a column: "
+                    f"{identity.describe(why)}. --force shows them with a mark."
+                )
+    listed = "; ".join(f"{one.name} has {', '.join(one.metrics) or 'none'}" for one in evaluations)
+    return f"the evaluations must have a metric in common; {listed}."
 
 
 def _have_tag(evaluations: Sequence[Evaluation], tag: str, metric: str) -> bool:

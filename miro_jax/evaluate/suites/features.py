@@ -31,6 +31,7 @@ from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate import diversity
 from miro_jax.evaluate.suites.measure import describe
 from miro_jax.evaluate.suites.settings import MODEL
+from miro_jax.pretrained.weights import hub
 from miro_jax.report.clustered import PROMPTS, cluster
 from miro_jax.rewards.clip_family import SharedTowers, Vision, load_vision
 
@@ -47,6 +48,21 @@ def open_model(weights: str = MODEL) -> Vision:
       OSError, ValueError: it cannot be had, or is no CLIP.
     """
     return load_vision(weights, "model", SharedTowers(), dtype="float32")
+
+
+def check(weights: str | None, reference: str | None) -> None:
+    """Check what can be checked of a model and a reference before either is read.
+
+    Raises:
+      FileNotFoundError: the model is neither a folder nor a hub id, or there is no reference.
+    """
+    if weights is not None:
+        hub.open(weights)
+    if reference is not None and not Path(reference).expanduser().exists():
+        raise FileNotFoundError(
+            "--reference must be a folder of images, or the features.safetensors of another "
+            f"evaluation; there is no {reference}."
+        )
 
 
 def encode(model: Vision, files: Sequence[Callable[[], bytes]]) -> np.ndarray:

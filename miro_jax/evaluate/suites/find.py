@@ -234,14 +234,15 @@ def _list_geneval(what: str, folders: Sequence[str], suite: Suite) -> Iterator[F
 
 
 def _describe_foreign(what: str, suite: Suite, foreign: Sequence[File]) -> str:
-    first = foreign[0]
+    first, number = foreign[0], len(foreign)
+    have = "has" if number == 1 else "have"
     if first.text is None:
         return (
-            f"{what} must give each image its prompt; {len(foreign)} have none, the first is "
+            f"{what} must give each image its prompt; {number} {have} none, the first is "
             f"{first.name}. Give a table of paths and prompts with --captions."
         )
     return (
-        f"{what} must hold images of the prompts of {suite.name}; {len(foreign)} have other "
+        f"{what} must hold images of the prompts of {suite.name}; {number} {have} other "
         f"prompts, the first is {first.name} of {first.text[:60]!r}. Rewritten prompts are another "
         "benchmark: give them as a prompt file with --suite=FILE."
     )

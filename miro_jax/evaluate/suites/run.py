@@ -103,6 +103,7 @@ def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
         raise ValueError(
             f"--reference must come with --features, the model of both, such as {MODEL}."
         )
+    features.check(settings.features, settings.reference)
     if settings.judge and suite.open_judge is None:
         raise ValueError(f"--judge must be given for a suite with a judge; {suite.name} has none.")
     return suite, rewards
@@ -124,7 +125,15 @@ def make_job(suite: Suite, settings: Settings, folder: Path) -> Job:
     )
     job = Job(suite, found, settings, rewards, folder)
     job.claim.check(job.request)
+    check_judge(suite, settings, folder)
     return job
+
+
+def check_judge(suite: Suite, settings: Settings, folder: Path | None = None) -> None:
+    """Check the options of a suite's judge, unless `folder` holds the results already."""
+    is_done = folder is not None and (folder / manifest.NAME).is_file()
+    if suite.check_judge is not None and not is_done:
+        suite.check_judge(dict(settings.judge))
 
 
 def check_declared(declared: Sequence[tuple[str, str]]) -> None:
@@ -223,11 +232,11 @@ def _measure_diversity(
 
 def _check_failed(job: Job, failed: Sequence[Mapping[str, Any]]) -> None:
     if failed and not job.settings.partial:
-        first = failed[0]
+        first, are = failed[0], "is" if len(failed) == 1 else "are"
         raise ValueError(
-            f"Every image must be readable; {len(failed)} are not, the first is {first['file']} "
-            f"({first['cause']}). Sample them again, delete {job.folder / PARTS}, or evaluate what "
-            "can be read with --partial, which marks the result."
+            f"Every image must be readable; {len(failed)} {are} not, the first is "
+            f"{first['file']} ({first['cause']}). Sample them again, delete {job.folder / PARTS}, "
+            "or evaluate what can be read with --partial, which marks the result."
         )
 
 

@@ -45,6 +45,7 @@ def make_suite(
         score="correct",
         estimator=TAGS,
         open_judge=_open_judge,
+        check_judge=_open_judge,
     )
 
 

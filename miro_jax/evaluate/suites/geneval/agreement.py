@@ -51,12 +51,20 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"no file {path}. `miro-jax evaluate WHAT --suite=geneval` writes it."
         )
     lines = read_regular(path, MOST_BYTES).splitlines()
-    rows = [parse_json(line, f"line {n} of {path}", SCHEMA) for n, line in enumerate(lines, 1)]
+    rows = [_parse(line, f"line {n} of {path}") for n, line in enumerate(lines, 1)]
     if not rows:
         raise ValueError(f"{path} must hold verdicts of images; it is empty.")
     if twice := [key for key, count in collections.Counter(map(_key, rows)).items() if count > 1]:
         raise ValueError(f"{path} holds image {_name(twice[0])} twice.")
     return rows
+
+
+def _parse(line: bytes, name: str) -> dict[str, Any]:
+    try:
+        return parse_json(line, name, SCHEMA)
+    except ValueError as error:
+        text = "Verdicts are those of `miro-jax evaluate WHAT --suite=geneval`"
+        raise ValueError(f"{str(error).rstrip('.')}. {text}.") from error
 
 
 def compare(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:

@@ -76,9 +76,8 @@ def load(weights: str, padding: str = "zero", mesh: jax.sharding.Mesh | None = N
       FileNotFoundError: there is no such file.
       ValueError: the weights are not those of the network; each tensor that does not fit is named.
     """
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}.")
-    repository, stem = _find(weights)
+    check_padding(padding)
+    repository, stem = find(weights)
     path = repository.weights(stem)
     if path.suffix in hub.PICKLES:  # with a `meta` of whatever kinds mmdet had, which stay unread
         tensors = pickles.open_pickle(path, placeholders=True)
@@ -117,9 +116,23 @@ def by_class(found: instances.Instances) -> dict[str, np.ndarray]:
     return {name: np.array(own) for name, own in result.items()}
 
 
-def _find(weights: str) -> tuple[hub.Repository, str]:
-    """Return where weights are, and the name of their file."""
-    path = Path(weights)
+def check_padding(padding: str) -> None:
+    """Raise ValueError unless it is one of PADDINGS."""
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}.")
+
+
+def find(weights: str) -> tuple[hub.Repository, str]:
+    """Return where weights are, and the name of their file.
+
+    Raises:
+      FileNotFoundError: there is no such file. ValueError: a folder holds several.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix and not path.exists() and not hub.HUB_ID.fullmatch(weights):
+        raise FileNotFoundError(
+            f"the detector must be a file, a folder or a hub id; there is no file {weights}."
+        )
     if path.is_file():
         return hub.open(path.parent), path.name
     if path.is_dir() and (files := sorted(path.glob(f"{STEM}*.pth"))):

@@ -13,6 +13,7 @@ from miro_jax.evaluate.suites.base import SuitePrompt
 from miro_jax.evaluate.suites.geneval import colors, detector, rows, self_test, verdict
 from miro_jax.evaluate.suites.geneval.instances import Instances
 from miro_jax.evaluate.suites.geneval.prompts import Prompt, prompts
+from miro_jax.pretrained.weights import hub
 
 OPTIONS = {
     "detector": "OpenMMLab's .pth file of Mask2Former Swin-S, or Hugging Face's (another judge)",
@@ -94,13 +95,12 @@ class GenEvalJudge:
         return self._prompts[text]
 
 
-def open_judge(options: Mapping[str, str]) -> GenEvalJudge:
-    """Load the judge and check that it works; see OPTIONS.
+def check_options(options: Mapping[str, str]) -> None:
+    """Check options, see OPTIONS, as far as no weights are read.
 
     Raises:
-      ValueError: an unknown option, or no detector.
-      FileNotFoundError: weights are not there.
-      self_test.BrokenJudge: the detector does not work on this device.
+      ValueError: an unknown option, a bad value, or no detector.
+      FileNotFoundError: there is no such file.
     """
     if unknown := [name for name in options if name not in OPTIONS]:
         raise ValueError(
@@ -111,9 +111,24 @@ def open_judge(options: Mapping[str, str]) -> GenEvalJudge:
     level = options.get("self_test", self_test.SCENE)
     if level not in self_test.LEVELS:
         raise ValueError(f"self_test must be one of {', '.join(self_test.LEVELS)}; got {level!r}.")
-    classifier = colors.load(options.get("clip"), options.get("tokenizer"))
+    detector.check_padding(options.get("padding", detector.PADDINGS[0]))
+    detector.find(options["detector"])
+    for name in ("clip", "tokenizer"):
+        if name in options:
+            hub.open(options[name])
+
+
+def open_judge(options: Mapping[str, str]) -> GenEvalJudge:
+    """Load the judge and check that it works.
+
+    Raises:
+      ValueError, FileNotFoundError: see `check_options`; or weights are missing, or do not fit.
+      self_test.BrokenJudge: the detector does not work on this device.
+    """
+    check_options(options)
     found = detector.load(options["detector"], options.get("padding", detector.PADDINGS[0]))
-    self_test.run(found, level)
+    classifier = colors.load(options.get("clip"), options.get("tokenizer"))
+    self_test.run(found, options.get("self_test", self_test.SCENE))
     return GenEvalJudge(found, classifier)
 
 

@@ -17,7 +17,8 @@ def make_suite() -> Suite:
         SuitePrompt(f"{number:05d}", one.text, one.tag, metadata(one))
         for number, one in enumerate(prompts())
     )
-    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, open_judge=_open_judge)
+    judged = {"open_judge": _open_judge, "check_judge": _check_judge}
+    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, **judged)
 
 
 def metadata(prompt: Prompt) -> dict[str, list[dict]]:
@@ -34,3 +35,7 @@ def metadata(prompt: Prompt) -> dict[str, list[dict]]:
 def _open_judge(options: Mapping[str, str]) -> Judge:
     """Load the judge; see `judge.open_judge`."""
     return geneval.judge.open_judge(options)
+
+
+def _check_judge(options: Mapping[str, str]) -> None:
+    geneval.judge.check_options(options)
