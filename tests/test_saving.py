@@ -1,7 +1,9 @@
 """When a run is saved by time, which checkpoints are kept, and what --resume refuses."""
 
 import math
+import time
 
+import jax.numpy as jnp
 import pytest
 
 from miro_jax.cli import run_folder
@@ -116,3 +118,25 @@ def test_resume_says_whether_there_must_be_a_checkpoint(tmp_path):
         run_folder.open_folder(config, tmp_path / "a", "train", resume="never")
     with pytest.raises(ValueError, match="is for stages that train .*; got --stage=sample"):
         run_folder.open_folder(config, tmp_path / "a", "sample", resume="required")
+
+
+def test_what_saves_hold_up_is_less_than_a_twentieth_of_the_time_between_them(tmp_path):
+    """With the seconds that real saves of 32 MB take, and steps that take none but by the clock."""
+    clock, state = Clock(), {"params": {"w": jnp.ones((8, 1 << 20))}}
+    saves, shares, last = SaveClock(AUTO, 14_400.0, clock), [], clock.now
+    with Checkpoints(tmp_path, 1, Keep(1)) as checkpoints:
+        for step in range(1, 1000):
+            clock.now += 1.0
+            if saves.is_due():
+                begin = time.perf_counter()
+                assert checkpoints.save(step, state, DATA)
+                cost = time.perf_counter() - begin
+                clock.now += cost
+                text = saves.saved(cost)
+                shares.append(cost / (clock.now - last))
+                assert f"{100 * shares[-1]:.1f}% of the time since the last" in text
+                last = clock.now
+                if len(shares) > 16:
+                    break
+    assert 4 <= len(shares) <= 16 and max(shares[1:]) < 0.05
+    assert shares[0] < 0.2  # the first is due before its cost is known, and is compiled

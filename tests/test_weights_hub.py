@@ -110,6 +110,14 @@ def test_offline_it_fails_at_once_and_says_what_to_fetch(monkeypatch, switch):
     )
 
 
+@pytest.mark.parametrize(("value", "is_on"), [("1", 1), ("YES", 1), ("true", 1), ("0", 0), ("", 0),
+                                              ("False", 0), ("off", 0), ("no", 0)])  # fmt: skip
+def test_the_switch_is_read_as_that_of_the_hub(monkeypatch, value, is_on):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("MIRO_JAX_OFFLINE", value)
+    assert hub.is_offline() == bool(is_on)
+
+
 def test_without_a_network_it_fails_soon(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
@@ -257,6 +265,10 @@ def test_a_proxy_is_left_to_the_client_of_the_hub(monkeypatch, variable):
         hub.open("owner/model").path("config.json")
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
     assert str(hub.open("owner/model").path("config.json")) == "x" and asked
+    for none in ("127.0.0.1", "*", "localhost, 127.0.0.1:9"):  # no proxy for this hub
+        monkeypatch.setenv("no_proxy", none)
+        with pytest.raises(hub.UnreachableError):
+            hub.open("owner/model").path("config.json")
 
 
 def test_an_error_of_the_client_is_one_line_with_its_cause(monkeypatch):

@@ -355,14 +355,16 @@ def is_index(name: str) -> bool:
 
 def is_offline() -> bool:
     """Return whether fetching is switched off."""
-    return constants.HF_HUB_OFFLINE or os.environ.get("MIRO_JAX_OFFLINE", "0") not in ("", "0")
+    ours = os.environ.get("MIRO_JAX_OFFLINE", "").strip().lower()
+    return constants.HF_HUB_OFFLINE or ours not in ("", "0", "false", "no", "off")
 
 
 def _connect() -> None:
     """Raise ConnectionError soon where the hub cannot be reached: its client tries for 20 s."""
-    if set(urllib.request.getproxies()) - {"no"}:
-        return  # a proxy reaches what this machine cannot see; the client knows which and when
     parts = urlsplit(constants.ENDPOINT)
+    is_direct = urllib.request.proxy_bypass(parts.netloc)  # by NO_PROXY
+    if set(urllib.request.getproxies()) - {"no"} and not is_direct:
+        return  # a proxy reaches what this machine cannot see; the client knows which and when
     port = parts.port or (80 if parts.scheme == "http" else 443)
     failure: list[OSError] = [TimeoutError("no answer")]
 

@@ -61,7 +61,7 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
             entries, _ = safetensors.parse_header(file.read(length), size)
         except ValueError as error:
             remedy = "" if isinstance(error, safetensors.UnknownDtype) else " Fetch the file again."
-            raise ValueError(f"{path}: {error}{remedy}") from error
+            raise ValueError(f"{path}: {str(error).rstrip('.')}.{remedy}") from error
     return {
         key: Tensor(entry.shape, entry.dtype, partial(_read, path, entry, known), str(path))
         for key, entry in entries.items()
