@@ -72,6 +72,21 @@ def make_bucket():
         yield make
 
 
+@pytest.fixture(scope="session")
+def google():
+    """Google's store and what makes a bucket of it; see tests/gcs.py."""
+    from tests import gcs
+
+    with gcs.serve() as served:
+        yield served
+
+
+@pytest.fixture
+def make_gs_bucket(google):
+    """What makes a bucket of Google's store."""
+    return google[1]
+
+
 @pytest.fixture
 def no_flush(monkeypatch):
     """Waiting for a busy disk would make tests slow; test_shards checks that we flush."""

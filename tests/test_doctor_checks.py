@@ -123,8 +123,9 @@ def test_a_folder_takes_files_and_shares_our_clock(tmp_path):
     assert early.state == FAILED and "before the package was installed" in early.text
 
 
-def test_a_bucket_takes_files_and_tells_the_time(make_bucket):
-    url = f"{make_bucket()}/doctor"
+@pytest.mark.parametrize("make", ["make_bucket", "make_gs_bucket"])
+def test_a_bucket_takes_files_and_tells_the_time(request, make):
+    url = f"{request.getfixturevalue(make)()}/doctor"
     found = surroundings.store(url)
     assert [(f.name, f.state) for f in found] == [("store", OK), ("clock", OK)], found
     assert "within" in found[1].text and storage.open_folder(url).names() == []

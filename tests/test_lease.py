@@ -72,11 +72,14 @@ def kill(process):
     process.wait()
 
 
-@pytest.fixture(params=["disk", "disk without locks", pytest.param("s3", marks=pytest.mark.slow)])
+STORES = [pytest.param(make, marks=pytest.mark.slow) for make in ("make_bucket", "make_gs_bucket")]
+
+
+@pytest.fixture(params=["disk", "disk without locks", *STORES])
 def shared(request, tmp_path):
     """A place, and how its holders are started."""
-    if request.param == "s3":
-        return f"{request.getfixturevalue('make_bucket')()}/out", "locks"
+    if not request.param.startswith("disk"):
+        return f"{request.getfixturevalue(request.param)()}/out", "locks"
     return str(tmp_path / "out"), "no locks" if "without" in request.param else "locks"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import uuid
 
@@ -14,10 +15,10 @@ from miro_jax.data.storage.mirror import COMMIT, Mirror, local_folder, origin
 from tests import training
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", "make_bucket", "make_gs_bucket"])
 def store(request):
-    if request.param == "s3":
-        return storage.RemoteFolder(f"{request.getfixturevalue('make_bucket')()}/run")
+    if request.param != "memory":
+        return storage.RemoteFolder(f"{request.getfixturevalue(request.param)()}/run")
     return storage.RemoteFolder(f"memory://{uuid.uuid4().hex}/run")
 
 
@@ -358,6 +359,8 @@ def test_a_damaged_marker_counts_for_nothing(quick_store, tmp_path):
 
 
 def test_a_store_whose_package_is_missing_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     monkeypatch.setattr(storage.remote.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"gs://b/run cannot be opened.*'miro_jax\[gcs\]'"):
         storage.open_folder("gs://b/run")

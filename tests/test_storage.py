@@ -8,10 +8,11 @@ import pytest
 from miro_jax.data import storage
 
 
-@pytest.fixture(params=["disk", "file://", "memory://", "s3://"])
+@pytest.fixture(params=["disk", "file://", "memory://", "s3://", "gs://"])
 def place(request, tmp_path):
-    if request.param == "s3://":
-        return f"{request.getfixturevalue('make_bucket')()}/records"
+    if request.param in ("s3://", "gs://"):
+        make = {"s3://": "make_bucket", "gs://": "make_gs_bucket"}[request.param]
+        return f"{request.getfixturevalue(make)()}/records"
     if request.param == "disk":
         return str(tmp_path / "records")
     if request.param == "file://":

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
-import fsspec
-
 from miro_jax.data.regular_file import open_regular
+from miro_jax.data.storage.remote import open_url
 
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
@@ -39,7 +38,7 @@ def filesystem(path: str) -> tuple[Any, str]:
       ValueError: no such scheme, or its package is not installed.
     """
     try:
-        return fsspec.core.url_to_fs(path)
+        return open_url(path)
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"{path} must have a scheme that can be read here, such as gs://, s3:// or https://, "
