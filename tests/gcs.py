@@ -93,49 +93,57 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with store.lock:
                 if store.failures:
                     raise store.failures.pop(0)
-                self.route(store, url.path, dict(urllib.parse.parse_qsl(url.query)), body)
+                query = dict(urllib.parse.parse_qsl(url.query))
+                content, status, headers = self.route(store, url.path, query, body)
         except Refused as error:
-            self.answer({"error": {"code": error.status, "message": str(error)}}, error.status)
+            content = {"error": {"code": error.status, "message": str(error)}}
+            status, headers = error.status, {}
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": len(data)}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
 
     do_POST = do_DELETE = do_GET
 
     def route(self, store, path, query, body):
+        """Return what is answered, its status, and headers."""
+
         def match(verb, pattern):
             found = re.fullmatch(pattern, path) if self.command == verb else None
             return found and [*map(urllib.parse.unquote, found.groups())]
 
         if upload := store.uploads.get(query.get("upload_id")):
-            self.resume(store, query["upload_id"], *upload, body)
-        elif names := match("POST", f"/upload{OBJECTS}"):
-            self.upload(store, *names, query, body)
-        elif names := match("GET", f"/download{OBJECT}"):
-            self.answer_part(store.find(*names)[0])
-        elif names := match("GET", OBJECT):
-            self.answer(store.find(*names)[1])
-        elif names := match("DELETE", OBJECT):
+            return self.resume(store, query["upload_id"], *upload, body)
+        if names := match("POST", f"/upload{OBJECTS}"):
+            return self.upload(store, *names, query, body)
+        if names := match("GET", f"/download{OBJECT}"):
+            return self.part(store.find(*names)[0])
+        if names := match("GET", OBJECT):
+            return store.find(*names)[1], 200, {}
+        if names := match("DELETE", OBJECT):
             store.find(*names)
             del store.buckets[names[0]][names[1]]
-            self.answer(b"", 204)
-        elif names := match("GET", OBJECTS):
-            self.answer(store.list(*names, **query))
-        elif names := match("GET", BUCKET):
-            self.answer({"name": store.objects(*names) and names[0]})
-        else:
-            raise Refused(501, f"{self.command} {path} is not known here")
+            return b"", 204, {}
+        if names := match("GET", OBJECTS):
+            return store.list(*names, **query), 200, {}
+        if names := match("GET", BUCKET):
+            store.objects(*names)
+            return {"name": names[0]}, 200, {}
+        raise Refused(501, f"{self.command} {path} is not known here")
 
     def upload(self, store, bucket, query, body):
         wanted = query.get("ifGenerationMatch")
         if query["uploadType"] == "multipart":
             _, facts, data = body.split(b"\n\n", 2)
             name = json.loads(facts.partition(b"\n")[0])["name"]
-            data = data.rpartition(b"\n--")[0]
-            self.answer(store.insert(bucket, name, data, wanted))
-        else:
-            store.insert(bucket, query["name"], None, wanted)
-            number = uuid.uuid4().hex
-            store.uploads[number] = bucket, query["name"], wanted, bytearray()
-            here = f"http://{self.headers['Host']}{self.path}&upload_id={number}"
-            self.answer(b"", Location=here)
+            return store.insert(bucket, name, data.rpartition(b"\n--")[0], wanted), 200, {}
+        store.insert(bucket, query["name"], None, wanted)
+        number = uuid.uuid4().hex
+        store.uploads[number] = bucket, query["name"], wanted, bytearray()
+        here = f"http://{self.headers['Host']}{self.path}&upload_id={number}"
+        return b"", 200, {"Location": here}
 
     def resume(self, store, number, bucket, name, wanted, data, body):
         if self.command == "DELETE":
@@ -143,25 +151,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(499, "cancelled")
         data += body
         if len(data) < int(self.headers["Content-Range"].rpartition("/")[2]):
-            self.answer(b"", 308, Range=f"bytes=0-{len(data) - 1}")
-        else:
-            self.answer(store.insert(bucket, name, bytes(data), wanted))
-            del store.uploads[number]
+            return b"", 308, {"Range": f"bytes=0-{len(data) - 1}"}
+        facts = store.insert(bucket, name, bytes(data), wanted)
+        del store.uploads[number]
+        return facts, 200, {}
 
-    def answer_part(self, data):
+    def part(self, data):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        part = data[int(asked[1]) : int(asked[2] or len(data)) + 1] if asked else data
-        if asked and not part:
-            raise Refused(416, "The requested range cannot be satisfied.")
-        self.answer(part, 206 if asked else 200)
-
-    def answer(self, content, status=200, **headers):
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": len(data)}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+        if asked is None:
+            return data, 200, {}
+        if int(asked[1]) >= len(data):
+            raise Refused(416, "Request range not satisfiable")
+        return data[int(asked[1]) : int(asked[2] or len(data)) + 1], 206, {}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import fsspec
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from miro_jax.data.storage.remote import open_url
+
 
 @contextlib.contextmanager
 def serve():
@@ -40,7 +42,7 @@ def serve():
 
 def upload(folder, address):
     """Copy the files of a folder."""
-    system, root = fsspec.core.url_to_fs(address)
+    system, root = open_url(address)
     for path in folder.rglob("*"):
         if path.is_file():
             system.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
@@ -48,11 +50,11 @@ def upload(folder, address):
 
 def names(address):
     """The names of all objects below an address."""
-    system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    system, root = open_url(address, use_listings_cache=False)
     return [path[len(root) :].lstrip("/") for path in system.find(root)]
 
 
 def contents(address):
     """All objects below an address, by name."""
-    system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    system, root = open_url(address, use_listings_cache=False)
     return {name: system.cat_file(f"{root}/{name}") for name in names(address)}

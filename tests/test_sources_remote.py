@@ -10,16 +10,17 @@ from pyarrow import parquet
 from miro_jax.data.sources import open_source, reading
 from miro_jax.data.sources.images import BadImage
 from miro_jax.data.sources.listing import match_files
+from miro_jax.data.storage.remote import open_url
 from tests import stores
 from tests.builders.tiny_pairs import TinyPairs
 from tests.sources import jpeg, read, triple, write_tar
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", "make_bucket", "make_gs_bucket"])
 def remote(request, tmp_path):
     """A folder, and what copies it into a store and returns the address."""
     memory = f"memory://{tmp_path.name}"
-    address = memory if request.param == "memory" else request.getfixturevalue("make_bucket")()
+    address = memory if request.param == "memory" else request.getfixturevalue(request.param)()
 
     def upload():
         stores.upload(tmp_path, address)
@@ -84,7 +85,7 @@ def test_folders(remote):
     assert [s.caption for s in samples] == ["0", "a/x/3", "b/1", "b-c/2"]
     assert same("folder:{}?captions={}/c.csv", folder, address)[2].caption == "other"
     (lost,) = read(f"folder:{address}/b")
-    system, root = fsspec.core.url_to_fs(address)
+    system, root = open_url(address)
     system.rm(f"{root}/b/1.jpg")
     with pytest.raises(BadImage, match="missing image"):
         lost.read()

@@ -85,3 +85,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(folder, google):
 def test_a_bucket_that_is_not_there_is_named(google):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         storage.open_folder("gs://nowhere/run").write("x", b"1")
+
+
+def test_a_bucket_is_not_asked_by_grpc_for_its_zone(folder):
+    assert type(folder._system).__module__ == "gcsfs.core"  # the other one waits for a minute

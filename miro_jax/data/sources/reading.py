@@ -47,6 +47,42 @@ def filesystem(path: str) -> tuple[Any, str]:
         ) from error
 
 
+class _ToItsEnd(io.RawIOBase):
+    """A file in a store, of which nothing beyond its end is requested.
+
+    gcsfs cuts a large request into several: where one of them begins behind the end, Google's store
+    refuses it, and gcsfs takes that for the end of the file at the place where it was read.
+    """
+
+    def __init__(self, file: Any):
+        self._file, self._size = file, getattr(file, "size", None)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        length = len(buffer)
+        if self._size is not None:
+            length = max(min(length, self._size - self._file.tell()), 0)
+        data = self._file.read(length)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
     """Open a file for reading bytes, from its beginning on.
 
@@ -61,8 +97,8 @@ def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
         system, inside = filesystem(path)
         # The caches of the file systems learn from what is read, and here that is often the 512
         # bytes of a header, which would become requests of their own.
-        file = system.open(inside, "rb", cache_type="none")
-        return file if seeks else io.BufferedReader(file, _REMOTE_BLOCK_BYTES)
+        file = _ToItsEnd(system.open(inside, "rb", cache_type="none"))
+        return io.BufferedReader(file, 1 if seeks else _REMOTE_BLOCK_BYTES)
     file = open_regular(path)
     if os.fstat(file.fileno()).st_size:
         return file
