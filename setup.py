@@ -63,6 +63,7 @@ EXTRAS = {
         "einops",
         "flask",
         "flask-cors",
+        "gcsfs",
         "importlib_resources",
         "ipykernel",
         "ipywidgets",

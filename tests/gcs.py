@@ -53,7 +53,7 @@ class Store:
         if wanted is not None and (there[1]["generation"] if there else "0") != wanted:
             raise Refused(412, "At least one of the pre-conditions you specified did not hold.")
         if data is not None:
-            now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             facts = {"bucket": bucket, "name": name, "size": str(len(data)), "updated": now}
             facts |= {"generation": str(next(self.generations)), "timeCreated": now}
             self.buckets[bucket][name] = data, facts

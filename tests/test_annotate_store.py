@@ -72,6 +72,14 @@ def test_a_store_gets_the_bytes_that_a_disk_gets(bucket, whole, monkeypatch):
 
 
 @pytest.mark.slow
+def test_google_s_store_gets_the_bytes_that_a_disk_gets(make_gs_bucket, source, whole):
+    bucket = make_gs_bucket()
+    stores.upload(source, f"{bucket}/source")
+    assert annotate.main(arguments(f"{bucket}/source", f"{bucket}/out")) == 0
+    assert stores.contents(f"{bucket}/out") == whole
+
+
+@pytest.mark.slow
 def test_workers_in_a_store_killed_at_random_moments_end_like_an_uninterrupted_run(bucket, whole):
     rng, killed = random.Random(1), 0
     given = arguments(f"{bucket}/source", f"{bucket}/out")

@@ -1,6 +1,7 @@
 """Google's store, by gcsfs: who gets a name, uploads in parts, long listings, refusals."""
 
 import concurrent.futures
+import sys
 import threading
 
 import pytest
@@ -89,3 +90,11 @@ def test_a_bucket_that_is_not_there_is_named(google):
 
 def test_a_bucket_is_not_asked_by_grpc_for_its_zone(folder):
     assert type(folder._system).__module__ == "gcsfs.core"  # the other one waits for a minute
+
+
+def test_a_store_whose_package_is_missing_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
+    monkeypatch.setattr(storage.remote.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"gs://b/run cannot be opened.*'miro_jax\[gcs\]'"):
+        storage.open_folder("gs://b/run")
