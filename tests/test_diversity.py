@@ -149,7 +149,9 @@ def test_a_reference_is_a_folder_or_features_of_the_same_model(tmp_path):
 
 
 def test_an_evaluation_reports_diversity_beside_its_score(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "open_model", lambda weights: Colors(name=f"clip-{weights[5:]}-f"))
+    monkeypatch.setattr(
+        features, "open_model", lambda weights: Colors(name=f"clip-{weights[5:]}-f")
+    )
     write_geneval(tmp_path / "images", small_suite())
     options = {"what": str(tmp_path / "images"), "suite": "small", "features": "some/tiny"}
     results = [tmp_path / "first", tmp_path / "second"]

@@ -163,8 +163,14 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["--prompts-file=p.jsonl"], "level of 'beauty' must be .*got 1.5"),
         (["--prompt=a", "--seed=-1"], "--seed: must be at least 0; got '-1'"),
         (["--prompt=a", "--seed=4294967296"], "--seed: must be at most 4294967295"),
-        (["--prompt=a", "--out=file/o"], "file/o must be a folder that can be written"),
-        (["--prompt=a", "--out=/proc/o"], "/proc/o must be a folder that can be written"),
+        (
+            ["--prompt=a", "--out=file/o"],
+            "file/o must be a folder that can be written; got: .*file must be a folder; it is a file. Give another",
+        ),
+        (
+            ["--prompt=a", "--out=/proc/o"],
+            "/proc/o must be a folder that can be written; got: No such file or directory. Give",
+        ),
         (["--prompt=a", "--stpes=3"], "unknown argument '--stpes=3'; did you mean --steps"),
         (["--num-inference-steps=3"], "'--num-inference-steps=3'; did you mean --steps"),
         (["--num_images_per_prompt=3"], "did you mean --images"),

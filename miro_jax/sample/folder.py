@@ -176,8 +176,10 @@ def check_writable(path: Path | str) -> None:
     try:
         storage.check_writable(existing)
     except (PermissionError, NotADirectoryError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise PermissionError(
-            f"{path} must be a folder that can be written; got: {error.__cause__ or error}"
+            f"{path} must be a folder that can be written; got: "
+            f"{str(cause.strerror or cause).rstrip('.')}. Give another one."
         ) from error
 
 
