@@ -165,7 +165,7 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["--prompt=a", "--seed=4294967296"], "--seed: must be at most 4294967295"),
         (
             ["--prompt=a", "--out=file/o"],
-            "file/o must be a folder that can be written; got: .*file must be a folder; it is a file. Give another",
+            "file/o must be a folder that can be written; got: .*it is a file. Give another one.",
         ),
         (
             ["--prompt=a", "--out=/proc/o"],
