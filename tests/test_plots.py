@@ -60,6 +60,7 @@ def test_of_the_papers_radars_one_value_lies_outside_and_is_drawn_there():
     assert len(figure.warnings) == 1
     assert "ImageReward of MIRO, synthetic captions, 1.1137" in figure.warnings[0]
     assert "r = 5.06" in figure.warnings[0] and figure.warnings[0] in figure.svg()
+    assert figure.svg().count('<g class="point a">') == 1 + 2  # in the legend and in both radars
     rewards = [row["r"] for row in figure.rows if row["x"] == "image_reward"]
     assert max(rewards) == pytest.approx(5 * 1.11368 / 1.1)
     corner = re.findall(r'<polygon class="series d" points="([^"]+)"', figure.svg())[0].split()
@@ -78,12 +79,16 @@ def test_test_time_scaling_counts_strictly():
     matches = curves.test_time(PAPER).numbers["matches"]
     needs = {name: one["MIRO"]["needs"] for name, one in matches.items()}
     assert needs == {"aesthetic": 1, "hpsv2": 1, "image_reward": 16, "pick_score": 8}
+    lines = {line for panel in curves.test_time(PAPER).panels for line in panel.lines}
+    assert "8 samples of MIRO reach the best of 128 of baseline" in lines
+    assert "1 sample of MIRO reaches the best of 128 of baseline" in lines
 
 
 def test_bars_print_how_operations_are_counted():
     figure = bars.bars(PAPER)
     assert bars.OWN_TFLOP == pytest.approx(16.76)
     assert "two operations a multiply-add, in both branches" in figure.warnings[0]
+    assert "with a dagger: aesthetic target 0.625" in figure.reading
     ratio = figure.numbers["ratios"]["tflop of FLUX-dev over MIRO's, as printed"]
     assert ratio == pytest.approx(370.2, abs=0.05)
 

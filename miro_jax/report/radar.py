@@ -30,6 +30,7 @@ def radar(
     lines: Mapping[str, Sequence[float]],
     alt: str,
     rings: Sequence[float] = (INNER, 1.0),
+    markers: Mapping[str, str] | None = None,
 ) -> Markup:
     """Draw a radar.
 
@@ -37,7 +38,7 @@ def radar(
       names: of the axes, clockwise from the top; may have several lines.
       lines: class of the style sheet -> a radius for each axis, 1 at the outer ring.
       alt: what it shows, in words.
-      rings: radii that are drawn.
+      rings: radii that are drawn. markers: class -> marker of its corners, see `Chart.points`.
     """
     angles = [2 * math.pi * i / len(names) for i in range(len(names))]
 
@@ -55,4 +56,5 @@ def radar(
         texts = name.replace("_", " ").split("\n")
         up = _LINE * (len(texts) - 1) * (1 + math.cos(angle)) / 2  # away from the outer ring
         labels += [(text, x, y - up + _LINE * i, anchor) for i, text in enumerate(texts)]
-    return page.draw("radar", circles, [at(1.0, a) for a in angles], shapes, labels, alt)
+    ends = [at(1.0, a) for a in angles]
+    return page.draw("radar", circles, ends, shapes, labels, alt, markers or {})

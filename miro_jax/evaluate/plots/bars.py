@@ -22,6 +22,10 @@ CONVENTION = (
     "operations a multiply-add, in both branches of guidance, an image of MIRO takes "
     f"{OWN_TFLOP:.1f} TFLOP; other models' numbers are quoted as they are."
 )
+READING = (
+    "Longer is better above; shorter is cheaper below, on logarithmic axes. MIRO is blue, and dark "
+    "in grey."
+)
 # measure -> heading, largest value of the axis, smallest of a logarithmic one
 PANELS = {
     "geneval": ("GenEval, %", 80.0, None),
@@ -39,9 +43,13 @@ def bars(sources: Sequence[Source]) -> Figure:
       ValueError: there is no model.
     """
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     facts.check_alike([one for source in sources for one in source.evaluations])
     for source in sources:
-        rows += (source.section("bars") or {}).get("models", [])
+        section = source.section("bars") or {}
+        rows += section.get("models", [])
+        if note := section.get("note"):
+            notes.append(f"{note[0].upper()}{note[1:]}.")
         if source.evaluations:
             values = {name: v for one in source.latest for name, v in facts.values(one).items()}
             parameters = source.latest[-1].manifest["model"].get("parameters")
@@ -68,7 +76,7 @@ def bars(sources: Sequence[Source]) -> Figure:
     return Figure(
         "bars",
         "MIRO beside other models",
-        "Longer is better above; shorter is cheaper below, on logarithmic axes. Dark: MIRO.",
+        " ".join((READING, *notes)),
         panels,
         {},
         points,

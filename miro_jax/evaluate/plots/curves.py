@@ -218,8 +218,7 @@ def test_time(sources: Sequence[Source]) -> Figure:
                 "needs": need if reached else None,
                 "log2_interpolated": float(between) if reached else None,
             }
-            told = f"{need:g} of {model} reach" if reached else f"{ns[-1]:g} of {model} stay below"
-            lines.append(f"{told} the best of {base_ns[-1]:g} of {base}")
+            lines.append(_match(model, base, need if reached else None, ns[-1], base_ns[-1]))
             if reached and need < base_ns[-1]:
                 chart.arrow(best, float(base_ns[-1]), need)
         numbers[name] = found
@@ -236,6 +235,14 @@ def test_time(sources: Sequence[Source]) -> Figure:
         rows,
         {"matches": numbers},
     )
+
+
+def _match(model: str, base: str, need: float | None, most: float, of_base: float) -> str:
+    """Write how many samples of a model are as good as the best of a baseline's."""
+    count = most if need is None else need
+    samples = f"{count:g} {'sample' if count == 1 else 'samples'} of {model}"
+    told = "stay below" if need is None else "reaches" if count == 1 else "reach"
+    return f"{samples} {told} the best of {of_base:g} of {base}"
 
 
 def _read_test_time(sources: Sequence[Source]) -> Curves:
@@ -312,7 +319,8 @@ def _sweep_panel(
     reward: str, targets: list[float], name: str, rows: np.ndarray
 ) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
     """Draw one measure by the target, its maximum marked."""
-    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(rows[0], measure(name).label))
+    unit = "share, %" if measure(name).label.endswith("%") else "mean score"  # name: the heading
+    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(rows[0], unit))
     points = draw_curve(chart, "a", measure(name).label, np.array(targets), rows)
     best = int(rows[0].argmax())
     value, top = float(rows[0, best]), chart.y.high

@@ -47,7 +47,7 @@ SCHEMA = {
     "geneval?": _MODELS,
     "synthetic?": {"rewards": _MODELS, "geneval": _MODELS},
     "sweep?": {"reward": str, "targets": [float], "columns": {str: [float]}},
-    "bars?": {"models": [{"model": str}]},
+    "bars?": {"models": [{"model": str}], "note?": str},
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from miro_jax.evaluate.plots import facts
 from miro_jax.evaluate.plots.facts import Source, measure
-from miro_jax.evaluate.plots.figure import KINDS, Figure, Panel, legend_of
+from miro_jax.evaluate.plots.figure import KINDS, MARKERS, Figure, Panel, legend_of
 from miro_jax.report.page import format_number
 from miro_jax.report.radar import INNER, Spoke, radar
 
@@ -153,7 +153,8 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
             f"{model}: " + ", ".join(f"{a} {row[a]['mean']:.4g}" for a in table.axes)
             for model, row in table.models.items()
         )
-        drawing = radar(names, lines, f"Radar of {table.heading}. {alt}.", RINGS)
+        markers = {f"series {kind}": shape for kind, shape in MARKERS.items()}
+        drawing = radar(names, lines, f"Radar of {table.heading}. {alt}.", RINGS, markers)
         panels.append(Panel(table.heading, drawing))
         numbers[table.heading] = {
             "axes": {s.name: [s.low, s.high] for s in spokes},
