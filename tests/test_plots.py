@@ -167,15 +167,35 @@ def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_pa
         radars.geneval(sources)
 
 
+def test_intervals_stay_inside_their_axes(tmp_path):
+    rng = np.random.default_rng(3)
+    for model, step in itertools.product(("base", "mine"), (10, 20)):
+        right, scores = rng.random((4, 3)) < 0.5, rng.normal(0, 1, (4, 3))
+        targets = {"aesthetic": step / 20}
+        folder = tmp_path / model / f"{step}"
+        write_evaluation(folder, {"aesthetic@1": scores}, step, targets, right, "geneval@1")
+    sources = [read_source(f"{name}={tmp_path / name}") for name in ("base", "mine")]
+    drawn = [curves.convergence(sources), curves.test_time(sources), curves.sweep(sources[:1])]
+    for figure in drawn:
+        bars = [
+            float(y)
+            for panel in figure.panels
+            for pair in re.findall(r'</title><line x1="[^"]+" y1="([^"]+)" x2="[^"]+" y2="([^"]+)"',
+                                   panel.drawing)
+            for y in pair
+        ]  # fmt: skip
+        assert len(bars) > 4 and min(bars) >= 26 and max(bars) <= 250 - 36, figure.name
+
+
 def test_the_best_of_n_of_an_evaluation_is_exact(tmp_path):
-    scores = np.random.default_rng(1).normal(size=(9, 4))
+    scores = np.random.default_rng(1).normal(size=(9, 8))
     write_evaluation(tmp_path / "a", {"aesthetic@1": scores})
     figure = curves.test_time([read_source(str(tmp_path / "a"))])
     two = np.mean(
-        [scores[:, list(pair)].max(axis=1) for pair in itertools.combinations(range(4), 2)]
+        [scores[:, list(pair)].max(axis=1) for pair in itertools.combinations(range(8), 2)]
     )
     values = {row["x"]: row["value"] for row in figure.rows}
-    assert set(values) == {1, 2, 4} and values[2] == pytest.approx(two, abs=1e-12)
+    assert set(values) == {1, 2, 4, 8} and values[2] == pytest.approx(two, abs=1e-12)
 
 
 def test_a_sweep_of_evaluations_says_how_sure_its_maximum_is(tmp_path):

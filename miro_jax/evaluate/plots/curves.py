@@ -26,11 +26,21 @@ def series(x: float, value: float, low: float, high: float, **more: Any) -> dict
     return {**more, "x": x, "value": value, "low": low, "high": high}
 
 
+def interval(rows: np.ndarray) -> np.ndarray:
+    """Return the ends [2, T] of the intervals of a curve [1 + B, T]; the curve where B is 0."""
+    return np.percentile(rows[1:], (LOW, HIGH), axis=0) if len(rows) > 1 else rows[[0, 0]]
+
+
+def extent(*curves: np.ndarray) -> list[float]:
+    """Return all that an axis must hold: the values of curves [1 + B, T] and their intervals."""
+    return [float(v) for rows in curves for part in (rows[:1], interval(rows)) for v in part.flat]
+
+
 def draw_curve(
     chart: Chart, kind: str, label: str, xs: np.ndarray, rows: np.ndarray
 ) -> list[dict[str, Any]]:
     """Draw a curve [1 + B, T] with intervals where B > 0; return its points for the table."""
-    low, high = np.percentile(rows[1:], (LOW, HIGH), axis=0) if len(rows) > 1 else (rows[0],) * 2
+    low, high = interval(rows)
     points = [
         {"mean": float(v), "low": float(a), "high": float(b)}
         for v, a, b in zip(rows[0], low, high, strict=True)
@@ -123,8 +133,8 @@ def _convergence_panel(
     name: str, one: Mapping[str, tuple[np.ndarray, np.ndarray]], kinds: Mapping[str, str]
 ) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
     every = [x for xs, _ in one.values() for x in xs]
-    low = [v for _, rows in one.values() for v in rows[0]]
-    chart = Chart(fit_axis([0, *every], "training step", zero=True), fit_axis(low, "mean score"))
+    up = fit_axis(extent(*(rows for _, rows in one.values())), "mean score")
+    chart = Chart(fit_axis([0, *every], "training step", zero=True), up)
     (base, (base_steps, base_rows)), *others = one.items()
     final, last = float(base_rows[0, -1]), float(base_steps[-1])
     chart.level(final, "ideal")
@@ -202,7 +212,8 @@ def test_time(sources: Sequence[Source]) -> Figure:
         most = max(ends)
         ticks = tuple(2.0**k for k in range(int(math.log2(most)) + 1))
         across = Axis(1, max(most, 2), ticks, "candidates n, log scale", log=True)
-        chart = Chart(across, fit_axis([v for _, r in one.values() for v in r[0]], "expected best"))
+        up = fit_axis(extent(*(rows for _, rows in one.values())), "expected best")
+        chart = Chart(across, up)
         for model, (ns, values) in one.items():
             points = draw_curve(chart, kinds[model], model, ns, values)
             rows += [{"panel": name, **point} for point in points]
@@ -320,7 +331,7 @@ def _sweep_panel(
 ) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
     """Draw one measure by the target, its maximum marked."""
     unit = "share, %" if measure(name).label.endswith("%") else "mean score"  # name: the heading
-    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(rows[0], unit))
+    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(extent(rows), unit))
     points = draw_curve(chart, "a", measure(name).label, np.array(targets), rows)
     best = int(rows[0].argmax())
     value, top = float(rows[0, best]), chart.y.high

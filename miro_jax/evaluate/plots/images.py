@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.regular_file import open_regular, read_regular
-from miro_jax.evaluate.plots.curves import draw_curve
+from miro_jax.evaluate.plots.curves import draw_curve, extent
 from miro_jax.evaluate.plots.facts import Source
 from miro_jax.evaluate.plots.figure import Figure, Panel
 from miro_jax.report import page
@@ -207,7 +207,7 @@ def _curve(
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(scores), (_RESAMPLES, len(scores)))
     rows = np.concatenate([scores.mean(axis=0)[None], scores[drawn].mean(axis=1)])
-    chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(rows[0], "mean score"))
+    chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(extent(rows), "mean score"))
     points = draw_curve(chart, "a", judge, us, rows)
     slope = rank_correlation(us, rows[0])
     told = "constant" if slope is None else f"rank correlation with u {slope:+.2f}"
