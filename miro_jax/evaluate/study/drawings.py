@@ -25,7 +25,7 @@ def _faster(claim: Faster) -> dict[str, Markup]:
 
 def _curves(steps: Sequence[int], name: str, one: Speedup) -> Markup:
     """Draw both curves of one axis with the baseline's final value."""
-    values = [v["mean"] for v in (*one.baseline, *one.miro)]
+    values = [v[end] for v in (*one.baseline, *one.miro) for end in ("mean", "low", "high")]
     chart = Chart(
         fit_axis([0, *steps], "updates", zero=True), fit_axis(values, "mean score"), **_SMALL
     )
@@ -97,10 +97,11 @@ def _catch_chart(name: str, one: Catch) -> Markup:
     means, count = [value["mean"] for value in one.curve], len(one.curve)
     ticks = tuple(float(2**k) for k in range(0, count.bit_length(), 1 + (count > 16)))
     across = Axis(1, max(count, 2), ticks, "images of the baseline, log scale", log=True)
-    chart = Chart(across, fit_axis([*means, one.one["mean"]], "expected best"), **_SMALL)
-    chart.level(one.one["mean"], "series a")
     chosen = sorted({round(count ** (i / 7)) for i in range(8)})
     points = [one.curve[n - 1] for n in chosen]
+    ends = [point[end] for point in points for end in ("low", "high")]
+    chart = Chart(across, fit_axis([*means, *ends, one.one["mean"]], "expected best"), **_SMALL)
+    chart.level(one.one["mean"], "series a")
     chart.line(range(1, count + 1), means, "series b")
     titles = [_title("baseline", n, v) for n, v in zip(chosen, points, strict=True)]
     chart.points(chosen, points, "b", titles, marker="box")
