@@ -19,6 +19,7 @@ from miro_jax.data.storage import RemoteFolder, mirror
 from miro_jax.data.storage.mirror import COMMIT, origin
 from miro_jax.evaluate import command, compare_command
 from miro_jax.evaluate.suites import command as suite_command
+from miro_jax.evaluate.suites import manifest, work
 from miro_jax.models import sharding
 from miro_jax.sample import trained
 from miro_jax.train import components
@@ -227,6 +228,30 @@ def test_an_evaluation_of_a_url_is_planned_without_weights_and_goes_to_a_folder_
     assert planned.out == Path("evals/mine/step-000010/parti@1") and planned.sampling.step == 10
     folder = locate(str(quick_store), weights=False)
     assert files(folder) == {"config.json", "evaluation.json", mirror.MARKER}
+
+
+def test_checkpoints_of_a_run_in_a_store_are_watched(quick_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configs.get_config("tiny")
+    config.train.num_steps = 11  # whose upload ends meanwhile
+    quick_store.write("config.json", config.to_json().encode())
+    groups = dict.fromkeys(manifest.GROUPS, {}) | {"result": {"metrics": {}, "order": []}}
+    evaluated = []
+
+    def evaluate(planned):
+        evaluated.append(planned.sampling.step)
+        if len(evaluated) == 2:
+            quick_store.write(f"checkpoints/11/{COMMIT}", b"done")
+        (planned.out / manifest.NAME).write_bytes(manifest.dump(groups))
+        return str(planned.out)
+
+    monkeypatch.setattr(work, "evaluate_planned", evaluate)
+    words = [str(quick_store), "--suite=shapes", "--watch", "--watch-seconds=0"]
+    assert suite_command.main(words) == 0
+    assert evaluated == [10, 9, 11] and stored_checkpoint.steps_of(str(quick_store)) == [9, 10, 11]
+    made = sorted(path.parent.as_posix() for path in Path("evals").glob("*/*/*/*.json"))
+    assert made == [f"evals/mine/step-{step:06d}/shapes@1" for step in (9, 10, 11)]
+    assert suite_command.main([*words, "--out=x"]) == 2
 
 
 def test_records_of_a_run_in_a_store_are_in_the_store(quick_store):

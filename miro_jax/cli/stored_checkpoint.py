@@ -84,6 +84,17 @@ def locate(
     return copy
 
 
+def steps_of(location: str) -> list[int]:
+    """Return the steps of the finished checkpoints of a run in an object store, ascending.
+
+    Raises:
+      FileNotFoundError: there is no run. OSError: it cannot be read.
+    """
+    with errors_of_stores():
+        store, _ = _find(RemoteFolder(location), ())
+        return sorted(_finished(store.tree()))
+
+
 def step_of(copy: Path) -> int:
     """Return the step of the only checkpoint in a copy of a run, also where it has no weights."""
     (folder,) = (copy / CHECKPOINTS).iterdir()
@@ -127,10 +138,7 @@ def _explained(store: RemoteFolder) -> Iterator[None]:
 
 def _names_of_run(store: RemoteFolder, tree: _Tree, step: int | None) -> list[str]:
     """Return the files of a checkpoint that sampling reads, what commits it last."""
-    steps = set()
-    for top, *inside in (name.split("/") for name in tree):
-        if top == CHECKPOINTS and inside[1:] == [COMMIT] and inside[0].isdecimal():
-            steps.add(int(inside[0]))
+    steps = _finished(tree)
     if not steps or step not in (None, *steps):
         wanted = "a finished checkpoint" if step is None else f"the checkpoint of step {step}"
         raise FileNotFoundError(
@@ -141,6 +149,12 @@ def _names_of_run(store: RemoteFolder, tree: _Tree, step: int | None) -> list[st
     inside = [name for name in tree if name.startswith(top)]
     names = [n for n in inside if n[len(top) :].split("/")[0] not in _NOT_SAMPLED]
     return sorted(names, key=lambda name: (name == top + COMMIT, name))
+
+
+def _finished(tree: _Tree) -> set[int]:
+    """Return the steps of the checkpoints that were uploaded whole."""
+    inside = (name.split("/")[1:] for name in tree if name.startswith(f"{CHECKPOINTS}/"))
+    return {int(step) for step, *file in inside if file == [COMMIT] and step.isdecimal()}
 
 
 def _names_of_release(store: RemoteFolder, tree: _Tree) -> list[str]:

@@ -82,13 +82,12 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
     """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
     suites, is_stored = evaluate.suites, "://" in settings.what
     path = sample.trained.folder_of(settings.what, flags.variant, weights=False)
-    name = slug("-".join(filter(None, [os.path.basename(settings.what), flags.variant])))
-    home = Path(EVALS) / name
+    home = _home(settings.what, path, flags.variant)
     if sample.trained.is_run(path):
         if step is None:
             step = suites.watch.newest_step(path, is_stored)
         suite = suites.table.make_suite(settings.suite, path)
-        home = (home if is_stored else path / EVALS) / f"step-{step:06d}"
+        home /= f"step-{step:06d}"
     else:
         suite = suites.table.make_suite(settings.suite)
     chosen, _ = suites.run.choose(suite, settings)
@@ -102,10 +101,13 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
 def _plan_watch(settings: Settings, words: list[str]) -> Any:
     """Check the flags of --watch; returns a function that watches."""
     suites, path = evaluate.suites, Path(settings.what).expanduser()
+    run: Path | str = path
+    if "://" in settings.what:
+        run, path = settings.what, sample.trained.folder_of(settings.what, weights=False)
     if not sample.trained.is_run(path) or settings.out:
         raise exits.UsageError(
-            "--watch must be given the folder of a run on this machine, and no --out; got "
-            f"{settings.what}."
+            "--watch must be given a run, by its folder or URL, and no --out; got "
+            f"{settings.what}{f' and --out={settings.out}' if settings.out else ''}."
         )
     last = evaluate.command.read_config(path).train.num_steps
     suite = suites.table.make_suite(settings.suite, path)
@@ -117,9 +119,16 @@ def _plan_watch(settings: Settings, words: list[str]) -> Any:
         return suites.work.evaluate_planned(_plan_checkpoint(settings, flags, step))
 
     def folder_of(step: int) -> Path:
-        return path / EVALS / f"step-{step:06d}" / suite.name
+        return _home(settings.what, path) / f"step-{step:06d}" / suite.name
 
-    return lambda: suites.watch.watch(path, last, folder_of, work, settings.watch_seconds)
+    return lambda: suites.watch.watch(run, last, folder_of, work, settings.watch_seconds)
+
+
+def _home(what: str, path: Path, variant: str | None = None) -> Path:
+    """Return the folder of a checkpoint's evaluations: of a run on this machine that is inside."""
+    if sample.trained.is_run(path) and "://" not in what:
+        return path / EVALS
+    return Path(EVALS) / slug("-".join(filter(None, [os.path.basename(what), variant])))
 
 
 def _work(planned: Any) -> None:

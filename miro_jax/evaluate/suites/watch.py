@@ -3,7 +3,8 @@
 Each look takes the newest finished checkpoint that is not evaluated and that no other watcher
 holds. Results lie in RUN/evals/step-001000/SUITE; the lease of a step stands beside them. Nothing
 of the trainer's is written or deleted: a checkpoint that it removes meanwhile is skipped with a
-line. The page of the run draws the curves after each step.
+line. The page of the run draws the curves after each step. Of a run in an object store, results lie
+in evals/RUN/step-001000/SUITE of this machine, and there is no page of the run.
 """
 
 import functools
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from miro_jax import report
 from miro_jax.cli import exit as exits
+from miro_jax.cli import stored_checkpoint
 from miro_jax.cli.stored_checkpoint import step_of
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate.suites import manifest
@@ -21,12 +23,14 @@ from miro_jax.train.checkpoint import Checkpoints
 _LEASE = ".lock-watch"
 
 
-def steps_of(run: Path) -> list[int]:
-    """Return the steps of a run's finished checkpoints, ascending.
+def steps_of(run: Path | str) -> list[int]:
+    """Return the steps of a run's finished checkpoints, ascending; a text is a URL.
 
     Raises:
       FileNotFoundError: there is no folder of checkpoints.
     """
+    if isinstance(run, str):
+        return stored_checkpoint.steps_of(run)
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.steps()
 
@@ -51,7 +55,7 @@ def newest_step(run: Path, is_stored: bool = False) -> int:
 
 
 def watch(
-    run: Path,
+    run: Path | str,
     last_step: int,
     folder_of: Callable[[int], Path],
     evaluate: Callable[[int], str],
@@ -61,7 +65,7 @@ def watch(
     """Evaluate checkpoints until the one of the last step is evaluated, here or elsewhere.
 
     Args:
-      run: the run's folder. last_step: of its training.
+      run: the run's folder, or its URL. last_step: of its training.
       folder_of: step -> folder of its results. evaluate: step -> what is to be printed.
       seconds: between two looks. sleep: waits so long.
 
@@ -90,7 +94,7 @@ def watch(
 
 
 def _try(
-    run: Path,
+    run: Path | str,
     step: int,
     folder: Path,
     evaluate: Callable[[int], str],
@@ -110,13 +114,14 @@ def _try(
                 skipped.add(step)
                 exits.note(f"step {step} was removed while it was evaluated: it is skipped.")
                 return True
-            report.write(run)
+            if isinstance(run, Path):
+                report.write(run)
     except BlockingIOError:
         return False
     return True
 
 
-def _is_gone(run: Path, step: int, wait: Callable[[], None]) -> bool:
+def _is_gone(run: Path | str, step: int, wait: Callable[[], None]) -> bool:
     """Return whether a checkpoint was removed; one that is being removed is looked at again."""
     if step not in steps_of(run):
         return True
