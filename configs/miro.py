@@ -61,6 +61,7 @@ def miro() -> ConfigDict:
     c.model.rin.sigma = 0.5
     c.model.rin.log_variance_features = 128
     c.model.rin.prediction = "velocity"
+    c.model.rin.skip_gate = False
     c.model.rin.self_condition = True
 
     c.optim.name = "lamb"

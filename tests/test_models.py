@@ -321,6 +321,36 @@ def test_a_predicted_image_is_turned_into_a_velocity_outside_of_the_network(netw
     np.testing.assert_array_equal(z, z_of_image)
 
 
+def test_a_skip_gate_keeps_a_share_of_the_noisy_image_in_the_predicted_one(batch):
+    plain = dataclasses.replace(TINY, prediction="image")
+    gated = dataclasses.replace(plain, skip_gate=True)
+    graphdef, params, buffers = random_network(gated, seed=0)
+    parts = {name: part for name, part in params.items() if not name.startswith("skip_")}
+    assert params.keys() - parts.keys() == {"skip_norm", "skip_gate"}
+    without = random_network(plain, seed=0)[0], nnx.State(parts), buffers
+    velocity, z, _ = run(*without, batch)
+
+    norm, gate = params["skip_norm"], params["skip_gate"]
+    norm["scale"][...], norm["bias"][...] = jnp.zeros(32), jnp.zeros(32)  # as at the start
+    for share in (0.0, 0.25):
+        gate["bias"][...] = jnp.full(1, share)
+        got, got_z, _ = run(graphdef, params, buffers, batch)
+        np.testing.assert_allclose(got, (1 - share) * velocity, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(got_z, z)
+    norm["scale"][...] = jnp.ones(32)  # each image has a share of its own, of its latent tokens
+    got, _, _ = run(graphdef, params, buffers, batch)
+    mean = np.mean(z, axis=1)
+    mean = (mean - mean.mean(-1, keepdims=True)) / np.sqrt(mean.var(-1, keepdims=True) + 1e-6)
+    share = (mean @ np.asarray(gate["kernel"][...]) + 0.25)[..., None, None]
+    np.testing.assert_allclose(got, (1 - share) * velocity, rtol=1e-4, atol=1e-4)
+    assert np.ptp(share) > 0.01
+
+
+def test_a_skip_gate_wants_a_predicted_image():
+    with pytest.raises(ValueError, match="skip_gate must be False unless .*image; got 'velocity'"):
+        dataclasses.replace(TINY, skip_gate=True)
+
+
 def test_without_self_conditioning_nothing_of_an_evaluation_before_is_seen(batch):
     config = dataclasses.replace(TINY, self_condition=False)
     graphdef, params, buffers = random_network(config, seed=0)

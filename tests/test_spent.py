@@ -87,7 +87,7 @@ def dot_flops(jaxpr):
     [
         {},
         {"num_blocks": 2, "layers_per_block": 3, "condition_layers": 2},
-        {"self_condition": False},
+        {"self_condition": False, "prediction": "image", "skip_gate": True},
         {"num_rewards": 0, "token_width": 48, "latent_shape": (16, 8, 4)},
     ],
 )

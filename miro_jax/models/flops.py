@@ -68,5 +68,5 @@ def forward_flops(config: RINConfig, caption_tokens: int) -> float:
     block += cross(tokens, narrow, latents, wide)
     encoder = c.condition_layers * (itself(condition, wide) + condition * dense)
     ends = 2 * 2 * tokens * patch * narrow + 2 * length * c.caption_width * wide
-    ends += latents * dense * c.self_condition
+    ends += latents * dense * c.self_condition + 2 * wide * c.skip_gate
     return float(c.num_blocks * block + encoder + ends + (c.num_rewards + 1) * scalar)

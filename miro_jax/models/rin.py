@@ -8,7 +8,8 @@ One evaluation, from a noisy image to a velocity:
     z         = latent table + time + LN2(p + MLP(LN1(p)))     p = last latent tokens
     each block: z <- condition, z <- x tokens, z <- z (several times), x tokens <- z
     velocity  = c_out Linear(RMSNorm(x tokens))           or, where it predicts the image F,
-                (x_t - F) / t
+                (x_t - F) / t       or, with a skip gate g = Linear(LN(mean of z)) in R,
+                (1 - g) (x_t - F) / t
 
 with sigma = 0.5, gamma = 1 - t (the release's time, 1 is data),
     c_in = 1 / sqrt((gamma sigma)^2 + (1 - gamma)^2),   c_out = sqrt(1 + sigma^2).
@@ -79,6 +80,9 @@ class RINConfig:
     # "block", or "attention_mlp": each layer, an attention and its MLP. False, True: none, block.
     remat: str | bool
     prediction: str = "velocity"  # or "image", turned into a velocity by `flow.velocity_to`
+    # Of an image: how much of x_t the prediction keeps, (1 - g) F + g x_t. So grain, which no
+    # bottleneck carries, is drawn as requested; g is 0 at the start. Not of the release.
+    skip_gate: bool = False
     self_condition: bool = True  # see its own latent tokens of the evaluation before
     residual: str = "float32"  # dtype of the tokens between layers; "compute": the products'
     student: bool = False  # also knows where a step ends and the guidance scale, see `student`
@@ -111,6 +115,11 @@ class RINConfig:
             raise ValueError(
                 f"config.model.rin.prediction must be one of {', '.join(PREDICTIONS)}; "
                 f"got {self.prediction!r}."
+            )
+        if self.skip_gate and self.prediction != "image":
+            raise ValueError(
+                "config.model.rin.skip_gate must be False unless config.model.rin.prediction is "
+                f"image; got {self.prediction!r}."
             )
         if self.added_rewards > self.num_rewards:
             raise ValueError(
@@ -222,6 +231,9 @@ class RIN(nnx.Module):
         self.patch_out_norm = RMSNorm(c.token_width)
         self.patch_out = Linear((c.token_width, patch), ("embed", "patch"), **options)
         self.logvar = LogVariance(c.log_variance_features, rngs=rngs)
+        if c.skip_gate:
+            self.skip_norm = LayerNorm(c.latent_width, initial_scale=0.0)
+            self.skip_gate = Linear((c.latent_width, 1), ("embed", "one"), **options)
 
     def encode_condition(
         self, caption_tokens: Array, caption_mask: Array, levels: Array | None
@@ -317,6 +329,9 @@ class RIN(nnx.Module):
         prediction = unpatchify(patches, c.latent_shape, c.patch_size)
         if c.prediction == "image":
             velocity = flow.velocity_to(prediction, x_t, t)
+            if c.skip_gate:
+                gate = self.skip_gate(self.skip_norm(jnp.mean(z, axis=1)))  # [B, 1]
+                velocity *= 1 - gate.astype(jnp.float32)[..., None, None]
         else:
             velocity = prediction * c_out
         return velocity, z.astype(jnp.float32)
