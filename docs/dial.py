@@ -1,6 +1,6 @@
 """The dials of a run as one image: level requested against level achieved.
 
-    python docs/dial.py runs/base beauty,colors,objects docs/images/dials.svg
+    python docs/dial.py runs/base beauty,colors,objects,cleanliness docs/images/dials.svg
 
 The levels of an image are those that training would have given its scores; the diagonal is a dial
 that does exactly what it says. Intervals are those of the run's evaluation.
