@@ -1,4 +1,4 @@
-"""Layers of the velocity network: linear maps, norms, feed-forward, scalar embedding.
+"""Layers of the velocity network: linear maps, norms, feed-forward, embeddings, tables, log-variance.
 
 Every parameter is float32 and names its logical axes (see `models.sharding`); matrix products run
 in `dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep
@@ -224,3 +224,22 @@ class LayerScale(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Scale `[..., D]`."""
         return x * _over_last(self.layer_scale[...], x)
+
+
+class Table(nnx.Module):
+    """A learned table of rows, added to or used as tokens."""
+
+    def __init__(self, rows: int, width: int, axis: str, *, std: float, rngs: nnx.Rngs):
+        self.table = normal_table(rngs, (rows, width), (axis, "embed"), std)
+
+
+class LogVariance(nnx.Module):
+    """u(t): the learned log-variance of the loss at a time; used in training only."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.fourier = FourierFeatures(features, rngs=rngs)
+        self.out = Linear((features, 1), ("fourier", "one"), rngs=rngs)
+
+    def __call__(self, t: Array) -> Array:
+        """Return u `[B]` float32 for times `[B]`."""
+        return self.out(self.fourier(1.0 - t))[:, 0]

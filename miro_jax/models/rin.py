@@ -36,13 +36,13 @@ from miro_jax.models import flow
 from miro_jax.models.attention import CrossAttentionBlock, SelfAttentionBlock
 from miro_jax.models.compiling import row_major
 from miro_jax.models.layers import (
-    FourierFeatures,
     GeluMLP,
     LayerNorm,
     Linear,
+    LogVariance,
     RMSNorm,
     ScalarEmbedding,
-    normal_table,
+    Table,
 )
 from miro_jax.models.patches import patchify, unpatchify
 from miro_jax.models.sharding import constrain
@@ -346,25 +346,6 @@ class RIN(nnx.Module):
 
 def _pin(tokens: Array) -> Array:
     return row_major(constrain(tokens, "batch", None, None))
-
-
-class Table(nnx.Module):
-    """A learned table of rows, added to or used as tokens."""
-
-    def __init__(self, rows: int, width: int, axis: str, *, std: float, rngs: nnx.Rngs):
-        self.table = normal_table(rngs, (rows, width), (axis, "embed"), std)
-
-
-class LogVariance(nnx.Module):
-    """u(t): the learned log-variance of the loss at a time; used in training only."""
-
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.fourier = FourierFeatures(features, rngs=rngs)
-        self.out = Linear((features, 1), ("fourier", "one"), rngs=rngs)
-
-    def __call__(self, t: Array) -> Array:
-        """Return u `[B]` float32 for times `[B]`."""
-        return self.out(self.fourier(1.0 - t))[:, 0]
 
 
 def precondition(t: Array, sigma: float) -> tuple[Array, float]:
