@@ -1,4 +1,4 @@
-"""Layers of the velocity network: linear maps, norms, feed-forward, embeddings, tables, log-variance.
+"""Layers of the velocity network: linear maps, norms, feed-forward, embeddings, tables.
 
 Every parameter is float32 and names its logical axes (see `models.sharding`); matrix products run
 in `dtype`, statistics of norms, softmax and Fourier features in float32. Packed projections keep
