@@ -105,26 +105,25 @@ def evaluate(folder: str, out: str) -> int:
     return entry.main(["evaluate", folder, "--suite=geneval", "--partial", f"--out={out}"])
 
 
-def kill(folder: str, out: pathlib.Path, kills: int, seconds: float) -> int:
-    """Evaluate in processes that are killed after a part of `seconds`; returns how many were."""
+def kill(folder: str, out: pathlib.Path, kills: int) -> int:
+    """Evaluate in processes that are killed soon after each part of the work; returns how many."""
     rng, done = random.Random(0), 0
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.geneval_folder",
-        f"--child={folder}",
-        f"--out={out}",
-    ]
+    words = [f"--child={folder}", f"--out={out}"]
+    command = [sys.executable, "-m", "benchmarks.geneval_folder", *words]
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     while done < kills:
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = len(list(out.glob("parts/*")))
+        child = subprocess.Popen(command, **quiet)
+        while child.poll() is None and len(list(out.glob("parts/*"))) == before:
+            time.sleep(0.05)
         try:
-            child.wait(seconds * rng.uniform(0.1, 1.5) / kills + rng.uniform(3, 8))
-            break  # it was quicker
+            child.wait(rng.uniform(0, 2))
+            break  # it has ended before so many kills
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
             done += 1
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, **quiet)
     return done
 
 
@@ -158,7 +157,7 @@ def main() -> None:
         }
         if options.kills:
             killed = pathlib.Path(home) / "killed"
-            row["kills"] = kill(str(folder), killed, options.kills, seconds)
+            row["kills"] = kill(str(folder), killed, options.kills)
             ours, theirs = contents(killed), contents(out)
             row["same_bytes"] = ours[0] == {
                 name: data.replace(bytes(out), bytes(killed)) for name, data in theirs[0].items()
