@@ -98,6 +98,16 @@ def test_foreign_prompts_surplus_images_and_damage_are_refused_by_name(folder, t
     with pytest.raises(ValueError, match="it holds 3 of 'prompt 5'. Set --images-per-prompt"):
         evaluate(folder, suite, tmp_path / "out")
     extra.unlink()
+    grid = folder / "00001" / "samples" / "grid.png"
+    grid.write_bytes(file_bytes(grey(3)))  # beside those that are numbered
+    assert len(find.find_images(folder, suite).images) == 12
+    named = [(f := folder / "00001" / "samples" / f"000{n}.png", f.read_bytes()) for n in (0, 1)]
+    for path, _ in named:
+        path.unlink()
+    with pytest.raises(ValueError, match="named by their numbers.*it holds grid.png. Rename"):
+        evaluate(folder, suite, tmp_path / "out")
+    for path, data in named:
+        path.write_bytes(data)
     (folder / "00001" / "samples" / "0001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="1 is not, the first is 00001/samples/0001.png"):
         evaluate(folder, suite, tmp_path / "out")

@@ -31,7 +31,8 @@ from miro_jax.score.inputs import names_of, open_input, open_rows
 
 METADATA, SAMPLES = "metadata.jsonl", "samples"
 LAYOUTS = GENEVAL, OURS, TABLE, FOLDER = "geneval", "miro_jax", "table", "folder"
-_IMAGE = re.compile(r"\d+.*\.(png|jpg|jpeg|webp)", re.IGNORECASE)
+_PICTURE = re.compile(r".*\.(png|jpg|jpeg|webp)", re.IGNORECASE)
+_IMAGE = re.compile(rf"\d+{_PICTURE.pattern}", re.IGNORECASE)
 _SHOWN = 3  # examples in a message
 _LINE = {"prompt": str, "tag?": str}
 
@@ -226,7 +227,14 @@ def _list_geneval(what: str, folders: Sequence[str], suite: Suite) -> Iterator[F
                 f"{tag!r}. Its metadata was changed."
             )
         inside = os.path.join(what, folder, SAMPLES)
-        names = filter(_IMAGE.fullmatch, os.listdir(inside) if os.path.isdir(inside) else ())
+        listed = sorted(os.listdir(inside)) if os.path.isdir(inside) else []
+        names = list(filter(_IMAGE.fullmatch, listed))
+        if not names and (other := list(filter(_PICTURE.fullmatch, listed))):
+            raise ValueError(
+                f"the images of {inside} must be named by their numbers, such as 0000.png; it "
+                f"holds {other[0]}. Rename them, or give a table of paths and prompts with "
+                "--captions."
+            )
         for name in sorted(names, key=lambda name: (int(re.match(r"\d+", name)[0]), name)):
             file = f"{folder}/{SAMPLES}/{name}"
             read = functools.partial(root.read, file)
