@@ -178,6 +178,15 @@ def test_a_hostile_corpus_is_annotated_to_the_end(tmp_path):
     assert len(read_records(out)) == sum(not cause for cause in expected.values())
 
 
+def test_a_source_without_a_sample_is_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [])
+    with pytest.raises(RuntimeError, match=r"sample of tar:.*a.tar.* usable; none was: there are"):
+        call([path], tmp_path / "out")
+    path = write_tar(tmp_path / "a.tar", sample(0, image=b"x"))
+    with pytest.raises(RuntimeError, match=r"none was: not an image \(1\). Mend it or give"):
+        call([path], tmp_path / "other", max_failure_rate=1.0)
+
+
 @pytest.mark.parametrize("kind", ["header", "boundary", "payload"])
 def test_readable_part_of_a_damaged_tar_is_annotated(tmp_path, kind):
     pieces = make_pieces(tmp_path / "source")

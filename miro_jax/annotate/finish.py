@@ -74,7 +74,10 @@ def _merge(job: Job) -> Manifest:
     tally.check()
     if not len(scores):
         listed = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))
-        raise RuntimeError(f"At least one sample must be usable; none was: {listed}.")
+        raise RuntimeError(
+            f"At least one sample of {job.source.spec} must be usable; none was: "
+            f"{listed or 'there are none'}. Mend it or give another source."
+        )
     configuration = _configuration(job, published)
     names = configuration["rewards"]
     folder.write(COVERAGE_NAME, to_json(_coverage(sidecars, tally, lost, scores)))
