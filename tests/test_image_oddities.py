@@ -98,12 +98,16 @@ def test_an_odd_jpeg_that_is_cut_or_flipped_is_refused(name):
             load_rgb(damaged)
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
 WHOLE = {
     "sequential": jpeg(),
     "progressive": jpeg(progressive=True),
     "grey": encode(picture()[..., 0], "JPEG"),
     "restarts": jpeg(restart_marker_rows=1),
-    "of noise": encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), "JPEG"),
+    "of noise": encode(NOISE, "JPEG"),
+    # These end in a byte that a lone 0xff behind their cut could be taken for.
+    "of grey noise": encode(NOISE[..., 0], "JPEG", quality=100),
+    "of noise, large": encode(NOISE, "JPEG", quality=100),
     "spectrum of zeros": without_spectrum(jpeg()),
 }
 

@@ -159,6 +159,19 @@ def test_the_activation_of_a_t5_is_the_one_that_transformers_computes():
             t5_keys.parse_config(T5 | acts | change)
 
 
+@pytest.mark.parametrize(
+    "change", [{"resize_mode": "squash"}, {"interpolation": "bilinear"}, {"mean": [0.5, 0.5, 0.5]}]
+)
+def test_preprocessing_of_open_clip_that_is_not_done_here_is_refused(change):
+    usual = dict(clip_keys.PREPROCESSING)
+    config = {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": usual | change}
+    with pytest.raises(ValueError, match=f"preprocess_cfg must have {next(iter(change))} = "):
+        clip_keys.configs_of_open_clip(config, {})
+    config["preprocess_cfg"] = usual
+    with pytest.raises(ValueError, match="The weights must hold visual.conv1.weight"):
+        clip_keys.configs_of_open_clip(config, {})
+
+
 def test_the_config_of_a_text_tower_alone_counts():
     own = CLIP["text_config"] | {"projection_dim": CLIP["projection_dim"]}
     own |= {"model_type": "clip_text_model", "hidden_act": "gelu"}

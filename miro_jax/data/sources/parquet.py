@@ -304,8 +304,7 @@ def _sample(
 ) -> Sample:
     """Interpret a row of a table; values: all but its image."""
     written = [values.pop(name) for name in columns.captions]
-    full = (text for text in written if text and text == text)  # NaN is none
-    caption = next(full, written[0] if written else None)
+    caption = next(filter(None, written), written[0] if written else None)
     json_data = values.pop(columns.json) if columns.json else None
     others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)

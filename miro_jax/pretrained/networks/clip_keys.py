@@ -41,7 +41,8 @@ OPEN_CLIP = {
     },
     "preprocess_cfg?": dict,
 }
-PREPROCESSING = {"mean": list(MEAN), "std": list(STD)}
+PREPROCESSING = {"mean": list(MEAN), "std": list(STD), "mode": "RGB"}
+PREPROCESSING |= {"interpolation": "bicubic", "resize_mode": "shortest"}
 
 BLOCK = table("""
     layer_norm1             norm
