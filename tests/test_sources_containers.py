@@ -302,3 +302,14 @@ def test_what_stands_in_the_place_of_a_file_is_named(tmp_path, content, said):
     (tmp_path / "c.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         open_source(f"folder:{tmp_path}?captions={tmp_path}/c.jsonl")
+
+
+def test_a_file_that_ends_in_caption_is_read_where_there_is_no_txt(tmp_path):
+    (tmp_path / "f").mkdir()
+    files = {"0.jpg": jpeg(1), "0.caption": b"a", "1.caption": b"x", "1.jpg": jpeg(1)}
+    files |= {"1.txt": b"b", "2.CAPTION": b"c", "2.jpg": jpeg(1), "2.json": b"{}"}
+    for name, content in files.items():
+        (tmp_path / "f" / name).write_bytes(content)
+    tar = write_tar(tmp_path / "a.tar", files.items())
+    for spec in (f"folder:{tmp_path}/f", f"tar:{tar}"):
+        assert [(s.caption, s.problem) for s in read(spec)] == [("a", ""), ("b", ""), ("c", "")]

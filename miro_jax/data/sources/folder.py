@@ -16,7 +16,7 @@ from miro_jax.data.sources.images import BadImage
 from miro_jax.data.sources.root import Root
 from miro_jax.data.sources.sample import Piece, Sample, Tables, make_sample
 from miro_jax.data.sources.spec import Spec
-from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
+from miro_jax.data.sources.tar import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from miro_jax.data.sources.texts import Texts, interpret
 
 FILES_PER_PIECE = 1000
@@ -91,13 +91,14 @@ def list_images(folder: str) -> Iterator[ImageFile]:
         texts = {}
         for file in listed:
             stem, _, extension = file.path.rpartition(".")
-            if extension.lower() in ("txt", "json"):  # small letters stand above capitals
+            if extension.lower() in (*TEXT_EXTENSIONS, "json"):  # small letters before capitals
                 texts[stem, extension.lower()] = file
         for name, size in listed:
             stem, _, extension = name.rpartition(".")
             if stem and extension.lower() in IMAGE_EXTENSIONS:
-                beside = (texts.get((stem, kind)) for kind in ("txt", "json"))
-                yield ImageFile(prefix + name, size, *beside)
+                written = (texts.get((stem, kind)) for kind in TEXT_EXTENSIONS)
+                txt = next(filter(None, written), None)
+                yield ImageFile(prefix + name, size, txt, texts.get((stem, "json")))
 
 
 def facts_of(image: ImageFile) -> bytes:

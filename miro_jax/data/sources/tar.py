@@ -19,7 +19,8 @@ IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"),
     *("jfif", "jpe", "ico"),
 )
-_USED = {*IMAGE_EXTENSIONS, "txt", "json"}
+TEXT_EXTENSIONS = ("txt", "caption")  # the latter as kohya's scripts write it; txt counts first
+_USED = {*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS, "json"}
 
 
 class _Open:
@@ -39,9 +40,15 @@ class _Open:
         return next((self.members[e] for e in IMAGE_EXTENSIONS if e in self.members), None)
 
     @property
+    def text(self) -> archive.Member | None:
+        """The member that is the caption."""
+        return next((self.members[e] for e in TEXT_EXTENSIONS if e in self.members), None)
+
+    @property
     def parts(self) -> set[str]:
         """What it has of an image, a txt and a json."""
-        return ({"image"} if self.image else set()) | ({"txt", "json"} & set(self.members))
+        has = {"image": self.image, "txt": self.text, "json": self.members.get("json")}
+        return {name for name, member in has.items() if member is not None}
 
 
 def list_tars(spec: Spec, tables: Tables) -> list[Piece]:
@@ -117,14 +124,14 @@ def _unread(group: _Open) -> tuple[str, str]:
     """Return the cause why the content of a member is not there, and a detail; or two ""."""
     for member, odd, large in (
         (group.image, "not a file", "too large"),
-        (group.members.get("txt"), "unreadable caption", "caption too long"),
+        (group.text, "unreadable caption", "caption too long"),
         (group.members.get("json"), "unreadable json", "unreadable json"),
     ):
         if member is not None and not member.regular:
             return odd, "a link, or stored in pieces"
         if member is not None and member.content is None:
             return large, f"a file of {member.size} bytes, at most {MAX_BYTES}"
-    if group.image is None or not {"txt", "json"} & set(group.members):
+    if group.image is None or not {"txt", "json"} & group.parts:
         endings = [f".{ending}" for ending in group.members]
         more = f" and {len(endings) - 10} more" if len(endings) > 10 else ""
         return "", f"it has {', '.join(endings[:10])}{more}"
@@ -134,7 +141,7 @@ def _unread(group: _Open) -> tuple[str, str]:
 def _sample(path: str, name: str, group: _Open, usual: set[str]) -> Sample:
     """Interpret the members of one key. usual: parts that a whole sample has; none if not known."""
     members, image, problem, detail = group.members, group.image, "", ""
-    txt, meta = (members[e].content if e in members else None for e in ("txt", "json"))
+    txt, meta = (one and one.content for one in (group.text, members.get("json")))
     texts = interpret(txt, meta)
     inside = [group.key] if image is None else [group.key, image.name]
     before = ("", f"{name}/", f"{reading.absolute(path)}/")
