@@ -1,10 +1,13 @@
 """compare, diff, check and import: what may stand in one table, and what differs."""
 
+import base64
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from miro_jax import __main__ as entry
 from miro_jax.data.json_file import read_json
@@ -322,5 +325,7 @@ def test_the_number_of_fields_that_differ_has_its_noun():
 def test_the_page_of_an_evaluation_shows_numbers_images_and_manifest(made):
     page = pages.render_evaluation(made[1]).decode()
     assert page.count('<img src="data:image/png') == 24
+    data = base64.b64decode(page.split("data:image/png;base64,")[1].partition('"')[0])
+    assert Image.open(io.BytesIO(data)).size == (160, 160)  # of 16 pixels a side
     assert "prompt 3" in page and "dark" in page and "bright@1" in page
     assert run.SEED_RULE not in page

@@ -122,6 +122,10 @@ def _pictures(
             continue
         image = Image.fromarray(pixels)
         image.thumbnail((_SIDE, _SIDE))
+        if (times := _SIDE // max(image.size)) > 1:  # of the bench: pixels that can be seen
+            image = image.resize(
+                (image.width * times, image.height * times), Image.Resampling.NEAREST
+            )
         data = io.BytesIO()
         image.save(data, "PNG")
         reasons = "; ".join(_reason(one) for one in row.get("reasons", []))
