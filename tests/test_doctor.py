@@ -25,7 +25,7 @@ def test_a_sound_machine_has_nothing_in_the_way(one_cpu, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[1].rstrip(":") for line in lines]
     assert {"Python", "packages", "devices", "attention", "processor", "hub"} <= set(names)
-    assert not any(line.startswith("failed") for line in lines)
+    assert not any(line.startswith("FAIL") for line in lines)
     assert not (tmp_path / "runs").exists()  # looked at, not made
 
 
@@ -46,7 +46,7 @@ def test_without_a_device_it_fails_and_times_nothing(one_cpu, monkeypatch, tmp_p
     monkeypatch.setattr(speed, "measure", lambda settings: pytest.fail("timed"))
     assert doctor.main([f"--workdir={tmp_path}", "--benchmark"]) == 1
     out = capsys.readouterr().out
-    assert "failed   devices: JAX finds no device: Unable to initialize backend 'cuda'\n" in out
+    assert "FAIL devices: JAX finds no device: Unable to initialize backend 'cuda'\n" in out
 
 
 def test_a_package_that_is_missing_fails(one_cpu, monkeypatch, tmp_path):
@@ -102,3 +102,9 @@ def test_rates_are_those_of_the_timed_work(one_cpu, tmp_path, capsys):
     assert product["tflops"] == pytest.approx(2 * 2048**3 * product["per_second"] / 1e12)
     assert all(rate["per_second"] > 0 and rate["compile_seconds"] > 0 for rate in rates)
     assert jax.devices()[0].platform == "cpu"
+
+
+def test_each_line_begins_with_its_state(one_cpu, tmp_path, capsys):
+    doctor.main([f"--workdir={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10 and all(line[:5] in ("OK   ", "WARN ", "FAIL ") for line in lines)

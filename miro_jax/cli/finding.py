@@ -2,7 +2,7 @@
 
 import dataclasses
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
+OK, WARNING, FAILED = "OK", "WARN", "FAIL"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ they compute, memory, disk, open files, caches, weights, the store of runs and i
 processes. With --benchmark also time a matrix product, a training step and a sampler, in about a
 minute."""
 _EPILOG = """Exit status: 0 nothing is in the way, 1 something is (a line that begins with
-"failed").
+FAIL). WARN is what works, not as well as it could; the line says what to do.
 
 example:
   miro-jax doctor --benchmark --config=base

@@ -32,7 +32,7 @@ def look(settings: doctor.Settings) -> bool:
     findings = examine(os.path.expanduser(settings.workdir), names)
     healthy = all(finding.state != FAILED for finding in findings)
     if not settings.json:
-        exits.say("\n".join(f"{f.state:8} {f.name}: {f.text}" for f in findings))
+        exits.say("\n".join(f"{f.state:4} {f.name}: {f.text}" for f in findings))
     rates = measure(settings) if settings.benchmark and healthy else []
     if settings.json:
         exits.say(json.dumps(_facts(findings, rates), allow_nan=False))
@@ -71,7 +71,7 @@ def measure(settings: doctor.Settings) -> list[Rate]:
 def _report(settings: doctor.Settings, rate: Rate, more: str) -> None:
     if not settings.json:
         exits.say(
-            f"{'rate':8} {rate.name}: {rate.per_second:.3g} {rate.unit}/s, {rate.tflops:.3g} "
+            f"{'rate':4} {rate.name}: {rate.per_second:.3g} {rate.unit}/s, {rate.tflops:.3g} "
             f"TFLOP/s{more}; first call after {rate.compile_seconds:.1f} s"
         )
 
