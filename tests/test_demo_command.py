@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base as configs
+from miro_jax.cli.exit import UsageError
 from miro_jax.demo import command, studio
 from miro_jax.demo.form import make_form, to_values
 from miro_jax.demo.options import Options
@@ -48,14 +49,27 @@ def test_mistakes_are_one_line(run, capsys, monkeypatch):
 
 
 def test_a_host_of_another_machine_is_named(run, capsys, monkeypatch):
-    class Elsewhere(socket.socket):
-        def bind(self, address):
-            raise socket.gaierror(-2, "Name or service not known")
+    def nowhere(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(socket, "socket", Elsewhere)
+    said = refused(capsys, f"--checkpoint={run}", "--host=192.0.2.1")  # of no machine: RFC 5737
+    assert "--host must be an address of this machine; got 192.0.2.1: Cannot" in said
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     said = refused(capsys, f"--checkpoint={run}", "--host=there")
     assert "--host must be an address of this machine; got there: Name or" in said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_free_port_of_either_family_is_taken_and_a_used_one_refused(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as taken:
+        taken.bind((host, 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        with pytest.raises(UsageError, match=f"--port must be free on {host}; got {port}: "):
+            command._check_address(host, port)
+    command._check_address(host, port)
 
 
 def test_only_rewards_without_weights_measure_unasked(run):

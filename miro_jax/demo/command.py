@@ -1,6 +1,7 @@
 """`miro-jax demo --checkpoint=...`: serve the page until it is stopped."""
 
 import concurrent.futures
+import errno
 import importlib.util
 import os
 import socket
@@ -41,19 +42,24 @@ def _plan(words: Sequence[str]) -> Options:
             "the demo needs gradio, which is not installed: pip install 'miro_jax[demo]'"
         )
     demo.studio.check_options(options)
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind((options.host, options.port))
-        except socket.gaierror as error:
-            raise UsageError(
-                f"--host must be an address of this machine; got {options.host}: {error.strerror}."
-            ) from error
-        except OSError as error:
-            raise UsageError(
-                f"--port must be free on {options.host}; got {options.port}: {error.strerror}."
-            ) from error
+    _check_address(options.host, options.port)
     return options
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise UsageError unless the page can be served there."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        with socket.socket(family) as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            text = f"--host must be an address of this machine; got {host}: {error.strerror}."
+        else:
+            text = f"--port must be free on {host}; got {port}: {error.strerror}."
+        raise UsageError(text) from error
 
 
 def _serve(options: Options) -> None:
@@ -65,8 +71,9 @@ def _serve(options: Options) -> None:
         studio = demo.studio.open_studio(options)
         importing.result()
     page = demo.page.build_page(studio)
-    demo.page.launch(page, options.host, options.port)
-    note(f"{VERB}: http://{options.host}:{options.port} until Ctrl-C")
+    host = f"[{options.host}]" if ":" in options.host else options.host  # of IPv6
+    demo.page.launch(page, host, options.port)
+    note(f"{VERB}: http://{host}:{options.port} until Ctrl-C")
     try:
         studio.compile_other()
         threading.Event().wait()
