@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,19 @@ def last_line(text: str) -> str:
     """Return the last line of an output that has words in it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
+
+
+def check_programs(kind: str, workdir: str) -> None:
+    """Raise ValueError where a program that the cluster or the run's folder needs is not here."""
+    needed = {"gke": ("gcloud", "kubectl"), "slurm": ("sbatch",)}.get(kind, ("gcloud",))
+    stores = {"gs": "gcloud", "s3": "aws"}
+    store = stores.get(workdir.partition("://")[0]) if "://" in workdir else None
+    for name in dict.fromkeys((*needed, *filter(None, [store]))):
+        if shutil.which(name) is None:
+            raise ValueError(
+                f"{name} must be installed here and on PATH: --on={kind} or the folder of the run "
+                "needs it."
+            )
 
 
 def git(*words: str) -> str:

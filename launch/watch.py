@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from cluster import Cluster, Phase, last_line, last_step, variables_of
+from cluster import Cluster, Phase, check_programs, last_line, last_step, variables_of
 from ledger import Ledger
 
 DONE, GAVE_UP, BAD, LEFT = 0, 1, 2, 3
@@ -364,6 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cluster = Cluster(options.on, variables_of(options), options.call_seconds)
         check_processes(options.command, cluster.hosts)
+        check_programs(options.on, options.workdir if options.verb == "watch" else "")
         if options.verb == "watch":
             return keep_alive(options, cluster, Ledger(options.ledger))
     except ValueError as error:

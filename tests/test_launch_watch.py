@@ -281,3 +281,14 @@ def test_a_second_watcher_is_refused_and_deletes_nothing(world, capsys):
     assert world.now["there"]
     process.terminate()
     process.communicate(timeout=20)
+
+
+@ALL
+def test_a_program_that_is_missing_is_named_before_anything_is_done(world, capsys, monkeypatch):
+    (world.folder / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(world.folder / "empty"))
+    assert world() == watch.BAD
+    name = "sbatch" if world.kind == "slurm" else "gcloud"
+    said = capsys.readouterr().err
+    assert f"error: {name} must be installed here and on PATH: --on={world.kind} or" in said
+    assert not (world.folder / "ledger.json").exists()
