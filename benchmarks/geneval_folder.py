@@ -105,19 +105,19 @@ def evaluate(folder: str, out: str) -> int:
     return entry.main(["evaluate", folder, "--suite=geneval", "--partial", f"--out={out}"])
 
 
-def kill(folder: str, out: pathlib.Path, kills: int) -> int:
-    """Evaluate in processes that are killed soon after each part of the work; returns how many."""
+def kill(folder: str, out: pathlib.Path, kills: int, seconds: float) -> int:
+    """Evaluate in processes that are killed at random moments; returns how many were.
+
+    seconds: that the whole work takes.
+    """
     rng, done = random.Random(0), 0
     words = [f"--child={folder}", f"--out={out}"]
     command = [sys.executable, "-m", "benchmarks.geneval_folder", *words]
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     while done < kills:
-        before = len(list(out.glob("parts/*")))
         child = subprocess.Popen(command, **quiet)
-        while child.poll() is None and len(list(out.glob("parts/*"))) == before:
-            time.sleep(0.05)
-        try:
-            child.wait(rng.uniform(0, 2))
+        try:  # starting takes seconds, too
+            child.wait(seconds * rng.uniform(0.1, 1.5) / kills + rng.uniform(3, 8))
             break  # it has ended before so many kills
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
@@ -157,7 +157,7 @@ def main() -> None:
         }
         if options.kills:
             killed = pathlib.Path(home) / "killed"
-            row["kills"] = kill(str(folder), killed, options.kills)
+            row["kills"] = kill(str(folder), killed, options.kills, seconds)
             ours, theirs = contents(killed), contents(out)
             row["same_bytes"] = ours[0] == {
                 name: data.replace(bytes(out), bytes(killed)) for name, data in theirs[0].items()
