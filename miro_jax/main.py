@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: Command, workdir: Path, held: contextlib.ExitStack) -> int:
     log.propagate = False  # to log.txt alone: the terminal has the progress bars
     threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
+    ends.hide_failed_writes()
     try:
         with signals.raising(), errors_of_stores(), held, ends.failures_logged():
             STAGES[command.stage](command.config, workdir)

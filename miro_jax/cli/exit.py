@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -188,6 +189,24 @@ def is_full_disk(error: BaseException) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device lacks memory; jax has no class of its own for that."""
     return "RESOURCE_EXHAUSTED" in str(error) and not is_full_disk(error)
+
+
+def hide_failed_writes() -> None:
+    """Keep from the terminal what a checkpoint that failed leaves behind: `fail` says it in a line.
+
+    TensorStore's threads go on to call an event loop that is closed by then, a traceback for each
+    file, and asyncio complains of errors that nobody fetched and of what it did not begin.
+    """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    if not (
+        isinstance(failed.exc_value, RuntimeError) and "loop is closed" in str(failed.exc_value)
+    ):
+        sys.__unraisablehook__(failed)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ log = logging.getLogger("miro_jax")
 
 def _take_over(record: logging.LogRecord) -> bool:
     """Keep from the terminal what Orbax warns of though intended, and tracebacks of its threads."""
-    if record.exc_info:  # `wait` raises it, too
+    if record.exc_info and not log.propagate:  # to log.txt alone; `wait` raises it, too
         log.error("%s", record.getMessage(), exc_info=record.exc_info)
     return not record.exc_info and "directory is read only" not in str(record.msg)
 
