@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from miro_jax.models import sharding
 from miro_jax.train.digest import examine, layout
+from miro_jax.train.leaks import without_leaks
 from miro_jax.train.saving import Keep
 from miro_jax.train.state import leaf_name
 
@@ -119,7 +119,7 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
         if not read_only:
             _check_writable(self.folder)
-        _without_counters()
+        without_leaks()
         self._values: dict[int, float | None] = {}  # by which the best is chosen
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -333,16 +333,6 @@ def _processes(shared: bool) -> ocp.options.MultiprocessingOptions:
     us = jax.process_index()
     alone = {"primary_host": us, "active_processes": {us}, "barrier_sync_key_prefix": f"only-{us}"}
     return ocp.options.MultiprocessingOptions(**({} if shared else alone))
-
-
-def _without_counters() -> None:
-    """Keep Orbax from asking TensorStore for its counters at each save, to log a rate.
-
-    Each answer leaks three kilobytes in TensorStore 0.1.86, several times a save.
-    """
-    module = sys.modules.get("orbax.checkpoint._src.serialization.tensorstore_utils")
-    if hasattr(module, "get_tensorstore_raw_bytes"):
-        vars(module)["get_tensorstore_raw_bytes"] = lambda *_, **__: 0
 
 
 def _check_writable(folder: epath.Path) -> None:
