@@ -114,6 +114,14 @@ def test_a_search_finds_levels_and_guidance_and_confirms_on_fresh_prompts_and_se
     assert drawn == 2 * (512 + 4 * 2)  # the comparison costs what the search did
 
 
+def test_a_preset_that_is_no_better_than_the_defaults_is_said_to_be():
+    preset = find()
+    assert not any("no better" in line for line in search.describe(preset))
+    worse = preset.confirmed | {"gain": {"mean": -0.1, "low": -0.2, "high": 0.01}}
+    *_, line = search.describe(dataclasses.replace(preset, confirmed=worse))
+    assert line.startswith("On fresh prompts this preset is no better than the defaults")
+
+
 def test_what_does_not_vary_stays_as_requested():
     preset = find(rewards=["colors"], targets={"beauty": 0.5}, negative=True, guidance_scale=0.0)
     assert preset.targets.keys() == {"beauty", "colors"} and preset.targets["beauty"] == 0.5

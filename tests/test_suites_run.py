@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from miro_jax import __main__ as entry
-from miro_jax.evaluate.suites import find, manifest, table
+from miro_jax.evaluate.suites import comparison, find, manifest, table
 from tests.scoring import file_bytes, grey
 from tests.suites import Bright, contents, evaluate, shade, small_suite, write_geneval
 
@@ -72,6 +72,8 @@ def test_an_incomplete_set_is_refused_unless_partial_which_is_marked(folder, tmp
     assert made.manifest["result"]["missing"] == [["00000", 1]]
     assert made.manifest["result"]["partial"] is True
     assert "PARTIAL: 1 image missing or damaged" in (tmp_path / "out" / "table.txt").read_text()
+    notes = comparison.compare([made, made])["notes"]
+    assert notes.count(f"{made.name} is PARTIAL: it lacks images of its suite") == 2
 
 
 def test_a_set_without_a_tag_has_no_overall_score(folder, tmp_path):

@@ -338,7 +338,7 @@ def describe(preset: Preset) -> list[str]:
     def interval(mean: Mapping[str, float]) -> str:
         return f"{mean['mean']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]"
 
-    return [
+    lines = [
         f"{words + '; ' if words else ''}guidance {preset.guidance_scale:g}",
         f"{preset.found_on['objective']} on {c['prompts']} fresh prompts: preset "
         f"{interval(c['preset'])}, default {interval(c['default'])}, gain {interval(c['gain'])}",
@@ -346,3 +346,9 @@ def describe(preset: Preset) -> list[str]:
         f"{interval(best['best'])}; the preset equals the best of "
         f"{best['n_that_equals_preset'] or 'more than ' + str(best['n'])}",
     ]
+    if c["gain"]["mean"] <= 0:
+        lines.append(
+            "On fresh prompts this preset is no better than the defaults: keep these, or search "
+            "with a larger --budget."
+        )
+    return lines

@@ -67,6 +67,9 @@ def _check(
     A metric that was not asked for by name is dropped where it cannot be compared.
     """
     notes, marked = [], set()
+    for one in evaluations:
+        if one.manifest["result"].get("partial"):
+            notes.append(f"{one.name} is PARTIAL: it lacks images of its suite")
     for number, one in enumerate(evaluations[1:], 1):
         for metric in metrics:
             if not (why := identity.why_no_column(evaluations[0], one, metric)):
