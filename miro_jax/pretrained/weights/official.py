@@ -40,7 +40,7 @@ OURS = "miro_jax"  # section of config.json that only this package reads and wri
 KEEP_FLOAT32 = r"(.*/)?fourier/.*"
 # What the release fixes in code: it has no entry in config.json.
 FIXED = {"condition_heads": 16, "condition_layers": 2, "mlp_multiplier": 4, "mlp_multiple": 256}
-FIXED |= {"prediction": "velocity", "self_condition": True}
+FIXED |= {"prediction": "velocity", "skip_gate": False, "self_condition": True}
 # Our sizes by their names in the section `network`, and what a missing entry means there.
 SIZES = {
     "caption_width": "label_dim",
