@@ -194,6 +194,7 @@ def test_a_drawing_can_be_stopped(opened, studio):
     view.wait_for_function("document.querySelector('#status progress')")
     view.click("#stop")
     view.wait_for_function("document.querySelector('#status').innerText == 'Stopped.'")
+    view.wait_for_timeout(2000)  # the page says so when it has asked; steps here take no time
     studio.pipe.gate.set()
     set_slider(view, "steps", 3)
     generate(view)
