@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from tests.oracles.make_mmdet_golden import CROPPED, INPUT, ORIGINAL, SIZES, SWIN, draw, stubs
+from tests.oracles.make_mmdet_golden import CROPPED, INPUT, ORIGINAL, SIZES, SWIN, fill, stubs
 
 OUT = pathlib.Path(__file__).parent.parent / "golden" / "mmdet2.npz"
 IMAGE = (427, 640)  # whose pixels are prepared: 800 x 1199, padded to 1216
@@ -54,20 +54,6 @@ def shrink(model) -> None:
     decoder.transformerlayers.feedforward_channels = s["decoder_mlp"]
     for one in (head.pixel_decoder.positional_encoding, head.positional_encoding):
         one.num_feats = width // 2
-
-
-def fill(modules) -> dict[str, tuple[int, ...]]:
-    """Draw every tensor of (prefix, module); returns name -> shape."""
-    shapes = {}
-    for prefix, module in modules:
-        state = module.state_dict()
-        for key, value in state.items():
-            if value.dtype == torch.float32:
-                name = f"{prefix}.{key}"
-                shapes[name] = tuple(value.shape)
-                state[key] = torch.from_numpy(draw(name, tuple(value.shape)))
-        module.load_state_dict(state)
-    return shapes
 
 
 def prepare(steps) -> tuple[np.ndarray, np.ndarray]:

@@ -126,6 +126,20 @@ def build():
     return backbone, head, fusion
 
 
+def fill(modules) -> dict[str, tuple[int, ...]]:
+    """Draw every tensor of (prefix, module); returns name -> shape."""
+    shapes = {}
+    for prefix, module in modules:
+        state = module.state_dict()
+        for key, value in state.items():
+            if value.dtype == torch.float32:
+                name = f"{prefix}.{key}"
+                shapes[name] = tuple(value.shape)
+                state[key] = torch.from_numpy(draw(name, tuple(value.shape)))
+        module.load_state_dict(state)
+    return shapes
+
+
 def main() -> None:
     """Run mmdet and write the file."""
     stubs()
@@ -133,15 +147,7 @@ def main() -> None:
 
     register_all_modules()
     backbone, head, fusion = build()
-    tensors = {}
-    for prefix, module in (("backbone", backbone), ("panoptic_head", head)):
-        state = module.state_dict()
-        for key, value in state.items():
-            if value.dtype == torch.float32:
-                name = f"{prefix}.{key}"
-                tensors[name] = tuple(value.shape)
-                state[key] = torch.from_numpy(draw(name, tuple(value.shape)))
-        module.load_state_dict(state)
+    tensors = fill((("backbone", backbone), ("panoptic_head", head)))
     x = np.random.default_rng(7).normal(size=(1, *INPUT, 3)).astype(np.float32)
     with torch.inference_mode():
         features = backbone(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
