@@ -25,7 +25,7 @@ from miro_jax.cli.progress import Progress
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.storage import Damaged, RemoteFolder
 from miro_jax.data.storage.files import naming, published, remove_leftovers, to_json, write_atomic
-from miro_jax.data.storage.mirror import CHECKPOINTS, COMMIT, MARKER, scratch_root
+from miro_jax.data.storage.mirror import CHECKPOINTS, COMMIT, MARKER, finished_steps, scratch_root
 from miro_jax.data.storage.remote import errors_of_stores
 from miro_jax.pretrained.weights import hub, official
 
@@ -92,7 +92,7 @@ def steps_of(location: str) -> list[int]:
     """
     with errors_of_stores():
         store, _ = _find(RemoteFolder(location), ())
-        return sorted(_finished(store.tree()))
+        return sorted(finished_steps(store.tree()))
 
 
 def step_of(copy: Path) -> int:
@@ -138,7 +138,7 @@ def _explained(store: RemoteFolder) -> Iterator[None]:
 
 def _names_of_run(store: RemoteFolder, tree: _Tree, step: int | None) -> list[str]:
     """Return the files of a checkpoint that sampling reads, what commits it last."""
-    steps = _finished(tree)
+    steps = finished_steps(tree)
     if not steps or step not in (None, *steps):
         wanted = "a finished checkpoint" if step is None else f"the checkpoint of step {step}"
         raise FileNotFoundError(
@@ -149,12 +149,6 @@ def _names_of_run(store: RemoteFolder, tree: _Tree, step: int | None) -> list[st
     inside = [name for name in tree if name.startswith(top)]
     names = [n for n in inside if n[len(top) :].split("/")[0] not in _NOT_SAMPLED]
     return sorted(names, key=lambda name: (name == top + COMMIT, name))
-
-
-def _finished(tree: _Tree) -> set[int]:
-    """Return the steps of the checkpoints that were uploaded whole."""
-    inside = (name.split("/")[1:] for name in tree if name.startswith(f"{CHECKPOINTS}/"))
-    return {int(step) for step, *file in inside if file == [COMMIT] and step.isdecimal()}
 
 
 def _names_of_release(store: RemoteFolder, tree: _Tree) -> list[str]:

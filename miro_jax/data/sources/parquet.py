@@ -130,7 +130,7 @@ def _columns(path: str, schema: pyarrow.Schema, spec: Spec) -> _Columns:
     others = {name: kind for name, kind in others.items() if name != caption}
     captions = [caption] if caption else []
     if caption and requested is None:
-        captions += [n for u in CAPTION_FIELDS for n in others if n.strip().lower() == u]
+        captions += tables.usual_columns(others, CAPTION_FIELDS)
         captions = [n for n in captions if n == caption or _is_words(others[n])]
     synthetic = {
         column: field

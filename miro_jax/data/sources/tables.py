@@ -118,7 +118,7 @@ def open_table(
     if caption_column is not None:
         captions = [choose_column(path, columns, caption_column, (), "caption")]
     else:
-        captions = [c for usual in CAPTION_COLUMNS for c in columns if c.strip().lower() == usual]
+        captions = usual_columns(columns, CAPTION_COLUMNS)
     chosen = tuple(filter(None, captions))
     count = sum(1 for _ in _rows(path, path_column, chosen))
     if not count:
@@ -150,8 +150,12 @@ def choose_column(
                 f"{', '.join(map(repr, columns))}; got {requested!r}."
             )
         return requested
-    known = {name.strip().lower(): name for name in reversed(list(columns))}
-    return next((known[name] for name in usual if name in known), None)
+    return next(iter(usual_columns(columns, usual)), None)
+
+
+def usual_columns(columns: Collection[str], usual: Iterable[str]) -> list[str]:
+    """Return the columns that have one of the usual names, in capitals or not, in their order."""
+    return [name for one in usual for name in columns if name.strip().lower() == one]
 
 
 def _columns(path: str) -> list[str]:

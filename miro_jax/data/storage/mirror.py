@@ -99,6 +99,12 @@ def local_folder(url: str, first: int = 0) -> Iterator[Path]:
         yield folder
 
 
+def finished_steps(names: Iterable[str]) -> set[int]:
+    """Return the steps of the checkpoints that were uploaded whole, of names in a run's folder."""
+    steps = {_step(name) for name in names if _rank(name) == 2}
+    return {step for step in steps if step >= 0}
+
+
 class Mirror:
     """The two folders. Use it as a context manager, or call `push` at the end.
 
@@ -236,7 +242,7 @@ class Mirror:
 
     def _fetched(self, stored: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
         """Return what of a store is fetched: of checkpoints the newest that are committed."""
-        steps = sorted((_step(n) for n in stored if _rank(n) == 2), reverse=True)
+        steps = sorted(finished_steps(stored), reverse=True)
         wanted = {f"{CHECKPOINTS}/{step}" for step in steps[: self._newest]}
         return {
             name: facts
