@@ -36,7 +36,7 @@ from tests.test_geneval_detector import FILES, GOLDEN, TINY, draw
 SIDE, SAMPLES, OBJECTS = 256, prompts.SAMPLES_PER_PROMPT, 100
 
 
-class Told:
+class Replayed:
     """A tower that runs its network once, on noise; every image gets its masks and boxes."""
 
     def __init__(self, tower: Tower):
@@ -79,8 +79,8 @@ def _judge() -> judge.GenEvalJudge:
         shapes = [tuple(map(int, text.split("x"))) for text in file["shapes"]]
         arrays = {str(k): draw(str(k), s) for k, s in zip(file["keys"], shapes, strict=True)}
     network = mask2former_keys.load(from_arrays(arrays), TINY)
-    told = detector.Detector(Told(Tower(network)), {"name": "tiny"})
-    return judge.GenEvalJudge(told, Drawn())
+    replayed = detector.Detector(Replayed(Tower(network)), {"name": "tiny"})
+    return judge.GenEvalJudge(replayed, Drawn())
 
 
 def write_images(folder: pathlib.Path, count: int) -> None:

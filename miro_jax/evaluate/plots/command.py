@@ -72,8 +72,8 @@ def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
     if settings.kind not in kinds:
         raise ValueError(f"KIND must be one of {', '.join((*kinds, ALL))}; got {settings.kind!r}.")
     figure = kinds[settings.kind]()
-    told = {source.label: _origin(source) for source in sources}
-    return dataclasses.replace(figure, sources=told)
+    origins = {source.label: _origin(source) for source in sources}
+    return dataclasses.replace(figure, sources=origins)
 
 
 def _kinds(settings: Settings, sources: Sequence[Source]) -> dict[str, Callable[[], Figure]]:

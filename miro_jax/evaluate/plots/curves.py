@@ -252,8 +252,8 @@ def _match(model: str, base: str, need: float | None, most: float, of_base: floa
     """Write how many samples of a model are as good as the best of a baseline's."""
     count = most if need is None else need
     samples = f"{count:g} {'sample' if count == 1 else 'samples'} of {model}"
-    told = "stay below" if need is None else "reaches" if count == 1 else "reach"
-    return f"{samples} {told} the best of {of_base:g} of {base}"
+    verb = "stay below" if need is None else "reaches" if count == 1 else "reach"
+    return f"{samples} {verb} the best of {of_base:g} of {base}"
 
 
 def _read_test_time(sources: Sequence[Source]) -> Curves:

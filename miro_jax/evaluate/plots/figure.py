@@ -96,8 +96,8 @@ class Figure:
                 placed.append((_GAP, y, *panel.size, panel))
                 y += _HEADING + panel.size[1] + len(panel.lines) * _LINE + _GAP
         alike = [panel for panel in self.panels if panel.size is None]
-        told = max((len(panel.lines) for panel in alike), default=0)
-        height = _HEADING + self.height + told * _LINE + _GAP
+        lines = max((len(panel.lines) for panel in alike), default=0)
+        height = _HEADING + self.height + lines * _LINE + _GAP
         for number, panel in enumerate(alike):
             x = _GAP + number % columns * (self.width + _GAP)
             placed.append((x, y + number // columns * height, self.width, self.height, panel))

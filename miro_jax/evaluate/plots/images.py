@@ -210,8 +210,8 @@ def _curve(
     chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(extent(rows), "mean score"))
     points = draw_curve(chart, "a", judge, us, rows)
     slope = rank_correlation(us, rows[0])
-    told = "constant" if slope is None else f"rank correlation with u {slope:+.2f}"
-    panel = Panel(judge, chart.svg(f"{judge} along u; {told}."), (told,))
+    trend = "constant" if slope is None else f"rank correlation with u {slope:+.2f}"
+    panel = Panel(judge, chart.svg(f"{judge} along u; {trend}."), (trend,))
     return panel, [{"panel": judge, **point} for point in points], slope
 
 

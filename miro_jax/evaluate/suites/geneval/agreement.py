@@ -115,8 +115,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     text += [f"flips by rule: {flips}", f"of these near a threshold: {whole['near']}"]
     if facts := result.get("people"):
         raters = facts["raters"]
-        told = "" if raters is None else f"; two raters of an image agree in {raters:.3f} of pairs"
-        text.append(f"{facts['judged']} of {facts['labelled']} labelled images are judged{told}")
+        pairs = "" if raters is None else f"; two raters of an image agree in {raters:.3f} of pairs"
+        text.append(f"{facts['judged']} of {facts['labelled']} labelled images are judged{pairs}")
     return text
 
 

@@ -77,8 +77,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise damaged(str(path), line, error) from error
         if answers[_CAPTION] != prompt.text:
-            told = f"prompt {number} is {prompt.text!r}; got {answers[_CAPTION][:60]!r}"
-            raise damaged(str(path), line, told)
+            reason = f"prompt {number} is {prompt.text!r}; got {answers[_CAPTION][:60]!r}"
+            raise damaged(str(path), line, reason)
         failed.setdefault((number, image), []).append(rule)
     if not failed:
         raise ValueError(f"{path} must hold answers of raters; it has none.")
