@@ -63,7 +63,7 @@ def stand_in(q, k, v, mask=None, **_):
 
 def compile_gradient(args: argparse.Namespace) -> str:
     """Return the compiled program of the loss's gradient."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # some versions find it by themselves
+    with contextlib.suppress(Exception):  # some versions find it by themselves
         __import__("jax_plugins.xla_cuda13", fromlist=["initialize"]).initialize()
     devices = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology="1x1x1")
     place = SingleDeviceSharding(devices.devices[0])

@@ -66,6 +66,7 @@ def all_variants(c: ConfigDict) -> None:
         *(f"no_{name}" for name in base.REWARDS),
     )
     c.study.measure_steps = (100, 200, 350, 500, 700, 1_000, 1_500, 2_000, 3_000)
+    c.study.dial_per_category = 32
     c.study.best_of = 128
     c.study.batch_size = 600
 

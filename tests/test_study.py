@@ -1,5 +1,7 @@
 """The study stage: what its runs are conditioned on, and that stopping it changes nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,11 @@ from miro_jax import load_reward
 from miro_jax.annotate.parts import unseal
 from miro_jax.data.shapes import detect, world
 from miro_jax.evaluate import base
-from miro_jax.evaluate.study import measure, measured, stage, train
+from miro_jax.evaluate.study import judging, measure, measured, stage, train
 from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
 from miro_jax.sample.settings import Settings
+from miro_jax.train import components
 from tests.networks import quick_compilation, small_mesh
 
 REWARDS = ("a", "b", "c")
@@ -134,7 +137,9 @@ def test_an_image_is_read_once_for_its_verdict_and_its_rewards(setting, each, mo
     run = Run("miro", 0, np.ones(2, bool), 0.0)
     request = measure.Request(setting, prompts, {}, each, 0)
     sampling = base.Sampling(Settings(), 0)
-    cell = measure.measure(lambda *_, **__: images, run, 7, request, sampling, rewards)
+    drawn = measure.draw(lambda *_, **__: images, run, request, sampling, rewards.names)
+    with judging.judging(measure.judged_by(rewards), 0) as submit:
+        cell = measure.to_cell(run, 7, request, submit(*drawn)())
     assert sum(batches) == len(images)
     texts = [prompt for prompt in prompts for _ in range(each)]
     right = world.check_all(images, texts)
@@ -142,6 +147,34 @@ def test_an_image_is_read_once_for_its_verdict_and_its_rewards(setting, each, mo
     np.testing.assert_array_equal(np.ravel(cell.right), right)
     np.testing.assert_array_equal(cell.scores.reshape(-1, 2), rewards.score(images, texts))
     assert cell.scores.shape[:-1] == cell.right.shape == ((6,) if each == 1 else (3, 2))
+
+
+def test_several_processes_judge_as_one_does():
+    images = np.stack([world.make_sample(0, index, size=16).image for index in range(40)])
+    prompts = [world.make_sample(0, index, size=16).caption for index in range(40)]
+    rewards = measure.judged_by(base.Judges([load_reward(n) for n in ("objects@shapes1", "count")]))
+    found = []
+    for processes in (0, 2):
+        with judging.judging(rewards, processes) as submit:
+            waiting = [submit(images[i : i + 20], prompts[i : i + 20]) for i in (0, 20)]
+            found.append([scores() for scores in waiting])
+            with pytest.raises(ValueError, match="one text for each of the 40 images; got 3"):
+                submit(images, prompts[:3])()
+    np.testing.assert_array_equal(*found)
+    assert np.ptp(found[0][0], axis=0).min() > 0
+
+
+def test_runs_side_by_side_start_as_the_train_stage_starts_each():
+    config = configs.get_config("tiny")
+    parts = components.build_components(config)
+    runs = make_runs(options(variants=("baseline", "miro"), seeds=(3,)), REWARDS, 0.0)
+    with sharding.use_mesh(sharding.one_device_mesh()), quick_compilation():
+        states = train.start(parts, [dataclasses.replace(runs[0], seed=s) for s in (3, 4)])
+        for row, seed in enumerate((3, 4)):
+            alone = jax.jit(parts.init)(jax.random.key(seed))
+            pairs = zip(*map(jax.tree.leaves, (train.take(states, row), alone)), strict=True)
+            for one, other in pairs:
+                np.testing.assert_array_equal(one, other)
 
 
 def small(**changes):

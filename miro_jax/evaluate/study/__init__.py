@@ -1,5 +1,6 @@
 """The study: many small networks of the shapes world, and which of the paper's claims they show.
 
+train, measure, judging     networks side by side, what is drawn of them, and who judges it
 measured      what was measured of the networks: verdicts and reward scores, a file for each group
 resample      means over prompts and seeds, with intervals
 claim, claims what claims have in common; all of them, from cells to verdicts

@@ -15,7 +15,7 @@ from miro_jax.evaluate.base import Judges, Sampling
 from miro_jax.evaluate.study.measured import Cell
 from miro_jax.evaluate.study.settings import BASELINE, MIRO, Run, Study
 from miro_jax.models.targets import to_levels
-from miro_jax.rewards.base import score_all
+from miro_jax.rewards.base import Reward
 from miro_jax.rewards.shapes import ShapesReward
 from miro_jax.sample.pipeline import MiroPipeline
 
@@ -92,24 +92,27 @@ class Verdict(ShapesReward):
         return np.array(world.check_readings(features, captions), np.float32)
 
 
-def measure(
+def draw(
     pipeline: MiroPipeline,
     run: Run,
-    step: int,
     request: Request,
     sampling: Sampling,
-    judges: Judges,
-) -> Cell:
-    """Draw and judge the images of one cell.
+    rewards: Sequence[str],
+) -> tuple[np.ndarray, list[str]]:
+    """Draw the images of one cell.
 
     Args:
       pipeline: with the weights of the run; it knows all rewards of the study.
       sampling: guidance and steps; its targets are the defaults of the rewards of the run.
+      rewards: [R], the names of all.
+
+    Returns:
+      N images [N, H, W, 3] uint8, those of a prompt one after the other, and their N prompts.
     """
     count = len(request.prompts) * request.num_images
     # A specialist chases its only reward.
     defaults = {} if run.rewards.sum() == 1 else sampling.targets
-    positive = to_levels({**defaults, **request.targets}, 1, judges.names, 1.0)[0]
+    positive = to_levels({**defaults, **request.targets}, 1, rewards, 1.0)[0]
     levels = [np.where(run.rewards, row, np.nan) for row in (positive, np.zeros_like(positive))]
     images = pipeline(
         list(request.prompts),
@@ -120,12 +123,21 @@ def measure(
         seed=request.seed,
         **dataclasses.asdict(sampling.settings),
     )
-    texts = [text for text in request.prompts for _ in range(request.num_images)]
-    # The verdict as one more reward: of its tower, the detector, each image is read once.
-    rewards = [*judges.rewards, Verdict("objects")]
-    scores = score_all(rewards, images, [{"caption": texts}])[0]
+    return images, [text for text in request.prompts for _ in range(request.num_images)]
+
+
+def judged_by(judges: Judges) -> list[Reward]:
+    """Return what images are scored by: the rewards and, last, the verdict.
+
+    The verdict is one more reward: of its tower, the detector, each image is read once.
+    """
+    return [*judges.rewards, Verdict("objects")]
+
+
+def to_cell(run: Run, step: int, request: Request, scores: np.ndarray) -> Cell:
+    """Make a cell of the scores [N, R + 1] of its images, the verdict last."""
     scores, right = scores[:, :-1], scores[:, -1] > 0
-    if request.setting == "best_of":
+    if request.setting == BEST_OF:
         right = right.reshape(-1, request.num_images)
         scores = scores.reshape(*right.shape, -1)
     return Cell(run.variant, run.seed, step, request.setting, right, scores)

@@ -29,7 +29,7 @@ from miro_jax.data.records.options import Options
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base
-from miro_jax.evaluate.study import measure, measured, page, train
+from miro_jax.evaluate.study import judging, measure, measured, page, train
 from miro_jax.evaluate.study.measured import Cell, Measured
 from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
@@ -62,8 +62,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         groups = _groups(runs, study.runs_at_once)
         total = len(runs) * config.train.num_steps
         with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
-            for number, group in enumerate(groups):
-                _run_group(bench, folder, f"{number}", group, progress)
+            judges = measure.judged_by(bench.judges)
+            with judging.judging(judges, judging.processes_for(len(groups[0]))) as submit:
+                for number, group in enumerate(groups):
+                    _run_group(bench, folder, f"{number}", group, progress, submit)
         written = page.write(folder.path, measured.load(folder.path))
     say("\n".join([f"{workdir}:", *(f"  {line}" for line in written.lines)]))
     say(f"report: {written.page}")
@@ -153,7 +155,12 @@ def _groups(runs: Sequence[Run], at_once: int) -> list[list[Run]]:
 
 
 def _run_group(
-    bench: Bench, folder: LocalFolder, name: str, runs: Sequence[Run], progress: Progress
+    bench: Bench,
+    folder: LocalFolder,
+    name: str,
+    runs: Sequence[Run],
+    progress: Progress,
+    submit: judging.Submit,
 ) -> None:
     """Train and measure a group from where it stands."""
     facts = {
@@ -174,11 +181,7 @@ def _run_group(
             _check_finite(runs, np.asarray(losses), at + count)
             at += count
             progress.update(count * len(runs), f"group {name}")
-        cells = [
-            cell
-            for row, one in enumerate(runs)
-            for cell in _measure(bench, one, train.take(states, row), step)
-        ]
+        cells = _measure(bench, runs, states, step, submit)
         measured.save_cells(folder.path, f"group-{name}-{step:06d}", bench.frame, cells)
         folder.write(facts["name"], seal(train.to_arrays(states), facts))
 
@@ -221,17 +224,16 @@ def _check_finite(runs: Sequence[Run], losses: np.ndarray, step: int) -> None:
             )
 
 
-def _measure(bench: Bench, run: Run, state: Any, step: int) -> list[Cell]:
-    """Measure one run."""
-    bench.pipeline.weights = state.ema_params, state.buffers
-    wanted = measure.requests(
-        bench.study,
-        run,
-        step == bench.study.measure_steps[-1],
-        bench.frame.prompts,
-        bench.judges.names,
-        bench.frame.conflict_reward,
-        bench.sampling.seed,
-    )
-    arguments = bench.sampling, bench.judges
-    return [measure.measure(bench.pipeline, run, step, one, *arguments) for one in wanted]
+def _measure(
+    bench: Bench, runs: Sequence[Run], states: Any, step: int, submit: judging.Submit
+) -> list[Cell]:
+    """Measure a group: draw one cell after the other, while those drawn before are judged."""
+    is_last, drawn = step == bench.study.measure_steps[-1], []
+    names, frame, sampling = bench.judges.names, bench.frame, bench.sampling
+    facts = frame.prompts, names, frame.conflict_reward, sampling.seed
+    for row, run in enumerate(runs):
+        bench.pipeline.weights = train.take((states.ema_params, states.buffers), row)
+        for request in measure.requests(bench.study, run, is_last, *facts):
+            images, texts = measure.draw(bench.pipeline, run, request, sampling, names)
+            drawn.append((run, request, submit(images, texts)))
+    return [measure.to_cell(run, step, request, scores()) for run, request, scores in drawn]

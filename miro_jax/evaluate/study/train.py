@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.evaluate.study.settings import Run
+from miro_jax.models import compiling
 from miro_jax.train.components import Components
 from miro_jax.train.settings import Training
 from miro_jax.train.state import TrainState, leaf_name
@@ -35,8 +36,8 @@ def stack_runs(runs: Sequence[Run]) -> dict[str, jax.Array]:
 
 def start(parts: Components, runs: Sequence[Run]) -> TrainState:
     """Return the first states of the runs, a row each: those of the train stage for their seeds."""
-    states = [jax.jit(parts.init)(jax.random.key(run.seed)) for run in runs]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    init = jax.jit(lambda seeds: jax.vmap(lambda seed: parts.init(jax.random.key(seed)))(seeds))
+    return init(jnp.asarray([run.seed for run in runs], jnp.uint32))
 
 
 def make_chunk(parts: Components, training: Training) -> Callable[..., tuple[TrainState, Any]]:
@@ -74,7 +75,7 @@ def make_chunk(parts: Components, training: Training) -> Callable[..., tuple[Tra
         alone = jax.tree.map(lambda leaf: leaf[0], (states, runs))
         return jax.tree.map(lambda leaf: leaf[None], one(*alone, examples, steps))
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, compiler_options=compiling.options())
 
 
 def draw_batch(
@@ -110,8 +111,9 @@ def load_examples(own: Mapping[str, np.ndarray], synthetic: Mapping[str, np.ndar
     return jax.device_put(shared | {name: np.stack([own[name], synthetic[name]]) for name in both})
 
 
-def take(states: TrainState, row: int) -> TrainState:
-    """Return the state of one run."""
+@jax.jit
+def take(states: Any, row: int) -> Any:
+    """Return the state of one run, or a part of it."""
     return jax.tree.map(lambda leaf: leaf[row], states)
 
 
