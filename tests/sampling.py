@@ -22,8 +22,10 @@ from miro_jax.sample import command, draw
 from miro_jax.sample import folder as folders
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.request import make_request
+from miro_jax.sample.settings import Settings
 from miro_jax.sample.stage import write_images
 from miro_jax.sample.trained import Trained, export
+from miro_jax.sample.usual import Usual
 from miro_jax.sample.verbs import Images
 from tests.networks import TINY, random_network, resize, small_mesh
 
@@ -58,6 +60,8 @@ class Dial:
 
     def __init__(self, names=NAMES):
         self.reward_names, self.calls = tuple(names), []
+        self.default_targets, self.default_negative_targets = Usual().levels(names)
+        self.default_settings = Settings()
         self.trained = SimpleNamespace(
             config=SimpleNamespace(latent_shape=(2, 2, 1)),
             name="dial sha256:d1a1",

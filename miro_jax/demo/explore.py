@@ -21,6 +21,7 @@ from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
 from miro_jax.sample.request import Prompt, Request, given_prompts
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
+from miro_jax.sample.usual import read_usual
 
 VERB = "explore"
 DEFAULT_OUT = "explorer"
@@ -75,7 +76,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     flags.preset = None
     options = make_settings(Options, flags)
     names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
-    usual = {} if run_config is None else sample.stage.read_settings(run_config)
+    usual = read_usual(run_config).put_before(flags)
     settings = make_settings(Settings, flags, **usual)
     prompts = _prompts(options, run_config)
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=settings)

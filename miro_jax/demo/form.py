@@ -64,20 +64,31 @@ def write_json(form: Request) -> str:
     return dump_json(to_values(form))
 
 
-def _changed(form: Request) -> dict[str, Any]:
-    """Return the arguments of a form without those that are the pipeline's defaults."""
+def _changed(form: Request, usual: Request | None) -> dict[str, Any]:
+    """Return the arguments of a form without those that are the checkpoint's defaults.
+
+    Args:
+      usual: a form of the defaults; None is those of a release.
+    """
     values = to_values(form)
-    for key, usual in (("targets", 1.0), ("negative_targets", 0.0)):
-        changed = {name: level for name, level in values.pop(key).items() if level != usual}
+    defaults = to_values(make_request(form.names, "a") if usual is None else usual)
+    for key in ("targets", "negative_targets"):
+        own = values.pop(key).items()
+        changed = {name: level for name, level in own if level != defaults[key][name]}
         values |= {key: changed} if changed else {}
-    usual = dataclasses.asdict(Settings())
-    del usual["guidance_scale"], usual["num_steps"]
-    return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+    left = [name for name in _SETTINGS if name not in ("guidance_scale", "num_steps")]
+    return {k: value for k, value in values.items() if k not in left or value != defaults[k]}
 
 
-def to_python(form: Request, checkpoint: str, variant: str | None = None) -> str:
-    """Return the call of the pipeline that draws the same images, with its import."""
-    values = _changed(form)
+def to_python(
+    form: Request, checkpoint: str, variant: str | None = None, usual: Request | None = None
+) -> str:
+    """Return the call of the pipeline that draws the same images, with its import.
+
+    Args:
+      usual: a form of the checkpoint's defaults, which the call does not repeat.
+    """
+    values = _changed(form, usual)
     where = ", ".join(map(repr, filter(None, (checkpoint, variant))))
     lines = [f"    {values.pop('prompt')!r},"]
     lines += [f"    {key}={value!r}," for key, value in values.items()]
@@ -93,11 +104,11 @@ def to_python(form: Request, checkpoint: str, variant: str | None = None) -> str
     )
 
 
-def to_command(form: Request, checkpoint: str, variant: str | None = None) -> str:
-    """Return the `miro-jax sample` that draws the same images into a folder."""
-    values = _changed(form)
-    # A run has its own settings where a flag is not given: all of them are given.
-    values |= {"solver": form.settings.solver, "negative_prompt": form.settings.negative_prompt}
+def to_command(
+    form: Request, checkpoint: str, variant: str | None = None, usual: Request | None = None
+) -> str:
+    """Return the `miro-jax sample` that draws the same images into a folder; see `to_python`."""
+    values = _changed(form, usual)
     flags = {"num_images": "images", "num_steps": "steps", "targets": "target"}
     flags |= {"negative_targets": "negative-target"}
     words = [f"--checkpoint={checkpoint}", *([f"--variant={variant}"] if variant else [])]

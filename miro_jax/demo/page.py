@@ -276,7 +276,7 @@ def _connect(
             form = controls.read(values)
         except MISTAKES:
             return ["", "", ""]
-        where = studio.checkpoint, studio.variant
+        where = studio.checkpoint, studio.variant, studio.usual
         return [to_python(form, *where), to_command(form, *where), write_json(form)]
 
     def choose(name: str, *values: Any) -> list[Any]:

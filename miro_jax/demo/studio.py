@@ -20,7 +20,6 @@ from miro_jax.data.records.bins import Bins
 from miro_jax.demo.form import make_form, to_values
 from miro_jax.demo.levels import measured_levels
 from miro_jax.demo.options import AUTO, NONE, Options
-from miro_jax.models.targets import parse_targets
 from miro_jax.report.facts import EVALUATIONS, read_facts
 from miro_jax.report.results import Dials
 from miro_jax.rewards.base import Reward, score_all
@@ -28,8 +27,8 @@ from miro_jax.sample.batches import check_finite
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Request
-from miro_jax.sample.stage import read_settings
 from miro_jax.sample.trained import peek, weights_name
+from miro_jax.sample.usual import read_usual, request_of
 
 NUM_BINS = 64  # of the released networks
 _EVERY = 0.15  # seconds between two previews, at least
@@ -188,8 +187,7 @@ def open_studio(options: Options) -> Studio:
     )
     shapes = run is not None and _source(run) == "shapes"
     examples = FIRST_PROMPTS if shapes else OTHER_PROMPTS
-    usual = {} if sample is None else read_settings(sample)
-    first = {"prompt": examples[0], "num_images": min(4, options.most_images), **usual}
+    first = request_of(pipe, examples[0], min(4, options.most_images))
     dials = None
     if run is not None and (run / EVALUATIONS).exists():
         dials = read_facts(run).result(Dials)
@@ -199,7 +197,7 @@ def open_studio(options: Options) -> Studio:
         pipe.trained.bins,
         make_presets(pipe, options, sample),
         dials,
-        make_form(pipe.reward_names, first, options.most_images),
+        first,
         examples,
         options.checkpoint,
         options.variant,
@@ -240,11 +238,11 @@ def make_presets(
     best = {"targets": dict.fromkeys(every, 1.0), "negative_targets": dict.fromkeys(every, 0.0)}
     none = {key: dict.fromkeys(every, None) for key in best}
     presets: dict[str, dict[str, Any]] = {"all at their best": best}
-    if sample is not None and (wanted := parse_targets(sample["targets"])):
-        refused = parse_targets(sample["negative_targets"])
-        own = {"targets": best["targets"] | wanted}
-        own |= {"negative_targets": best["negative_targets"] | refused}
-        presets["of the run"] = own | {"guidance_scale": sample["guidance_scale"]}
+    usual = read_usual(sample)
+    targets, refused = usual.levels(every)
+    if sample is not None and targets != best["targets"]:
+        own = {"targets": targets, "negative_targets": refused}
+        presets["of the run"] = own | {"guidance_scale": usual.settings.guidance_scale}
     presets["not conditioned"] = none
     for path in options.preset:
         preset = read_preset(path)

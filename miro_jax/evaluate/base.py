@@ -17,11 +17,11 @@ import numpy as np
 from miro_jax.data.records.bins import Bins, levels
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.prompts import Prompts
-from miro_jax.models.targets import Targets, parse_targets
+from miro_jax.models.targets import Targets
 from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.settings import Settings
-from miro_jax.sample.stage import read_settings
+from miro_jax.sample.usual import read_usual
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -112,9 +112,8 @@ class Sampling:
 
 def make_sampling(config: Any) -> Sampling:
     """Build the sampling settings of `config.sample`."""
-    sample = config.sample
-    targets = parse_targets(sample.targets)
-    return Sampling(Settings(**read_settings(sample)), sample.seed, targets)
+    usual = read_usual(config.sample)
+    return Sampling(usual.settings, config.sample.seed, usual.targets)
 
 
 class Remembering:

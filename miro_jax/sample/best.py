@@ -20,8 +20,9 @@ from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import GRID, Folder
-from miro_jax.sample.request import ImageRequest, Request, make_request
+from miro_jax.sample.request import ImageRequest, Request
 from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.usual import request_of
 from miro_jax.sample.verbs import CANDIDATES, Best
 
 BEST = "best/"
@@ -66,7 +67,7 @@ def best_of(
       ValueError: an unknown reward or solver, a level outside of [0, 1]. FloatingPointError: a
         score is not finite.
     """
-    made = make_request(pipe.reward_names, prompts, num_candidates, **request)
+    made = request_of(pipe, prompts, num_candidates, **request)
     candidates = Best(reward.identity).sheet(made).images
     scores = np.full((len(made.prompts), num_candidates), -np.inf)
     images: dict[int, np.ndarray] = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from miro_jax.sample.animation import draw_frames
 from miro_jax.sample.draw import draw_all, draw_grid
-from miro_jax.sample.request import make_request
+from miro_jax.sample.usual import request_of
 from miro_jax.sample.verbs import Isolate, Loop, Sweep, Tradeoff
 
 
@@ -26,7 +26,7 @@ def isolation_grid(
       prompts: rows. rewards: columns; None is all.
       negative_prompt: "same" (the paper's formula), "empty" or a text.
       **request: `num_images` of a cell, `seed`, `targets`, `negative_targets`, `guidance_scale`,
-        `guidance_interval`, `num_steps`, `solver`, as in `MiroPipeline.__call__`.
+        `guidance_interval`, `num_steps`, `solver`, with the defaults of `MiroPipeline.__call__`.
 
     Returns:
       [height, width, 3] uint8, labelled.
@@ -72,7 +72,8 @@ def sweep_strip(
 
 
 def _grid(pipe: Any, prompts: Any, verb: Any, request: dict[str, Any]) -> np.ndarray:
-    sheet = verb.sheet(make_request(pipe.reward_names, prompts, **request))
+    own = verb.negative_prompt is not None  # the verb defines the negative branch
+    sheet = verb.sheet(request_of(pipe, prompts, negative=not own, **request))
     return draw_grid(sheet, draw_all(pipe, sheet.on_grid))
 
 
@@ -97,7 +98,7 @@ def reward_loop(
     Raises:
       ValueError: an unknown reward or solver, a level outside of [0, 1].
     """
-    made = make_request(pipe.reward_names, prompts, **request)
+    made = request_of(pipe, prompts, **request)
     verb = Loop(rewards, frames)
     sheet = verb.sheet(made)
     return draw_frames(sheet, draw_all(pipe, sheet.images), verb.varied(made))

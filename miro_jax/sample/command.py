@@ -21,11 +21,12 @@ from miro_jax import rewards, sample
 from miro_jax.cli.exit import UsageError, command_of, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.storage.files import to_json
-from miro_jax.sample.preset import Preset, read_preset
+from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Prompt, Request, given_prompts, slug
 from miro_jax.sample.search_options import Search
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import VERBS, Best, Loop
 
 VERB = "sample"
@@ -160,29 +161,19 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
             raise UsageError(f"--reward-weights: the reward {verb.reward!r} has no weights.")
         flags.num_images = verb.candidates
     names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
-    usual = {} if run_config is None else sample.stage.read_settings(run_config)
+    usual = read_usual(run_config)
     if options.preset is not None:
-        usual |= _use_preset(read_preset(options.preset), verb, flags, names)
-    settings = make_settings(Settings, flags, **usual)
+        preset = read_preset(options.preset)
+        preset.check_rewards(names)
+        usual = preset.over(usual)
+    # The negative branch of verbs that define it themselves stays theirs.
+    given = usual.put_before(flags, negative=verb.negative_prompt is None)
+    settings = make_settings(Settings, flags, **given)
     request = make_settings(Request, flags, names=names, prompts=tuple(prompts), settings=settings)
     sheet = verb.sheet(request)
     facts = request.describe(name, sheet.images, **verb.facts(request))
     out = Path(options.out or _default_folder(name, options, facts)).expanduser()
     return Plan(verb, request, sheet, out, facts), options
-
-
-def _use_preset(
-    preset: Preset, verb: Any, flags: Namespace, names: Sequence[str]
-) -> dict[str, Any]:
-    """Put the levels of a preset before those of flags; return its settings.
-
-    The negative branch of verbs that define it themselves stays theirs.
-    """
-    preset.check_rewards(names)
-    flags.targets = [preset.targets, *flags.targets]
-    if verb.negative_prompt is None:
-        flags.negative_targets = [preset.negative_targets, *flags.negative_targets]
-    return {"guidance_scale": preset.guidance_scale}
 
 
 def _default_folder(name: str, options: Options, facts: dict[str, Any]) -> Path:

@@ -35,10 +35,10 @@ NAMES = {
     "num_inference_steps": "num_steps",
     "generator": "seed",
 }
-# Of a call, by our names; a value of None is that of its default here.
+# Of a call, by our names; a value of None is its default here, or one of the pipeline's own.
 DEFAULTS = {"prompts": None, "num_images": 1, "seed": 0, "targets": None, "negative_targets": None}
 DEFAULTS |= {field.name: field.default for field in dataclasses.fields(Settings)}
-DEFAULTS |= dict.fromkeys(("guidance_scale", "prompt_embeds", "prompt_mask", "noise"))
+DEFAULTS |= dict.fromkeys(("prompt_embeds", "prompt_mask", "noise"))
 SIDES = ("height", "width")  # of images, which a network has fixed
 _OURS = {theirs: ours for ours, theirs in RELEASE_NAMES.items()}
 _PLATFORMS = {"cuda": ("gpu", "cuda"), "xla": ("tpu",), "mps": ("METAL",)}
@@ -85,12 +85,15 @@ class Output(dict[str, Any]):
         return self["images"]
 
 
-def read_call(given: Mapping[str, Any], size: int) -> dict[str, Any]:
+def read_call(
+    given: Mapping[str, Any], size: int, usual: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the arguments of a call, all of `DEFAULTS`, under our names.
 
     Args:
       given: arguments by our names or those of `NAMES` and `SIDES`; None where not given.
       size: side of the network's images in pixels.
+      usual: values in place of some of `DEFAULTS`.
 
     Raises:
       TypeError: an unknown argument, or a value of another kind.
@@ -115,7 +118,8 @@ def read_call(given: Mapping[str, Any], size: int) -> dict[str, Any]:
         call[ours] = value
     for name in ("targets", "negative_targets"):
         call[name] = _our_names(call[name])
-    call = {name: DEFAULTS[name] if value is None else value for name, value in call.items()}
+    defaults = {**DEFAULTS, **(usual or {})}
+    call = {name: defaults[name] if value is None else value for name, value in call.items()}
     _check_kinds(call)
     return call | {"seed": _seed(call["seed"])}
 

@@ -54,6 +54,7 @@ from miro_jax.sample.encoded import encode_given
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load, weights_name
+from miro_jax.sample.usual import Usual
 
 
 class MiroPipeline:
@@ -62,8 +63,8 @@ class MiroPipeline:
     Attributes:
       reward_names: the rewards this network is conditioned on, in order.
       default_targets, default_negative_targets: {name: level or None} requested where a call does
-        not set them; 1 and 0 throughout, or those of a preset.
-      default_guidance: scale where a call does not set it; 7, or that of a preset.
+        not set them; of a preset, else of the run, else 1 and 0 throughout.
+      default_settings: how to sample where a call does not say; see `usual.Usual`.
       batch_size: rows of every compiled call; fewer images are padded, more are made in turns.
       fewer_rows: whether fewer images are padded to a power of two alone.
       weights: states of the network, parameters first.
@@ -88,10 +89,8 @@ class MiroPipeline:
             )
         self.batch_size, self.fewer_rows, self._interrupt = batch_size, fewer_rows, False
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
-        self.default_targets = dict.fromkeys(self.reward_names, 1.0)
-        self.default_negative_targets = dict.fromkeys(self.reward_names, 0.0)
-        self.default_guidance = Settings.guidance_scale
         self._use_weights(trained)
+        self._use_defaults(trained.usual)
         if preset is not None:
             self._use(preset if isinstance(preset, Preset) else read_preset(preset))
 
@@ -176,9 +175,11 @@ class MiroPipeline:
         """Take the defaults of calls from a preset; ValueError where it is of another network."""
         preset.check_rewards(self.reward_names)
         preset.check_weights(weights_name(self.trained))
-        self.default_targets |= preset.targets
-        self.default_negative_targets |= preset.negative_targets
-        self.default_guidance = preset.guidance_scale
+        self._use_defaults(preset.over(self.trained.usual))
+
+    def _use_defaults(self, usual: Usual) -> None:
+        self.default_targets, self.default_negative_targets = usual.levels(self.reward_names)
+        self.default_settings = usual.settings
 
     def __call__(
         self,
@@ -186,11 +187,11 @@ class MiroPipeline:
         num_images: int | None = None,
         targets: Targets = None,
         negative_targets: Targets = None,
-        negative_prompt: str = "empty",
+        negative_prompt: str | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_steps: int | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
         seed: int | None = None,
         output_type: str = "pil",
         prompt_embeds: np.ndarray | None = None,
@@ -211,13 +212,14 @@ class MiroPipeline:
             [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
           negative_targets: the same for the negative branch; others are
             `default_negative_targets`.
-          negative_prompt: "empty" (the release), "same" (the paper's formula), or a text.
+          negative_prompt: "empty" (the release), "same" (the paper's formula), or a text. This,
+            `guidance_scale`, `num_steps` and `solver` are of `default_settings` where None.
           guidance_scale: of v+ + scale (v+ - v-); 0 is no guidance, which diffusers calls 1: give
-            its number less 1. None is `default_guidance`.
+            its number less 1.
           guidance_interval: times between which guidance acts, in [0, 1], 1 is noise.
           guidance_rule, guidance_schedule: "cfg", "cfg_zero" or "apg" with numbers, see
             `settings.parse_rule`; "constant" or "linear".
-          num_steps, solver: steps of "euler", "heun" or "dpmpp_2m"; None is 50.
+          num_steps, solver: steps of "euler", "heun" or "dpmpp_2m".
           seed: of the noise; image (p, i) depends on (seed, p, i) only. None is 0.
           output_type: "pil", "numpy" (uint8), "np" (float32 in [0, 1], as in diffusers) or
             "latent" (not decoded).
@@ -264,9 +266,8 @@ class MiroPipeline:
     @with_names_as_given
     def _read(self, given: Mapping[str, Any]) -> Call:
         """Check the arguments of a call, and encode its prompts; see `__call__`."""
-        call = read_call(given, self.image_encoder.size)
-        if call["guidance_scale"] is None:
-            call["guidance_scale"] = self.default_guidance
+        usual = dataclasses.asdict(self.default_settings)
+        call = read_call(given, self.image_encoder.size, usual)
         settings = Settings(**{f.name: call[f.name] for f in dataclasses.fields(Settings)})
         check_seed(call["seed"])
         texts = call["prompts"], call["prompt_embeds"], call["prompt_mask"]

@@ -12,6 +12,7 @@ from typing import Any
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
+from miro_jax.sample.usual import Usual
 
 FORMAT = 1
 _LEVELS = {str: (float, None)}
@@ -34,7 +35,8 @@ class Preset:
       targets, negative_targets: levels of some of them.
       guidance_scale: see `Settings`.
       found_on: `checkpoint` and `objective`, their identities; what else was fixed.
-      confirmed: what it gains on fresh prompts and seeds, see `search.Comparison`.
+      confirmed: what it gains on fresh prompts and seeds, see `confirmation.compare`, and
+        `candidate`: what was confirmed, None where the search preferred the defaults.
     """
 
     rewards: tuple[str, ...]
@@ -47,6 +49,11 @@ class Preset:
     def to_json(self) -> bytes:
         """Return the content of `preset.json`."""
         return to_json({"preset": FORMAT, **dataclasses.asdict(self)})
+
+    def over(self, usual: Usual) -> Usual:
+        """Return the defaults of a checkpoint with the levels and guidance scale of this preset."""
+        settings = dataclasses.replace(usual.settings, guidance_scale=self.guidance_scale)
+        return Usual(dict(self.targets), dict(self.negative_targets), settings)
 
     def check_rewards(self, names: Sequence[str]) -> None:
         """Raise ValueError unless a network has the rewards of this preset, in order."""

@@ -137,7 +137,7 @@ class Request:
         group=WHAT,
         metavar="NAME=LEVEL",
         help="level of a reward in [0, 1], 1 is best, or none = not requested; repeat it or put "
-        "commas between (default: 1 for all)",
+        "commas between (default: the run's, or 1 for all)",
     )
     negative_targets: Targets = option(
         None,
@@ -146,8 +146,8 @@ class Request:
         flag="negative-target",
         group=WHAT,
         metavar="NAME=LEVEL",
-        help="the same for the negative branch of guidance (default: 0 for all; isolate, tradeoff: "
-        "as --target)",
+        help="the same for the negative branch of guidance (default: the run's, or 0 for all; "
+        "isolate, tradeoff: as --target)",
     )
     settings: Settings = dataclasses.field(default_factory=Settings)
 

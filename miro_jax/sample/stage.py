@@ -17,11 +17,8 @@ from miro_jax.sample.folder import check_writable, open_folder
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.request import Request, make_request
 from miro_jax.sample.trained import restore
+from miro_jax.sample.usual import read_settings
 from miro_jax.sample.verbs import Images
-
-# Keys of `config.sample` that are called otherwise in `Request` and `Settings`.
-KEYS = {"negative_prompt": "negative", "num_images": "images_per_prompt"}
-_SETTINGS = ("guidance_scale", "num_steps", "solver", "negative_prompt")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -74,11 +71,6 @@ def read_config(config: ml_collections.ConfigDict) -> Request:
 
 def _names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(map(short_name, config.data.train_rewards))
-
-
-def read_settings(sample: Any) -> dict[str, Any]:
-    """Return the fields of `Settings` that a run's `config.sample` sets."""
-    return {name: sample[KEYS.get(name, name)] for name in _SETTINGS}
 
 
 def write_images(

@@ -30,6 +30,7 @@ from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import hub, official
 from miro_jax.rewards.names import short_name
+from miro_jax.sample.usual import Usual, read_usual
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints, UnusableError
 from miro_jax.train.digest import examine
@@ -37,7 +38,8 @@ from miro_jax.train.state import leaf_name
 
 _CONFIG_OF_A_RUN = {
     "data": {"train_rewards": [str]},
-    "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str},
+    "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str}
+    | dict.fromkeys(("targets?", "negative_targets?"), str),
 }
 _REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
 _SHOWN = 5  # folders in a message
@@ -60,6 +62,7 @@ class Trained:
       name: which weights these are, for manifests.
       step: updates done, None where it is not known.
       bins: the levels of training; None where the checkpoint does not keep them.
+      usual: what it is sampled with where nothing else is said.
     """
 
     graphdef: nnx.GraphDef
@@ -73,6 +76,7 @@ class Trained:
     name: str = ""
     step: int | None = None
     bins: Bins | None = None
+    usual: Usual = Usual()
 
     @functools.cached_property
     def caption_encoder(self) -> Any:
@@ -115,7 +119,8 @@ def restore(
     components.check_conditioning(config, data_state)
     weights = weights["ema_params"], weights["buffers"]
     bins = components.stored_bins(data_state)
-    return of_parts(parts, weights, Path(workdir).name, step, bins)
+    trained = of_parts(parts, weights, Path(workdir).name, step, bins)
+    return dataclasses.replace(trained, usual=read_usual(config.sample))
 
 
 def of_parts(

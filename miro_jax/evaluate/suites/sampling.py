@@ -12,11 +12,11 @@ from typing import Any
 from miro_jax import sample
 from miro_jax.cli.flags import make_settings
 from miro_jax.evaluate.suites.base import Suite
-from miro_jax.models.targets import parse_targets
 from miro_jax.sample.request import Prompt, Request
 from miro_jax.sample.settings import Options
 from miro_jax.sample.settings import Settings as How
 from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import Images
 
 IMAGES = "images"
@@ -57,14 +57,10 @@ def plan(
     """
     options = make_settings(Options, flags, checkpoint=source)
     names, config = sample.trained.peek(source, options.variant, options.revision)
-    usual, seed = {}, 0
-    if config is not None:
-        usual, seed = sample.stage.read_settings(config), config["seed"]
-        for key in ("targets", "negative_targets"):
-            setattr(flags, key, [parse_targets(config[key]), *getattr(flags, key)])
+    given, seed = read_usual(config).put_before(flags), 0 if config is None else config["seed"]
     flags.seed = seed if flags.seed is None else flags.seed
     prompts = tuple(Prompt(prompt.text) for prompt in suite.prompts)
-    how = make_settings(How, flags, **usual)
+    how = make_settings(How, flags, **given)
     flags.num_images = per_prompt
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
     sampling = Sampling(options, request, Images().sheet(request), out, step)
