@@ -9,7 +9,7 @@ image with noise of the given standard deviation. Printed: the mean loss against
 over random functions; that of the start (all at 1) stands first.
 
 CMA-ES and the search along coordinates average 32 images an evaluation, as one batch gives them;
-the response surface is `miro_jax.sample.surface`.
+the response surface is `miro_jax.sample.surface` with `miro_jax.sample.halving`.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from miro_jax.sample.surface import Box, maximise
+from miro_jax.sample import halving
+from miro_jax.sample.search import EXPLORING
+from miro_jax.sample.surface import Box, propose
 
 D, GROUP, LEVELS = 8, 32, (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -55,8 +57,14 @@ def make(kind, seed):
 
 
 def surface(noisy, budget, seed):
-    box = Box(np.zeros(D), np.ones(D))
-    return maximise(lambda points, _: noisy(points), box, budget, seed=seed)
+    box, start = Box(np.zeros(D), np.ones(D)), np.ones(D)
+    exploring = round(EXPLORING * budget)
+    points = [start, *propose(lambda p, _: noisy(p), box, exploring, start, seed=seed)]
+
+    def evaluate(index, numbers):
+        return noisy(np.tile(points[index], (len(numbers), 1)))
+
+    return points[halving.select(evaluate, len(points), range(exploring, budget))]
 
 
 def cma_es(noisy, budget, seed):

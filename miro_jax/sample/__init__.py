@@ -6,7 +6,9 @@
     calls, best         the verbs as calls from Python; best of N by a reward
     curve, animation    what best-of-N is worth; frames with bars of levels
     search, preset      the targets that an objective likes best; the file that keeps them
-    surface, objective  how the search finds them; what it maximises
+    surface, halving    how the search finds candidates, and the best of them
+    objective           what it maximises; confirmation: what they are worth on fresh prompts
+    usual               what a checkpoint is sampled with where nothing else is said
     command, stage      `miro-jax sample VERB`; the sampling stage of a configured run
     pipeline, trained    a trained network, sampled
     export, model_card   written in the released layout, with a card, and pushed to the hub

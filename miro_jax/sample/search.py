@@ -1,26 +1,27 @@
 """Target search: the levels and the guidance that an objective likes best, and what they are worth.
 
-Each image of the search has levels of its own, spread evenly over those that training knows; a
-response surface is fitted to their scores (see `surface`). Then fresh prompts with fresh seeds are
-drawn at the default targets and at those found: the gain is the mean difference over prompts, with
-its interval. The default gets as many images as search and confirmation had together, so that
-best-of-n of equal compute stands beside it. Letters: P prompts, N images, D coordinates.
+Two thirds of the images have levels of their own, spread evenly over those that training knows; a
+response surface is fitted to their scores and gives candidates (see `surface`). The others compare
+these with the default (see `halving`). Then fresh prompts with fresh seeds are drawn at the default
+and at the best candidate: the gain is the mean difference over prompts, with its interval. Where no
+candidate is better, there or here, the preset is the default itself. The default gets as many
+images as search and confirmation had together, so that best-of-n of equal compute stands beside it.
+Letters: P prompts, N images, D coordinates.
 """
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from miro_jax.data.storage.files import to_json
-from miro_jax.report.statistics import bootstrap_mean
 from miro_jax.rewards import load_rewards
-from miro_jax.sample import draw
+from miro_jax.sample import draw, halving
 from miro_jax.sample.best import Scores
-from miro_jax.sample.curve import expected_best
+from miro_jax.sample.confirmation import best_candidate, compare, describe
 from miro_jax.sample.folder import Folder
 from miro_jax.sample.objective import (
     GENEVAL,
@@ -30,14 +31,17 @@ from miro_jax.sample.objective import (
     read_weights,
 )
 from miro_jax.sample.preset import Preset
-from miro_jax.sample.request import ImageRequest, Levels, Request, make_request
+from miro_jax.sample.request import ImageRequest, Levels, Request
 from miro_jax.sample.search_options import Search
 from miro_jax.sample.sheets import Sheet
-from miro_jax.sample.surface import Box, maximise
+from miro_jax.sample.surface import Box, propose
 from miro_jax.sample.trained import weights_name
+from miro_jax.sample.usual import request_of
 
 PRESET = "preset.json"
 SEARCHED, DEFAULT, FOUND = "search", "default", "preset"  # images, and files of their scores
+CANDIDATE = "candidate-{}"  # 0 is the default
+EXPLORING = 2 / 3  # of the budget; the rest compares candidates
 _GUIDANCE_STEPS = 5  # values of the guidance scale in a round: images of one value share a batch
 _DIGITS = 3
 
@@ -67,6 +71,15 @@ class Space:
         """How many values each coordinate takes, see `surface.spread`."""
         return np.array([0] * (len(self.box.low) - 1) + [_GUIDANCE_STEPS])
 
+    def start(self, request: Request) -> np.ndarray:
+        """Return the point of a request, or the nearest one: [D]."""
+        positive = [request.targets.get(name, 1.0) for name in self.rewards]
+        negative = [request.negative_targets.get(name, 0.0) for name in self.negatives]
+        levels = [1.0 if level is None else level for level in positive]
+        levels += [0.0 if level is None else level for level in negative]
+        point = np.array([*levels, request.settings.guidance_scale])
+        return np.clip(point, self.box.low, self.box.high)
+
     def read(self, point: np.ndarray) -> tuple[Levels, Levels, float]:
         """Return targets, negative targets and guidance scale of a point."""
         *levels, scale = np.round(point, _DIGITS).tolist()
@@ -76,11 +89,15 @@ class Space:
 
 
 class Measure:
-    """Scores images by an objective; in a folder, it resumes and keeps some of the images."""
+    """Scores images by an objective; in a folder, it resumes and keeps some of the images.
+
+    Attributes:
+      files: those of the scores, as far as they are measured.
+    """
 
     def __init__(self, pipe: Any, objective: Objective, folder: Folder | None, progress: bool):
         self.pipe, self.objective = pipe, objective
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.files = folder, progress, set[str]()
 
     def __call__(
         self, title: str, images: Sequence[ImageRequest], keep: frozenset[str] = frozenset()
@@ -91,7 +108,9 @@ class Measure:
           title: of the progress bar and of the file with the scores.
           keep: names of the images that the folder keeps.
         """
-        scores = Scores(self.folder.path / f"{title}.jsonl" if self.folder else None)
+        name = f"{title}.jsonl"
+        self.files.add(name)
+        scores = Scores(self.folder.path / name if self.folder else None)
 
         def missing(image: ImageRequest) -> bool:
             lost = self.folder and image.file in keep and self.folder.lacks(image)
@@ -164,7 +183,7 @@ def find_preset(
     Raises:
       ValueError: an unknown reward, too few prompts. FloatingPointError: a score is not finite.
     """
-    made = make_request(pipe.reward_names, list(prompts), **request)
+    made = request_of(pipe, list(prompts), **request)
     given = None if rewards is None else tuple(rewards)
     verb = Search((objective.identity,), budget=budget, rewards=given, negative=negative)
     verb.sheet(made)
@@ -209,64 +228,91 @@ class _Searching:
             self.verb.varied(r) if r.names and self.verb.negative else (),
             self.verb.scales(r),
         )
+        points = self._explore(space)
+        index = self._select(space, points)
         prompts = self.verb.searched(r).prompts
-        point = maximise(
-            lambda points, numbers: self._evaluate(space, points, numbers),
-            space.box,
-            self.verb.budget,
-            len(prompts),
-            r.seed,
-            space.steps,
-        )
-        positive, negative, scale = space.read(point)
         found_on = {
             "checkpoint": weights_name(self.pipe.trained),
             "objective": objective.identity,
             "budget_images": self.verb.budget,
+            "candidates": len(points),
             "prompts": len(prompts),
             "prompts_sha256": hashlib.sha256(to_json([p.text for p in prompts])).hexdigest(),
             "seed": r.seed,
             "default_targets": dict.fromkeys(r.names, 1.0) | r.targets,
             **r.settings.to_json(),
         }
-        levels = r.targets | positive, r.negative_targets | negative
-        preset = Preset(r.names, *levels, scale, found_on)
-        return dataclasses.replace(preset, confirmed=self._confirm(preset))
+        scale = r.settings.guidance_scale
+        default = Preset(r.names, r.targets, r.negative_targets, scale, found_on)
+        candidate, best = None, None
+        if index:
+            positive, negative, scale = space.read(points[index - 1])
+            candidate = {"targets": r.targets | positive, "guidance_scale": scale}
+            candidate["negative_targets"] = r.negative_targets | negative
+            best = dataclasses.replace(default, **candidate)
+        confirmed = self._confirm(best)
+        preset = best if best is not None and confirmed["gain"]["mean"] > 0 else default
+        return dataclasses.replace(preset, confirmed=confirmed | {"candidate": candidate})
 
-    def _evaluate(self, space: Space, points: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Draw one image at each point of a round, and score it."""
+    @property
+    def _exploring(self) -> int:
+        return round(self.verb.budget * EXPLORING)
+
+    def _explore(self, space: Space) -> list[np.ndarray]:
+        """Return the candidates of a response surface."""
+
+        def evaluate(points: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            images = [
+                self._image(number, SEARCHED, space.read(point))
+                for point, number in zip(points, numbers.tolist(), strict=True)
+            ]
+            return self.measure(SEARCHED, images)
+
+        num_prompts, seed = len(self.verb.searched(self.request).prompts), self.request.seed
+        given = self._exploring, space.start(self.request), num_prompts, seed, space.steps
+        return propose(evaluate, space.box, *given)
+
+    def _select(self, space: Space, points: Sequence[np.ndarray]) -> int:
+        """Return the number of the best candidate, from 1; 0 is the default."""
+
+        def evaluate(index: int, numbers: np.ndarray) -> np.ndarray:
+            title = CANDIDATE.format(index)
+            found = space.read(points[index - 1]) if index else None
+            images = [self._image(number, title, found) for number in numbers.tolist()]
+            return self.measure(title, images)
+
+        numbers = range(self._exploring, self.verb.budget)
+        return halving.select(evaluate, len(points) + 1, numbers)
+
+    def _image(
+        self, number: int, folder: str, found: tuple[Levels, Levels, float] | None
+    ) -> ImageRequest:
+        """Return an image of the search at targets, negative targets and scale; None: default."""
         request = self.verb.searched(self.request)
-        images = []
-        for point, number in zip(points, numbers.tolist(), strict=True):
-            sample, index = divmod(number, len(request.prompts))
-            prompt, (positive, negative, scale) = request.prompts[index], space.read(point)
-            seed = request.seed if prompt.seed is None else prompt.seed
-            images.append(
-                ImageRequest(
-                    f"{SEARCHED}/{number}",
-                    prompt.text,
-                    index,
-                    sample,
-                    seed,
-                    request.positive(prompt) | positive,
-                    request.negative(prompt) | negative,
-                    dataclasses.replace(request.settings, guidance_scale=scale),
-                )
-            )
-        return self.measure(SEARCHED, images)
+        sample, index = divmod(number, len(request.prompts))
+        prompt, settings = request.prompts[index], request.settings
+        positive, negative, scale = found or ({}, {}, settings.guidance_scale)
+        return ImageRequest(
+            f"{folder}/{number}",
+            prompt.text,
+            index,
+            sample,
+            request.seed if prompt.seed is None else prompt.seed,
+            request.positive(prompt) | positive,
+            request.negative(prompt) | negative,
+            dataclasses.replace(settings, guidance_scale=scale),
+        )
 
-    def _confirm(self, preset: Preset) -> dict[str, Any]:
-        """Draw fresh prompts at the default and at the preset, and compare their scores."""
+    def _confirm(self, best: Preset | None) -> dict[str, Any]:
+        """Draw fresh prompts at the default and at the best candidate, and compare their scores.
+
+        Without a candidate the default is compared with itself.
+        """
         fresh = self.verb.fresh(self.request)
-        count, many = len(fresh.prompts), self.verb.equal_candidates(self.request)
-        shown = self.verb.images(fresh, DEFAULT)
-        named = {(image.prompt_index, image.sample_index): image for image in shown}
-        default = self.verb.images(dataclasses.replace(fresh, num_images=many), DEFAULT)
-        default = [named.get((i.prompt_index, i.sample_index), i) for i in default]
-        files = frozenset(image.file for image in shown)
-        usual = self.measure(DEFAULT, default, files).reshape(count, many)
-        found = self.found_images(preset)
-        ours = self.measure(FOUND, found, frozenset(i.file for i in found)).reshape(count, -1)
+        count, each = len(fresh.prompts), self.verb.confirming(self.request)
+        many = each + -(-self.verb.budget // count)  # as many as search and confirmation
+        usual = self._measure_fresh(DEFAULT, fresh, many)
+        ours = usual if best is None else self._measure_fresh(FOUND, self._at(best), each)
         searched = {prompt.text for prompt in self.verb.searched(self.request).prompts}
         return compare(usual, ours) | {
             "prompts": count,
@@ -274,81 +320,37 @@ class _Searching:
             "seed": fresh.seed,
         }
 
-    def found_images(self, preset: Preset) -> list[ImageRequest]:
-        """Return the images of the confirmation that are drawn at the preset."""
+    def _measure_fresh(self, title: str, request: Request, many: int) -> np.ndarray:
+        """Return the scores [P, many] of a request; the folder keeps the images that it shows."""
+        shown = {(i.prompt_index, i.sample_index): i for i in self.verb.images(request, title)}
+        images = self.verb.images(dataclasses.replace(request, num_images=many), title)
+        images = [shown.get((i.prompt_index, i.sample_index), i) for i in images]
+        keep = frozenset(image.file for image in shown.values())
+        return self.measure(title, images, keep).reshape(len(request.prompts), many)
+
+    def _at(self, preset: Preset) -> Request:
+        """Return the request that confirms, at the levels and the guidance of a preset."""
         fresh = self.verb.fresh(self.request)
         settings = dataclasses.replace(fresh.settings, guidance_scale=preset.guidance_scale)
         levels = {"targets": preset.targets, "negative_targets": preset.negative_targets}
-        return self.verb.images(dataclasses.replace(fresh, settings=settings, **levels), FOUND)
+        return dataclasses.replace(fresh, settings=settings, **levels)
 
     def finish(self, folder: Folder, preset: Preset) -> None:
         """Write the grid and the manifest."""
-        fresh = self.verb.fresh(self.request)
-        default, found = self.verb.images(fresh, DEFAULT), self.found_images(preset)
+        fresh, columns = self.verb.fresh(self.request), ["default targets"]
+        images = [self.verb.images(fresh, DEFAULT)]
+        if (best := best_candidate(preset)) is not None:
+            columns.append("preset" if preset.confirmed["gain"]["mean"] > 0 else "candidate")
+            images.append(self.verb.images(self._at(best), FOUND))
         size = fresh.num_images
         cells = [
             image
-            for start in range(0, len(default), size)
-            for image in (*default[start : start + size], *found[start : start + size])
+            for start in range(0, len(images[0]), size)
+            for column in images
+            for image in column[start : start + size]
         ]
         rows = tuple(prompt.text for prompt in fresh.prompts)
-        title = describe(preset)[0]
-        sheet = Sheet(tuple(cells), rows, ("default targets", "preset"), size, title)
+        sheet = Sheet(tuple(cells), rows, tuple(columns), size, describe(preset)[0])
         draw.write_grid(sheet, folder)
         entries = list(map(draw.entry_of(self.pipe.trained), cells))
-        scores = [f"{name}.jsonl" for name in (SEARCHED, DEFAULT, FOUND)]
-        folder.finish(entries, [PRESET, *scores, "grid.png"])
-
-
-def compare(default: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """Compare scores of the same prompts.
-
-    Args:
-      default: [P, N] at the default targets. found: [P, n] at the preset.
-
-    Returns:
-      `default`, `preset` and `gain`, the mean difference over prompts, with intervals over prompts;
-      `best_of_n` of the default: its `n` and mean, the gain of the preset over it, and the least n
-      whose mean reaches the preset's (None where N does not).
-    """
-    curves = expected_best(default)
-    before, after = default.mean(axis=1), found.mean(axis=1)
-    reached = np.flatnonzero(curves.mean(axis=0) >= after.mean())
-    return {
-        "images_per_prompt": found.shape[1],
-        "default": bootstrap_mean(before),
-        "preset": bootstrap_mean(after),
-        "gain": bootstrap_mean(after - before),
-        "best_of_n": {
-            "n": default.shape[1],
-            "best": bootstrap_mean(curves[:, -1]),
-            "gain_of_preset": bootstrap_mean(after - curves[:, -1]),
-            "n_that_equals_preset": int(reached[0]) + 1 if reached.size else None,
-        },
-    }
-
-
-def describe(preset: Preset) -> list[str]:
-    """Return a preset and its confirmation as lines of text."""
-    levels = {name: preset.targets.get(name, 1.0) for name in preset.rewards}
-    words = ", ".join(f"{k} {'none' if v is None else f'{v:g}'}" for k, v in levels.items())
-    c = preset.confirmed
-    best = c["best_of_n"]
-
-    def interval(mean: Mapping[str, float]) -> str:
-        return f"{mean['mean']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]"
-
-    lines = [
-        f"{words + '; ' if words else ''}guidance {preset.guidance_scale:g}",
-        f"{preset.found_on['objective']} on {c['prompts']} fresh prompts: preset "
-        f"{interval(c['preset'])}, default {interval(c['default'])}, gain {interval(c['gain'])}",
-        f"best of {best['n']} at the default, as many images as search and confirmation: "
-        f"{interval(best['best'])}; the preset equals the best of "
-        f"{best['n_that_equals_preset'] or 'more than ' + str(best['n'])}",
-    ]
-    if c["gain"]["mean"] <= 0:
-        lines.append(
-            "On fresh prompts this preset is no better than the defaults: keep these, or search "
-            "with a larger --budget."
-        )
-    return lines
+        folder.finish(entries, [PRESET, *sorted(self.measure.files), "grid.png"])

@@ -9,6 +9,8 @@ from miro_jax.sample.settings import MOST_GUIDANCE, MOST_SEEDS
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.verb import Verb
 
+_CONFIRMING = 8  # images of the search for one that confirms
+
 
 def _parse_range(text: str) -> tuple[float, float]:
     """Read LOW,HIGH."""
@@ -38,7 +40,13 @@ class Search(Verb):
         help="a reward, several with commas between (their mean in standard deviations), or "
         "geneval: the share of images that show their prompt, in the shapes world",
     )
-    budget: int = option(2048, at_least=64, metavar="N", help="images of the search")
+    budget: int = option(
+        2048,
+        at_least=64,
+        metavar="N",
+        help="images of the search: two thirds explore, one third compares candidates with the "
+        "defaults; the confirmation takes as many again, and a quarter more",
+    )
     rewards: tuple[str, ...] | None = option(
         None, metavar="A,B", help="rewards whose targets vary (default: all rewards of the model)"
     )
@@ -96,11 +104,15 @@ class Search(Verb):
         low, high = self.guidance_range or (0.0, 2 * request.settings.guidance_scale)
         return low, high
 
-    def equal_candidates(self, request: Request) -> int:
-        """Return how many images of each fresh prompt cost what search and confirmation do."""
+    def confirming(self, request: Request) -> int:
+        """Return how many images of each fresh prompt confirm the best candidate.
+
+        One image a prompt would leave an interval wider than any gain: an eighth of the budget.
+        """
         prompts = len(self.fresh(request).prompts)
-        return request.num_images + -(-self.budget // prompts)
+        return max(request.num_images, -(-self.budget // (_CONFIRMING * prompts)))
 
     def facts(self, request: Request) -> dict[str, Any]:
         how = {"objective": self.objective, "budget": self.budget, "negative": self.negative}
+        how["method"] = "surface and halving"  # folders of another are another request
         return how | {"rewards": self.varied(request), "guidance_range": self.scales(request)}
