@@ -44,7 +44,7 @@ def test_a_record_stands_beside_an_evaluation_of_the_same_prompts(tmp_path):
 def test_what_was_measured_otherwise_is_left_out(key, caplog):
     entry = json.loads(json.dumps(RECORD))
     if key == "prompts":
-        entry["prompts"]["sha256"] = "0" * 64
+        entry["prompts"] |= dict.fromkeys(("sha256", "texts_sha256"), "0" * 64)
     else:
         part = "evaluate" if key == "images_per_prompt" else "sample"
         entry["settings"][part][key] += 1

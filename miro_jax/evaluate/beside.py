@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax.data.json_file import read_json
+from miro_jax.evaluate.kept import same_prompts
 from miro_jax.report.facts import EVALUATIONS
 from miro_jax.report.results import GenEval
 
@@ -74,4 +75,4 @@ def _compared(entry: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, b
     )
     keys = ("num_steps", "solver", "seed", "guidance_scale", "images_per_prompt")
     same = {key: ours.get(key) == theirs.get(key) for key in keys}
-    return {"list of prompts": entry["prompts"] == other["prompts"], **same}
+    return {"list of prompts": same_prompts(entry, other), **same}

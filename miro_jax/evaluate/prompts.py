@@ -50,8 +50,13 @@ class Prompts:
 
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the prompts."""
-        digest = hashlib.sha256(to_json([dict(self.categories), list(self.per_level)])).hexdigest()
-        return {"source": self.source, "count": len(self.texts), "sha256": digest}
+        texts = dict(self.categories)
+        digests = [
+            hashlib.sha256(to_json(part)).hexdigest()
+            for part in ([texts, list(self.per_level)], texts)
+        ]
+        identity = dict(zip(("sha256", "texts_sha256"), digests, strict=True))
+        return {"source": self.source, "count": len(self.texts), **identity}
 
 
 def check(source: str, is_shapes: bool) -> None:

@@ -2,8 +2,9 @@
 
 `WORKDIR/evaluation.json` is a list with one entry for each evaluation: step, settings, prompts,
 reward identities, what the network was trained on, its size, and the results of the evaluators by
-name. An entry of the same step and settings is replaced. Images lie in
-`WORKDIR/evaluation/step-XXXXXX/`. `report.html` shows the last entry.
+name. An entry of the same step and settings is replaced; one of some evaluators takes the results
+of the others from earlier entries, see `kept`. Images lie in `WORKDIR/evaluation/step-XXXXXX/`.
+`report.html` shows the last entry.
 """
 
 import contextlib
@@ -32,14 +33,15 @@ from miro_jax.data.storage import check_writable
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base, beside
+from miro_jax.evaluate.kept import earlier_results
 from miro_jax.evaluate.prompts import make_prompts
 from miro_jax.evaluate.settings import Settings, choose, evaluator_of, trained_on_shapes, validate
 from miro_jax.report.facts import EVALUATIONS, read_facts
-from miro_jax.report.results import Result
+from miro_jax.report.results import GenEval, Result
 from miro_jax.report.sections import headline
 from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.trained import Trained, restore
+from miro_jax.sample.trained import Trained, restore, weights_name
 
 LOCK = ".lock-evaluate"
 log = logging.getLogger("miro_jax")
@@ -112,6 +114,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     results = run_evaluators(evaluators, pipeline, trained.step, inputs.folder / "drawn")
     entry = {
         "step": trained.step,
+        "checkpoint": weights_name(trained).rpartition("sha256:")[2],
         "settings": {
             "evaluate": json.loads(config.evaluate.to_json()),
             "sample": json.loads(config.sample.to_json()),
@@ -124,8 +127,10 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "seconds": time.perf_counter() - begin,
         "results": {name: result.to_json() for name, result in results.items()},
     }
-    if (other := beside.read(settings.beside, entry)) is not None:
-        entry["beside"] = other
+    entry["results"] |= earlier_results(read_entries(workdir / EVALUATIONS), entry)
+    if GenEval.evaluator in entry["results"]:
+        other = beside.read(settings.beside, entry)
+        entry |= {} if other is None else {"beside": other}
     if jax.process_index() == 0:
         append(workdir / EVALUATIONS, entry)
         path = report.write(workdir)
@@ -229,20 +234,27 @@ def training_scores(
     return out
 
 
-def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add an entry to the list in a JSON file, in one atomic exchange of the file.
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a JSON file of evaluations, none where it is missing.
 
     Raises:
       ValueError: the file holds something else than such a list.
     """
-    others = []
-    if path.exists():
-        try:
-            others = read_json(path, [{"step": int, "settings": dict}])
-        except ValueError as error:
-            raise ValueError(
-                f"{path} must be a list of evaluations; it is damaged ({error}) Move it away."
-            ) from error
+    if not path.exists():
+        return []
+    try:
+        return read_json(path, [{"step": int, "settings": dict}])
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must be a list of evaluations; it is damaged ({error}) Move it away."
+        ) from error
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add an entry to the list in a JSON file, in one atomic exchange of the file; ValueError as
+    `read_entries` raises it.
+    """
+    others = read_entries(path)
     same = entry["step"], entry["settings"]
     others = [other for other in others if (other["step"], other["settings"]) != same]
     write_atomic(path, to_json([*others, entry]))
