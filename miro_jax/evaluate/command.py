@@ -18,15 +18,18 @@ from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
 from miro_jax.cli.config import explain
 from miro_jax.data.json_file import read_json, with_tuples
+from miro_jax.data.near import near_path
 from miro_jax.evaluate.settings import Settings
 from miro_jax.evaluate.suites import command as suite_command
+from miro_jax.evaluate.suites import listing
 
 VERB = "evaluate"
 _DESCRIPTION = """Evaluate the last checkpoint of a run: images in RUN_FOLDER/evaluation, numbers
 with intervals in RUN_FOLDER/evaluation.json, and the page RUN_FOLDER/report.html.
 Options are taken from the run's config.json where they are not given.
 With --suite=geneval, parti, shapes or a file of prompts, evaluate a folder of images of any origin
-or any checkpoint instead: miro-jax evaluate --suite=parti --help."""
+or any checkpoint instead: miro-jax evaluate --suite=parti --help.
+miro-jax evaluate prompts --suite=parti --out=parti.txt writes the prompts of a suite."""
 _EPILOG = """Any key of the config can be changed for this evaluation by --config.KEY=VALUE, such as
 --config.sample.guidance_scale=3 or --config.weights.clip=FOLDER.
 
@@ -38,6 +41,8 @@ example:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [listing.WORD] and not Path(listing.WORD).is_dir():
+        return listing.main(words[1:])
     if any(word == "--suite" or word.startswith("--suite=") for word in words):
         return suite_command.main(words)
     advice = "give a smaller --batch-size."
@@ -112,7 +117,8 @@ def _advice(folder: Path) -> str:
         return f"It holds runs: give {' or '.join(inside[:3])}{' ...' if inside[3:] else ''}."
     if folder.exists():
         return "Images, tables and releases are evaluated with --suite=NAME; training writes runs."
-    return "Training writes it."
+    near = near_path(folder, "checkpoints")
+    return f"D{near.removeprefix('; d')}" if near else "Training writes it."
 
 
 def override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_collections.ConfigDict:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from miro_jax.data import json_file, sources
+from miro_jax.data.near import near_path
 from miro_jax.data.sources import (
     KINDS,
     Piece,
@@ -86,7 +87,7 @@ def open_input(
 def _advice(words: Sequence[str]) -> str:
     """Return what to do about words that are nothing to score."""
     if missing := [word for word in words if not os.path.exists(word)]:
-        return "".join(f" {word} is missing." for word in missing)
+        return "".join(f" {word} is missing{near_path(word) or '.'}" for word in missing)
     if all(map(os.path.isfile, words)):
         several = "some images" if len(words) > 1 else "one image"
         return (

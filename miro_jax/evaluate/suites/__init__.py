@@ -7,6 +7,7 @@ command, settings, work   `miro-jax evaluate WHAT --suite=NAME`
 sampling, find            images: sampled from a checkpoint, or found in a folder of any origin
 judging, scoring          images through the judge, and through rewards
 run, measure              what is not done yet; rows become numbers with intervals
+listing                   the prompts alone, for samplers of any origin
 rows, manifest, tables    the per-image file; what every number carries; text, CSV, LaTeX, JSON
 verbs                     compare, diff, check, import: identity, comparison, difference, expected,
                           importing; pages, of one evaluation and of several

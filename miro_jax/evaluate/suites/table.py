@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from miro_jax.data.near import near_name, near_path
 from miro_jax.evaluate.command import read_config
 from miro_jax.evaluate.settings import Settings
 from miro_jax.evaluate.suites import adapters, parti, shapes, texts
@@ -41,7 +42,9 @@ def make_suite(name: str, run: Path | None = None) -> Suite:
         return adapters.make_suite(adapter, path)
     if Path(name).expanduser().is_file():
         return texts.make_suite(str(Path(name).expanduser()))
+    known = (*SUITES, *(f"{one}:{path or 'PATH'}" for one in adapters.ADAPTERS))
     raise ValueError(
         f"--suite must be one of {', '.join(SUITES)}, or a file of prompts, or NAME:PATH with your "
-        f"copy of the prompts of {', '.join(adapters.ADAPTERS)}; got {name!r}."
+        f"copy of the prompts of {', '.join(adapters.ADAPTERS)}; got {name!r}"
+        f"{near_name(name, known) or near_path(name) or '.'}"
     )

@@ -1,0 +1,26 @@
+"""What somebody may have meant: the nearest known name, or the nearest path that is there."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+_LIKELY = 0.6  # how much alike two words are, 1 is equal
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean KNOWN?" for the nearest name, "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), 1, _LIKELY)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def near_path(path: str | Path, pattern: str = "") -> str:
+    """Return "; did you mean PATH?" for the nearest path beside a missing one, "" without one.
+
+    Args:
+      pattern: what a path must hold, as "checkpoints" for runs; "" is anything.
+    """
+    asked = Path(path).expanduser()
+    parents = [asked.parent] if asked.parent.is_dir() else sorted(asked.parent.parent.glob("*/"))
+    beside = [one for parent in parents for one in sorted(parent.glob("*"))]
+    held = [str(one) for one in beside if not pattern or (one / pattern).exists()]
+    return near_name(str(asked), held)
