@@ -124,6 +124,8 @@ def test_what_is_measured_at_the_end_and_before():
     dials = [f"dial:{name}={level}" for name in REWARDS for level in (0, 1)]
     swept = ["sweep:0.5", "search:0.5", "sweep:1", "search:1"]
     assert names(miro, True) == ["default", *swept, *dials, "best_of"]
+    *_, last = measure.requests(study, miro, True, prompts, REWARDS, "b", 0)
+    assert last.targets == {"a": 1.0, "b": 1.0, "c": 1.0} and last.num_images == 2
 
 
 @pytest.mark.parametrize(("setting", "each"), [("default", 1), ("best_of", 2)])

@@ -81,7 +81,9 @@ def requests(
             for level in study.dial_levels:
                 yield Request(f"dial:{name}={level:g}", prompts[DIAL], {name: level}, 1, seed + 3)
     if run.variant in (MIRO, BASELINE):
-        yield Request("best_of", prompts[BEST_OF], {}, study.best_of, seed + 2)
+        # As in the paper, whose single image of MIRO has what target 1 gives: nothing is held back.
+        highest = dict.fromkeys(rewards, 1.0)
+        yield Request("best_of", prompts[BEST_OF], highest, study.best_of, seed + 2)
 
 
 class Verdict(ShapesReward):

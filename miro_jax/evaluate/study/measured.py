@@ -43,7 +43,7 @@ class Cell:
       seed: of training.
       step: updates done.
       setting: "default"; "sweep:0.25", the conflict reward's target on the prompts of "report";
-        "search:0.25", the same on those of "search"; "dial:NAME=0.25"; "best_of".
+        "search:0.25", the same on those of "search"; "dial:NAME=0.25"; "best_of", all at 1.
       right: [P] bool, the detector's GenEval-like verdict; [P, N] for "best_of".
       scores: [P, R] float32, rewards in the order of the study; [P, N, R] for "best_of".
     """
