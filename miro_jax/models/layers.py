@@ -19,6 +19,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from miro_jax.models.compiling import row_major
+from miro_jax.models.draws import draw
 
 Array = jax.Array
 EPSILON = 1e-6  # of every norm in the release
@@ -32,14 +33,14 @@ def xavier_uniform(rngs: nnx.Rngs, shape: Sequence[int], num_in: int) -> Array:
     """Draw a kernel whose first `num_in` axes are inputs; Xavier's bound of the whole pack."""
     fan_in, fan_out = math.prod(shape[:num_in]), math.prod(shape[num_in:])
     bound = math.sqrt(6.0 / (fan_in + fan_out))
-    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+    return jnp.maximum(-bound, draw(rngs, "uniform", shape) * (2 * bound) - bound)
 
 
 def normal_table(
     rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], std: float
 ) -> nnx.Param:
     """Make a learned table of rows: normal with std `std`, cut at two of them."""
-    table = std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
+    table = std * draw(rngs, "cut_normal", shape)
     return nnx.Param(table, out_sharding=axes)
 
 
@@ -150,8 +151,8 @@ class FourierFeatures(nnx.Module):
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         # The released buffers already hold 2 pi f; ours do too.
-        self.frequencies = Buffer(2 * math.pi * jax.random.normal(rngs.params(), (width,)))
-        self.phases = Buffer(2 * math.pi * jax.random.uniform(rngs.params(), (width,)))
+        self.frequencies = Buffer(draw(rngs, "frequency", (width,)))
+        self.phases = Buffer(2 * math.pi * draw(rngs, "uniform", (width,)))
 
     def __call__(self, x: Array) -> Array:
         """Embed `[B]` float32 as `[B, width]` float32."""

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from miro_jax.models import sharding
+from miro_jax.models.draws import build_at_once
 from miro_jax.models.layers import Buffer
 
 Array = jax.Array
@@ -42,7 +43,7 @@ def make_init(
     """Return `init(key) -> TrainState`, a pure function for `jax.jit` and `jax.eval_shape`."""
 
     def init(key: Array) -> TrainState:
-        _, params, buffers = nnx.split(build_model(nnx.Rngs(params=key)), nnx.Param, Buffer)
+        _, params, buffers = nnx.split(build_at_once(build_model, key), nnx.Param, Buffer)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
