@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from miro_jax import __version__
+from miro_jax.cli.exit import leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand over to a verb; returns its exit status, 2 for an unknown one."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        return leave(lambda: main(sys.argv[1:]))
     if arguments and arguments[0] in VERBS:
         verb, *rest = arguments
         return VERBS[verb].main(rest)

@@ -33,7 +33,8 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status, see `cli.exit`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        return ends.leave(lambda: main(sys.argv[1:]))
     if asks_for_help(arguments):
         print_help()
         return ends.DONE

@@ -14,7 +14,7 @@ import pytest
 
 from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import components, loop
+from miro_jax.train import ahead, components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
 
@@ -85,7 +85,7 @@ class Trial:
             **{f"train__{k}": v for k, v in settings.items()},
             **changes,
         )
-        make_iterator, make_train_step = loop.make_iterator, loop.make_train_step
+        make_iterator, make_train_step = loop.make_iterator, ahead.make_train_step
 
         def watch(*arguments):
             return Watched(make_iterator(*arguments), self.seen, stop_at)
@@ -101,7 +101,7 @@ class Trial:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "make_iterator", watch)
-            patch.setattr(loop, "make_train_step", count)
+            patch.setattr(ahead, "make_train_step", count)
             loop.run(config, self.workdir, Preview)
         return self
 

@@ -44,6 +44,7 @@ OF_TIME = (
     "checkpoint_share",
     "evaluation_share",
     "compilation_seconds",
+    "compiler_seconds",
 )
 PATIENCE = 600  # seconds until something counts as hanging, on the busiest machine
 

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+COMPILER = "compiler"  # name of a thread in which XLA compiles
 _TRACEBACK = "MIRO_JAX_TRACEBACK"  # of the environment
 STOPPED = "stopped; the same command resumes from here."
 
@@ -120,6 +122,23 @@ def _run(
     except KeyboardInterrupt as stop:
         return fail(verb, STOPPED, getattr(stop, "status", INTERRUPTED))
     return DONE
+
+
+def leave(main: Callable[[], int]) -> int:
+    """Return the exit status of a command; end the process with it where XLA still compiles.
+
+    Python waits for its threads, a compiler's takes a minute, and nothing needs its program.
+    """
+    try:
+        status = main()
+    except SystemExit as left:
+        if not isinstance(left.code, int):
+            raise
+        status = left.code
+    if any(thread.name == COMPILER for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def say(text: object) -> None:

@@ -3,14 +3,16 @@
 import functools
 from pathlib import Path
 
+import jax
+
 from miro_jax import annotate
 from miro_jax.annotate.settings import ALL
-from miro_jax.cli import run_folder
+from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
 from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import components, loop, peers
+from miro_jax.train import ahead, components, loop, peers
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -20,15 +22,24 @@ def run(config: Config, workdir: Path) -> None:
       ValueError: the devices or the batches do not fit, before any work. See `train.loop.run`, too.
     """
     components.check_batches(config)
+    begun = None
+    if _compiles_beside_annotation(config, workdir):
+        begun = ahead.begin(config)
     if config.source.spec == "shapes":
         make = functools.partial(_make_records, config, workdir)
         if config.data.records or not origin(workdir):
             peers.first_alone("the records", make, config.mesh.heartbeat_seconds)
         else:  # each process has a folder of its own, and makes the same
             make()
-    loop.run(config, workdir, Preview)
+    loop.run(config, workdir, Preview, begun=begun)
     if config.train.report:
         evaluate.run(config, workdir)
+
+
+def _compiles_beside_annotation(config: Config, workdir: Path) -> bool:
+    """Whether the step is compiled while records are made: on a CPU both need all of its cores."""
+    makes = run_folder.makes_records(config, workdir) and not build.reads_weights(config)
+    return makes and jax.default_backend() != "cpu"
 
 
 def _make_records(config: Config, workdir: Path) -> None:

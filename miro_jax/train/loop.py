@@ -29,16 +29,14 @@ from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.examples import pad_captions
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.data.storage.mirror import origin
-from miro_jax.models import compiling, sharding
-from miro_jax.train import components, peers
-from miro_jax.train.agreement import Agreement
+from miro_jax.models import sharding
+from miro_jax.train import ahead, components, peers
+from miro_jax.train.agreement import Agreement, longest
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
-from miro_jax.train.settings import Training
 from miro_jax.train.spent import STEPS, Profile, Spent, peak_seconds
 from miro_jax.train.state import TrainState
-from miro_jax.train.step import make_loss, make_train_step
 from miro_jax.train.trackers import Trackers, run_name
 
 Array = jax.Array
@@ -51,6 +49,7 @@ def run(
     make_preview: Callable[..., Callable],
     make_state: Callable[[components.Components], TrainState] | None = None,
     make_step: Callable[[Config, components.Components], Callable] | None = None,
+    begun: ahead.Begun | None = None,
 ) -> None:
     """Train until `config.train.num_steps`, resuming from the latest checkpoint if there is one.
 
@@ -59,7 +58,8 @@ def run(
       make_preview: (config, components, rewards, workdir) -> a callable that samples, as
         `evaluate.preview.Preview`.
       make_state: makes the state that a run without a checkpoint begins with; None initialises it.
-      make_step: makes the jitted step; None is that of training.
+      make_step: makes the jitted step; None is that of training, compiled ahead.
+      begun: what `ahead.begin` gave for this config; None calls it here.
 
     Raises:
       FileNotFoundError: no complete record set. ValueError: it does not fit the config.
@@ -67,14 +67,15 @@ def run(
     """
     workdir = Path(workdir)
     c, mesh = config.train, config.mesh
-    prepare = functools.partial(_prepare, config, workdir)
+    prepare = functools.partial(_prepare, config, workdir, make_step is None, begun)
     with peers.watched(mesh.heartbeat_seconds):
         in_turn = build.reads_weights(config)
-        parts, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
+        begun, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
         keep = Keep(c.keep_checkpoints, c.keep_every_steps, c.keep_best)
         opened = Checkpoints(
             workdir / "checkpoints", c.checkpoint_every_steps, keep, shared=not origin(workdir)
         )
+    parts = begun.parts
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
         checkpoints = stack.enter_context(opened)
@@ -96,18 +97,25 @@ def run(
         loop.profile = Profile(workdir / "profile", c.profile_steps)
         if make_step is not None:
             loop.peak_seconds = None  # known for steps of training alone
-        loop.run((make_step or _make_step)(config, parts), state, first)
+            loop.run(make_step(config, parts), state, first)
+        else:
+            program = begun.step or ahead.compile_step(config, parts, longest(data.caption_length))
+            empty_tokens, loop.program = ahead.put_empty_tokens(parts), program
+            loop.run(lambda state, batch: program(state, batch, empty_tokens), state, first)
     share_checkpoint(workdir)
 
 
-def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins, list, Any]:
-    """Return the parts of a run, its levels, the rewards of its previews and its data, checked."""
+def _prepare(
+    config: Config, workdir: Path, is_training: bool, begun: ahead.Begun | None
+) -> tuple[ahead.Begun, Bins, list, Any]:
+    """Return what `ahead.begin` does, the levels, the rewards of previews and the data, checked."""
     c = config.train
     folder = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(folder)
-    rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
-    parts = components.build_components(config)
+    begun = begun or ahead.begin(config, is_training)
+    parts = begun.parts
     check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
+    rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
     bins = Bins.load(folder)
     options = components.data_options(
         config,
@@ -116,21 +124,7 @@ def _prepare(config: Config, workdir: Path) -> tuple[components.Components, Bins
         rows=sharding.local_rows(parts.mesh, c.batch_size),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
-    return parts, bins, rewards, data
-
-
-def _make_step(config: Config, parts: components.Components) -> Callable:
-    """Return the jitted step of a run; the state that it is given is donated."""
-    recipe = Training(**config.train)
-    empty_tokens = parts.caption_encoder.encode([""])[0]
-    loss = make_loss(parts.graphdef, recipe, parts.image_encoder.normalize, empty_tokens)
-    schedule, microbatches = parts.schedule, recipe.microbatches
-    return jax.jit(
-        make_train_step(loss, parts.optimizer, schedule, recipe, config.seed, microbatches),
-        donate_argnums=0,
-        out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
-        compiler_options=compiling.options(),
-    )
+    return begun, bins, rewards, data
 
 
 def _start(
@@ -143,7 +137,8 @@ def _start(
     """Restore the latest usable checkpoint with its data position, or begin anew."""
     restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
-        init = jax.jit(parts.init, out_shardings=parts.shardings)
+        quick = ahead.quick_options()
+        init = jax.jit(parts.init, out_shardings=parts.shardings, compiler_options=quick)
         state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
         checkpoints.prepare(state)
         return state
@@ -189,6 +184,7 @@ class Loop:
         self.length = 0  # of the captions of the next batch, where processes agree on it
         self.agreement = Agreement(at_every_step=bool(config.data.caption_buckets))
         self.here = peers.Position()
+        self.program: ahead.Ahead | None = None  # of the first step, where it is compiled ahead
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
         """Train from step `first` to the end; returns the final state."""
@@ -207,6 +203,8 @@ class Loop:
                     arrays, facts = self._next_batch()
                 new = facts["length"] not in lengths  # for which a program is compiled
                 lengths.add(facts["length"])
+                if step == first:
+                    self._wait_for_program(step)
                 compilation = self.spent.on("compilation") if new else contextlib.nullcontext()
                 with compilation, jax.transfer_guard("disallow"):
                     state, values = step_fn(state, arrays)
@@ -233,6 +231,13 @@ class Loop:
             number, _ = self._agreed(step, False)
         if number:
             self._leave(step, number, "the state is saved" if step > first else "nothing is new")
+
+    def _wait_for_program(self, step: int) -> None:
+        """Wait for what is compiled ahead; leave at a signal that no other process must hear of."""
+        with self.spent.on("compilation"):
+            while self.program is not None and not self.program.is_ready(0.1):
+                if self.stop_signal and jax.process_count() == 1:
+                    self._leave(step, self.stop_signal, "nothing is new")
 
     def _finish(self, step: int, state: TrainState, first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
@@ -336,6 +341,8 @@ class Loop:
             speed[f"{cause}_share"] = waits[cause] / max(whole, 1e-9)
         if waits["compilation"]:
             speed["compilation_seconds"] = waits["compilation"]
+        if self.program is not None:
+            speed["compiler_seconds"], self.program = self.program.seconds, None
         if self.peak_seconds:
             speed["mfu"], self.at_peak = self.at_peak / max(whole - apart, 1e-9), 0.0
         return speed

@@ -46,7 +46,7 @@ def make_loss(
     graphdef: nnx.GraphDef,
     recipe: Recipe,
     normalize: Callable[[Array], Array],
-    empty_tokens: np.ndarray,
+    empty_tokens: np.ndarray | Array,
 ) -> Loss:
     """Return `loss(params, buffers, batch, key) -> (scalar, metrics)`.
 
@@ -124,7 +124,7 @@ KEY_NAMES = ("latents", "time", "noise", "self", "rewards", "captions")
 
 
 def _drop_captions(
-    key: Array, batch: dict[str, Array], empty_tokens: np.ndarray, share: float
+    key: Array, batch: dict[str, Array], empty_tokens: np.ndarray | Array, share: float
 ) -> tuple[Array, Array]:
     """Put the empty caption in place of a share of captions: tokens [B, L, E], mask [B, L]."""
     tokens, mask = batch["caption_tokens"], batch["caption_mask"]
@@ -136,7 +136,9 @@ def _drop_captions(
     return tokens, jnp.where(drop[:, None], empty_mask[None], mask)
 
 
-def pad_together(tokens: Array, mask: Array, text: np.ndarray) -> tuple[Array, Array, Array, Array]:
+def pad_together(
+    tokens: Array, mask: Array, text: np.ndarray | Array
+) -> tuple[Array, Array, Array, Array]:
     """Pad captions and a text, which may be longer than their bucket, to the longer of both.
 
     Args:

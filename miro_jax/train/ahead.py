@@ -1,0 +1,150 @@
+"""The training step, compiled in a thread before there is anything to train on.
+
+XLA needs shapes, types and shardings, which the config gives. So it works while records are
+annotated or opened, weights are loaded, and a state is made or restored. Python traces the step
+first, in the thread of the caller: what runs beside the rest holds no lock of Python.
+"""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import jax
+import numpy as np
+
+from miro_jax.cli.build import Config
+from miro_jax.cli.exit import COMPILER
+from miro_jax.models import compiling, sharding
+from miro_jax.train import components
+from miro_jax.train.settings import Training
+from miro_jax.train.state import TrainState
+from miro_jax.train.step import make_loss, make_train_step
+
+Array = jax.Array
+
+
+class Ahead:
+    """A jitted function of which one program is compiled ahead; others are compiled on demand.
+
+    Args:
+      function: from `jax.jit`.
+      shapes: jax.ShapeDtypeStruct of its arguments in a call that is to come, with shardings.
+
+    Attributes:
+      seconds: that tracing and the compiler took, once the program is there.
+    """
+
+    def __init__(self, function: Any, *shapes: Any):
+        begin = time.perf_counter()
+        self._function, self._types, self.seconds = function, _types(shapes), 0.0
+        self._program: futures.Future = futures.Future()
+        work = function.lower(*shapes).compile, begin
+        # Not a daemon: Python must not end while XLA compiles, see `cli.exit.leave`.
+        threading.Thread(target=self._compile, args=work, name=COMPILER).start()
+
+    def _compile(self, compile_it: Callable[[], Any], begin: float) -> None:
+        try:
+            program = compile_it()
+        except BaseException as error:  # raised where the program is called
+            self._program.set_exception(error)
+        else:
+            self.seconds = time.perf_counter() - begin
+            self._program.set_result(program)
+
+    def is_ready(self, seconds: float) -> bool:
+        """Return whether the compiler has ended, after so many seconds at the most."""
+        with contextlib.suppress(futures.TimeoutError):
+            self._program.exception(seconds)
+        return self._program.done()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function; raises what its compilation raised."""
+        is_ahead = _types(arguments) == self._types
+        return (self._program.result() if is_ahead else self._function)(*arguments)
+
+
+def _types(arguments: tuple) -> list:
+    """Return what differs between calls; the first argument is the state, which stays."""
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(arguments[1:])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """What a run begins with.
+
+    Attributes:
+      parts: of the run.
+      step: (state, batch, tokens of "") -> (state, metrics), the state is donated. None where the
+        length of the first captions decides on the program, or the step is not that of training.
+    """
+
+    parts: components.Components
+    step: Ahead | None
+
+
+def begin(config: Config, is_training: bool = True) -> Begun:
+    """Build the parts of a run, and have its step compiled where that needs no record."""
+    parts = components.build_components(config)
+    if not is_training or config.data.caption_buckets:
+        return Begun(parts, None)
+    return Begun(parts, compile_step(config, parts, config.encoder.caption.max_tokens))
+
+
+def compile_step(config: Config, parts: components.Components, length: int) -> Ahead:
+    """Return the step of a run, whose program for captions of a length is compiled ahead."""
+    recipe, optimizer, schedule = Training(**config.train), parts.optimizer, parts.schedule
+    normalize, whole = parts.image_encoder.normalize, sharding.replicated(parts.mesh)
+
+    def train_step(state: TrainState, batch: dict[str, Array], empty_tokens: Array):
+        loss = make_loss(parts.graphdef, recipe, normalize, empty_tokens)
+        step = make_train_step(loss, optimizer, schedule, recipe, config.seed, recipe.microbatches)
+        return step(state, batch)
+
+    jitted = jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(parts.shardings, whole),
+        compiler_options=compiling.options(),
+    )
+    encoder = parts.caption_encoder
+    count = min(encoder.count_tokens([""])[0], encoder.max_tokens)
+    empty = jax.ShapeDtypeStruct((count, encoder.width), np.float16, sharding=whole)
+    with sharding.use_mesh(parts.mesh):
+        return Ahead(jitted, parts.abstract, _batch_shapes(config, parts, length), empty)
+
+
+def _batch_shapes(config: Config, parts: components.Components, length: int) -> dict[str, Any]:
+    """Return the shapes of a global batch, see `data.records.batches.DataIterator`."""
+    latents, width = parts.image_encoder.latent_shape, parts.caption_encoder.width
+    shapes = {
+        "image_mean": (latents, np.float16),
+        "image_std": (latents, np.float16),
+        "caption_tokens": ((length, width), np.float16),
+        "caption_mask": ((length,), np.bool_),
+        "levels": ((len(parts.reward_names),), np.float32),
+        "weight": ((), np.float32),
+    }
+    layout, rows = sharding.batch_sharding(parts.mesh), config.train.batch_size
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=layout)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def put_empty_tokens(parts: components.Components) -> Array:
+    """Encode "", and put its tokens on every device."""
+    tokens = np.asarray(parts.caption_encoder.encode([""])[0])
+    whole = sharding.replicated(parts.mesh)
+    return jax.make_array_from_callback(tokens.shape, whole, tokens.__getitem__)
+
+
+def quick_options() -> dict[str, int]:
+    """Return `compiler_options` for a program that runs once: LLVM then takes half as long.
+
+    Only on CPUs, where level 1 gives the same bits as the default; level 0 does not.
+    """
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
