@@ -1,6 +1,5 @@
 """A program that is compiled before its arguments are there, and what may happen meanwhile."""
 
-import functools
 import logging
 import pathlib
 import signal
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from miro_jax.cli.exit import COMPILER
-from miro_jax.models import sharding
 from miro_jax.train import ahead, components, loop
 from tests import training
 from tests.networks import quick_compilation

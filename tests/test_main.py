@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from configs import base
 from miro_jax import main as entry
 from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder
@@ -196,7 +197,7 @@ def order(monkeypatch):
     seen = []
     stages = {"annotate": entry.annotate, "train": training.loop, "evaluate": entry.evaluate}
     for name, module in stages.items():
-        monkeypatch.setattr(module, "run", lambda *_, name=name: seen.append(name))
+        monkeypatch.setattr(module, "run", lambda *_, name=name, **given: seen.append(name))
     return seen
 
 
@@ -213,6 +214,24 @@ def test_training_makes_missing_records_first_and_the_report_last(
 ):
     assert entry.main([TINY, f"--workdir={tmp_path}", *changes]) == 0
     assert order == expected
+
+
+def test_on_an_accelerator_the_step_is_compiled_while_records_are_made(
+    order, tmp_path, monkeypatch
+):
+    def train(*_, begun):
+        order.append(begun)
+
+    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(training.ahead, "begin", lambda config: order.append("begin") or "begun")
+    monkeypatch.setattr(training.loop, "run", train)
+    config = base.get_config("tiny")
+    training.run(config, tmp_path)
+    assert order == ["begin", "annotate", "begun", "evaluate"]
+    order.clear()
+    config.rewards = ("clip", *config.rewards)  # whose weights one process fetches first
+    training.run(config, tmp_path)
+    assert order == ["annotate", None, "evaluate"]
 
 
 def test_records_named_in_the_config_are_made_only_where_they_are_missing(order, tmp_path):
