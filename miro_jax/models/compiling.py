@@ -1,16 +1,26 @@
 """What XLA is told beyond the mathematics; measurements speak for it, see docs/benchmarks.md."""
 
+import os
+
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 # cuBLASLt adds biases and residuals where it multiplies: 3 % of sampling, 12 % of CLIP-H. Without
 # products by Triton sampling gains 4 % of 64 images and 11 % of one, and compiles in half the time.
 ON_GPU = {"xla_gpu_enable_cublaslt": True, "xla_gpu_enable_triton_gemm": False}
+MOST_COMPILERS = 16
 
 
-def options() -> dict[str, bool]:
-    """Return `compiler_options` of `jax.jit` for whatever runs a network here."""
-    return dict(ON_GPU) if jax.default_backend() == "gpu" else {}
+def options() -> dict[str, bool | int]:
+    """Return `compiler_options` of `jax.jit` for whatever runs a network here.
+
+    XLA for GPUs translates all kernels on one thread unless it is told how many; of a training step
+    that is half of the compilation.
+    """
+    if jax.default_backend() != "gpu":
+        return {}
+    compilers = min(os.cpu_count() or 1, MOST_COMPILERS)
+    return ON_GPU | {"xla_gpu_force_compilation_parallelism": compilers}
 
 
 def row_major(x: jax.Array) -> jax.Array:
