@@ -1,12 +1,22 @@
-"""Signals that end a command: each one unwinds it as Ctrl-C does, so that finished work is kept."""
+"""Signals that end a command: each one unwinds it as Ctrl-C does, so that finished work is kept.
+
+Python answers a signal between two of its own instructions. During a compilation there are none for
+many seconds: meanwhile a thread says that the signal has come, and obeys a second one.
+"""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WAITING = "stopping when what is under way ends, such as a compilation; again to end at once"
+_PATIENCE = 0.5  # seconds that an answer may take before a line is printed
+_TWICE = 1.0  # seconds between two signals, at least: shells and make hand on what we got, too
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,15 +37,61 @@ def raising() -> Iterator[None]:
         yield
         return
     handled = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    answered = False
 
     def stop(number: int, _: Any) -> None:
+        nonlocal answered
+        answered = True
         for one in handled:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in handled}
     try:
-        yield
+        with announced(handled, lambda: answered):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def announced(numbers: Sequence[int], is_answered: Callable[[], bool]) -> Iterator[None]:
+    """Print a line where a signal is not answered at once, and end the process at a second one.
+
+    In the main thread; a call inside takes the place of the outer one.
+
+    Args:
+      numbers: of the signals, which have handlers. is_answered: whether a handler has run.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    ended = threading.Event()
+    given = read, numbers, is_answered, ended
+    thread = threading.Thread(target=_watch, args=given, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
+        ended.set()
+        os.close(write)  # ends the thread
+        thread.join()
+        os.close(read)
+
+
+def _watch(
+    read: int, numbers: Sequence[int], is_answered: Callable[[], bool], ended: threading.Event
+) -> None:
+    """Read the numbers of signals as they come, until the other end of the pipe is closed."""
+    first = None
+    while data := os.read(read, 1):
+        if data[0] not in numbers or is_answered():
+            continue
+        if first is None:
+            first = time.monotonic()
+            if not ended.wait(_PATIENCE) and not is_answered():
+                print(WAITING, file=sys.stderr, flush=True)
+        elif time.monotonic() - first > _TWICE:
+            os._exit(128 + data[0])

@@ -353,8 +353,10 @@ class Loop:
         in_main = threading.current_thread() is threading.main_thread()
         watched = [n for n in signals.ENDING if in_main and signal.getsignal(n) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self._on_signal) for number in watched}
+        said = signals.announced(watched, lambda: self.stop_signal is not None)
         try:
-            yield
+            with said if in_main else contextlib.nullcontext():
+                yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -13,9 +13,9 @@ from miro_jax.evaluate.suites.base import Suite
 from miro_jax.sample.request import JSON_LINES
 
 WORD = "prompts"
-_DESCRIPTION = """Write the prompts of a suite: one a line, or into a file that ends in .jsonl with key, tag
-and metadata of each. `miro-jax sample --prompts-file` reads either. Draw as many images of each
-prompt as the suite needs, with any program, and evaluate their folder with --suite."""
+_DESCRIPTION = """Write the prompts of a suite: one a line, or into a file that ends in .jsonl with
+key, tag and metadata of each. `miro-jax sample --prompts-file` reads either. Draw as many images of
+each prompt as the suite needs, with any program, and evaluate their folder with --suite."""
 _EPILOG = """examples:
   miro-jax evaluate prompts --suite=parti --out=parti.txt
   miro-jax evaluate prompts --suite=geneval --out=geneval.jsonl

@@ -1,0 +1,86 @@
+"""A signal that Python cannot answer yet is announced in a line; a second one ends the process."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+IDLE = """
+import sys, time
+from miro_jax.cli import exit
+
+def work(_):
+    print("busy", flush=True)
+    time.sleep(60)
+
+sys.exit(exit.run("sample", lambda: None, work))
+"""
+# One call that takes seconds and hands the lock of Python on, as a compilation does.
+HASHING = """
+import hashlib, sys
+from miro_jax.cli import exit
+
+def work(_):
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", {rounds})
+
+sys.exit(exit.run("sample", lambda: None, work))
+"""
+
+
+@pytest.fixture
+def start():
+    """Start a program that prints "busy"; returns the process, from then on."""
+    running = []
+
+    def begin(code):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        assert process.stdout.readline() == "busy\n"
+        time.sleep(0.3)  # the call begins
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_waits_for_a_long_call_is_announced_and_then_obeyed(start, number):
+    process = start(HASHING.format(rounds=8_000_000))
+    process.send_signal(number)
+    assert process.stderr.readline().startswith("stopping when what is under way ends")
+    assert process.poll() is None
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + number and rest.count("\n") == 1
+    assert "stopped; the same command resumes" in rest
+
+
+def test_a_second_signal_ends_a_long_call_at_once_and_an_echo_of_the_first_does_not(start):
+    process = start(HASHING.format(rounds=2_000_000_000))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as make hands it on
+    assert "again to end at once" in process.stderr.readline()
+    time.sleep(0.6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 128 + signal.SIGINT
+
+
+def test_a_signal_that_is_answered_at_once_is_not_announced(start):
+    process = start(IDLE)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and err.count("\n") == 1 and "under way" not in err
