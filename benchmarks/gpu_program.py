@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from benchmarks import train_step
+from benchmarks import train_step, tried
 from benchmarks.sizes import config_of
 from miro_jax.models import attention, compiling, sharding
 from miro_jax.models.rin import RIN
@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=2, help="of the network")
     parser.add_argument("--layers", type=int, default=1, help="of a block")
     parser.add_argument("--text", type=Path, help="file for the compiled program")
+    tried.add_option(parser)
     args = parser.parse_args()
+    tried.patch(args.tried)
     begin = time.time()
     program = compile_gradient(args)
     if args.text:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks import timing, tried
 from miro_jax.models import compiling, sharding
 from miro_jax.pretrained.networks import blip, clip, t5, vae
 
@@ -276,7 +276,9 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="timed, of each side")
     parser.add_argument("--tiny", action="store_true", help="small ones")
+    tried.add_option(parser)
     args = parser.parse_args()
+    tried.patch(args.tried)
     sides = {}
     for name in args.only:
         work = TOWERS[name](args)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import timing, tried
 from benchmarks.sizes import SIZES, config_of
 from miro_jax.models import compiling, layers, sharding
 from miro_jax.models.rin import RIN
@@ -253,7 +253,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first-step", action="store_true", help="time one step of ours, no more")
     parser.add_argument("--seconds", type=float, default=2.5, help="timed, of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch on a CPU")
+    tried.add_option(parser)
     args = parser.parse_args()
+    tried.patch(args.tried)
     args.compile_theirs, args.guard = not args.eager, not args.no_guard
     return args
 
