@@ -118,3 +118,18 @@ def test_a_studio_of_a_release_draws_what_the_pipeline_does(tmp_path):
 def compiled(made):
     """How many programs steps have."""
     return [part._cache_size() for pair in made.pipe._steppers._made.values() for part in pair]
+
+
+@pytest.mark.parametrize("where", ["open_studio", "build_page"])
+def test_a_signal_at_any_time_ends_the_demo_without_a_word_of_resuming(monkeypatch, capsys, where):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    module = command.demo.studio if where == "open_studio" else command.demo.page
+    monkeypatch.setattr(command, "_plan", lambda _: Options("runs/base"))
+    monkeypatch.setattr(command.demo.page, "load_components", lambda: None)
+    monkeypatch.setattr(command.demo.studio, "open_studio", lambda _: None)
+    monkeypatch.setattr(module, where, interrupt)
+    assert command.main([]) == 0
+    err = capsys.readouterr().err
+    assert err.endswith("demo: stopped\n") and "resume" not in err

@@ -15,7 +15,7 @@ from configs import base as configs
 from miro_jax import report
 from miro_jax.data.shapes import scene
 from miro_jax.evaluate.run import headline_lines, run_evaluators
-from miro_jax.report import results
+from miro_jax.report import results, sections
 from miro_jax.report.facts import Facts
 from miro_jax.report.sections import headline
 from miro_jax.report.statistics import rank_correlation, wilson
@@ -378,3 +378,16 @@ def test_a_damaged_image_of_the_gallery_is_named(run, tmp_path, damage):
     with pytest.raises((ValueError, FileNotFoundError), match="gallery-1-3.png is") as refused:
         report.write(tmp_path / "r")
     assert "the evaluate stage writes it" in str(refused.value)
+
+
+def test_dials_that_rise_by_little_are_named_with_their_change():
+    cross = {"asked": ["a", "b"], "measured": ["a", "b"], "low": [[0.01] * 2] * 2}
+    moves = {"a": (0.36, 0.449), "b": (0.1, 0.9)}
+    dials = {
+        name: {"rank_of_means": 1.0, "level": [{"mean": mean} for mean in ends]}
+        for name, ends in moves.items()
+    }
+    found = results.Dials([0.0, 1.0], 8, dials, cross)
+    assert sections._by_little(found) == "; by little: a +0.09 of the level"
+    del dials["a"]
+    assert sections._by_little(results.Dials([0.0, 1.0], 8, dials, cross)) == ""

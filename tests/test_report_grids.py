@@ -82,3 +82,15 @@ def test_tile_leaves_missing_places_transparent():
     assert tiled.shape == (5, 5, 4)
     assert (tiled[:2, :2] == (9, 9, 9, 255)).all()
     assert (tiled[3:, 3:, 3] == 0).all() and (tiled[2, :, 3] == 0).all()
+
+
+def test_words_of_headings_are_not_broken_where_a_column_can_be_wider():
+    grid = grids.labelled_grid(cells(1, 3), [""], ["cleanliness alone", "x", "y"], "")
+    places = [where(grid, (255, 0, 40 * column))[1] for column in range(3)]
+    assert {right - left for left, right in places} == {63}  # the images are as they were
+    pitch = places[1][0] - places[0][0]
+    assert pitch == places[2][0] - places[1][0] > 64 + 10  # "cleanliness" is wider than an image
+    narrow = grids.labelled_grid(cells(1, 3), [""], ["a", "x", "y"], "")
+    assert where(narrow, (255, 0, 40))[1][0] - where(narrow, (255, 0, 0))[1][0] == 64 + 10
+    long = grids.labelled_grid(cells(1, 1), [""], ["x" * 90], "")
+    assert long.shape[1] < 400  # a word without end is broken

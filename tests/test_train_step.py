@@ -1,5 +1,6 @@
 """What every step draws, what stops a run, and how signals do: quick, without a network."""
 
+import collections
 import os
 import signal
 import subprocess
@@ -98,6 +99,19 @@ def test_metrics_are_written_under_the_step_that_made_them_and_when_due():
         made._read_pending()
         assert made.pending is None
     assert [(step, values["loss"]) for step, values in written] == [(2, 2.0), (4, 4.0), (20, 20.0)]
+
+
+def test_a_step_that_is_read_before_its_turn_gets_no_speed_of_its_own(monkeypatch):
+    made, written = make_loop()
+    made.config.train.log_every_steps = 1
+    monkeypatch.setattr(made.spent, "since_mark", lambda: (2.0, collections.Counter()))
+    size = made.config.train.batch_size
+    for step, in_turn in ((1, True), (2, False), (3, True), (20, False)):
+        values = {"loss": np.float32(step), "grad_norm": np.float32(1)}
+        made.pending = (step, values, {"index": np.arange(1), "length": 8})
+        made._read_pending(in_turn)
+    speeds = [values.get("images_per_second") for _, values in written]
+    assert speeds == [size / 2, None, 2 * size / 2, 17 * size / 2]
 
 
 # Signals: a real process for each case.

@@ -63,6 +63,14 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _serve(options: Options) -> None:
+    """Serve the page until Ctrl-C, which is its usual end: there is nothing to resume."""
+    try:
+        _open_page(options)
+    except KeyboardInterrupt:
+        note(f"{VERB}: stopped")
+
+
+def _open_page(options: Options) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     note(f"{VERB}: loading {options.checkpoint}")
     # Its seconds pass while the network's programs are loaded.
@@ -77,6 +85,5 @@ def _serve(options: Options) -> None:
     try:
         studio.compile_other()
         threading.Event().wait()
-    except KeyboardInterrupt:  # serving ends when it is stopped
+    finally:
         page.close(verbose=False)
-        note(f"{VERB}: stopped")

@@ -10,6 +10,7 @@ INK, QUIET, PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _FONT_SIZE = 13  # pixels
 _GAP, _MARGIN = 10, 14  # pixels between cells, around all
 _LABEL_WIDTH = 132  # pixels for the labels of rows
+_WIDEST_WORD = 160  # pixels; a longer word of a heading is broken
 _SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged by a whole factor
 
 
@@ -44,12 +45,14 @@ def labelled_grid(
     block_height, block_width = blocks[0][0].shape[:2]
     font = ImageFont.load_default(_FONT_SIZE)
     line = _FONT_SIZE + 4
-    heads = [_wrap(text, block_width, font) for text in column_labels]
+    words = [font.getlength(word) for text in column_labels for word in text.split()]
+    pitch = max(block_width, min(int(max(words, default=0)) + 1, _WIDEST_WORD))
+    heads = [_wrap(text, pitch, font) for text in column_labels]
     sides = [_wrap(text, _LABEL_WIDTH, font) for text in row_labels]
     row_height = max(block_height, *(line * len(side) for side in sides))
     left = _MARGIN + _LABEL_WIDTH + _GAP
     width = max(
-        left + len(column_labels) * (block_width + _GAP) - _GAP + _MARGIN,
+        left + len(column_labels) * (pitch + _GAP) - _GAP + _MARGIN,
         2 * _MARGIN + int(font.getlength(title)) + 1,
     )
     top = _MARGIN + line + _GAP + line * max(len(head) for head in heads) + 4
@@ -58,13 +61,13 @@ def labelled_grid(
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, _MARGIN), title, INK, font)
     for column, head in enumerate(heads):
-        at = (left + column * (block_width + _GAP), _MARGIN + line + _GAP)
+        at = (left + column * (pitch + _GAP), _MARGIN + line + _GAP)
         draw.multiline_text(at, "\n".join(head), QUIET, font, spacing=4)
     for row, side in enumerate(sides):
         y = top + row * (row_height + _GAP)
         draw.multiline_text((_MARGIN, y), "\n".join(side), INK, font, spacing=4)
         for column in range(len(column_labels)):
-            at = (left + column * (block_width + _GAP), y)
+            at = (left + column * (pitch + _GAP), y)
             block = Image.fromarray(blocks[row][column])
             canvas.paste(block, at, block)
     return np.asarray(canvas)

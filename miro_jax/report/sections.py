@@ -25,6 +25,7 @@ SECTIONS = {
 }
 OF_SHAPES = ("geneval", "conflict")  # judge the shapes world only
 _MOST_POINTS = 300  # of a curve
+_LITTLE = 0.1  # of the achieved level: a dial that rises by less is named
 # Metric -> (axis label, logarithmic if all values are above 0, what it is).
 _CURVES = {
     "mse": ("velocity error, mean square", True, "Error of the predicted velocity."),
@@ -82,7 +83,7 @@ def headline(facts: Facts) -> list[Tile]:
     scores = facts.result(RewardScores)
     if (dials := facts.result(Dials)) and dials.dials:
         count = f"{len(dials.rising)} of {len(dials.dials)}"
-        note = "rank correlation 0.9 or more, and beyond chance"
+        note = "rank correlation 0.9 or more, and beyond chance" + _by_little(dials)
         tiles.append(Tile(count, "dials rise when turned up", note))
     if scores and dials and dials.dials:
         count = f"{len(dials.reaching(scores.training))} of {len(dials.dials)}"
@@ -97,6 +98,14 @@ def headline(facts: Facts) -> list[Tile]:
         final = format_number(float(f"{sum(last) / len(last):.3g}"))
         tiles.append(Tile(final, "velocity error at the end", "mean square"))
     return tiles
+
+
+def _by_little(dials: Dials) -> str:
+    """Say by how much those dials rise that move the achieved level by less than 0.1."""
+    levels = {name: dials.dials[name]["level"] for name in dials.rising}
+    moves = {name: level[-1]["mean"] - level[0]["mean"] for name, level in levels.items()}
+    small = [f"{name} {move:+.2f}" for name, move in moves.items() if move < _LITTLE]
+    return f"; by little: {', '.join(small)} of the level" if small else ""
 
 
 def _categories(facts: Facts) -> list[str]:

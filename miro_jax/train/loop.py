@@ -208,7 +208,7 @@ class Loop:
                 compilation = self.spent.on("compilation") if new else contextlib.nullcontext()
                 with compilation, jax.transfer_guard("disallow"):
                     state, values = step_fn(state, arrays)
-                self._read_pending()
+                self._read_pending(in_turn=True)
                 self.pending = (step + 1, values, facts)
                 if step == first:
                     self.clock.start()
@@ -302,8 +302,8 @@ class Loop:
         """Return whether the devices have ended the last step, and nothing to do."""
         return self.pending is None or all(value.is_ready() for value in self.pending[1].values())
 
-    def _read_pending(self) -> None:
-        """Read the metrics of the last step, now that the next one is under way."""
+    def _read_pending(self, in_turn: bool = False) -> None:
+        """Read the metrics of the last step; with a speed where the next one is under way."""
         if self.pending is None:
             return
         step, values, facts = self.pending
@@ -321,11 +321,11 @@ class Loop:
             )
         self.newest |= values
         if step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps:
-            values |= self._speed(step)
+            values |= self._speed(step) if in_turn or step > self.since + 1 else {}
             if jax.process_index() == 0:
                 self.metrics.scalars(step, values)
-            rate = values["images_per_second"]
-            self.status = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
+            if rate := values.get("images_per_second"):
+                self.status = f"loss {values['loss']:.3f}, {rate:.0f} images/s"
 
     def _speed(self, step: int) -> dict[str, float]:
         """Images a second and what training waited for, since the last line of metrics.
