@@ -6,7 +6,8 @@
 
 Each case is a process of its own, from the start of Python on: imports, tracing, compilation, start
 values and one step. With `--size` records are not read. With `--run` the whole command is timed, up
-to the first line of its metrics: with its step compiled ahead, and with one thing after the other.
+to the first line of its metrics: one thing after the other; with the step compiled from the start
+on; and as the command decides.
 """
 
 import argparse
@@ -47,10 +48,19 @@ class InTurn:
     def __call__(self, *arguments):
         return self.call(*arguments)
 
-ahead.Ahead, ahead.quick_options = InTurn, dict
+ahead.Ahead = InTurn
 sys.exit(entry.main(sys.argv[1:]))
 """
-STARTS = {"in turn": ["-c", IN_TURN], "ahead": ["-m", "miro_jax.main"]}
+EARLY = """
+import sys
+from miro_jax import main as entry
+from miro_jax.train import ahead
+
+ahead.is_early = lambda config: True
+sys.exit(entry.main(sys.argv[1:]))
+"""
+COMMAND = ["-m", "miro_jax.main"]
+STARTS = {"in turn": ["-c", IN_TURN], "early": ["-c", EARLY], "as it is": COMMAND}
 
 
 def main() -> None:
@@ -106,7 +116,7 @@ def time_run(config: str, timeout: float) -> None:
         with timing.case(f"first step/{config}/records"):
             make = [f"--workdir={folder}/annotated", "--stage=annotate"]
             in_root = {"cwd": timing.ROOT, "stderr": subprocess.DEVNULL, "timeout": timeout}
-            command = [sys.executable, *STARTS["ahead"], *options, *make]
+            command = [sys.executable, *COMMAND, *options, *make]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **in_root)
         for start, words in STARTS.items():
             cache = f"{folder}/cache of {start}"

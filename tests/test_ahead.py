@@ -160,11 +160,12 @@ def run(records, workdir, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("buckets, microbatches", [((), 1), ((8,), 2)])
+@pytest.mark.parametrize("early, buckets, microbatches", [(True, (), 1), (False, (8,), 2)])
 def test_a_run_compiles_its_step_once_to_the_bits_of_a_step_on_demand(
-    records, tmp_path, compiled, monkeypatch, buckets, microbatches
+    records, tmp_path, compiled, monkeypatch, early, buckets, microbatches
 ):
     changes = {"data__caption_buckets": buckets, "train__microbatches": microbatches}
+    monkeypatch.setattr(ahead, "is_early", lambda config: early)
     with quick_compilation():
         first, *rest = run(records, tmp_path / "ahead", **changes)
         lengths = 1 if not buckets else 2
@@ -178,6 +179,13 @@ def test_a_run_compiles_its_step_once_to_the_bits_of_a_step_on_demand(
     assert [line["loss"] for line in (first, *rest)] == [line["loss"] for line in expected]
     assert 0 < first["compilation_seconds"] and 0 < first["compiler_seconds"]
     assert not any("compiler_seconds" in line for line in rest)
+
+
+def test_the_step_waits_for_captions_of_buckets_and_on_a_cpu_for_the_state(monkeypatch):
+    assert not ahead.is_early(training.small())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert ahead.is_early(training.small())
+    assert not ahead.is_early(training.small(data__caption_buckets=(8,)))
 
 
 class OnDemand:

@@ -216,13 +216,12 @@ def test_training_makes_missing_records_first_and_the_report_last(
     assert order == expected
 
 
-def test_on_an_accelerator_the_step_is_compiled_while_records_are_made(
+def test_training_begins_before_records_are_made_unless_weights_must_be_fetched(
     order, tmp_path, monkeypatch
 ):
     def train(*_, begun):
         order.append(begun)
 
-    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(training.ahead, "begin", lambda config: order.append("begin") or "begun")
     monkeypatch.setattr(training.loop, "run", train)
     config = base.get_config("tiny")

@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-import jax
-
 from miro_jax import annotate
 from miro_jax.annotate.settings import ALL
 from miro_jax.cli import build, run_folder
@@ -22,9 +20,8 @@ def run(config: Config, workdir: Path) -> None:
       ValueError: the devices or the batches do not fit, before any work. See `train.loop.run`, too.
     """
     components.check_batches(config)
-    begun = None
-    if _compiles_beside_annotation(config, workdir):
-        begun = ahead.begin(config)
+    makes = run_folder.makes_records(config, workdir) and not build.reads_weights(config)
+    begun = ahead.begin(config) if makes else None  # compiles meanwhile
     if config.source.spec == "shapes":
         make = functools.partial(_make_records, config, workdir)
         if config.data.records or not origin(workdir):
@@ -34,12 +31,6 @@ def run(config: Config, workdir: Path) -> None:
     loop.run(config, workdir, Preview, begun=begun)
     if config.train.report:
         evaluate.run(config, workdir)
-
-
-def _compiles_beside_annotation(config: Config, workdir: Path) -> bool:
-    """Whether the step is compiled while records are made: on a CPU both need all of its cores."""
-    makes = run_folder.makes_records(config, workdir) and not build.reads_weights(config)
-    return makes and jax.default_backend() != "cpu"
 
 
 def _make_records(config: Config, workdir: Path) -> None:

@@ -1,8 +1,8 @@
 """The training step, compiled in a thread before there is anything to train on.
 
-XLA needs shapes, types and shardings, which the config gives. So it works while records are
-annotated or opened, weights are loaded, and a state is made or restored. Python traces the step
-first, in the thread of the caller: what runs beside the rest holds no lock of Python.
+XLA needs shapes, types and shardings, which the config gives. So on accelerators it works while
+records are annotated or opened, weights are loaded, and a state is made or restored. Python traces
+the step first, in the thread of the caller: what runs beside the rest holds no lock of Python.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ class Begun:
     Attributes:
       parts: of the run.
       step: (state, batch, tokens of "") -> (state, metrics), the state is donated. None where the
-        length of the first captions decides on the program, or the step is not that of training.
+        step is not that of training, or is compiled later.
     """
 
     parts: components.Components
@@ -87,11 +87,20 @@ class Begun:
 
 
 def begin(config: Config, is_training: bool = True) -> Begun:
-    """Build the parts of a run, and have its step compiled where that needs no record."""
+    """Build the parts of a run, and begin to compile its step where `is_early`."""
     parts = components.build_components(config)
-    if not is_training or config.data.caption_buckets:
+    if not is_training or not is_early(config):
         return Begun(parts, None)
     return Begun(parts, compile_step(config, parts, config.encoder.caption.max_tokens))
+
+
+def is_early(config: Config) -> bool:
+    """Whether the step is compiled before the records are open, and else when the state is there.
+
+    Where captions are padded to buckets, the first ones decide on the program. On a CPU two
+    programs at once take as long as one after the other, see docs/benchmarks.md.
+    """
+    return not config.data.caption_buckets and jax.default_backend() != "cpu"
 
 
 def compile_step(config: Config, parts: components.Components, length: int) -> Ahead:
@@ -140,11 +149,3 @@ def put_empty_tokens(parts: components.Components) -> Array:
     tokens = np.asarray(parts.caption_encoder.encode([""])[0])
     whole = sharding.replicated(parts.mesh)
     return jax.make_array_from_callback(tokens.shape, whole, tokens.__getitem__)
-
-
-def quick_options() -> dict[str, int]:
-    """Return `compiler_options` for a program that runs once: LLVM then takes half as long.
-
-    Only on CPUs, where level 1 gives the same bits as the default; level 0 does not.
-    """
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}

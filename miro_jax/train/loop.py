@@ -137,8 +137,7 @@ def _start(
     """Restore the latest usable checkpoint with its data position, or begin anew."""
     restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
-        quick = ahead.quick_options()
-        init = jax.jit(parts.init, out_shardings=parts.shardings, compiler_options=quick)
+        init = jax.jit(parts.init, out_shardings=parts.shardings)
         state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
         checkpoints.prepare(state)
         return state
