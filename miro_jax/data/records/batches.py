@@ -198,7 +198,8 @@ def make_iterator(
         identity[_ORDERS[0]] = options.shuffle_shards
     if options.lanes > 1:
         identity[_ORDERS[1]] = options.lanes
-    return DataIterator(dataset.random_map(make_example), source, bins, identity, options)
+    add_map = dataset.random_map if make_example.is_random else dataset.map
+    return DataIterator(add_map(make_example), source, bins, identity, options)
 
 
 def load_all(
@@ -213,7 +214,7 @@ def load_all(
     `options.synthetic_caption_prob` is 1.
     """
     source, make_example, _ = _open(records_dir, bins, identities, options)
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(options.seed) if make_example.is_random else None
     rows = [make_example(source[index], rng) for index in range(len(source))]
     batch = stack_examples(rows, options.buckets)
     batch["levels"] = bins_lib.levels(bins, batch.pop("scores"))

@@ -89,6 +89,9 @@ class RecordSource:
 class MakeExample:
     """(index, bytes) -> example with a caption of [n, D]; draws which caption is used.
 
+    Where all records use the same one there is nothing to draw, and `is_random` is False: to make a
+    generator for each record takes Grain as long as to decode it.
+
     added: [N, 2, A] float32 of all records, scores of own and synthetic captions that stand behind
     those of the record.
     """
@@ -102,9 +105,15 @@ class MakeExample:
     max_tokens: int
     synthetic_caption_prob: float
 
-    def __call__(self, element: tuple[int, bytes], rng: np.random.Generator) -> dict:
+    @property
+    def is_random(self) -> bool:
+        """Whether a generator is needed."""
+        return 0 < self.synthetic_caption_prob < 1
+
+    def __call__(self, element: tuple[int, bytes], rng: np.random.Generator | None = None) -> dict:
         index, data = element
-        use_synthetic = rng.random() < self.synthetic_caption_prob
+        share = self.synthetic_caption_prob
+        use_synthetic = share > 0 if rng is None else rng.random() < share
         if data:
             try:
                 return self._example(index, records.decode_record(data), use_synthetic)
