@@ -16,6 +16,9 @@ from pathlib import Path
 import jax
 
 FOLDER, VARIABLE = "compiled", "MIRO_JAX_CACHE"
+# JAX keeps what took a second or more. On a GPU the digests of a checkpoint alone are dozens of
+# programs of some tenths of a second, which every start would compile again.
+LEAST, LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs", 0.1
 log = logging.getLogger("miro_jax")
 
 
@@ -41,6 +44,8 @@ def keep_compiled(workdir: Path | None = None) -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    if LEAST.upper() not in os.environ:
+        jax.config.update(LEAST, LEAST_SECONDS)
     return folder
 
 
