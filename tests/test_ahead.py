@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +187,19 @@ def test_the_step_waits_for_captions_of_buckets_and_on_a_cpu_for_the_state(monke
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert ahead.is_early(training.small())
     assert not ahead.is_early(training.small(data__caption_buckets=(8,)))
+
+
+def test_where_no_step_is_left_nothing_is_compiled(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(ahead, "compile_step", lambda config, parts, length: lengths.append(length))
+    config, begun = training.small(train__num_steps=20), ahead.Begun(None, None)
+    data = types.SimpleNamespace(caption_length=5)
+    ahead.step_of(config, begun, data, first=20)
+    assert lengths == []
+    ahead.step_of(config, begun, data, first=19)
+    config.data.caption_buckets = (5,)
+    ahead.step_of(config, begun, data, first=19)
+    assert lengths == [config.encoder.caption.max_tokens, 5]
 
 
 class OnDemand:

@@ -20,6 +20,7 @@ from miro_jax.cli.build import Config
 from miro_jax.cli.exit import COMPILER
 from miro_jax.models import compiling, sharding
 from miro_jax.train import components
+from miro_jax.train.agreement import longest
 from miro_jax.train.settings import Training
 from miro_jax.train.state import TrainState
 from miro_jax.train.step import make_loss, make_train_step
@@ -92,6 +93,18 @@ def begin(config: Config, is_training: bool = True) -> Begun:
     if not is_training or not is_early(config):
         return Begun(parts, None)
     return Begun(parts, compile_step(config, parts, config.encoder.caption.max_tokens))
+
+
+def step_of(config: Config, begun: Begun, data: Any, first: int) -> Any:
+    """Return the step of a run that is at step `first`, compiled; None where no step is left.
+
+    Args:
+      data: the iterator of batches, at its position.
+    """
+    if begun.step is not None or first >= config.train.num_steps:
+        return begun.step
+    buckets, length = config.data.caption_buckets, config.encoder.caption.max_tokens
+    return compile_step(config, begun.parts, longest(data.caption_length) if buckets else length)
 
 
 def is_early(config: Config) -> bool:

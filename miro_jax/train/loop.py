@@ -31,7 +31,7 @@ from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import sharding
 from miro_jax.train import ahead, components, peers
-from miro_jax.train.agreement import Agreement, longest
+from miro_jax.train.agreement import Agreement
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
@@ -99,7 +99,7 @@ def run(
             loop.peak_seconds = None  # known for steps of training alone
             loop.run(make_step(config, parts), state, first)
         else:
-            program = begun.step or ahead.compile_step(config, parts, longest(data.caption_length))
+            program = ahead.step_of(config, begun, data, first)
             empty_tokens, loop.program = ahead.put_empty_tokens(parts), program
             loop.run(lambda state, batch: program(state, batch, empty_tokens), state, first)
     share_checkpoint(workdir)
