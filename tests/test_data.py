@@ -12,7 +12,6 @@ from array_record.python.array_record_module import ArrayRecordReader
 from miro_jax.data.records import batches, shards
 from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
-from miro_jax.data.records.examples import MakeExample
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import open_folder
 
@@ -246,13 +245,6 @@ def test_synthetic_captions_come_at_their_rate_with_their_own_scores(folder):
         # Four standard deviations of a mean of n independent draws.
         spread = 4 * np.sqrt(probability * (1 - probability) / len(used))
         assert abs(np.mean(used) - probability) <= spread
-
-
-@pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_batches_without_a_choice_are_those_of_a_choice_by_chance(folder, probability, monkeypatch):
-    without = take(open_data(folder, synthetic_caption_prob=probability), 6)
-    monkeypatch.setattr(MakeExample, "is_random", True)
-    assert_same(without, take(open_data(folder, synthetic_caption_prob=probability), 6))
 
 
 def test_the_choice_of_caption_changes_between_epochs(folder):

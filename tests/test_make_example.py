@@ -8,7 +8,7 @@ import pytest
 
 from miro_jax.data.records import examples
 from miro_jax.data.records.record import Record
-from tests.test_data import write_set
+from tests.test_data import assert_same, open_data, take, write_set
 
 HALF = np.zeros((2, 2, 4), np.float16)
 OWN, LONG = np.ones((3, 6), np.float16), np.full((5, 6), 2, np.float16)
@@ -54,3 +54,13 @@ def test_a_shard_that_changes_while_it_is_read_is_named(tmp_path):
     os.utime(paths[1], ns=(1, 1))
     with pytest.raises(OSError, match=rf"{paths[1].name} has changed since it was opened"):
         source.check_unchanged()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_batches_without_a_choice_are_those_of_a_choice_by_chance(
+    tmp_path, probability, monkeypatch
+):
+    folder = write_set(tmp_path / "set", [40, 24])
+    without = take(open_data(folder, synthetic_caption_prob=probability), 6)
+    monkeypatch.setattr(examples.MakeExample, "is_random", True)
+    assert_same(without, take(open_data(folder, synthetic_caption_prob=probability), 6))
