@@ -230,7 +230,7 @@ class Measured:
 
     Attributes:
       table: GenEval-like, without guidance and with it. cross: changes of scores, 0 to 1.
-      right: [prompts], share of the guided images of each that are right.
+      right: [2, prompts], share of the images of each that are right, in the order of the table.
     """
 
     table: list
@@ -249,23 +249,26 @@ def measure(job: Job, network: Trained, num_steps: int, images: int) -> Measured
     pipeline, count = base.Remembering(MiroPipeline(network, 96)), settings.images_per_prompt
     table = geneval.Evaluator(sampling, prompts.categories, count).run(pipeline).rows
     ranges = dials.Evaluator(judges, sampling, prompts.per_level, settings.levels).run(pipeline)
-    made = sampling.sample(pipeline, prompts.texts, count, guidance_scale=how.guidance_scale)
-    right = world.check_all(made, [text for text in prompts.texts for _ in range(count)])
-    return Measured(table, ranges.cross, np.reshape(list(right), (-1, count)).mean(axis=1))
+    texts, right = [text for text in prompts.texts for _ in range(count)], []
+    for scale in sampling.scales:  # the same images as those of the table, which are kept
+        made = sampling.sample(pipeline, prompts.texts, count, guidance_scale=scale)
+        right.append(np.reshape(list(world.check_all(made, texts)), (-1, count)).mean(axis=1))
+    return Measured(table, ranges.cross, np.stack(right))
 
 
 def report(rows: dict[str, Measured], pairs: list[tuple[str, str]]) -> None:
     """Print two tables in Markdown; pairs: names of rows, of which the first is compared."""
-    print("\n| | GenEval-like, guidance 1 | without guidance | against the stage's, same noise |")
-    print("| --- | --- | --- | --- |")
+    print("\n| | guidance 1 | against the stage's | without guidance | against the stage's |")
+    print("| --- | --- | --- | --- | --- |")
     against = dict(pairs)
     for name, row in rows.items():
-        plain, with_guidance = (_percent(entry["overall"]) for entry in row.table)
-        paired = ""
-        if name in against:
-            change = bootstrap_mean(100 * (row.right - rows[against[name]].right))
-            paired = f"{change['mean']:+.1f} ({change['low']:+.1f} to {change['high']:+.1f})"
-        print(f"| {name} | {with_guidance} | {plain} | {paired} |")
+        cells = []
+        for number in (1, 0):
+            cells += [_percent(row.table[number]["overall"]), ""]
+            if name in against:
+                change = row.right[number] - rows[against[name]].right[number]
+                cells[-1] = _signed(bootstrap_mean(100 * change))
+        print(f"| {name} | {' | '.join(cells)} |")
     print(f"\n| change of the mean score, 0 to 1 | {' | '.join(rows)} |")
     print("| --- |" + " --- |" * len(rows))
     for name in next(iter(rows.values())).cross["asked"]:
@@ -275,6 +278,10 @@ def report(rows: dict[str, Measured], pairs: list[tuple[str, str]]) -> None:
 def _percent(share: dict) -> str:
     accuracy, low, high = (100 * share[name] for name in ("accuracy", "low", "high"))
     return f"{accuracy:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _signed(mean: Any) -> str:
+    return f"{mean['mean']:+.1f} ({mean['low']:+.1f} to {mean['high']:+.1f})"
 
 
 def _range(cross: Any, name: str) -> str:
@@ -291,7 +298,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/mean", help="folder of the new student's run")
     parser.add_argument("--steps", type=int, help="updates, in place of those of equal time")
     parser.add_argument("--stage-steps", type=int, default=800, help="of the stage's student")
-    parser.add_argument("--equal", type=float, default=0.5, help="share of rows with r = t")
+    parser.add_argument("--equal", type=float, default=0.25, help="share of rows with r = t")
     parser.add_argument("--images", type=int, default=96, help="of each end of a dial")
     args = parser.parse_args()
     job = make_job(args.checkpoint, args.equal)
