@@ -16,7 +16,11 @@ from miro_jax.report.charts import Chart, svg_file, unit_axis
 
 def draw(workdir: pathlib.Path, names: list[str]) -> str:
     """Return the SVG of the dials of the last evaluation of a run."""
-    dials = read_json(workdir / "evaluation.json", list)[-1]["results"]["dials"]
+    results = [entry["results"] for entry in read_json(workdir / "evaluation.json", list)]
+    dials = next((one["dials"] for one in reversed(results) if "dials" in one), None)
+    if dials is None or not set(names) <= set(dials["dials"]):
+        known = ", ".join(dials["dials"]) if dials else "none: evaluate it with the evaluator dials"
+        sys.exit(f"{workdir} must have measured the dials {', '.join(names)}; it has {known}.")
     panels = []
     for name in names:
         x, y = unit_axis(f"{name}: level requested"), unit_axis("level achieved")

@@ -140,6 +140,25 @@ def test_a_command_does_not_wait_for_the_compiler(how, status, seconds):
     assert time.monotonic() - begin < 250
 
 
+SIGNALLED = """
+import atexit, sys, jax
+from miro_jax.cli import exit
+
+atexit.register(lambda: print("Python took itself apart", flush=True))
+jax.distributed.is_initialized = lambda: sys.argv[1] == "several"
+sys.exit(exit.leave(lambda: int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(
+    "how, status, torn", [("one", 143, False), ("several", 143, True), ("one", 2, True)]
+)
+def test_after_a_signal_python_takes_nothing_apart_that_xla_may_still_use(how, status, torn):
+    call = [sys.executable, "-c", SIGNALLED, how, str(status)]
+    done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600)
+    assert (done.returncode, "apart" in done.stdout) == (status, torn)
+
+
 # Runs.
 
 

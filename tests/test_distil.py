@@ -265,7 +265,10 @@ def test_tiny_passes_through_the_stage_and_is_sampled_in_few_steps(teacher, stud
     assert images.shape == (1, 16, 16, 3)
     for changes, words in (
         ({"solver": "heun"}, "a student samples with the solver euler; got 'heun'"),
-        ({"negative_targets": {"beauty": 0.5}}, "negative_targets must not be given"),
+        (
+            {"negative_targets": {"beauty": 0.5}},
+            "negative targets, isolate and tradeoff need its teacher",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             pipe("a red circle", **how, **changes)

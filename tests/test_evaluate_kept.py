@@ -39,6 +39,16 @@ def test_what_was_measured_for_the_same_checkpoint_and_settings_is_kept():
     assert kept.earlier_results([before, later], new)["geneval"] == {"of": "later"}
 
 
+@pytest.mark.parametrize("key, value", [("model", {"dtype": "a"}), ("weights", {"clip": "a"})])
+def test_another_dtype_or_another_models_weights_measure_something_else(key, value):
+    before, new = make(*EVALUATORS), make("dials")
+    before["settings"][key] = new["settings"][key] = value
+    assert kept.earlier_results([before], new)
+    assert kept.earlier_results([make(*EVALUATORS)], new)  # of before these were written
+    new["settings"][key] = {}
+    assert kept.earlier_results([before], new) == {}
+
+
 @pytest.mark.parametrize(
     "changes, left",
     [

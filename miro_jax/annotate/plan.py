@@ -20,6 +20,7 @@ from miro_jax.data.storage import Folder, check_writable, open_folder
 from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
+from miro_jax.models.compiling import cores
 from miro_jax.rewards import base, card_of, check_names, check_weights
 from miro_jax.rewards.names import is_own
 
@@ -68,7 +69,7 @@ class Job:
     @property
     def num_threads(self) -> int:
         """Threads that decode."""
-        return self.settings.num_threads or min(os.cpu_count() or 1, _MOST_THREADS)
+        return self.settings.num_threads or min(cores(), _MOST_THREADS)
 
     @property
     def remedy(self) -> str:

@@ -28,6 +28,7 @@ T = TypeVar("T")
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 COMPILER = "compiler"  # name of a thread in which XLA compiles
+_BY_SIGNAL = 128  # a greater status is that and the signal's number
 _TRACEBACK = "MIRO_JAX_TRACEBACK"  # of the environment
 STOPPED = "stopped; the same command resumes from here."
 
@@ -125,9 +126,11 @@ def _run(
 
 
 def leave(main: Callable[[], int]) -> int:
-    """Return the exit status of a command; end the process with it where XLA still compiles.
+    """Return the exit status of a command; end the process with it where XLA may still compile.
 
-    Python waits for its threads, a compiler's takes a minute, and nothing needs its program.
+    Python waits for its threads, a compiler's takes a minute, and nothing needs its program. Nor
+    does XLA end well where a signal came while it compiled on the main thread, and Python takes
+    apart what it still uses. One of several processes says goodbye to the others as Python ends.
     """
     try:
         status = main()
@@ -135,10 +138,16 @@ def leave(main: Callable[[], int]) -> int:
         if not isinstance(left.code, int):
             raise
         status = left.code
-    if any(thread.name == COMPILER for thread in threading.enumerate()):
+    compiles = any(thread.name == COMPILER for thread in threading.enumerate())
+    if compiles or (status > _BY_SIGNAL and not _is_one_of_several()):
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def say(text: object) -> None:

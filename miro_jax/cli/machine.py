@@ -21,6 +21,7 @@ from huggingface_hub import constants as hub
 from miro_jax.cli import cluster, devices, fit, surroundings
 from miro_jax.cli.compile_cache import VARIABLE
 from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
+from miro_jax.models.compiling import cores
 from miro_jax.models.flops import peak_tflops
 from miro_jax.models.fused_attention import resolve
 
@@ -105,9 +106,8 @@ def _attention() -> list[Finding]:
 
 
 def _processor() -> list[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = memory_limit()
-    text = f"{cores} cores, {_gib(memory)} of memory"
+    text = f"{cores()} cores, {_gib(memory)} of memory"
     if memory < LEAST_MEMORY:
         text += f"; `make train` wants {_gib(LEAST_MEMORY)}"
         return [Finding("processor", WARNING, text)]

@@ -8,6 +8,7 @@ import ml_collections
 
 from miro_jax import evaluate, sample
 from miro_jax.cli import exit, flags
+from miro_jax.data.near import near_path
 from miro_jax.evaluate.command import here, override, read_config
 
 VERB = "compare"
@@ -43,10 +44,12 @@ def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, P
     try:
         config = read_config(after)
     except FileNotFoundError as error:
-        missing = "" if after.exists() else ", which is missing"
+        end = "."
+        if not after.exists():
+            end = f", which is missing{near_path(after, 'checkpoints') or end}"
         raise FileNotFoundError(
             "AFTER must be the folder of a run, with config.json and checkpoints, or all paths "
-            f"folders of evaluations, with evaluation.json; got {after}{missing}. `miro-jax train` "
+            f"folders of evaluations, with evaluation.json; got {after}{end} `miro-jax train` "
             "writes the one, `miro-jax evaluate WHAT --suite=NAME` the other."
         ) from error
     config = override(config, overrides)

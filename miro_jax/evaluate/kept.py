@@ -16,6 +16,7 @@ _OF_SOME = {
     "images_per_prompt": ("geneval", "reward_scores"),
     "conflict_reward": ("conflict",),
 }
+_OF_LATER = ("weights", "model")  # not in entries of before
 _NETWORK = ("step", "num_parameters", "rewards", "shapes", "training")
 
 
@@ -64,4 +65,6 @@ def _same_settings(name: str, entry: Mapping[str, Any], other: Mapping[str, Any]
     hows = [{**e["settings"].get("sample", {})} for e in (entry, other)]
     for how in hows:
         how.pop("batch_size", None)  # that of the evaluation counts
-    return ours == theirs and hows[0] == hows[1] and same_prompts(entry, other)
+    both = [key for key in _OF_LATER if all(key in e["settings"] for e in (entry, other))]
+    alike = all(entry["settings"][key] == other["settings"][key] for key in both)
+    return ours == theirs and hows[0] == hows[1] and alike and same_prompts(entry, other)

@@ -118,6 +118,8 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "settings": {
             "evaluate": json.loads(config.evaluate.to_json()),
             "sample": json.loads(config.sample.to_json()),
+            "weights": json.loads(config.weights.to_json()),
+            "model": {key: config.model[key] for key in ("dtype", "attention")},
         },
         "shapes": is_shapes,
         "prompts": prompts.to_json(),

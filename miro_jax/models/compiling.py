@@ -19,8 +19,12 @@ def options() -> dict[str, bool | int]:
     """
     if jax.default_backend() != "gpu":
         return {}
-    compilers = min(os.cpu_count() or 1, MOST_COMPILERS)
-    return ON_GPU | {"xla_gpu_force_compilation_parallelism": compilers}
+    return ON_GPU | {"xla_gpu_force_compilation_parallelism": min(cores(), MOST_COMPILERS)}
+
+
+def cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def row_major(x: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ A network draws a hundred arrays and more. One by one, each is a program part of
 derivation of its key inside, and they take as long to compile as the training step does. Here the
 keys are derived together, and arrays of about one size are drawn together: each is the begin of a
 row of bits, which depend on the key and on an element's place alone, so they are the same numbers.
+(Where JAX_THREEFRY_PARTITIONABLE, JAX's default, is switched off, they are others.)
 """
 
 import collections

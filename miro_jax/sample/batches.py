@@ -202,8 +202,8 @@ def check_student(settings: Settings, negative: np.ndarray) -> None:
         )
     if negative.any():
         raise ValueError(
-            "a student has its negative branch built in, with level 0 of all rewards; "
-            "negative_targets must not be given."
+            "a student has its negative branch built in, with level 0 of all rewards: negative "
+            "targets, isolate and tradeoff need its teacher."
         )
 
 

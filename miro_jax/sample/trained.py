@@ -172,6 +172,8 @@ def load(
     folder = locate(source, _variants(variant), step)
     url = origin(folder)
     if is_run(folder):
+        if variant is not None:
+            raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
         settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
         config = _for_sampling(ml_collections.ConfigDict(settings), dtype)
         try:

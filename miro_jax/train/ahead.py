@@ -96,7 +96,7 @@ def begin(config: Config, is_training: bool = True) -> Begun:
 
 
 def step_of(config: Config, begun: Begun, data: Any, first: int) -> Any:
-    """Return the step of a run that is at step `first`, compiled; None where no step is left.
+    """Return the step of a run that is at step `first`, compiled; perhaps None where none is left.
 
     Args:
       data: the iterator of batches, at its position.

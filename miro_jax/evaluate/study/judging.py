@@ -11,9 +11,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
+from miro_jax.models.compiling import cores
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.rewards.shapes import ShapesReward
 
@@ -35,6 +37,7 @@ def judging(rewards: Sequence[Reward], processes: int) -> Iterator[Submit]:
 
     Raises:
       RewardFailed: from the function that waits, or at once where this process judges.
+      OSError: a process that judges has ended.
     """
     if processes < 2 or not all(isinstance(reward, ShapesReward) for reward in rewards):
         yield lambda images, captions: _done(_score(rewards, images, captions))
@@ -44,6 +47,11 @@ def judging(rewards: Sequence[Reward], processes: int) -> Iterator[Submit]:
     with ProcessPoolExecutor(processes, spawn, _begin, (names,)) as pool:
         try:
             yield lambda images, captions: pool.submit(_score_there, images, list(captions)).result
+        except BrokenProcessPool as error:
+            raise OSError(
+                f"a process that judges images ended; {processes} of them take "
+                f"{processes * 0.3:.0f} GB of memory, and the system ends one where that is short"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -51,7 +59,7 @@ def judging(rewards: Sequence[Reward], processes: int) -> Iterator[Submit]:
 
 def processes_for(runs: int) -> int:
     """Return how many processes judge for runs that train side by side: none for a single one."""
-    return min(_MOST, os.cpu_count() or 1) if runs > 1 else 0
+    return min(_MOST, cores()) if runs > 1 else 0
 
 
 def _done(scores: np.ndarray) -> Scores:
