@@ -19,6 +19,7 @@ from miro_jax.sample import pipeline, trained
 from miro_jax.train import distil
 from miro_jax.train.settings import Distillation
 from tests import training
+from tests.linear_field import average, flow, linear
 from tests.networks import (
     TINY,
     make_batch,
@@ -30,32 +31,12 @@ from tests.networks import (
 from tests.sampling import ENCODERS, NAMES
 
 ROWS, STEPS = 4, 8
-RATES = np.array([-0.7, 0.4, 1.1], np.float32)  # of a linear field, one for each channel
-CHANNELS = RATES.reshape(1, 1, 1, 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with quick_compilation():
         yield
-
-
-def linear(x, t, carry):
-    """dx/dt = a x + b t, a solution of which is known."""
-    return CHANNELS * x + 0.5 * t, carry
-
-
-def flow(x, t, r):
-    """Where the linear field takes x from t to r, exactly."""
-
-    def particular(s):  # a solution that does not depend on x
-        return -0.5 * s / CHANNELS - 0.5 / CHANNELS**2
-
-    return particular(r) + (x - particular(t)) * jnp.exp(CHANNELS * (r - t))
-
-
-def average(x, t, r):
-    return (x - flow(x, t, r)) / (t - r)
 
 
 # Formulas.

@@ -8,6 +8,7 @@ from flax import nnx
 
 from benchmarks import meanflow
 from miro_jax.models import sharding
+from tests.linear_field import average, linear
 from tests.networks import (
     TINY,
     make_batch,
@@ -16,7 +17,6 @@ from tests.networks import (
     resize,
     small_mesh,
 )
-from tests.test_distil import average, linear
 
 ROWS = 4
 

@@ -1,4 +1,4 @@
-"""What XLA is told beyond the mathematics; measurements speak for it, see docs/benchmarks.md."""
+"""Compiler options and layouts for GPUs; measurements speak for them, see docs/benchmarks.md."""
 
 import os
 
@@ -14,8 +14,8 @@ MOST_COMPILERS = 16
 def options() -> dict[str, bool | int]:
     """Return `compiler_options` of `jax.jit` for whatever runs a network here.
 
-    XLA for GPUs translates all kernels on one thread unless it is told how many; of a training step
-    that is half of the compilation.
+    By default XLA for GPUs translates all kernels on one thread, half of a training step's
+    compilation.
     """
     if jax.default_backend() != "gpu":
         return {}

@@ -29,7 +29,7 @@ class Draws:
     """Stands in for `nnx.Rngs` where a network is built: gives its arrays, one after the other.
 
     Args:
-      arrays: those that will be asked for, in this order; None gives zeros, and lists `wanted`.
+      arrays: what `take` returns, in this order; None makes it return zeros, and list `wanted`.
     """
 
     def __init__(self, arrays: Sequence[Array] | None = None):

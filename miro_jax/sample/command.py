@@ -11,7 +11,6 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from miro_jax import rewards, sample
 from miro_jax.cli.exit import UsageError, command_of, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
+from miro_jax.data.near import near_name
 from miro_jax.data.storage.files import to_json
 from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Prompt, Request, given_prompts, slug
@@ -117,8 +117,7 @@ def _parse(words: list[str]) -> tuple[str, Namespace]:
     if words and not words[0].startswith("-"):
         name, *words = words
         if name not in VERBS:
-            near = get_close_matches(name, VERBS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = near_name(name, VERBS)
             raise UsageError(f"the verb must be one of {', '.join(VERBS)}; got {name!r}{hint}")
     return name, _parser(name).read(words)
 
