@@ -31,6 +31,25 @@ def work(_):
 
 sys.exit(exit.run("sample", lambda: None, work))
 """
+# Python tells nobody of what a callback of the garbage collector raises.
+COLLECTING = """
+import gc, sys, time
+from miro_jax.cli import exit
+
+def slow(phase, info):
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        pass
+
+def work(_):
+    gc.callbacks.append(slow)
+    print("busy", flush=True)
+    gc.collect()
+    gc.callbacks.clear()
+    time.sleep(60)
+
+sys.exit(exit.run("sample", lambda: None, work))
+"""
 
 
 @pytest.fixture
@@ -84,3 +103,12 @@ def test_a_signal_that_is_answered_at_once_is_not_announced(start):
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and err.count("\n") == 1 and "under way" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(start, number):
+    process = start(COLLECTING)
+    process.send_signal(number)
+    err = process.communicate(timeout=50)[1]
+    assert process.returncode == 128 + number and err.count("\n") == 1
+    assert "stopped; the same command resumes" in err

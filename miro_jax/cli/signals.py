@@ -1,7 +1,8 @@
 """Signals that end a command: each one unwinds it as Ctrl-C does, so that finished work is kept.
 
 Python answers a signal between two of its own instructions. During a compilation there are none for
-many seconds: meanwhile a thread says that the signal has come, and obeys a second one.
+many seconds: meanwhile a thread says that the signal has come, and obeys a second one. Where the
+answer falls into what cannot raise, as the callback of a garbage collection, it comes once more.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAITING = "stopping when what is under way ends, such as a compilation; again to end at once"
 _PATIENCE = 0.5  # seconds that an answer may take before a line is printed
 _TWICE = 1.0  # seconds between two signals, at least: shells and make hand on what we got, too
+_AFTER = 0.05  # seconds until a signal that had no effect comes once more
 
 
 class Stopped(KeyboardInterrupt):
@@ -24,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        self.number, self.status = number, 128 + number
 
 
 @contextlib.contextmanager
@@ -46,11 +48,21 @@ def raising() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
 
+    def once_more(failed: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(failed.exc_value, Stopped):
+            return hook(failed)
+        for one in handled:
+            signal.signal(one, stop)
+        again = failed.exc_value.number
+        threading.Timer(_AFTER, signal.pthread_kill, (threading.get_ident(), again)).start()
+
     before = {number: signal.signal(number, stop) for number in handled}
+    hook, sys.unraisablehook = sys.unraisablehook, once_more
     try:
         with announced(handled, lambda: answered):
             yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

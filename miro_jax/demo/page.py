@@ -158,7 +158,7 @@ def _ask(studio: Studio) -> dict[str, Any]:
     gr.Examples([[text] for text in studio.examples], [prompt], label="Try")
     with gr.Row():
         draw = gr.Button("Generate", variant="primary", elem_id="generate")
-        stop = gr.Button("Stop", elem_id="stop")
+        stop = gr.Button("Stop", interactive=False, elem_id="stop")
     return {"prompt": prompt, "draw": draw, "stop": stop}
 
 
@@ -264,12 +264,17 @@ def _connect(
     texts = [out["python"], out["command"], out["json"]]
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
-    def draw(pinned: str, *values: Any) -> Iterator[tuple[Any, Any]]:
+    # Stop waits for the first answer: before it, the page cannot say what is to be stopped.
+    going_on, idle = gr.update(interactive=True), gr.update(interactive=False)
+
+    def draw(pinned: str, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
         try:
             form = controls.read(values)
-            yield from _draw(studio, form, pinned)
+            for status, result in _draw(studio, form, pinned):
+                yield status, result, going_on
+            yield gr.skip(), gr.skip(), idle
         except MISTAKES as error:
-            yield figures.say(str(error), error=True), gr.skip()
+            yield figures.say(str(error), error=True), gr.skip(), idle
 
     def write(*values: Any) -> list[Any]:
         try:
@@ -320,13 +325,17 @@ def _connect(
         [buttons["draw"].click, controls.single["prompt"].submit],
         draw,
         [out["pinned"], *every],
-        [out["status"], out["result"]],
+        [out["status"], out["result"], buttons["stop"]],
         show_progress="minimal",
         show_progress_on=out["status"],
         concurrency_limit=1,
     )
     buttons["stop"].click(
-        lambda: figures.say("Stopped."), None, out["status"], cancels=[going], **quick
+        lambda: [figures.say("Stopped."), idle],
+        None,
+        [out["status"], buttons["stop"]],
+        cancels=[going],
+        **quick,
     )
     link = {"fn": None, "inputs": [out["json"], out["pinned"]], "outputs": out["link"]}
     gr.on([part.change for part in every], write, every, texts, trigger_mode="always_last", **quick)
