@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from huggingface_hub import constants as hub
 
-from miro_jax.cli import cluster, devices, fit, surroundings
+from miro_jax.cli import cluster, devices, fit, huge_pages, surroundings
 from miro_jax.cli.compile_cache import VARIABLE
 from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
 from miro_jax.models.compiling import cores
@@ -51,6 +51,7 @@ def examine(where: Path | str, weights: Sequence[str] = ()) -> list[Finding]:
         _devices,
         _attention,
         _processor,
+        _huge_pages,
         _open_files,
         lambda: [] if folder is None else _disk("folder of runs", folder),
         lambda: surroundings.store(where),
@@ -112,6 +113,22 @@ def _processor() -> list[Finding]:
         text += f"; `make train` wants {_gib(LEAST_MEMORY)}"
         return [Finding("processor", WARNING, text)]
     return [Finding("processor", OK, text)]
+
+
+def _huge_pages() -> list[Finding]:
+    mode = huge_pages.mode()
+    if not mode:
+        return []
+    if mode == "always":
+        return [Finding("large pages", OK, "for everybody")]
+    if mode == "madvise" and huge_pages.asked():
+        return [Finding("large pages", OK, "for who asks, as this process does")]
+    if mode == "madvise":
+        text = f"this process does not ask: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
+    else:
+        text = f"none: echo madvise | sudo tee {huge_pages.MODES}"
+    text += "; without, training on CPUs is a sixth slower"
+    return [Finding("large pages", WARNING, text)]
 
 
 def _open_files() -> list[Finding]:
