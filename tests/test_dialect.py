@@ -93,6 +93,8 @@ def test_what_nobody_knows_is_refused(pipe):
         pipe("x", num_inference_step=3)
     with pytest.raises(ValueError, match="output_type must be one of"):
         pipe("x", output_type="pt")
+    with pytest.raises(ValueError, match="dtype must be one of .*; got 'bfloat'"):
+        MiroPipeline.from_pretrained("runs/base", dtype="bfloat")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
         (("evaluate", "photos", "--suite=hpsv3:x"), "'hpsv3:x'; did you mean hpsv2:x?"),
         (("evaluate", "prompts", "--suite=partie"), "got 'partie'; did you mean parti?"),
         (("evaluate", "prompts", "--suit=parti"), "did you mean --suite?"),
+        (("evaluate", "prompts", "--suite=parti", "--run=runs/base"), "only --suite=shapes has"),
+        (("score", "photos", "--rewards=beuty", "--out=s.csv"), "'beuty'; did you mean beauty?"),
         (("score", "fotos", "--rewards=beauty", "--out=s.csv"), "missing; did you mean photos?"),
     ],
 )

@@ -33,7 +33,7 @@ def validate(config):
         (
             "rewards",
             ("beuty",),
-            "config.rewards: reward must be one of .*beauty.*got 'beuty'. Did you mean beauty",
+            "config.rewards: reward must be one of .*beauty.*got 'beuty'; did you mean beauty",
         ),
         (
             "rewards",

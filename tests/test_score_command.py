@@ -70,7 +70,7 @@ def test_help_shows_defaults_and_an_example(capsys):
     [
         ({"--rewards": "beauty,taste"}, "pick_score.*sharpness.*got 'taste'"),
         ({"--rewards": "beauty,beauty"}, "must differ"),
-        ({"--rewards": "beauty@shapes1"}, "got 'beauty@shapes1'. Did you mean beauty"),
+        ({"--rewards": "beauty@shapes1"}, "got 'beauty@shapes1'; did you mean beauty"),
         ({"--rewards": None}, "--rewards"),
         ({"--rewards": None, "--reward": "beauty"}, "'--reward=beauty'; did you mean --rewards"),
         ({"--out": "scores.txt"}, "must end in one of .parquet, .csv, .jsonl"),

@@ -96,7 +96,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_sampling(evaluate, monkeyp
         (["--images-per-prompt=0"], "must be at least 1"),
         (["--suite=smal"], "--suite must be one of small, or a file"),
         (["--declare", "judge.name=x"], "GROUP one of model"),
-        (["--rewards=colros"], "Did you mean colors"),
+        (["--rewards=colros"], "did you mean colors"),
     ],
 )
 def test_a_mistake_costs_no_device_time(evaluate, words, said, monkeypatch):

@@ -7,7 +7,6 @@ are turned into `UsageError`, whose text names the argument and near misses.
 
 import contextlib
 import dataclasses
-import difflib
 import re
 import sys
 import traceback
@@ -21,6 +20,7 @@ from ml_collections import config_flags
 
 from miro_jax.cli.dialect import flag_of_train, nearest_keys
 from miro_jax.cli.exit import UsageError
+from miro_jax.data.near import near_name
 from miro_jax.rewards.names import SHAPES_REWARDS, parse_names
 
 HELP = f"""Train, sample and evaluate MIRO.
@@ -185,9 +185,7 @@ def _load(path: str) -> ml_collections.ConfigDict:
         lines = [f.lineno for f in traceback.extract_tb(cause.__traceback__) if f.filename == file]
         if isinstance(cause, ValueError) and str(cause).startswith("Unknown variant"):
             name, *known = re.findall("'([^']*)'", str(cause))
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{cause}{hint}") from error
+            raise UsageError(f"{str(cause).rstrip('.')}{near_name(name, known) or '.'}") from error
         line = cause.lineno if isinstance(cause, SyntaxError) else (lines or [None])[-1]
         where = f"{file}, line {line}" if line else file
         raise UsageError(f"--config: {where}: {type(cause).__name__}: {cause}") from error

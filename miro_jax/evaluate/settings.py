@@ -10,6 +10,7 @@ import ml_collections
 from miro_jax import evaluate
 from miro_jax.cli import flags
 from miro_jax.cli.flags import option
+from miro_jax.data.near import near_name
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.shapes import scene
 from miro_jax.data.storage import LocalFolder
@@ -79,7 +80,8 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(
             f"config.evaluate.categories must be a tuple of names from "
-            f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}."
+            f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}"
+            f"{''.join(near_name(str(name), scene.CATEGORIES) for name in unknown) or '.'}"
         )
     is_shapes = trained_on_shapes(config, records or config.data.records)
     names = choose(config, is_shapes)

@@ -1,12 +1,12 @@
 """Rewards by name: how each is built, and its cards."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from miro_jax.data.near import near_name
 from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import (
     aesthetic,
@@ -195,11 +195,10 @@ def check_names(names: Sequence[str]) -> None:
         elif is_process(name):
             process.check_command(name)
         elif name not in REWARD_NAMES:
-            near = difflib.get_close_matches(name.partition("@")[0], REWARD_NAMES, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            near = near_name(name.partition("@")[0], REWARD_NAMES)
             raise ValueError(
                 f"reward must be one of {', '.join(REWARD_NAMES)}, FILE.py:Class or "
-                f"process:COMMAND; got {name!r}.{hint}"
+                f"process:COMMAND; got {name!r}{near or '.'}"
             )
     # Two versions of a published reward may stand side by side: their identities differ.
     cards = [card_of(name) for name in names]

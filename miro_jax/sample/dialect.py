@@ -8,7 +8,6 @@ generators, types and devices are read by what they say of themselves.
 """
 
 import dataclasses
-import difflib
 import functools
 import operator
 import warnings
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from miro_jax.data.near import near_name
 from miro_jax.models.targets import Targets
 from miro_jax.pretrained.weights.official import RELEASE_NAMES
 from miro_jax.sample.settings import DTYPES, MOST_SEEDS, Settings
@@ -107,9 +107,10 @@ def read_call(
         ours = NAMES.get(name, name)
         if ours not in call:
             known = (*call, *NAMES, *SIDES, "output_type", "return_dict", "callback_on_step_end")
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise TypeError(f"unknown argument {name!r}; a call knows: {', '.join(known)}.{hint}")
+            raise TypeError(
+                f"unknown argument {name!r}{near_name(name, known) or '.'} "
+                f"A call knows: {', '.join(known)}."
+            )
         if value is None:
             continue
         if call[ours] is not None:

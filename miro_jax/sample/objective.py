@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from miro_jax import rewards
+from miro_jax.data.near import near_name
 from miro_jax.data.shapes import captions, world
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.search_options import Search
@@ -92,7 +93,9 @@ def check_search(verb: Search, prompts: Sequence[Any], seed: int) -> list[str]:
         try:
             rewards.check_names(verb.objective)
         except ValueError as error:
-            raise ValueError(f"--objective: {error} Or {GENEVAL} alone.") from error
+            meant = "".join(near_name(name, (GENEVAL,)) for name in verb.objective)
+            text = f"{str(error).rstrip('.')}{meant or '.'}" if meant else str(error)
+            raise ValueError(f"--objective: {text} Or {GENEVAL} alone.") from error
         rewards.check_weights(verb.objective, weights)
     for prompt in prompts if verb.objective == (GENEVAL,) else ():
         if not captions.parse(prompt.text).objects:

@@ -141,9 +141,9 @@ class MiroPipeline:
         more = {"mesh": mesh, "text_encoder": text_encoder, "vae": vae, "revision": revision}
         if dtype is not None and torch_dtype is not None:
             raise ValueError("dtype and torch_dtype are the same argument; give one of them.")
-        wanted = dtype if torch_dtype is None else read_dtype(torch_dtype)
+        given = torch_dtype if dtype is None else dtype
         load_as = functools.partial(load, source, variant, **more)
-        trained = load_as(dtype=wanted or default_dtype())
+        trained = load_as(dtype=default_dtype() if given is None else read_dtype(given))
         rows = batch_size or default_rows(trained.mesh)
         pipe = cls(trained, rows, preset, fewer_rows=batch_size is None)
         pipe._load = load_as

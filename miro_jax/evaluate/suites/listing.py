@@ -33,8 +33,14 @@ def _plan(words: Sequence[str]) -> tuple[Suite, Path | None]:
     parser = Parser(prog=prog, description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--suite", required=True, help="geneval, parti, shapes or a file")
     parser.add_argument("--out", metavar="FILE", help="(default: printed, one a line)")
-    parser.add_argument("--run", metavar="DIR", help="whose own prompts --suite=shapes has")
+    parser.add_argument(
+        "--run", metavar="DIR", help="whose own prompts --suite=shapes has; for no other suite"
+    )
     given = parser.read(words)
+    if given.run is not None and given.suite != "shapes":
+        raise exits.UsageError(
+            f"--run: only --suite=shapes has a run's prompts; got {given.suite}."
+        )
     run = None if given.run is None else Path(given.run).expanduser()
     suite = evaluate.suites.table.make_suite(given.suite, run)
     return suite, None if given.out is None else Path(given.out).expanduser()
