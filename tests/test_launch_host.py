@@ -63,6 +63,7 @@ def test_setup_installs_the_pinned_package_on_python_3_12_and_looks_at_the_host(
     run("setup", host | {"WORKDIR": "gs://b/run", "DEVICES": "16", "HOSTS": "4"})
     log = pathlib.Path(host["LOG"]).read_text()
     assert "git checkout --quiet --detach abc" in log
+    assert "sudo sh -c echo always > /sys/kernel/mm/transparent_hugepage/enabled" in log
     assert "--constraint=constraints-3.12.txt --editable=.[tpu,gcs]" in log
     assert log.splitlines()[-2:] == [
         "miro-jax doctor --workdir=gs://b/run",

@@ -126,7 +126,7 @@ def _huge_pages() -> list[Finding]:
     if mode == "madvise":
         text = f"this process does not ask: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
     else:
-        text = f"none: echo madvise | sudo tee {huge_pages.MODES}"
+        text = f"none: echo always | sudo tee {huge_pages.MODES}"
     text += "; without, training on CPUs is a sixth slower"
     return [Finding("large pages", WARNING, text)]
 
