@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from miro_jax import __version__
-from miro_jax.cli import huge_pages
 from miro_jax.cli.exit import leave
 
 
@@ -65,7 +64,6 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand over to a verb; returns its exit status, 2 for an unknown one."""
     if arguments is None:
-        huge_pages.ask()
         return leave(lambda: main(sys.argv[1:]))
     if arguments and arguments[0] in VERBS:
         verb, *rest = arguments

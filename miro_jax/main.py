@@ -7,11 +7,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from miro_jax.cli import huge_pages
-
-if __name__ == "__main__":
-    huge_pages.ask()  # starts again: before three seconds of imports
-
 from miro_jax import annotate, sample
 from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder, signals
@@ -24,6 +19,7 @@ from miro_jax.models import sharding
 from miro_jax.train import components
 
 log, VERB = logging.getLogger("miro_jax"), "train"
+
 STAGES = {
     "annotate": annotate.run,
     "train": training.run,

@@ -112,3 +112,44 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(start, numb
     err = process.communicate(timeout=50)[1]
     assert process.returncode == 128 + number and err.count("\n") == 1
     assert "stopped; the same command resumes" in err
+
+
+# What __del__ raises is lost as well; then one call takes seconds.
+DELETING = """
+import hashlib, sys, time
+from miro_jax.cli import exit
+
+class Slow:
+    def __del__(self):
+        end = time.monotonic() + {slow}
+        while time.monotonic() < end:
+            pass
+
+def work(_):
+    print("busy", flush=True)
+    Slow()
+    {then}
+
+sys.exit(exit.run("sample", lambda: None, work))
+"""
+
+
+def test_after_a_lost_signal_the_next_one_ends_a_long_call_at_once(start):
+    then = 'hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_000_000_000)'
+    process = start(DELETING.format(slow=0.6, then=then))
+    process.send_signal(signal.SIGTERM)
+    assert "again to end at once" in process.stderr.readline()
+    time.sleep(0.8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_lost_as_the_work_ends_stops_nothing_else(start, number):
+    then = "return"
+    code = DELETING.format(slow=1, then=then)
+    more = 'first = exit.run("sample", lambda: None, work)\ntime.sleep(0.3)\nsys.exit(first)'
+    process = start(code.replace(code.splitlines()[-1], more))
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from miro_jax import annotate
 from miro_jax.annotate import settings
-from miro_jax.cli import exit, huge_pages
+from miro_jax.cli import exit
 from miro_jax.cli.flags import make_settings
 
 OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
@@ -41,5 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    huge_pages.ask()
     sys.exit(main())

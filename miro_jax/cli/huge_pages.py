@@ -13,18 +13,18 @@ from pathlib import Path
 VARIABLE, WORD = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # such as "always [madvise] never"
 OLDEST = (2, 35)  # libc that knows the word
+_SCRIPT, _WITH_VALUE = "miro-jax", ("-X", "-W")  # the console script; Python's flags of two words
 
 
 def ask() -> None:
     """Start this process again, with its arguments and the variable, where that gives large pages.
 
-    For commands, as the first thing that they do: it returns at once where JAX is imported. What
-    the variable says of large pages stays as it is, `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` too.
+    Only where Python was started for a command of ours and nothing else: a program that imports us
+    stays as it is. So does what the variable says, `glibc.malloc.hugetlb=0` for small pages too.
     """
-    said = os.environ.get(VARIABLE, "")
-    if WORD in said or "jax" in sys.modules or mode() != "madvise" or _libc() < OLDEST:
+    if not _is_command() or asked() is not None or mode() != "madvise" or _libc() < OLDEST:
         return
-    words = ":".join(filter(None, (said, f"{WORD}=1")))
+    words = ":".join(filter(None, (os.environ.get(VARIABLE), f"{WORD}=1")))
     with contextlib.suppress(OSError):  # of a Python that was replaced: then without
         os.execve(sys.executable, sys.orig_argv, os.environ | {VARIABLE: words})
 
@@ -37,9 +37,29 @@ def mode() -> str:
         return ""
 
 
-def asked() -> bool:
-    """Return whether this process was started to ask for large pages."""
-    return f"{WORD}=1" in os.environ.get(VARIABLE, "").split(":")
+def asked() -> bool | None:
+    """Return whether this process was started to ask for large pages; None if nothing is said."""
+    said = None
+    for setting in os.environ.get(VARIABLE, "").split(":"):
+        name, _, value = setting.partition("=")
+        with contextlib.suppress(ValueError):
+            said = int(value, 0) > 0 if name == WORD else said  # the last one counts
+    return said
+
+
+def _is_command() -> bool:
+    """Return whether Python was started as `python -m miro_jax...` or by the console script."""
+    if not sys.executable or sys.flags.interactive or "jax" in sys.modules:
+        return False
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "").partition(".")[0] == "miro_jax"
+        if word in _WITH_VALUE:
+            next(words, "")
+        elif not word.startswith("-") or word in ("-", "-c"):
+            return os.path.basename(word) == _SCRIPT
+    return False
 
 
 def _libc() -> tuple[int, ...]:

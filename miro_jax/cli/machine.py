@@ -123,6 +123,8 @@ def _huge_pages() -> list[Finding]:
         return [Finding("large pages", OK, "for everybody")]
     if mode == "madvise" and huge_pages.asked():
         return [Finding("large pages", OK, "for who asks, as this process does")]
+    if huge_pages.asked() is False:
+        return [Finding("large pages", OK, f"switched off by {huge_pages.VARIABLE}")]
     if mode == "madvise":
         text = f"this process does not ask: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
     else:

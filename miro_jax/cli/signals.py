@@ -7,6 +7,7 @@ answer falls into what cannot raise, as the callback of a garbage collection, it
 
 import contextlib
 import os
+import queue
 import signal
 import sys
 import threading
@@ -39,7 +40,8 @@ def raising() -> Iterator[None]:
         yield
         return
     handled = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    answered = False
+    answered, again = False, None
+    ours = queue.SimpleQueue[int]()  # signals that come once more, nobody having sent them
 
     def stop(number: int, _: Any) -> None:
         nonlocal answered
@@ -48,39 +50,53 @@ def raising() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
 
+    def send(main: int, number: int) -> None:
+        ours.put(number)
+        signal.pthread_kill(main, number)
+
     def once_more(failed: "sys.UnraisableHookArgs") -> None:
+        nonlocal answered, again
         if not isinstance(failed.exc_value, Stopped):
             return hook(failed)
+        again = threading.Timer(_AFTER, send, (threading.get_ident(), failed.exc_value.number))
+        again.daemon, answered = True, False
+        again.start()
         for one in handled:
             signal.signal(one, stop)
-        again = failed.exc_value.number
-        threading.Timer(_AFTER, signal.pthread_kill, (threading.get_ident(), again)).start()
 
     before = {number: signal.signal(number, stop) for number in handled}
     hook, sys.unraisablehook = sys.unraisablehook, once_more
     try:
-        with announced(handled, lambda: answered):
+        with announced(handled, lambda: answered, ours):
             yield
     finally:
         sys.unraisablehook = hook
+        if again is not None:  # what was to be stopped has ended
+            again.cancel()
+            again.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def announced(numbers: Sequence[int], is_answered: Callable[[], bool]) -> Iterator[None]:
+def announced(
+    numbers: Sequence[int],
+    is_answered: Callable[[], bool],
+    ours: "queue.SimpleQueue[int] | None" = None,
+) -> Iterator[None]:
     """Print a line where a signal is not answered at once, and end the process at a second one.
 
     In the main thread; a call inside takes the place of the outer one.
 
     Args:
-      numbers: of the signals, which have handlers. is_answered: whether a handler has run.
+      numbers: of the signals, which have handlers. is_answered: whether a handler has run, and
+        what it raised was not lost. ours: one entry for each signal that nobody sent.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
     outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     ended = threading.Event()
-    given = read, numbers, is_answered, ended
+    given = read, numbers, is_answered, ours or queue.SimpleQueue(), ended
     thread = threading.Thread(target=_watch, args=given, daemon=True)
     thread.start()
     try:
@@ -94,16 +110,23 @@ def announced(numbers: Sequence[int], is_answered: Callable[[], bool]) -> Iterat
 
 
 def _watch(
-    read: int, numbers: Sequence[int], is_answered: Callable[[], bool], ended: threading.Event
+    read: int,
+    numbers: Sequence[int],
+    is_answered: Callable[[], bool],
+    ours: "queue.SimpleQueue[int]",
+    ended: threading.Event,
 ) -> None:
     """Read the numbers of signals as they come, until the other end of the pipe is closed."""
     first = None
     while data := os.read(read, 1):
-        if data[0] not in numbers or is_answered():
+        if data[0] not in numbers:
+            continue
+        with contextlib.suppress(queue.Empty):
+            ours.get_nowait()
             continue
         if first is None:
             first = time.monotonic()
             if not ended.wait(_PATIENCE) and not is_answered():
                 print(WAITING, file=sys.stderr, flush=True)
-        elif time.monotonic() - first > _TWICE:
+        elif not is_answered() and time.monotonic() - first > _TWICE:
             os._exit(128 + data[0])

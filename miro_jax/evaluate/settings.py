@@ -81,7 +81,7 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
         raise ValueError(
             f"config.evaluate.categories must be a tuple of names from "
             f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}"
-            f"{''.join(near_name(str(name), scene.CATEGORIES) for name in unknown) or '.'}"
+            f"{near_name(str([*unknown, ''][0]), scene.CATEGORIES) or '.'}"
         )
     is_shapes = trained_on_shapes(config, records or config.data.records)
     names = choose(config, is_shapes)

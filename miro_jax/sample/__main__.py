@@ -2,9 +2,7 @@
 
 import sys
 
-from miro_jax.cli import huge_pages
 from miro_jax.sample.command import main
 
 if __name__ == "__main__":
-    huge_pages.ask()
     sys.exit(main())

@@ -89,13 +89,16 @@ def check_search(verb: Search, prompts: Sequence[Any], seed: int) -> list[str]:
             raise ValueError(f"--reward-weights: the objective {GENEVAL} has no weights.")
     elif not verb.objective:
         raise ValueError(f"--objective must name a reward, several, or {GENEVAL}; got nothing.")
+    elif GENEVAL in verb.objective:
+        names = ", ".join(verb.objective)
+        raise ValueError(f"--objective: {GENEVAL} must stand alone; got {names}.")
     else:
         try:
             rewards.check_names(verb.objective)
         except ValueError as error:
-            meant = "".join(near_name(name, (GENEVAL,)) for name in verb.objective)
-            text = f"{str(error).rstrip('.')}{meant or '.'}" if meant else str(error)
-            raise ValueError(f"--objective: {text} Or {GENEVAL} alone.") from error
+            near = near_name(verb.objective[0], (GENEVAL,)) if len(verb.objective) == 1 else ""
+            text = f"{str(error).rstrip('.')}{near}" if near else f"{error} Or {GENEVAL} alone."
+            raise ValueError(f"--objective: {text}") from error
         rewards.check_weights(verb.objective, weights)
     for prompt in prompts if verb.objective == (GENEVAL,) else ():
         if not captions.parse(prompt.text).objects:

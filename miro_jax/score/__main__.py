@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from miro_jax import score
 from miro_jax.annotate.__main__ import OUT_OF_MEMORY, run
-from miro_jax.cli import huge_pages
 from miro_jax.score import settings
 
 
@@ -15,5 +14,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    huge_pages.ask()
     sys.exit(main())

@@ -37,12 +37,12 @@ def _plan(words: Sequence[str]) -> tuple[Suite, Path | None]:
         "--run", metavar="DIR", help="whose own prompts --suite=shapes has; for no other suite"
     )
     given = parser.read(words)
-    if given.run is not None and given.suite != "shapes":
-        raise exits.UsageError(
-            f"--run: only --suite=shapes has a run's prompts; got {given.suite}."
-        )
     run = None if given.run is None else Path(given.run).expanduser()
     suite = evaluate.suites.table.make_suite(given.suite, run)
+    if given.run is not None and given.suite != "shapes":
+        raise exits.UsageError(
+            f"--run: only --suite=shapes has a run's prompts; got --suite={given.suite}."
+        )
     return suite, None if given.out is None else Path(given.out).expanduser()
 
 
