@@ -54,14 +54,18 @@ def install(folder, state, workdir, *lives, delete_fails=0, setup_fails=0):
 
 
 def change(path, work):
-    """Give the state to `work`, whose result is returned; no other process has it meanwhile."""
-    with open(path, "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        state = marshal.load(file)
+    """Give the state to `work`, whose result is returned; no other process has it meanwhile.
+
+    A call may be killed at any time, as the watcher does with its own: the state stays whole.
+    """
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(path, "rb") as file:
+            state = marshal.load(file)
         result = work(state)
-        file.seek(0)
-        file.truncate()
-        marshal.dump(state, file)
+        with open(f"{path}.new", "wb") as file:
+            marshal.dump(state, file)
+        os.replace(f"{path}.new", path)
     return result
 
 

@@ -1,4 +1,4 @@
-"""A command starts once more in the same process, to ask for large pages where Linux has them."""
+"""A command starts once more in the same process, to request huge pages where Linux has them."""
 
 import os
 import pathlib
@@ -108,7 +108,7 @@ def test_a_program_of_somebody_else_is_left_alone(starts, tmp_path):
         [str(SCRIPT), "plan"],
     ],
 )
-def test_every_command_asks(starts, words):
+def test_every_command_requests_them(starts, words):
     if words[0] == str(SCRIPT) and not SCRIPT.exists():
         pytest.skip("no console script beside this Python")
     done, (first, second) = starts([*words, "--help"])

@@ -1,8 +1,8 @@
-"""Memory in pages of 2 MB where Linux gives them to whoever asks, as most distributions set it.
+"""Transparent huge pages, of 2 MB, where Linux gives them on request, as is usual.
 
 XLA for CPUs takes the memory of a step anew each time, hundreds of megabytes, and the kernel makes
 ready and clears each page when it is first touched: in pages of 4 KB, a quarter of a training step.
-GNU's libc asks for large ones if a variable says so when a process starts.
+GNU's libc requests huge ones if a variable says so when a process starts.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ OLDEST = (2, 35)  # libc that knows the word
 _SCRIPT, _WITH_VALUE = "miro-jax", ("-X", "-W")  # the console script; Python's flags of two words
 
 
-def ask() -> None:
-    """Start this process again, with its arguments and the variable, where that gives large pages.
+def request() -> None:
+    """Restart this process, with its arguments and the variable, where that gives huge pages.
 
     Only where Python was started for a command of ours and nothing else: a program that imports us
     stays as it is. So does what the variable says, `glibc.malloc.hugetlb=0` for small pages too.
     """
-    if not _is_command() or asked() is not None or mode() != "madvise" or _libc() < OLDEST:
+    if not _is_command() or is_requested() is not None or mode() != "madvise" or _libc() < OLDEST:
         return
     words = ":".join(filter(None, (os.environ.get(VARIABLE), f"{WORD}=1")))
     with contextlib.suppress(OSError):  # of a Python that was replaced: then without
@@ -30,15 +30,15 @@ def ask() -> None:
 
 
 def mode() -> str:
-    """Return to whom Linux gives large pages: always, madvise (who asks), never; "" elsewhere."""
+    """Return when Linux gives huge pages: always, madvise (on request), never; "" elsewhere."""
     try:
         return MODES.read_text("ascii").partition("[")[2].partition("]")[0]
     except OSError:
         return ""
 
 
-def asked() -> bool | None:
-    """Return whether this process was started to ask for large pages; None if nothing is said."""
+def is_requested() -> bool | None:
+    """Return whether this process was started to request huge pages; None if nothing is set."""
     said = None
     for setting in os.environ.get(VARIABLE, "").split(":"):
         name, _, value = setting.partition("=")

@@ -120,17 +120,17 @@ def _huge_pages() -> list[Finding]:
     if not mode:
         return []
     if mode == "always":
-        return [Finding("large pages", OK, "for everybody")]
-    if mode == "madvise" and huge_pages.asked():
-        return [Finding("large pages", OK, "for who asks, as this process does")]
-    if huge_pages.asked() is False:
-        return [Finding("large pages", OK, f"switched off by {huge_pages.VARIABLE}")]
+        return [Finding("huge pages", OK, "always")]
+    if mode == "madvise" and huge_pages.is_requested():
+        return [Finding("huge pages", OK, "on request, which this process makes")]
+    if huge_pages.is_requested() is False:
+        return [Finding("huge pages", OK, f"switched off by {huge_pages.VARIABLE}")]
     if mode == "madvise":
-        text = f"this process does not ask: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
+        text = f"this process requests none: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
     else:
         text = f"none: echo always | sudo tee {huge_pages.MODES}"
     text += "; without, training on CPUs is a sixth slower"
-    return [Finding("large pages", WARNING, text)]
+    return [Finding("huge pages", WARNING, text)]
 
 
 def _open_files() -> list[Finding]:

@@ -86,7 +86,7 @@ def announced(
 ) -> Iterator[None]:
     """Print a line where a signal is not answered at once, and end the process at a second one.
 
-    In the main thread; a call inside takes the place of the outer one.
+    In the main thread; a nested call replaces the outer one.
 
     Args:
       numbers: of the signals, which have handlers. is_answered: whether a handler has run, and

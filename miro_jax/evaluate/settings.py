@@ -77,11 +77,12 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     if settings.beside:
         find(settings.beside)
     unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
+    near = near_name(str(unknown[0]), scene.CATEGORIES) if unknown else ""
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(
             f"config.evaluate.categories must be a tuple of names from "
             f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}"
-            f"{near_name(str([*unknown, ''][0]), scene.CATEGORIES) or '.'}"
+            f"{near or '.'}"
         )
     is_shapes = trained_on_shapes(config, records or config.data.records)
     names = choose(config, is_shapes)
