@@ -5,16 +5,13 @@ import pathlib
 import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
-from traitlets.config import Config
 
-from tests import wheels
+from tests import notebooks, wheels
 
 pytestmark = pytest.mark.slow
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
-PATIENCE = 1800  # seconds until a cell counts as hanging: one trains, on the busiest machine
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +26,8 @@ def run(name, site, monkeypatch):
     notebook = nbformat.read(FOLDER / name, as_version=4)
     where = "import miro_jax; print('package:', miro_jax.__file__)"
     notebook.cells.append(nbformat.v4.new_code_cell(where))
-    settings = Config({"KernelManager": {"transport": "ipc"}})  # no port
     monkeypatch.chdir(site.parent)  # and not the checkout
-    options = {"kernel_name": "python3", "config": settings, "startup_timeout": PATIENCE}
-    NotebookClient(notebook, timeout=PATIENCE, **options).execute()
+    notebooks.execute(notebook)
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     assert f"package: {site}/miro_jax/__init__.py" in printed

@@ -121,12 +121,3 @@ def test_wilson_counts_prompts_where_images_are_alike():
     assert clustered.wilson_of_clusters(group, 1.0) == wilson(60, 100)
     assert clustered.wilson_of_clusters(group, None) == wilson(60, 100)
     assert clustered.wilson_of_clusters(group, 0.0) == wilson(240, 400)
-
-
-def test_a_winner_among_equals_wins_few_resamples():
-    rng = np.random.default_rng(5)
-    equal = [simulate(rng, 0.5) for _ in range(5)]
-    shares = clustered.winners(equal, clustered.TAGS, 500)
-    assert sum(shares) == pytest.approx(1) and max(shares) < 0.95
-    better = {tag: np.column_stack([g[:, 1], g[:, 1], g[:, 1]]) for tag, g in equal[0].items()}
-    assert clustered.winners([equal[0], better], clustered.TAGS, 200) == [0, 1]

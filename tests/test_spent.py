@@ -1,11 +1,10 @@
-"""Where the time of training goes, the work of a network, and the cache of compiled programs."""
+"""Where the time of training goes, and the work of a network."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from miro_jax.cli import compile_cache
 from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.train import spent
@@ -113,39 +112,3 @@ def test_devices_are_known_by_the_longest_name_that_fits():
     assert peak_tflops("NVIDIA H100 PCIe") == 756.0
     assert peak_tflops("TPU v5 lite") == 197.0 and peak_tflops("TPU v5p") == 459.0
     assert peak_tflops("cpu") is None
-
-
-@pytest.fixture
-def no_cache():
-    names = "jax_compilation_cache_dir", compile_cache.LEAST
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def test_compiled_programs_are_kept_in_the_folder_of_the_run(tmp_path, no_cache, monkeypatch):
-    assert compile_cache.keep_compiled() is None
-    monkeypatch.delenv(compile_cache.LEAST.upper(), raising=False)
-    folder = compile_cache.keep_compiled(tmp_path)
-    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
-    assert folder.parent == tmp_path / "compiled" and folder.name.startswith("cpu-")
-    assert jax.config.jax_compilation_cache_dir == str(folder)
-    monkeypatch.setenv("MIRO_JAX_CACHE", str(tmp_path / "shared"))
-    assert compile_cache.keep_compiled(tmp_path) is None  # set up before
-    jax.config.update("jax_compilation_cache_dir", None)
-    assert compile_cache.keep_compiled() == tmp_path / "shared" / folder.name
-
-
-def test_the_least_time_that_the_environment_gives_stays(tmp_path, no_cache, monkeypatch):
-    monkeypatch.setenv(compile_cache.LEAST.upper(), "7")
-    jax.config.update(compile_cache.LEAST, 7.0)
-    compile_cache.keep_compiled(tmp_path)
-    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7
-
-
-def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
-    (tmp_path / "compiled").write_text("")
-    assert compile_cache.keep_compiled(tmp_path) is None
-    assert jax.config.jax_compilation_cache_dir is None

@@ -213,17 +213,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def winners(sets: Sequence[Clusters], estimator: str, resamples: int = RESAMPLES) -> list[float]:
-    """Return of each set, as of a sweep on the same prompts, the share of resamples that it wins.
-
-    The best of many equal settings looks better than it is: a winner with a small share is to be
-    confirmed on fresh seeds.
-    """
-    drawn = np.stack([resample(one, estimator, resamples) for one in sets])
-    best = drawn == drawn.max(axis=0)
-    return (best / best.sum(axis=0)).mean(axis=1).tolist()
-
-
 def _difference(first: Clusters, second: Clusters, estimator: str) -> dict[str, float]:
     before, after = estimate(first, estimator), estimate(second, estimator)
     if before is None or after is None:

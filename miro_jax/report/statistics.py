@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
-from scipy import stats
+import scipy  # its `stats`, which takes half a second, is loaded when it is first used
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _MOST_BUCKETS = 50  # of a histogram
@@ -53,7 +53,7 @@ def wilson(correct: int, total: int) -> Share:
         raise ValueError(
             f"correct must be within 0..total and total >= 1; got {correct} of {total}."
         )
-    interval = stats.binomtest(correct, total).proportion_ci(_CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(correct, total).proportion_ci(_CONFIDENCE, method="wilson")
     return {
         "correct": correct,
         "total": total,
@@ -85,7 +85,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     x, y = np.stack([x, y])[:, ~(np.isnan(x) | np.isnan(y))]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(stats.spearmanr(x, y).statistic)
+    return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def describe(scores: np.ndarray) -> dict:
@@ -153,7 +153,7 @@ def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
     holes = np.isnan(scores)
     # Sorting takes the time: a column without holes is ranked once for all its pairs.
     whole = {
-        i: stats.rankdata(scores[:, i]) if ranked else scores[:, i]
+        i: scipy.stats.rankdata(scores[:, i]) if ranked else scores[:, i]
         for i in range(num_rewards)
         if not holes[:, i].any()
     }
@@ -164,7 +164,7 @@ def _correlations(scores: np.ndarray, ranked: bool) -> list[list[float | None]]:
                 pair = np.stack([whole[i], whole[j]])
             else:
                 pair = scores[~holes[:, i] & ~holes[:, j]][:, [i, j]].T
-                pair = stats.rankdata(pair, axis=1) if ranked else pair
+                pair = scipy.stats.rankdata(pair, axis=1) if ranked else pair
             if pair.shape[1] >= 2 and (np.ptp(pair, axis=1) > 0).all():
                 table[i][j] = table[j][i] = float(np.corrcoef(pair)[0, 1])
     return table

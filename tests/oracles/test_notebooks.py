@@ -4,23 +4,19 @@ import pathlib
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-from traitlets.config import Config
 
+from tests import notebooks
 from tests.oracles import releases
 
 pytestmark = pytest.mark.slow
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "notebooks"
-PATIENCE = 600  # seconds until a cell counts as hanging, on the busiest machine
 
 
 def run(name):
     """Execute a notebook of the repository; return its cells."""
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    # Sockets of the file system: no port that another process may want.
-    settings = Config({"KernelManager": {"transport": "ipc"}})
-    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", config=settings).execute()
+    notebooks.execute(notebook)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 

@@ -149,11 +149,6 @@ def save_cells(
     open_folder(folder).write(_path(group), seal(arrays, facts))
 
 
-def has_cells(folder: str | os.PathLike, group: str) -> bool:
-    """Return whether the file of a group is there."""
-    return open_folder(folder).exists(_path(group))
-
-
 def load_cells(folder: str | os.PathLike, group: str, measured: Measured) -> tuple[Cell, ...]:
     """Read the file of a group.
 

@@ -115,11 +115,6 @@ def is_near(row: Mapping[str, Any]) -> bool:
     return row.get("margins", {}).get("score", np.inf) <= NEAR
 
 
-def count_near(rows: list[Mapping[str, Any]]) -> int:
-    """Count such rows: a bound of the verdicts that the detector's rounding can have changed."""
-    return sum(map(is_near, rows))
-
-
 def _short(value: np.float32) -> float:
     """Return a float32 as the shortest decimal number that is read back as it."""
     return float(str(value))
