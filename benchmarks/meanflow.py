@@ -51,7 +51,7 @@ from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, load, weights_name
 from miro_jax.train import components, distil, extend, loop
 from miro_jax.train.settings import Distillation
-from miro_jax.train.state import TrainState
+from miro_jax.train.state import TrainState, over_leaves
 from miro_jax.train.step import apply_gradient, pad_together
 
 Array = jax.Array
@@ -163,7 +163,7 @@ class Job:
         return extend.start(parts, jax.device_get(self.teacher.weights), self.config.seed)
 
     def make_step(self, parts: components.Components, by_stage: bool = False) -> Callable:
-        """Return the jitted `step(state, batch)` of Mean Flows, or of the stage."""
+        """Return the jitted `step(leaves, batch)` of Mean Flows, or of the stage."""
         c, decay = self.config, self.config.train.ema_decay
         negative = np.asarray(parts.caption_encoder.encode([""])[0], np.float32)
         if by_stage:
@@ -172,9 +172,10 @@ class Job:
         else:
             shared = parts, self.settings, self.equal
             step = make_mean_flow_step(*shared, decay, negative, c.seed)
-        out = parts.shardings, sharding.replicated(parts.mesh)
-        jitted, fixed = jax.jit(step, donate_argnums=0, out_shardings=out), self.start(parts)
-        return lambda state, batch: jitted(state, batch, (fixed.params, fixed.buffers))
+        out = jax.tree.leaves(parts.shardings), sharding.replicated(parts.mesh)
+        of_leaves = over_leaves(step, jax.tree.structure(parts.abstract))
+        jitted, fixed = jax.jit(of_leaves, donate_argnums=0, out_shardings=out), self.start(parts)
+        return lambda leaves, batch: jitted(leaves, batch, (fixed.params, fixed.buffers))
 
 
 def make_job(checkpoint: str, equal: float) -> Job:
@@ -209,7 +210,8 @@ def seconds_of_updates(job: Job, rounds: int = 9) -> tuple[float, float]:
     few = {name: array[: job.settings.batch_size] for name, array in batch.items()}
     with sharding.use_mesh(parts.mesh):
         cases = [(job.make_step(parts, by_stage=True), few), (job.make_step(parts), batch)]
-        states, taken = [job.start(parts) for _ in cases], ([], [])
+        states = [jax.tree.leaves(job.start(parts)) for _ in cases]
+        taken = [], []
         for turn, number in itertools.product(range(rounds + 1), range(2)):
             step, inputs = cases[number]
             begin = time.perf_counter()

@@ -28,6 +28,7 @@ from miro_jax.rewards.names import short_name
 from miro_jax.sample.trained import Trained, is_run, load, weights_name
 from miro_jax.train import components, distil, extend, loop
 from miro_jax.train.settings import Distillation
+from miro_jax.train.state import TrainState, over_leaves
 
 log = logging.getLogger("miro_jax")
 
@@ -105,24 +106,29 @@ def _check_resumed(config: Config, workdir: Path) -> None:
 def _make_step(
     teacher: Trained, states: Any, config: Config, parts: components.Components
 ) -> Callable:
-    """Return the jitted step of a student; the state that it is given is donated."""
+    """Return the jitted step of a student, see `over_leaves`; the state is donated."""
     settings = Distillation(**config.distil)
     fixed = extend.start(parts, states, config.seed)
-    step = jax.jit(
-        distil.make_distil_step(
-            parts.graphdef,
-            parts.optimizer,
-            parts.schedule,
-            settings,
-            config.train.ema_decay,
-            _negative_tokens(config, teacher, parts),
-            config.seed,
-        ),
-        donate_argnums=0,
-        out_shardings=(parts.shardings, sharding.replicated(parts.mesh)),
+    step = distil.make_distil_step(
+        parts.graphdef,
+        parts.optimizer,
+        parts.schedule,
+        settings,
+        config.train.ema_decay,
+        _negative_tokens(config, teacher, parts),
+        config.seed,
     )
-    weights = fixed.params, fixed.buffers
-    return lambda state, batch: step(state, batch, weights)
+    weights, tree = jax.tree.flatten((fixed.params, fixed.buffers))
+
+    def distil_step(state: TrainState, batch: dict[str, Any], given: list) -> tuple:
+        return step(state, batch, jax.tree.unflatten(tree, given))
+
+    jitted = jax.jit(
+        over_leaves(distil_step, jax.tree.structure(parts.abstract)),
+        donate_argnums=0,
+        out_shardings=(jax.tree.leaves(parts.shardings), sharding.replicated(parts.mesh)),
+    )
+    return lambda leaves, batch: jitted(leaves, batch, weights)
 
 
 def _negative_tokens(

@@ -22,7 +22,7 @@ from miro_jax.models import compiling, sharding
 from miro_jax.train import components
 from miro_jax.train.agreement import longest
 from miro_jax.train.settings import Training
-from miro_jax.train.state import TrainState
+from miro_jax.train.state import TrainState, over_leaves
 from miro_jax.train.step import make_loss, make_train_step
 
 Array = jax.Array
@@ -79,8 +79,8 @@ class Begun:
 
     Attributes:
       parts: of the run.
-      step: (state, batch, tokens of "") -> (state, metrics), the state is donated. None where the
-        step is not that of training, or is compiled later.
+      step: (leaves of the state, batch, tokens of "") -> (leaves, metrics), the state is donated.
+        None where the step is not that of training, or is compiled later.
     """
 
     parts: components.Components
@@ -127,16 +127,17 @@ def compile_step(config: Config, parts: components.Components, length: int) -> A
         return step(state, batch)
 
     jitted = jax.jit(
-        train_step,
+        over_leaves(train_step, jax.tree.structure(parts.abstract)),
         donate_argnums=0,
-        out_shardings=(parts.shardings, whole),
+        out_shardings=(jax.tree.leaves(parts.shardings), whole),
         compiler_options=compiling.options(),
     )
     encoder = parts.caption_encoder
     count = min(encoder.count_tokens([""])[0], encoder.max_tokens)
     empty = jax.ShapeDtypeStruct((count, encoder.width), np.float16, sharding=whole)
     with sharding.use_mesh(parts.mesh):
-        return Ahead(jitted, parts.abstract, _batch_shapes(config, parts, length), empty)
+        leaves = jax.tree.leaves(parts.abstract)
+        return Ahead(jitted, leaves, _batch_shapes(config, parts, length), empty)
 
 
 def _batch_shapes(config: Config, parts: components.Components, length: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def run(
       make_preview: (config, components, rewards, workdir) -> a callable that samples, as
         `evaluate.preview.Preview`.
       make_state: makes the state that a run without a checkpoint begins with; None initialises it.
-      make_step: makes the jitted step; None is that of training, compiled ahead.
+      make_step: makes the jitted step, see `state.over_leaves`; None is training's, compiled ahead.
       begun: what `ahead.begin` gave for this config; None calls it here.
 
     Raises:
@@ -101,7 +101,7 @@ def run(
         else:
             program = ahead.step_of(config, begun, data, first)
             empty_tokens, loop.program = ahead.put_empty_tokens(parts), program
-            loop.run(lambda state, batch: program(state, batch, empty_tokens), state, first)
+            loop.run(lambda leaves, batch: program(leaves, batch, empty_tokens), state, first)
     share_checkpoint(workdir)
 
 
@@ -186,18 +186,16 @@ class Loop:
         self.program: ahead.Ahead | None = None  # of the first step, where it is compiled ahead
 
     def run(self, step_fn: Callable, state: TrainState, first: int) -> TrainState:
-        """Train from step `first` to the end; returns the final state."""
+        """Train from step `first` by `step_fn(leaves, batch)`; returns the final state."""
         c = self.config.train
+        leaves, self.structure = jax.tree.flatten(state)
         self.spent, self.since, self.status = Spent(at=self.here.at), first, ""
         lengths: set[int] = set()
         self.clock.start()
-        silent = jax.process_index() != 0
-        with (
-            self._watched_signals(),
-            Progress("train", "steps", c.num_steps, first, silent=silent) as progress,
-        ):
+        progress = Progress("train", "steps", c.num_steps, first, silent=jax.process_index() != 0)
+        with self._watched_signals(), progress:
             for step in range(first, c.num_steps):
-                self._before_step(step, state, first)
+                self._before_step(step, leaves, first)
                 with self.spent.on("input", self._is_idle):
                     arrays, facts = self._next_batch()
                 new = facts["length"] not in lengths  # for which a program is compiled
@@ -206,26 +204,26 @@ class Loop:
                     self._wait_for_program(step)
                 compilation = self.spent.on("compilation") if new else contextlib.nullcontext()
                 with compilation, jax.transfer_guard("disallow"):
-                    state, values = step_fn(state, arrays)
+                    leaves, values = step_fn(leaves, arrays)
                 self._read_pending(in_turn=True)
                 self.pending = (step + 1, values, facts)
                 if step == first:
                     self.clock.start()
                 progress.update(1, self.status)
-            self._finish(c.num_steps, state, first)
-        return state
+            self._finish(c.num_steps, leaves, first)
+        return jax.tree.unflatten(self.structure, leaves)
 
-    def _before_step(self, step: int, state: TrainState, first: int) -> None:
+    def _before_step(self, step: int, leaves: list[Array], first: int) -> None:
         """Preview and save when due; leave when a signal came."""
         c = self.config.train
         self.profile.before(step)
         if step != first:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
                 self._read_pending()
-                self._sample(step, state)
+                self._sample(step, leaves)
             number, due = self._agreed(step, self.clock.is_due())
             if number or due or step % c.checkpoint_every_steps == 0:
-                self._save(step, state)
+                self._save(step, leaves)
         else:
             number, _ = self._agreed(step, False)
         if number:
@@ -238,14 +236,14 @@ class Loop:
                 if self.stop_signal and jax.process_count() == 1:
                     self._leave(step, self.stop_signal, "nothing is new")
 
-    def _finish(self, step: int, state: TrainState, first: int) -> None:
+    def _finish(self, step: int, leaves: list[Array], first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
         self.profile.stop()
         if step > first:
             self._read_pending()
             if self.config.train.sample_every_steps:
-                self._sample(step, state)
-            self._save(step, state)
+                self._sample(step, leaves)
+            self._save(step, leaves)
         with self.spent.on("checkpoint"):
             self.checkpoints.wait()
         log.info("Training: %s", self.spent.summary(step - first))
@@ -261,19 +259,21 @@ class Loop:
             note(f"stopped by {name} after step {step:,}; the same command resumes from there.")
         raise SystemExit(128 + number)
 
-    def _sample(self, step: int, state: TrainState) -> None:
+    def _sample(self, step: int, leaves: list[Array]) -> None:
         with self.spent.on("evaluation"):
+            state = jax.tree.unflatten(self.structure, leaves)
             scalars, grid = self.preview(state.ema_params, state.buffers, step)
             self.newest |= scalars
             if jax.process_index() == 0:
                 self.metrics.scalars(step, scalars)
                 self.metrics.images(step, "samples", grid)
 
-    def _save(self, step: int, state: TrainState) -> None:
+    def _save(self, step: int, leaves: list[Array]) -> None:
         self._read_pending()  # a state that is not finite must not replace a good one
         begin = time.perf_counter()
         with self.spent.on("checkpoint"):
             described = self.described | self.data.get_state()
+            state = jax.tree.unflatten(self.structure, leaves)
             saved = self.checkpoints.save(step, state, described, True, self.newest)
         best = self.config.train.keep_best.removeprefix("-")
         if best and best not in self.newest:

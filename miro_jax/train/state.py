@@ -1,6 +1,7 @@
 """The training state: what a checkpoint holds, how it is made and laid out over a mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,24 @@ def abstract_state(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     return abstract, shardings
+
+
+def over_leaves(step: Callable, structure: Any) -> Callable:
+    """Return a `step(state, ...) -> (state, metrics)` as one of lists of the state's leaves.
+
+    JAX takes the arguments of a call apart and puts its results together. A state of `nnx.Variable`
+    costs that 10 to 20 ms of Python, which a step of a small network does not take on a GPU.
+
+    Args:
+      step: a pure function. structure: of the state, from `jax.tree.structure`.
+    """
+
+    @functools.wraps(step)
+    def of_leaves(leaves: list[Array], *arguments: Any) -> tuple[list[Array], Any]:
+        state, metrics = step(jax.tree.unflatten(structure, leaves), *arguments)
+        return jax.tree.leaves(state), metrics
+
+    return of_leaves
 
 
 def update_ema(ema_params: Any, params: Any, decay: float | Array) -> Any:
