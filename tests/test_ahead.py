@@ -16,6 +16,7 @@ import pytest
 
 from miro_jax.cli.exit import COMPILER
 from miro_jax.train import ahead, components, loop
+from miro_jax.train.state import over_leaves
 from tests import training
 from tests.networks import quick_compilation
 
@@ -83,6 +84,18 @@ def test_what_tracing_raises_is_raised_at_once():
     with pytest.raises(TypeError, match="broadcast"):
         ahead.Ahead(jax.jit(add_one), shape(3), {"x": shape(4)})
     assert COMPILER not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_step_over_leaves_is_the_step_and_keeps_its_name():
+    def step(state, batch):
+        return {"a": state["b"], "b": [state["a"], state["b"] + batch]}, {"sum": batch}
+
+    state = {"a": 1, "b": [2, 3]}
+    of_leaves = over_leaves(lambda state, batch: (state, batch), jax.tree.structure(state))
+    assert of_leaves([1, 2, 3], 4) == ([1, 2, 3], 4)
+    structure = jax.tree.structure({"a": 1, "b": 2})
+    assert over_leaves(step, structure)([1, 2], 5) == ([2, 1, 7], {"sum": 5})
+    assert over_leaves(step, structure).__name__ == "step"  # that of the program
 
 
 class Never:
