@@ -20,10 +20,12 @@ Needs Python 3.10 and its standard library alone.
 import argparse
 import contextlib
 import math
+import os
 import pathlib
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -242,9 +244,21 @@ def stop(number: int, _: object) -> None:
     raise Stopped(number)
 
 
+def stop_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that came inside `__del__`, as of Popen, which raises to nobody."""
+    if not isinstance(lost.exc_value, Stopped):
+        return sys.__unraisablehook__(lost)
+    for one in ENDING:
+        signal.signal(one, stop)
+    again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
+    again.daemon = True
+    again.start()
+
+
 def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) -> int:
     """Watch a run to its end and leave nothing behind; returns the exit status."""
     before = {number: signal.signal(number, stop) for number in ENDING}
+    hook, sys.unraisablehook = sys.unraisablehook, stop_again
     try:
         watcher = Watcher(options, cluster, ledger)
         try:
@@ -269,6 +283,7 @@ def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) ->
         print(f"launch/watch.py: error: {end}", file=sys.stderr)
         return end.status
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

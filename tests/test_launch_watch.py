@@ -252,6 +252,36 @@ def test_a_signal_ends_it_and_nothing_is_left(world, number):
     assert f"stopped by {number.name}" in said and world.count("delete")
 
 
+class SignalledAsItGoes:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_came_where_nothing_can_be_raised_comes_once_more(monkeypatch):
+    made = []
+
+    class Lost:
+        def __init__(self, options, cluster, ledger):
+            self.ledger, self.step = types.SimpleNamespace(seconds=0), 0
+
+        def watch(self):
+            SignalledAsItGoes()
+            made.append("went on")
+            time.sleep(60)
+            made.append("was not stopped")
+
+        def delete(self):
+            made.append("deleted")
+
+        find_step = say = lambda *_: None
+
+    monkeypatch.setattr(watch, "Watcher", Lost)
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    assert watch.keep_alive(None, None, None) == 128 + signal.SIGTERM
+    assert made == ["went on", "deleted"]
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+
+
 def test_a_signal_while_machines_are_made_leaves_none(world):
     world.install(["slow", "creating", "ready"])
     process = world.start("create")
