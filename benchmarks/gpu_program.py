@@ -2,11 +2,13 @@
 
     pip install jax-cuda13-pjrt jax-cuda13-plugin nvidia-cuda-nvcc nvidia-nvvm   # as new as jax is
     python benchmarks/gpu_program.py --blocks 2 --layers 1          # 2 to 4 minutes of two cores
+    python benchmarks/gpu_program.py --update                       # of the whole network; a minute
 
 XLA compiles for a description of an H200. Printed are the kernels beside the matrix products by
 kind: how many, the bytes that they read and write, and the time that takes at the bandwidth. Where
 a kind is far above what the mathematics needs, look at its kernels in --text. Attention is stood in
-for by three elementwise operations: cuDNN's kernels cannot be compiled without a GPU.
+for by three elementwise operations: cuDNN's kernels cannot be compiled without a GPU. --update is
+the rest of a step: clipping, optimizer, average and the norms of the log.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from benchmarks.sizes import config_of
 from miro_jax.models import attention, compiling, sharding
 from miro_jax.models.rin import RIN
 from miro_jax.train.state import graph_of, make_init
-from miro_jax.train.step import make_loss
+from miro_jax.train.step import apply_gradient, make_loss
 
 BANDWIDTH = 4.3e12  # bytes/s of a copy, as measured on an H200
 H200 = """
@@ -61,15 +63,15 @@ def stand_in(q, k, v, mask=None, **_):
     return compiling.row_major(q * jnp.sum(k * v, axis=1, keepdims=True))
 
 
-def compile_gradient(args: argparse.Namespace) -> str:
-    """Return the compiled program of the loss's gradient."""
+def compile_part(args: argparse.Namespace) -> str:
+    """Return the compiled program of the loss's gradient, or of the update by it."""
     with contextlib.suppress(Exception):  # some versions find it by themselves
         __import__("jax_plugins.xla_cuda13", fromlist=["initialize"]).initialize()
     devices = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology="1x1x1")
     place = SingleDeviceSharding(devices.devices[0])
     jax.default_backend = lambda: "gpu"  # what is traced is for it
     attention.attend = stand_in
-    sizes = {"num_blocks": args.blocks, "layers_per_block": args.layers}
+    sizes = {} if args.update else {"num_blocks": args.blocks, "layers_per_block": args.layers}
     config = config_of("released", residual=args.residual, **sizes)
     build = lambda rngs: RIN(config, rngs=rngs, dtype=jnp.bfloat16)  # noqa: E731
     with sharding.use_mesh(sharding.one_device_mesh()):
@@ -86,7 +88,16 @@ def compile_gradient(args: argparse.Namespace) -> str:
     def gradient(params, buffers, batch):
         return jax.grad(loss, has_aux=True)(params, buffers, batch, jax.random.key(0))
 
+    def update(state, grads):
+        schedule = train_step.schedule_of(train_step.OPTIM, train_step.STEPS)
+        return apply_gradient(state, grads, optimizer, schedule, train_step.RECIPE.ema_decay)
+
     options = compiling.options() | {"xla_gpu_autotune_level": 0}
+    if args.update:
+        jitted = jax.jit(update, donate_argnums=0, compiler_options=options)
+        count = sum(x.size for x in jax.tree.leaves(state.params))
+        print(f"{count:,} parameters")
+        return jitted.lower(state, state.params).compile().as_text()
     lowered = jax.jit(gradient, compiler_options=options).lower(state.params, state.buffers, batch)
     return lowered.compile().as_text()
 
@@ -121,14 +132,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--tokens", type=int, default=77, help="of a caption")
     parser.add_argument("--residual", default="compute", help="float32 or compute")
-    parser.add_argument("--blocks", type=int, default=2, help="of the network")
+    parser.add_argument("--blocks", type=int, default=2, help="of the network, for the gradient")
     parser.add_argument("--layers", type=int, default=1, help="of a block")
+    parser.add_argument("--update", action="store_true", help="what follows the gradient")
     parser.add_argument("--text", type=Path, help="file for the compiled program")
     tried.add_option(parser)
     args = parser.parse_args()
     tried.patch(args.tried)
     begin = time.time()
-    program = compile_gradient(args)
+    program = compile_part(args)
     if args.text:
         args.text.write_text(program)
     counts, moved = traffic(program)
