@@ -59,6 +59,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_compiles_nothing(tmp_path):
     shared = os.environ | {compile_cache.LEAST.upper(): "0", "XLA_FLAGS": ""}  # by the suite's runs
     own = {name: value for name, value in shared.items() if name != "JAX_COMPILATION_CACHE_DIR"}
