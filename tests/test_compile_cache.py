@@ -61,8 +61,8 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
 
 @pytest.mark.slow
 def test_a_run_that_starts_again_compiles_nothing(tmp_path):
-    shared = os.environ | {compile_cache.LEAST.upper(): "0", "XLA_FLAGS": ""}  # by the suite's runs
-    own = {name: value for name, value in shared.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    suite = os.environ | {compile_cache.LEAST.upper(): "0", "XLA_FLAGS": ""}  # with its cache
+    own = {name: value for name, value in suite.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     changes = "--config.train.num_steps=6", "--config.train.sample_every_steps=0"
 
     def run(stage, environment):
@@ -80,7 +80,7 @@ def test_a_run_that_starts_again_compiles_nothing(tmp_path):
             counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("misses", "hits")
         ]
 
-    run("annotate", shared)
+    run("annotate", suite)
     compiled, _ = run("train", own)
     shutil.rmtree(tmp_path / "checkpoints")  # as where it died before the first was complete
     again, found = run("train", own)
