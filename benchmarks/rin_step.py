@@ -37,8 +37,8 @@ import torch  # noqa: E402
 
 from miro_jax.models.sampler import Branch, Guidance, make_sampler  # noqa: E402
 from miro_jax.models.solvers import euler  # noqa: E402
-from tests import pairs  # noqa: E402
 from tests.networks import difference, make_batch  # noqa: E402
+from tests.oracles import pairs  # noqa: E402
 
 GFLOP_PER_ROW = 167.6  # at 77 caption tokens, a multiply-add counted as two
 
