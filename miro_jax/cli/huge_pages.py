@@ -13,14 +13,16 @@ from pathlib import Path
 VARIABLE, WORD = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # such as "always [madvise] never"
 OLDEST = (2, 35)  # libc that knows the word
-_SCRIPT, _WITH_VALUE = "miro-jax", ("-X", "-W")  # the console script; Python's flags of two words
+_OURS, _SCRIPT, _VERB = "miro_jax", "miro-jax", "train"
+_WITH_VALUE = ("-X", "-W")  # Python's flags of two words
 
 
 def request() -> None:
     """Restart this process, with its arguments and the variable, where that gives huge pages.
 
-    Only where Python was started for a command of ours and nothing else: a program that imports us
-    stays as it is. So does what the variable says, `glibc.malloc.hugetlb=0` for small pages too.
+    Only where Python was started for our training and nothing else: sampling gets slower by them,
+    and a program that imports us stays as it is. So does what the variable says,
+    `glibc.malloc.hugetlb=0` for small pages too.
     """
     if not _is_command() or is_requested() is not None or mode() != "madvise" or _libc() < OLDEST:
         return
@@ -48,17 +50,18 @@ def is_requested() -> bool | None:
 
 
 def _is_command() -> bool:
-    """Return whether Python was started as `python -m miro_jax...` or by the console script."""
+    """Return whether Python was started to train, by `python -m` or by the console script."""
     if not sys.executable or sys.flags.interactive or "jax" in sys.modules:
         return False
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-m":
-            return next(words, "").partition(".")[0] == "miro_jax"
+            module = next(words, "")
+            return module == f"{_OURS}.main" or module == _OURS and next(words, "") == _VERB
         if word in _WITH_VALUE:
             next(words, "")
         elif not word.startswith("-") or word in ("-", "-c"):
-            return os.path.basename(word) == _SCRIPT
+            return os.path.basename(word) == _SCRIPT and next(words, "") == _VERB
     return False
 
 
