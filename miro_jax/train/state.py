@@ -85,7 +85,7 @@ def over_leaves(step: Callable, structure: Any) -> Callable:
     """Return a `step(state, ...) -> (state, metrics)` as one of lists of the state's leaves.
 
     JAX takes the arguments of a call apart and puts its results together. A state of `nnx.Variable`
-    costs that 10 to 20 ms of Python, which a step of a small network does not take on a GPU.
+    costs that milliseconds of Python, in which a step of a small network may have ended on a GPU.
 
     Args:
       step: a pure function. structure: of the state, from `jax.tree.structure`.
