@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$HOME"
 
-# Huge pages: the runtime of TPUs from v5e on begins and ends slowly without, and work of CPUs is slower.
+# Huge pages: the runtime of TPUs from v5e on begins and ends slowly without, and training on CPUs is slower.
 setup() {
   stop
   sudo sh -c 'echo always > /sys/kernel/mm/transparent_hugepage/enabled' || true

@@ -126,6 +126,7 @@ def test_other_commands_do_not(starts, words):
 
 def test_the_doctor_says_what_linux_does(monkeypatch, tmp_path):
     monkeypatch.setattr(huge_pages, "MODES", tmp_path / "enabled")
+    monkeypatch.setattr(huge_pages, "_libc", lambda: (2, 34))  # training cannot request them
     assert machine._huge_pages() == []
     bad = set()
     for told in ("", "glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb=1:glibc.malloc.hugetlb=0"):
@@ -137,3 +138,11 @@ def test_the_doctor_says_what_linux_does(monkeypatch, tmp_path):
                 bad.add((told[-2:], huge_pages.mode()))
                 assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in one.text or "always |" in one.text
     assert bad == {("", "madvise"), ("", "never"), ("=1", "never")}
+
+
+def test_the_doctor_does_not_mind_that_training_alone_requests_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(huge_pages, "MODES", tmp_path / "enabled")
+    monkeypatch.setenv(huge_pages.VARIABLE, "")
+    (tmp_path / "enabled").write_text(MADVISE)
+    (one,) = machine._huge_pages()
+    assert one.state == "OK" and "training" in one.text

@@ -24,11 +24,16 @@ def request() -> None:
     and a program that imports us stays as it is. So does what the variable says,
     `glibc.malloc.hugetlb=0` for small pages too.
     """
-    if not _is_command() or is_requested() is not None or mode() != "madvise" or _libc() < OLDEST:
+    if not _is_command() or is_requested() is not None or not is_available():
         return
     words = ":".join(filter(None, (os.environ.get(VARIABLE), f"{WORD}=1")))
     with contextlib.suppress(OSError):  # of a Python that was replaced: then without
         os.execve(sys.executable, sys.orig_argv, os.environ | {VARIABLE: words})
+
+
+def is_available() -> bool:
+    """Return whether Linux gives huge pages to who requests them, and libc can request them."""
+    return mode() == "madvise" and _libc() >= OLDEST
 
 
 def mode() -> str:

@@ -125,6 +125,8 @@ def _huge_pages() -> list[Finding]:
         return [Finding("huge pages", OK, "on request, which this process makes")]
     if huge_pages.is_requested() is False:
         return [Finding("huge pages", OK, f"switched off by {huge_pages.VARIABLE}")]
+    if huge_pages.is_available():
+        return [Finding("huge pages", OK, "on request, which training makes")]
     if mode == "madvise":
         text = f"this process requests none: {huge_pages.VARIABLE}={huge_pages.WORD}=1"
     else:
