@@ -18,37 +18,26 @@ Needs Python 3.10 and its standard library alone.
 """
 
 import argparse
-import contextlib
 import math
-import os
 import pathlib
 import re
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cluster import Cluster, Phase, check_programs, last_line, last_step, variables_of
 from ledger import Ledger
+from stopping import ENDING, Stopped, holding_signals, ignore_signals, stop, stop_again
 
 DONE, GAVE_UP, BAD, LEFT = 0, 1, 2, 3
 KINDS = ("gke", "mig", "queued", "slurm")
 VERBS = ("watch", "create", "setup", "run", "state", "logs", "delete")
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SURE = 2  # looks in a row that show nothing, before machines count as gone
 DELETES = 20  # tries to delete, a poll apart
 NO_CAPACITY = re.compile(
     r"no (more )?capacity|RESOURCE_EXHAUSTED|POOL_EXHAUSTED|STOCKOUT|not enough resources", re.I
 )
-
-
-class Stopped(BaseException):
-    """A signal came. number: of the signal."""
-
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class GiveUp(Exception):
@@ -203,9 +192,9 @@ class Watcher:
         return 3600 * self.options.max_hours - self.ledger.seconds
 
     def delete(self) -> None:
-        """Delete until nothing is seen any more, whatever signals come; GiveUp if it stays."""
+        """Delete until nothing is seen any more; GiveUp if it stays, Stopped if a signal came."""
         seen, words, error = 0, "", ""
-        with ignoring_signals():
+        with holding_signals():
             for _ in range(DELETES):
                 if not seen:
                     _, _, error = self.cluster.call("delete")
@@ -226,35 +215,6 @@ class Watcher:
         print(f"{time.strftime('%H:%M:%S')} {self.options.name}: {text}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def ignoring_signals() -> Iterator[None]:
-    """Let nothing but SIGKILL interrupt a deletion."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stop(number: int, _: object) -> None:
-    """Handle the first signal by unwinding; further ones do not disturb the deletion."""
-    for one in ENDING:
-        signal.signal(one, signal.SIG_IGN)
-    raise Stopped(number)
-
-
-def stop_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Send a signal once more that came inside `__del__`, as of Popen, which raises to nobody."""
-    if not isinstance(lost.exc_value, Stopped):
-        return sys.__unraisablehook__(lost)
-    for one in ENDING:
-        signal.signal(one, stop)
-    again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
-    again.daemon = True
-    again.start()
-
-
 def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) -> int:
     """Watch a run to its end and leave nothing behind; returns the exit status."""
     before = {number: signal.signal(number, stop) for number in ENDING}
@@ -262,10 +222,12 @@ def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) ->
     try:
         watcher = Watcher(options, cluster, ledger)
         try:
-            watcher.watch()
-            status, text = DONE, "the run is complete"
-        except GiveUp as end:
-            status, text = end.status, f"given up: {end}"
+            try:
+                watcher.watch()
+                status, text = DONE, "the run is complete"
+            except GiveUp as end:
+                status, text = end.status, f"given up: {end}"
+            ignore_signals()
         except Stopped as end:
             status, text = 128 + end.number, f"stopped by {end}"
         except BaseException:

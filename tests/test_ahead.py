@@ -16,7 +16,7 @@ import pytest
 
 from miro_jax.cli.exit import COMPILER
 from miro_jax.train import ahead, components, loop
-from miro_jax.train.state import over_leaves
+from miro_jax.train.state import check_structure, over_leaves
 from tests import training
 from tests.networks import quick_compilation
 
@@ -96,6 +96,15 @@ def test_a_step_over_leaves_is_the_step_and_keeps_its_name():
     structure = jax.tree.structure({"a": 1, "b": 2})
     assert over_leaves(step, structure)([1, 2], 5) == ([2, 1, 7], {"sum": 5})
     assert over_leaves(step, structure).__name__ == "step"  # that of the program
+
+
+def test_a_state_of_another_tree_than_the_compiled_one_is_refused_by_name():
+    abstract = {"a": [1, 2], "b": 3}
+    assert check_structure({"a": [4, 5], "b": 6}, abstract) == {"a": [4, 5], "b": 6}
+    with pytest.raises(ValueError, match="they differ in a/1, c"):
+        check_structure({"a": [1], "b": 3, "c": 4}, abstract)
+    with pytest.raises(ValueError, match="beside the arrays"):
+        check_structure({"a": (1, 2), "b": 3}, abstract)
 
 
 class Never:

@@ -208,3 +208,12 @@ def test_a_packed_product_is_that_of_its_parts(monkeypatch):
     for found, expected in zip(whole, parts, strict=True):
         assert found.shape == (2, 5, 2, 4)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_backward_pass_without_a_kernel_keeps_the_weights_once():
+    rows, heads, queries, sources = 2, 3, 5, 7
+    q = jnp.ones((rows, queries, heads, 8))
+    k = v = jnp.ones((rows, sources, heads, 8))
+    _, backward = jax.vjp(attention.attend, q, k, v)
+    kept = [x.size for x in jax.tree.leaves(backward)]
+    assert kept.count(rows * heads * queries * sources) == 1, kept

@@ -282,6 +282,43 @@ def test_a_signal_that_came_where_nothing_can_be_raised_comes_once_more(monkeypa
     assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
+class Scripted:
+    """A watcher without machines, which deletes as any."""
+
+    def __init__(self, options, cluster, ledger):
+        call, phase = lambda verb: (0, "", ""), lambda: (watch.Phase.GONE, "nothing")
+        self.options, self.ledger = options, types.SimpleNamespace(seconds=0, clear=lambda: None)
+        self.cluster, self.step = types.SimpleNamespace(call=call, phase=phase), 0
+
+    delete = watch.Watcher.delete
+    find_step = say = pay = lambda *_: None
+
+
+def test_a_signal_that_came_while_machines_were_deleted_counts_when_they_are(monkeypatch):
+    made = []
+
+    class Watcher(Scripted):
+        def watch(self):
+            self.cluster.call = lambda verb: (signal.raise_signal(signal.SIGINT), "", "")
+            self.delete()
+            made.append("made new ones")
+
+    monkeypatch.setattr(watch, "Watcher", Watcher)
+    assert watch.keep_alive(None, None, None) == 128 + signal.SIGINT and not made
+
+
+def test_a_signal_at_the_end_of_a_complete_run_changes_nothing(monkeypatch):
+    class Watcher(Scripted):
+        def watch(self):
+            self.cluster.call = lambda verb: (signal.raise_signal(signal.SIGTERM), "", "")
+
+        def find_step(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(watch, "Watcher", Watcher)
+    assert watch.keep_alive(None, None, None) == watch.DONE
+
+
 def test_a_signal_while_machines_are_made_leaves_none(world):
     world.install(["slow", "creating", "ready"])
     process = world.start("create")

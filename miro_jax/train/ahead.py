@@ -69,7 +69,7 @@ class Ahead:
 
 
 def _types(arguments: tuple) -> list:
-    """Return what differs between calls; the first argument is the state, which stays."""
+    """Return what differs between calls; the first argument, leaves of a state, stays."""
     return [(x.shape, x.dtype) for x in jax.tree.leaves(arguments[1:])]
 
 

@@ -36,7 +36,7 @@ from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
 from miro_jax.train.spent import STEPS, Profile, Spent, peak_seconds
-from miro_jax.train.state import TrainState
+from miro_jax.train.state import TrainState, check_structure
 from miro_jax.train.trackers import Trackers, run_name
 
 Array = jax.Array
@@ -81,7 +81,8 @@ def run(
         checkpoints = stack.enter_context(opened)
         # Ends before the checkpoints, which may wait for the others.
         here = stack.enter_context(peers.watched(mesh.heartbeat_seconds, mesh.behind_seconds))
-        state = _start(config, parts, checkpoints, data, make_state)
+        begun_with = _start(config, parts, checkpoints, data, make_state)
+        state = check_structure(begun_with, parts.abstract)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
         first = int(state.step)

@@ -81,6 +81,25 @@ def abstract_state(
     return abstract, shardings
 
 
+def check_structure(state: TrainState, abstract: TrainState) -> TrainState:
+    """Return a state whose leaves, in their order, are those that a program takes.
+
+    Raises:
+      ValueError: it is another tree than `abstract`.
+    """
+    if jax.tree.structure(state) != jax.tree.structure(abstract):
+        names = [
+            {leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+            for tree in (state, abstract)
+        ]
+        differ = sorted(names[0] ^ names[1])
+        raise ValueError(
+            "The state must be the tree that the step was compiled for; they differ in "
+            f"{', '.join(differ[:3]) or 'what stands beside the arrays'}."
+        )
+    return state
+
+
 def over_leaves(step: Callable, structure: Any) -> Callable:
     """Return a `step(state, ...) -> (state, metrics)` as one of lists of the state's leaves.
 

@@ -12,11 +12,27 @@ OURS = ("benchmarks", "configs", "miro_jax", "tests")
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
-def test_what_a_benchmark_imports_from_the_project_is_there(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in OURS:
+def test_what_a_benchmark_takes_from_the_project_is_there(path):
+    tree, modules = ast.parse(path.read_text()), {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        if node.module.partition(".")[0] in OURS:
             module = importlib.import_module(node.module)
-            for name in (alias.name for alias in node.names):
-                below = f"{node.module}.{name}"
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
                 is_module = hasattr(module, "__path__") and importlib.util.find_spec(below)
-                assert hasattr(module, name) or is_module, below
+                assert hasattr(module, alias.name) or is_module, below
+                if is_module:
+                    modules[alias.asname or alias.name] = importlib.import_module(below)
+    stored = {node.id for node in ast.walk(tree) if _is_stored(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id) if node.value.id not in stored else None
+            if module is not None and not isinstance(node.ctx, ast.Store):
+                assert hasattr(module, node.attr), f"{module.__name__}.{node.attr}"
+
+
+def _is_stored(node: ast.AST) -> bool:
+    """Whether a name is given another meaning in the file."""
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)

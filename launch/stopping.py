@@ -1,0 +1,55 @@
+"""Signals that end a watch: the first one unwinds it, and none disturbs a deletion."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """A signal came. number: of the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def holding_signals() -> Iterator[None]:
+    """Let nothing but SIGKILL interrupt a deletion; what came meanwhile counts at its end."""
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: held.append(n)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held and before[held[0]] is stop:
+        stop(held[0], None)
+
+
+def ignore_signals() -> None:
+    """Let no further signal disturb how a watch ends."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stop(number: int, _: object) -> None:
+    """Handle the first signal by unwinding; further ones do not disturb the deletion."""
+    ignore_signals()
+    raise Stopped(number)
+
+
+def stop_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that came inside `__del__`, as of Popen, which raises to nobody."""
+    if not isinstance(lost.exc_value, Stopped):
+        return sys.__unraisablehook__(lost)
+    for one in ENDING:
+        signal.signal(one, stop)
+    again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
+    again.daemon = True
+    again.start()
