@@ -88,7 +88,7 @@ def test_make_optimizer_clips_before_it_updates(params, gradients):
 
 
 def test_unknown_optimizer_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['adamw', 'lamb'\]; got 'sgd'"):
+    with pytest.raises(ValueError, match="one of adamw, lamb; got 'sgd'"):
         make("sgd", learning_rate=1e-3, warmup_steps=1)
 
 

@@ -77,16 +77,16 @@ def watched(timeout_seconds: float, behind_seconds: float = BEHIND_SECONDS) -> I
         yield here
     except Exception as error:
         result = FAILING
-        told = _of_others(error, client)
+        known = _of_others(error, client)
         # At exit JAX waits for the others, and aborts with their timeout; this comes first.
-        atexit.register(os._exit, status_of(told or error))
-        if told is not None:
+        atexit.register(os._exit, status_of(known or error))
+        if known is not None:
             # What unwinds, such as a save, may wait for the one that is gone.
-            what = str(told).removesuffix(f"; {REMEDY}")
-            late = threading.Timer(UNWIND_SECONDS, processes.leave, [what, status_of(told)])
+            what = str(known).removesuffix(f"; {REMEDY}")
+            late = threading.Timer(UNWIND_SECONDS, processes.leave, [what, status_of(known)])
             late.daemon = True
             late.start()
-            raise told from error
+            raise known from error
         raise
     finally:
         ended.set()

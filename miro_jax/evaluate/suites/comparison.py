@@ -64,7 +64,7 @@ def _check(
 ) -> tuple[list[str], set[tuple[str, int | None]]]:
     """Return notes, and the (metric, number of an evaluation) that are marked, or (metric, None).
 
-    A metric that was not asked for by name is dropped where it cannot be compared.
+    A metric that was not requested by name is dropped where it cannot be compared.
     """
     notes, marked = [], set()
     for one in evaluations:
