@@ -87,6 +87,28 @@ def test_make_optimizer_clips_before_it_updates(params, gradients):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), with_clip, by_hand)
 
 
+def test_the_trust_ratio_is_that_of_norms_and_1_where_one_is_zero():
+    p = {"both": jnp.array([3.0, 4.0]), "no_update": jnp.ones(2), "no_weights": jnp.zeros(2)}
+    u = {"both": jnp.array([0.0, 2.0]), "no_update": jnp.zeros(2), "no_weights": jnp.ones(2)}
+    own, of_optax = optim.scale_by_trust_ratio(), optax.scale_by_trust_ratio()
+    assert own.init(p) == of_optax.init(p)  # so that older checkpoints are read
+    for update in (own.update, jax.jit(own.update)):
+        found, _ = update(u, own.init(p), p)
+        np.testing.assert_array_equal(found["both"], [0.0, 5.0])
+        np.testing.assert_array_equal(found["no_update"], u["no_update"])
+        np.testing.assert_array_equal(found["no_weights"], u["no_weights"])
+
+
+def test_gradients_without_a_finite_norm_stay_without_and_no_limit_changes_nothing(gradients):
+    own = optim.clip_by_global_norm(2.0)
+    assert own.init(gradients[0]) == optax.clip_by_global_norm(2.0).init(gradients[0])
+    bad = {"a": jnp.array([1.0, jnp.nan]), "b": jnp.ones(3)}
+    clipped, _ = own.update(bad, own.init(bad))
+    assert all(np.isnan(leaf).all() for leaf in clipped.values())
+    free, _ = optim.clip_by_global_norm(float("inf")).update(gradients[0], own.init(None))
+    jax.tree.map(np.testing.assert_array_equal, free, gradients[0])
+
+
 def test_unknown_optimizer_lists_the_known_ones():
     with pytest.raises(ValueError, match="one of adamw, lamb; got 'sgd'"):
         make("sgd", learning_rate=1e-3, warmup_steps=1)

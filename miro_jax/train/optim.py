@@ -105,7 +105,10 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
         is_zero = (norms[0] == 0.0) | (norms[1] == 0.0)
         return update * jnp.where(is_zero, 1.0, norms[0] / norms[1])
 
-    return optax.stateless_with_tree_map(scale)
+    def scale_all(updates: Any, params: Any = None) -> Any:
+        return jax.tree.map(scale, updates, params)
+
+    return optax.stateless(scale_all)
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
