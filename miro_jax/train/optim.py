@@ -154,7 +154,7 @@ def make_optimizer(settings: Optim, total_steps: int) -> optax.GradientTransform
     """
     if settings.name not in OPTIMIZERS:
         known = ", ".join(sorted(OPTIMIZERS))
-        raise ValueError(f"config.optim.name must be one of {known}; got {settings.name!r}.")
+        raise ValueError(f"optimizer must be one of {known}; got {settings.name!r}.")
     optimizer = OPTIMIZERS[settings.name](
         schedule_of(settings, total_steps),
         weight_decay=settings.weight_decay,
