@@ -20,16 +20,12 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def holding_signals() -> Iterator[None]:
-    """Let nothing but SIGKILL interrupt a deletion; what came meanwhile counts at its end."""
-    held: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: held.append(n)) for number in ENDING}
+    """Let nothing but SIGKILL interrupt a deletion and its programs; the rest comes at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if held and before[held[0]] is stop:
-        stop(held[0], None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals() -> None:

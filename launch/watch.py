@@ -54,13 +54,14 @@ class Watcher:
     def __init__(self, options: argparse.Namespace, cluster: Cluster, ledger: Ledger):
         self.options, self.cluster, self.ledger = options, cluster, ledger
         self.looked, self.phase = time.monotonic(), Phase.GONE
-        self.step = last_step(options.workdir) or 0
+        self.step = 0  # of the newest checkpoint
         self.moved = self.looked  # when the newest checkpoint was first seen, or the command begun
         self.said, self.created = "", False
 
     def watch(self) -> None:
         """Return when the run is complete; raise GiveUp."""
         failures, adopt = 0, True
+        self.step = last_step(self.options.workdir) or 0
         while True:
             begun = self.step
             why = self.attempt(adopt)
@@ -231,6 +232,7 @@ def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) ->
         except Stopped as end:
             status, text = 128 + end.number, f"stopped by {end}"
         except BaseException:
+            ignore_signals()
             watcher.delete()
             raise
         if status != LEFT:

@@ -319,6 +319,35 @@ def test_a_signal_at_the_end_of_a_complete_run_changes_nothing(monkeypatch):
     assert watch.keep_alive(None, None, None) == watch.DONE
 
 
+def test_a_signal_while_the_newest_checkpoint_is_looked_for_deletes_machines_that_are_there(
+    monkeypatch,
+):
+    calls, steps = [], iter([signal.SIGTERM])
+
+    def last_step(workdir):
+        if number := next(steps, None):
+            signal.raise_signal(number)
+
+    gone = types.SimpleNamespace(
+        call=lambda verb: calls.append(verb) or (0, "", ""),
+        phase=lambda: (watch.Phase.GONE, "nothing"),
+    )
+    monkeypatch.setattr(watch, "last_step", last_step)
+    options = types.SimpleNamespace(workdir="gs://bucket/run", name="miro", poll_seconds=0)
+    ledger = types.SimpleNamespace(seconds=0)
+    assert watch.keep_alive(options, gone, ledger) == 128 + signal.SIGTERM and "delete" in calls
+
+
+def test_programs_of_a_deletion_are_not_ended_by_the_signals_that_it_holds():
+    with watch.holding_signals():
+        status = pathlib.Path("/proc/self/status").read_text()
+        child = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True)
+    (blocked,) = [line for line in child.stdout.splitlines() if line.startswith("SigBlk")]
+    assert blocked in status
+    for number in watch.ENDING:
+        assert int(blocked.split()[1], 16) & 1 << (number - 1)
+
+
 def test_a_signal_while_machines_are_made_leaves_none(world):
     world.install(["slow", "creating", "ready"])
     process = world.start("create")
