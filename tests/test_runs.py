@@ -60,7 +60,7 @@ def validate(config):
         ("train__ema_decay", 1.01, "config.train.ema_decay must be in"),
         ("data__synthetic_caption_prob", 2.0, "config.data.synthetic_caption_prob must be in"),
         ("train__num_steps", 5, "config.optim with config.train.num_steps: .*got 5 and 5. Shorten"),
-        ("optim__name", "sgd", "config.optim .*one of .*lamb.*; got 'sgd'"),
+        ("optim__name", "sgd", "config.optim .*one of adamw, lamb; got 'sgd'"),
         ("optim__clip_norm", 0.0, "config.optim.clip_norm must be above 0"),
         (
             "optim__learning_rate",

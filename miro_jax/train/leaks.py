@@ -1,6 +1,6 @@
 """What Orbax asks TensorStore for at each save, and TensorStore 0.1.86 never gives back.
 
-Each JSON that TensorStore answers with stays in memory: the counters, three kilobytes, asked for
+Each JSON that TensorStore answers with stays in memory: the counters, three kilobytes, read
 several times a save to log a rate; and the spec of the folder that an array is written to, a
 kilobyte for each array. A run of days would grow by gigabytes.
 """

@@ -143,7 +143,7 @@ def first(what: str, work: Callable[[], T]) -> T:
 
 
 def _is_first(what: str) -> bool:
-    """Whether this is process 0; returns in the others once it has told that it made something."""
+    """Whether this is process 0; returns in the others once it has made something and said so."""
     client = distributed.global_state.client
     if jax.process_index() == 0 or client is None:
         return True

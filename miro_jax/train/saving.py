@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-LEAST_SECONDS = 60.0  # between saves that nobody asked for; also before the first cost is known
+LEAST_SECONDS = 60.0  # between saves that nobody requested; also before the first cost is known
 MOST_SHARE = 0.01  # of the time, that saves may take
 AUTO = -1.0
 
