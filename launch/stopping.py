@@ -44,8 +44,7 @@ def stop_again(lost: "sys.UnraisableHookArgs") -> None:
     """Send a signal once more that came inside `__del__`, as of Popen, which raises to nobody."""
     if not isinstance(lost.exc_value, Stopped):
         return sys.__unraisablehook__(lost)
-    for one in ENDING:
-        signal.signal(one, stop)
-    again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
+    signal.signal(number := lost.exc_value.number, stop)
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
     again.daemon = True
     again.start()

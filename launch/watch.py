@@ -218,7 +218,8 @@ class Watcher:
 
 def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) -> int:
     """Watch a run to its end and leave nothing behind; returns the exit status."""
-    before = {number: signal.signal(number, stop) for number in ENDING}
+    heard = [one for one in ENDING if signal.getsignal(one) != signal.SIG_IGN]  # nohup's SIGHUP
+    before = {number: signal.signal(number, stop) for number in heard}
     hook, sys.unraisablehook = sys.unraisablehook, stop_again
     try:
         watcher = Watcher(options, cluster, ledger)
@@ -248,8 +249,8 @@ def keep_alive(options: argparse.Namespace, cluster: Cluster, ledger: Ledger) ->
         return end.status
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ENDING:
+            signal.signal(number, before.get(number, signal.SIG_IGN))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -61,9 +61,10 @@ class World:
     def __call__(self, *more, **options):
         return watch.main(self.words(*more, **options))
 
-    def start(self, until):
-        """Start the program; return it when the cloud has seen the call `until`."""
-        command = [sys.executable, str(LAUNCH / "watch.py"), *self.words(poll_seconds=0.01)]
+    def start(self, until, *before):
+        """Start the program, behind the words `before`; return it when the cloud saw `until`."""
+        program = [*before, sys.executable, str(LAUNCH / "watch.py")]
+        command = [*program, *self.words(poll_seconds=0.01)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not self.count(until):
             assert process.poll() is None
@@ -250,6 +251,19 @@ def test_a_signal_ends_it_and_nothing_is_left(world, number):
     _, said = process.communicate(timeout=20)
     assert process.returncode == 128 + number, said
     assert f"stopped by {number.name}" in said and world.count("delete")
+
+
+def test_under_nohup_a_watch_goes_on_when_its_terminal_closes(world):
+    world.install(["ready", "ready:5"])
+    process = world.start("exits", "nohup")
+    process.send_signal(signal.SIGHUP)
+    looks = world.count("exits")
+    while world.count("exits") < looks + 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in said
 
 
 class SignalledAsItGoes:

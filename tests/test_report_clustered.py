@@ -118,6 +118,22 @@ def test_holm_multiplies_the_smallest_by_the_family():
 
 def test_wilson_counts_prompts_where_images_are_alike():
     group = np.column_stack([np.repeat([4.0, 0.0], [60, 40]), np.full(100, 4), np.zeros(100)])
-    assert clustered.wilson_of_clusters(group, 1.0) == wilson(60, 100)
-    assert clustered.wilson_of_clusters(group, None) == wilson(60, 100)
+    counts = {"correct": 240, "total": 400, "accuracy": 0.6}
+    assert clustered.wilson_of_clusters(group, 1.0) == wilson(60, 100) | counts
+    assert clustered.wilson_of_clusters(group, None) == wilson(60, 100) | counts
     assert clustered.wilson_of_clusters(group, 0.0) == wilson(240, 400)
+
+
+def test_shares_of_tags_take_the_correlation_of_all_of_them():
+    tags = ["a"] * 40 + ["b"] * 60
+    prompts = [str(n // 4) for n in range(100)]
+    alike = [n // 4 % 2 == 0 for n in range(100)]
+    found = clustered.shares(alike, prompts, tags)
+    assert list(found) == ["a", "b"]
+    for tag, right, total in (("a", 5, 10), ("b", 8, 15)):
+        ends = {key: found[tag][key] for key in ("low", "high")}
+        assert ends == {key: wilson(right, total)[key] for key in ("low", "high")}
+        assert found[tag]["total"] == 4 * total and found[tag]["correct"] == 4 * right
+    single = clustered.shares(alike, [str(n) for n in range(100)], tags)
+    assert single["a"] == wilson(20, 40)
+    assert clustered.shares([], [], []) == {}

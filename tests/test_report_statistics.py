@@ -70,9 +70,34 @@ def test_bootstrap_gives_the_same_interval_again():
     assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values)
 
 
+def test_bootstrap_over_prompts_is_that_of_their_means_where_images_are_alike():
+    means = np.random.default_rng(3).random(50)
+    prompts = np.repeat([str(n) for n in range(50)], 4)
+    found = statistics.bootstrap_mean(np.repeat(means, 4), list(prompts))
+    alone = statistics.bootstrap_mean(means)
+    width = alone["high"] - alone["low"]
+    assert found["mean"] == pytest.approx(alone["mean"])
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.1)
+    blind = statistics.bootstrap_mean(np.repeat(means, 4))
+    assert blind["high"] - blind["low"] == pytest.approx(width / 2, rel=0.1)
+
+
+def test_bootstrap_of_one_prompt_is_over_its_images():
+    values = np.random.default_rng(4).random(50)
+    assert statistics.bootstrap_mean(values, ["a"] * 50) == statistics.bootstrap_mean(values)
+
+
+def test_a_prompt_without_values_is_dropped_from_the_bootstrap():
+    values = np.array([1.0, 2.0, np.nan, 4.0])
+    found = statistics.bootstrap_mean(values, ["a", "b", "c", "d"])
+    assert found == statistics.bootstrap_mean(np.array([1.0, 2.0, 4.0]))
+
+
 def test_bootstrap_refuses_no_values():
     with pytest.raises(ValueError, match="N >= 1"):
         statistics.bootstrap_mean(np.zeros(0))
+    with pytest.raises(ValueError, match="N >= 1"):
+        statistics.bootstrap_mean(np.array([np.nan]))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
         "prompts": prompts.to_json(),
         "sample": sampling.settings.to_json() | {"seed": sampling.seed},
         "rewards": [reward.identity for reward in judges.rewards],
-        **describe(*measured, judges.names),
+        **describe(*measured, judges.names, texts),
     }
     if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -136,20 +136,23 @@ def measure(
     return Measured(requests, dials, alone)
 
 
-def describe(before: Measured, after: Measured, names: Sequence[str]) -> dict[str, Any]:
+def describe(
+    before: Measured, after: Measured, names: Sequence[str], prompts: Sequence[str]
+) -> dict[str, Any]:
     """Return the means with intervals, and those of paired differences.
 
     Args:
-      names: [R], rewards that measure.
+      names: [R], rewards that measure. prompts: [N], of the images.
 
     Returns:
       requests: request -> reward -> `before`, `after`, `difference`, a `Mean` each.
       dials, alone: reward -> the same of the rise from the lowest to the highest level, None for a
         network that does not know it; with `rank_before` and `rank_after` of dials.
     """
+    pair = functools.partial(_pair, prompts)
     requests = {
         key: {
-            name: _pair(before.requests[key][:, column], after.requests[key][:, column])
+            name: pair(before.requests[key][:, column], after.requests[key][:, column])
             for column, name in enumerate(names)
         }
         for key in after.requests
@@ -161,19 +164,21 @@ def describe(before: Measured, after: Measured, names: Sequence[str]) -> dict[st
         for name in dict.fromkeys([*sides[1], *sides[0]]):
             own = [side[name][..., names.index(name)] if name in side else None for side in sides]
             rises = [None if scores is None else scores[-1] - scores[0] for scores in own]
-            result[key][name] = _pair(*rises)
+            result[key][name] = pair(*rises)
             if key == "dials":
                 ranks = [_rank(scores) for scores in own]
                 result[key][name] |= dict(zip(("rank_before", "rank_after"), ranks, strict=True))
     return result
 
 
-def _pair(before: np.ndarray | None, after: np.ndarray | None) -> dict[str, Mean | None]:
+def _pair(
+    prompts: Sequence[str], before: np.ndarray | None, after: np.ndarray | None
+) -> dict[str, Mean | None]:
     both = before is not None and after is not None
     return {
-        "before": None if before is None else bootstrap_mean(before),
-        "after": None if after is None else bootstrap_mean(after),
-        "difference": bootstrap_mean(after - before) if both else None,
+        "before": None if before is None else bootstrap_mean(before, prompts),
+        "after": None if after is None else bootstrap_mean(after, prompts),
+        "difference": bootstrap_mean(after - before, prompts) if both else None,
     }
 
 

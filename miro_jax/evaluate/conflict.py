@@ -16,8 +16,9 @@ import numpy as np
 from miro_jax.data.shapes import world
 from miro_jax.evaluate import base
 from miro_jax.evaluate.settings import check_levels
+from miro_jax.report.clustered import shares
 from miro_jax.report.results import Conflict, Way
-from miro_jax.report.statistics import bootstrap_mean, wilson
+from miro_jax.report.statistics import bootstrap_mean
 from miro_jax.rewards.names import short_name
 
 
@@ -84,7 +85,7 @@ class Evaluator:
                 pipeline, self.prompts, targets=targets, negative_targets=others
             )
             scores = self.judges.score(images, self.prompts)
-            right = sum(self.check(images, self.prompts))
-            way["agreement"].append(bootstrap_mean(np.nanmean(scores, axis=1)))
-            way["correct"].append(wilson(int(right), len(images)))
+            right = self.check(images, self.prompts)
+            way["agreement"].append(bootstrap_mean(np.nanmean(scores, axis=1), self.prompts))
+            way["correct"].append(shares(right, self.prompts, [""] * len(images))[""])
         return way

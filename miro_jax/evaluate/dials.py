@@ -56,7 +56,8 @@ class Evaluator:
             scores = np.stack([self._score(pipeline, name, level) for level in self.levels])
             dials[name] = self._dial(scores, self.judges.names.index(name))
             # The same noise at both ends: the interval is that of paired differences.
-            changes.append([bootstrap_mean(column) for column in (scores[-1] - scores[0]).T])
+            rises = (scores[-1] - scores[0]).T
+            changes.append([bootstrap_mean(column, self.prompts) for column in rises])
         ends = (("difference", "mean"), ("low", "low"), ("high", "high"))
         cross = Cross(
             asked=list(pipeline.reward_names),
@@ -76,8 +77,8 @@ class Evaluator:
         achieved = self.judges.levels(scores)[..., column]
         requested = np.broadcast_to(np.array(self.levels)[:, None], own.shape)
         return {
-            "score": [bootstrap_mean(row) for row in own],
-            "level": [bootstrap_mean(row) for row in achieved],
+            "score": [bootstrap_mean(row, self.prompts) for row in own],
+            "level": [bootstrap_mean(row, self.prompts) for row in achieved],
             "rank_of_means": rank_correlation(self.levels, np.nanmean(own, axis=1)),
             "rank_of_samples": rank_correlation(requested.ravel(), own.ravel()),
         }

@@ -7,15 +7,16 @@ whether the largest object has the colour that the prompt names.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from miro_jax.data.shapes import captions, detect, world
 from miro_jax.evaluate import base
+from miro_jax.report.clustered import shares
 from miro_jax.report.results import GenEval, GenEvalRow
-from miro_jax.report.statistics import Share, mean_of_shares, wilson
+from miro_jax.report.statistics import mean_of_shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +53,20 @@ class Evaluator:
         # All categories in one call: it fills batches, and other evaluators request the same.
         every = [prompt for prompts in self.prompts.values() for prompt in prompts]
         images = self.sampling.sample(pipeline, every, self.count, guidance_scale=scale)
-        categories, named_color = {}, None
-        for name, prompts in self.prompts.items():
-            texts = [p for p in prompts for _ in range(self.count)]
-            own, images = images[: len(texts)], images[len(texts) :]
-            categories[name] = _share(world.check_all(own, texts))
-            if name == "colors":
-                named_color = _share(map(has_named_color, own, texts))
+        tags, texts = (
+            [text for text in one for _ in range(self.count)]
+            for one in ([n for n, prompts in self.prompts.items() for _ in prompts], every)
+        )
+        categories = shares(world.check_all(images, texts), texts, tags)
+        colors = [n for n, tag in enumerate(tags) if tag == "colors"]
+        named = [has_named_color(images[n], texts[n]) for n in colors]
+        found = shares(named, [texts[n] for n in colors], ["colors"] * len(colors))
         return {
             "guidance_scale": scale,
             "categories": categories,
             "overall": mean_of_shares(list(categories.values())),
-            "named_color": named_color,
+            "named_color": found.get("colors"),
+            "unit": "prompts",
         }
 
 
@@ -72,8 +75,3 @@ def has_named_color(image: np.ndarray, prompt: str) -> bool:
     named = [phrase.color for phrase in captions.parse(prompt).objects if phrase.color]
     objects = detect.detect(image)
     return bool(named and objects and objects[0].color == named[0])
-
-
-def _share(right: Iterable[bool]) -> Share:
-    verdicts = list(right)
-    return wilson(sum(verdicts), len(verdicts))

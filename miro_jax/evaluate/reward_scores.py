@@ -62,8 +62,8 @@ class Evaluator:
         achieved = self.judges.levels(scores)
         return {
             name: {
-                "score": bootstrap_mean(scores[:, column]),
-                "level": bootstrap_mean(achieved[:, column]),
+                "score": bootstrap_mean(scores[:, column], texts),
+                "level": bootstrap_mean(achieved[:, column], texts),
             }
             for column, name in enumerate(self.judges.names)
         }

@@ -120,7 +120,7 @@ def intra_prompt_correlation(clusters: Clusters) -> float | None:
 
 
 def wilson_of_clusters(group: np.ndarray, rho: float | None) -> Share:
-    """Return the share of one tag with Wilson's interval at the effective number of images.
+    """Return the share of one tag, with Wilson's interval at the effective number of images.
 
     Args:
       group: [P, 3], of values 0 and 1. rho: of `intra_prompt_correlation`; None counts as 1.
@@ -129,7 +129,21 @@ def wilson_of_clusters(group: np.ndarray, rho: float | None) -> Share:
     per_prompt = total / max((group[:, 1] > 0).sum(), 1)
     effect = 1 + (per_prompt - 1) * min(max(1.0 if rho is None else rho, 0.0), 1.0)
     count = max(round(total / effect), 1)
-    return wilson(min(round(correct / effect), count), count)
+    counts = {"correct": int(correct), "total": int(total), "accuracy": float(correct / total)}
+    return wilson(min(round(correct / effect), count), count) | counts
+
+
+def shares(right: Sequence[bool], prompts: Sequence[str], tags: Sequence[str]) -> dict[str, Share]:
+    """Return the share of right images of each tag, by `wilson_of_clusters`.
+
+    The correlation is that of all tags together: one tag may have few prompts.
+
+    Args:
+      right, prompts, tags: [N], of images.
+    """
+    clusters = cluster([float(one) for one in right], prompts, tags)
+    rho = intra_prompt_correlation(clusters)
+    return {tag: wilson_of_clusters(group, rho) for tag, group in clusters.items()}
 
 
 @dataclasses.dataclass(frozen=True)

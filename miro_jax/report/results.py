@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import (
     Any,
     ClassVar,
+    NotRequired,
     Self,
     TypedDict,
     get_args,
@@ -78,12 +79,13 @@ class Gallery(Result):
 
 
 class GenEvalRow(TypedDict):
-    """One guidance scale. categories: name -> share of images (taken as independent)."""
+    """One guidance scale. categories: name -> share of images, see `clustered.shares`."""
 
     guidance_scale: float
     categories: dict[str, Share]
     overall: Share  # without counts
     named_color: Share | None  # None without the category colors
+    unit: NotRequired[str]  # of intervals; absent in old files, which take images as independent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,15 +35,29 @@ class Share(TypedDict):
     high: float
 
 
-def bootstrap_mean(values: np.ndarray) -> Mean:
-    """Return the mean of [N] values with its percentile bootstrap interval; NaN is missing."""
+def bootstrap_mean(values: np.ndarray, prompts: Sequence[str] | None = None) -> Mean:
+    """Return the mean of values with its percentile bootstrap interval.
+
+    Args:
+      values: [N], NaN is missing.
+      prompts: [N], resampled with all their images, which are alike (see `clustered`). None, or
+        one prompt alone: values are independent.
+
+    Raises:
+      ValueError: there is no value, or they are not [N].
+    """
     values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)] if values.ndim == 1 else values
-    if values.ndim != 1 or not values.size:
+    present = ~np.isnan(values)
+    if values.ndim != 1 or not present.any():
         raise ValueError(f"values must be [N] with N >= 1 numbers; got shape {values.shape}.")
+    values, groups = values[present], np.arange(present.sum())
+    if prompts is not None and len(set(prompts)) > 1:
+        _, groups = np.unique(np.asarray(prompts)[present], return_inverse=True)
+    sums, counts = np.bincount(groups, values), np.bincount(groups)
     rng = np.random.default_rng(_SEED)
-    chosen = rng.integers(0, len(values), (_RESAMPLES, len(values)))
-    low, high = np.percentile(values[chosen].mean(axis=1), (2.5, 97.5))
+    chosen = rng.integers(0, len(sums), (_RESAMPLES, len(sums)))
+    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
