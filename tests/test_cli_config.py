@@ -75,6 +75,8 @@ def test_two_calls_do_not_share_anything():
         (["--output_dir=a"], "unknown argument --output_dir; did you mean --workdir"),
         (["--zzz=1"], "unknown argument --zzz. See --help"),
         (["--config.optim.lr=1"], "no key 'optim.lr'; did you mean optim.learning_rate"),
+        (["--config.optim.lr", "1"], "no key 'optim.lr'; did you mean optim.learning_rate"),
+        (["--config.train.num_steps", "abc"], "train.num_steps must be of type int.*got 'abc'"),
         (["--config.train.max_grad_norm=1"], "did you mean optim.clip_norm"),
         (["--config.sample.num_inference_steps=9"], "did you mean sample.num_steps"),
         (["extra"], "got 'extra'"),
@@ -175,8 +177,9 @@ def test_groups_of_rewards_are_written_out_as_in_the_flags(tmp_path):
 
 @pytest.mark.parametrize("word", ["None", "null"])
 def test_none_is_no_text(word):
-    with pytest.raises(cli.UsageError, match="config.data.records must be text, empty for none"):
-        parse(f"--config.data.records={word}")
+    for given in ([f"--config.data.records={word}"], ["--config.data.records", word]):
+        with pytest.raises(cli.UsageError, match="data.records must be text, empty for none"):
+            parse(*given)
 
 
 def test_a_key_that_is_none_cannot_be_overridden(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from miro_jax.cli import cluster, devices, fit, machine, pull, surroundings
+from miro_jax.cli.exit import UsageError
 from miro_jax.cli.finding import FAILED, OK, WARNING
 from miro_jax.data import storage
 from miro_jax.evaluate import doctor
@@ -205,6 +206,8 @@ def test_weights_are_looked_for_and_their_digests_computed(cache):
 def test_an_unknown_name_of_weights_is_a_bad_argument(capsys):
     assert doctor.main(["--weights=nope"]) == 2
     assert "NAME must be all, a hub id, or some of" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="got nope, neither$"):
+        pull.choose(["all", "nope", "neither"])
 
 
 def test_the_doctor_takes_a_url_and_answers_in_json(monkeypatch, capsys):

@@ -211,12 +211,15 @@ def _check_keys(config: ml_collections.ConfigDict, given: str) -> None:
 
 def _check_texts(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
     """Refuse None where text belongs: it would name a folder or a file `None`."""
-    for word in arguments:
-        given = re.fullmatch(r"--?config\.([^=]+)=(None|null)", word)
-        if given and isinstance(config_flags.config_path.get_value(given[1], config), str):
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
+        flag = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", word)
+        given = following if flag and flag[2] is None else flag and flag[2]
+        if given not in ("None", "null"):
+            continue
+        if isinstance(config_flags.config_path.get_value(flag[1], config), str):
             raise UsageError(
-                f"config.{given[1]} must be text, empty for none; got {given[2]}. "
-                f"Write --config.{given[1]}= with nothing after it."
+                f"config.{flag[1]} must be text, empty for none; got {given}. "
+                f"Write --config.{flag[1]}= with nothing after it."
             )
 
 
@@ -268,7 +271,8 @@ def explain(error: Exception, arguments: Sequence[str], config: ml_collections.C
       error: what reading them raised. arguments: all of them. config: as it was before.
     """
     known = sorted(_keys(config))
-    for key in re.findall(r"^--?(?:no)?config\.([^=]*)", "\n".join(arguments), re.MULTILINE):
+    flags_of_keys = (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in arguments)
+    for key in (match[1] for match in flags_of_keys if match):
         if key not in known:
             return _unknown_key(key, known)
         if config_flags.config_path.get_value(key, config) is None:

@@ -122,12 +122,12 @@ def choose(names: Sequence[str]) -> list[Need]:
     known = needs()
     for name in filter(hub.HUB_ID.fullmatch, names):  # a network that somebody exported
         known[name] = (dataclasses.replace(known["miro"][0], source=name),)
+    if unknown := [name for name in names if name not in ("all", *known)]:
+        raise UsageError(
+            f"NAME must be all, a hub id, or some of {', '.join(known)}; got {', '.join(unknown)}."
+        )
     every = [name for name in known if "@" not in name]
     names = every if "all" in names else names
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(
-            f"NAME must be all, a hub id, or some of {', '.join(known)}; got {unknown[0]}."
-        )
     return list(dict.fromkeys(need for name in names for need in known[name]))
 
 
