@@ -91,6 +91,57 @@ def test_other_formats_and_absent_sets_say_how_to_prepare_them(own):
         open_source(f"tfds:{NAME}@{own}")
 
 
+def edit(folder, name, change):
+    """Change a JSON file of a copy; what `change` returns is its new content."""
+    path = folder / "tiny_pairs" / "1.0.0" / name
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda info: {k: v for k, v in info.items() if k != "name"}, "name is missing"),
+        (lambda info: info | {"splits": "abc"}, 'splits must be a list; got "abc"'),
+        (lambda info: info | {"splits": [{}]}, r"splits\[0\].name is missing"),
+        (lambda info: info | {"fileFormat": 1}, "fileFormat must be a string"),
+        (lambda info: info | {"splits": [{"name": "train", "shardLengths": 3}]}, "shardLengths"),
+        (lambda info: info | {"splits": [{"name": "train", "shardLengths": ["x"]}]}, "'x'"),
+        (lambda info: info | {"splits": [{"name": "train", "shardLengths": [[]]}]}, "shardLengths"),
+    ],
+)
+def test_a_damaged_description_is_refused_by_name(own, change, text):
+    edit(own, "dataset_info.json", change)
+    with pytest.raises(ValueError, match=f"dataset_info.json.*{text}"):
+        open_source(f"tfds:{NAME}@{own}")
+
+
+def test_an_unknown_word_of_a_template_is_refused_by_name(own):
+    edit(own, "dataset_info.json", with_template("{WHAT}"))
+    with pytest.raises(ValueError, match="dataset_info.json.*{WHAT}"):
+        open_source(f"tfds:{NAME}@{own}")
+
+
+def with_template(template):
+    def change(info):
+        return info | {"splits": [s | {"filepathTemplate": template} for s in info["splits"]]}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("features", "text"),
+    [
+        ({"featuresDict": []}, "featuresDict must be"),
+        ({"featuresDict": {"features": {"image": 3}}}, "featuresDict.features.image must be"),
+        ({"featuresDict": {"features": {"image": {"sequence": []}}}}, "sequence must be"),
+    ],
+)
+def test_damaged_features_are_refused_by_name(own, features, text):
+    edit(own, "features.json", lambda _: features)
+    with pytest.raises(ValueError, match=f"features.json.*{text}"):
+        open_source(f"tfds:{NAME}@{own}")
+
+
 def test_a_shard_that_is_not_there_is_named(own):
     shard_of(own).unlink()
     with pytest.raises(FileNotFoundError, match="00000-of-00001"):

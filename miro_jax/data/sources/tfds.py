@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from miro_jax.data.json_file import parse_json
+from miro_jax.data.json_file import check_fields, parse_json
 from miro_jax.data.sources import examples, reading
 from miro_jax.data.sources.foreign import LONGEST, name_foreign
 from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
@@ -23,6 +23,9 @@ from miro_jax.data.sources.texts import interpret
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "prompt")
 NAME_FEATURES = ("image/filename", "file_name", "filename", "key", "id", "image/id")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_SPLIT = {"name": str, "shardLengths?": [(str, int)], "filepathTemplate?": str}
+_INFO = {"name": str, "fileFormat?": str, "splits?": [_SPLIT]}
+_FEATURE = {"featuresDict?": {"features?": {str: dict}}, "sequence?": {"feature": dict}}
 _NAME = re.compile(r"(?P<name>[\w/.-]+):(?P<version>\d+\.\d+\.\d+)@(?P<folder>.+)")
 _RECORDS_AT_A_TIME = 32
 
@@ -33,7 +36,7 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
     Raises:
       FileNotFoundError: the data set, or a shard of it, is not there.
       ValueError: the name is not complete, or it is prepared in another format, or has no such
-        split, or not the features that are needed.
+        split, or not the features that are needed, or its description is damaged.
     """
     match = _NAME.fullmatch(spec.path)
     if not match:
@@ -42,24 +45,29 @@ def list_shards(spec: Spec, tables: Tables) -> list[Piece]:
             f"'tfds:coco_captions/2014:1.1.0@/data/tfds'; got {spec.path!r}."
         )
     folder = reading.join(match["folder"], f"{match['name']}/{match['version']}")
-    info = _read_json(reading.join(folder, "dataset_info.json"), match["name"])
+    info_path = reading.join(folder, "dataset_info.json")
+    info = _read_json(info_path, match["name"], _INFO)
     kind = info.get("fileFormat", "tfrecord")
     if kind != "array_record":
         raise ValueError(
             f"{folder} must be prepared as array_record; it is {kind}. {_remedy(match['name'])}"
         )
-    features = dict(_leaves(_read_json(reading.join(folder, "features.json"), match["name"])))
-    image, caption = _choose(features, spec, folder)
+    features_path = reading.join(folder, "features.json")
+    features = _read_json(features_path, match["name"], {})
+    image, caption = _choose(dict(_leaves(features, features_path)), spec, folder)
     splits = {split["name"]: split for split in info.get("splits", [])}
     wanted = spec.options.get("split", "train")
     if wanted not in splits:
         raise ValueError(f"split must be one of {', '.join(splits)} of {folder}; got {wanted!r}.")
     split = splits[wanted]
-    counts = [int(count) for count in split.get("shardLengths", [])]
+    counts = [_count(length, info_path) for length in split.get("shardLengths", [])]
+    template = split.get("filepathTemplate", DEFAULT_TEMPLATE)
     pieces = []
     for number, count in enumerate(counts):
-        template = split.get("filepathTemplate", DEFAULT_TEMPLATE)
-        name = _shard_name(template, info["name"], wanted, number, len(counts))
+        try:
+            name = _shard_name(template, info["name"], wanted, number, len(counts))
+        except ValueError as error:
+            raise ValueError(f"{info_path}: {error}") from error
         path = reading.join(folder, name)
         size = reading.size_of(path)  # raises where it is missing
         read = functools.partial(_samples, path, name, count, image, caption)
@@ -73,18 +81,29 @@ def _remedy(name: str) -> str:
     return f"Prepare it with `tfds build {dataset} --file_format=array_record`."
 
 
-def _read_json(path: str, name: str) -> dict:
+def _read_json(path: str, name: str, schema: dict) -> dict:
     if not reading.is_file(path):
         raise FileNotFoundError(f"{path} is missing. {_remedy(name)}")
     with reading.open_read(path) as file:
         content = file.read()
     if other := name_foreign(content):
         raise ValueError(f"{path} is {other}.")
-    return parse_json(content, path, {})
+    return parse_json(content, path, schema)
+
+
+def _count(length: str | int, path: str) -> int:
+    """Return a number of examples; JSON of protocol buffers writes it as text."""
+    if not re.fullmatch("[0-9]{1,18}", str(length)):
+        raise ValueError(f"{path}: shardLengths must be numbers of examples; got {length!r}.")
+    return int(length)
 
 
 def _shard_name(template: str, dataset: str, split: str, number: int, count: int) -> str:
-    """Fill in a template of names as data sets carry it."""
+    """Fill in a template of names as data sets carry it.
+
+    Raises:
+      ValueError: it has an unknown word.
+    """
     values = {
         "DATASET": dataset,
         "SPLIT": split,
@@ -93,16 +112,21 @@ def _shard_name(template: str, dataset: str, split: str, number: int, count: int
         "NUM_SHARDS": f"{count:05d}",
         "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}",
     }
+    if unknown := set(re.findall(r"\{(\w+)\}", template)) - set(values):
+        raise ValueError(
+            f"filepathTemplate may hold {', '.join(values)} in braces; got {{{min(unknown)}}}."
+        )
     return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
-def _leaves(feature: dict, name: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(feature: dict, path: str, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield (name in an example, kind) of features.json: `image`, `text`, `tensor`, ..."""
+    check_fields(feature, _FEATURE, path)
     if "featuresDict" in feature:
-        for part, inner in feature["featuresDict"]["features"].items():
-            yield from _leaves(inner, f"{name}/{part}" if name else part)
+        for part, inner in feature["featuresDict"].get("features", {}).items():
+            yield from _leaves(inner, path, f"{name}/{part}" if name else part)
     elif "sequence" in feature:
-        yield from _leaves(feature["sequence"]["feature"], name)
+        yield from _leaves(feature["sequence"]["feature"], path, name)
     else:
         yield name, next((kind for kind in feature if kind != "pythonClassName"), "")
 
