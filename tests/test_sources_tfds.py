@@ -121,6 +121,15 @@ def test_an_unknown_word_of_a_template_is_refused_by_name(own):
         open_source(f"tfds:{NAME}@{own}")
 
 
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../1.0.0/x", "http://localhost/x", "..", "", "a/b"]
+)
+def test_a_template_that_leaves_the_folder_is_refused(own, name):
+    edit(own, "dataset_info.json", with_template(name))
+    with pytest.raises(ValueError, match="dataset_info.json: filepathTemplate.*beside it"):
+        open_source(f"tfds:{NAME}@{own}")
+
+
 def with_template(template):
     def change(info):
         return info | {"splits": [s | {"filepathTemplate": template} for s in info["splits"]]}
@@ -225,4 +234,4 @@ def test_numbers_of_an_example_may_be_packed_or_not():
 def test_names_of_shards_follow_the_template():
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     assert _shard_name(template, "coco", "train", 3, 12) == "coco-train.array_record-00003-of-00012"
-    assert _shard_name("{SPLIT}/{SHARD_INDEX}", "coco", "train", 3, 12) == "train/00003"
+    assert _shard_name("{SPLIT}-{SHARD_INDEX}", "coco", "train", 3, 12) == "train-00003"

@@ -102,7 +102,7 @@ def _shard_name(template: str, dataset: str, split: str, number: int, count: int
     """Fill in a template of names as data sets carry it.
 
     Raises:
-      ValueError: it has an unknown word.
+      ValueError: it has an unknown word, or names a file elsewhere.
     """
     values = {
         "DATASET": dataset,
@@ -116,7 +116,10 @@ def _shard_name(template: str, dataset: str, split: str, number: int, count: int
         raise ValueError(
             f"filepathTemplate may hold {', '.join(values)} in braces; got {{{min(unknown)}}}."
         )
-    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
+    name = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"filepathTemplate must name a file beside it; got {name!r}.")
+    return name
 
 
 def _leaves(feature: dict, path: str, name: str = "") -> Iterator[tuple[str, str]]:
