@@ -182,14 +182,9 @@ def test_an_attack_is_refused_and_runs_nothing(tmp_path, name):
     program = program_of(ATTACKS[name]) + b"u."
     for data in (as_zip(program), as_legacy(program.replace(b"K\x06tQ", b"K\x06NtQ"))):
         path = write(tmp_path, data)
-        with pytest.raises(ValueError, match=r"model\.pt: "):
-            open_pickle(path)
         for placeholders in (False, True):
-            try:
-                found = open_pickle(path, entry="b", placeholders=placeholders)
-            except ValueError:
-                continue
-            raise AssertionError(f"{found} came out")
+            with pytest.raises(ValueError, match=r"model\.pt: "):
+                open_pickle(path, placeholders)
 
 
 def test_zip_tricks_are_refused(tmp_path):

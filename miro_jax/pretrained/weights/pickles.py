@@ -31,15 +31,14 @@ EXPANSION = 8  # all tensors together over the file
 SMALL = 2**24  # bytes that are allowed anyway
 
 
-def open_pickle(
-    path: Path | str, entry: str | None = None, placeholders: bool = False
-) -> dict[str, Tensor]:
+def open_pickle(path: Path | str, placeholders: bool = False) -> dict[str, Tensor]:
     """List the tensors of a `.pt`, `.pth` or `.bin` file.
+
+    They are the file's object if it holds tensors, else its `state_dict`, else the only dictionary
+    of tensors in it.
 
     Args:
       path: the file, either format.
-      entry: key of the dictionary of tensors in the file's object; None takes the object itself if
-        it holds tensors, else its `state_dict`, else the only dictionary of tensors in it.
       placeholders: True lets the rest of the object hold things of unknown kind, which become inert
         placeholders (the `meta` of mmdet files); False refuses such files.
 
@@ -61,7 +60,7 @@ def open_pickle(
                 content, offsets, big = _read_zip(file, size, placeholders)
             else:
                 content, offsets, big = _read_legacy(file, size, head, placeholders)
-            chosen = _choose(content, entry)
+            chosen = _choose(content)
             if sum(t.nbytes for t in chosen.values()) > max(EXPANSION * size, SMALL):
                 raise ValueError("its tensors would take far more bytes than the file has.")
         except ValueError as error:
@@ -154,15 +153,10 @@ def _refuse(_: Any) -> None:
     raise ValueError("a persistent id stands where none belongs.")
 
 
-def _choose(content: Any, entry: str | None) -> dict[str, Strided]:
+def _choose(content: Any) -> dict[str, Strided]:
     """Take the dictionary of tensors out of the file's object."""
     if not isinstance(content, dict):
         raise ValueError(f"it holds no dictionary of tensors but a {type(content).__name__}.")
-    if entry is not None:
-        if entry not in content:
-            known = ", ".join(str(key)[:40] for key in list(content)[:20])
-            raise ValueError(f"it has no entry {entry!r}; it has {known}.")
-        return _all_tensors(content[entry], entry)
     if any(isinstance(value, Strided) for value in content.values()):
         return _all_tensors(content, "the file's object")
     if "state_dict" in content:
@@ -170,7 +164,10 @@ def _choose(content: Any, entry: str | None) -> dict[str, Strided]:
     inside = [key for key, value in content.items() if _has_tensors(value)]
     if len(inside) != 1:
         names = ", ".join(str(key)[:40] for key in inside[:20]) or "none"
-        raise ValueError(f"name the entry that holds the tensors; there are these: {names}.")
+        raise ValueError(
+            f"it must hold one dictionary of tensors; it has these: {names}. Save the one to read "
+            "as a file of its own."
+        )
     return _all_tensors(content[inside[0]], str(inside[0]))
 
 
