@@ -263,6 +263,14 @@ def test_other_models_are_refused_by_name(published, change, classes, error):
         clip_flant5_keys.parse_config(oracle.config() | change, oracle.vision_config(), classes)
 
 
+def test_a_tower_of_one_block_needs_the_layer_to_be_named(published):
+    _, _, oracle = published
+    config = {k: v for k, v in oracle.config().items() if k != "mm_vision_select_layer"}
+    vision = {"vision_config": oracles.VISION | {"num_hidden_layers": 1}}
+    with pytest.raises(ValueError, match=r"mm_vision_select_layer in \[-1, -1\]; got -2"):
+        clip_flant5_keys.parse_config(config, vision, 20)
+
+
 @pytest.mark.parametrize(
     "options, error",
     [

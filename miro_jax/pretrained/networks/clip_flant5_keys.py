@@ -39,11 +39,11 @@ def parse_config(
     """
     hf.require_options(config, REQUIRED, "config.json")
     sizes = clip_keys.vision_config(vision, projection=False)
-    used = sizes.layers + 1 + config.get("mm_vision_select_layer", -2)  # blocks that are run
+    layer = config.get("mm_vision_select_layer", -2)
+    used = sizes.layers + 1 + layer  # blocks that are run
     if not 1 <= used <= sizes.layers:
         raise ValueError(
-            f"config.json must have mm_vision_select_layer in [{-sizes.layers}, -1]; "
-            f"got {config['mm_vision_select_layer']}."
+            f"config.json must have mm_vision_select_layer in [{-sizes.layers}, -1]; got {layer}."
         )
     language = t5_keys.parse_config(config)
     check_vocabulary(classes, language.vocabulary, "the T5")
