@@ -101,8 +101,8 @@ def time_reading(devices: list[int], records: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         levels = loader.make_set(Path(name), records)
         for count in devices:
-            changes = {"batch_size": loader.BATCH * count, "process_count": count}
-            data = loader.open_set(Path(name), levels, 2, process_index=count - 1, **changes)
+            changes = {"batch_size": loader.BATCH * count, "rows": range(loader.BATCH)}
+            data = loader.open_set(Path(name), levels, 2, **changes)
             timing.emit(f"read by one of {count}", **loader.read(data, seconds))
             data.close()
 

@@ -22,15 +22,10 @@ def folder(tmp_path_factory):
 
 def read(folder, state, steps, count, batch_size, threads):
     """Read global batches as `count` processes do; return their records and the last state."""
+    part, given = batch_size // count, {"batch_size": batch_size, "num_threads": threads}
     iterators = [
-        open_data(
-            folder,
-            batch_size=batch_size,
-            process_index=index,
-            process_count=count,
-            num_threads=threads,
-        )
-        for index in range(count)
+        open_data(folder, **given, rows=range(first, first + part))
+        for first in range(0, batch_size, part)
     ]
     rows = []
     for iterator in iterators:

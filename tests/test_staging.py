@@ -38,6 +38,11 @@ def open_data(path, **changes):
     return batches.make_iterator(path, bins, NAMES, options)
 
 
+def rows_of(host, hosts):
+    """The rows of a batch of 8 that one of several hosts reads."""
+    return range(8)[8 * host // hosts : 8 * (host + 1) // hosts]
+
+
 def take(data, count):
     found = list(itertools.islice(data, count))
     return [{name: array.tolist() for name, array in batch.items()} for batch in found]
@@ -69,10 +74,7 @@ def test_batches_are_those_of_the_folder_and_go_on_from_its_states(folder, url, 
 def test_processes_read_the_rows_of_one(folder, url):
     copy = staging.open_copy(url)
     whole = take(open_data(folder, shuffle_shards=2), 12)
-    parts = [
-        take(open_data(copy, shuffle_shards=2, process_index=i, process_count=2), 12)
-        for i in range(2)
-    ]
+    parts = [take(open_data(copy, shuffle_shards=2, rows=rows_of(i, 2)), 12) for i in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
         assert batch["index"] == first["index"] + second["index"]
 
@@ -253,7 +255,7 @@ def test_batches_by_lanes_are_the_same_for_any_number_of_hosts_and_batch_size(fo
     one = open_data(folder, **given)
     whole = [index for batch in take(one, 24) for index in batch["index"]]
     copy = staging.open_copy(url)
-    here = [open_data(copy, **given, process_index=i, process_count=hosts) for i in range(hosts)]
+    here = [open_data(copy, **given, rows=rows_of(i, hosts)) for i in range(hosts)]
     first = zip(*(take(data, 11) for data in here), strict=True)
     assert [i for parts in first for part in parts for i in part["index"]] == whole[: 11 * 8]
     state = here[-1].get_state()
@@ -281,8 +283,7 @@ def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
         for host in range(hosts):
             monkeypatch.setenv(mirror.VARIABLE, str(tmp_path / f"disk-{host}-of-{hosts}"))
             given = {"shuffle_shards": 4, "lanes": 4, "num_threads": 1, "prefetch_batches": 1}
-            more = {"process_index": host, "process_count": hosts}
-            data = open_data(staging.open_copy(url), **given, **more)
+            data = open_data(staging.open_copy(url), **given, rows=rows_of(host, hosts))
             take(data, sum(sizes) // 8 - 3)
             here = {name for name in fetched if name.endswith(".array_record")}
             data.close()

@@ -60,7 +60,7 @@ def validate(config: Config) -> None:
     optim, training = Optim(**config.optim), Training(**config.train)
     Distillation(**config.distil)
     try:
-        data_options(config, process_index=0, process_count=1)
+        data_options(config)
     except ValueError as error:
         raise ValueError(f"config.data.{error}") from None
     Extension(**config.extend)

@@ -4,14 +4,12 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-import jax
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """How records become batches.
 
-    batch_size: global; each process gets a part of the rows.
+    batch_size: global, the same whatever part of it this process reads.
     seed: of the order and of the choice of captions.
     synthetic_caption_prob: in [0, 1]; a record without a synthetic caption always uses its own.
     max_tokens: longer captions are cut.
@@ -21,9 +19,7 @@ class Options:
     latent_shape: [h, w, c] that the network takes, to choose between the image latents of the
       records and their second ones; None takes the first.
     caption_width: D that the network takes; None takes any.
-    process_index, process_count: of as many blocks of rows, this process reads that one; they
-      default to those of JAX.
-    rows: of each batch, that this process reads in place of a block; see `sharding.local_rows`.
+    rows: of each batch, that this process reads, see `sharding.local_rows`; None reads all.
     shuffle_shards: shards that are mixed at a time, see `records.order`; 0 is the order of single
       records, which needs all shards at any time.
     lanes: of rows of each batch that read shards of their own, see `records.order`: a process reads
@@ -40,20 +36,14 @@ class Options:
     prefetch_batches: int = 4
     latent_shape: Sequence[int] | None = None
     caption_width: int | None = None
-    process_index: int = dataclasses.field(default_factory=jax.process_index)
-    process_count: int = dataclasses.field(default_factory=jax.process_count)
     rows: Sequence[int] | None = None
     shuffle_shards: int = 0
     lanes: int = 1
     stage_bytes: int = 0
 
     def __post_init__(self):
-        blocks = self.process_count if self.rows is None else 1
-        if self.batch_size < 1 or self.batch_size % blocks:
-            raise ValueError(
-                f"batch_size must be a positive multiple of the {self.process_count} processes; "
-                f"got {self.batch_size}."
-            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}.")
         if not 0 <= self.synthetic_caption_prob <= 1:
             raise ValueError(
                 f"synthetic_caption_prob must lie in [0, 1]; got {self.synthetic_caption_prob}."
@@ -101,10 +91,7 @@ class Options:
     @property
     def read_rows(self) -> Sequence[int]:
         """The rows of each global batch that this process reads."""
-        if self.rows is not None:
-            return self.rows
-        count = self.batch_size // self.process_count
-        return range(self.process_index * count, (self.process_index + 1) * count)
+        return range(self.batch_size) if self.rows is None else self.rows
 
     @property
     def read_lanes(self) -> Sequence[int]:
