@@ -87,12 +87,6 @@ def prepare(image: np.ndarray, size: int) -> np.ndarray:
     return (torch.from_numpy(np.array(picture)).float().div(255) * 2 - 1).numpy()
 
 
-def to_bytes(pictures: np.ndarray) -> np.ndarray:
-    """Turn pictures [B, H, W, 3] into uint8 as the release does: halve, shift, clamp, truncate."""
-    x = (torch.from_numpy(pictures) / 2 + 0.5).clamp(0, 1)
-    return (x * 255).to(torch.uint8).numpy()
-
-
 def convolve(x: np.ndarray, kernel: np.ndarray, double: bool) -> np.ndarray:
     """Convolve [B, H, W, C] float64 with [3, 3, C, O], after repeating each pixel or not."""
     x = _to_torch(x)

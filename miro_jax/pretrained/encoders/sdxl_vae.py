@@ -9,7 +9,7 @@ The factor 0.13025 of SDXL is used nowhere.
 
 Sources: Dufour et al. 2025 (arXiv 2510.25897); mu and sigma are the released configuration's. The
 weights are stabilityai/sdxl-vae (MIT). The release turns decoded images into bytes by truncation,
-half a grey level darker; here they are rounded, unless `truncate` is set.
+half a grey level darker; here they are rounded.
 
 Letters: B images, H W image, h w image latents.
 """
@@ -25,10 +25,10 @@ import numpy as np
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.pretrained.card import NetworkCard
 from miro_jax.pretrained.encoders.base import Latents, check_pixels
-from miro_jax.pretrained.networks import vae, vae_keys
+from miro_jax.pretrained.networks import vae_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
-from miro_jax.pretrained.weights.convert import DTYPES, Network
+from miro_jax.pretrained.weights.convert import DTYPES
 
 CARD_SIZE = 256  # pixels, side of the images that the numbers of the card are for
 CARD = NetworkCard(
@@ -107,22 +107,12 @@ class SdxlVaeEncoder:
         Raises:
           OSError: a file is missing. ValueError: it does not fit.
         """
-        _ = self.encoder
+        _ = self._encoding
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the image latents."""
         return (self.size // FACTOR, self.size // FACTOR, CHANNELS)
-
-    @functools.cached_property
-    def encoder(self) -> Network:
-        """The `networks.vae.Encoder`, loaded; errors as of `networks.vae_keys.load_vae`."""
-        return self._load("encoder", self.dtype)
-
-    @functools.cached_property
-    def decoder(self) -> Network:
-        """The `networks.vae.Decoder`, loaded; errors as of `encoder`. See `decode_with`."""
-        return self._load("decoder", self.decoder_dtype)
 
     def at_size(self, size: int) -> "SdxlVaeEncoder":
         """Return the encoder of images of another size, which shares the loaded weights."""
@@ -177,33 +167,25 @@ class SdxlVaeEncoder:
         shift, scale = _statistics(latents)
         return latents * scale + shift
 
-    def decode(self, latents: Latents, truncate: bool = False) -> np.ndarray:
+    def decode(self, latents: Latents) -> np.ndarray:
         """Decode raw image latents to images.
 
         Args:
           latents: [B, h, w, 4] float, not normalised; any sides.
-          truncate: round down, as the release does.
 
         Returns:
           [B, 8 h, 8 w, 3] uint8.
 
         Raises:
-          TypeError: called inside jit, where the decoder would become a constant of the program.
           ValueError: latents has another shape.
         """
-        if isinstance(latents, jax.core.Tracer):
-            raise TypeError(
-                "decode must be called outside jit. Inside, pass `encoder.decoder.state` in and "
-                "call `sdxl_vae.decode_with` on the module merged of it."
-            )
         if latents.ndim != 4 or latents.shape[-1] != CHANNELS or len(latents) == 0:
             raise ValueError(
                 f"latents must have the shape [B, h, w, {CHANNELS}], B at least 1; got "
                 f"{latents.shape}."
             )
-        function = _truncated if truncate else decode_with
         latents = np.asarray(latents, np.float32)
-        parts = [self._decoding.run(function, latents[rows]) for rows in self._slices(latents)]
+        parts = [self._decoding.run(_bytes, latents[rows]) for rows in self._slices(latents)]
         return np.concatenate(parts)
 
     def _slices(self, rows) -> list[slice]:
@@ -213,13 +195,13 @@ class SdxlVaeEncoder:
 
     @functools.cached_property
     def _encoding(self) -> Tower:
-        return Tower(self.encoder)
+        return self._load("encoder", self.dtype)
 
     @functools.cached_property
     def _decoding(self) -> Tower:
-        return Tower(self.decoder)
+        return self._load("decoder", self.decoder_dtype)
 
-    def _load(self, part: str, dtype: str) -> Network:
+    def _load(self, part: str, dtype: str) -> Tower:
         config = self.repository.parsed("config.json", vae_keys.parse_config)
         if (config.factor, config.latent_channels) != (FACTOR, CHANNELS):
             raise ValueError(
@@ -227,33 +209,18 @@ class SdxlVaeEncoder:
                 f"image latents and {CHANNELS} channels; got {config.factor} and "
                 f"{config.latent_channels}. Give the weights of an SDXL autoencoder."
             )
-        return vae_keys.load_vae(self.repository, part, dtype=dtype, mesh=self.mesh)
-
-
-def decode_with(decoder: vae.Decoder, latents: jax.Array, truncate: bool = False) -> jax.Array:
-    """Decode raw image latents to bytes; a pure function of the module, to be used inside jit.
-
-    Args:
-      decoder: `nnx.merge(graphdef, state)` of `SdxlVaeEncoder.decoder`, its state an argument of
-        the jitted function.
-      latents: [B, h, w, 4] float, not normalised.
-      truncate: round down, as the release does.
-
-    Returns:
-      [B, 8 h, 8 w, 3] uint8.
-    """
-    x = (decoder(latents) / 2 + 0.5).clip(0, 1) * 255
-    return (x if truncate else jnp.round(x)).astype(jnp.uint8)
-
-
-def _truncated(decoder, latents):
-    return decode_with(decoder, latents, truncate=True)
+        return Tower(vae_keys.load_vae(self.repository, part, dtype=dtype, mesh=self.mesh))
 
 
 def _moments(encoder, images):
     """Encode [B, H, W, 3] uint8 to mean and standard deviation, float16 as in records."""
     mean, log_variance = encoder(images.astype(jnp.float32) / 255 * 2 - 1)
     return mean.astype(jnp.float16), jnp.exp(log_variance / 2).astype(jnp.float16)
+
+
+def _bytes(decoder, latents):
+    """Decode raw image latents [B, h, w, 4] to [B, 8 h, 8 w, 3] uint8."""
+    return jnp.round((decoder(latents) / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
 
 
 def _statistics(latents) -> tuple[np.ndarray, np.ndarray]:
