@@ -259,14 +259,6 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.norm_out(x))).astype(jnp.float32)
 
 
-class Autoencoder(nnx.Module):
-    """Encoder and decoder together."""
-
-    def __init__(self, config: VAEConfig, **options: Unpack[Options]):
-        self.encoder = Encoder(config, **options)
-        self.decoder = Decoder(config, **options)
-
-
 def _pointwise(inputs: int, outputs: int, **options: Unpack[Options]) -> Linear:
     """A 1x1 convolution."""
     return Linear((inputs, outputs), ("channels", "channels"), **options)

@@ -1,4 +1,4 @@
-"""Published weights of SDXL's autoencoder: the diffusers file, read whole or by half.
+"""Published weights of SDXL's autoencoder: the diffusers file, read by half.
 
 The attention's tensors have had two sets of names, and with the older one they may be stored as 1x1
 convolutions, `[C, C, 1, 1]`. Both are read.
@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from miro_jax.pretrained.networks.vae import Autoencoder, Decoder, Encoder, VAEConfig
+from miro_jax.pretrained.networks.vae import Decoder, Encoder, VAEConfig
 from miro_jax.pretrained.weights import hf
-from miro_jax.pretrained.weights.convert import Layout, Network, Placing, below, table
+from miro_jax.pretrained.weights.convert import Layout, Network, Placing, table
 from miro_jax.pretrained.weights.hub import Repository
 
 STEM = "diffusion_pytorch_model"
@@ -62,11 +62,6 @@ DECODER = table(
 PARTS = {
     "encoder": Layout(Encoder, ENCODER, r"(decoder|post_quant_conv)\..*", KEEP_FLOAT32),
     "decoder": Layout(Decoder, DECODER, r"(encoder|quant_conv)\..*", KEEP_FLOAT32),
-    "both": Layout(
-        Autoencoder,
-        (*below("", "encoder", ENCODER), *below("", "decoder", DECODER)),
-        keep_float32=KEEP_FLOAT32,
-    ),
 }
 
 
@@ -92,15 +87,13 @@ def parse_config(config: Mapping[str, Any]) -> VAEConfig:
     return VAEConfig(**sizes)
 
 
-def load_vae(repository: Repository, part: str = "both", **placing: Unpack[Placing]) -> Network:
-    """Load the autoencoder or one half of it; the other half is not read.
+def load_vae(repository: Repository, part: str, **placing: Unpack[Placing]) -> Network:
+    """Load one half of the autoencoder; the other half is not read.
 
     Args:
       repository: holds `config.json` and `diffusion_pytorch_model.safetensors`.
-      part: "encoder", "decoder" or "both"; the network is an `Encoder`, `Decoder` or `Autoencoder`.
+      part: "encoder" or "decoder"; the network is an `Encoder` or a `Decoder`.
       **placing: see `weights.convert.Layout.load`; norms stay float32.
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
     config = repository.parsed("config.json", parse_config)
     return PARTS[part].load(repository.tensors(STEM), config, **placing)
