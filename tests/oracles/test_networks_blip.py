@@ -9,6 +9,7 @@ from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.pickles import open_pickle
 from tests.networks import difference
 from tests.oracles.blip import Oracle
+from tests.oracles.towers import shorten
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("precise")]
 
@@ -72,7 +73,7 @@ def embed(module, array):
 
 
 def one_block(module, array):
-    return module(array, 1)
+    return module.blocks[0](module.patches(array), causal=False)
 
 
 def see(module, array):
@@ -80,11 +81,11 @@ def see(module, array):
 
 
 def look_none(module, ids, mask, source):
-    return module(ids, mask, source, 0)
+    return shorten(module, 0)(ids, mask, source)
 
 
 def look_once(module, ids, mask, source):
-    return module(ids, mask, source, 1)
+    return shorten(module, 1)(ids, mask, source)
 
 
 def look(module, ids, mask, source):

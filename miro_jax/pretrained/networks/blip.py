@@ -62,20 +62,19 @@ class VisionTower(nnx.Module):
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=c.epsilon)
 
-    def __call__(self, images: Array, num_blocks: int | None = None) -> Array:
+    def __call__(self, images: Array) -> Array:
         """Encode images as tokens.
 
         Args:
           images: [B, H, W, 3] float32, normalised (see `clip.normalize`).
-          num_blocks: how many blocks to run, without the last norm; None runs all and the norm.
 
         Returns:
-          [B, N, S], the class token first; in `dtype` after the last norm, else float32.
+          [B, N, S] in `dtype`, the class token first.
         """
         x = self.patches(images)
-        for block in self.blocks[:num_blocks]:
+        for block in self.blocks:
             x = block(x, causal=False)
-        return self.out_norm(x).astype(self.dtype) if num_blocks is None else x
+        return self.out_norm(x).astype(self.dtype)
 
 
 class Attention(nnx.Module):
@@ -122,15 +121,12 @@ class TextTower(nnx.Module):
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.blocks = nnx.List(TextBlock(c, **options) for _ in range(c.layers))
 
-    def __call__(
-        self, ids: Array, mask: Array, source: Array, num_blocks: int | None = None
-    ) -> Array:
+    def __call__(self, ids: Array, mask: Array, source: Array) -> Array:
         """Read text.
 
         Args:
           ids: [B, L] int32. mask: [B, L] bool, False hides padding.
           source: [B, N, S] image tokens.
-          num_blocks: how many blocks to run; None runs all.
 
         Returns:
           [B, L, D] float32; the first token stands for the pair of text and image.
@@ -140,6 +136,6 @@ class TextTower(nnx.Module):
             raise ValueError(f"ids must be [B, at most {self.config.max_tokens}]; got {ids.shape}.")
         x = self.embedding[...][ids].astype(jnp.float32)
         x = self.norm(x + self.positions[...][None, :length].astype(jnp.float32))
-        for block in self.blocks[:num_blocks]:
+        for block in self.blocks:
             x = block(x, mask, source)
         return x

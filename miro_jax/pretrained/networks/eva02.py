@@ -132,19 +132,18 @@ class VisionTower(nnx.Module):
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
         self.out_norm = LayerNorm(c.width, epsilon=EPSILON)
 
-    def tokens(self, images: Array, num_blocks: int | None = None) -> Array:
+    def tokens(self, images: Array) -> Array:
         """Encode images as tokens, without the last norm.
 
         Args:
           images: [B, H, W, 3] float32, normalised (see `clip.normalize`).
-          num_blocks: how many blocks to run; None runs all.
 
         Returns:
           [B, N, D] float32; the class token is the first, patches follow row by row.
         """
         x = self.patches(images)
         cos, sin = map(jnp.asarray, rotary_table(self.config))
-        for block in self.blocks[:num_blocks]:
+        for block in self.blocks:
             x = block(x, cos, sin)
         return x
 

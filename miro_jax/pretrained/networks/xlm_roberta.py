@@ -108,17 +108,13 @@ class TextTower(nnx.Module):
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.blocks = nnx.List(Block(c, **options) for _ in range(c.layers))
 
-    def tokens(self, ids: Array, num_blocks: int | None = None) -> Array:
-        """Read text `[B, L]` int32 into tokens `[B, L, D]` float32.
-
-        Args:
-          num_blocks: how many blocks to run; None runs all.
-        """
+    def tokens(self, ids: Array) -> Array:
+        """Read text `[B, L]` int32 into tokens `[B, L, D]` float32."""
         mask = ids != self.config.padding
         x = self.embedding[...][ids].astype(jnp.float32)
         x = self.norm(x + self.types[...][0].astype(jnp.float32)[None, None])
         cos, sin = map(jnp.asarray, rotary_table(self.config, ids.shape[1]))
-        for block in self.blocks[:num_blocks]:
+        for block in self.blocks:
             x = block(x, mask, cos, sin)
         return x
 
