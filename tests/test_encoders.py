@@ -151,6 +151,10 @@ def test_equal_texts_are_encoded_once_and_each_gets_its_own():
 
 
 def test_rows_are_grouped_by_the_length_they_are_padded_to():
-    rows = [[0] * n for n in (1, 5, 2, 9, 3, 4)]
-    groups = list(by_length(rows, lambda n: 4 if n <= 4 else 16, most=3))
-    assert groups == [([0, 2, 4], 4), ([5], 4), ([1, 3], 16)]
+    rows = [[7] * n for n in (1, 5, 2, 9, 3, 4)]
+    groups = list(by_length(rows, lambda n: 4 if n <= 4 else 16, most=3, padding=2))
+    assert [members for members, *_ in groups] == [[0, 2, 4], [5], [1, 3]]
+    assert [ids.shape for _, ids, _ in groups] == [(3, 4), (1, 4), (2, 16)]
+    _, ids, mask = groups[0]
+    assert ids.tolist() == [[7, 2, 2, 2], [7, 7, 2, 2], [7, 7, 7, 2]] and ids.dtype == np.int32
+    assert mask.tolist() == (ids == 7).tolist()

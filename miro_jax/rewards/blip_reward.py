@@ -22,7 +22,7 @@ from miro_jax.pretrained.weights.tokenizer import (
     cut_ids,
     encode_texts,
     load_tokenizer,
-    pad_ids,
+    pad_rows,
     special_id,
     vocabulary,
 )
@@ -79,7 +79,7 @@ class BlipReward(base.CroppedJudge):
         base.check_captions(captions, len(features))
         longest = self._max_tokens
         rows = [cut_ids(ids, longest) for ids in encode_texts(self._tokenizer, captions)]
-        ids, mask = pad_ids(rows, longest, self._padding)
+        ids, mask = pad_rows(rows, longest, self._padding)
         return self._text.run(_encode_pairs, ids, mask, features).astype(np.float64)
 
 

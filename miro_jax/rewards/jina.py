@@ -37,7 +37,6 @@ from miro_jax.pretrained.weights.tokenizer import (
     encode_texts,
     load_tokenizer,
     once_each,
-    pad_ids,
     padded_length,
     vocabulary,
 )
@@ -82,8 +81,7 @@ class Text:
     def _encode(self, captions: list[str]) -> np.ndarray:
         rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self.tokenizer, captions)]
         features: dict[int, np.ndarray] = {}
-        for members, length in by_length(rows, _padded, len(rows)):
-            ids, _ = pad_ids([rows[index] for index in members], length, self.padding)
+        for members, ids, _ in by_length(rows, _padded, len(rows), self.padding):
             features |= zip(members, self.tower.run(encode_ids, ids), strict=True)
         return np.stack([features[index] for index in range(len(rows))])
 

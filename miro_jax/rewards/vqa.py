@@ -31,7 +31,6 @@ from miro_jax.pretrained.weights.tokenizer import (
     check_vocabulary,
     encode_texts,
     load_tokenizer,
-    pad_ids,
     vocabulary,
 )
 from miro_jax.rewards import base
@@ -169,8 +168,7 @@ class VQAScore(base.Judge):
         rows = [ids[:longest] for ids in encode_texts(self._tokenizer, questions)]
         size = ROWS * self._network.mesh.shape["data"]
         scores = np.zeros(len(rows), np.float32)
-        for members, length in by_length(rows, lambda n: -(-n // STEP) * STEP, size):
-            after, mask = pad_ids([rows[index] for index in members], length, PADDING)
+        for members, after, mask in by_length(rows, lambda n: -(-n // STEP) * STEP, size, PADDING):
             before, labels = (
                 np.tile(np.array(row, np.int32), (len(members), 1))
                 for row in (self._before, self._labels)

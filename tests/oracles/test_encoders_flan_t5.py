@@ -12,7 +12,7 @@ from miro_jax.pretrained.weights.tokenizer import (
     cut_ids,
     encode_texts,
     load_tokenizer,
-    pad_ids,
+    pad_rows,
     special_id,
 )
 from tests.networks import difference, quick_compilation, small_mesh
@@ -99,7 +99,7 @@ def test_cut_and_padded_ids_equal_transformers(published):
     captions = made_captions(200) + ODD
     tokenizer = load_tokenizer(hub.open(folder))
     rows = [cut_ids(ids, LONGEST) for ids in encode_texts(tokenizer, captions)]
-    ids, mask = pad_ids(rows, LONGEST, padding=0)
+    ids, mask = pad_rows(rows, LONGEST, padding=0)
     expected_ids, expected_mask = t5_tokenizer.published_batch(folder, captions, LONGEST)
     np.testing.assert_array_equal(ids, expected_ids)
     np.testing.assert_array_equal(mask, expected_mask.astype(bool))
@@ -119,8 +119,8 @@ def test_captions_must_be_strings(encoder, captions):
 
 
 def test_rows_that_are_too_long_are_refused():
-    with pytest.raises(ValueError, match="at most 2 ids; got 3"):
-        pad_ids([[5, 6, 1]], 2, padding=0)
+    with pytest.raises(ValueError, match="at most 2 tokens; got 3"):
+        pad_rows([[5, 6, 1]], 2, padding=0)
 
 
 def test_special_tokens_must_exist(published):

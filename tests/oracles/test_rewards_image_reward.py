@@ -11,7 +11,7 @@ from miro_jax.pretrained.networks.clip import MEAN, STD
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.pickles import convert_to_safetensors, open_pickle
 from miro_jax.pretrained.weights.tensors import from_arrays
-from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_ids
+from miro_jax.pretrained.weights.tokenizer import cut_ids, encode_texts, load_tokenizer, pad_rows
 from miro_jax.rewards import base, image_reward
 from miro_jax.rewards.aesthetic import fold_linear
 from miro_jax.rewards.contract import check_reward
@@ -99,7 +99,7 @@ def test_ids_of_a_thousand_captions_equal_those_of_bert(folder):
     captions = many_captions()
     tokenizer = load_tokenizer(hub.open(folder), "bert")
     rows = [cut_ids(ids, 35) for ids in encode_texts(tokenizer, captions)]
-    found, _ = pad_ids(rows, 35, 0)
+    found, _ = pad_rows(rows, 35, 0)
     expected = wordpiece_ids(folder / "vocab.txt", captions, 35)
     wrong = np.flatnonzero((found != expected).any(axis=1))
     assert not len(wrong), (captions[wrong[0]], found[wrong[0]], expected[wrong[0]])

@@ -22,7 +22,6 @@ import tokenizers
 from numpy.typing import DTypeLike
 
 from miro_jax.pretrained.card import NetworkCard, TextCost
-from miro_jax.pretrained.encoders.base import pad_tokens
 from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import convert, hub
@@ -33,7 +32,7 @@ from miro_jax.pretrained.weights.tokenizer import (
     encode_texts,
     load_tokenizer,
     once_each,
-    pad_ids,
+    pad_rows,
     padded_length,
     tokenizer_files,
     vocabulary,
@@ -158,8 +157,7 @@ class FlanT5Encoder:
         rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, captions)]
         size = ROWS * self.tower.mesh.shape["data"]
         results: dict[int, np.ndarray] = {}
-        for members, length in by_length(rows, self._padded, size):
-            ids, mask = pad_ids([rows[index] for index in members], length, PADDING)
+        for members, ids, mask in by_length(rows, self._padded, size, PADDING):
             encoded = self.tower.run(function, ids, mask)  # [B, L, D]
             for index, tokens in zip(members, encoded, strict=True):
                 results[index] = tokens[: len(rows[index])].copy()
@@ -171,8 +169,9 @@ class FlanT5Encoder:
     def encode_padded(
         self, captions: Sequence[str], dtype: DTypeLike = np.float16
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_tokens`."""
-        return pad_tokens(self.encode(captions, dtype), self.max_tokens, self.width, dtype)
+        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_rows`."""
+        tokens = self.encode(captions, dtype)
+        return pad_rows(tokens, self.max_tokens, dtype=dtype, shape=(self.width,))
 
 
 def _encode_half(network: t5.T5Encoder, ids: jax.Array, mask: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from miro_jax.pretrained.encoders.base import pad_tokens
+from miro_jax.pretrained.weights.tokenizer import pad_rows
 
 _END = "</s>"
 _TOKEN = re.compile(r"\w+|[,.]")
@@ -68,8 +68,9 @@ class WordsEncoder:
     def encode_padded(
         self, captions: Sequence[str], dtype: DTypeLike = np.float16
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_tokens`."""
-        return pad_tokens(self.encode(captions), self.max_tokens, self.width, dtype)
+        """Encode captions as one array [B, max_tokens, D] and its mask; see `pad_rows`."""
+        tokens = self.encode(captions)
+        return pad_rows(tokens, self.max_tokens, dtype=dtype, shape=(self.width,))
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, the end token included, before any cut."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import ftfy
 import numpy as np
 import tokenizers
+from numpy.typing import DTypeLike
 from tokenizers import pre_tokenizers, processors
 
 from miro_jax.data.json_file import MOST_BYTES, parse_json
@@ -130,22 +131,24 @@ def padded_length(length: int, longest: int) -> int:
 
 
 def by_length(
-    rows: Sequence[Sequence[int]], padded: Callable[[int], int], most: int
-) -> Iterator[tuple[list[int], int]]:
+    rows: Sequence[Sequence[int]], padded: Callable[[int], int], most: int, padding: int
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Group rows of ids by the length they are padded to, so that few programs are compiled.
 
     Args:
-      rows: B lists of ids. padded: length of a row -> L, that it is padded to.
-      most: rows in a group.
+      rows: lists of ids. padded: length of a row -> L, that it is padded to.
+      most: rows in a group. padding: id put where there is none.
 
     Yields:
-      (indices of the rows of a group, their L).
+      (indices of the B rows of a group, their ids [B, L] int32, their mask [B, L] bool).
     """
     groups: dict[int, list[int]] = {}
     for index, ids in enumerate(rows):
         groups.setdefault(padded(len(ids)), []).append(index)
     for length, members in groups.items():
-        yield from ((members[i : i + most], length) for i in range(0, len(members), most))
+        for i in range(0, len(members), most):
+            group = members[i : i + most]
+            yield group, *pad_rows([rows[index] for index in group], length, padding)
 
 
 def once_each(encode: Callable[[list[str]], Iterable[T]], texts: Sequence[str]) -> list[T]:
@@ -157,25 +160,30 @@ def once_each(encode: Callable[[list[str]], Iterable[T]], texts: Sequence[str]) 
     return [results[text] for text in texts]
 
 
-def pad_ids(
-    rows: Sequence[Sequence[int]], length: int, padding: int
+def pad_rows(
+    rows: Sequence[Sequence[int] | np.ndarray],
+    length: int,
+    padding: int = 0,
+    dtype: DTypeLike = np.int32,
+    shape: tuple[int, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay ids out as one array.
+    """Lay rows of ids, or of tokens, out as one array.
 
     Args:
-      rows: B lists of at most `length` ids.
-      length: L. padding: id put where there is none.
+      rows: B rows of at most `length` entries.
+      length: L. padding: what is put where there is none.
+      dtype: of the result. shape: of an entry, () of ids and (D,) of tokens.
 
     Returns:
-      ids [B, L] int32 and mask [B, L] bool, False at padding.
+      array [B, L, *shape] and mask [B, L] bool, False at padding.
     """
     if rows and (longest := max(map(len, rows))) > length:
-        raise ValueError(f"rows must have at most {length} ids; got {longest}. Cut them first.")
-    ids = np.full((len(rows), length), padding, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for row, members in enumerate(rows):
-        ids[row, : len(members)], mask[row, : len(members)] = members, True
-    return ids, mask
+        raise ValueError(f"rows must have at most {length} tokens; got {longest}. Cut them first.")
+    array = np.full((len(rows), length, *shape), padding, dtype)
+    mask = np.zeros((len(rows), length), bool)
+    for index, row in enumerate(rows):
+        array[index, : len(row)], mask[index, : len(row)] = row, True
+    return array, mask
 
 
 def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
@@ -227,7 +235,7 @@ class CaptionTokenizer:
         rows = [cut_ids(ids, longest) for ids in encode_texts(self.tokenizer, texts)]
         needed = max(map(len, rows), default=0)
         length = min((n for n in LENGTHS if needed <= n < longest), default=longest)
-        return pad_ids(rows, length, self.padding)[0]
+        return pad_rows(rows, length, self.padding)[0]
 
 
 def hugging_face_tokenizer(repository: hub.Repository) -> CaptionTokenizer:
