@@ -10,9 +10,9 @@ from typing import TypeGuard
 import numpy as np
 from PIL import Image
 
+from miro_jax.data.pixels import check_pixels
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.images import MAX_BYTES, from_pillow, load_rgb
-from miro_jax.pretrained.encoders.base import check_pixels
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray
 Images = AnyImage | Sequence[AnyImage]
@@ -79,7 +79,7 @@ def check_image(image: np.ndarray) -> None:
     """Raise unless image is [H, W, 3] uint8 with at least one pixel.
 
     Raises:
-      TypeError, ValueError: see `pretrained.encoders.base.check_pixels`.
+      TypeError, ValueError: see `data.pixels.check_pixels`.
     """
     check_pixels(image, "H", "W", 3)
 

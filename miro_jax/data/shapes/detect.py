@@ -17,6 +17,7 @@ import itertools
 import numpy as np
 from scipy import ndimage, special
 
+from miro_jax.data.pixels import check_pixels
 from miro_jax.data.shapes import regions as find
 from miro_jax.data.shapes import render
 from miro_jax.data.shapes import scene as scenes
@@ -113,16 +114,9 @@ def read(images: np.ndarray) -> list[Reading]:
       B Readings, each a function of its own image only.
 
     Raises:
-      TypeError: images is not an array of uint8.
-      ValueError: images has another rank or number of channels, or images without pixels.
+      TypeError, ValueError: see `data.pixels.check_pixels`.
     """
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        kind = getattr(images, "dtype", type(images).__name__)
-        raise TypeError(f"images must be a numpy array of uint8 in [0, 255]; got {kind}.")
-    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"images must have the shape [B, H, W, 3] with H and W not 0; got {images.shape}."
-        )
+    check_pixels(images, "B", "H", "W", 3)
     step = max(1, _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
     starts = range(0, len(images), step)
     parts = (_read(images[i : i + step].astype(np.float32) / 255) for i in starts)

@@ -5,11 +5,13 @@ stored in records, and `normalize`, which brings them to the scale that the mode
 both are trivial.
 """
 
+import jax
 import numpy as np
 
+from miro_jax.data.pixels import check_pixels
 from miro_jax.data.sources.images import center_crop_resize
-from miro_jax.pretrained.encoders.base import Latents, check_pixels
 
+Latents = np.ndarray | jax.Array
 _HALF_RANGE = 127.5
 
 
@@ -63,7 +65,7 @@ class PixelsEncoder:
           (mean, std), each [B, size, size, 3] float16; the mean is in [-1, 1], std is 0.
 
         Raises:
-          TypeError, ValueError: see `base.check_pixels`.
+          TypeError, ValueError: see `data.pixels.check_pixels`.
         """
         check_pixels(images, "B", *self.latent_shape, advice="Crop and resize them first.")
         mean = (images.astype(np.float32) / _HALF_RANGE - 1).astype(np.float16)

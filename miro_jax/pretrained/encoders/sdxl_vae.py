@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miro_jax.data.pixels import check_pixels
 from miro_jax.data.sources.images import center_crop_resize
 from miro_jax.pretrained.card import NetworkCard
-from miro_jax.pretrained.encoders.base import Latents, check_pixels
+from miro_jax.pretrained.encoders.pixels import Latents
 from miro_jax.pretrained.networks import vae_keys
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights import hub
@@ -143,7 +144,7 @@ class SdxlVaeEncoder:
           (mean, std) of the raw posterior, each [B, h, w, 4] float16.
 
         Raises:
-          TypeError, ValueError: see `base.check_pixels`.
+          TypeError, ValueError: see `data.pixels.check_pixels`.
         """
         if isinstance(images, Sequence) and images:
             for image in images:

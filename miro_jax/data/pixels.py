@@ -1,11 +1,8 @@
-"""What encoders share: checked images, and the kinds of arrays that image latents may be."""
+"""Arrays of pixels, checked where they enter."""
 
 from typing import Any
 
-import jax
 import numpy as np
-
-Latents = np.ndarray | jax.Array
 
 
 def check_pixels(images: Any, *shape: int | str, advice: str = "") -> None:
