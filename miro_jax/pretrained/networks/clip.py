@@ -213,21 +213,20 @@ def _projection(width: int, out_width: int, **options: Unpack[Options]) -> Linea
     return Linear((width, out_width), ("embed", "mlp"), use_bias=False, **options)
 
 
-def normalize(images: Array, mean: tuple = MEAN, std: tuple = STD) -> Array:
+def normalize(images: Array) -> Array:
     """Normalise images as the towers read them.
 
     Args:
       images: [B, H, W, 3] uint8 in [0, 255], or float32 on the scale of [0, 1].
-      mean, std: of each channel, on the scale of [0, 1].
 
     Returns:
-      [B, H, W, 3] float32, (image - mean) / std.
+      [B, H, W, 3] float32, (image - MEAN) / STD.
     """
     x = images.astype(jnp.float32)
     if images.dtype == jnp.uint8:
         x = x * (1 / 255)
-    shape = (1, 1, 1, 3)
-    return (x - jnp.array(mean, jnp.float32).reshape(shape)) / jnp.array(std).reshape(shape)
+    mean, std = (jnp.array(of, jnp.float32).reshape(1, 1, 1, 3) for of in (MEAN, STD))
+    return (x - mean) / std
 
 
 def normed(features: Array) -> Array:
