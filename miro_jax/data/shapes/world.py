@@ -161,18 +161,13 @@ def prompts(category: str, n: int, seed: int = 0) -> list[tuple[str, captions.Re
     return result
 
 
-def check(image: np.ndarray, caption: str) -> bool:
-    """Return whether the detector finds in the image what the caption asks for, by GenEval's rules.
+def check_all(images: np.ndarray, texts: Sequence[str]) -> list[bool]:
+    """Return whether the detector finds in each image what its text asks for, by GenEval's rules.
 
     Args:
-      image: [H, W, 3] uint8, any image.
-      caption: any string; one that asks for nothing is never fulfilled.
+      images: [N, H, W, 3] uint8, any images.
+      texts: N strings; one that asks for nothing is never fulfilled.
     """
-    return check_all(image[None], [caption])[0]
-
-
-def check_all(images: np.ndarray, texts: Sequence[str]) -> list[bool]:
-    """Return `check` of each image [N, H, W, 3] with its text; reading many at once is quicker."""
     right = []
     for start in range(0, len(images), _READ_AT_ONCE):
         rows = slice(start, start + _READ_AT_ONCE)
@@ -181,7 +176,7 @@ def check_all(images: np.ndarray, texts: Sequence[str]) -> list[bool]:
 
 
 def check_readings(readings: Sequence[detect.Reading], texts: Sequence[str]) -> list[bool]:
-    """Return `check` of each image, given as what `detect.read` read in it, with its text."""
+    """Return `check_all` of images given as what `detect.read` read in them."""
     right = []
     for reading, text in zip(readings, texts, strict=True):
         sure = [f for f in reading.objects if f.shape_fit >= _SURE and f.color_fit >= _SURE]

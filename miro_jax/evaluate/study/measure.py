@@ -90,7 +90,7 @@ class Verdict(ShapesReward):
     """Whether an image shows its prompt, as a reward: 1 or 0."""
 
     def judge(self, features: list[Reading], captions: Sequence[str]) -> np.ndarray:
-        """Return `world.check` of each of B readings with its caption, [B] float32."""
+        """Return `world.check_readings` of B readings and their captions, [B] float32."""
         return np.array(world.check_readings(features, captions), np.float32)
 
 
