@@ -9,13 +9,14 @@ gathers them, so that it is a bound and not a promise.
 import dataclasses
 import math
 import re
+import sys
 
 from miro_jax.pretrained.networks import t5_keys
 from miro_jax.pretrained.networks.tower import padded_rows
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import padded_length
 
 TOKENS_PER_WORD = 1.35  # of T5, about
-_FEWEST_TOKENS = 16
 _BYTES = {"float32": 4, "bfloat16": 2, None: 4}
 # Of the parameters that devices along `data` share, the most that was seen gathered at a time.
 _GATHERED = 0.5
@@ -28,7 +29,7 @@ class TextCost:
 
     Attributes:
       fixed: GFLOP of any caption. per_token: GFLOP of a token.
-      step: captions are padded to multiples of it, in tokens; None: to powers of two.
+      step: captions are padded to multiples of it, in tokens; None: by `padded_length`.
     """
 
     fixed: float = 0
@@ -39,7 +40,7 @@ class TextCost:
         """Return the GFLOP of a caption of so many words."""
         tokens = max(words * TOKENS_PER_WORD + 1, 1)
         if self.step is None:
-            padded = max(_FEWEST_TOKENS, 2 ** math.ceil(math.log2(tokens)))
+            padded = padded_length(math.ceil(tokens), sys.maxsize)
         else:
             padded = self.step * math.ceil(tokens / self.step)
         return self.fixed + self.per_token * padded
