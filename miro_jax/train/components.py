@@ -40,9 +40,6 @@ def validate(config: Config) -> None:
         )
     if not 0 <= config.seed < 1 << 32:
         raise ValueError(f"config.seed must be in 0..{(1 << 32) - 1}; got {config.seed}.")
-    share = config.data.synthetic_caption_prob
-    if not 0 <= share <= 1:
-        raise ValueError(f"config.data.synthetic_caption_prob must be in [0, 1]; got {share}.")
     sharding.check_sizes(config.mesh.data, config.mesh.model)
     for key in ("start_seconds", "heartbeat_seconds", "behind_seconds"):
         if not config.mesh[key] >= 1:

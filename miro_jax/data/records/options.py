@@ -46,7 +46,7 @@ class Options:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}.")
         if not 0 <= self.synthetic_caption_prob <= 1:
             raise ValueError(
-                f"synthetic_caption_prob must lie in [0, 1]; got {self.synthetic_caption_prob}."
+                f"synthetic_caption_prob must be in [0, 1]; got {self.synthetic_caption_prob}."
             )
         numbers = ("num_threads", "prefetch_batches", "lanes", "shuffle_shards", "stage_bytes")
         whole = [*self.caption_buckets, *(getattr(self, name) for name in numbers)]
