@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from miro_jax.data.storage import check_writable
 from miro_jax.models import sharding
 from miro_jax.train.digest import examine, layout
 from miro_jax.train.leaks import without_leaks
@@ -118,7 +119,7 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
         if not read_only:
-            _check_writable(self.folder)
+            check_writable(self.folder)
         without_leaks()
         self._values: dict[int, float | None] = {}  # by which the best is chosen
         self._manager = ocp.CheckpointManager(
@@ -333,18 +334,6 @@ def _processes(shared: bool) -> ocp.options.MultiprocessingOptions:
     us = jax.process_index()
     alone = {"primary_host": us, "active_processes": {us}, "barrier_sync_key_prefix": f"only-{us}"}
     return ocp.options.MultiprocessingOptions(**({} if shared else alone))
-
-
-def _check_writable(folder: epath.Path) -> None:
-    probe = folder / f"probe-{jax.process_index()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"the checkpoint folder {folder} must be writable: {error}. Give another work folder."
-        ) from error
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
