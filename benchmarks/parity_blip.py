@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         oracle.write(Path(folder))
         found, listed = timed(lambda: open_pickle(Path(folder) / "ImageReward.pt"))
-        vision = blip_keys.vision_config(found, "blip.visual_encoder")
+        vision = blip_keys.vision_config(found)
         text = blip_keys.text_config(TEXT, vision.width)
         networks, loaded = timed(lambda: blip_keys.load_towers(found, vision, text))
         weight, bias = fold_linear(found, "mlp.layers")

@@ -80,12 +80,13 @@ def test_numbers_that_are_not_finite_are_never_written():
         json_file.dump_json({"a": [1, {"b": float("nan")}]})
 
 
-def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     path.write_text('{"a": 1}')
     assert json_file.read_json(path, {"a": int}) == {"a": 1}
+    monkeypatch.setattr(json_file, "MOST_BYTES", 4)
     with pytest.raises(ValueError, match="config.json must hold at most 4 bytes"):
-        json_file.read_json(path, most_bytes=4)
+        json_file.read_json(path)
 
 
 def test_pipes_sockets_devices_and_folders_are_refused_at_once(tmp_path):

@@ -29,7 +29,7 @@ _KINDS = {
 }
 
 
-def read_json(path: str | os.PathLike, schema: Any = None, *, most_bytes: int = MOST_BYTES) -> Any:
+def read_json(path: str | os.PathLike, schema: Any = None) -> Any:
     """Read a JSON file.
 
     Args:
@@ -39,7 +39,7 @@ def read_json(path: str | os.PathLike, schema: Any = None, *, most_bytes: int = 
       FileNotFoundError: there is none.
       ValueError: it is not a regular file, too large or no such JSON; the text names the file.
     """
-    return parse_json(read_regular(path, most_bytes), str(path), schema)
+    return parse_json(read_regular(path, MOST_BYTES), str(path), schema)
 
 
 def parse_json(

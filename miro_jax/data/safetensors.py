@@ -159,7 +159,7 @@ def _part(header: str) -> tuple[Any, str]:
 def _layout(arrays: str) -> dict[str, Entry]:
     """Read the arrays of a header, without gaps and from 0 on, in the order in which they lie."""
     values = parse_json(arrays, "it", doubles=False)
-    entries = {key: _entry(key, entry, 0) for key, entry in values.items()}
+    entries = {key: _entry(key, entry) for key, entry in values.items()}
     position = 0
     for key, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         key.encode("utf-8")  # JSON can also write halves of characters
@@ -192,7 +192,7 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def _entry(key: str, entry: Any, base: int) -> Entry:
+def _entry(key: str, entry: Any) -> Entry:
     # Not by a schema: a training step reads thousands of these.
     if not isinstance(entry, dict) or [type(entry.get(k)) for k in _FIELDS] != [str, list, list]:
         raise ValueError(f"{key} must have {', '.join(_FIELDS)}")
@@ -203,4 +203,4 @@ def _entry(key: str, entry: Any, base: int) -> Entry:
     whole = whole and math.prod(max(n, 1) for n in shape) < _MOST_NUMBERS
     if not whole or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"{key} has wrong offsets.")
-    return Entry(DTYPES[dtype], tuple(shape), base + offsets[0], base + offsets[1])
+    return Entry(DTYPES[dtype], tuple(shape), *offsets)

@@ -54,7 +54,7 @@ class BlipReward(base.CroppedJudge):
     ):
         repository = card.repository(weights)
         self._tensors = tensors = repository.tensors(card.stem)
-        vision = blip_keys.vision_config(tensors, "blip.visual_encoder")
+        vision = blip_keys.vision_config(tensors)
         text = self._text_config(repository, vision.width)
         networks = blip_keys.load_towers(tensors, vision, text, **placing)
         self._vision, self._text = map(Tower, networks)

@@ -98,7 +98,7 @@ class CycleReward(BlipReward):
     def _text_config(self, repository: hub.Repository, source_width: int) -> blip.TextConfig:
         if repository.has(TEXT_CONFIG):
             return super()._text_config(repository, source_width)
-        return blip_keys.text_config_of_shapes(self._tensors, "blip.text_encoder", source_width)
+        return blip_keys.text_config_of_shapes(self._tensors, source_width)
 
     def judge(self, features: OnDevice, captions: Sequence[str]) -> np.ndarray:
         """Return the rewards [B] float32 of features (see `encode`), each with its caption."""

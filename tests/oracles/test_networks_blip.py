@@ -52,7 +52,7 @@ def towers(tensors):
 
 
 def load(tensors, **options):
-    vision = blip_keys.vision_config(tensors, "blip.visual_encoder")
+    vision = blip_keys.vision_config(tensors)
     text = blip_keys.text_config(TEXT | {"encoder_width": 7}, vision.width)
     return [Tower(n) for n in blip_keys.load_towers(tensors, vision, text, **options)]
 
@@ -118,7 +118,7 @@ def test_padding_has_no_effect(towers):
 
 
 def test_sizes_are_seen_from_the_weights(tensors):
-    found = blip_keys.vision_config(tensors, "blip.visual_encoder")
+    found = blip_keys.vision_config(tensors)
     assert found == blip.VisionConfig(
         width=128,
         layers=3,
@@ -129,12 +129,11 @@ def test_sizes_are_seen_from_the_weights(tensors):
         image_size=28,
         patch_size=7,
     )
-    assert found.num_tokens == 17
     text = blip_keys.text_config({"encoder_width": 768}, 1024)
     assert (text.width, text.layers, text.heads, text.epsilon) == (768, 12, 12, 1e-12)
     assert (text.source_width, text.max_tokens, text.activation) == (1024, 512, "gelu")
     with pytest.raises(ValueError, match="patch_embed.proj.weight with 4 axes"):
-        blip_keys.vision_config(tensors, "visual_encoder")
+        blip_keys.vision_config({key.removeprefix("blip."): t for key, t in tensors.items()})
 
 
 def test_missing_and_unknown_weights_are_named(tensors):

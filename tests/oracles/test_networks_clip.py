@@ -179,12 +179,7 @@ def test_heads_of_known_sizes_follow_the_rule_of_the_family(widths, heads):
 
 def test_config_that_leaves_sizes_out_means_those_of_clip_base():
     found = clip_keys.vision_config({"vision_config": {"hidden_size": 960, "patch_size": 14}})
-    assert (found.image_size, found.heads, found.projection, found.num_tokens) == (
-        224,
-        12,
-        512,
-        257,
-    )
+    assert (found.image_size, found.heads, found.projection) == (224, 12, 512)
     assert clip_keys.text_config({}).max_tokens == 77
 
 

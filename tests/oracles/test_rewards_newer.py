@@ -128,7 +128,7 @@ def test_cycle_reward_equals_blip_with_gelus_in_its_head(blip_oracle, blip_folde
 
 def test_sizes_are_seen_from_the_weights_or_read(blip_oracle, blip_folder, tmp_path):
     tensors = cycle_reward.CARDS[0].repository(str(blip_folder)).tensors()
-    seen = blip_keys.text_config_of_shapes(tensors, "blip.text_encoder", 64)
+    seen = blip_keys.text_config_of_shapes(tensors, 64)
     assert seen == blip_keys.text_config(TEXT, 64)
     with pytest.raises(ValueError, match="variant must be one of combo, t2i, i2t; got 'x'"):
         rewards.load_reward("cycle_reward", weights=str(blip_folder), variant="x")

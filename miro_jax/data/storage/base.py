@@ -57,9 +57,9 @@ class Folder(abc.ABC):
           False if somebody else has the name already; nothing is changed then.
         """
 
+    @abc.abstractmethod
     def put(self, name: str, path: str | os.PathLike) -> None:
         """Write or replace a file by a finished local one, which may be moved to its place."""
-        self.write(name, Path(path).read_bytes())
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:

@@ -24,6 +24,7 @@ from miro_jax.pretrained.weights.convert import (
 )
 from miro_jax.pretrained.weights.tensors import Tensor
 
+PREFIX = "blip."  # before the names of both towers
 HEAD_WIDTH = 64  # of every published vision tower; weights do not show it
 VISION_EPSILON = 1e-6
 # A key that a `med_config.json` lacks has the value of BERT-base.
@@ -80,8 +81,9 @@ TEXT = table(
 )
 
 
-def vision_config(tensors: Mapping[str, Tensor], prefix: str) -> VisionConfig:
-    """Deduce the sizes of the vision tower from its weights below `prefix`; no file states them."""
+def vision_config(tensors: Mapping[str, Tensor]) -> VisionConfig:
+    """Deduce the sizes of the vision tower from its weights; no file states them."""
+    prefix = f"{PREFIX}visual_encoder"
     sizes = image_sizes(tensors, f"{prefix}.patch_embed.proj.weight", f"{prefix}.pos_embed")
     return VisionConfig(
         **sizes,
@@ -113,10 +115,9 @@ def text_config(config: Mapping[str, Any], source_width: int) -> TextConfig:
     )
 
 
-def text_config_of_shapes(
-    tensors: Mapping[str, Tensor], prefix: str, source_width: int
-) -> TextConfig:
-    """Deduce the sizes of the text tower from its weights below `prefix`; heads are 64 wide."""
+def text_config_of_shapes(tensors: Mapping[str, Tensor], source_width: int) -> TextConfig:
+    """Deduce the sizes of the text tower from its weights; heads are 64 wide."""
+    prefix = f"{PREFIX}text_encoder"
     vocabulary, width = shape_of(tensors, f"{prefix}.embeddings.word_embeddings.weight", 2)
     positions, _ = shape_of(tensors, f"{prefix}.embeddings.position_embeddings.weight", 2)
     stack = stack_sizes(tensors, f"{prefix}.encoder.layer", "intermediate.dense.bias")
@@ -136,16 +137,14 @@ def load_towers(
     tensors: Mapping[str, Tensor],
     vision: VisionConfig,
     text: TextConfig,
-    prefix: str = "blip.",
     **placing: Unpack[Placing],
 ) -> tuple[Network, Network]:
     """Load the vision and the text tower of a file in the layout of BLIP's own code.
 
     Args:
-      tensors: of the file; all below `prefix` belong to the towers or to heads that are not used.
-      prefix: before `visual_encoder` and `text_encoder`.
+      tensors: of the file; all below PREFIX belong to the towers or to heads that are not used.
     """
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
     unused = r"|vision_proj\..*|text_proj\..*|.*\.position_ids"
     images = Layout(
         VisionTower, below("visual_encoder", "", VISION), rf"text_encoder\..*{unused}", SMALL

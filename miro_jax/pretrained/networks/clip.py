@@ -78,11 +78,6 @@ class VisionConfig(StackConfig):
     patch_size: int
     projection: int | None = None
 
-    @property
-    def num_tokens(self) -> int:
-        """N, the class token included."""
-        return (self.image_size // self.patch_size) ** 2 + 1
-
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(StackConfig):

@@ -36,7 +36,6 @@ from miro_jax.pretrained.weights.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
 COCO = Config()  # of GenEval's detector
-PARAMETERS = 625  # tensors of either of mmdet's files, index tables not counted
 # Of a `config.json`; other variants are not here.
 REQUIRED = {
     "pre_norm": False,

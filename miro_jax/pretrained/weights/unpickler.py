@@ -33,10 +33,9 @@ class Constructor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Placeholder:
-    """What is left of an object of unknown kind: its name and arguments. It does nothing."""
+    """What is left of an object of unknown kind, its name. It does nothing."""
 
     name: str
-    arguments: Any = ()
 
 
 class Ordered(dict):
@@ -229,17 +228,18 @@ class Machine:
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if isinstance(function, Placeholder):
-            self._push(Placeholder(function.name, arguments))
+            self._push(Placeholder(function.name))
         elif isinstance(function, Constructor) and isinstance(arguments, tuple):
             self._push(function.function(arguments))
         else:
             raise ValueError("the file calls what is no constructor, and is refused.")
 
     def _new(self, parts: int) -> None:
-        arguments = tuple(reversed([self._pop() for _ in range(parts)]))
+        for _ in range(parts):  # its arguments, which nobody needs
+            self._pop()
         if not isinstance(self._top(object), Placeholder):
             raise ValueError("the file makes an object of a class, and is refused.")
-        self._push(Placeholder(self._pop().name, arguments))
+        self._push(Placeholder(self._pop().name))
 
     def _build(self) -> None:
         self._pop()  # attributes, such as a state dict's `_metadata`; nobody needs them
