@@ -88,7 +88,7 @@ def test_of_checkpoints_that_are_equally_good_the_newest_is_kept():
 def test_the_best_checkpoint_is_kept_also_by_a_run_that_resumes(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 1.5}
     for steps in ((1, 2, 3), (4, 5)):
-        with Checkpoints(tmp_path, 1, Keep(1, best="-loss")) as checkpoints:
+        with Checkpoints(tmp_path, Keep(1, best="-loss")) as checkpoints:
             for step in steps:
                 checkpoints.save(step, make(step), DATA, metrics={"loss": losses[step], "other": 1})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -98,10 +98,10 @@ def test_the_best_checkpoint_is_kept_also_by_a_run_that_resumes(tmp_path):
 @pytest.mark.parametrize("text", ['{"metrics": 3}', "{", '{"metrics": {"loss": "x"}}'])
 def test_a_checkpoint_whose_metrics_are_damaged_is_not_the_best(tmp_path, text):
     keep = Keep(1, best="-loss")
-    with Checkpoints(tmp_path, 1, keep) as checkpoints:
+    with Checkpoints(tmp_path, keep) as checkpoints:
         checkpoints.save(1, make(1), DATA, metrics={"loss": 1.0})
     (tmp_path / "1" / "host" / "metadata").write_text(text)
-    with Checkpoints(tmp_path, 1, keep) as checkpoints:
+    with Checkpoints(tmp_path, keep) as checkpoints:
         assert checkpoints._values == {1: None}
 
 
@@ -124,7 +124,7 @@ def test_what_saves_hold_up_is_less_than_a_twentieth_of_the_time_between_them(tm
     """With the seconds that real saves of 32 MB take, and steps that take none but by the clock."""
     clock, state = Clock(), {"params": {"w": jnp.ones((8, 1 << 20))}}
     saves, shares, last = SaveClock(AUTO, 14_400.0, clock), [], clock.now
-    with Checkpoints(tmp_path, 1, Keep(1)) as checkpoints:
+    with Checkpoints(tmp_path, Keep(1)) as checkpoints:
         for step in range(1, 1000):
             clock.now += 1.0
             if saves.is_due():

@@ -83,7 +83,6 @@ class Checkpoints:
     def __init__(
         self,
         folder: str | os.PathLike,
-        every_steps: int = 1,
         keep: int | Keep = 2,
         *,
         read_only: bool = False,
@@ -93,19 +92,16 @@ class Checkpoints:
 
         Args:
           folder: of this run's checkpoints.
-          every_steps: `save` without `force` saves the multiples of this step count.
           keep: which are kept, or how many of the newest; 2 or more leave something to fall back
             on.
           read_only: nothing is made, saved, renamed or removed: for sampling and evaluation.
           shared: the processes of the run see one folder; otherwise each has its own copy.
 
         Raises:
-          ValueError: every_steps or keep below 1.
+          ValueError: keep below 1.
           FileNotFoundError: read_only, and no such folder.
           OSError: the folder cannot be made or written.
         """
-        if every_steps < 1:
-            raise ValueError(f"every_steps must be at least 1; got {every_steps}.")
         self._keep = keep if isinstance(keep, Keep) else Keep(keep)
         self.folder = epath.Path(folder).resolve()
         if re.search(r"\[.*\]|\\", str(self.folder)):
@@ -113,7 +109,6 @@ class Checkpoints:
                 "A folder of checkpoints must have neither brackets nor backslashes in its path, "
                 f"which Orbax takes for a pattern; got {self.folder}. Give the run another folder."
             )
-        self._every_steps = every_steps
         self._read_only, self._shared = read_only, shared or jax.process_count() == 1
         self._done: int | None = None  # the step saved or restored last
         if read_only and not self.folder.is_dir():
@@ -152,10 +147,9 @@ class Checkpoints:
         step: int,
         state: Any,
         data_state: Mapping[str, Any],
-        force: bool = False,
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Save the state if it is due. Cheap to call at every step.
+        """Save the state, unless it is saved already.
 
         Copies the arrays off the devices and returns; files are written meanwhile, see `wait`. The
         state may be donated right after.
@@ -164,18 +158,16 @@ class Checkpoints:
           step: updates done.
           state: tree of jax arrays with names at its top level, a dict or a registered dataclass.
           data_state: the data iterator's state, plain JSON.
-          force: save at any step, as before leaving on a signal.
           metrics: newest numbers of the run, by which the best checkpoint is chosen.
 
         Returns:
-          Whether it was saved. Not, when it is not due or was saved or restored last.
+          Whether it was saved. Not, when this step was saved or restored last.
 
         Raises:
           FloatingPointError: a float leaf holds NaN or infinity; nothing is saved.
           ValueError: a checkpoint of this or a later step is there already.
         """
-        due = force or (step > 0 and step % self._every_steps == 0)
-        if not due or step == self._done:
+        if step == self._done:
             return False
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:
@@ -257,11 +249,6 @@ class Checkpoints:
         if causes:
             raise UnusableError(self.folder, [*causes.values()])
         return None
-
-    def restore_item(self, part: str, abstract: Any) -> tuple[int, Any] | None:
-        """Restore one part of the newest usable state, as "ema_params": (step, part) or None."""
-        restored = self.restore_latest({part: abstract})
-        return None if restored is None else (restored[0], restored[1][part])
 
     def wait(self) -> None:
         """Return when what was saved is committed; raise what went wrong meanwhile."""

@@ -72,9 +72,7 @@ def run(
         in_turn = build.reads_weights(config)
         begun, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
         keep = Keep(c.keep_checkpoints, c.keep_every_steps, c.keep_best)
-        opened = Checkpoints(
-            workdir / "checkpoints", c.checkpoint_every_steps, keep, shared=not origin(workdir)
-        )
+        opened = Checkpoints(workdir / "checkpoints", keep, shared=not origin(workdir))
     parts = begun.parts
     with contextlib.ExitStack() as stack, sharding.use_mesh(parts.mesh):
         stack.callback(data.close)
@@ -275,7 +273,7 @@ class Loop:
         with self.spent.on("checkpoint"):
             described = self.described | self.data.get_state()
             state = jax.tree.unflatten(self.structure, leaves)
-            saved = self.checkpoints.save(step, state, described, True, self.newest)
+            saved = self.checkpoints.save(step, state, described, self.newest)
         best = self.config.train.keep_best.removeprefix("-")
         if best and best not in self.newest:
             known = ", ".join(sorted(self.newest))
