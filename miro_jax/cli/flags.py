@@ -74,7 +74,7 @@ def add_flags(
 ) -> None:
     """Add a flag for each field of a dataclass, in order, under the titles of their groups.
 
-    The fields that a class inherits come after its own.
+    The groups that a class inherits come after its own.
 
     Args:
       parser: may have flags of other dataclasses; groups of the same title become one.
@@ -83,8 +83,9 @@ def add_flags(
       skip: fields that get no flag.
     """
     groups: dict[str, Any] = {group.title: group for group in parser._action_groups} | {"": parser}
-    own = settings.__annotations__
-    for field in sorted(dataclasses.fields(settings), key=lambda field: field.name not in own):
+    fields = dataclasses.fields(settings)
+    own = {f.metadata.get("group") for f in fields if f.name in settings.__annotations__}
+    for field in sorted(fields, key=lambda field: field.metadata.get("group") not in own):
         rules = field.metadata
         if "help" not in rules or rules.get("flag") is False or field.name in skip:
             continue

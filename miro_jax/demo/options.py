@@ -5,40 +5,16 @@ from collections.abc import Sequence
 
 from miro_jax.cli.flags import option
 from miro_jax.rewards.names import HELP, parse_names
-from miro_jax.sample.settings import CHECKPOINT, DTYPES, MODEL
+from miro_jax.sample.settings import MODEL, ModelOptions
 
 PAGE = "the page"
 AUTO, NONE = "auto", "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """What `miro-jax demo` takes."""
 
-    checkpoint: str = option(
-        CHECKPOINT,
-        group=MODEL,
-        metavar="DIR_OR_ID",
-        help="a run's folder, a folder in the released layout, a URL of either, or a hub id",
-    )
-    variant: str | None = option(
-        None, group=MODEL, metavar="NAME", help="sub-folder of a release, as no_clip or only_hpsv2"
-    )
-    revision: str | None = option(
-        None, group=MODEL, metavar="NAME", help="branch, tag or commit on the hub"
-    )
-    text_encoder: str | None = option(
-        None, group=MODEL, metavar="DIR_OR_ID", help="FLAN-T5-XL (default: google/flan-t5-xl)"
-    )
-    vae: str | None = option(
-        None, group=MODEL, metavar="DIR_OR_ID", help="the autoencoder (default: the SDXL VAE)"
-    )
-    dtype: str | None = option(
-        None,
-        choices=DTYPES,
-        group=MODEL,
-        help="of the network (default: float32 on a CPU, else bfloat16)",
-    )
     rewards: Sequence[str] = option(
         (AUTO,),
         parse=parse_names,

@@ -173,24 +173,9 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Flags of every verb besides those of `Request` and `Settings`: prompts, model, folder."""
+class ModelOptions:
+    """Flags that name a network and what encodes and decodes for it."""
 
-    prompt: tuple[str, ...] = option(
-        (),
-        repeat=True,
-        parse=str,
-        group=WHAT,
-        metavar="TEXT",
-        help="a prompt; repeat it for several",
-    )
-    prompts_file: str | None = option(
-        None,
-        group=WHAT,
-        metavar="FILE",
-        help='a prompt a line; or FILE.jsonl with {"prompt": ..., "targets": {...}, '
-        '"negative_targets": {...}, "seed": ...} a line',
-    )
     checkpoint: str = _model(
         CHECKPOINT,
         metavar="DIR_OR_ID",
@@ -208,6 +193,27 @@ class Options:
     )
     dtype: str | None = _model(
         None, choices=DTYPES, help="of the network (default: float32 on a CPU, else bfloat16)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(ModelOptions):
+    """Flags of every verb besides those of `Request` and `Settings`: prompts, model, folder."""
+
+    prompt: tuple[str, ...] = option(
+        (),
+        repeat=True,
+        parse=str,
+        group=WHAT,
+        metavar="TEXT",
+        help="a prompt; repeat it for several",
+    )
+    prompts_file: str | None = option(
+        None,
+        group=WHAT,
+        metavar="FILE",
+        help='a prompt a line; or FILE.jsonl with {"prompt": ..., "targets": {...}, '
+        '"negative_targets": {...}, "seed": ...} a line',
     )
     batch_size: int | None = _model(
         None,
