@@ -61,6 +61,7 @@ def command_of(verb: str) -> str:
     return f"python -m {module}" if module.startswith("miro_jax.") else f"miro-jax {verb}"
 
 
+@signals.raising()
 def run(
     verb: str,
     plan: Callable[[], T],
@@ -82,17 +83,6 @@ def run(
     """
     if logging.lastResort is not None:  # prints warnings where no handler is set
         logging.lastResort.setFormatter(Formatter("%(message)s"))
-    with signals.raising():
-        return _run(verb, plan, work, mistakes_at_work, out_of_memory)
-
-
-def _run(
-    verb: str,
-    plan: Callable[[], T],
-    work: Callable[[T], None],
-    mistakes_at_work: tuple[type[Exception], ...],
-    out_of_memory: str,
-) -> int:
     try:
         with errors_of_stores():
             planned = plan()
