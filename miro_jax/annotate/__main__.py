@@ -9,6 +9,7 @@ from miro_jax import annotate
 from miro_jax.annotate import settings
 from miro_jax.cli import exit
 from miro_jax.cli.flags import make_settings
+from miro_jax.pretrained.weights.hub import OfflineError
 
 OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
 
@@ -30,7 +31,8 @@ def run(
         options.VERB,
         plan,
         lambda job: stage.run_job(job),
-        mistakes_at_work=(ValueError,),  # such as models that are not those of before
+        # Such as models that are not those of before; weights that an argument names.
+        mistakes_at_work=(ValueError, OfflineError),
         out_of_memory=out_of_memory,
     )
 

@@ -22,7 +22,6 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.staging import source_of
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import check_writable
-from miro_jax.pretrained.weights.hub import OfflineError
 
 BEFORE = ("", "plan", "probe")
 log = logging.getLogger("miro_jax")
@@ -90,10 +89,7 @@ def run_job(job: Job) -> Manifest | None:
     if settings.plan or settings.probe:
         return None
     was_complete = origin.is_complete(job.folder)
-    try:
-        manifest = merge(job) if settings.merge else execute(job)
-    except OfflineError as error:  # weights that a bad argument or a missing one names
-        raise ValueError(str(error)) from error
+    manifest = merge(job) if settings.merge else execute(job)
     say(summarize(job, manifest, was_complete))
     return manifest
 
@@ -146,10 +142,7 @@ def _add_reward(settings: Settings, base: Path) -> Manifest | None:
             f"{store}. Copy them, and give their folder as config.data.records."
         )
     job = added.plan(settings, base)
-    try:
-        manifest = added.execute(job)
-    except OfflineError as error:  # weights that a bad argument or a missing one names
-        raise ValueError(str(error)) from error
+    manifest = added.execute(job)
     say(summarize(job, manifest))
     return manifest
 

@@ -25,7 +25,6 @@ from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.files import to_json
 from miro_jax.data.storage.lease import Lease, locked
-from miro_jax.pretrained.weights.hub import OfflineError
 from miro_jax.rewards import base
 from miro_jax.score import summary, table
 from miro_jax.score.inputs import names_of
@@ -77,11 +76,7 @@ def make_job(settings: Settings) -> TableJob:
 
 def run_job(job: TableJob) -> None:
     """Do what a command line requests, and print what was made."""
-    try:
-        facts = execute(job)
-    except OfflineError as error:  # weights that a bad argument or a missing one names
-        raise ValueError(str(error)) from error
-    if facts is None:
+    if (facts := execute(job)) is None:
         say(describe_unfinished(job))
         return
     say(summary.as_text(facts))
