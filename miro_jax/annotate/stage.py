@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ def annotate(
     return execute(plan(settings))
 
 
-def make_job(settings: Settings) -> Job:
-    """Check the settings of a command line; see `plan`."""
+def make_job(settings: Settings, report: Callable[[str], None] = note) -> Job:
+    """Check the settings of a command line or a config; see `plan`."""
     job = plan(settings)
-    note(f"annotate: {job.why}")
+    report(f"annotate: {job.why}")
     if job.settings.plan:  # no device is touched
         say(describe(job))
     return job
@@ -126,11 +127,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Manife
     settings = settings_of(config, Path(workdir))
     if config.data.new_reward:
         return _add_reward(settings, run_folder.records_to_extend(config))
-    job = plan(settings)
-    log.info("annotate: %s", job.why)
-    if job.settings.plan:
-        say(describe(job))
-    return run_job(job)
+    return run_job(make_job(settings, log.info))
 
 
 def _add_reward(settings: Settings, base: Path) -> Manifest | None:
