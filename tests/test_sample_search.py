@@ -215,7 +215,7 @@ def test_a_score_that_is_not_finite_is_named():
         def score(self, images, prompts):
             return np.full(len(images), np.nan)
 
-    with pytest.raises(FloatingPointError, match="near@1 gave nan to an image of 'a red circle 0'"):
+    with pytest.raises(FloatingPointError, match="near@1 gave nan to sample 0 of 'a red circle 0'"):
         search.find_preset(Dial(), PROMPTS, Broken(), 64)
 
 

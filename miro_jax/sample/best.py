@@ -20,6 +20,7 @@ from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.objective import Objective
 from miro_jax.sample.request import ImageRequest, Request
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.usual import request_of
@@ -72,7 +73,7 @@ def best_of(
     scores = np.full((len(made.prompts), num_candidates), -np.inf)
     images: dict[int, np.ndarray] = {}
     for batch, drawn in draw.draw_batches(pipe, candidates, progress=progress):
-        given = _score(reward, batch, drawn)
+        given = score_batch(reward, batch, drawn)
         for candidate, pixels, score in zip(batch, drawn, given, strict=True):
             row = candidate.prompt_index
             if score > scores[row].max():
@@ -82,16 +83,19 @@ def best_of(
     return BestImages(best, scores, scores.argmax(axis=1), expected_best(scores))
 
 
-def _score(reward: Reward, batch: Sequence[ImageRequest], images: np.ndarray) -> list[float]:
+def score_batch(
+    judge: Reward | Objective, batch: Sequence[ImageRequest], images: np.ndarray
+) -> list[float]:
+    """Return the scores of a batch that was drawn; FloatingPointError where one is not finite."""
     try:
-        scores = reward.score(images, [candidate.prompt for candidate in batch]).tolist()
+        scores = judge.score(images, [image.prompt for image in batch]).tolist()
     except FloatingPointError as error:
         raise FloatingPointError(f"{error} images[0] is {batch[0].file}.") from error
-    for candidate, score in zip(batch, scores, strict=True):
+    for image, score in zip(batch, scores, strict=True):
         if not math.isfinite(score):  # of a reward that may have none
             raise FloatingPointError(
-                f"a score must be finite; {reward.identity} gave {score} to sample "
-                f"{candidate.sample_index} of {candidate.prompt!r}."
+                f"a score must be finite; {judge.identity} gave {score} to sample "
+                f"{image.sample_index} of {image.prompt!r}."
             )
     return scores
 
@@ -151,7 +155,7 @@ class _Filling:
             self.pipe, self.candidates, scores.lack, progress, "sample and score"
         ):
             lines = []
-            given = _score(self.reward, batch, drawn)
+            given = score_batch(self.reward, batch, drawn)
             for candidate, pixels, score in zip(batch, drawn, given, strict=True):
                 if scores.lack(candidate):
                     self.folder.save(candidate.file, pixels)

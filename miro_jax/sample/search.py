@@ -11,7 +11,6 @@ Letters: P prompts, N images, D coordinates.
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards import load_rewards
 from miro_jax.sample import draw, halving
-from miro_jax.sample.best import Scores
+from miro_jax.sample.best import Scores, score_batch
 from miro_jax.sample.confirmation import best_candidate, compare, describe
 from miro_jax.sample.folder import Folder
 from miro_jax.sample.objective import (
@@ -117,23 +116,13 @@ class Measure:
             return scores.lack(image) or bool(lost)
 
         for batch, drawn in draw.draw_batches(self.pipe, images, missing, self.progress, title):
-            given = self._score(batch, drawn)
+            given = score_batch(self.objective, batch, drawn)
             for image, pixels in zip(batch, drawn, strict=True):
                 if self.folder and image.file in keep:
                     self.folder.save(image.file, pixels)
             pairs = zip(batch, given, strict=True)
             scores.append([_line(image, score) for image, score in pairs if scores.lack(image)])
         return np.array([scores.of(image) for image in images])
-
-    def _score(self, batch: Sequence[ImageRequest], drawn: np.ndarray) -> list[float]:
-        scores = self.objective.score(drawn, [image.prompt for image in batch]).tolist()
-        for image, score in zip(batch, scores, strict=True):
-            if not math.isfinite(score):
-                raise FloatingPointError(
-                    f"a score must be finite; {self.objective.identity} gave {score} to an image "
-                    f"of {image.prompt!r}."
-                )
-        return scores
 
 
 def _line(image: ImageRequest, score: float) -> dict[str, Any]:
