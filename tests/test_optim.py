@@ -27,7 +27,7 @@ def gradients():
 
 
 def test_nnx_state_is_updated_like_a_dict(params, gradients):
-    optimizer = optim.lamb(3e-3, weight_decay=0.1)
+    optimizer = optim.lamb(3e-3, Optim("lamb", 3e-3, 0, weight_decay=0.1))
     state = nnx.State(jax.tree.map(lambda x: nnx.Param(jnp.asarray(x)), nest(params)))
     steps = [
         nnx.State(jax.tree.map(lambda x: nnx.Param(jnp.asarray(x)), nest(g))) for g in gradients[:3]

@@ -77,19 +77,13 @@ def adapted(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_adapted, params)
 
 
-def lamb(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-) -> optax.GradientTransformation:
+def lamb(rate: optax.ScalarOrSchedule, settings: Optim) -> optax.GradientTransformation:
     """Make LAMB as in the head of this module; decay and trust ratio follow `adapted`."""
     return optax.chain(
-        optax.scale_by_adam(*betas, eps),
-        optax.add_decayed_weights(weight_decay, mask=adapted),
+        optax.scale_by_adam(*settings.betas, settings.eps),
+        optax.add_decayed_weights(settings.weight_decay, mask=adapted),
         optax.masked(scale_by_trust_ratio(), adapted),
-        optax.scale_by_learning_rate(learning_rate),
+        optax.scale_by_learning_rate(rate),
     )
 
 
@@ -124,15 +118,10 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def adamw(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-) -> optax.GradientTransformation:
+def adamw(rate: optax.ScalarOrSchedule, settings: Optim) -> optax.GradientTransformation:
     """Make AdamW: p <- p - rate (a + weight_decay p); decay follows `adapted`."""
-    return optax.adamw(learning_rate, *betas, eps, weight_decay=weight_decay, mask=adapted)
+    s = settings
+    return optax.adamw(rate, *s.betas, s.eps, weight_decay=s.weight_decay, mask=adapted)
 
 
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
@@ -155,12 +144,7 @@ def make_optimizer(settings: Optim, total_steps: int) -> optax.GradientTransform
     if settings.name not in OPTIMIZERS:
         known = ", ".join(sorted(OPTIMIZERS))
         raise ValueError(f"optimizer must be one of {known}; got {settings.name!r}.")
-    optimizer = OPTIMIZERS[settings.name](
-        schedule_of(settings, total_steps),
-        weight_decay=settings.weight_decay,
-        betas=settings.betas,
-        eps=settings.eps,
-    )
+    optimizer = OPTIMIZERS[settings.name](schedule_of(settings, total_steps), settings)
     optimizer = optax.chain(clip_by_global_norm(settings.clip_norm), optimizer)
     if settings.trainable == "all":
         return optimizer

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from miro_jax.train import optim
+from miro_jax.train.settings import Optim
 from tests.oracles import optim as oracle
 from tests.updates import ADAPTED, SHAPES, flatten, make_gradients, make_params, nest, run
 
@@ -23,9 +24,8 @@ def gradients():
 
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 def test_twenty_updates_equal_the_torch_optimizer(name, params, gradients):
-    found = flatten(
-        run(optim.OPTIMIZERS[name](3e-3, weight_decay=0.1), nest(params), map(nest, gradients))
-    )
+    optimizer = optim.OPTIMIZERS[name](3e-3, Optim(name, 3e-3, 0, weight_decay=0.1))
+    found = flatten(run(optimizer, nest(params), map(nest, gradients)))
     torch_run = {"lamb": oracle.run_lamb, "adamw": oracle.run_adamw}[name]
     expected = torch_run(params, gradients, ADAPTED, lr=3e-3, weight_decay=0.1)
     for key in SHAPES:

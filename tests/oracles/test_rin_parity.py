@@ -17,6 +17,7 @@ from miro_jax.models import flow
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from miro_jax.models.solvers import euler
 from miro_jax.train import optim
+from miro_jax.train.settings import Optim
 from miro_jax.train.step import velocity_error
 from tests.networks import (
     abstract_network,
@@ -143,7 +144,7 @@ def test_twenty_lamb_updates_equal_the_authors(tiny, loss_and_gradients):
     oracle = tiny.oracle.copy()
     batch = make_batch(TINY, 6, 5, seed=6)
     torch_optimizer = oracle.lamb(learning_rate=3e-3, weight_decay=0.01)
-    optimizer = optim.lamb(3e-3, weight_decay=0.01)
+    optimizer = optim.lamb(3e-3, Optim("lamb", 3e-3, 0, weight_decay=0.01))
     params = tiny.params
     state = jax.jit(optimizer.init)(params)
     losses = []
