@@ -21,8 +21,7 @@ from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
 from miro_jax.models.compiling import cores
-from miro_jax.rewards import base, card_of, check_names, check_weights
-from miro_jax.rewards.names import is_own
+from miro_jax.rewards import base, check_names, check_weights
 
 _SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
 _MOST_THREADS = 32
@@ -276,10 +275,6 @@ def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, st
         raise ValueError(
             f"There must be at least one reward, and none twice; got {', '.join(everybody)}."
         )
-    cards = [card_of(r) if isinstance(r, str) and not is_own(r) else None for r in rewards]
-    published = [card.identity for card in cards if card is not None]
-    if len(set(published)) < len(published):
-        raise ValueError(f"rewards must differ from each other; got {', '.join(published)}.")
 
 
 def _read_encoder(given: Any) -> Any:
