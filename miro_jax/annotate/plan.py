@@ -74,7 +74,7 @@ class Job:
     def remedy(self) -> str:
         """What to do when too many samples fail."""
         return (
-            f"Mend the source and delete {self.folder}, or raise max_failure_rate and run again: "
+            f"Mend the input and delete {self.folder}, or raise max_failure_rate and run again: "
             "finished work is kept."
         )
 

@@ -55,14 +55,6 @@ class TableJob(Job):
         """Whether the table is there, with its summary, which is written last."""
         return self.home.exists(self.name) and self.home.exists(self.claim.manifest)
 
-    @property
-    def remedy(self) -> str:
-        """What to do when too many samples fail."""
-        return (
-            f"Mend the input and delete {self.folder}, or raise max_failure_rate and run again: "
-            "finished work is kept."
-        )
-
 
 def plan(settings: Settings) -> TableJob:
     """Check everything that can be checked before a weight is read or a device is touched.
