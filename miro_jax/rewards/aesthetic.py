@@ -79,13 +79,9 @@ class Aesthetic(base.CroppedJudge):
         self._vision = load_vision(weights, CARD.stem, towers, dtype=dtype, mesh=mesh)
         files = (f"{HEAD_FILE}{end}" for end in (*hub.SAFETENSORS, *hub.PICKLES))
         head = head or hub.open(weights).own_or(HEAD, *files)
-        self._head = fold_linear(hub.open(head).tensors(HEAD_FILE), "layers")
         config = self._vision.config
-        if len(self._head[0]) != config.projection:
-            raise ValueError(
-                f"The head must read features of width {config.projection}; "
-                f"got one for {len(self._head[0])}."
-            )
+        tensors = hub.open(head).tensors(HEAD_FILE)
+        self._head = fold_linear(tensors, "layers", config.projection)
         super().__init__(CARD, BicubicCrop(config.image_size, "round"), self._vision.name)
 
     def encode(self, prepared: np.ndarray) -> np.ndarray:
@@ -99,13 +95,16 @@ class Aesthetic(base.CroppedJudge):
         return (features.astype(np.float64) @ weight + bias).astype(np.float32)
 
 
-def fold_linear(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray, float]:
+def fold_linear(
+    tensors: Mapping[str, Tensor], prefix: str, width: int | None = None
+) -> tuple[np.ndarray, float]:
     """Fold linear maps that follow each other into one map with a single output.
 
         W_n (... (W_1 x + b_1) ...) + b_n = w . x + b
 
     Args:
       tensors: weights [out, in] and biases [out] at `prefix`.<number>, in the order of numbers.
+      width: that x must have.
 
     Returns:
       w [D] float64, D the width of x, and b.
@@ -123,4 +122,8 @@ def fold_linear(tensors: Mapping[str, Tensor], prefix: str) -> tuple[np.ndarray,
         if w.ndim != 2 or len(w) != weight.shape[1] or b.shape != (len(w),):
             raise ValueError(f"{name} must have {weight.shape[1]} outputs; got {w.shape}.")
         weight, bias = weight @ w, weight @ b + bias
+    if width not in (None, weight.shape[1]):
+        raise ValueError(
+            f"The head must read features of width {width}; got one for {weight.shape[1]}."
+        )
     return weight[0], float(bias[0])

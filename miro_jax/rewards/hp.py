@@ -73,13 +73,8 @@ class HighPreference(base.CroppedJudge):
             dtype=dtype,
             mesh=mesh,
         )
-        self._head = fold_linear(repository.tensors(HEAD), "layers")
         config = self._vision.config
-        if len(self._head[0]) != config.projection:
-            raise ValueError(
-                f"The head must read features of width {config.projection}; "
-                f"got one for {len(self._head[0])}."
-            )
+        self._head = fold_linear(repository.tensors(HEAD), "layers", config.projection)
         # Features of another length than those that other rewards share.
         tower = f"{self._vision.name}-raw"
         super().__init__(CARD, BicubicCrop(config.image_size, "floor"), tower)
