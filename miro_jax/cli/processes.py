@@ -11,11 +11,10 @@ import os
 import signal
 import socket
 import time
-from importlib import metadata
 
 import jax
 
-from miro_jax.cli import roll_call
+from miro_jax.cli import fit, roll_call
 from miro_jax.cli.cluster import ASK_SCHEDULER, Given, find
 from miro_jax.cli.exit import TRY_AGAIN, fail
 
@@ -71,14 +70,8 @@ def start(
 
 def describe() -> dict[str, str]:
     """Return the host of this process, and the versions that all must share."""
-    return {"host": socket.gethostname()} | {name: _version(name) for name in VERSIONS}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "not installed"
+    versions = {name: fit.version(name) or "not installed" for name in VERSIONS}
+    return {"host": socket.gethostname()} | versions
 
 
 def name(index: int) -> str:
