@@ -7,7 +7,6 @@ by side, and one after the other measures with the device for itself.
 
 import collections
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -29,7 +28,6 @@ CEILING = "MIRO_JAX_CEILING"  # path of a file with the rate of a large matrix p
 BEGIN = "MIRO_JAX_BEGIN"  # when a process was started, seconds of time.time()
 # Of one evaluation of the released network, by caption tokens; a multiply-add counts as two.
 GFLOP_PER_FORWARD = {77: 167.6, 256: 180.4}
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def emit(case: str, **fields: Any) -> None:

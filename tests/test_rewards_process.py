@@ -102,8 +102,8 @@ def test_it_scores_images_of_every_size_each_distinct_pair_once(make, tmp_path):
 def test_one_process_serves_all_who_load_it_and_ends_with_the_last(make):
     name = make(GOOD)
     first, second = rewards.load_rewards([name])[0], rewards.load_reward(name)
-    pid = first._scorer.pid
-    assert second._scorer.pid == pid
+    assert second._scorer is first._scorer
+    pid = first._scorer._process.pid
     del first
     os.kill(pid, 0)
     del second

@@ -241,12 +241,13 @@ def test_score_all_prepares_once_per_preprocessing_and_encodes_equal_pictures_on
     assert (rewards[0].reads, rewards[0].prepared) == (2, 4)
 
 
-def test_batches_of_score_all_give_the_scores_of_one_batch():
+def test_batches_of_score_all_give_the_scores_of_one_batch(monkeypatch):
     images = list(np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8))
     reward, texts = Counting("a", "one", True), ["x" * n for n in range(7)]
     sets = [{"caption": texts}, {"short": texts[::-1]}]
     whole = base.score_all([reward], images, sets)
-    cut = base.score_all([reward], images, sets, batch_size=3)
+    monkeypatch.setattr(base, "BATCH_SIZE", 3)
+    cut = base.score_all([reward], images, sets)
     assert reward.reads == 4
     np.testing.assert_array_equal(whole, cut)
     assert base.score_all([reward], [], [{"caption": []}])[0].shape == (0, 1)

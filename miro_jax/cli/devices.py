@@ -18,7 +18,7 @@ NVIDIA, NVIDIA_DRIVER = "/dev/nvidia[0-9]*", Path("/proc/driver/nvidia/version")
 _WIDTH = 128  # of the product, whose sums are exact in every dtype
 
 
-def drivers(processes: Path = Path("/proc")) -> list[Finding]:
+def drivers() -> list[Finding]:
     """Return what is known of the drivers of accelerators whose files are there; see `holders`."""
     found = []
     if glob.glob(NVIDIA):
@@ -35,16 +35,16 @@ def drivers(processes: Path = Path("/proc")) -> list[Finding]:
         else:
             text = "not installed, and there are TPUs: pip install 'miro_jax[tpu]'"
             found.append(Finding("libtpu", FAILED, text))
-        for number, name in holders(paths, processes):
+        for number, name in holders(paths):
             text = f"process {number} ({name}) holds the TPU: end it, kill {number}"
             found.append(Finding("TPU", FAILED, text))
     return found
 
 
-def holders(paths: list[str], processes: Path = Path("/proc")) -> list[tuple[int, str]]:
+def holders(paths: list[str]) -> list[tuple[int, str]]:
     """Return the other processes that have one of some files open, as far as we may see."""
     held = []
-    for folder in processes.glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         if folder.name == str(os.getpid()):
             continue
         try:

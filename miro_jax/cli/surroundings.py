@@ -88,10 +88,10 @@ def _skew(stamp: str, now: float) -> Finding:
     return Finding("clock", OK, f"within {max(abs(skew), 1):.0f} s of the store's")
 
 
-def coordinator(given: cluster.Given = cluster.ASK_SCHEDULER) -> list[Finding]:
+def coordinator() -> list[Finding]:
     """Return whether process 0 of a run can be reached; nothing where there is one process."""
     try:
-        found = cluster.find(given)
+        found = cluster.find()
     except ValueError as error:
         return [Finding("processes", FAILED, str(error))]
     if found is None or found.count == 1:

@@ -230,7 +230,6 @@ def score_all(
     rewards: Sequence[Reward],
     images: Images,
     captions: Sequence[Mapping[str, Sequence[str]]],
-    batch_size: int = BATCH_SIZE,
 ) -> list[np.ndarray]:
     """Prepare and score images with several rewards.
 
@@ -239,7 +238,6 @@ def score_all(
       images: B of them, see `as_arrays`.
       captions: sets of captions. A set is {"caption": [B texts]}, which all rewards judge, or
         {"long": [B texts], "short": [B texts]}, of which each reward judges its synthetic form.
-      batch_size: images at a time.
 
     Returns:
       For each set of captions the scores [B, R] float32 on the stored scale.
@@ -251,8 +249,8 @@ def score_all(
     images = as_arrays(images)
     _check_sets(captions, len(images))
     parts = [[np.empty((0, len(rewards)), np.float32)] for _ in captions]
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
+    for start in range(0, len(images), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
         texts = [{form: one[rows] for form, one in part.items()} for part in captions]
         first = next((one for part in texts for one in part.values()), ())
         names = _names(len(images[rows]), first, start)

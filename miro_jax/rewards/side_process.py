@@ -145,11 +145,6 @@ class Scorer:
         except ValueError as error:
             raise self._failure(f"must begin with a hello: {error}") from error
 
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
     def score(self, images: Sequence[str], captions: Sequence[str]) -> list[float]:
         """Return a score for each image, NaN where it has none.
 

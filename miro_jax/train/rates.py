@@ -125,13 +125,13 @@ class Network:
         }
 
 
-def _time(call: Callable[[], Any], seconds: float, least: int = 3) -> tuple[float, float]:
+def _time(call: Callable[[], Any], seconds: float) -> tuple[float, float]:
     """Return the median seconds of a call, and the seconds until the first one was done."""
     begin = time.perf_counter()
     jax.block_until_ready(call())
     compiling, taken = time.perf_counter() - begin, []
     begin = time.perf_counter()
-    while len(taken) < least or time.perf_counter() - begin < seconds:
+    while len(taken) < 3 or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         jax.block_until_ready(call())
         taken.append(time.perf_counter() - start)
