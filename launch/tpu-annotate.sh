@@ -11,8 +11,8 @@ set -euo pipefail
 
 METADATA='curl -sfH Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
 : "${SOURCE:?a source, as tar:gs://BUCKET/*.tar}" "${OUT:?the folder of the records}"
-exec "$(dirname "$0")/tpu-run.sh" bash -c "\
-set -euo pipefail; \
+exec gcloud compute tpus tpu-vm ssh "${NAME:?a name}" --zone="${ZONE:?a zone}" --worker=all --command="\
+set -euo pipefail; cd miro_jax; export PATH=\$PWD/.venv/bin:\$PATH; \
 index=\$($METADATA/agent-worker-number); \
 hosts=\$($METADATA/worker-network-endpoints | tr , '\n' | grep -c .); \
 export TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost \

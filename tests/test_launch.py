@@ -76,7 +76,7 @@ def test_there_is_a_launcher_for_each_kind_of_cluster():
     annotates = {"annotate-gke.yaml", "annotate-slurm.sh", "tpu-annotate.sh"}
     trains = {"gke.sh", "mig.sh", "queued.sh", "slurm.sh", "train-gke.yaml", "train-slurm.sh"}
     watches = {"watch.py", "cluster.py", "ledger.py", "machines.py", "stopping.py"}
-    hosts = {"Dockerfile", "host.sh", "together.py", "tpu-create.sh", "tpu-run.sh"}
+    hosts = {"Dockerfile", "host.sh", "together.py"}
     assert there == annotates | trains | watches | hosts
 
 
@@ -91,8 +91,6 @@ def test_scripts_are_parsed_executable_and_strict(script):
     [
         ("annotate-slurm.sh", "SOURCE: a source, as tar:/data"),
         ("tpu-annotate.sh", "SOURCE: a source, as tar:gs://"),
-        ("tpu-create.sh", "NAME: a name"),
-        ("tpu-run.sh", "NAME: a name"),
     ],
 )
 def test_a_missing_variable_is_named(machine, script, text):
@@ -179,29 +177,3 @@ def test_each_host_of_a_slice_takes_its_own_pieces(machine, source):
     assert "pieces: 6, of which this worker does 1" in done.stdout
     log = pathlib.Path(machine["LOG"]).read_text()
     assert log.startswith("compute\ntpus\ntpu-vm\nssh\nmiro\n--zone=z\n--worker=all\n")
-
-
-def test_a_command_reaches_all_hosts_word_by_word(machine):
-    variables = machine | {"NAME": "miro", "ZONE": "z"}
-    done = run("tpu-run.sh", variables, "printf", "%s|", "a b", "c'd", "$HOME")
-    assert done.stdout == "a b|c'd|$HOME|"
-
-
-@pytest.mark.parametrize(
-    "kind, version", [("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite")]
-)
-def test_a_slice_is_created_and_the_repository_installed(machine, kind, version):
-    stub = pathlib.Path(machine["PATH"].split(":")[0], "gcloud")
-    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> $LOG\n')  # nothing is cloned here
-    variables = machine | {"NAME": "n", "ZONE": "z", "TYPE": kind, "REPOSITORY": "https://x/y"}
-    assert run("tpu-create.sh", variables).returncode == 0
-    log = pathlib.Path(machine["LOG"]).read_text()
-    assert f"create\nn\n--zone=z\n--accelerator-type={kind}\n--version={version}\n" in log
-    assert "REPOSITORY='https://x/y'" in log and log.endswith("\nsetup\n")
-
-
-def test_a_wrong_type_of_slice_is_named_before_anything_is_created(machine):
-    variables = machine | {"NAME": "n", "ZONE": "z", "TYPE": "v5e-9", "REPOSITORY": "https://x/y"}
-    done = run("tpu-create.sh", variables)
-    assert done.returncode != 0 and "v5e-9 is no slice" in done.stderr
-    assert not pathlib.Path(machine["LOG"]).exists()
