@@ -206,7 +206,7 @@ def test_weights_are_looked_for_and_their_digests_computed(cache):
 def test_an_unknown_name_of_weights_is_a_bad_argument(capsys):
     assert doctor.main(["--weights=nope"]) == 2
     assert "NAME must be all, a hub id, or some of" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="got nope, neither.$"):
+    with pytest.raises(UsageError, match=r"got nope, neither\.$"):
         pull.choose(["all", "nope", "neither"])
 
 

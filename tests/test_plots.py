@@ -316,7 +316,7 @@ def test_a_file_of_numbers_that_does_not_fit_is_refused_by_name(change, said, tm
 
 
 def test_an_unknown_model_lists_the_known_ones():
-    with pytest.raises(ValueError, match="models must be of MIRO, baseline, .*; got 'SDXL'"):
-        radars.rewards(PAPER, ("SDXL",))
+    with pytest.raises(ValueError, match="models must be of MIRO, baseline, .*; got SDXL, SD3"):
+        radars.rewards(PAPER, ("SDXL", "MIRO", "SD3"))
     with pytest.raises(ValueError, match="at most 4 series"):
         radars.rewards(PAPER, tuple(read_source("published").section("radar")["models"])[:5])

@@ -41,7 +41,7 @@ def validate(config):
             "config.rewards: rewards must differ from each other; got beauty, beauty",
         ),
         ("rewards", (), "config.rewards must name at least one reward of .*beauty"),
-        ("rewards", ("beauty",), "taken from config.rewards .'beauty',.; got also .'sharpness'"),
+        ("rewards", ("beauty",), "taken from config.rewards .'beauty',.; got also sharpness"),
         ("sample__solver", "rk4", "config.sample.solver must be one of euler, heun, .*; got 'rk4'"),
         ("train__num_steps", -5, "config.train.num_steps must be at least 1; got -5"),
         ("train__batch_size", 0, "config.train.batch_size must be at least 1; got 0"),

@@ -73,5 +73,5 @@ def test_an_unknown_tracker_is_refused_by_name():
     given |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps"), 1)
     rates = ("time_mean", "time_std", "self_condition_rate", "ema_decay")
     given |= dict.fromkeys((*rates, "reward_dropout", "caption_dropout"), 0.5)
-    with pytest.raises(ValueError, match="must name some of wandb, trackio; got .'mlflow'"):
-        settings.Training(**given, score_samples=False, report=False, trackers=("mlflow",))
+    with pytest.raises(ValueError, match="must name some of wandb, trackio; got comet, mlflow"):
+        settings.Training(**given, score_samples=False, report=False, trackers=("mlflow", "comet"))

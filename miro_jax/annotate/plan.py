@@ -226,7 +226,8 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
     total = len(source.pieces)
     if not isinstance(pieces, str):
         if unknown := [n for n in pieces if not 0 <= n < total]:
-            raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {unknown}.")
+            wrong = ", ".join(map(str, unknown))
+            raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {wrong}.")
         return workers.Share(tuple(pieces), "pieces as requested")
     if settings.distributed and (pieces, index) == (SHARED, None):
         index, count = _ask_jax()

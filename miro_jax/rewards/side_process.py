@@ -90,7 +90,7 @@ class Hello:
         given = {key: value for key, value in message.items() if key != "miro_scorer"}
         known = [key.rstrip("?") for key in _HELLO]
         if unknown := sorted(given.keys() - set(known)):
-            raise ValueError(f"its keys must be of {', '.join(known)}; got {unknown[0]!r}")
+            raise ValueError(f"its keys must be of {', '.join(known)}; got {', '.join(unknown)}")
         check_fields(given, _HELLO, "its line")
         for key, value in given.items():
             if isinstance(value, float) and not math.isfinite(value):

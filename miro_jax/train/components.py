@@ -36,7 +36,7 @@ def validate(config: Config) -> None:
     if unknown:
         raise ValueError(
             f"config.data.train_rewards must be taken from config.rewards {tuple(config.rewards)}; "
-            f"got also {unknown}."
+            f"got also {', '.join(unknown)}."
         )
     if not 0 <= config.seed < 1 << 32:
         raise ValueError(f"config.seed must be in 0..{(1 << 32) - 1}; got {config.seed}.")

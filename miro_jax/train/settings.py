@@ -56,7 +56,8 @@ class Training(Recipe):
         check(self, "config.train.")
         if unknown := sorted(set(self.trackers) - set(NAMES)):
             raise ValueError(
-                f"config.train.trackers must name some of {', '.join(NAMES)}; got {unknown}."
+                f"config.train.trackers must name some of {', '.join(NAMES)}; "
+                f"got {', '.join(map(str, unknown))}."
             )
         steps = self.profile_steps
         if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):

@@ -81,7 +81,7 @@ def _choose(models: Models, chosen: Sequence[str]) -> Models:
         if len(models) > len(KINDS):
             chosen = first or list(models)[:2]
     if unknown := [name for name in chosen if name not in models]:
-        raise ValueError(f"models must be of {', '.join(models)}; got {unknown[0]!r}.")
+        raise ValueError(f"models must be of {', '.join(models)}; got {', '.join(unknown)}.")
     return {name: models[name] for name in chosen}
 
 

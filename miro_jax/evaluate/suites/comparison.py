@@ -40,7 +40,7 @@ def compare(
     if unknown := [m for m in metrics if m not in shared]:
         raise UsageError(
             f"metric must be one that all evaluations have: {', '.join(shared) or 'none'}; got "
-            f"{unknown[0]!r}."
+            f"{', '.join(unknown)}."
         )
     notes, marked = _check(evaluations, metrics or shared, bool(metrics) or force, force)
     rows = []
