@@ -65,7 +65,7 @@ def graph_of(build_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
         return 0
 
     graphs: list[nnx.GraphDef] = []
-    jax.eval_shape(split, jax.random.key(0))
+    jax.eval_shape(lambda: split(jax.random.key(0)))
     return graphs[0]
 
 
@@ -73,7 +73,7 @@ def abstract_state(
     init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, TrainState]:
     """Return the state's shapes with their shardings on `mesh`, and the shardings alone."""
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
     shardings = sharding.state_shardings(shapes, mesh)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
