@@ -1,0 +1,113 @@
+"""What a training step asks of TPUs, by their compiler alone: no TPU is needed.
+
+    pip install libtpu                                   # the version that goes with your jax
+    python benchmarks/tpu_program.py --size=tiny --topology=v5e:2x2             # to try it
+    python benchmarks/tpu_program.py --topology=v6e:2x2 --batch 64              # 16 images a chip
+
+The whole step, sharded over all chips of a topology as `miro_jax.main` shards it, is compiled. So
+it is known whether it compiles, how long that takes, whether it fits and how near the estimate of
+`miro-jax plan` is. Printed are further what chips send each other, and the seconds of a step by
+the compiler's own model of the chip, which is no measurement.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no server that describes this machine
+
+import jax
+import jax.numpy as jnp
+import libtpu
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType
+
+from benchmarks import scaling, train_step, tried
+from benchmarks.sizes import SIZES, config_of
+from miro_jax.models import compiling, sharding
+from miro_jax.models.flops import peak_tflops, training_flops
+from miro_jax.models.rin import RIN
+from miro_jax.train.state import abstract_state, graph_of, make_init
+from miro_jax.train.step import make_loss, make_train_step
+
+GIB = 2**30
+
+
+def lower(args: argparse.Namespace, config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """Trace the step for a mesh of chips that are not there."""
+    build = lambda rngs: RIN(config, rngs=rngs, dtype=jnp.bfloat16)  # noqa: E731
+    optimizer = train_step.make_optimizer(train_step.OPTIM, train_step.STEPS)
+    schedule = train_step.schedule_of(train_step.OPTIM, train_step.STEPS)
+    empty = np.zeros((1, config.caption_width), np.float16)
+    with sharding.use_mesh(mesh):
+        abstract, shardings = abstract_state(make_init(build, optimizer), mesh)
+        loss = make_loss(graph_of(build), train_step.RECIPE, lambda x: 0.1 * x, empty)
+        step = make_train_step(loss, optimizer, schedule, train_step.RECIPE, 0, args.microbatches)
+        batch = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh))
+            for name, x in train_step.data(config, args.batch, args.tokens).items()
+        }
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(mesh)),
+            compiler_options=compiling.options(),
+        )
+        return jitted.lower(abstract, batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--topology", default="v6e:2x2", help="chips, as v5e:4x4 or v5p:2x2x2")
+    parser.add_argument("--size", choices=SIZES, default="released", help="of the network")
+    parser.add_argument("--batch", type=int, default=64, help="images of a step, over all chips")
+    parser.add_argument("--microbatches", type=int, default=1, help="that a batch is cut into")
+    parser.add_argument("--tokens", type=int, default=77, help="of a caption")
+    parser.add_argument("--model", type=int, default=1, help="chips that share each matrix")
+    parser.add_argument("--remat", default="none", help="see config.model.rin.remat")
+    parser.add_argument("--text", type=Path, help="file for the compiled program")
+    tried.add_option(parser)
+    args = parser.parse_args()
+    tried.patch(args.tried)
+    os.environ["TPU_LIBRARY_PATH"] = libtpu.get_library_path()
+    chips = topologies.get_topology_desc(args.topology, "tpu").devices
+    jax.default_backend = lambda: "tpu"  # what is traced is for it
+    shape = len(chips) // args.model, args.model
+    axes = (AxisType.Auto,) * 2
+    mesh = jax.make_mesh(shape, ("data", "model"), devices=chips, axis_types=axes)
+    config = config_of(args.size, remat=args.remat)
+
+    begin = time.perf_counter()
+    lowered = lower(args, config, mesh)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    print(f"traced in {traced - begin:.0f} s, compiled in {time.perf_counter() - traced:.0f} s")
+    text = program.as_text()
+    if args.text:
+        args.text.write_text(text)
+    memory, costs = program.memory_analysis(), program.cost_analysis()
+    state, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    print(
+        f"memory of a chip: {(state + work) / GIB:.2f} GiB, {state / GIB:.2f} of them state and "
+        f"batch; the program: {memory.generated_code_size_in_bytes / 2**20:.0f} MiB"
+    )
+    for kind, found in scaling.collectives(text).items():
+        sent = sum(scaling.sent(kind, size, count or len(chips)) for size, count in found)
+        print(f"{kind:20} {len(found):5} {sent / 1e9:8.3f} GB sent by a chip")
+    kind, seconds = chips[0].device_kind, costs["optimal_seconds"]
+    model = args.batch * training_flops(config, args.tokens) / len(chips) / 1e12
+    print(
+        f"{model:.3f} TFLOP of the model a chip and step; by the compiler's model of a {kind}: "
+        f"{1e3 * seconds:.1f} ms, {model / seconds / peak_tflops(kind):.0%} of the peak"
+    )
+
+
+if __name__ == "__main__":
+    main()
