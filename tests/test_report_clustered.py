@@ -111,6 +111,15 @@ def test_equal_sets_do_not_differ_and_a_shift_is_seen():
         clustered.compare(first, {"": first[""][1:]}, clustered.PROMPTS)
 
 
+def test_prompts_without_a_value_on_one_side_are_compared_on_neither():
+    values = list(np.arange(8.0))
+    prompts = [str(n) for n in range(8)]
+    first = clustered.cluster([None, *values[1:]], prompts, [""] * 8)
+    second = clustered.cluster([*values[:-1], None], prompts, [""] * 8)
+    same = clustered.compare(first, second, clustered.PROMPTS)
+    assert same.difference == {"value": 0, "low": 0, "high": 0} and same.ties == 6 and same.p == 1
+
+
 def test_holm_multiplies_the_smallest_by_the_family():
     assert clustered.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert clustered.holm([0.6, 0.7]) == [1.0, 1.0] and clustered.holm([]) == []

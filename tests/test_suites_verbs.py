@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,33 @@ def test_a_comparison_has_paired_differences_adjusted_over_the_table(made):
     assert rows[0][1:4] == [str(first.name), f"{first.name} low", f"{first.name} high"]
     assert json.loads(tables.render(table, "json"))["columns"] == list(table.columns)
     assert b"won/tied/lost" in pages.render_comparison([first, second], result)
+
+
+def test_sets_that_lack_different_prompts_are_paired_by_their_prompts(tmp_path):
+    suite, sides = small_suite(46, images=1), []
+    for name, lacks in (("a", "00046"), ("b", "00002")):  # the first and the last red prompt
+        folder = write_geneval(tmp_path / name, suite, 1)
+        shutil.rmtree(folder / lacks)
+        sides.append(evaluate(folder, suite, tmp_path / f"{name}-out", partial=True))
+    result = comparison.compare(sides)
+    for row in result["rows"]:
+        change = row["differences"][1]
+        assert (change["value"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
+        red_or_both = {"red": 21, "blue": 23, "": 44}
+        assert change["ties"] == red_or_both[row["tag"]] and not change["wins"]
+    (note,) = [note for note in result["notes"] if "difference" in note]
+    assert note == f"the difference to {sides[1].name} is over the 44 prompts that both have"
+
+
+def test_sets_that_share_no_prompt_of_a_tag_have_no_difference_of_all_tags(tmp_path):
+    suite, sides = small_suite(4, images=1), []
+    for name, lacks in (("a", "00004"), ("b", "00002")):  # one of the two red prompts each
+        folder = write_geneval(tmp_path / name, suite, 1)
+        shutil.rmtree(folder / lacks)
+        sides.append(evaluate(folder, suite, tmp_path / f"{name}-out", partial=True))
+    rows = {(r["metric"], r["tag"]): r["differences"][1] for r in comparison.compare(sides)["rows"]}
+    assert rows["overall", ""] is None and rows["overall", "red"] is None
+    assert rows["overall", "blue"]["ties"] == 2
 
 
 def test_another_judge_shares_no_column_and_diff_names_the_field(made):

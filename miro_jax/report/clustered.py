@@ -165,12 +165,14 @@ class Paired:
 
 
 def compare(first: Clusters, second: Clusters, estimator: str) -> Paired:
-    """Compare two sets on the same prompts.
+    """Compare two sets on the same prompts, without those that have no value in one of them.
+
+    Args:
+      first, second: of the same prompts, which stand in the same rows.
 
     Raises:
-      ValueError: they have other tags or numbers of prompts.
+      ValueError: they have other tags or numbers of prompts, or a tag has no value in both.
     """
-    groups = [_strata(one, estimator) for one in (first, second)]
     if first.keys() != second.keys() or any(
         len(first[tag]) != len(second[tag]) for tag in first.keys() & second.keys()
     ):
@@ -178,12 +180,11 @@ def compare(first: Clusters, second: Clusters, estimator: str) -> Paired:
             "Two sets must have the same prompts to be compared; their tags or numbers of prompts "
             "differ."
         )
+    both = {tag: (first[tag][:, 1] > 0) & (second[tag][:, 1] > 0) for tag in first}
+    first, second = ({tag: one[tag][rows] for tag, rows in both.items()} for one in (first, second))
     change = _difference(first, second, estimator)
-    pairs = [
-        (_means(a)[both], _means(b)[both])
-        for a, b in zip(*groups, strict=True)
-        for both in [(a[:, 1] > 0) & (b[:, 1] > 0)]
-    ]
+    groups = [_strata(one, estimator) for one in (first, second)]
+    pairs = [(_means(a), _means(b)) for a, b in zip(*groups, strict=True)]
     ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
     delta = np.round(theirs - ours, 12)
     varies = len(ours) > 1 and np.ptp(ours) > 0 and np.ptp(theirs) > 0

@@ -1,14 +1,15 @@
 """Evaluations side by side: values, paired differences to the first, tests of the whole table.
 
-Differences are of the same prompts, their intervals resample prompts for both sides at once, and p
-is that of sign flips, adjusted by Holm over all tests of the table. Numbers that may not share a
-column are refused; forced, they are marked.
+Differences are of the prompts that both have, their intervals resample prompts for both sides at
+once, and p is that of sign flips, adjusted by Holm over all tests of the table. Numbers that may
+not share a column are refused; forced, they are marked.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from miro_jax.cli.exit import UsageError
+from miro_jax.data.printable import counted
 from miro_jax.evaluate.suites import identity
 from miro_jax.evaluate.suites.manifest import Evaluation
 from miro_jax.evaluate.suites.measure import clusters_of
@@ -84,7 +85,16 @@ def _check(
             marked.add((metric, number if force else None))
         if why := identity.why_no_difference(evaluations[0], one):
             notes.append(f"no difference to {one.name}: {identity.describe(why)}")
+        elif one.manifest["result"].get("partial"):
+            count = counted(len(_common(evaluations[0], one)), "prompt")
+            notes.append(f"the difference to {one.name} is over the {count} that both have")
     return notes, marked
+
+
+def _common(first: Evaluation, second: Evaluation) -> set[tuple[str, str]]:
+    """Return (tag, text) of the prompts of which both have images; see `measure.clusters_of`."""
+    sides = [{(row["tag"], row["prompt"]) for row in one.rows} for one in (first, second)]
+    return sides[0] & sides[1]
 
 
 def _why_nothing(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> str:
@@ -125,17 +135,22 @@ def _difference(
 ) -> dict[str, Any] | None:
     if identity.why_no_difference(first, second):
         return None
-    score = first.manifest["benchmark"].get("score", "")
-    sides = [clusters_of(one.rows, metric, score) for one in (first, second)]
+    benchmark, common = first.manifest["benchmark"], _common(first, second)
+    sides = []
+    for one in (first, second):
+        rows = [row for row in one.rows if (row["tag"], row["prompt"]) in common]
+        sides.append(clusters_of(rows, metric, benchmark.get("score", "")))
     if None in sides:
         return None
     described = first.metrics[metric]
     estimator = described["tags"][tag]["estimator"] if tag else described["estimator"]
     if tag:
-        sides = [{tag: side[tag]} for side in sides]
+        sides = [{name: side[name] for name in side if name == tag} for side in sides]
+    elif estimator == clustered.TAGS and sides[0].keys() != benchmark["tags"].keys():
+        return None  # the mean of the other tags would be another number
     try:
         pair = clustered.compare(*sides, estimator)
-    except ValueError:  # a partial set lacks prompts
+    except ValueError:  # a partial set lacks the values of a tag
         return None
     return pair.difference | {
         "p": pair.p,
