@@ -161,3 +161,14 @@ def test_the_page_draws_the_curves_of_what_was_evaluated(run, tmp_path):
     path = run.folder_of(10) / manifest.NAME
     path.write_text(json.dumps({"result": {"metrics": {}}}))
     assert suite_curves.draw_curves(tmp_path) == {}
+
+
+def test_a_metric_without_an_interval_is_drawn_as_its_points(tmp_path):
+    metrics = {"vendi_set@clip-1-n4": {"value": 2.5}, "blank": {"value": 1.0, "low": None}}
+    for step in (10, 20):
+        path = tmp_path / suite_curves.EVALS / f"step-{step:06d}" / "small@1" / manifest.NAME
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"result": {"metrics": metrics}}))
+    drawn = suite_curves.draw_curves(tmp_path)["small@1"]
+    assert list(drawn) == ["blank", "vendi_set@clip-1-n4"]
+    assert "step 20: 2.5" in drawn["vendi_set@clip-1-n4"]

@@ -47,7 +47,11 @@ def draw_curves(run: Path) -> dict[str, dict[str, Markup]]:
 
 
 def _draw(suite: str, name: str, values: Mapping[int, Mapping[str, Any]]) -> Markup:
-    marks = [{"mean": v["value"], "low": v["low"], "high": v["high"]} for v in values.values()]
+    marks = []
+    for one in values.values():
+        mean = one["value"]
+        ends = {end: one.get(end) for end in ("low", "high")}  # none of the diversity of a set
+        marks.append({"mean": mean} | {k: mean if v is None else v for k, v in ends.items()})
     ends = [mark[end] for mark in marks for end in ("low", "high")]
     steps = list(values)
     chart = Chart(fit_axis(steps, "training step"), fit_axis(ends, name), width=360, height=220)
