@@ -24,8 +24,8 @@ from miro_jax.sample import (
     draw,
     folder,
     pipeline,
+    preset,
     settings,
-    trained,
     verbs,
 )
 from miro_jax.sample.verbs import VERBS
@@ -132,7 +132,7 @@ def test_each_verb_fills_its_folder(run, words, count, files):
 def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     asked = []
     usual = {"num_steps": 16, "guidance_scale": 1.5, "solver": "heun", "negative": "same"}
-    monkeypatch.setattr(trained, "peek", lambda *_: (NAMES, usual))
+    monkeypatch.setattr(preset, "peek", lambda *_: (NAMES, usual))
 
     def load(flags):
         raise ValueError("far enough")

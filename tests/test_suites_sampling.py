@@ -1,6 +1,7 @@
 """A checkpoint is sampled before it is evaluated, and resumes; options go to the sampler."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +12,41 @@ from configs import base as configs
 from miro_jax import __main__ as entry
 from miro_jax.evaluate import geneval
 from miro_jax.evaluate.base import Sampling
-from miro_jax.evaluate.suites import manifest, run, sampling, table, watch
+from miro_jax.evaluate.suites import manifest, run, table, watch
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.sample import pipeline
+from miro_jax.sample.preset import Preset
 from miro_jax.sample.settings import Settings
 from tests.networks import quick_compilation
 from tests.painting import Painter, inputs
-from tests.sampling import Killed, kill_at, save_tiny
+from tests.sampling import NAMES, Killed, kill_at, save_tiny
 from tests.suites import Bright, small_suite
 
 WORDS = ["--suite=small", "--steps=2", "--guidance-scale=2", "--seed=5", "--target", "beauty=0.5"]
+
+
+class Lucky(Painter):
+    """Paints what it is asked for where the mean of the image's noise is positive, else nothing."""
+
+    shape = (4, 4, 3)
+
+    def __init__(self, names):
+        super().__init__(names)
+        self.trained = SimpleNamespace(
+            name="lucky sha256:1",
+            step=20,
+            attention="xla",
+            config=SimpleNamespace(latent_shape=self.shape),
+        )
+
+    def __call__(self, prompts, num_images=1, noise=None, seed=None, **settings):
+        texts = [text for text in prompts for _ in range(num_images)]
+        if noise is None:
+            keys = sample_keys(seed, *np.divmod(np.arange(len(texts)), num_images))
+            noise = np.asarray(draw_noise(keys, self.shape))
+        images = super().__call__(texts)
+        images[noise.mean(axis=(1, 2, 3)) < 0] = 128
+        return images
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +63,7 @@ def loaded(checkpoint):
 @pytest.fixture
 def evaluate(checkpoint, loaded, monkeypatch, capsys, tmp_path):
     """Evaluate the checkpoint in an empty folder: (status, stderr)."""
-    monkeypatch.setattr(pipeline, "open_pipeline", lambda options: loaded)
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda options, step: loaded)
     monkeypatch.setattr(table, "SUITES", {"small": lambda: small_suite(5)})
     monkeypatch.chdir(tmp_path)
 
@@ -64,6 +90,73 @@ def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded
     images = [np.asarray(Image.open(tmp_path / "out/images" / row["file"])) for row in made.rows]
     np.testing.assert_array_equal(np.stack(images), expected)
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def write_preset(path, names=NAMES):
+    levels = {"beauty": 0.9, "count": 0.3}, {"colors": 0.25}
+    found_on = {"checkpoint": "a sha256:1", "objective": "near@1"}
+    path.write_bytes(Preset(names, *levels, 3.5, found_on).to_json())
+    return f"--preset={path}"
+
+
+def test_a_preset_counts_less_than_flags_and_is_part_of_the_request(evaluate, tmp_path):
+    assert evaluate()[0] == 0
+    preset = write_preset(tmp_path / "p.json")
+    status, err = evaluate(preset)
+    assert status == 2 and "images" in err and "another" in err.lower()
+    assert evaluate(preset, "--out=other")[0] == 0
+    made = manifest.read(tmp_path / "other").manifest["sampling"]
+    assert made["targets"] == {"beauty": 0.5, "count": 0.3} and made["guidance_scale"] == 2.0
+    assert made["negative_targets"] == {"colors": 0.25}
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A run as far as planning looks at it, and what it is opened with, in place of opening it."""
+    config, opened = configs.get_config("tiny"), []
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(config.to_json())
+    names = tuple(config.data.train_rewards)
+    pipe = Lucky(names)
+
+    def load(*args, **options):
+        opened.append(options)
+        return pipe
+
+    monkeypatch.setattr(watch, "steps_of", lambda _: [20])
+    monkeypatch.setattr(pipeline.MiroPipeline, "from_pretrained", load)
+    return SimpleNamespace(folder=folder, config=config, pipe=pipe, opened=opened, names=names)
+
+
+def test_a_run_is_sampled_by_a_preset_which_is_of_its_weights(run_folder, tmp_path, capsys):
+    preset = write_preset(tmp_path / "p.json", run_folder.names)
+    words = ["evaluate", str(run_folder.folder), "--suite=shapes", "--images-per-prompt=1"]
+    assert entry.main([*words, preset]) == 0, capsys.readouterr().err
+    (options,) = run_folder.opened  # where weights are loaded, those of the preset are compared
+    assert options["step"] == 20 and options["preset"] == str(tmp_path / "p.json")
+    out = run_folder.folder / "evals/step-000020/shapes@1"
+    made = manifest.read(out).manifest["sampling"]
+    assert made["targets"] == {"beauty": 0.9, "count": 0.3} and made["guidance_scale"] == 3.5
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--preset=/nonexistent.json"], "nonexistent.json"),
+        (["--vae=x"], "--vae: must be given for a release alone; .*run is a run, got 'x'"),
+        (["--text-encoder=x"], "--text-encoder: must be given for a release alone"),
+        (["--watch", "--preset=p.json"], "of one checkpoint's weights, and --watch evaluates all"),
+        (["--batch-size=3"], "--batch-size: must be a multiple of the 8 devices; got 3"),
+    ],
+)
+def test_flags_that_do_not_fit_a_run_are_refused_before_its_weights(
+    run_folder, words, said, capsys
+):
+    status = entry.main(["evaluate", str(run_folder.folder), "--suite=shapes", *words])
+    err = capsys.readouterr().err
+    assert status == 2
+    assert re.search(said, err) and err.count("\n") == 1 and not run_folder.opened
 
 
 def test_sampling_that_was_killed_ends_with_the_same_images(evaluate, tmp_path, monkeypatch):
@@ -93,6 +186,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_sampling(evaluate, monkeyp
     "words, said",
     [
         (["--target", "beuty=1"], "beuty"),
+        (["--preset=/nonexistent.json"], "nonexistent.json"),
         (["--images-per-prompt=0"], "must be at least 1"),
         (["--suite=smal"], "--suite must be one of small, or a file"),
         (["--declare", "judge.name=x"], "GROUP one of model"),
@@ -125,40 +219,11 @@ def test_the_judge_of_images_is_kept_beside_other_results(evaluate, tmp_path, mo
     assert manifest.read(tmp_path / "other").manifest["judge"]["threshold"] == 90
 
 
-class Lucky(Painter):
-    """Paints what it is asked for where the mean of the image's noise is positive, else nothing."""
-
-    shape = (4, 4, 3)
-
-    def __init__(self, names):
-        super().__init__(names)
-        self.trained = SimpleNamespace(
-            name="lucky sha256:1",
-            step=20,
-            attention="xla",
-            config=SimpleNamespace(latent_shape=self.shape),
-        )
-
-    def __call__(self, prompts, num_images=1, noise=None, seed=None, **settings):
-        texts = [text for text in prompts for _ in range(num_images)]
-        if noise is None:
-            keys = sample_keys(seed, *np.divmod(np.arange(len(texts)), num_images))
-            noise = np.asarray(draw_noise(keys, self.shape))
-        images = super().__call__(texts)
-        images[noise.mean(axis=(1, 2, 3)) < 0] = 128
-        return images
-
-
-def test_the_suite_shapes_gives_the_numbers_of_a_runs_own_evaluation(tmp_path, monkeypatch, capsys):
-    config = configs.get_config("tiny")
+def test_the_suite_shapes_gives_the_numbers_of_a_runs_own_evaluation(run_folder, tmp_path, capsys):
+    config, folder, pipe = run_folder.config, run_folder.folder, run_folder.pipe
     config.evaluate.prompts_per_category, config.evaluate.images_per_prompt = 8, 3
     config.sample.seed = 11
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(config.to_json())
-    pipe = Lucky([name for name in config.data.train_rewards])
-    monkeypatch.setattr(watch, "steps_of", lambda _: [20])
-    monkeypatch.setattr(sampling, "_open", lambda _: pipe)
     status = entry.main(["evaluate", str(folder), "--suite=shapes"])
     assert status == 0, capsys.readouterr().err
     metrics = manifest.read(folder / "evals/step-000020/shapes@1").metrics

@@ -21,7 +21,6 @@ from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
 from miro_jax.sample.request import Prompt, Request, given_prompts
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
-from miro_jax.sample.usual import read_usual
 
 VERB = "explore"
 DEFAULT_OUT = "explorer"
@@ -75,9 +74,8 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     flags = _parser().read(arguments)
     flags.preset = None
     options = make_settings(Options, flags)
-    names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
-    usual = read_usual(run_config).put_before(flags)
-    settings = make_settings(Settings, flags, **usual)
+    names, run_config, usual = sample.preset.read_defaults(options)
+    settings = make_settings(Settings, flags, **usual.put_before(flags))
     prompts = _prompts(options, run_config)
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=settings)
     verb = make_settings(Explore, flags)

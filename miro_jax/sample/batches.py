@@ -70,6 +70,15 @@ def default_dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
+def check_rows(batch_size: int | None) -> None:
+    """Raise ValueError unless --batch-size divides over all devices; None is not given."""
+    devices = jax.device_count()
+    if batch_size is not None and batch_size % devices:
+        raise ValueError(
+            f"argument --batch-size: must be a multiple of the {devices} devices; got {batch_size}"
+        )
+
+
 def default_rows(mesh: jax.sharding.Mesh) -> int:
     """Return the rows of a compiled call where none are given: 1 a device on a CPU, else 8."""
     return (1 if jax.default_backend() == "cpu" else 8) * mesh.shape["data"]

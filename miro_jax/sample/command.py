@@ -21,12 +21,10 @@ from miro_jax.cli.exit import UsageError, command_of, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.near import near_name
 from miro_jax.data.storage.files import to_json
-from miro_jax.sample.preset import read_preset
 from miro_jax.sample.request import Prompt, Request, given_prompts, slug
 from miro_jax.sample.search_options import Search
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 from miro_jax.sample.sheets import Sheet
-from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import VERBS, Best, Loop
 
 VERB = "sample"
@@ -159,12 +157,7 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
         if verb.reward_weights is not None and not rewards.has_weights(verb.reward):
             raise UsageError(f"--reward-weights: the reward {verb.reward!r} has no weights.")
         flags.num_images = verb.candidates
-    names, run_config = sample.trained.peek(options.checkpoint, options.variant, options.revision)
-    usual = read_usual(run_config)
-    if options.preset is not None:
-        preset = read_preset(options.preset)
-        preset.check_rewards(names)
-        usual = preset.over(usual)
+    names, _, usual = sample.preset.read_defaults(options)
     # The negative branch of verbs that define it themselves stays theirs.
     given = usual.put_before(flags, negative=verb.negative_prompt is None)
     settings = make_settings(Settings, flags, **given)

@@ -31,6 +31,7 @@ from miro_jax.sample.batches import (
     Step,
     Steppers,
     check_finite,
+    check_rows,
     check_student,
     default_dtype,
     default_rows,
@@ -115,6 +116,7 @@ class MiroPipeline:
         revision: str | None = None,
         preset: Preset | Path | str | None = None,
         torch_dtype: Any = None,
+        step: int | None = None,
     ) -> "MiroPipeline":
         """Load a released checkpoint, or a run of this package.
 
@@ -128,9 +130,8 @@ class MiroPipeline:
           mesh: where the weights go; None is the first device.
           batch_size: rows of every compiled call; None is 1 a device on a CPU, else at most 8 a
             device, in which case the last bits of an image depend on how many a call makes.
-          text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, which are loaded
-            when they are first needed.
-          revision: branch, tag or commit on the hub.
+          text_encoder, vae: folder or hub id of FLAN-T5-XL and of the SDXL VAE, loaded when needed.
+          revision: branch, tag or commit on the hub. step: of a run; None is the newest.
           preset: defaults of calls, as `miro-jax sample search` found them for these weights.
 
         Raises:
@@ -142,10 +143,9 @@ class MiroPipeline:
         if dtype is not None and torch_dtype is not None:
             raise ValueError("dtype and torch_dtype are the same argument; give one of them.")
         given = torch_dtype if dtype is None else dtype
-        load_as = functools.partial(load, source, variant, **more)
+        load_as = functools.partial(load, source, variant, step=step, **more)
         trained = load_as(dtype=default_dtype() if given is None else read_dtype(given))
-        rows = batch_size or default_rows(trained.mesh)
-        pipe = cls(trained, rows, preset, fewer_rows=batch_size is None)
+        pipe = cls(trained, batch_size or default_rows(trained.mesh), preset, batch_size is None)
         pipe._load = load_as
         return pipe
 
@@ -379,14 +379,9 @@ class MiroPipeline:
         return self._samplers[solver, num_steps]
 
 
-def open_pipeline(options: Options) -> MiroPipeline:
-    """Load what the flags of a command name, onto all devices of this machine."""
-    devices = jax.device_count()
-    if options.batch_size is not None and options.batch_size % devices:
-        raise ValueError(
-            f"argument --batch-size: must be a multiple of the {devices} devices; "
-            f"got {options.batch_size}"
-        )
+def open_pipeline(options: Options, step: int | None = None) -> MiroPipeline:
+    """Load what the flags of a command name, onto all devices; of a run the newest step or this."""
+    check_rows(options.batch_size)
     return MiroPipeline.from_pretrained(
         options.checkpoint,
         options.variant,
@@ -397,4 +392,5 @@ def open_pipeline(options: Options) -> MiroPipeline:
         vae=options.vae,
         revision=options.revision,
         preset=options.preset,
+        step=step,
     )

@@ -12,7 +12,9 @@ from typing import Any
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
-from miro_jax.sample.usual import Usual
+from miro_jax.sample.settings import Options
+from miro_jax.sample.trained import peek
+from miro_jax.sample.usual import Usual, read_usual
 
 FORMAT = 1
 _LEVELS = {str: (float, None)}
@@ -76,6 +78,30 @@ class Preset:
                 f"a preset must be used with the weights that it was found on, {wanted}; got "
                 f"{checkpoint}. Search one for this network, or pass the levels as targets."
             )
+
+
+def read_defaults(options: Options) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual]:
+    """Look at the checkpoint that the flags of a command name, without its weights.
+
+    Returns:
+      what `trained.peek` does, and the defaults of sampling, of --preset where it is given.
+
+    Raises:
+      FileNotFoundError, ValueError: see `peek` and `read_preset`; a flag of releases for a run.
+    """
+    names, config = peek(options.checkpoint, options.variant, options.revision)
+    for name in ("text_encoder", "vae", "revision") if config is not None else ():
+        if (value := getattr(options, name)) is not None:
+            raise ValueError(
+                f"argument --{name.replace('_', '-')}: must be given for a release alone; "
+                f"{options.checkpoint} is a run, got {value!r}."
+            )
+    usual = read_usual(config)
+    if options.preset is not None:
+        preset = read_preset(options.preset)
+        preset.check_rewards(names)
+        usual = preset.over(usual)
+    return names, config, usual
 
 
 def read_preset(path: Path | str) -> Preset:

@@ -74,6 +74,11 @@ def _plan(words: list[str]) -> Any:
         job = suites.run.make_job(suite, settings, out)
         return suites.work.Planned(suite, settings, out, job=job)
     if settings.watch:
+        if flags.preset is not None:
+            raise exits.UsageError(
+                f"--preset is of one checkpoint's weights, and --watch evaluates all; got "
+                f"{flags.preset}. Give its levels with --target and --negative-target."
+            )
         return _plan_watch(settings, words)
     return _plan_checkpoint(settings, flags)
 

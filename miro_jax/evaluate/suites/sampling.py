@@ -16,7 +16,6 @@ from miro_jax.sample.request import Prompt, Request
 from miro_jax.sample.settings import Options
 from miro_jax.sample.settings import Settings as How
 from miro_jax.sample.sheets import Sheet
-from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import Images
 
 IMAGES = "images"
@@ -46,18 +45,19 @@ def plan(
     out: Path,
     step: int | None = None,
 ) -> Sampling:
-    """Check how to sample; a run is sampled as its own config says, where flags do not.
+    """Check how to sample; a preset or a run's own config says what flags do not.
 
     Args:
       source: a run, a folder in the released layout, or a hub id. per_prompt: images of each.
       flags: of `sample.settings` and of `Request`; its seed is None where it is not given.
 
     Raises:
-      FileNotFoundError: no such checkpoint. ValueError: a bad value, or out holds other images.
+      FileNotFoundError: no such checkpoint or preset. ValueError: a bad value, or out holds other
+        images.
     """
     options = make_settings(Options, flags, checkpoint=source)
-    names, config = sample.trained.peek(source, options.variant, options.revision)
-    given, seed = read_usual(config).put_before(flags), 0 if config is None else config["seed"]
+    names, config, usual = sample.preset.read_defaults(options)
+    given, seed = usual.put_before(flags), 0 if config is None else config["seed"]
     flags.seed = seed if flags.seed is None else flags.seed
     prompts = tuple(Prompt(prompt.text) for prompt in suite.prompts)
     how = make_settings(How, flags, **given)
@@ -65,6 +65,8 @@ def plan(
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
     sampling = Sampling(options, request, Images().sheet(request), out, step)
     sample.folder.check_folder(out, sampling.facts, sampling.sheet.files)
+    if options.batch_size is not None:
+        sample.batches.check_rows(options.batch_size)
     return sampling
 
 
@@ -72,19 +74,8 @@ def fill(sampling: Sampling, progress: bool = True) -> Any:
     """Sample what is not there yet; returns the pipeline, or None where nothing was left to do."""
     if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
         return None
-    pipe = _open(sampling)
+    pipe = sample.pipeline.open_pipeline(sampling.options, sampling.step)
     facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options.dtype)
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
         sample.draw.fill(folder, pipe, sampling.sheet, progress)
     return pipe
-
-
-def _open(sampling: Sampling) -> Any:
-    """Load the network onto all devices of this machine, of a run onto those of its mesh."""
-    options, pipeline = sampling.options, sample.pipeline
-    if sampling.step is None:
-        return pipeline.open_pipeline(options)
-    dtype = options.dtype or sample.batches.default_dtype()
-    trained = sample.trained.load(options.checkpoint, dtype=dtype, step=sampling.step)
-    rows = options.batch_size or sample.batches.default_rows(trained.mesh)
-    return pipeline.MiroPipeline(trained, rows)
