@@ -12,8 +12,11 @@ import pytest
 from miro_jax.cli.chips import CHIPS, parse_chips
 from miro_jax.evaluate import budget, plan
 from miro_jax.evaluate.doctor import latent_shape, read_config
+from miro_jax.evaluate.settings import choose, evaluator_of, trained_on_shapes
 from miro_jax.models import rin
+from miro_jax.rewards.names import short_name
 from miro_jax.train.memory import Layout, StepMemory, smallest_change
+from tests.painting import gauges, inputs
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--config=base:tiny", "--chips=v5e-8")
@@ -89,6 +92,23 @@ def test_geneval_is_sampled_with_guidance_and_without():
     own = config.evaluate
     of_one_scale = own.prompts_per_category * len(own.categories) * own.images_per_prompt
     assert budget.evaluated_images(config) == 2 * of_one_scale
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+@pytest.mark.parametrize("name", ["base", "base:tiny", "base:baseline", "miro"])
+def test_evaluated_images_are_those_that_the_evaluators_draw(name, scale, tmp_path):
+    config = read_config(name, [f"--config.sample.guidance_scale={scale}"])
+    is_shapes = trained_on_shapes(config, "")
+    if not is_shapes:
+        config.evaluate.prompts = str(tmp_path / "prompts.txt")
+        texts = (f"prompt {n}\n" for n in range(config.evaluate.max_prompts))
+        (tmp_path / "prompts.txt").write_text("".join(texts))
+    names = [short_name(one) for one in config.rewards]
+    given = inputs(config, tmp_path, gauges(names, names)[0])
+    chosen = [evaluator_of(one).build(given) for one in choose(config, is_shapes)]
+    conditioned = [short_name(one) for one in config.data.train_rewards]
+    drawn = sum(one.num_images(conditioned) for one in chosen)
+    assert budget.evaluated_images(config) == drawn > 0
 
 
 def test_prices_are_of_the_table_of_a_file_or_as_given(capsys, tmp_path):

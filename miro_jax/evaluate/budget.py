@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from miro_jax.annotate.models import find_card
 from miro_jax.cli import exit as exits
 from miro_jax.cli.chips import CHIPS, read_prices
 from miro_jax.evaluate import plan
+from miro_jax.evaluate.base import Inputs, Judges, make_sampling
 from miro_jax.evaluate.doctor import latent_shape, read_config
+from miro_jax.evaluate.prompts import SHAPES, Prompts
+from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes
 from miro_jax.evaluate.settings import Settings as Evaluation
-from miro_jax.evaluate.settings import choose, trained_on_shapes
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
 from miro_jax.models.sharding import check_sizes
@@ -27,6 +31,7 @@ KEPT, KEPT_WITH_CUDNN = 0.6, 0.31
 _WITH_CUDNN = ("h100", "h200", "b200")
 _KNOWN_DEVICE = "NVIDIA H200"
 _GIB = 2**30
+_JUDGE: Any = SimpleNamespace(name="", needs_caption=True)  # counts images as any reward would
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,19 +210,25 @@ def record_bytes(config: Any, words: float) -> float:
 
 def evaluated_images(config: Any) -> float:
     """Return how many images the evaluators of a config sample, those made once counted twice."""
-    c = Evaluation(**config.evaluate)
+    settings = Evaluation(**config.evaluate)
     is_shapes = trained_on_shapes(config, config.data.records)
-    prompts = c.prompts_per_category * len(c.categories) if is_shapes else c.max_prompts
-    count = {
-        "gallery": len(config.sample.prompts) * config.sample.images_per_prompt,
-        "geneval": 2 * prompts * c.images_per_prompt,
-        "reward_scores": 2 * prompts * c.images_per_prompt,
-        "dials": len(set(map(short_name, config.data.train_rewards)))
-        * len(c.levels)
-        * c.images_per_level,
-        "conflict": 3 * prompts * c.images_per_prompt,
-    }
-    return float(sum(count[name] for name in choose(config, is_shapes)))
+    categories, each = ("",), settings.max_prompts  # of a file or of captions, at most
+    if is_shapes and settings.prompts in (AUTO, SHAPES):
+        categories, each = settings.categories, settings.prompts_per_category
+    per_level = [""] * settings.images_per_level
+    inputs = Inputs(
+        settings,
+        make_sampling(config),
+        Judges([_JUDGE]),
+        Prompts("", dict.fromkeys(categories, [""] * each), per_level),
+        config.sample.prompts,
+        config.sample.images_per_prompt,
+        {_JUDGE.name: {}},
+        Path(),
+    )
+    names = list(dict.fromkeys(map(short_name, config.data.train_rewards)))
+    chosen = [evaluator_of(name).build(inputs) for name in choose(config, is_shapes)]
+    return float(sum(one.num_images(names) for one in chosen))
 
 
 def text(budget: Budget) -> str:
