@@ -47,6 +47,21 @@ def test_a_value_that_is_never_reached_is_said_so_and_one_at_the_start_is_a_boun
     assert curves.write_speedup(start).startswith("at least 2x interpolated")
 
 
+def test_a_curve_that_is_there_at_step_0_has_no_ratio():
+    there = curves.speedup(
+        np.array([[0.1, 0.2]]), 1000, np.array([0, 1000]), np.array([[0.3, 0.4]])
+    )
+    assert there["step"] == 0 and there["interpolated"] is there["checkpoint"] is None
+    assert curves.write_speedup(there) == "at or above it from step 0 on"
+    base = np.full((41, 2), 0.5)
+    drawn = np.repeat([[0.0, 1.0]], 41, axis=0)
+    drawn[1:5, 0] = 0.6  # these resamplings are there at step 0
+    some = curves.speedup(base, 1000, np.array([0, 1000]), drawn)
+    assert (some["interpolated"], some["low"], some["high"]) == (2, 2, None)
+    said = "2x (2 to no bound) interpolated, 1x by checkpoint"
+    assert curves.write_speedup(some) == said and json.dumps(some, allow_nan=False)
+
+
 def test_of_the_papers_radars_one_value_lies_outside_and_is_drawn_there():
     models = list(read_source("published").section("radar")["models"])
     warnings = [

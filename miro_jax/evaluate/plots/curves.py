@@ -162,8 +162,8 @@ def speedup(
 
     Returns:
       baseline: its final value; step, interpolated, checkpoint_step, checkpoint: None where the
-      value is never reached; low, high: of `interpolated`, with B > 0; at_least: the curve stands
-      above it at its first step.
+      value is never reached, ratios also where it is at step 0; low, high: of `interpolated`, with
+      B > 0, None where there is no bound; at_least: the curve stands above it at its first step.
     """
     final = baseline[:, -1]
     reached = first_reach(steps, values, final[: len(values), None])[:, 0]
@@ -172,10 +172,12 @@ def speedup(
     found["step"] = float(reached[0]) if math.isfinite(reached[0]) else None
     found["interpolated"] = last / found["step"] if found["step"] else None
     found["checkpoint_step"] = by_step if math.isfinite(by_step) else None
-    found["checkpoint"] = last / by_step if math.isfinite(by_step) else None
+    found["checkpoint"] = last / by_step if by_step and math.isfinite(by_step) else None
     found["at_least"] = bool(values[0, 0] >= final[0])
-    if len(reached) > 1:
-        found["low"], found["high"] = np.percentile(last / reached[1:], (LOW, HIGH)).tolist()
+    if found["step"] != 0 and len(reached) > 1:
+        with np.errstate(divide="ignore", invalid="ignore"):  # some may be there at step 0
+            ends = np.percentile(last / reached[1:], (LOW, HIGH)).tolist()
+        found["low"], found["high"] = (end if math.isfinite(end) else None for end in ends)
     return found
 
 
@@ -183,7 +185,11 @@ def write_speedup(found: Mapping[str, Any]) -> str:
     """Write both readings."""
     if found["step"] is None:
         return f"not within {found['within']:,.0f} steps"
-    interval = f" ({found['low']:.3g} to {found['high']:.3g})" if "low" in found else ""
+    if found["step"] == 0:
+        return "at or above it from step 0 on"
+    ends = [found[end] for end in ("low", "high") if end in found]
+    words = ["no bound" if end is None else f"{end:.3g}" for end in ends]
+    interval = f" ({' to '.join(words)})" if words else ""
     least = "at least " if found["at_least"] else ""
     return (
         f"{least}{found['interpolated']:.3g}x{interval} interpolated, "
@@ -208,8 +214,7 @@ def test_time(sources: Sequence[Source]) -> Figure:
     kinds = {label: kind for kind, label in legend.items()}
     panels, rows, numbers = [], [], {}
     for name, one in curves.items():
-        ends = [x for xs, _ in one.values() for x in xs]
-        most = max(ends)
+        most = max(x for xs, _ in one.values() for x in xs)
         ticks = tuple(2.0**k for k in range(int(math.log2(most)) + 1))
         across = Axis(1, max(most, 2), ticks, "candidates n, log scale", log=True)
         up = fit_axis(extent(*(rows for _, rows in one.values())), "expected best")
