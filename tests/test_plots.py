@@ -228,6 +228,17 @@ def test_a_sweep_of_evaluations_says_how_sure_its_maximum_is(tmp_path):
     assert 50 < best["best"] < 100
 
 
+def test_a_path_may_hold_an_equals_sign_and_so_may_a_label(tmp_path):
+    folder = write_evaluation(tmp_path / "lr=0.1", {"aesthetic@1": np.ones((4, 1))})
+    words = {"": "lr=0.1", "MIRO=": "MIRO", "omega=3=": "omega=3"}
+    for label, known in words.items():
+        source = read_source(f"{label}{folder}")
+        assert (source.label, source.path) == (known, str(folder))
+    assert read_source("a=b=published").label == "a=b"
+    with pytest.raises(FileNotFoundError, match="^runs/lr=0.1 must be an evaluation"):
+        read_source("MIRO=runs/lr=0.1")
+
+
 def test_numbers_that_are_not_measured_alike_share_no_axis(tmp_path):
     right = np.ones((4, 1), bool)
     for name, digest in (("a", "1"), ("b", "2")):

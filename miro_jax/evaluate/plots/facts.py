@@ -93,7 +93,7 @@ def read_source(word: str) -> Source:
     Raises:
       FileNotFoundError: there is nothing of that name. ValueError: it is something else.
     """
-    label, equals, path = word.rpartition("=")
+    label, path = _split(word)
     if path == PUBLISHED or path.endswith(".json") and not path.endswith(manifest.NAME):
         facts = read_json(PAPER if path == PUBLISHED else Path(path).expanduser(), SCHEMA)
         _check_lengths(facts, path)
@@ -101,7 +101,9 @@ def read_source(word: str) -> Source:
     folder = Path(path).expanduser()
     if (folder / IMAGES).is_file() and not (folder / manifest.NAME).is_file():
         images = read_json(folder / IMAGES, {"images": [_IMAGE]})["images"]
-        return Source(label if equals else folder.name, path, None, (), folder, tuple(images))
+        return Source(
+            folder.name if label is None else label, path, None, (), folder, tuple(images)
+        )
     found: list[Path] = []
     for pattern in ("", "*/", "*/*/", "evals/*/", "evals/*/*/"):  # the last two of a run
         found = found or sorted(one.parent for one in folder.glob(pattern + manifest.NAME))
@@ -112,7 +114,19 @@ def read_source(word: str) -> Source:
             "WHAT --suite=NAME` writes one."
         )
     evaluations = sorted(map(manifest.read, found), key=lambda one: step_of(one) or 0)
-    return Source(label if equals else folder.name, path, None, tuple(evaluations))
+    return Source(folder.name if label is None else label, path, None, tuple(evaluations))
+
+
+def _split(word: str) -> tuple[str | None, str]:
+    """Return label and path of `LABEL=SOURCE`, None and the path where there is no label.
+
+    Both may hold equals signs: the longest path that exists counts, else all after the first sign.
+    """
+    splits = [(word[:at], word[at + 1 :]) for at, letter in enumerate(word) if letter == "="]
+    for label, path in ((None, word), *splits):
+        if path == PUBLISHED or path and Path(path).expanduser().exists():
+            return label, path
+    return splits[0] if splits else (None, word)
 
 
 def _check_lengths(facts: Mapping[str, Any], path: str) -> None:
