@@ -68,6 +68,7 @@ class Dial:
             step=40,
             caption_encoder=None,
             attention="xla",
+            weights=(),
         )
 
     def __call__(self, prompts, num_images, targets, negative_targets, noise, **settings):

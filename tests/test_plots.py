@@ -1,5 +1,6 @@
 """The plots of the paper: on its own numbers they say what is known of them; on ours, likewise."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -106,6 +107,18 @@ def test_bars_print_how_operations_are_counted():
     assert "with a dagger: aesthetic target 0.625" in figure.reading
     ratio = figure.numbers["ratios"]["tflop of FLUX-dev over MIRO's, as printed"]
     assert ratio == pytest.approx(370.2, abs=0.05)
+
+
+@pytest.mark.parametrize("known", [360e6, "3.6e8"])  # counted, or declared
+def test_bars_of_an_evaluation_show_the_parameters_that_its_manifest_has(known, tmp_path):
+    source = read_source(
+        str(write_evaluation(tmp_path / "a", {"image_reward@1.0": np.ones((4, 1))}))
+    )
+    (one,) = source.evaluations
+    assert bars.bars([source]).numbers["models"][0]["parameters_billion"] is None
+    counted = dataclasses.replace(one, manifest={**one.manifest, "model": {"parameters": known}})
+    figure = bars.bars([dataclasses.replace(source, evaluations=(counted,))])
+    assert figure.numbers["models"][0]["parameters_billion"] == pytest.approx(0.36)
 
 
 def test_the_papers_sweep_has_its_maxima_marked_and_no_certainty():

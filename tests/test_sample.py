@@ -56,6 +56,7 @@ def test_the_manifest_says_how_to_make_each_picture_again(tmp_path):
         "num_steps": 3,
         "checkpoint": "dial sha256:d1a1",
         "checkpoint_step": 40,
+        "checkpoint_parameters": 0,
     }
     for entry, path in zip(entries, paths, strict=True):
         np.testing.assert_array_equal(sample.remake(Dial(), entry), np.asarray(Image.open(path)))

@@ -4,8 +4,10 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from configs import base as configs
@@ -36,6 +38,7 @@ class Lucky(Painter):
             name="lucky sha256:1",
             step=20,
             attention="xla",
+            weights=(),
             config=SimpleNamespace(latent_shape=self.shape),
         )
 
@@ -82,6 +85,9 @@ def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded
     assert (sampling["num_steps"], sampling["seed"], sampling["guidance_scale"]) == (2, 5, 2.0)
     assert sampling["targets"] == {"beauty": 0.5} and sampling["seed_rule"] == run.SEED_RULE
     assert "sha256:" in made.manifest["model"]["name"]
+    network = nnx.merge(loaded.trained.graphdef, *loaded.trained.weights)
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    assert made.manifest["model"]["parameters"] == parameters > 1e5
     assert made.manifest["post_selection"] == {"best_of": "none", "prompt_rewriting": "none"}
     # The images are those that evaluators sample in memory: the numbers are theirs.
     texts = [prompt.text for prompt in small_suite(5).prompts]

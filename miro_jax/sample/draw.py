@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
@@ -161,7 +162,12 @@ def write_grid(sheet: Sheet, folder: Folder) -> list[str]:
 
 def entry_of(trained: Trained) -> Callable[[ImageRequest], dict[str, Any]]:
     """Return the function that gives an image's entry of the manifest; `remake` reads it."""
-    of_weights = {"checkpoint": weights_name(trained), "checkpoint_step": trained.step}
+    learned = [nnx.filter_state(state, nnx.Param) for state in trained.weights]
+    of_weights = {
+        "checkpoint": weights_name(trained),
+        "checkpoint_step": trained.step,
+        "checkpoint_parameters": sum(x.size for x in jax.tree.leaves(learned)),
+    }
     return lambda image: image.to_entry() | of_weights
 
 

@@ -52,11 +52,10 @@ def bars(sources: Sequence[Source]) -> Figure:
             notes.append(f"{note[0].upper()}{note[1:]}.")
         if source.evaluations:
             values = {name: v for one in source.latest for name, v in facts.values(one).items()}
-            parameters = source.latest[-1].manifest["model"].get("parameters")
-            known = isinstance(parameters, int | float)
+            parameters = _billions(source.latest[-1].manifest["model"].get("parameters"))
             rows.append(
                 {name: values[name]["mean"] for name in PANELS if name in values}
-                | {"model": source.label, "parameters_billion": parameters / 1e9 if known else None}
+                | {"model": source.label, "parameters_billion": parameters}
             )
     if not rows:
         raise ValueError("bars needs a table of models, such as published; got none.")
@@ -85,6 +84,14 @@ def bars(sources: Sequence[Source]) -> Figure:
         width=_WIDTH,
         height=_STEP * len(rows),
     )
+
+
+def _billions(parameters: Any) -> float | None:
+    """Return a number of parameters in billions: counted, or a text that was declared."""
+    try:
+        return float(parameters) / 1e9
+    except (TypeError, ValueError):  # not known
+        return None
 
 
 def _length(value: float | None, low: float | None, high: float) -> float | None:

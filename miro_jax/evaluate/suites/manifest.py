@@ -4,7 +4,8 @@
     judge            identity of what decides about single images; {} where rewards are all
     rewards          identity -> the towers (weights, preprocessing, precision) it was computed with
     images           digest of all, number, sizes, formats, of each prompt, where they were
-    model            checkpoint or folder, step, averaged weights; "unknown" for foreign images
+    model            checkpoint or folder, step, parameters, averaged weights; "unknown" for foreign
+                     images
     sampling         solver, steps, guidance, targets, negative branch, seed and seed rule
     post_selection   best-of-N and prompt rewriting
     statistics       interval, resamples, seed

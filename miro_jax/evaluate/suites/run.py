@@ -313,6 +313,7 @@ def describe_origin(what: str, layout: str) -> dict[str, Any]:
         "model": {
             "name": first.get("checkpoint", UNKNOWN),
             "step": first.get("checkpoint_step"),
+            "parameters": first.get("checkpoint_parameters", UNKNOWN),
             "averaged_weights": True,
         },
         "sampling": sampling | {"seed_rule": SEED_RULE, "guidance": "v+ + w (v+ - v-), 0 is none"},
