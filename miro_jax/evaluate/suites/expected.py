@@ -1,12 +1,13 @@
 """Published values that a result is held against: `miro-jax check EXPECTED RESULT`.
 
-A file of expected values, such as `expected/miro_2510.25897.json` which comes with the package, is
+A file of expected values is
 
     {"models": {NAME: {BENCHMARK: {"samples_per_prompt": 4, "metrics": {METRIC:
         {"value": 0.677, "tolerance": 0.025, "tags": {TAG: {...}}}}}}}}
 
 "unknown" where the source does not say. A value that cannot be compared is no failure and no
-success: the field that prevents it is named. Published curves stand with the plots of them.
+success: the field that prevents it is named. Of a file that comes with the package the values stand
+with the plots of them, in `plots/published/`; `expected/` adds tolerances and names of models.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from miro_jax.data.json_file import read_json
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 
 FOLDER = Path(__file__).parent / "expected"
+_PUBLISHED = Path(__file__).parents[1] / "plots" / "published"
 PASS, FAIL, NOT_COMPARABLE = "pass", "fail", "not comparable"
 _VALUE = {"value": float, "tolerance": float}
 SCHEMA = {
@@ -30,6 +32,17 @@ SCHEMA = {
     }
 }
 
+_MODELS = {"models": {str: {str: float}}}
+_NUMBERS = {
+    "measures": {str: {"identity": str}},
+    **dict.fromkeys(("radar", "geneval"), _MODELS),
+    "synthetic": dict.fromkeys(("rewards", "geneval"), _MODELS),
+}
+_SUITE = {"samples_per_prompt": (int, str), "tolerances": {str: float}}
+_LISTED = {"models": {str: str}, "unchecked": {str: [str]}} | dict.fromkeys(
+    ("geneval", "parti"), _SUITE
+)
+
 
 def names() -> list[str]:
     """Return the names of the files that come with the package."""
@@ -42,13 +55,49 @@ def read(source: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is none; the names are listed. ValueError: it holds something else.
     """
-    path = FOLDER / f"{source}.json" if source in names() else Path(source).expanduser()
+    if source in names():
+        return _published(source)
+    path = Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"EXPECTED must be a file of expected values, or one of {', '.join(names())}; got "
             f"{source!r}."
         )
     return read_json(path, SCHEMA)
+
+
+def _published(name: str) -> dict[str, Any]:
+    """Return published values, in the form of a file, with the tolerances of the package."""
+    listed = read_json(FOLDER / f"{name}.json", _LISTED)
+    numbers = read_json(_PUBLISHED / f"{name}.json", _NUMBERS)
+    synthetic, geneval, parti = numbers["synthetic"], listed["geneval"], listed["parti"]
+    rewards = numbers["radar"]["models"] | synthetic["rewards"]["models"]
+    percents = numbers["geneval"]["models"] | synthetic["geneval"]["models"]
+    models: dict[str, Any] = {}
+    for model, label in listed["models"].items():
+        shares = {tag: round(value / 100, 4) for tag, value in percents[label].items()}
+        overall = sum(shares.values()) / len(shares)
+        unchecked = listed["unchecked"].get(model, ())
+        checked = {key: v for key, v in rewards[label].items() if key not in unchecked}
+        tags = {tag: _value(value, geneval, tag) for tag, value in shares.items()}
+        models[model] = {
+            "geneval@1": {
+                "samples_per_prompt": geneval["samples_per_prompt"],
+                "metrics": {"overall": _value(overall, geneval, "overall") | {"tags": tags}},
+            },
+            "parti@1": {
+                "samples_per_prompt": parti["samples_per_prompt"],
+                "metrics": {
+                    numbers["measures"][key]["identity"]: _value(value, parti, key)
+                    for key, value in checked.items()
+                },
+            },
+        }
+    return {"models": models}
+
+
+def _value(value: float, suite: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {"value": value, "tolerance": suite["tolerances"][name]}
 
 
 def check(expected: Mapping[str, Any], evaluation: Evaluation, model: str) -> list[dict[str, Any]]:
