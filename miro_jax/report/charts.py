@@ -148,13 +148,6 @@ class Chart:
             size = {"width": max(right - x - 0.5, 0.5), "height": bottom - y}
             self.marks.append({"shape": "bar", "x": x, "y": y, **size})
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", rise: float = 0) -> None:
-        """Write at a point in data units, `rise` SVG units above it."""
-        across, down = self.at(x, y)
-        self.marks.append(
-            {"shape": "text", "x": across, "y": down - rise, "text": text, "anchor": anchor}
-        )
-
     def arrow(self, y: float, start: float, end: float) -> None:
         """Draw a horizontal arrow between two positions, in data units."""
         (x, level), (tip, _) = self.at(start, y), self.at(end, y)
@@ -170,12 +163,10 @@ class Chart:
         return page.draw("chart", self, _ROOM, alt)
 
 
-def histogram(
-    facts: Mapping, x_label: str, y_label: str = "images", width: int = 420, height: int = 230
-) -> Chart:
+def histogram(facts: Mapping, x_label: str, width: int = 420, height: int = 230) -> Chart:
     """Draw what `statistics.describe` returns: bars, median (solid), 5th and 95th percentile."""
     counts, edges = facts["histogram"]["counts"], facts["histogram"]["edges"]
-    chart = Chart(fit_axis(edges, x_label), fit_axis(counts, y_label, zero=True), width, height)
+    chart = Chart(fit_axis(edges, x_label), fit_axis(counts, "images", zero=True), width, height)
     chart.bars(edges, counts)
     for percentile, kind in (("5", "side"), ("50", "middle"), ("95", "side")):
         chart.line([facts["percentiles"][percentile]] * 2, [chart.y.low, chart.y.high], kind)

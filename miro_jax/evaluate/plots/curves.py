@@ -16,7 +16,7 @@ from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
 from miro_jax.report.speedup import first_reach, first_step
 from miro_jax.sample.curve import expected_best
 
-ESTIMATE, LOW, HIGH = 0, 2.5, 97.5
+LOW, HIGH = 2.5, 97.5
 # measure -> model -> (xs [T], values [1 + B, T])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 

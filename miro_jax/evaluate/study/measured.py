@@ -22,7 +22,7 @@ from miro_jax.data.storage.files import parse_ours, to_json, to_sealed_json
 
 FILE, CELLS, ENDING = "measured.json", "cells", ".cells"
 DEFAULT, BEST_OF = "default", "best_of"  # settings; targets are the study's defaults
-SWEEP, SEARCH, DIAL = "sweep:", "search:", "dial:"  # settings begin so
+SEARCH, DIAL = "search:", "dial:"  # settings begin so
 REPORT = "report"  # set of prompts
 _SCHEMA = {
     "rewards": [str],

@@ -9,7 +9,6 @@ ended goes on, too, where groups are added behind the others: by more variants.
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ from miro_jax.train.settings import Training
 
 FOLDER, LOCK = "study", ".lock-study"
 _UPDATES_AT_ONCE = 50  # between two looks at the losses and at the progress bar
-log = logging.getLogger("miro_jax")
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -30,7 +30,6 @@ from miro_jax.data.sources.images import load_rgb
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate import diversity
 from miro_jax.evaluate.suites.measure import describe
-from miro_jax.evaluate.suites.settings import MODEL
 from miro_jax.pretrained.weights import hub
 from miro_jax.report.clustered import PROMPTS, cluster
 from miro_jax.rewards.clip_family import SharedTowers, Vision, load_vision
@@ -41,7 +40,7 @@ _BATCH, _THREADS, _DIGITS = 64, 4, 12
 _MOST_BYTES = 1 << 36  # of a file of features
 
 
-def open_model(weights: str = MODEL) -> Vision:
+def open_model(weights: str) -> Vision:
     """Open the image tower of a CLIP by hub id or folder.
 
     Raises:

@@ -30,7 +30,7 @@ from miro_jax.evaluate.suites.base import Suite, SuitePrompt
 from miro_jax.score.inputs import names_of, open_input, open_rows
 
 METADATA, SAMPLES = "metadata.jsonl", "samples"
-LAYOUTS = GENEVAL, OURS, TABLE, FOLDER = "geneval", "miro_jax", "table", "folder"
+GENEVAL, OURS, TABLE, FOLDER = "geneval", "miro_jax", "table", "folder"
 _PICTURE = re.compile(r".*\.(png|jpg|jpeg|webp)", re.IGNORECASE)
 _IMAGE = re.compile(rf"\d+{_PICTURE.pattern}", re.IGNORECASE)
 _SHOWN = 3  # examples in a message
@@ -58,7 +58,7 @@ class Found:
     """The images of a suite in one folder or table.
 
     Attributes:
-      images: by key, then by sample. layout: one of LAYOUTS.
+      images: by key, then by sample. layout: GENEVAL, OURS, TABLE or FOLDER.
       per_prompt: images that each prompt should have. missing: (key, sample) that are not there.
       digest: of the names and sizes of all files, so that another set does not resume this one.
     """

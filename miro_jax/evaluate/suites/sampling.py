@@ -70,12 +70,11 @@ def plan(
     return sampling
 
 
-def fill(sampling: Sampling, progress: bool = True) -> Any:
-    """Sample what is not there yet; returns the pipeline, or None where nothing was left to do."""
+def fill(sampling: Sampling) -> None:
+    """Sample what is not there yet."""
     if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
-        return None
+        return
     pipe = sample.pipeline.open_pipeline(sampling.options, sampling.step)
     facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options.dtype)
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
-        sample.draw.fill(folder, pipe, sampling.sheet, progress)
-    return pipe
+        sample.draw.fill(folder, pipe, sampling.sheet, progress=True)

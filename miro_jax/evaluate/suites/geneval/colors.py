@@ -25,7 +25,6 @@ from flax import nnx
 
 from miro_jax.evaluate.suites.geneval.prompts import COLORS
 from miro_jax.pretrained.weights import hub
-from miro_jax.pretrained.weights.convert import Placing
 from miro_jax.rewards import clip_family
 from miro_jax.rewards.resize import BicubicCrop
 
@@ -96,26 +95,22 @@ class Classifier:
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
-def load(
-    weights: str | None = None, tokenizer: str | None = None, mesh: jax.sharding.Mesh | None = None
-) -> Classifier:
+def load(weights: str | None = None, tokenizer: str | None = None) -> Classifier:
     """Load CLIP L/14.
 
     Args:
       weights: hub id or folder; None is OpenAI's. tokenizer: hub id or folder; None is that of the
         weights or a known one.
-      mesh: devices that share the batch; None is the first device.
 
     Raises:
       FileNotFoundError: a file is missing.
       ValueError: the weights are no CLIP's, or not of the activation that OpenAI trained with.
     """
     weights = weights or clip_family.CLIP_L
-    placing: Placing = {"dtype": "float32", "mesh": mesh}
     towers = clip_family.SharedTowers()
     # open_clip's tokenizer cleans its text as OpenAI's does.
-    text = clip_family.load_text(weights, STEM, towers, tokenizer, repairs=True, **placing)
-    vision = clip_family.load_vision(weights, STEM, towers, **placing)
+    text = clip_family.load_text(weights, STEM, towers, tokenizer, repairs=True, dtype="float32")
+    vision = clip_family.load_vision(weights, STEM, towers, dtype="float32")
     module = nnx.merge(text.tower.graphdef, text.tower.state)
     for name, config in (("vision", vision.config), ("text", module.config)):
         if config.activation != ACTIVATION:

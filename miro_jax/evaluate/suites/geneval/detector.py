@@ -63,14 +63,13 @@ class Detector:
         return [results[row] for row in range(len(images))]
 
 
-def load(weights: str, padding: str = "zero", mesh: jax.sharding.Mesh | None = None) -> Detector:
+def load(weights: str, padding: str = "zero") -> Detector:
     """Load a detector.
 
     Args:
       weights: OpenMMLab's `.pth` file or its folder; or a folder or hub id of Hugging Face's file,
         which is another detector with another identity.
       padding: see `Detector`.
-      mesh: devices that share the batch; None is the first device.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -94,7 +93,7 @@ def load(weights: str, padding: str = "zero", mesh: jax.sharding.Mesh | None = N
         )
     digest = repository.digest(stem)
     _check_digest(path, digest)
-    network = mask2former_keys.load(tensors, config, mesh=mesh)
+    network = mask2former_keys.load(tensors, config)
     identity = {
         "name": NAMES[spelling],
         "weights_sha256": digest,

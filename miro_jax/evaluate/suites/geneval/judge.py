@@ -33,7 +33,7 @@ class GenEvalJudge:
     """Judges images by GenEval's rules.
 
     Args:
-      found: the detector. classifier: of colours. rules: the benchmark's by default.
+      found: the detector. classifier: of colours.
 
     Attributes:
       batch_size: images of a call. identity: all that verdicts depend on.
@@ -41,13 +41,8 @@ class GenEvalJudge:
 
     batch_size = 8
 
-    def __init__(
-        self,
-        found: detector.Detector,
-        classifier: colors.Classifier,
-        rules: verdict.Rules = verdict.OFFICIAL,
-    ):
-        self._detector, self._classifier, self._rules = found, classifier, rules
+    def __init__(self, found: detector.Detector, classifier: colors.Classifier):
+        self._detector, self._classifier = found, classifier
         self._prompts = {prompt.text: prompt for prompt in prompts()}
 
     @property
@@ -57,7 +52,7 @@ class GenEvalJudge:
             "name": f"geneval@{self._detector.identity['name']}",
             "detector": self._detector.identity,
             "colors": self._classifier.identity,
-            "rules": rows.identity(self._rules),
+            "rules": rows.identity(),
         }
 
     def judge(
@@ -82,7 +77,7 @@ class GenEvalJudge:
         for row, name in dict.fromkeys(taken):
             own[row][name] = logits[[pair == (row, name) for pair in taken]]
         return [
-            rows.make_row(prompt, image.shape[1::-1], seen, named, self._rules)
+            rows.make_row(prompt, image.shape[1::-1], seen, named)
             for image, prompt, seen, named in zip(images, wanted, objects, own, strict=True)
         ]
 

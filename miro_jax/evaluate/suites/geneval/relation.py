@@ -35,8 +35,3 @@ def components(box: np.ndarray, target: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(RELATIONS, 0.0)
     dx, dy = map(float, shortened / np.linalg.norm(offset))
     return dict(zip(RELATIONS, (-dx, dx, -dy, dy), strict=True))
-
-
-def relations(box: np.ndarray, target: np.ndarray) -> set[str]:
-    """Return the relations of `box` to `target`; see `components`."""
-    return {name for name, value in components(box, target).items() if value > LEAST}

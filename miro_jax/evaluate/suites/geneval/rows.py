@@ -32,18 +32,14 @@ SCHEMA = {
 
 
 def make_row(
-    prompt: Prompt,
-    size: tuple[int, int],
-    objects: verdict.Objects,
-    colors: verdict.Logits,
-    rules: verdict.Rules = verdict.OFFICIAL,
+    prompt: Prompt, size: tuple[int, int], objects: verdict.Objects, colors: verdict.Logits
 ) -> dict[str, Any]:
     """Judge an image and return its row.
 
     Args:
       prompt: of the image. size: (width, height). objects, colors: see `verdict.judge`.
     """
-    result = verdict.judge(prompt, objects, colors, rules)
+    result = verdict.judge(prompt, objects, colors)
     shown = {name: visible(objects[name]) for name in class_names() if name in objects}
     return {
         "correct": result.correct,
@@ -88,9 +84,7 @@ def read_row(value: Any, name: str) -> tuple[verdict.Objects, verdict.Logits]:
     return objects, colors
 
 
-def judge_again(
-    value: Any, prompt: Prompt, rules: verdict.Rules, name: str = "the row"
-) -> verdict.Verdict:
+def judge_again(value: Any, prompt: Prompt, rules: verdict.Rules) -> verdict.Verdict:
     """Judge a row by other thresholds, without detector or colour classifier.
 
     Raises:
@@ -102,12 +96,12 @@ def judge_again(
                 f"the threshold {what} must be at least {LEAST_SCORE}, the least that rows hold; "
                 f"got {getattr(rules, what)}."
             )
-    return verdict.judge(prompt, *read_row(value, name), rules)
+    return verdict.judge(prompt, *read_row(value, "the row"), rules)
 
 
-def identity(rules: verdict.Rules = verdict.OFFICIAL) -> dict[str, Any]:
+def identity() -> dict[str, Any]:
     """Return the rules as a manifest has them."""
-    return {**dataclasses.asdict(rules), "overlap": 1.0, "position": 0.1}
+    return {**dataclasses.asdict(verdict.OFFICIAL), "overlap": 1.0, "position": 0.1}
 
 
 def is_near(row: Mapping[str, Any]) -> bool:

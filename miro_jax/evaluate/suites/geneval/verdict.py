@@ -30,7 +30,6 @@ from miro_jax.evaluate.suites.geneval.relation import LEAST, components
 Objects = Mapping[str, np.ndarray]
 # class -> [m, 10] float32: logits of COLORS of the m best objects of the class.
 Logits = Mapping[str, np.ndarray]
-RULES = ("detection", "count", "color", "position", "target")
 _NONE = np.zeros((0, 5), np.float32)
 
 
@@ -65,8 +64,8 @@ class Verdict:
 
     Attributes:
       correct: whether nothing failed.
-      reasons: what failed: clause (its index among `Prompt.clauses`), rule (of RULES), class,
-        wanted, got.
+      reasons: what failed: clause (its index among `Prompt.clauses`), rule
+        (detection, count, color, position or target), class, wanted, got.
       margins: how near the nearest decision was: `score` to its threshold, `color` in logits to
         the best other colour, `position` to 1/2; those that were decided.
     """
