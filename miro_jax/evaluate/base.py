@@ -6,7 +6,6 @@ Letters: N images, R rewards.
 import contextlib
 import dataclasses
 import hashlib
-import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from miro_jax.annotate.parts import seal, unseal
 from miro_jax.data.records.bins import Bins, levels
+from miro_jax.data.storage import Damaged
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.prompts import Prompts
 from miro_jax.models.targets import Targets
@@ -22,8 +23,6 @@ from miro_jax.report.results import Result
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.usual import read_usual
-
-_DIGEST = hashlib.sha256().digest_size
 
 
 class Evaluator(Protocol):
@@ -163,21 +162,18 @@ class Remembering:
 
     def _read(self, key: str) -> np.ndarray | None:
         """Return the images that an evaluation which was stopped has made, None for none."""
-        path = self._folder and self._folder / f"{key}.npy"
+        path = self._folder and self._folder / key
         if path is None or not path.is_file():
             return None
-        data = path.read_bytes()
-        digest, array = data[:_DIGEST], data[_DIGEST:]
-        whole = digest == hashlib.sha256(array).digest()
-        return np.load(io.BytesIO(array), allow_pickle=False) if whole else None
+        try:
+            return unseal(path.read_bytes(), key)[0]["images"]
+        except Damaged:
+            return None
 
     def _write(self, key: str) -> None:
         if self._folder is not None:
-            data = io.BytesIO()
-            np.save(data, self._made[key])
-            digest = hashlib.sha256(data.getvalue()).digest()
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._folder / f"{key}.npy", digest + data.getvalue())
+            write_atomic(self._folder / key, seal({"images": self._made[key]}, {"name": key}))
 
     def clear(self) -> None:
         """Remove the files of an evaluation that is complete."""
