@@ -78,7 +78,7 @@ def test_json_lines_give_prompts_and_their_other_keys_are_ignored(tmp_path):
 def test_a_prompt_with_its_own_targets_is_refused_before_any_device_is_used(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a fox", "targets": {"clip": 1}}\n')
-    with pytest.raises(ValueError, match="evaluator sets targets and seeds itself.*'a fox'"):
+    with pytest.raises(ValueError, match="must hold prompts alone.*'a fox'"):
         prompts.check(str(path), is_shapes=False)
 
 

@@ -23,7 +23,7 @@ from miro_jax.data.shapes import world
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json
 from miro_jax.evaluate.settings import AUTO
-from miro_jax.sample.request import read_prompts
+from miro_jax.sample.request import read_texts
 
 SHAPES, CAPTIONS = "shapes", "captions"
 log = logging.getLogger("miro_jax")
@@ -72,7 +72,7 @@ def check(source: str, is_shapes: bool) -> None:
             "'captions' or to a file of prompts."
         )
     if source not in (AUTO, SHAPES, CAPTIONS):
-        _read_file(source)
+        read_texts(source)
 
 
 def make_prompts(settings: Any, is_shapes: bool, records: Path, seed: int) -> Prompts:
@@ -97,7 +97,7 @@ def make_prompts(settings: Any, is_shapes: bool, records: Path, seed: int) -> Pr
         texts = read_captions(records, settings.max_prompts)
         name = f"captions of {len(texts)} training records"
     else:
-        texts, name = _read_file(source), source
+        texts, name = read_texts(source), source
         if len(texts) > settings.max_prompts:
             log.info("Only the first %d of %d prompts are used", settings.max_prompts, len(texts))
             texts = texts[: settings.max_prompts]
@@ -147,14 +147,3 @@ def _captions_of(shard: Path, rows: Sequence[int]) -> list[str]:
             log.warning("Record %d of %s is damaged: %s", row, shard, error)
     reader.close()
     return list(filter(None, captions))
-
-
-def _read_file(path: str) -> list[str]:
-    """Return the prompts of a file; evaluators set targets and seeds themselves."""
-    read = read_prompts(path)
-    if special := [p for p in read if p.targets or p.negative_targets or p.seed is not None]:
-        raise ValueError(
-            f"{path} must hold prompts alone: an evaluator sets targets and seeds itself. The "
-            f"prompt {special[0].text[:60]!r} has its own; remove them."
-        )
-    return [prompt.text for prompt in read]

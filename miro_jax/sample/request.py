@@ -317,6 +317,21 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
+def read_texts(path: Path | str) -> list[str]:
+    """Read a prompt file whose prompts are all sampled alike; see `read_prompts`.
+
+    Raises:
+      ValueError: a prompt has targets or a seed of its own.
+    """
+    read = read_prompts(path)
+    if special := [p for p in read if p.targets or p.negative_targets or p.seed is not None]:
+        raise ValueError(
+            f"{path} must hold prompts alone: targets and seed are set for all of them at once. "
+            f"The prompt {special[0].text[:60]!r} has its own; remove them."
+        )
+    return [prompt.text for prompt in read]
+
+
 def _is_json_list(text: str) -> bool:
     """Return whether a text is a JSON list of texts or of objects, as prompts stand in one."""
     try:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from miro_jax.evaluate.suites.base import Suite, SuitePrompt
-from miro_jax.sample.request import read_prompts
+from miro_jax.sample.request import read_texts
 
 
 def make_suite(path: str) -> Suite:
@@ -13,12 +13,7 @@ def make_suite(path: str) -> Suite:
     Raises:
       FileNotFoundError: there is no such file. ValueError: it cannot be used.
     """
-    read = read_prompts(path)
-    if special := [p for p in read if p.targets or p.negative_targets or p.seed is not None]:
-        raise ValueError(
-            f"{path} must hold prompts alone: targets and seeds are flags here. The prompt "
-            f"{special[0].text[:60]!r} has its own; remove them."
-        )
-    prompts = tuple(SuitePrompt(f"{n:05d}", prompt.text) for n, prompt in enumerate(read))
-    digest = hashlib.sha256("\0".join(p.text for p in prompts).encode("utf-8")).hexdigest()
+    texts = read_texts(path)
+    prompts = tuple(SuitePrompt(f"{n:05d}", text) for n, text in enumerate(texts))
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest()
     return Suite(f"{Path(path).stem}@{digest[:8]}", prompts, samples_per_prompt=1)
