@@ -228,8 +228,6 @@ def draws(evaluation: Evaluation, name: str) -> np.ndarray | None:
         return None
     benchmark = evaluation.manifest["benchmark"]
     clusters = clusters_of(evaluation.rows, metric, benchmark.get("score", ""))
-    if clusters is None:
-        return None
     estimator = evaluation.metrics[metric].get("estimator", clustered.PROMPTS)
     value = clustered.estimate(clusters, estimator)
     if value is None:

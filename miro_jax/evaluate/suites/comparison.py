@@ -140,7 +140,7 @@ def _difference(
     for one in (first, second):
         rows = [row for row in one.rows if (row["tag"], row["prompt"]) in common]
         sides.append(clusters_of(rows, metric, benchmark.get("score", "")))
-    if None in sides:
+    if not all(sides):
         return None
     described = first.metrics[metric]
     estimator = described["tags"][tag]["estimator"] if tag else described["estimator"]

@@ -42,7 +42,7 @@ def measure(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
     if suite.score:
         metrics |= _measure_score(suite, rows)
     for name in rewards_of(rows):
-        metrics[name] = describe(reward_clusters(rows, name), PROMPTS)
+        metrics[name] = describe(clusters_of(rows, name), PROMPTS)
         metrics[name]["tags"] = _by_tag(rows, name)
         if groups := _groups(suite):
             metrics[name]["groups"] = {
@@ -75,23 +75,26 @@ def rewards_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.get("rewards", ())))
 
 
-def score_clusters(rows: Sequence[Row], score: str) -> Clusters:
-    """Return the clusters of a suite's own score; see `report.clustered`."""
-    return _cluster(rows, [float(row[score]) for row in rows])
+def clusters_of(rows: Sequence[Row], metric: str, score: str = "") -> Clusters:
+    """Return the clusters of a metric; see `report.clustered`.
 
+    Prompts of one text are one prompt: their images resemble each other as those of one.
 
-def reward_clusters(rows: Sequence[Row], name: str) -> Clusters:
-    """Return the clusters of a reward; see `report.clustered`."""
-    return _cluster(rows, [row.get("rewards", {}).get(name) for row in rows])
+    Args:
+      metric: its name in a result. score: name of the suite's own, where there is one.
 
-
-def clusters_of(rows: Sequence[Row], metric: str, score: str) -> Clusters | None:
-    """Return the clusters of a metric by its name in a result; None where rows do not have it."""
-    if metric in (OVERALL, CORRECT_IMAGES):
-        return score_clusters(rows, score) if score else None
+    Returns:
+      nothing where rows do not have it.
+    """
+    own = (OVERALL, CORRECT_IMAGES, CORRECT_PROMPTS) if score else ()
+    if metric not in (*own, *rewards_of(rows)):
+        return {}
     if metric == CORRECT_PROMPTS:
-        return _any_of_prompt(rows, score) if score else None
-    return reward_clusters(rows, metric) if metric in rewards_of(rows) else None
+        return _any_of_prompt(rows, score)
+    values = [
+        float(row[score]) if metric in own else row.get("rewards", {}).get(metric) for row in rows
+    ]
+    return cluster(values, [row["prompt"] for row in rows], [row["tag"] for row in rows])
 
 
 def describe(clusters: Clusters, estimator: str) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def describe(clusters: Clusters, estimator: str) -> dict[str, Any]:
 
 
 def _measure_score(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
-    clusters = score_clusters(rows, suite.score)
+    clusters = clusters_of(rows, OVERALL, suite.score)
     overall = describe(clusters, suite.estimator)
     absent = [tag for tag in suite.tags if tag not in clusters]
     if absent:  # of a partial set: the mean of the other tags would be another number
@@ -136,15 +139,10 @@ def _any_of_prompt(rows: Sequence[Row], score: str) -> Clusters:
 
 
 def _by_tag(rows: Sequence[Row], name: str) -> dict[str, Any]:
-    clusters = reward_clusters(rows, name)
+    clusters = clusters_of(rows, name)
     if list(clusters) == [""]:
         return {}
     return {tag: describe({tag: group}, PROMPTS) for tag, group in clusters.items()}
-
-
-def _cluster(rows: Sequence[Row], values: Sequence[float | None]) -> Clusters:
-    """Prompts of one text are one prompt: their images resemble each other as those of one."""
-    return cluster(values, [row["prompt"] for row in rows], [row["tag"] for row in rows])
 
 
 def _groups(suite: Suite) -> dict[str, dict[str, str]]:
