@@ -171,6 +171,28 @@ def test_gelu_mlp_uses_the_exact_gelu():
     np.testing.assert_allclose(call(mlp, x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_gelu_and_its_slopes_are_those_of_the_normal_distribution():
+    x = np.linspace(-6, 6, 241)
+    cdf = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in x])
+    density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    given = jnp.asarray(x, jnp.float32)
+    slope = jax.vmap(jax.grad(layers.gelu))
+    curvature = jax.vmap(jax.grad(jax.grad(layers.gelu)))
+    np.testing.assert_allclose(layers.gelu(given), x * cdf, atol=5e-7)
+    np.testing.assert_allclose(slope(given), cdf + x * density, atol=5e-7)
+    np.testing.assert_allclose(curvature(given), density * (2 - x * x), atol=2e-6)
+
+
+def test_gelu_of_halves_is_as_exact_as_they_are():
+    x = jnp.linspace(-4, 4, 161, dtype=jnp.bfloat16)
+    found = layers.gelu(x)
+    exact = layers.gelu(x.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+    _, tangent = jax.jvp(layers.gelu, (x,), (jnp.ones_like(x),))
+    assert tangent.dtype == jnp.bfloat16
+
+
 def attention_by_hand(q, k, v, mask):
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     logits = np.einsum("bnah,bsah->bans", q, k) / np.sqrt(q.shape[-1])

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from miro_jax.models.layers import Linear
+from miro_jax.models.layers import Linear, gelu
 from miro_jax.pretrained.networks import clip, t5
-from miro_jax.pretrained.networks.transformer import Options, gelu
+from miro_jax.pretrained.networks.transformer import Options
 
 Array = jax.Array
 START = 0  # the decoder's first token, which is T5's padding

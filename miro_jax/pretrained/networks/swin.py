@@ -26,13 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.models.layers import LayerNorm, Linear
+from miro_jax.models.layers import LayerNorm, Linear, gelu
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import (
     Options,
     Sizes,
     attention_maps,
-    gelu,
     mlp_maps,
     table,
 )

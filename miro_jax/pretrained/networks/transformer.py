@@ -5,7 +5,6 @@ S width of the source, A heads.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Required, TypedDict, Unpack, get_origin
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from miro_jax.models.layers import Linear
+from miro_jax.models.layers import Linear, gelu
 
 Array = jax.Array
 MAY_BE_0 = ("padding", "end_token", "num_rewards", "added_rewards")
@@ -52,11 +51,6 @@ class Options(TypedDict, total=False):
 
     rngs: Required[nnx.Rngs]
     dtype: DTypeLike
-
-
-def gelu(x: Array) -> Array:
-    """x Phi(x), by erf as PyTorch does it (jax.nn.gelu takes erfc)."""
-    return x * 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def quick_gelu(x: Array) -> Array:

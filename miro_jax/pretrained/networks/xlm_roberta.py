@@ -23,13 +23,12 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.attention import attend
-from miro_jax.models.layers import LayerNorm
+from miro_jax.models.layers import LayerNorm, gelu
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import (
     Options,
     Sizes,
     attention_maps,
-    gelu,
     mlp_maps,
     table,
 )
