@@ -201,6 +201,29 @@ def attention_by_hand(q, k, v, mask):
     return np.einsum("bans,bsah->bnah", weights, v)
 
 
+def test_softmax_and_its_slopes_are_those_of_jax():
+    x, change = 3 * normal(4, 7), normal(4, 7, seed=1)
+    weighed = [lambda x, f=f: jnp.sum(f(x) * change) for f in (jax.nn.softmax, own_softmax)]
+    (theirs, slope), (ours, found) = (jax.value_and_grad(f)(x) for f in weighed)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(found, slope, atol=1e-7)
+    twice = [jax.jvp(jax.grad(f), (x,), (change,))[1] for f in weighed]
+    np.testing.assert_allclose(twice[1], twice[0], atol=1e-6)
+
+
+def test_softmax_rounds_at_its_end_alone():
+    x = 3 * normal(4, 7)
+    weights, change = jax.jvp(lambda x: attention.softmax(x, jnp.bfloat16), (x,), (normal(4, 7),))
+    assert weights.dtype == change.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(weights, jax.nn.softmax(x).astype(jnp.bfloat16))
+    exact = jax.jvp(jax.nn.softmax, (x,), (normal(4, 7),))[1]
+    np.testing.assert_allclose(change.astype(jnp.float32), exact, atol=0.01)
+
+
+def own_softmax(x):
+    return attention.softmax(x, jnp.float32)
+
+
 def test_attention_is_softmax_over_the_sources_shown():
     q, k, v = normal(2, 3, 2, 4), normal(2, 5, 2, 4, seed=1), normal(2, 5, 2, 4, seed=2)
     mask = jnp.array([[True] * 5, [True, False, True, False, False]])

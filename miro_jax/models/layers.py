@@ -45,8 +45,8 @@ def normal_table(
 
 
 def cuts_kernels() -> bool:
-    """Return whether packed products are computed part by part."""
-    return jax.default_backend() == "cpu"
+    """Return whether packed products are computed part by part: by GPUs as one."""
+    return jax.default_backend() != "gpu"
 
 
 class Linear(nnx.Module):
