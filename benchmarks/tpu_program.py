@@ -6,23 +6,24 @@
 
 The whole step, sharded over all chips of a topology as `miro_jax.main` shards it, is compiled. So
 it is known whether it compiles, how long that takes, whether it fits and how near the estimate of
-`miro-jax plan` is. Printed are further what chips send each other, and the seconds of a step by
-the compiler's own model of the chip, which is no measurement.
+`miro-jax plan` is. Printed are further what chips send each other, and where the cycles of a step
+go by the compiler's own model of the chip: it leaves out waiting for other chips, and is no
+measurement.
 """
 
 import argparse
+import collections
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no server that describes this machine
 
 import jax
 import jax.numpy as jnp
-import libtpu
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType
@@ -30,12 +31,14 @@ from jax.sharding import AxisType
 from benchmarks import scaling, train_step, tried
 from benchmarks.sizes import SIZES, config_of
 from miro_jax.models import compiling, sharding
-from miro_jax.models.flops import peak_tflops, training_flops
+from miro_jax.models.flops import training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.train.state import abstract_state, graph_of, make_init
 from miro_jax.train.step import make_loss, make_train_step
 
 GIB = 2**30
+# Operations of a cycle: 2 for each cell of the matrix units.
+PER_CYCLE = {"TPU v5 lite": 2 * 4 * 128**2, "TPU v6 lite": 2 * 4 * 256**2}
 
 
 def lower(args: argparse.Namespace, config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
@@ -61,6 +64,20 @@ def lower(args: argparse.Namespace, config, mesh: jax.sharding.Mesh) -> jax.stag
         return jitted.lower(abstract, batch)
 
 
+def cycles(text: str) -> tuple[collections.Counter, collections.Counter]:
+    """Return how many operations of a kind a program has, and their cycles by the compiler."""
+    counts, spent = collections.Counter(), collections.Counter()
+    for line in text[text.rindex("ENTRY") :].splitlines():
+        if match := re.search(r'"estimated_cycles":"(\d+)"', line):
+            name = re.search(r'op_name="([^"]*)"', line)
+            parts = re.sub(r"[\d']+", "", name[1]).split("/") if name else ["copies"]
+            # One of jax.grad's passes and an operation; names of parameters are of their copies.
+            kind = " ".join(parts[-2:]) if len(parts) > 1 else "copies"
+            counts[kind] += 1
+            spent[kind] += int(match[1])
+    return counts, spent
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,7 +93,10 @@ def main() -> None:
     tried.add_option(parser)
     args = parser.parse_args()
     tried.patch(args.tried)
+    import libtpu
+
     os.environ["TPU_LIBRARY_PATH"] = libtpu.get_library_path()
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no server that describes this machine
     chips = topologies.get_topology_desc(args.topology, "tpu").devices
     jax.default_backend = lambda: "tpu"  # what is traced is for it
     shape = len(chips) // args.model, args.model
@@ -92,7 +112,7 @@ def main() -> None:
     text = program.as_text()
     if args.text:
         args.text.write_text(text)
-    memory, costs = program.memory_analysis(), program.cost_analysis()
+    memory = program.memory_analysis()
     state, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     print(
         f"memory of a chip: {(state + work) / GIB:.2f} GiB, {state / GIB:.2f} of them state and "
@@ -101,12 +121,14 @@ def main() -> None:
     for kind, found in scaling.collectives(text).items():
         sent = sum(scaling.sent(kind, size, count or len(chips)) for size, count in found)
         print(f"{kind:20} {len(found):5} {sent / 1e9:8.3f} GB sent by a chip")
-    kind, seconds = chips[0].device_kind, costs["optimal_seconds"]
-    model = args.batch * training_flops(config, args.tokens) / len(chips) / 1e12
-    print(
-        f"{model:.3f} TFLOP of the model a chip and step; by the compiler's model of a {kind}: "
-        f"{1e3 * seconds:.1f} ms, {model / seconds / peak_tflops(kind):.0%} of the peak"
-    )
+    counts, spent = cycles(text)
+    total = sum(spent.values())
+    for kind, amount in spent.most_common(15):
+        print(f"{kind[:60]:60} {counts[kind]:5} {amount / 1e6:8.2f} M cycles {amount / total:6.1%}")
+    model = args.batch * training_flops(config, args.tokens) / len(chips)
+    print(f"{total / 1e6:.1f} M cycles for {model / 1e12:.3f} TFLOP of the model a chip")
+    if each := PER_CYCLE.get(chips[0].device_kind):
+        print(f"{model / each / total:.0%} of the peak")
 
 
 if __name__ == "__main__":

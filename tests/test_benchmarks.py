@@ -1,6 +1,6 @@
 """What the benchmarks read out of compiled programs."""
 
-from benchmarks import scaling
+from benchmarks import scaling, tpu_program
 
 TEXT = """
   %a = f32[64,8]{1,0} all-gather(f32[8,8]{1,0} %x), channel_id=1, replica_groups=[2,4]<=[8]
@@ -24,3 +24,18 @@ def test_bytes_that_a_device_sends_over_a_ring():
     assert scaling.sent("all-reduce", 800, 8) == 1400
     assert scaling.sent("reduce-scatter", 100, 8) == 700
     assert scaling.sent("collective-permute", 100, 8) == 100
+
+
+def test_cycles_of_a_tpu_are_summed_by_pass_and_operation():
+    text = """
+%inner { %f = f32[8] add(), backend_config={"estimated_cycles":"999"} }
+ENTRY %main {
+  %a = f32[8] fusion(%x), metadata={op_name="jit(f)/jvp()/dot_general"}, x={"estimated_cycles":"7"}
+  %b = f32[8] fusion(%x), metadata={op_name="jit(f)/jvp()/dot_general"}, x={"estimated_cycles":"5"}
+  %c = f32[8] copy(%x), metadata={op_name="state['blocks'][3]"}, x={"estimated_cycles":"2"}
+  %d = f32[8] copy(%x), x={"estimated_cycles":"1"}
+  %e = f32[8] bitcast(%x)
+}"""
+    counts, spent = tpu_program.cycles(text)
+    assert spent == {"jvp() dot_general": 12, "copies": 3}
+    assert counts == {"jvp() dot_general": 2, "copies": 2}
