@@ -189,7 +189,9 @@ def test_the_rate_is_measured_where_it_was_and_estimated_elsewhere():
     share, why = budget.mfu_of(at("h200-8"), sizes)
     assert why.startswith("measured: 508 images/s") and 0.3 < share < 0.4
     share, why = budget.mfu_of(at("v6e-16"), sizes)
-    assert why.startswith("estimated") and "not measured on v6e" in why
+    assert share == 0.23 and "from the compiler; not measured on v6e" in why
+    share, why = budget.mfu_of(at("v4-16"), sizes)
+    assert share > 0.3 and why.startswith("estimated") and "not measured on v4" in why
     other = dataclasses.replace(sizes, num_blocks=2)
     assert budget.mfu_of(at("h200-8"), other)[1].startswith("estimated")
 
@@ -216,3 +218,13 @@ def test_estimates_are_within_a_tenth_of_what_xla_sets_aside_on_1_8_and_16_devic
     for devices, row in rows.items():
         assert row["state"] == pytest.approx(row["arguments"], rel=0.01), devices
         assert row["estimate"] == pytest.approx(row["total"], rel=0.1), (devices, row)
+
+
+def test_of_what_jax_keeps_each_compiler_has_a_share_in_memory():
+    config = read_config("miro")
+    share = budget.kept_share
+    assert share(config, "v6e") == share(config, "v5p") == budget.KEPT_ON_TPU
+    assert share(config, "h200") == budget.KEPT_WITH_CUDNN and share(config, "a100") == budget.KEPT
+    with config.unlocked():
+        config.model.dtype = "float32"
+    assert share(config, "v6e") == share(config, "h200") == 1.0
