@@ -121,6 +121,8 @@ def main() -> None:
     for kind, found in scaling.collectives(text).items():
         sent = sum(scaling.sent(kind, size, count or len(chips)) for size, count in found)
         print(f"{kind:20} {len(found):5} {sent / 1e9:8.3f} GB sent by a chip")
+    if args.microbatches > 1:
+        return print("cycles are not counted: those of microbatches are in a loop")
     counts, spent = cycles(text)
     total = sum(spent.values())
     for kind, amount in spent.most_common(15):

@@ -11,7 +11,7 @@ set -euo pipefail
 
 METADATA='curl -sfH Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'
 : "${SOURCE:?a source, as tar:gs://BUCKET/*.tar}" "${OUT:?the folder of the records}"
-exec gcloud compute tpus tpu-vm ssh "${NAME:?a name}" --zone="${ZONE:?a zone}" --worker=all --command="\
+SCRIPT="\
 set -euo pipefail; cd miro_jax; export PATH=\$PWD/.venv/bin:\$PATH; \
 index=\$($METADATA/agent-worker-number); \
 hosts=\$($METADATA/worker-network-endpoints | tr , '\n' | grep -c .); \
@@ -24,3 +24,5 @@ exec python -m miro_jax.annotate --worker-index=\$index --num-workers=\$hosts \
 --image-encoder=sdxl_vae:size=256 \
 --caption-encoder=flan_t5:width=2048,max_tokens=256,dtype=bfloat16 \
 --dtype=bfloat16 --one-by-one --num-threads=32 ${*@Q}"
+exec gcloud compute tpus tpu-vm ssh "${NAME:?a name}" --zone="${ZONE:?a zone}" --worker=all \
+  --command="bash -c ${SCRIPT@Q}"

@@ -6,6 +6,7 @@ also uses the verbs before it. The tree and its reasons are those of the README'
 
 import ast
 import graphlib
+import importlib
 import os
 import pathlib
 import subprocess
@@ -205,3 +206,31 @@ def test_files_are_short():
 def test_files_are_named_after_what_they_hold():
     vague = ("utils", "util", "helpers", "misc", "common")
     assert [place(p) for p in EVERYTHING if p.stem in vague] == []
+
+
+def test_what_is_taken_from_a_package_with_lazy_names_is_among_them():
+    """A name that is not stays unnoticed while another import has loaded its module."""
+    lazy = {
+        module_of(path): importlib.import_module(module_of(path)).__dir__()
+        for path in PACKAGE
+        if path.name == "__init__.py" and "lazy_loader.attach" in path.read_text("utf-8")
+    }
+    assert "miro_jax.sample" in lazy
+    missing = []
+    for path in PACKAGE:
+        named = {}  # here -> package
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.ImportFrom):
+                full = {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+                named |= {name: one for name, one in full.items() if one in lazy}
+        for node in ast.walk(TREES[path]):
+            if not isinstance(node, ast.Attribute):
+                continue
+            outer, package = node.value, None
+            if isinstance(outer, ast.Name):
+                package = named.get(outer.id)
+            elif isinstance(outer, ast.Attribute) and isinstance(outer.value, ast.Name):
+                package = f"{named.get(outer.value.id)}.{outer.attr}"
+            if package in lazy and node.attr not in lazy[package]:
+                missing.append(f"{place(path)}:{node.lineno}: {package}.{node.attr}")
+    assert missing == []

@@ -116,9 +116,21 @@ def test_bars_of_an_evaluation_show_the_parameters_that_its_manifest_has(known, 
     )
     (one,) = source.evaluations
     assert bars.bars([source]).numbers["models"][0]["parameters_billion"] is None
+    published = read_source("published")  # it has a model of that name, too
+    assert bars.bars([published, dataclasses.replace(source, label="MIRO")]).numbers["ratios"]
     counted = dataclasses.replace(one, manifest={**one.manifest, "model": {"parameters": known}})
     figure = bars.bars([dataclasses.replace(source, evaluations=(counted,))])
     assert figure.numbers["models"][0]["parameters_billion"] == pytest.approx(0.36)
+    for wrong in ("2.6B", "0", "-1", "nan", "inf"):
+        described = {**one.manifest, "model": {"parameters": wrong}}
+        figure = bars.bars(
+            [
+                dataclasses.replace(
+                    source, evaluations=(one, dataclasses.replace(one, manifest=described))
+                )
+            ]
+        )
+        assert figure.numbers["models"][0]["parameters_billion"] is None
 
 
 def test_the_papers_sweep_has_its_maxima_marked_and_no_certainty():

@@ -85,6 +85,8 @@ def test_bootstrap_over_prompts_is_that_of_their_means_where_images_are_alike():
 def test_bootstrap_of_one_prompt_is_over_its_images():
     values = np.random.default_rng(4).random(50)
     assert statistics.bootstrap_mean(values, ["a"] * 50) == statistics.bootstrap_mean(values)
+    lost = statistics.bootstrap_mean(np.array([1, 2, np.nan]), ["a", "a", "b"])
+    assert lost == statistics.bootstrap_mean(np.array([1.0, 2.0]))
 
 
 def test_a_prompt_without_values_is_dropped_from_the_bootstrap():

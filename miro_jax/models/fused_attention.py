@@ -2,8 +2,8 @@
 
 The kernels by name:
 
-    xla     jax.nn.dot_product_attention as XLA compiles it; any device, dtype and shape. The
-            float32 logits [B, A, N, S] pass through the device's memory.
+    xla     products and a softmax as XLA compiles them; any device, dtype and shape. The float32
+            logits [B, A, N, S] pass through the device's memory.
     cudnn   cuDNN's kernel, which keeps them on the chip: NVIDIA GPUs from compute capability 8.0,
             bfloat16 or float16, head widths that are a multiple of 8 and at most 128.
     auto    cudnn where it can be had, else xla, with one line in the log.

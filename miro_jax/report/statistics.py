@@ -51,8 +51,9 @@ def bootstrap_mean(values: np.ndarray, prompts: Sequence[str] | None = None) -> 
     if values.ndim != 1 or not present.any():
         raise ValueError(f"values must be [N] with N >= 1 numbers; got shape {values.shape}.")
     values, groups = values[present], np.arange(present.sum())
-    if prompts is not None and len(set(prompts)) > 1:
-        _, groups = np.unique(np.asarray(prompts)[present], return_inverse=True)
+    if prompts is not None:
+        _, own = np.unique(np.asarray(prompts)[present], return_inverse=True)
+        groups = own if own.any() else groups
     sums, counts = np.bincount(groups, values), np.bincount(groups)
     rng = np.random.default_rng(_SEED)
     chosen = rng.integers(0, len(sums), (_RESAMPLES, len(sums)))

@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules={
         *"animation batches best curve draw folder model_card objective".split(),
-        *"pipeline search stage trained".split(),
+        *"pipeline preset search stage trained".split(),
     },
     submod_attrs={
         "animation": ["save_animation"],

@@ -89,9 +89,10 @@ def bars(sources: Sequence[Source]) -> Figure:
 def _billions(parameters: Any) -> float | None:
     """Return a number of parameters in billions: counted, or a text that was declared."""
     try:
-        return float(parameters) / 1e9
+        number = float(parameters)
     except (TypeError, ValueError):  # not known
         return None
+    return number / 1e9 if 0 < number < math.inf else None
 
 
 def _length(value: float | None, low: float | None, high: float) -> float | None:
@@ -105,8 +106,8 @@ def _length(value: float | None, low: float | None, high: float) -> float | None
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return how much larger and costlier the costliest model is than MIRO."""
-    known = {row["model"]: row for row in rows}
     costly = [row for row in rows if row.get("tflop")]
+    known = {row["model"]: row for row in costly}  # an evaluation may be called MIRO, too
     if "MIRO" not in known or not costly:
         return {}
     most, own = max(costly, key=lambda row: row["tflop"]), known["MIRO"]

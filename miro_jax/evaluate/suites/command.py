@@ -79,7 +79,7 @@ def _plan(words: list[str]) -> Any:
                 f"--preset is of one checkpoint's weights, and --watch evaluates all; got "
                 f"{flags.preset}. Give its levels with --target and --negative-target."
             )
-        return _plan_watch(settings, words)
+        return _plan_watch(settings, flags, words)
     return _plan_checkpoint(settings, flags)
 
 
@@ -103,7 +103,7 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
     return suites.work.Planned(suite, settings, out, sampling=suites.sampling.plan(*given))
 
 
-def _plan_watch(settings: Settings, words: list[str]) -> Any:
+def _plan_watch(settings: Settings, flags: Namespace, words: list[str]) -> Any:
     """Check the flags of --watch; returns a function that watches."""
     suites, path = evaluate.suites, Path(settings.what).expanduser()
     run: Path | str = path
@@ -114,6 +114,9 @@ def _plan_watch(settings: Settings, words: list[str]) -> Any:
             "--watch must be given a run, by its folder or URL, and no --out; got "
             f"{settings.what}{f' and --out={settings.out}' if settings.out else ''}."
         )
+    options = make_settings(Options, flags, checkpoint=str(path))
+    sample.preset.read_defaults(options)
+    sample.batches.check_rows(options.batch_size)
     last = evaluate.command.read_config(path).train.num_steps
     suite = suites.table.make_suite(settings.suite, path)
     chosen, _ = suites.run.choose(suite, settings)

@@ -59,9 +59,7 @@ def table_of(evaluation: Evaluation) -> Table:
     notes = [f"95 % intervals over prompts; {counted(result['images'], 'image')}"]
     if result["partial"]:
         absent = len(result["missing"]) + len(result["failed"])
-        notes.append(
-            f"PARTIAL: {counted(absent, 'image')} missing or damaged; compare with nothing"
-        )
+        notes.append(f"PARTIAL: {counted(absent, 'image')} missing or damaged")
     return Table(title, ("metric", "value", "prompts", "images"), rows, notes)
 
 
