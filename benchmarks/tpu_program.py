@@ -23,18 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType
 
 from benchmarks import scaling, train_step, tried
 from benchmarks.sizes import SIZES, config_of
-from miro_jax.models import compiling, sharding
+from miro_jax.models import sharding
 from miro_jax.models.flops import training_flops
-from miro_jax.models.rin import RIN
-from miro_jax.train.state import abstract_state, graph_of, make_init
-from miro_jax.train.step import make_loss, make_train_step
 
 GIB = 2**30
 # Operations of a cycle: 2 for each cell of the matrix units.
@@ -43,25 +38,13 @@ PER_CYCLE = {"TPU v5 lite": 2 * 4 * 128**2, "TPU v6 lite": 2 * 4 * 256**2}
 
 def lower(args: argparse.Namespace, config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     """Trace the step for a mesh of chips that are not there."""
-    build = lambda rngs: RIN(config, rngs=rngs, dtype=jnp.bfloat16)  # noqa: E731
-    optimizer = train_step.make_optimizer(train_step.OPTIM, train_step.STEPS)
-    schedule = train_step.schedule_of(train_step.OPTIM, train_step.STEPS)
-    empty = np.zeros((1, config.caption_width), np.float16)
     with sharding.use_mesh(mesh):
-        abstract, shardings = abstract_state(make_init(build, optimizer), mesh)
-        loss = make_loss(graph_of(build), train_step.RECIPE, lambda x: 0.1 * x, empty)
-        step = make_train_step(loss, optimizer, schedule, train_step.RECIPE, 0, args.microbatches)
+        step, state = train_step.make_step(config, mesh, "bfloat16", microbatches=args.microbatches)
         batch = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh))
             for name, x in train_step.data(config, args.batch, args.tokens).items()
         }
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(shardings, sharding.replicated(mesh)),
-            compiler_options=compiling.options(),
-        )
-        return jitted.lower(abstract, batch)
+        return step.lower(state, batch)
 
 
 def cycles(text: str) -> tuple[collections.Counter, collections.Counter]:

@@ -51,6 +51,28 @@ def data(config, rows: int, tokens: int) -> dict[str, np.ndarray]:
     }
 
 
+def make_step(config, mesh, dtype: str, attention: str = "auto", microbatches: int = 1):
+    """Return our jitted step for a mesh, whose devices need not be there, and its state's shapes.
+
+    Called, and the step traced, inside `use_mesh`.
+    """
+    build = lambda rngs: RIN(  # noqa: E731
+        config, rngs=rngs, dtype=jnp.dtype(dtype), attention=attention
+    )
+    optimizer = make_optimizer(OPTIM, STEPS)
+    abstract, shardings = abstract_state(make_init(build, optimizer), mesh)
+    empty = np.zeros((1, config.caption_width), np.float16)
+    loss = make_loss(graph_of(build), RECIPE, lambda x: 0.1 * x, empty)
+    schedule = schedule_of(OPTIM, STEPS)
+    jitted = jax.jit(
+        make_train_step(loss, optimizer, schedule, RECIPE, 0, microbatches),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        compiler_options=compiling.options(),
+    )
+    return jitted, abstract
+
+
 class Ours:
     """Our step, compiled for a mesh (None: of one device); `measure` runs it."""
 
@@ -58,24 +80,12 @@ class Ours:
         self.args, self.mesh = args, mesh or sharding.one_device_mesh()
         if args.products:
             layers.cuts_kernels = lambda: args.products == "cut"
-        build = lambda rngs: RIN(  # noqa: E731
-            config, rngs=rngs, dtype=jnp.dtype(args.dtype), attention=args.attention
-        )
         with sharding.use_mesh(self.mesh):
-            optimizer = make_optimizer(OPTIM, STEPS)
-            self.abstract, shardings = abstract_state(make_init(build, optimizer), self.mesh)
-            empty = np.zeros((1, config.caption_width), np.float16)
-            loss = make_loss(graph_of(build), RECIPE, lambda x: 0.1 * x, empty)
-            step = make_train_step(loss, optimizer, schedule_of(OPTIM, STEPS), RECIPE, 0)
+            step, self.abstract = make_step(config, self.mesh, args.dtype, args.attention)
             layout = sharding.batch_sharding(self.mesh)
             self.batch = jax.device_put(data(config, args.batch, args.tokens), layout)
             begin = time.perf_counter()
-            lowered = jax.jit(
-                step,
-                donate_argnums=0,
-                out_shardings=(shardings, sharding.replicated(self.mesh)),
-                compiler_options=compiling.options(),
-            ).lower(self.abstract, self.batch)
+            lowered = step.lower(self.abstract, self.batch)
             self.lower_s = time.perf_counter() - begin
             begin = time.perf_counter()
             self.compiled = lowered.compile()

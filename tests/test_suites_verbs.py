@@ -74,12 +74,18 @@ def test_a_comparison_has_paired_differences_adjusted_over_the_table(made):
     assert b"won/tied/lost" in pages.render_comparison([first, second], result)
 
 
+def evaluate_lacking(folder, count, *lacking):
+    """Evaluations of as many prompts, each without the images of one of them."""
+    suite, made = small_suite(count, images=1), []
+    for name in lacking:
+        images = write_geneval(folder / name, suite, 1)
+        shutil.rmtree(images / name)
+        made.append(evaluate(images, suite, folder / f"{name}-out", partial=True))
+    return made
+
+
 def test_sets_that_lack_different_prompts_are_paired_by_their_prompts(tmp_path):
-    suite, sides = small_suite(46, images=1), []
-    for name, lacks in (("a", "00046"), ("b", "00002")):  # the first and the last red prompt
-        folder = write_geneval(tmp_path / name, suite, 1)
-        shutil.rmtree(folder / lacks)
-        sides.append(evaluate(folder, suite, tmp_path / f"{name}-out", partial=True))
+    sides = evaluate_lacking(tmp_path, 46, "00046", "00002")  # the last and the first red prompt
     result = comparison.compare(sides)
     for row in result["rows"]:
         change = row["differences"][1]
@@ -91,11 +97,7 @@ def test_sets_that_lack_different_prompts_are_paired_by_their_prompts(tmp_path):
 
 
 def test_sets_that_share_no_prompt_of_a_tag_have_no_difference_of_all_tags(tmp_path):
-    suite, sides = small_suite(4, images=1), []
-    for name, lacks in (("a", "00004"), ("b", "00002")):  # one of the two red prompts each
-        folder = write_geneval(tmp_path / name, suite, 1)
-        shutil.rmtree(folder / lacks)
-        sides.append(evaluate(folder, suite, tmp_path / f"{name}-out", partial=True))
+    sides = evaluate_lacking(tmp_path, 4, "00004", "00002")  # one of the two red prompts each
     rows = {(r["metric"], r["tag"]): r["differences"][1] for r in comparison.compare(sides)["rows"]}
     assert rows["overall", ""] is None and rows["overall", "red"] is None
     assert rows["overall", "blue"]["ties"] == 2

@@ -213,10 +213,11 @@ def _check_texts(config: ml_collections.ConfigDict, arguments: Sequence[str]) ->
     """Refuse None where text belongs: it would name a folder or a file `None`."""
     for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
         flag = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", word)
-        given = following if flag and flag[2] is None else flag and flag[2]
-        if given not in ("None", "null"):
+        if flag is None:
             continue
-        if isinstance(config_flags.config_path.get_value(flag[1], config), str):
+        given = following if flag[2] is None else flag[2]
+        wanted = config_flags.config_path.get_value(flag[1], config)
+        if given in ("None", "null") and isinstance(wanted, str):
             raise UsageError(
                 f"config.{flag[1]} must be text, empty for none; got {given}. "
                 f"Write --config.{flag[1]}= with nothing after it."

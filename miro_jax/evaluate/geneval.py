@@ -53,10 +53,8 @@ class Evaluator:
         # All categories in one call: it fills batches, and other evaluators request the same.
         every = [prompt for prompts in self.prompts.values() for prompt in prompts]
         images = self.sampling.sample(pipeline, every, self.count, guidance_scale=scale)
-        tags, texts = (
-            [text for text in one for _ in range(self.count)]
-            for one in ([n for n, prompts in self.prompts.items() for _ in prompts], every)
-        )
+        texts = [prompt for prompt in every for _ in range(self.count)]
+        tags = [n for n, own in self.prompts.items() for _ in range(len(own) * self.count)]
         categories = shares(world.check_all(images, texts), texts, tags)
         colors = [n for n, tag in enumerate(tags) if tag == "colors"]
         named = [has_named_color(images[n], texts[n]) for n in colors]

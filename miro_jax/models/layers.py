@@ -217,7 +217,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     f = x.astype(jnp.float32)
     twice = _twice_cdf(f)
     slope = 0.5 * twice + f * jnp.exp(-0.5 * f * f) / math.sqrt(2 * math.pi)
-    return (f * 0.5 * twice).astype(x.dtype), slope.astype(x.dtype) * dx
+    return gelu(x), slope.astype(x.dtype) * dx
 
 
 def _twice_cdf(x: Array) -> Array:

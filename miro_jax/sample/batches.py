@@ -72,8 +72,7 @@ def default_dtype() -> str:
 
 def check_rows(batch_size: int | None) -> None:
     """Raise ValueError unless --batch-size divides over all devices; None is not given."""
-    devices = jax.device_count()
-    if batch_size is not None and batch_size % devices:
+    if batch_size is not None and batch_size % (devices := jax.device_count()):
         raise ValueError(
             f"argument --batch-size: must be a multiple of the {devices} devices; got {batch_size}"
         )

@@ -65,8 +65,7 @@ def plan(
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
     sampling = Sampling(options, request, Images().sheet(request), out, step)
     sample.folder.check_folder(out, sampling.facts, sampling.sheet.files)
-    if options.batch_size is not None:
-        sample.batches.check_rows(options.batch_size)
+    sample.batches.check_rows(options.batch_size)
     return sampling
 
 
