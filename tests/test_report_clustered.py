@@ -146,3 +146,13 @@ def test_shares_of_tags_take_the_correlation_of_all_of_them():
     single = clustered.shares(alike, [str(n) for n in range(100)], tags)
     assert single["a"] == wilson(20, 40)
     assert clustered.shares([], [], []) == {}
+
+
+def test_images_of_one_prompt_alone_are_independent_as_in_the_interval_of_its_mean():
+    right = [True] * 3 + [False] * 5
+    for values, correct in ((right, 3), ([True] * 8, 8)):
+        assert clustered.shares(values, ["a"] * 8, [""] * 8)[""] == wilson(correct, 8)
+    apart = clustered.shares(right + right, ["a"] * 8 + ["b"] * 8, ["x"] * 8 + ["y"] * 8)
+    assert apart == {"x": wilson(3, 8), "y": wilson(3, 8)}
+    alike = clustered.shares([True] * 16, ["a"] * 8 + ["b"] * 8, [""] * 16)[""]
+    assert alike["low"] == wilson(2, 2)["low"] and alike["total"] == 16

@@ -3,7 +3,9 @@
 Images of one prompt resemble each other, so prompts are the units: an interval that takes images
 as independent holds the truth in 75 to 85 of 100 cases where it promises 95. Here prompts are
 resampled with all their images, within their tags where the estimator is a mean of tags. What is
-asked is how new prompts of the same kind would do, not new noise.
+asked is how new prompts of the same kind would do, not new noise. One prompt alone says nothing of
+other prompts: intervals of its mean (`statistics.bootstrap_mean`) and of its share take its images
+as independent, and are of new images of that prompt.
 
 A set of values is `Clusters`: tag -> [P, 3], of each prompt the sum of its values, their number
 and the sum of their squares. Letters: T tags, P prompts, m images of a prompt, B resamples.
@@ -123,11 +125,14 @@ def wilson_of_clusters(group: np.ndarray, rho: float | None) -> Share:
     """Return the share of one tag, with Wilson's interval at the effective number of images.
 
     Args:
-      group: [P, 3], of values 0 and 1. rho: of `intra_prompt_correlation`; None counts as 1.
+      group: [P, 3], of values 0 and 1. rho: of `intra_prompt_correlation`; None counts as 1 where
+        prompts do not differ, and as 0 for one prompt alone, whose images are independent.
     """
     total, correct = group[:, 1].sum(), group[:, 0].sum()
-    per_prompt = total / max((group[:, 1] > 0).sum(), 1)
-    effect = 1 + (per_prompt - 1) * min(max(1.0 if rho is None else rho, 0.0), 1.0)
+    prompts = max((group[:, 1] > 0).sum(), 1)
+    if rho is None:
+        rho = float(prompts > 1)
+    effect = 1 + (total / prompts - 1) * min(max(rho, 0.0), 1.0)
     count = max(round(total / effect), 1)
     counts = {"correct": int(correct), "total": int(total), "accuracy": float(correct / total)}
     return wilson(min(round(correct / effect), count), count) | counts
