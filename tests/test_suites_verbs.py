@@ -220,6 +220,19 @@ def test_diff_of_rewards_alone_shows_the_images_whose_score_changed_most(tmp_pat
     assert "no image changed" in "\n".join(difference.lines(again))
 
 
+def test_diff_tells_prompts_of_one_text_apart(made):
+    first, second = (
+        manifest.Evaluation(name, made[0].folder, made[0].manifest) for name in ("a", "b")
+    )
+    score = made[0].manifest["benchmark"]["score"]
+    for one, right in ((first, (True, False)), (second, (False, False))):
+        rows = [{**made[0].rows[0], "key": key, "sample": 0} for key in ("00000", "00001")]
+        vars(one)["rows"] = [{**row, score: now} for row, now in zip(rows, right, strict=True)]
+    result = difference.diff(first, second)
+    assert list(result["flips"].values()) == [{"won": 0, "lost": 1}]
+    assert result["changed"][0]["key"] == "00000" and result["changed"][0]["scores"] == [0.5, 0]
+
+
 def published(evaluation, **changes):
     values = {"overall": {"value": 0.5, "tolerance": 0.01, "tags": {}}} | changes
     models = {"one": {"small@1": {"samples_per_prompt": 2, "metrics": values}}}

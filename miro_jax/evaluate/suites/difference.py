@@ -74,8 +74,19 @@ def _is_of(path: str, prefix: str) -> bool:
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> list[Pair]:
-    """Return the rows of the images that both have."""
-    sides = [{(row["prompt"], row["sample"]): row for row in one.rows} for one in (first, second)]
+    """Return the rows of the images that both have; keys tell prompts of one text apart."""
+    keys: dict[str, list[set[str]]] = {}
+    for side, one in enumerate((first, second)):
+        for row in one.rows:
+            keys.setdefault(row["prompt"], [set(), set()])[side].add(row["key"])
+    repeated = {prompt for prompt, own in keys.items() if max(map(len, own)) > 1}
+    sides = [
+        {
+            (row["prompt"], row["key"] if row["prompt"] in repeated else "", row["sample"]): row
+            for row in one.rows
+        }
+        for one in (first, second)
+    ]
     return [(sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]]
 
 
