@@ -14,6 +14,7 @@ from miro_jax.evaluate import budget, plan
 from miro_jax.evaluate.doctor import latent_shape, read_config
 from miro_jax.evaluate.settings import choose, evaluator_of, trained_on_shapes
 from miro_jax.models import rin
+from miro_jax.models.flops import forward_flops
 from miro_jax.rewards.names import short_name
 from miro_jax.train.memory import Layout, StepMemory, smallest_change
 from tests.painting import gauges, inputs
@@ -76,15 +77,29 @@ def test_hours_are_work_over_the_chips_rate_and_money_is_hours_times_price(capsy
     assert "as requested" in train["rate"]
 
 
-def test_guidance_takes_two_passes_and_one_checkpoint_more_than_are_kept_is_stored(capsys):
-    free, guided = (
-        facts(
-            capsys, f"--config.sample.guidance_scale={scale}", "--config.train.keep_checkpoints=4"
-        )
-        for scale in (0.0, 2.0)
+def test_one_checkpoint_more_than_are_kept_is_stored(capsys):
+    found = facts(capsys, "--config.train.keep_checkpoints=4")["disk"]
+    assert found["checkpoints"] == 5 * found["a checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "evaluator, unguided", [("geneval", 1), ("reward_scores", 1), ("dials", 0)]
+)
+def test_only_images_with_guidance_take_two_passes(evaluator, unguided, memory, capsys):
+    forward = forward_flops(
+        memory.network.sizes, read_config("base:tiny").encoder.caption.max_tokens
     )
-    assert guided["stages"][2]["flops"] == 2 * free["stages"][2]["flops"]
-    assert free["disk"]["checkpoints"] == 5 * free["disk"]["a checkpoint"]
+    words = [f"--config.evaluate.evaluators=('{evaluator}',)", "--config.sample.num_steps=4"]
+    for solver, evaluations in (("euler", 4), ("heun", 7)):
+        words.append(f"--config.sample.solver={solver}")
+        free, guided = (
+            facts(capsys, *words, f"--config.sample.guidance_scale={scale}")["stages"][2]
+            for scale in (0.0, 2.0)
+        )
+        assert guided["images"] == (1 + unguided) * free["images"] > 0
+        passes = [one["images"] * one["flops"] / forward for one in (free, guided)]
+        assert passes[0] == pytest.approx(evaluations * free["images"])
+        assert passes[1] == pytest.approx(evaluations * free["images"] * (2 + unguided))
 
 
 def test_geneval_is_sampled_with_guidance_and_without():

@@ -1,5 +1,6 @@
 """The work of `miro-jax plan`: memory of a chip, hours, disk and money of the stages of a run."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
 from miro_jax.models.sharding import check_sizes
+from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
 from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
@@ -100,11 +102,12 @@ def make(settings: plan.Settings) -> Budget:
     tokens = config.encoder.caption.max_tokens
     mfu, why = mfu_of(settings, sizes)
     trained = config.train.num_steps * batch
-    sampled = (2 if config.sample.guidance_scale else 1) * config.sample.num_steps
+    images, passes = evaluated_images(config), evaluated_passes(config)
+    sampled = passes / images if images else 0.0
     works = (
         ("annotate", settings.records, annotation_flops(config, settings.words), TOWERS_MFU),
         ("train", trained, training_flops(sizes, tokens), mfu),
-        ("evaluate", evaluated_images(config), sampled * forward_flops(sizes, tokens), mfu),
+        ("evaluate", images, sampled * forward_flops(sizes, tokens), mfu),
     )
     of_towers = f"estimated at {TOWERS_MFU:.0%} of the peak, as towers reach on an {_KNOWN_DEVICE}"
     stages = tuple(
@@ -215,6 +218,19 @@ def record_bytes(config: Any, words: float) -> float:
     caption = config.encoder.caption
     tokens = min(words * TOKENS_PER_WORD + 1, caption.max_tokens)
     return 4.0 * math.prod(latent_shape(config)) + 2.0 * tokens * caption.width + 900
+
+
+def evaluated_passes(config: Any) -> float:
+    """Return how often the network is applied to an image for all of `evaluated_images`.
+
+    Images with guidance take two passes. There are as many of them as a config without guidance
+    samples: what tables sample without it, for comparison, comes on top and takes one.
+    """
+    plain = copy.deepcopy(config)
+    plain.sample.guidance_scale = 0.0
+    guided = evaluated_images(plain) if config.sample.guidance_scale else 0.0
+    evaluations = get_solver(config.sample.solver).evaluations(config.sample.num_steps)
+    return evaluations * (evaluated_images(config) + guided)
 
 
 def evaluated_images(config: Any) -> float:

@@ -49,12 +49,14 @@ class Solver:
       grid: number of steps -> arrays `[num_steps]`, one entry for each step.
       start: (x, carry) -> the first state.
       last: the last step where it is another one.
+      evaluations: number of steps -> how often the velocity is computed.
     """
 
     step: Step
     grid: Callable[[int], tuple[Array, ...]] = _intervals
     start: Callable[[Array, Any], State] = lambda x, carry: (x, carry)
     last: Step | None = None
+    evaluations: Callable[[int], int] = lambda num_steps: num_steps
 
     def __call__(self, velocity: Velocity, x: Array, carry: Any, num_steps: int) -> Array:
         """Integrate x `[B, ...]` float32 from noise to data in `num_steps` steps."""
@@ -99,7 +101,7 @@ def _dpmpp_2m_step(velocity: Velocity, state: State, now: tuple[Array, ...]) -> 
 
 
 euler = Solver(_euler_step)
-heun = Solver(_heun_step, last=_euler_step)
+heun = Solver(_heun_step, last=_euler_step, evaluations=lambda num_steps: 2 * num_steps - 1)
 dpmpp_2m = Solver(_dpmpp_2m_step, _dpmpp_2m_grid, lambda x, carry: (x, x, carry))
 SOLVERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 
