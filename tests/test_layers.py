@@ -233,6 +233,13 @@ def test_attention_is_softmax_over_the_sources_shown():
     np.testing.assert_allclose(attention.attend(q, k, v, None), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("given", [(1, 1), (2, 1)])
+def test_keys_and_values_of_another_batch_are_refused(given):
+    k, v = (normal(batch, 5, 2, 4) for batch in given)
+    with pytest.raises(ValueError, match=r"q \[2, 3, 2, 4\], k \[., 5, 2, 4\] and v \[1, 5, 2, 4\]"):
+        attention.attend(normal(2, 3, 2, 4), k, v)
+
+
 def test_attention_keeps_logits_in_float32():
     """Logits 200 and 200.3 are one number in bfloat16; their weights are 0.42 and 0.58."""
     q = np.full((1, 1, 1, 4), 10.0, np.float32)

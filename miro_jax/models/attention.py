@@ -42,7 +42,15 @@ def attend(
 
     Returns:
       [B, N, A, H] in the dtype of q.
+
+    Raises:
+      ValueError: k and v are not of the batch, heads and width of q, or differ.
     """
+    if k.shape != v.shape or (k.shape[0], *k.shape[2:]) != (q.shape[0], *q.shape[2:]):
+        raise ValueError(
+            "k and v must be [B, S, A, H] with the B, A and H of q [B, N, A, H]; got q "
+            f"{list(q.shape)}, k {list(k.shape)} and v {list(v.shape)}."
+        )
     (_, queries, heads, width), sources = q.shape, k.shape[1]
     way = "xla"
     if queries > 1:  # for a single query there are no logits to save
