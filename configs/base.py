@@ -383,7 +383,7 @@ def choose_variants(config, variant, known, file) -> ConfigDict:
         if name not in known:
             raise ValueError(
                 f"Unknown variant {name!r} of {file}; known, several joined by commas: "
-                f"{sorted(known)}."
+                f"{', '.join(sorted(known))}."
             )
         known[name](config)
     return config.lock()
