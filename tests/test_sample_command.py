@@ -1,5 +1,6 @@
 """The command line of sampling, with a tiny network from a folder in the released layout."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -69,6 +70,18 @@ def entries(path):
 
 
 QUICK = ("--prompt=a red circle", "--steps=2", "--guidance-scale=3")
+
+
+def test_what_a_student_does_not_draw_is_a_bad_argument(run, loaded, monkeypatch, tmp_path):
+    config = dataclasses.replace(loaded.trained.config, student=True)
+    of_student = dataclasses.replace(loaded.trained, config=config)
+    monkeypatch.setattr(loaded, "trained", of_student)
+    for words, said in (
+        (["isolate", *QUICK], "targets, isolate and tradeoff need its teacher"),
+        ([*QUICK, "--solver=heun"], "samples with the solver euler; got 'heun'"),
+    ):
+        status, _, err = run(*words, "--out=out")
+        assert status == 2 and said in err and not (tmp_path / "out").exists()
 
 
 def test_images_are_what_the_pipeline_draws(run, loaded, checkpoint):

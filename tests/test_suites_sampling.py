@@ -39,7 +39,7 @@ class Lucky(Painter):
             step=20,
             attention="xla",
             weights=(),
-            config=SimpleNamespace(latent_shape=self.shape),
+            config=SimpleNamespace(latent_shape=self.shape, student=False),
         )
 
     def __call__(self, prompts, num_images=1, noise=None, seed=None, **settings):
@@ -114,6 +114,16 @@ def test_a_preset_counts_less_than_flags_and_is_part_of_the_request(evaluate, tm
     made = manifest.read(tmp_path / "other").manifest["sampling"]
     assert made["targets"] == {"beauty": 0.5, "count": 0.3} and made["guidance_scale"] == 2.0
     assert made["negative_targets"] == {"colors": 0.25}
+
+
+def test_a_preset_of_other_weights_is_a_bad_argument(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table, "SUITES", {"small": lambda: small_suite(5)})
+    preset = write_preset(tmp_path / "p.json")
+    words = ["evaluate", str(checkpoint), *WORDS, f"--out={tmp_path / 'out'}", preset]
+    assert entry.main(words) == 2
+    err = capsys.readouterr().err
+    assert "must be used with the weights that it was found on, a sha256:1; got" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -37,6 +37,10 @@ class UsageError(Exception):
     """An argument is wrong; the text is for whoever typed it."""
 
 
+class Unfit(UsageError, ValueError):
+    """What is requested does not fit the weights, as is known only once they are loaded."""
+
+
 class TryAgain(RuntimeError):
     """Another process of this run is gone or missing; the same commands may do better."""
 
@@ -75,7 +79,7 @@ def run(
       verb: whose messages begin with `command_of` it.
       plan: checks every argument before a device is touched; returns what `work` takes.
       work: does what was requested.
-      mistakes_at_work: exceptions of `work` that mean a bad argument after all.
+      mistakes_at_work: exceptions of `work`, beside UsageError, that mean a bad argument after all.
       out_of_memory: what to do when a device lacks memory.
 
     Returns:
@@ -96,7 +100,7 @@ def run(
     try:
         with errors_of_stores():
             work(planned)
-    except mistakes_at_work as error:
+    except (UsageError, *mistakes_at_work) as error:
         return fail(verb, error, MISTAKEN)
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError) as error:
         text = ""

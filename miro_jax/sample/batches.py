@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from miro_jax.cli.exit import Unfit
 from miro_jax.models import sharding
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_stepper, sample_keys
 from miro_jax.models.solvers import get_solver
@@ -200,16 +201,16 @@ class Steppers:
 
 
 def check_student(settings: Settings, negative: np.ndarray) -> None:
-    """Raise ValueError for what a student does not do; `negative` are levels [B, R]."""
+    """Raise Unfit, a ValueError, for what a student does not do; `negative` are levels [B, R]."""
     if settings.solver != "euler":
-        raise ValueError(f"a student samples with the solver euler; got {settings.solver!r}.")
+        raise Unfit(f"a student samples with the solver euler; got {settings.solver!r}.")
     if (settings.guidance_rule, settings.guidance_schedule) != ("cfg", "constant"):
-        raise ValueError(
+        raise Unfit(
             "a student has its guidance built in, rule cfg with a constant schedule; got "
             f"{settings.guidance_rule!r} and {settings.guidance_schedule!r}."
         )
     if negative.any():
-        raise ValueError(
+        raise Unfit(
             "a student has its negative branch built in, with level 0 of all rewards: negative "
             "targets, isolate and tradeoff need its teacher."
         )

@@ -68,6 +68,7 @@ def _prepare(words: list[str]) -> Plan:
         reward = rewards.load_reward(plan.verb.reward, **given)
         more = {"reward": reward.identity}
     pipe = sample.pipeline.open_pipeline(options)
+    sample.draw.check_images(pipe, plan.sheet.images)
     more |= sample.draw.describe_opened(pipe, options.dtype)
     objective = None
     if isinstance(plan.verb, Search):

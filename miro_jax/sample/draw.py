@@ -20,7 +20,7 @@ from flax import nnx
 from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
-from miro_jax.sample.batches import NotFinite, default_dtype
+from miro_jax.sample.batches import NotFinite, check_student, default_dtype
 from miro_jax.sample.folder import GRID, Folder
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import Settings
@@ -40,6 +40,15 @@ def batches(images: Iterable[ImageRequest], size: int) -> list[list[ImageRequest
         for group in groups.values()
         for start in range(0, len(group), size)
     ]
+
+
+def check_images(pipe: Any, images: Sequence[ImageRequest]) -> None:
+    """Raise Unfit, a ValueError, unless the network of a `MiroPipeline` can draw all of them."""
+    if pipe.trained.config.student:
+        negative = [image.negative_targets for image in images]
+        levels = pipe.levels(negative, len(images), default=0.0)
+        for image, row in zip(images, levels, strict=True):
+            check_student(image.settings, row)
 
 
 def draw(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:

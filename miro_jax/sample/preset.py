@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from miro_jax.cli.exit import Unfit
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
@@ -58,23 +59,23 @@ class Preset:
         return Usual(dict(self.targets), dict(self.negative_targets), settings)
 
     def check_rewards(self, names: Sequence[str]) -> None:
-        """Raise ValueError unless a network has the rewards of this preset, in order."""
+        """Raise Unfit, a ValueError, unless a network has the rewards of this preset, in order."""
         if list(names) != list(self.rewards):
-            raise ValueError(
+            raise Unfit(
                 f"a preset must be of a network with the same rewards: this network has "
                 f"{', '.join(names) or 'none'}; the preset is for "
                 f"{', '.join(self.rewards) or 'none'}. Search one for this network."
             )
 
     def check_weights(self, checkpoint: str) -> None:
-        """Raise ValueError unless the weights are those of this preset.
+        """Raise Unfit, a ValueError, unless the weights are those of this preset.
 
         Args:
           checkpoint: as `trained.weights_name` names them.
         """
         wanted = self.found_on["checkpoint"]
         if wanted.rpartition("sha256:")[2] != checkpoint.rpartition("sha256:")[2]:
-            raise ValueError(
+            raise Unfit(
                 f"a preset must be used with the weights that it was found on, {wanted}; got "
                 f"{checkpoint}. Search one for this network, or pass the levels as targets."
             )
