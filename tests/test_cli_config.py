@@ -91,7 +91,9 @@ def test_a_bad_argument_is_named_in_one_line(arguments, said):
 
 
 def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(cli.UsageError, match="^Unknown variant 'tinny' .*: .*only_beauty, .* mean tiny.$"):
+    with pytest.raises(
+        cli.UsageError, match="^Unknown variant 'tinny' .*: .*only_beauty, .* mean tiny.$"
+    ):
         parse(config=f"{BASE}:tinny")
 
 

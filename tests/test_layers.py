@@ -236,7 +236,9 @@ def test_attention_is_softmax_over_the_sources_shown():
 @pytest.mark.parametrize("given", [(1, 1), (2, 1)])
 def test_keys_and_values_of_another_batch_are_refused(given):
     k, v = (normal(batch, 5, 2, 4) for batch in given)
-    with pytest.raises(ValueError, match=r"q \[2, 3, 2, 4\], k \[., 5, 2, 4\] and v \[1, 5, 2, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"q \[2, 3, 2, 4\], k \[., 5, 2, 4\] and v \[1, 5, 2, 4\]"
+    ):
         attention.attend(normal(2, 3, 2, 4), k, v)
 
 

@@ -1,6 +1,9 @@
 """Records in a store are read as those in a folder: same order, exact resume, bounded disk."""
 
 import itertools
+import signal
+import subprocess
+import sys
 import uuid
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from miro_jax.data.records import batches, shards, staging
 from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records.order import ShardOrder
-from miro_jax.data.storage import RemoteFolder, mirror
+from miro_jax.data.storage import LocalFolder, RemoteFolder, mirror
 from miro_jax.evaluate.prompts import read_captions
 from tests import stores
 from tests.test_data import NAMES, OPTIONS, write_set
@@ -115,6 +118,25 @@ def test_a_start_finds_what_an_earlier_one_has_staged(url, monkeypatch):
     data = open_data(staging.open_copy(url))
     assert str(take(data, 10)) == str(expected)
     data.close()
+
+
+KILLED = """
+import os, sys
+from miro_jax.data.storage import LocalFolder
+with LocalFolder(sys.argv[1]).scratch("") as path:
+    (path / "half").write_bytes(b"x")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_start_deletes_what_a_killed_one_left_and_nothing_of_one_that_lives(url):
+    copy = staging.open_copy(url)
+    for place in (copy, copy.parent):
+        run = subprocess.run([sys.executable, "-c", KILLED, str(place)], check=False)
+        assert run.returncode == -signal.SIGKILL and len(list(place.glob("tmp-*/half"))) == 1
+    with LocalFolder(copy).scratch("") as alive:
+        assert staging.open_copy(url) == copy
+        assert [*copy.glob("tmp-*"), *copy.parent.glob("tmp-*")] == [alive]
 
 
 @pytest.mark.parametrize("lasting", [False, True])

@@ -1,6 +1,7 @@
 """Folders on a disk and in an object store behave alike."""
 
 import os
+import tempfile
 import uuid
 
 import pytest
@@ -148,3 +149,19 @@ def test_a_file_that_can_be_neither_written_nor_read_is_named(tmp_path):
     (tmp_path / "note").symlink_to("/nowhere/note")
     with pytest.raises(OSError, match="note can be neither written nor read"):
         storage.open_folder(tmp_path).claim("note", b"1", "parts")
+
+
+def test_scratch_that_another_worker_takes_for_a_leftover_is_made_again(tmp_path, monkeypatch):
+    made, make = storage.LocalFolder(tmp_path), tempfile.mkdtemp
+
+    def late(**where):
+        path = make(**where)
+        monkeypatch.setattr(tempfile, "mkdtemp", make)
+        made.remove_scratch()
+        return path
+
+    monkeypatch.setattr(tempfile, "mkdtemp", late)
+    with made.scratch("") as path:
+        made.remove_scratch()
+        assert [*tmp_path.iterdir()] == [path]
+    assert not [*tmp_path.iterdir()]

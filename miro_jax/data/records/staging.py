@@ -49,6 +49,8 @@ def open_copy(url: str) -> Path:
     store = RemoteFolder(url)
     digest = hashlib.sha256(str(store).encode()).hexdigest()[:16]
     local = scratch_root() / "records" / digest / str(store).rpartition("/")[2]
+    for folder in (local.parent, local):
+        LocalFolder(folder).remove_scratch()
     stamps = [store.stamp(n) if store.exists(n) else None for n in (MANIFEST_NAME, BINS_NAME)]
     with contextlib.suppress(FileNotFoundError, ValueError):
         if read_json(local / COPY_NAME, _SCHEMA)["stamps"] == stamps:

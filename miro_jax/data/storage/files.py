@@ -76,6 +76,26 @@ def remove_leftovers(path: str | os.PathLike) -> None:
                 os.unlink(leftover)
 
 
+def lock_folder(path: str | os.PathLike) -> int | None:
+    """Lock a folder as long as this process lives, which shows that nobody else uses it.
+
+    Returns:
+      a descriptor, whose closing ends the lock; None on a file system without locks.
+
+    Raises:
+      BlockingIOError: another one has it. FileNotFoundError: it is gone.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
 def to_json(value: object) -> bytes:
     """Encode a value as the indented, key-sorted JSON of every file that we publish.
 

@@ -1,6 +1,7 @@
 """A folder on a disk."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -102,11 +103,20 @@ class LocalFolder(Folder):
 
     @contextlib.contextmanager
     def scratch(self, inside: str) -> Iterator[Path]:
-        def make() -> Path:
+        def make() -> tuple[Path, int | None]:
             (self.path / inside).mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(dir=self.path / inside, prefix=SCRATCH))
+            path = Path(tempfile.mkdtemp(dir=self.path / inside, prefix=SCRATCH))
+            try:
+                lock = files.lock_folder(path)
+            except BlockingIOError as error:  # until it is locked others take it for a leftover
+                raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+            if path.exists():
+                return path, lock
+            if lock is not None:
+                os.close(lock)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
-        path = _despite_others(make)
+        path, lock = _despite_others(make)
         try:
             yield path
         except OSError as error:
@@ -115,6 +125,16 @@ class LocalFolder(Folder):
             raise
         finally:
             shutil.rmtree(path, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+    def remove_scratch(self) -> None:
+        """Delete the scratch that killed workers left in this folder, but in none below."""
+        for leftover in self.path.glob(f"{SCRATCH}*/"):
+            with contextlib.suppress(OSError):  # somebody has it, or has deleted it
+                if (lock := files.lock_folder(leftover)) is not None:
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    os.close(lock)
 
     def local(self, name: str, scratch: Path) -> Path:
         return self.path / name
