@@ -9,14 +9,21 @@ from miro_jax.report import clustered
 
 
 def write_evaluation(
-    folder, rewards, step=None, targets=None, verdicts=None, benchmark="bench@1", judge=None
+    folder,
+    rewards,
+    step=None,
+    targets=None,
+    verdicts=None,
+    benchmark="bench@1",
+    judge=None,
+    lacks=None,
 ):
     """Write one.
 
     Args:
       rewards: identity -> scores [P, N]. step: of the checkpoint. targets: of the sampling.
       verdicts: [P, N] bool, of a suite with two tags; None for a suite of rewards alone.
-      judge: its identity.
+      judge: its identity. lacks: number of a prompt without images.
     """
     some = np.array(next(iter(rewards.values())) if rewards else verdicts)
     tags = ["one" if verdicts is None or p < len(some) / 2 else "two" for p in range(len(some))]
@@ -32,6 +39,7 @@ def write_evaluation(
             "rewards": {name: float(scores[p][n]) for name, scores in rewards.items()},
         }
         for p in range(some.shape[0])
+        if p != lacks
         for n in range(some.shape[1])
     ]
     data = rows.dump_rows(table)

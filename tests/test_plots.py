@@ -185,6 +185,20 @@ def test_curves_of_evaluations_have_intervals_over_prompts(tmp_path):
     assert set(figure.legend.values()) == {"base", "mine"}
 
 
+def test_partial_evaluations_are_resampled_by_the_same_prompts(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (20, 2))
+    for step, lacks in ((10, 0), (20, 7)):
+        scores = {"pick_score@1": step + noise}
+        write_evaluation(tmp_path / str(step), scores, step, lacks=lacks)
+    both = read_source(str(tmp_path)).evaluations
+    drawn = facts.by_measure(both, facts.prompts_of(both))["pick_score"] * 100
+    kept = [np.delete(noise, lost, axis=0).mean() for lost in (0, 7)]
+    np.testing.assert_allclose(drawn[0], [10 + kept[0], 20 + kept[1]])
+    shift = drawn[1:] - [10, 20]
+    assert np.corrcoef(shift.T)[0, 1] > 0.8  # by position it is near 0
+
+
 def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_path):
     rng = np.random.default_rng(3)
     for run, shift in {"base": 0.0, "mine": 0.2}.items():

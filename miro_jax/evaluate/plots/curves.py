@@ -101,7 +101,9 @@ def _add_published(curves: Curves, source: Source, section: str, key: str) -> No
 
 def _read_convergence(sources: Sequence[Source]) -> Curves:
     curves: Curves = {}
-    facts.check_alike([one for source in sources for one in source.evaluations])
+    every = [one for source in sources for one in source.evaluations]
+    facts.check_alike(every)
+    prompts = facts.prompts_of(every)
     for source in sources:
         _add_published(curves, source, "convergence", "steps")
         for suite in dict.fromkeys(map(facts.suite_of, source.evaluations)):
@@ -112,21 +114,9 @@ def _read_convergence(sources: Sequence[Source]) -> Curves:
                     f"{source.path} must hold an evaluation for each of two or more checkpoints, "
                     f"with their steps; it has {suite} at the steps {steps}."
                 )
-            for name, rows in _by_measure(own).items():
+            for name, rows in facts.by_measure(own, prompts).items():
                 curves.setdefault(name, {})[source.label] = (np.array(steps, float), rows)
     return curves
-
-
-def _by_measure(evaluations: Sequence[facts.Evaluation]) -> dict[str, np.ndarray]:
-    """Return measure -> [1 + B, evaluations]; B is 0 where images are not known."""
-    values = [facts.values(one) for one in evaluations]
-    found = {}
-    for name in (n for n in values[0] if all(n in one for one in values)):
-        drawn = [facts.draws(one, name) for one in evaluations]
-        whole = [one for one in drawn if one is not None]
-        plain = np.array([[one[name]["mean"] for one in values]])
-        found[name] = np.stack(whole, axis=1) if len(whole) == len(drawn) else plain
-    return found
 
 
 def _convergence_panel(
@@ -303,12 +293,12 @@ def _by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
 
 def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float], dict[str, Any]]:
     """Return the swept reward, its targets and measure -> [1 + B, targets]."""
-    facts.check_alike([one for source in sources for one in source.evaluations])
+    evaluations = [one for source in sources for one in source.evaluations]
+    facts.check_alike(evaluations)
     for source in sources:
         if section := source.section("sweep"):
             columns = {n: np.array([row], float) for n, row in section["columns"].items()}
             return section["reward"], section["targets"], columns
-    evaluations = [one for source in sources for one in source.evaluations]
     targets = [_target(one, reward) for one in evaluations]
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise ValueError(
@@ -316,7 +306,7 @@ def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float
             f"{targets}. Give them all, and --reward=NAME for another reward."
         )
     order = np.argsort(targets)
-    columns = _by_measure([evaluations[i] for i in order])
+    columns = facts.by_measure([evaluations[i] for i in order], facts.prompts_of(evaluations))
     return reward, [targets[i] for i in order], columns
 
 

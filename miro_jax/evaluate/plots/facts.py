@@ -218,22 +218,55 @@ def _scaled(metric: Mapping[str, Any], divisor: float) -> dict[str, float]:
     return {"mean": value / divisor, **{end: one / divisor for end, one in ends.items()}}
 
 
-def draws(evaluation: Evaluation, name: str) -> np.ndarray | None:
-    """Return [1 + B]: a measure and its resamplings over prompts, alike for equal prompts.
+Prompts = Mapping[str, Mapping[str, Sequence[str]]]
 
-    None where the per-image file does not hold it.
+
+def prompts_of(evaluations: Sequence[Evaluation]) -> Prompts:
+    """Return suite -> tag -> the sorted prompts of which any evaluation by it has images."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for one in evaluations:
+        tags = found.setdefault(suite_of(one), {})
+        for row in one.rows:
+            tags.setdefault(row["tag"], set()).add(row["prompt"])
+    return {suite: {tag: sorted(own) for tag, own in tags.items()} for suite, tags in found.items()}
+
+
+def _draws(evaluation: Evaluation, name: str, prompts: Prompts) -> np.ndarray | None:
+    """Return [1 + B]: a measure and its resamplings, which choose the same of all `prompts`.
+
+    None where the per-image file does not hold it, or lacks so many prompts that a resampling has
+    none of its own.
     """
     metric = next((m for m in evaluation.metrics if measure_name(evaluation, m) == name), None)
     if metric is None or not evaluation.rows:
         return None
     benchmark = evaluation.manifest["benchmark"]
     clusters = clusters_of(evaluation.rows, metric, benchmark.get("score", ""))
-    estimator = evaluation.metrics[metric].get("estimator", clustered.PROMPTS)
-    value = clustered.estimate(clusters, estimator)
-    if value is None:
+    if not clusters:
         return None
-    drawn = clustered.resample(clusters, estimator)
+    whole = {}
+    for tag, texts in prompts[suite_of(evaluation)].items():
+        whole[tag] = np.zeros((len(texts), 3))  # a prompt without images has no values
+        own = {row["prompt"] for row in evaluation.rows if row["tag"] == tag}
+        whole[tag][[text in own for text in texts]] = clusters.get(tag, np.zeros((0, 3)))
+    estimator = evaluation.metrics[metric].get("estimator", clustered.PROMPTS)
+    value = clustered.estimate(whole, estimator)
+    drawn = np.zeros(0) if value is None else clustered.resample(whole, estimator)
+    if value is None or np.isnan(drawn).any():
+        return None
     return np.concatenate([[value], drawn]) / measure(name).divisor
+
+
+def by_measure(evaluations: Sequence[Evaluation], prompts: Prompts) -> dict[str, np.ndarray]:
+    """Return measure -> [1 + B, evaluations]; B is 0 where images are not known."""
+    known = [values(one) for one in evaluations]
+    found = {}
+    for name in (n for n in known[0] if all(n in one for one in known)):
+        drawn = [_draws(one, name, prompts) for one in evaluations]
+        whole = [one for one in drawn if one is not None]
+        plain = np.array([[one[name]["mean"] for one in known]])
+        found[name] = np.stack(whole, axis=1) if len(whole) == len(drawn) else plain
+    return found
 
 
 def check_alike(evaluations: Sequence[Evaluation]) -> None:
