@@ -1,10 +1,12 @@
 """Intervals, rank correlations and distributions: against textbook values, scipy and numpy."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from miro_jax.report import statistics
+from miro_jax.report import comparison, statistics
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,26 @@ def test_missing_values_are_dropped_from_means_and_ranks():
     values = np.array([1.0, np.nan, 3.0, 2.0])
     assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values[[0, 2, 3]])
     assert statistics.rank_correlation([1, 2, 3, 4], values) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "ends, shown",
+    [
+        ((0.0004, 0.002), "+0.0012  (+0.0004 to +0.0020) *"),
+        (
+            (-0.002, -0.00003),
+            "\N{MINUS SIGN}0.00102  (\N{MINUS SIGN}0.00200 to \N{MINUS SIGN}0.00003) *",
+        ),
+        ((0.0, 0.002), "+0.001  (0.000 to +0.002)"),
+    ],
+)
+def test_a_difference_beyond_chance_has_no_end_that_is_shown_as_0(ends, shown):
+    low, high = ends
+    change = {"mean": (low + high) / 2, "low": low, "high": high}
+    row = {"before": None, "after": None, "difference": change, "rank_before": None}
+    side = {"name": "a", "step": 1}
+    result = {"before": side, "after": side, "new": [], "images": 2, "alone": {}}
+    result |= {"requests": {"all": {"beauty": row}}, "dials": {}}
+    assert comparison.lines(result)[-3].endswith(f"  {shown}")
+    page = comparison.render(result).decode()
+    assert all(number in page for number in re.findall(r"[+\N{MINUS SIGN}]?0\.\d+", shown))

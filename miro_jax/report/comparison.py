@@ -7,6 +7,7 @@ from miro_jax.data.printable import counted
 from miro_jax.report import page
 from miro_jax.report.page import Tile, count_images, signed
 
+_DIGITS, _MOST_DIGITS = 3, 9
 SECTIONS = {
     "all": "All rewards at their defaults",
     "old": "Without the new reward",
@@ -30,6 +31,7 @@ def render(result: Mapping[str, Any]) -> bytes:
         result=result,
         images=count_images(result["images"]),
         is_beyond_chance=is_beyond_chance,
+        form_of=form_of,
     )
     return text.encode("utf-8")
 
@@ -37,6 +39,16 @@ def render(result: Mapping[str, Any]) -> bytes:
 def is_beyond_chance(difference: Mapping[str, float] | None) -> bool:
     """Return whether the interval of a difference does not hold 0."""
     return difference is not None and not difference["low"] <= 0 <= difference["high"]
+
+
+def form_of(difference: Mapping[str, float]) -> str:
+    """Return the format of a difference: one beyond chance shows no end as 0."""
+    digits = _DIGITS
+    if is_beyond_chance(difference):
+        least = min(abs(difference[end]) for end in ("low", "high"))
+        while digits < _MOST_DIGITS and round(least, digits) == 0:
+            digits += 1
+    return f"+.{digits}f"
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -68,7 +80,8 @@ def _cell(mean: Mapping[str, float] | None) -> str:
 def _change(mean: Mapping[str, float] | None) -> str:
     if mean is None:
         return "new"
-    return "{}  ({} to {})".format(*(signed(mean[key], "+.3f") for key in ("mean", "low", "high")))
+    form = form_of(mean)
+    return "{}  ({} to {})".format(*(signed(mean[key], form) for key in ("mean", "low", "high")))
 
 
 def _tiles(result: Mapping[str, Any]) -> list[Tile]:
