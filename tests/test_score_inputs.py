@@ -120,6 +120,21 @@ def test_captions_stand_beside_pictures_and_a_missing_one_is_a_failure(tmp_path)
     assert [row["caption"] for row in read_rows(out)] == ["picture 0", "with a mark"]
 
 
+def test_damage_of_an_image_counts_before_its_missing_caption(tmp_path):
+    folder, out = make_folder(tmp_path / "in", 5), tmp_path / "a.csv"
+    for name in ("001", "002", "003"):
+        (folder / f"{name}.txt").unlink()
+    (folder / "001.png").write_bytes(b"<html>")
+    (folder / "002.png").write_bytes((folder / "002.png").read_bytes()[:50])
+    score(folder, out, [Brightness("length", True)])
+    assert read_failures(out) == {
+        "001.png": "not an image",
+        "002.png": "damaged image",
+        "003.png": "missing caption",
+    }
+    assert [row["caption"] for row in read_rows(out)] == ["picture 0", "picture 4"]
+
+
 def test_an_image_without_a_caption_is_scored_by_the_rewards_that_need_none(tmp_path):
     folder, out = make_folder(tmp_path / "in", 6), tmp_path / "a.jsonl"
     (folder / "001.txt").unlink()

@@ -47,6 +47,7 @@ class AddedScores:
     """
 
     needs_caption = takes_synthetic = True
+    reads_every_image = False
 
     def __init__(self, base: Folder):
         self._base = base

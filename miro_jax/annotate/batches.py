@@ -53,15 +53,18 @@ class Chunk:
     """Samples of a piece that go through the models together.
 
     start: position of the first. missing: names of the groups of models that still need them.
-    known: failures that other groups met before. count: samples so far, damage of the piece not
-    counted. last: of its piece. failures: of samples that cannot be used. texts: of each row its
-    caption and its synthetic captions, where they can be read. waiting: images that are decoded.
+    known: failures that other groups met before. needs_caption: an image without a usable caption
+    is a failure, of the caption only where the image can be decoded. count: samples so far, damage
+    of the piece not counted. last: of its piece. failures: of samples that cannot be used. texts:
+    of each row its caption and its synthetic captions, where they can be read. waiting: images that
+    are decoded.
     """
 
     piece: Piece
     start: int
     missing: tuple[str, ...]
     known: list[dict]
+    needs_caption: bool = False
     count: int = 0
     last: bool = False
     failures: list[dict] = dataclasses.field(default_factory=list)
@@ -80,9 +83,14 @@ class Chunk:
         decoded = []
         for sample, future in self.waiting:
             try:
-                decoded.append(future.result())
+                made = future.result()
             except images.BadImage as error:
                 self.fail(sample, error.cause, error.detail)
+            else:
+                if self.needs_caption and sample.no_caption[0]:
+                    self.fail(sample, *sample.no_caption)
+                else:
+                    decoded.append(made)
         self.waiting = []
         return {
             name: self._batch(
@@ -149,6 +157,7 @@ def cut(
     piece: Piece,
     batch_size: int,
     needs_caption: bool,
+    reads_every_image: bool,
     takes_synthetic: bool,
     missing: Callable[[int], tuple[tuple[str, ...], list[dict]]],
     decode: Callable[[Sample, tuple[str, ...]], Future],
@@ -157,16 +166,16 @@ def cut(
 
     Args:
       piece: to be read. batch_size: samples of a chunk.
-      needs_caption: a sample without a caption is a failure.
-      takes_synthetic: synthetic captions are used.
+      needs_caption, reads_every_image, takes_synthetic: see `publish.Sink`.
       missing: start of a chunk -> the groups that still need it, the failures of the others.
       decode: starts to load a sample's image for some groups, see `Loader.submit`.
     """
-    chunk = Chunk(piece, 0, *missing(0))
-    for position, sample in enumerate(piece.samples(needs_caption)):
+    chunk = Chunk(piece, 0, *missing(0), needs_caption)
+    samples = piece.samples(needs_caption and not reads_every_image)
+    for position, sample in enumerate(samples):
         if position == chunk.start + batch_size:
             yield chunk
-            chunk = Chunk(piece, position, *missing(position))
+            chunk = Chunk(piece, position, *missing(position), needs_caption)
         chunk.count += sample.problem not in causes.OF_A_PIECE
         synthetic = sample.synthetic if takes_synthetic else {}
         sample = dataclasses.replace(sample, position=position, synthetic=synthetic, meta={})
@@ -174,7 +183,8 @@ def cut(
         if sample.problem:
             chunk.fail(sample, sample.problem, sample.detail)
         elif chunk.missing:
-            future = decode(sample, chunk.missing)
+            is_used = not (needs_caption and sample.no_caption[0])
+            future = decode(sample, chunk.missing if is_used else ())
             # What nobody reads any more must not stay in memory until the chunk is done.
             chunk.waiting.append((dataclasses.replace(sample, image=None), future))
     chunk.last = True

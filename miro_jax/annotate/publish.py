@@ -26,10 +26,12 @@ class Sink(Protocol):
 
     Attributes:
       needs_caption: a sample without a usable caption is a failure.
+      reads_every_image: the image of such a sample is decoded, too, and its damage is the cause.
       takes_synthetic: synthetic captions are read.
     """
 
     needs_caption: bool
+    reads_every_image: bool
     takes_synthetic: bool
 
     def is_done(self, folder: Folder, piece: int) -> bool:
@@ -66,6 +68,7 @@ class Records:
     """Pieces become shards of records."""
 
     needs_caption = takes_synthetic = True
+    reads_every_image = False
 
     def is_done(self, folder: Folder, piece: int) -> bool:
         """See `Sink`."""

@@ -192,6 +192,7 @@ class Run:
                 piece,
                 self._batch_size,
                 self._sink.needs_caption,
+                self._sink.reads_every_image,
                 self._sink.takes_synthetic,
                 functools.partial(self._missing, piece.number, there),
                 self._decode,

@@ -44,7 +44,7 @@ class TableRows:
         in the columns of the rewards that need one.
     """
 
-    takes_synthetic = False
+    reads_every_image, takes_synthetic = True, False
 
     def __init__(self, needs_caption: bool):
         self.needs_caption = needs_caption
