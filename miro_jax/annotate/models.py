@@ -23,7 +23,15 @@ from miro_jax.pretrained.encoders import (
     sdxl_vae,
 )
 from miro_jax.pretrained.weights import hub
-from miro_jax.rewards import base, card_of, has_weights, label, load_rewards, ways_to_name
+from miro_jax.rewards import (
+    base,
+    card_of,
+    contract,
+    has_weights,
+    label,
+    load_rewards,
+    ways_to_name,
+)
 
 IMAGE, CAPTIONS = "image", "captions"
 # Of each encoder, its name in settings, requests and manifests.
@@ -219,6 +227,8 @@ class Toolbox:
         captions = self._build(CAPTIONS, mesh) if CAPTIONS in group.members else None
         kernel = "xla" if mesh is None else resolve("auto", self.dtype or "float32")
         rewards = tuple(wanted.values())
+        if len(built) < len(rewards):  # some were given as objects
+            contract.check_shared(rewards)
         return Loaded(tuple(wanted), rewards, images, captions, self.image_size, kernel)
 
     def require_weights(self, groups: Sequence[Group]) -> None:

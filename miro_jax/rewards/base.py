@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.rewards.card import Card
-from miro_jax.rewards.failure import failing, naming, require_one_each
+from miro_jax.rewards.failure import failing, naming, require_array, require_one_each
 from miro_jax.rewards.inputs import Images, as_arrays, check_captions, check_image, is_one
 from miro_jax.rewards.resize import BicubicCrop, FloatBicubicCrop
 
@@ -70,6 +70,7 @@ class Reward:
         for number, image in enumerate(as_arrays(images)):
             with naming([f"images[{number}]"]), failing(self, "prepare"):
                 prepared.append(self.prepare(image))
+                require_array(self, prepared[-1])
         batch = stack(prepared)
         with failing(self, "encode"):
             return self.encode(batch)
@@ -154,7 +155,9 @@ def prepare_image(rewards: Sequence[Reward], image: np.ndarray) -> dict[str, np.
     for reward in rewards:
         if reward.preprocessing not in prepared:
             with failing(reward, "prepare"):
-                prepared[reward.preprocessing] = reward.prepare(image)
+                made = reward.prepare(_shared(image))
+            require_array(reward, made)
+            prepared[reward.preprocessing] = made
     return prepared
 
 
@@ -307,8 +310,16 @@ def _features(
         if images is prepared or np.array_equal(images, prepared):
             return features
     with failing(reward, "encode"):
-        known.append((prepared, reward.encode(prepared)))
+        known.append((prepared, _shared(reward.encode(_shared(prepared)))))
     return known[-1][1]
+
+
+def _shared(value: Any) -> Any:
+    """Return an array as what other rewards get, too: none may write into it."""
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
@@ -325,5 +336,9 @@ def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -
     with failing(reward, "judge"):
         scores = reward.judge(features, texts)
     require_one_each(reward, scores, len(texts))
+    if stored:
+        with failing(reward, "stored"):
+            scores = reward.stored(scores)
+        require_one_each(reward, scores, len(texts), "stored")
     with failing(reward, "stored" if stored else "judge"):  # texts, or None, are no numbers
-        return np.asarray(reward.stored(scores) if stored else scores, np.float32)
+        return np.asarray(scores, np.float32)

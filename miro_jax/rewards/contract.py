@@ -9,14 +9,17 @@ first broken promise is raised as `BrokenPromise`, which names the promise and t
 Letters: B images.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from miro_jax.rewards import base
+from miro_jax.rewards.failure import RewardFailed, failing
 
 # Height and width, in pixels: square, wide, tall, odd, smaller than any network reads.
 SIZES = ((64, 64), (48, 120), (131, 57), (17, 16), (300, 301))
@@ -29,6 +32,9 @@ CAPTIONS = (
 )
 _ATTRIBUTES = ("name", "version", "tower", "preprocessing", "synthetic_form", "identity")
 _THREADS = 8
+# What may differ where features are shared.
+_OF_THE_JUDGE = (*_ATTRIBUTES, "needs_caption", "may_be_missing")
+_PROBE_SIDE, _SAME = 64, 1e-3  # of what two rewards share: pixels, and by how much results differ
 
 
 class BrokenPromise(ValueError):
@@ -67,6 +73,84 @@ def check_reward(
     _check_batches(reward, images, texts, tolerance)
     _check_captions(reward, images, captions, tolerance)
     _check_stored(reward, reward.score(images, texts))
+
+
+def check_shared(rewards: Sequence[base.Reward]) -> None:
+    """Raise where two rewards of your own share a word and not what it stands for.
+
+    Of equal `preprocessing` or `tower` one reward works for both, so that the other one would judge
+    what was never made for it. Where the code or its values differ, noise is put through both; who
+    does not take that is not checked.
+
+    Raises:
+      BrokenPromise: it names both, and the word.
+    """
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (_PROBE_SIDE, _PROBE_SIDE, 3), dtype=np.uint8)
+    own = [r for r in rewards if not type(r).__module__.startswith("miro_jax.")]
+    for pair in itertools.combinations(own, 2):
+        prepares, encodes = (
+            _shares(pair, "preprocessing", "prepare"),
+            _shares(pair, "tower", "encode"),
+        )
+        if not (prepares or encodes):
+            continue
+        try:
+            made = [base.prepare_image([one], image)[one.preprocessing] for one in pair]
+            alike = _alike(*made)
+            features = [_encode(*one) for one in zip(pair, made, strict=True) if encodes and alike]
+        except (ValueError, RewardFailed):  # of this image; of others they will say it themselves
+            continue
+        if prepares:
+            _require_shared(alike, pair, "preprocessing", "prepare")
+        if features:
+            _require_shared(_alike(*features), pair, "tower", "encode")
+
+
+def _shares(pair: Sequence[base.Reward], word: str, method: str) -> bool:
+    """Return whether two rewards share a word, but not the code and the values behind it."""
+    if len({getattr(reward, word) for reward in pair}) > 1:
+        return False
+    values = [
+        {method: getattr(type(reward), method)}
+        | {name: value for name, value in vars(reward).items() if name not in _OF_THE_JUDGE}
+        for reward in pair
+    ]
+    try:
+        return bool(values[0] != values[1])
+    except ValueError:  # arrays, which are not compared so
+        return True
+
+
+def _encode(reward: base.Reward, prepared: np.ndarray) -> Any:
+    with failing(reward, "encode"):
+        return reward.encode(base.stack([prepared]))
+
+
+def _require_shared(holds: bool, pair: Sequence[base.Reward], word: str, method: str) -> None:
+    first, second = (reward.name for reward in pair)
+    shared = getattr(pair[0], word)
+    _require(
+        holds,
+        f"{first} and {second} have the same {word} {shared!r}, so their {method} must give the "
+        f"same; give {second} a word of its own",
+        "different results for one image",
+    )
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Return whether two results are nearly the same numbers, as far as they are numbers."""
+    pairs = list(zip(*map(jax.tree.leaves, (first, second)), strict=False))
+    same = jax.tree.structure(first) == jax.tree.structure(second)
+    return same and all(_alike_arrays(*map(np.asarray, pair)) for pair in pairs)
+
+
+def _alike_arrays(first: np.ndarray, second: np.ndarray) -> bool:
+    if first.shape != second.shape:
+        return False
+    if not {first.dtype.kind, second.dtype.kind} <= set("biuf"):
+        return True
+    return np.allclose(first, second, _SAME, _SAME * np.abs(second).max(initial=0), equal_nan=True)
 
 
 def _require(holds: Any, promise: str, result: object) -> None:

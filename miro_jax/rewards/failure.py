@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+_READ_ONLY = "read-only"  # numpy's word where a method writes into what it was given
 # With these the rewards of the package say what is wrong with an image, a file or a number.
 _WORDED = (ValueError, TypeError, OSError, ArithmeticError)
 
@@ -40,38 +41,61 @@ def failing(reward: Any, method: str) -> Iterator[None]:
 
     Raises:
       RewardFailed: for every exception of a class that is not of this package, and for those of
-        its own rewards that are no message for a user.
+        its own rewards that are no message for a user. `sys.exit` counts as one: the command would
+        end as if all were done.
       ValueError: `prepare` does not take an image, which is no failure of the reward.
     """
     try:
         yield
     except RewardFailed:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         is_own = not type(reward).__module__.startswith("miro_jax.")
         if not is_own and isinstance(error, _WORDED):
             raise
         name = _name(reward)
-        if method == "prepare" and isinstance(error, ValueError):
+        if method == "prepare" and isinstance(error, ValueError) and _READ_ONLY not in str(error):
             raise ValueError(f"{name} does not take the image: {error}") from error
         failed = RewardFailed(
             f"The reward {name} failed in {method}: {type(error).__name__}: {error}"
             f"{_line(reward, error)}"
         )
         failed.remedy = f"Mend {type(reward).__name__}.{method}." if is_own else ""
-        raise failed from error
+        cause = error
+        if isinstance(error, StopIteration):  # contextlib would raise a cause of that kind instead
+            cause = RuntimeError("StopIteration").with_traceback(error.__traceback__)
+        raise failed from cause
 
 
-def require_one_each(reward: Any, scores: Any, count: int) -> None:
-    """Raise RewardFailed unless `judge` returned a score for each of the images it was given."""
-    if np.shape(scores) == (count,):  # a single one would become that of every image
+def require_array(reward: Any, prepared: Any) -> None:
+    """Raise RewardFailed unless `prepare` returned an array."""
+    if hasattr(prepared, "shape") and hasattr(prepared, "dtype"):
         return
-    given = f"[{count}], of its batch (the last one is filled up with repeated images)"
     failed = RewardFailed(
-        f"The reward {_name(reward)} failed in judge: it must return one score for each of the "
-        f"images that it is given, {given}; got {list(np.shape(scores))}"
+        f"The reward {_name(reward)} failed in prepare: it must return a numpy array; got "
+        f"{type(prepared).__name__}"
     )
-    failed.remedy = f"Mend {type(reward).__name__}.judge."
+    failed.remedy = f"Mend {type(reward).__name__}.prepare."
+    raise failed
+
+
+def require_one_each(reward: Any, scores: Any, count: int, method: str = "judge") -> None:
+    """Raise RewardFailed unless a method returned a real number for each image it was given.
+
+    Args:
+      method: "judge" or "stored".
+    """
+    if np.iscomplexobj(scores):
+        given = f"real numbers; got {np.asarray(scores).dtype}"
+    elif np.shape(scores) != (count,):  # a single one would become that of every image
+        given = (
+            f"one score for each of the images that it is given, [{count}], of its batch (the last "
+            f"one is filled up with repeated images); got {list(np.shape(scores))}"
+        )
+    else:
+        return
+    failed = RewardFailed(f"The reward {_name(reward)} failed in {method}: it must return {given}")
+    failed.remedy = f"Mend {type(reward).__name__}.{method}."
     raise failed
 
 
@@ -92,7 +116,7 @@ def _name(reward: Any) -> str:
     return getattr(reward, "name", type(reward).__name__)
 
 
-def _line(reward: Any, error: Exception) -> str:
+def _line(reward: Any, error: BaseException) -> str:
     """Return the last line of the reward's own file that an error passed, in brackets."""
     file = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]

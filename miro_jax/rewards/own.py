@@ -64,7 +64,7 @@ def build(name: str, **arguments: Any) -> base.Reward:
         reward = made(**arguments)
     except hub.OfflineError:  # which says how to name a folder
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{name} must be a class that can be built; got {type(error).__name__}: {error}"
         ) from error
@@ -80,6 +80,21 @@ def build(name: str, **arguments: Any) -> base.Reward:
     except contract.BrokenPromise as error:
         raise ValueError(f"{name} must be a reward: {error}") from error
     return reward
+
+
+def needs_caption(name: str) -> bool:
+    """Return whether the reward that `FILE.py:Class` names needs captions; it is not built.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load_class`; or the class itself does not say it.
+    """
+    needs = getattr(load_class(name), "needs_caption", None)
+    if not isinstance(needs, bool):
+        raise ValueError(
+            f"{name} must have needs_caption, True or False, as an attribute of the class: it is "
+            f"read before a reward is built. Write it above __init__; got {needs!r}."
+        )
+    return needs
 
 
 def digest(name: str) -> str:
@@ -101,7 +116,7 @@ def _import(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may call sys.exit as its last line
         del sys.modules[name]
         raise ValueError(
             f"{path} must be a Python file that can be imported; got "

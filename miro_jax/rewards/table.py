@@ -12,6 +12,7 @@ from miro_jax.rewards import (
     aesthetic,
     base,
     clip_family,
+    contract,
     cycle_reward,
     hp,
     image_reward,
@@ -103,8 +104,8 @@ def load_rewards(
       dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
 
     Raises:
-      ValueError: a name is unknown or given twice, or `weights` names a reward that `names` does
-      not.
+      ValueError: a name is unknown or given twice, `weights` names a reward that `names` does
+        not, or two of your own share a word and not what it stands for.
       OSError: weights cannot be had; see `weights.hub`.
     """
     weights = {} if weights is None else weights
@@ -120,6 +121,7 @@ def load_rewards(
         with hub.naming_folders(*ways_to_name(name)):
             chosen = {key: value for key, value in arguments.items() if key in accepted}
             rewards.append(load_reward(name, **chosen))
+    contract.check_shared(rewards)
     return rewards
 
 

@@ -249,7 +249,7 @@ def _needs_caption(reward: str | base.Reward) -> bool:
     if not isinstance(reward, str):
         return reward.needs_caption
     if is_own(reward):
-        return own.load_class(reward).needs_caption
+        return own.needs_caption(reward)
     if is_process(reward):
         return hello_of(reward).needs_caption
     return (card_of(reward) or load_reward(reward)).needs_caption
