@@ -74,6 +74,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--rewards": None}, "--rewards"),
         ({"--rewards": None, "--reward": "beauty"}, "'--reward=beauty'; did you mean --rewards"),
         ({"--out": "scores.txt"}, "must end in one of .parquet, .csv, .jsonl"),
+        ({"--out": "folder/.csv"}, "must be a name that ends in .csv; got folder/.csv"),
         ({"--out": "/dev/null/x.csv"}, "/dev/null must be a folder"),
         ({"--weights": "beauty"}, "NAME=FOLDER_OR_HUB_ID"),
         ({"--weights": "beauty=/tmp"}, "published rewards"),

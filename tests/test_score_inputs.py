@@ -1,5 +1,6 @@
 """Inputs of the score stage: folders, tables and tar shards, with everything that can be wrong."""
 
+import base64
 import os
 import struct
 import zlib
@@ -248,6 +249,16 @@ def test_every_row_of_a_table_is_scored_also_those_of_one_picture(tmp_path):
         "line 7": "missing image",
         "000.png": "missing caption",
     }
+
+
+def test_an_image_that_a_row_holds_as_base64_is_called_by_its_line(tmp_path):
+    folder = make_folder(tmp_path / "in", 1)
+    text = base64.b64encode((folder / "000.png").read_bytes()).decode()
+    table = write_csv(folder / "t.csv", [("image", "caption"), (text, "a"), ("000.png", "b")])
+    score(table, tmp_path / "a.csv")
+    rows = read_rows(tmp_path / "a.csv")
+    assert [row["key"] for row in rows] == ["line 2", "000.png"]
+    assert len({row["brightness@test1"] for row in rows}) == 1
 
 
 def test_captions_of_a_table_of_paths_may_come_from_another_table(tmp_path):

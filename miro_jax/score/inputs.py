@@ -29,7 +29,7 @@ from miro_jax.data.sources import (
     tables,
     texts,
 )
-from miro_jax.data.sources.root import Root
+from miro_jax.data.sources.root import Root, is_base64
 from miro_jax.data.sources.tables import Row, Table
 
 IMAGES_PER_PIECE = 1000
@@ -195,8 +195,9 @@ class _RowReader:
 
     def _sample(self, row: Row) -> Sample:
         is_path = bool(row.path) and texts.encodable(row.path)
+        is_named = row.path and not is_base64(row.path)
         return Sample(
-            key=reading.readable(row.path or f"line {row.line}"),
+            key=reading.readable(row.path) if is_named else f"line {row.line}",
             image=functools.partial(self._root.read_image, row.path),
             caption=row.caption,
             synthetic={},

@@ -136,6 +136,8 @@ def _open_out(out: str | os.PathLike) -> tuple[Folder, str]:
     if not text.lower().endswith(ENDINGS):
         raise ValueError(f"--out must end in one of {', '.join(ENDINGS)}; got {text}.")
     home, _, name = text.rpartition("/")
+    if name.lower() in ENDINGS:
+        raise ValueError(f"--out must be a name that ends in {name}; got {text}.")
     return open_folder(home or ("/" if text.startswith("/") else ".")), name
 
 
