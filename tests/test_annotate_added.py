@@ -179,6 +179,12 @@ def test_what_does_not_fit_the_set_is_refused(made, tmp_path):
     paths, base, more = made
     with pytest.raises(ValueError, match="have scores of brightness@test1 already"):
         make_job(paths, base, tmp_path / "out", OLD())
+    changed = OLD()
+    changed.version = "test2"  # a target of this name would be of either
+    with pytest.raises(
+        ValueError, match="scores of brightness@test1 already; got brightness@test2"
+    ):
+        make_job(paths, base, tmp_path / "out", changed)
     with pytest.raises(ValueError, match="pieces has only there: .*p2.tar"):
         make_job(paths[:2], base, tmp_path / "out")
     with pytest.raises(ValueError, match="a folder of their own"):

@@ -23,6 +23,24 @@ from tests import sampling, training
 from tests.networks import TINY, quick_compilation, resize
 
 pytestmark = pytest.mark.slow
+OWN = """
+from miro_jax.rewards import base
+
+
+class Beauty(base.Judge):
+    name, version = "beauty", "1"
+    tower = preprocessing = "mean"
+    needs_caption, synthetic_form = False, "long"
+
+    def prepare(self, image):
+        return image.mean((0, 1))
+
+    def encode(self, prepared):
+        return prepared.mean(1)
+
+    def judge(self, features, captions):
+        return features
+"""
 OLD = ("count", "beauty")
 
 
@@ -185,6 +203,18 @@ def test_a_reward_that_the_records_have_is_not_scored_again(tmp_path_factory, ol
     config, _ = plan(monkeypatch, given, folder)
     assert not (folder / "records").exists() and config.data.records == str(records)
     assert config.data.train_rewards == (*OLD, "sharpness")
+
+
+def test_another_reward_of_a_name_that_the_records_have_is_refused(old, tmp_path):
+    """Its scores are not those of the records, which would be taken for them."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(OWN)
+    config = to_extend(old, f"{mine}:Beauty", data__records=str(old / "records"))
+    said = r"have scores of beauty@shapes1, which is another reward than .*mine.py:Beauty"
+    with pytest.raises(ValueError, match=said):
+        extension._make_records(config, tmp_path / "new")
+    config = to_extend(old, "beauty", data__records=str(old / "records"))
+    assert extension._make_records(config, tmp_path / "new") == str(old / "records")
 
 
 def test_a_release_is_extended(tmp_path, monkeypatch):

@@ -136,6 +136,8 @@ def test_names_of_files_and_groups():
     assert short_name("a/b.py:ImageRedness") == "image_redness"
     assert short_name("a/b.py:HPSv3") == "hpsv3"
     assert short_name("hpsv2@2.1") == "hpsv2"
+    assert is_own("x:y/b.py:A") and short_name("x:y/b.py:A") == "a"
+    assert not is_own("process:python b.py") and not is_own("process:b.py:A")
     assert is_own("b.py:A") and is_own("b.py") and not is_own("vqa@clip-flant5-xl")
 
 
@@ -225,6 +227,13 @@ def test_a_command_says_in_one_line_which_reward_failed_on_which_files(
 def test_a_reward_that_cannot_be_built_is_named(file):
     with pytest.raises(ValueError, match=r"mine.py:Unbuilt must be .* built; got KeyError: 'red'"):
         load_reward(f"{file}:Unbuilt")
+
+
+def test_a_folder_of_a_file_may_have_a_colon_in_its_name(file):
+    folder = file.parent / "a:b"
+    folder.mkdir()
+    name = shutil.copy(file, folder / "mine.py")
+    assert load_reward(f"{name}:Redness").identity == load_reward(f"{file}:Redness").identity
 
 
 def test_a_changed_file_is_another_reward(file):

@@ -33,6 +33,7 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.sources import Source
 from miro_jax.data.storage import Damaged, Folder, LocalFolder, check_writable
 from miro_jax.data.storage.files import to_json
+from miro_jax.rewards import card_of
 
 # What must be as it was when the records were made.
 _OF_THE_SET = ("source", "pieces", "image_size")
@@ -126,8 +127,13 @@ def plan(settings: Settings, base: Path) -> AddedJob:
     groups = [group for group in toolbox.groups if not set(group.members) & set(ENCODERS)]
     toolbox = dataclasses.replace(toolbox, groups=tuple(groups))
     signed, labels = sign(source.pieces), toolbox.labels()
-    if any(labels["rewards"][0] in (name, name.partition("@")[0]) for name in manifest.rewards):
-        raise ValueError(f"The records in {base} have scores of {labels['rewards'][0]} already.")
+    (given,), (new,) = toolbox.rewards, labels["rewards"]
+    # Of a published reward several versions may stand side by side; targets name others apart.
+    is_published = isinstance(given, str) and card_of(given) is not None
+    for name in manifest.rewards:
+        short = name.partition("@")[0]
+        if new in (name, short) or (not is_published and new.partition("@")[0] == short):
+            raise ValueError(f"The records in {base} have scores of {name} already; got {new}.")
     request = {
         **labels,
         "source": source.facts,

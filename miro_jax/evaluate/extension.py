@@ -18,12 +18,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from miro_jax import annotate
+from miro_jax import annotate, rewards
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.records.bins import Bins
-from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.data.records.staging import source_of
 from miro_jax.evaluate import compare
 from miro_jax.evaluate import run as evaluate
@@ -74,9 +74,20 @@ def run(config: Config, workdir: Path | str) -> None:
 
 
 def _make_records(config: Config, workdir: Path) -> str | None:
-    """Return `data.records` of the extended run; None while others have to annotate."""
+    """Return `data.records` of the extended run; None while others have to annotate.
+
+    Raises:
+      ValueError: the records have scores of another reward of that name.
+    """
     base, new = run_folder.records_to_extend(config), short_name(config.data.new_reward)
-    if new in [identity.partition("@")[0] for identity in Manifest.load(base).rewards]:
+    if scored := [i for i in Manifest.load(base).rewards if i.partition("@")[0] == new]:
+        wanted = rewards.label(config.data.new_reward)
+        if not any(same_models([identity], [wanted]) for identity in scored):
+            raise ValueError(
+                f"The records in {base} have scores of {', '.join(scored)}, which is another reward"
+                f" than {config.data.new_reward} ({wanted}) and has its name. Extend by that one, "
+                "or give yours another name."
+            )
         return str(source_of(base) or os.path.abspath(base))
     return None if annotate.run(config, workdir) is None else ""
 

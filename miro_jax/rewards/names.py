@@ -52,7 +52,13 @@ def parse_names(text: str | Sequence[str]) -> tuple[str, ...]:
 
 def is_own(name: str) -> bool:
     """Return whether a name is that of a class of a Python file."""
-    return name.partition(":")[0].endswith(".py")
+    return split_own(name)[0].endswith(".py") and not is_process(name)
+
+
+def split_own(name: str) -> tuple[str, str]:
+    """Return the file and the class of `FILE.py:Class`; the file's path may hold colons."""
+    path, ending, class_name = name.partition(".py:")
+    return path + ending.removesuffix(":"), class_name
 
 
 def is_process(name: str) -> bool:
@@ -80,5 +86,5 @@ def short_name(name: str) -> str:
         stem = program_of(name).rpartition("/")[2].partition(".")[0]
         return re.sub(r"\W+", "_", stem).lower()
     if is_own(name):
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(":")[2]).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", split_own(name)[1]).lower()
     return name.partition("@")[0]

@@ -15,7 +15,7 @@ from typing import Any
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.pretrained.weights import hub
 from miro_jax.rewards import base, contract
-from miro_jax.rewards.names import short_name
+from miro_jax.rewards.names import short_name, split_own
 
 _DIGITS = 8  # of the digest of the file, in the version
 _METHODS = ("prepare", "encode", "judge")
@@ -28,7 +28,7 @@ def load_class(name: str) -> type:
       FileNotFoundError: there is no such file.
       ValueError: it cannot be imported, or has no such class of rewards.
     """
-    path, _, wanted = name.partition(":")
+    path, wanted = split_own(name)
     module = _import(Path(path))
     classes = {
         key: value
@@ -99,7 +99,7 @@ def needs_caption(name: str) -> bool:
 
 def digest(name: str) -> str:
     """Return the first digits of the file's SHA-256."""
-    return digest_regular(name.partition(":")[0])[:_DIGITS]
+    return digest_regular(split_own(name)[0])[:_DIGITS]
 
 
 def _import(path: Path) -> ModuleType:
