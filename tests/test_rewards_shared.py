@@ -178,6 +178,19 @@ def test_a_file_that_ends_the_process_is_refused(file, folder, tmp_path, capsys)
         assert said in capsys.readouterr().err
 
 
+def test_a_file_that_changes_the_working_directory_moves_no_output(
+    file, folder, tmp_path, monkeypatch, capsys
+):
+    moving, elsewhere = tmp_path / "moving.py", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    leave = f"import os\n\nos.chdir({str(elsewhere)!r})\n"
+    built = "    def __init__(self):\n        os.chdir('..')\n\n    def judge"
+    moving.write_text(leave + FILE.replace("    def judge", built, 1))
+    monkeypatch.chdir(tmp_path)
+    assert score(["images", "--rewards=moving.py:Brightness", "--out=a.csv"]) == 0
+    assert (tmp_path / "a.csv").exists() and not list(elsewhere.iterdir())
+
+
 def test_the_class_itself_says_whether_it_needs_captions(file, folder, tmp_path, capsys):
     assert own.needs_caption(f"{file}:Brightness") is False
     assert score([str(folder), f"--rewards={file}:Asked", f"--out={tmp_path / 'a.csv'}"]) == 2

@@ -5,9 +5,12 @@ imported by its path; nothing else in the package imports a file by path. The ve
 reward ends in a digest of the file, so that another content of the file is another reward.
 """
 
+import contextlib
 import importlib.util
 import inspect
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +64,8 @@ def build(name: str, **arguments: Any) -> base.Reward:
     """
     made = load_class(name)
     try:
-        reward = made(**arguments)
+        with _same_folder():
+            reward = made(**arguments)
     except hub.OfflineError:  # which says how to name a folder
         raise
     except (Exception, SystemExit) as error:
@@ -115,7 +119,8 @@ def _import(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        with _same_folder():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script may call sys.exit as its last line
         del sys.modules[name]
         raise ValueError(
@@ -123,3 +128,18 @@ def _import(path: Path) -> ModuleType:
             f"{type(error).__name__}: {error}"
         ) from error
     return module
+
+
+@contextlib.contextmanager
+def _same_folder() -> Iterator[None]:
+    """Come back to the working directory: paths of the command, as of --out, begin there."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it is deleted, and nothing begins there
+        yield
+        return
+    try:
+        yield
+    finally:
+        if os.getcwd() != here:
+            os.chdir(here)
