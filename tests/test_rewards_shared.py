@@ -8,6 +8,7 @@ from miro_jax.rewards import base, own
 from miro_jax.rewards.contract import BrokenPromise, check_shared
 from miro_jax.rewards.failure import RewardFailed
 from miro_jax.score import main as score
+from miro_jax.score import score_images
 from tests.scoring import Brightness, file_bytes, grey
 
 FILE = '''
@@ -195,3 +196,22 @@ def test_the_class_itself_says_whether_it_needs_captions(file, folder, tmp_path,
     assert own.needs_caption(f"{file}:Brightness") is False
     assert score([str(folder), f"--rewards={file}:Asked", f"--out={tmp_path / 'a.csv'}"]) == 2
     assert "mine.py:Asked must have needs_caption, True or False" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sharpness", "the one string 'sharpness'"),
+        (Brightness(), "list of names or rewards; got <.*Brightness"),
+        ([Brightness], r"such as MyReward\(\); got the class Brightness"),
+        (["sharpness", None], "got None"),
+    ],
+)
+def test_rewards_from_python_are_names_and_objects(folder, tmp_path, given, said):
+    with pytest.raises(TypeError, match=said):
+        score_images(folder, given, tmp_path / "a.csv")
+    assert not list(tmp_path.glob("a.csv*"))
+
+
+def test_a_piece_that_is_requested_twice_is_done_once(folder, tmp_path):
+    assert score_images(folder, ["sharpness"], tmp_path / "a.csv", pieces=[0, 0]) is not None

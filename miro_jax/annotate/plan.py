@@ -228,7 +228,7 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
         if unknown := [n for n in pieces if not 0 <= n < total]:
             wrong = ", ".join(map(str, unknown))
             raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {wrong}.")
-        return workers.Share(tuple(pieces), "pieces as requested")
+        return workers.Share(tuple(dict.fromkeys(pieces)), "pieces as requested")
     if settings.distributed and (pieces, index) == (SHARED, None):
         index, count = _ask_jax()
     requested = None if pieces == SHARED else pieces
@@ -263,11 +263,10 @@ def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, st
     """Raise unless there are rewards, all known and different, and weights are given for some.
 
     Raises:
-      TypeError: one string instead of a sequence.
+      TypeError: see `check_kinds`.
       ValueError: anything else.
     """
-    if isinstance(rewards, str):
-        raise TypeError(f"rewards must be a tuple of names; got the one string {rewards!r}.")
+    check_kinds(rewards)
     names = [r for r in rewards if isinstance(r, str)]
     check_names(names)
     check_weights(names, weights)
@@ -276,6 +275,19 @@ def check_rewards(rewards: Sequence[str | base.Reward], weights: Mapping[str, st
         raise ValueError(
             f"There must be at least one reward, and none twice; got {', '.join(everybody)}."
         )
+
+
+def check_kinds(rewards: Any) -> None:
+    """Raise TypeError unless rewards is a sequence of names and of rewards that are built."""
+    if isinstance(rewards, str) or not isinstance(rewards, Sequence):
+        one = f"the one string {rewards!r}" if isinstance(rewards, str) else repr(rewards)
+        raise TypeError(f"rewards must be a list of names or rewards; got {one}.")
+    for reward in rewards:
+        if not isinstance(getattr(reward, "identity", reward), str):
+            what = f"the class {reward.__name__}" if isinstance(reward, type) else repr(reward)
+            raise TypeError(
+                f"A reward must be a name, or an object such as MyReward(); got {what}."
+            )
 
 
 def _read_encoder(given: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.plan import Job, make_job, make_toolbox, sign
+from miro_jax.annotate.plan import Job, check_kinds, make_job, make_toolbox, sign
 from miro_jax.data.sources import Source, Tables, tables
 from miro_jax.data.sources.captions import TextIndex, index_captions
 from miro_jax.data.sources.tables import Table
@@ -143,8 +143,7 @@ def _open_out(out: str | os.PathLike) -> tuple[Folder, str]:
 
 def _choose(settings: Settings) -> tuple[list[str | base.Reward], dict[str, str]]:
     """Return the rewards that take part, and why the others do not."""
-    if isinstance(settings.rewards, str):
-        raise TypeError(f"rewards must be a list; got the one string {settings.rewards!r}.")
+    check_kinds(settings.rewards)
     names = [r for r in settings.rewards if isinstance(r, str)]
     check_names(names)
     for url in dict(settings.weights or {}).values():
