@@ -390,5 +390,5 @@ def test_any_source_of_annotation_is_scored(tmp_path):
     facts = score(f"tar:{tmp_path}/source/p{{0,2}}.tar", tmp_path / "c.csv", [Brightness()])
     keys = [row["key"] for row in read_rows(tmp_path / "c.csv")]
     assert facts["num_images"] == 8 and keys[::4] == ["p0.tar/key0000", "p2.tar/key0008"]
-    with pytest.raises(ValueError, match="Pieces must differ"):
+    with pytest.raises(ValueError, match="Pieces must differ in name; .*tar:A.*::B"):
         score([f"tar:{tmp_path}/source/*.tar", f"{tmp_path}/source/p1.tar"], tmp_path / "d.csv")

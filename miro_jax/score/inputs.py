@@ -144,7 +144,10 @@ def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
     digest = hashlib.sha256()
     for piece in (piece for source in opened for piece in source.pieces):
         if piece.id in known:
-            raise ValueError(f"Pieces must differ in name; two are called {piece.id}.")
+            raise ValueError(
+                f"Pieces must differ in name; two are called {piece.id}. One source of several "
+                "folders, as tar:A/*.tar::B/*.tar, names them by their folders."
+            )
         known.add(piece.id)
         digest.update(f"{piece.id}\0{piece.fingerprint()}\n".encode())
         texts = piece.tables if given.captions is None else given
