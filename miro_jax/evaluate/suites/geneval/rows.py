@@ -75,11 +75,12 @@ def read_row(value: Any, name: str) -> tuple[verdict.Objects, verdict.Logits]:
       ValueError: it is no row of GenEval.
     """
     check_fields(value, SCHEMA, name)
+    for field, width in (("objects", 5), ("colors", len(COLORS))):
+        if any(len(one) != width for own in value[field].values() for one in own):
+            raise ValueError(f"{name}: {field} must have rows of {width} numbers.")
     objects, colors = (
         {key: np.array(own, np.float32).reshape(len(own), -1) for key, own in value[field].items()}
-        if all(len(one) == width for own in value[field].values() for one in own)
-        else _refuse(f"{name}: {field} must have rows of {width} numbers.")
-        for field, width in (("objects", 5), ("colors", len(COLORS)))
+        for field in ("objects", "colors")
     )
     return objects, colors
 
@@ -112,7 +113,3 @@ def is_near(row: Mapping[str, Any]) -> bool:
 def _short(value: np.float32) -> float:
     """Return a float32 as the shortest decimal number that is read back as it."""
     return float(str(value))
-
-
-def _refuse(message: str) -> Any:
-    raise ValueError(message)
