@@ -45,9 +45,7 @@ VERBS = {
     "diff": Verb(_SUITES, "why two evaluations differ", verb="diff"),
     "check": Verb(_SUITES, "hold an evaluation against published values", verb="check"),
     "import": Verb(_SUITES, "results of the original tools as an evaluation", verb="import"),
-    "agreement": Verb(
-        "evaluate.suites.geneval.agreement_command", "how far two judges of GenEval agree"
-    ),
+    "agreement": Verb(_SUITES, "how far two judges of GenEval agree", verb="agreement"),
     "plot": Verb(
         "evaluate.plots.command", "the plots of the paper from evaluations or its numbers"
     ),

@@ -9,8 +9,8 @@ judging, scoring          images through the judge, and through rewards
 run, measure              what is not done yet; rows become numbers with intervals
 listing                   the prompts alone, for samplers of any origin
 rows, manifest, tables    the per-image file; what every number carries; text, CSV, LaTeX, JSON
-verbs                     compare, diff, check, import: identity, comparison, difference, expected,
-                          importing; pages, of one evaluation and of several
+verbs                     compare, diff, check, import, agreement: identity, comparison, difference,
+                          expected, importing, geneval/; pages, of one evaluation and of several
 watch                     checkpoints of a run as they appear
 """
 

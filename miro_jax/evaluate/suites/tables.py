@@ -91,14 +91,18 @@ def format_cell(cell: str | Cell) -> str:
     return text + cell.note
 
 
-def _text(table: Table) -> str:
-    lines = [list(table.columns), *([format_cell(c) for c in row] for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    body = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of texts as lines, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     ]
-    return "\n".join([table.title, "", *body, "", *table.notes]) + "\n"
+
+
+def _text(table: Table) -> str:
+    rows = [table.columns, *([format_cell(c) for c in row] for row in table.rows)]
+    return "\n".join([table.title, "", *align(rows), "", *table.notes]) + "\n"
 
 
 def _csv(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""`miro-jax compare`, `diff`, `check` and `import` of evaluations that are written already.
+"""`miro-jax compare`, `diff`, `check`, `import`, `agreement` of what is written already.
 
 No image is read again, no device is used. `compare` of runs and releases, which samples, stands in
 `evaluate.compare_command`; it hands over here where both sides are evaluations.
@@ -24,6 +24,7 @@ from miro_jax.evaluate.suites import (
     pages,
     tables,
 )
+from miro_jax.evaluate.suites.geneval import agreement
 from miro_jax.evaluate.suites.settings import parse_pair
 
 NOTHING_COMPARABLE = 3  # exit status of check
@@ -98,15 +99,22 @@ def _compare(given: Namespace) -> int:
 
 
 def _add_diff(parser: Parser) -> None:
-    parser.add_argument("first", metavar="A", help="folder of an evaluation")
-    parser.add_argument("second", metavar="B", help="folder of another one")
+    _add_pair(parser, "folder of an evaluation", "folder of another one")
+
+
+def _add_pair(parser: Parser, first: str, second: str) -> None:
+    parser.add_argument("first", metavar="A", help=first)
+    parser.add_argument("second", metavar="B", help=second)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output")
 
 
 def _diff(given: Namespace) -> int:
     result = difference.diff(manifest.read(given.first), manifest.read(given.second))
-    as_json = given.format == "json"
-    exits.say(dump_json(result, indent=1) if as_json else "\n".join(difference.lines(result)))
+    return _print(result, difference.lines, given.format)
+
+
+def _print(result: dict[str, Any], lines: Callable[[Any], list[str]], form: str) -> int:
+    exits.say(dump_json(result, indent=1) if form == "json" else "\n".join(lines(result)))
     return exits.DONE
 
 
@@ -165,6 +173,15 @@ def _import(given: Namespace) -> int:
     return exits.DONE
 
 
+def _add_agreement(parser: Parser) -> None:
+    _add_pair(parser, "verdicts of one judge", "verdicts of another one, or of people")
+
+
+def _agreement(given: Namespace) -> int:
+    result = agreement.compare_files(given.first, given.second)
+    return _print(result, agreement.lines, given.format)
+
+
 _VERBS = {
     "compare": _Verb(
         "Compare evaluations of the same suite with the first of them: paired differences with "
@@ -193,5 +210,15 @@ _VERBS = {
         "example:\n  miro-jax import results.jsonl rewards.jsonl --suite=geneval --out=out/theirs",
         _add_import,
         _import,
+    ),
+    "agreement": _Verb(
+        "Say how far two judges of GenEval agree on the same images: by tag, with Cohen's\nkappa, "
+        "and which rule failed where they do not. No image is read and no device is used.",
+        "A and B are folders of evaluations or their images.jsonl; or one of them is a file of\n"
+        "the benchmark's own annotations: then the images that people labelled are compared.\n\n"
+        "examples:\n  miro-jax agreement evals/mmdet evals/hf\n"
+        "  miro-jax agreement evals/geneval@1 annotations_sdv2.csv",
+        _add_agreement,
+        _agreement,
     ),
 }

@@ -6,7 +6,7 @@
     verdicts   objects + colours -> correct or reasons          relation, verdict, rows
     numbers    verdicts -> three numbers with names             measure, of all suites
     judge      all of it for a batch of images                  judge, self_test
-    agreement  two judges on the same images                    agreement, agreement_command
+    agreement  two judges on the same images                    agreement, people
 
 The file beside this package named `evaluate/geneval.py` is another thing: the categories of GenEval
 on the shapes world, judged by its own exact detector.

@@ -16,9 +16,11 @@ from typing import Any
 
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.regular_file import read_regular
+from miro_jax.evaluate.suites.geneval import people
 from miro_jax.evaluate.suites.geneval.prompts import TAGS
 from miro_jax.evaluate.suites.geneval.rows import is_near
 from miro_jax.evaluate.suites.rows import ROWS_NAME
+from miro_jax.evaluate.suites.tables import align
 from miro_jax.report import clustered
 
 Row = Mapping[str, Any]
@@ -67,6 +69,20 @@ def _parse(line: bytes, name: str) -> dict[str, Any]:
         raise ValueError(f"{str(error).rstrip('.')}. {text}.") from error
 
 
+def compare_files(*paths: str) -> dict[str, Any]:
+    """Compare two files of verdicts, see `read`; one of both may hold annotations of people."""
+    are_labels = [people.is_labels(path) for path in paths]
+    sides = [
+        people.read(path) if labels else read(path)
+        for path, labels in zip(paths, are_labels, strict=True)
+    ]
+    if sum(are_labels) != 1:
+        return compare(*sides)
+    turn = -1 if are_labels[0] else 1
+    *pair, facts = people.pair(*sides[::turn])
+    return compare(*pair[::turn]) | {"people": facts}
+
+
 def compare(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
     """Compare the verdicts of two judges.
 
@@ -99,18 +115,14 @@ def kappa(both: int, first: int, second: int, neither: int) -> float | None:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Write a result of `compare`, and of `people.pair` where there is one, as lines of text."""
     head = ("tag", "images", "both", "first", "second", "neither", "agreement", "95 %", "kappa")
-    table: list[tuple[str, ...]] = [head]
+    table: list[Sequence[str]] = [head]
     for tag, own in (*result["tags"].items(), (OVERALL, result[OVERALL])):
         counts = [str(own[name]) for name in ("images", "both", "first", "second", "neither")]
         share, beyond = own["agreement"], own["kappa"]
         interval = f"{share['low']:.3f} to {share['high']:.3f}"
         beyond = "-" if beyond is None else f"{beyond:.3f}"
         table.append((tag, *counts, f"{share['value']:.3f}", interval, beyond))
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    text = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table
-    ]
-    whole = result[OVERALL]
+    text, whole = align(table), result[OVERALL]
     flips = ", ".join(f"{rule} {count}" for rule, count in whole["flips"].items()) or "none"
     text += [f"flips by rule: {flips}", f"of these near a threshold: {whole['near']}"]
     if facts := result.get("people"):
