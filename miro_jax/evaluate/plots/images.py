@@ -7,6 +7,7 @@ Letters: P prompts, C columns.
 """
 
 import csv
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -108,14 +109,8 @@ def progression(sources: Sequence[Source]) -> Figure:
             f"such as 25000=A 50000=B; {', '.join(columns)} share {len(shared)}."
         )
     kept = {k: [c for c in own if c["prompt"] in shared] for k, own in columns.items()}
-    seeds = {(cell["seed"], cell["guidance_scale"]) for own in kept.values() for cell in own}
-    warnings = (
-        ()
-        if len(seeds) == 1
-        else (
-            "the folders differ in seed or guidance: columns differ by more than the checkpoint.",
-        )
-    )
+    how = [{(c["prompt"], c["seed"], c["guidance_scale"]) for c in own} for own in kept.values()]
+    warning = "the folders differ in seed or guidance: columns differ by more than the checkpoint."
     return _figure(
         "progression",
         "Progression: the same prompts over checkpoints",
@@ -123,7 +118,7 @@ def progression(sources: Sequence[Source]) -> Figure:
         [_grid("images", kept)],
         [],
         {"checkpoints": list(columns), "prompts": sorted(shared)},
-        warnings,
+        () if all(one == how[0] for one in how) else (warning,),
     )
 
 
@@ -250,7 +245,7 @@ def _read_scores(path: str) -> dict[str, dict[str, Any]]:
     else:
         with open_regular(path) as file:
             text = file.read().decode("utf-8")
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     if not rows or "key" not in rows[0] or not any("@" in name for name in rows[0]):
         raise ValueError(
             f"{path} must be a table of `miro-jax score`, with a column key and a column for each "
