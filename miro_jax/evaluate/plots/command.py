@@ -1,7 +1,6 @@
 """`miro-jax plot KIND SOURCES --out=F.svg`: a plot of the paper, and its numbers beside it."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,15 +62,8 @@ class Settings:
 
 
 def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
-    """Draw one kind of figure.
-
-    Raises:
-      ValueError: the kind is unknown, or the sources lack what it shows.
-    """
-    kinds = _kinds(settings, sources)
-    if settings.kind not in kinds:
-        raise ValueError(f"KIND must be one of {', '.join((*kinds, ALL))}; got {settings.kind!r}.")
-    figure = kinds[settings.kind]()
+    """Draw one kind of figure; ValueError where the sources lack what it shows."""
+    figure = _kinds(settings, sources)[settings.kind]()
     origins = {source.label: _origin(source) for source in sources}
     return dataclasses.replace(figure, sources=origins)
 
@@ -146,11 +138,10 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit.run(VERB, lambda: _plan(words), lambda planned: _work(*planned))
+    return exit.run(VERB, lambda: _plan(arguments), lambda planned: _work(*planned))
 
 
-def _plan(words: Sequence[str]) -> tuple[Settings, list[Source]]:
+def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:
     parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     flags.add_flags(parser, Settings)
     settings = flags.make_settings(Settings, parser.read(words))

@@ -17,13 +17,16 @@ from miro_jax.report.speedup import first_reach, first_step
 from miro_jax.sample.curve import expected_best
 
 LOW, HIGH = 2.5, 97.5
+_RESAMPLES = 1000
 # measure -> model -> (xs [T], values [1 + B, T])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
-def series(x: float, value: float, low: float, high: float, **more: Any) -> dict[str, Any]:
-    """Return a row of a figure's table."""
-    return {**more, "x": x, "value": value, "low": low, "high": high}
+def resampled(values: np.ndarray) -> np.ndarray:
+    """Return the mean over prompts of values [P, T], and means of resampled prompts: [1 + B, T]."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
+    return np.concatenate([values.mean(axis=0)[None], values[drawn].mean(axis=1)])
 
 
 def interval(rows: np.ndarray) -> np.ndarray:
@@ -49,7 +52,7 @@ def draw_curve(
     titles = [f"{label}, {x:g}: {p['mean']:.4g}" for x, p in zip(xs, points, strict=True)]
     chart.points(xs.tolist(), points, kind, titles, marker=MARKERS[kind])
     return [
-        series(float(x), p["mean"], p["low"], p["high"], series=label)
+        {"series": label, "x": float(x), "value": p["mean"], "low": p["low"], "high": p["high"]}
         for x, p in zip(xs, points, strict=True)
     ]
 
@@ -261,11 +264,8 @@ def _read_test_time(sources: Sequence[Source]) -> Curves:
                 best = expected_best(scores)  # [P, N]
                 count = best.shape[1]
                 chosen = sorted({min(2**k, count) for k in range(count.bit_length() + 1)})
-                rng = np.random.default_rng(0)
-                drawn = rng.integers(0, len(best), (1000, len(best)))
-                means = np.concatenate([best.mean(axis=0)[None], best[drawn].mean(axis=1)])
                 ns = np.array(chosen, float)
-                rows = means[:, np.array(chosen) - 1] / measure(name).divisor
+                rows = resampled(best)[:, np.array(chosen) - 1] / measure(name).divisor
                 curves.setdefault(name, {})[source.label] = (ns, rows)
     return curves
 

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from miro_jax.data.json_file import parse_json
 from miro_jax.data.regular_file import open_regular, read_regular
-from miro_jax.evaluate.plots.curves import draw_curve, extent
+from miro_jax.evaluate.plots.curves import draw_curve, extent, resampled
 from miro_jax.evaluate.plots.facts import Source
 from miro_jax.evaluate.plots.figure import Figure, Panel
 from miro_jax.report import page
@@ -30,7 +30,6 @@ from miro_jax.report.statistics import rank_correlation
 _MOST_PROMPTS, _SIDE, _LABEL = 4, 96, 150  # rows, SVG units of an image, of a row's label
 _MOST_BYTES = 1 << 25
 _BAR = (150, 19, 420)  # left, step, width
-_RESAMPLES = 1000
 
 Cell = dict[str, Any]  # an entry of a manifest, with its folder
 
@@ -51,13 +50,14 @@ def isolation(sources: Sequence[Source], scores: str | None) -> Figure:
             numbers[judge] = found
             panels.append(_bars(judge, found))
             rows += [{"panel": judge, "series": n, "value": v} for n, v in found.items()]
-    return _figure(
+    return Figure(
         "isolation",
         "Isolation: guidance by each reward alone",
         "A column is one reward in which the positive and the negative branch differ; prompts and "
         "noise are the same in a row. Bars: the mean score of a column, for each reward that "
         "scored the images.",
         panels,
+        {},
         rows,
         {"mean scores by column": numbers},
         height=_BAR[1] * len(columns),
@@ -86,13 +86,14 @@ def tradeoff(sources: Sequence[Source], scores: str | None) -> Figure:
             panels.append(panel)
             rows += points
             numbers[judge] = slope
-    return _figure(
+    return Figure(
         "tradeoff",
         f"Trade-off: from {first} to {pair[1]}",
         f"The negative target is u for {first} and 1 - u for {pair[1]}: at u = 0 guidance is by "
         f"{first} alone, at u = 1 by {pair[1]} alone. Curves: mean score over prompts with 95 % "
         "intervals.",
         panels,
+        {},
         rows,
         {"rewards": pair, "rank correlation with u": numbers},
     )
@@ -111,28 +112,16 @@ def progression(sources: Sequence[Source]) -> Figure:
     kept = {k: [c for c in own if c["prompt"] in shared] for k, own in columns.items()}
     how = [{(c["prompt"], c["seed"], c["guidance_scale"]) for c in own} for own in kept.values()]
     warning = "the folders differ in seed or guidance: columns differ by more than the checkpoint."
-    return _figure(
+    return Figure(
         "progression",
         "Progression: the same prompts over checkpoints",
         "A column is a checkpoint, a row a prompt; the noise of a row is the same.",
         [_grid("images", kept)],
+        {},
         [],
         {"checkpoints": list(columns), "prompts": sorted(shared)},
         () if all(one == how[0] for one in how) else (warning,),
     )
-
-
-def _figure(
-    kind: str,
-    title: str,
-    reading: str,
-    panels: list[Panel],
-    rows: list[dict[str, Any]],
-    numbers: Mapping[str, Any],
-    warnings: tuple[str, ...] = (),
-    height: int = 250,
-) -> Figure:
-    return Figure(kind, title, reading, panels, {}, rows, numbers, warnings, height=height)
 
 
 def _cells(sources: Sequence[Source]) -> list[Cell]:
@@ -199,9 +188,7 @@ def _curve(
     """Draw the mean score of a judge along u; return its rank correlation with u, too."""
     us = np.array(list(columns))
     scores = np.array([[_score(table, judge, cell) for cell in own] for own in columns.values()]).T
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(scores), (_RESAMPLES, len(scores)))
-    rows = np.concatenate([scores.mean(axis=0)[None], scores[drawn].mean(axis=1)])
+    rows = resampled(scores)
     chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(extent(rows), "mean score"))
     points = draw_curve(chart, "a", judge, us, rows)
     slope = rank_correlation(us, rows[0])
