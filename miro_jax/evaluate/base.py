@@ -232,8 +232,3 @@ class Inputs:
     gallery_images: int
     training: Mapping[str, Mapping[str, float]]
     folder: Path
-
-
-def all_targets(pipeline: Any, level: float) -> dict[str, float]:
-    """Return the same level for every reward that the network knows."""
-    return dict.fromkeys(pipeline.reward_names, float(level))

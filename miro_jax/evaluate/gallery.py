@@ -26,10 +26,8 @@ def sample_levels(
     Returns:
       [levels, prompts, num_images, H, W, 3] uint8.
     """
-    columns = [
-        sampling.sample(pipeline, prompts, num_images, base.all_targets(pipeline, level))
-        for level in levels
-    ]
+    targets = [dict.fromkeys(pipeline.reward_names, float(level)) for level in levels]
+    columns = [sampling.sample(pipeline, prompts, num_images, each) for each in targets]
     stacked = np.stack(columns)
     return stacked.reshape(len(columns), len(prompts), num_images, *stacked.shape[2:])
 

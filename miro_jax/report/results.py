@@ -22,7 +22,7 @@ from typing import (
 from miro_jax.data.json_file import check_fields
 from miro_jax.report.statistics import Mean, Share
 
-RISING = 0.9  # rank correlation of a dial that rises
+_RISING = 0.9  # rank correlation of a dial that rises
 _ROUNDING = 1e-9  # ranks of five levels that make 0.9 give 0.8999999999999998
 
 
@@ -136,6 +136,15 @@ class Dial(TypedDict):
     rank_of_samples: float | None
 
 
+def rises(rank: float | None, low: float) -> bool:
+    """Return whether a dial rises: by rank, and from lowest to highest level beyond chance.
+
+    Args:
+      rank: of levels and mean scores. low: of the interval of the rise.
+    """
+    return rank is not None and rank >= _RISING - _ROUNDING and low > 0
+
+
 class Cross(TypedDict):
     """Changes of mean scores from the lowest to the highest level, [asked][measured]."""
 
@@ -160,10 +169,10 @@ class Dials(Result):
     cross: Cross
 
     def rises(self, name: str) -> bool:
-        """Return whether a dial rises: by rank, and from lowest to highest beyond chance."""
-        cross, rank = self.cross, self.dials[name]["rank_of_means"]
+        """Return whether a dial rises, see `rises`."""
+        cross = self.cross
         low = cross["low"][cross["asked"].index(name)][cross["measured"].index(name)]
-        return rank is not None and rank >= RISING - _ROUNDING and low > 0
+        return rises(self.dials[name]["rank_of_means"], low)
 
     @property
     def rising(self) -> list[str]:

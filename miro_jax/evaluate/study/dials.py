@@ -19,10 +19,8 @@ from miro_jax.evaluate.study.claim import Claim, decide
 from miro_jax.evaluate.study.measured import DEFAULT
 from miro_jax.evaluate.study.resample import Study, interval, intervals
 from miro_jax.report.page import signed
-from miro_jax.report.results import RISING
+from miro_jax.report.results import rises
 from miro_jax.report.statistics import Mean, rank_correlation
-
-_ROUNDING = 1e-9  # ranks of five levels that make 0.9 give 0.8999999999999998
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _dial(study: Study, name: str, settings: dict[float, str]) -> Dial:
         size,
         _controllability(study, column, names),
         intervals(scaled),
-        rank is not None and rank >= RISING - _ROUNDING and size["low"] > 0,
+        rises(rank, size["low"]),
     )
 
 

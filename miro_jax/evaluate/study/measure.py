@@ -12,14 +12,12 @@ import numpy as np
 from miro_jax.data.shapes import scene, world
 from miro_jax.data.shapes.detect import Reading
 from miro_jax.evaluate.base import Judges, Sampling
-from miro_jax.evaluate.study.measured import Cell
+from miro_jax.evaluate.study.measured import BEST_OF, DEFAULT, DIAL, REPORT, SEARCH, Cell
 from miro_jax.evaluate.study.settings import BASELINE, MIRO, Run, Study
 from miro_jax.models.targets import to_levels
 from miro_jax.rewards.base import Reward
 from miro_jax.rewards.shapes import ShapesReward
 from miro_jax.sample.pipeline import MiroPipeline
-
-REPORT, SEARCH, BEST_OF, DIAL = "report", "search", "best_of", "dial"  # sets of prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,7 @@ def requests(
       is_last: training has ended. chased: the reward whose target is swept.
       seed: of the noise of the set `report`; the other sets have others.
     """
-    yield Request("default", prompts[REPORT], {}, 1, seed)
+    yield Request(DEFAULT, prompts[REPORT], {}, 1, seed)
     if not is_last:
         return
     if run.variant == MIRO:
@@ -83,7 +81,7 @@ def requests(
     if run.variant in (MIRO, BASELINE):
         # As in the paper, whose single image of MIRO has what target 1 gives: nothing is held back.
         highest = dict.fromkeys(rewards, 1.0)
-        yield Request("best_of", prompts[BEST_OF], highest, study.best_of, seed + 2)
+        yield Request(BEST_OF, prompts[BEST_OF], highest, study.best_of, seed + 2)
 
 
 class Verdict(ShapesReward):

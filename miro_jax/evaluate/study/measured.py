@@ -21,9 +21,8 @@ from miro_jax.data.storage import Damaged, open_folder
 from miro_jax.data.storage.files import parse_ours, to_json, to_sealed_json
 
 FILE, CELLS, ENDING = "measured.json", "cells", ".cells"
-DEFAULT, BEST_OF = "default", "best_of"  # settings; targets are the study's defaults
-SEARCH, DIAL = "search:", "dial:"  # settings begin so
-REPORT = "report"  # set of prompts
+DEFAULT = "default"  # setting: targets are the study's defaults
+REPORT, SEARCH, BEST_OF, DIAL = "report", "search", "best_of", "dial"  # sets of prompts
 _SCHEMA = {
     "rewards": [str],
     "batch_size": int,
@@ -96,12 +95,9 @@ class Measured:
 
     def prompt_set(self, setting: str) -> str:
         """Return the name of the set of prompts of a setting."""
-        if setting == BEST_OF:
-            return BEST_OF
-        if setting.startswith(SEARCH):
-            return SEARCH.rstrip(":")
-        dial = DIAL.rstrip(":")
-        return dial if setting.startswith(DIAL) and dial in self.prompts else REPORT
+        kind = setting.partition(":")[0]
+        own = kind in (SEARCH, BEST_OF) or kind == DIAL and DIAL in self.prompts
+        return kind if own else REPORT
 
 
 def _check(cell: Cell, num_prompts: int, num_rewards: int) -> None:

@@ -43,15 +43,15 @@ def compare(
             f"metric must be one that all evaluations have: {', '.join(shared) or 'none'}; got "
             f"{', '.join(unknown)}."
         )
-    notes, marked = _check(evaluations, metrics or shared, bool(metrics) or force, force)
+    chosen = metrics or shared
+    notes, marked = _check(evaluations, chosen, bool(metrics), force)
     rows = []
-    for metric in [m for m in (metrics or shared) if (m, None) not in marked]:
-        tags = [
-            t for t in first.metrics[metric].get("tags", {}) if _have_tag(evaluations, t, metric)
-        ]
+    for metric in [m for m in chosen if (m, None) not in marked]:
+        have = [one.metrics[metric].get("tags", {}) for one in evaluations]
+        tags = [tag for tag in have[0] if all(tag in own for own in have)]
         rows += [_row(evaluations, metric, tag, marked) for tag in ("", *tags)]
     if not rows:
-        raise UsageError(_why_nothing(evaluations, metrics or shared))
+        raise UsageError(_why_nothing(evaluations, chosen))
     found = [one for row in rows for one in row["differences"] if one]
     for one, p in zip(found, clustered.holm([one["p"] for one in found]), strict=True):
         one["p_holm"] = p
@@ -61,7 +61,7 @@ def compare(
 
 
 def _check(
-    evaluations: Sequence[Evaluation], metrics: Sequence[str], strict: bool, force: bool
+    evaluations: Sequence[Evaluation], metrics: Sequence[str], named: bool, force: bool
 ) -> tuple[list[str], set[tuple[str, int | None]]]:
     """Return notes, and the (metric, number of an evaluation) that are marked, or (metric, None).
 
@@ -79,7 +79,7 @@ def _check(
                 f"{metric} of {evaluations[0].name} and of {one.name} may not share a column: "
                 f"{identity.describe(why)}"
             )
-            if strict and not force:
+            if named and not force:
                 raise UsageError(f"{text}. --force shows them with a mark.")
             notes.append(text)
             marked.add((metric, number if force else None))
@@ -108,10 +108,6 @@ def _why_nothing(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> s
                 )
     listed = "; ".join(f"{one.name} has {', '.join(one.metrics) or 'none'}" for one in evaluations)
     return f"the evaluations must have a metric in common; {listed}."
-
-
-def _have_tag(evaluations: Sequence[Evaluation], tag: str, metric: str) -> bool:
-    return all(tag in one.metrics[metric].get("tags", {}) for one in evaluations)
 
 
 def _row(
