@@ -6,7 +6,6 @@ scorer. Both are joined by the folder's number and the name of the file. Who jud
 weights, neither says: the judge is unknown unless it is declared.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,7 @@ from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.find import File, Found, match
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import STATISTICS, describe_result, measure, rewards_of
-from miro_jax.evaluate.suites.rows import ROWS_NAME, dump_rows
-from miro_jax.evaluate.suites.tables import write_tables
+from miro_jax.evaluate.suites.tables import write_results
 
 # Scorers of the authors' tool -> the reward, with the version that they load.
 SCORERS = {
@@ -68,11 +66,7 @@ def import_results(
     judged = bool(suite.score) and all("correct" in line for line in merged.values())
     rows = [_row(image, merged[image.file], judged) for image in found.images]
     groups = _groups(suite, found, rows, where, dict(judge or {}), judged)
-    data = dump_rows(rows)
-    groups["result"]["file"] = {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()}
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / ROWS_NAME, data)
-    write_tables(out, Evaluation(str(out), out, groups))
+    write_results(out, rows, groups)
     write_atomic(out / manifest.NAME, manifest.dump(groups, request={"imported": where}))
     return manifest.read(out)
 

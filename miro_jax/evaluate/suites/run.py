@@ -13,7 +13,6 @@ A run that was killed resumes, to the same bytes of all but the date.
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,9 +34,9 @@ from miro_jax.evaluate.suites.find import OURS, Found, SuiteImage, find_images
 from miro_jax.evaluate.suites.judging import PARTS, judge_all
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import STATISTICS, describe_result, measure
-from miro_jax.evaluate.suites.rows import ROWS_NAME, digest_of_images, dump_rows
+from miro_jax.evaluate.suites.rows import digest_of_images
 from miro_jax.evaluate.suites.settings import MODEL, Settings
-from miro_jax.evaluate.suites.tables import write_tables
+from miro_jax.evaluate.suites.tables import write_results
 from miro_jax.rewards import label
 
 PARTIAL = "evaluation.partial.json"
@@ -174,7 +173,8 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     if judge is None and job.judged and job.suite.open_judge is not None:
         judge = job.suite.open_judge(dict(job.settings.judge))
     identity = dict(judge.identity) if judge else {}
-    job.claim.begin(job.request | {"judge_identity": identity})
+    request = job.request | {"judge_identity": identity}
+    job.claim.begin(request)
     rows, failed = judge_all(folder, images, judge, silent)
     _check_failed(job, failed)
     used = {(row["key"], row["sample"]) for row in rows}
@@ -185,16 +185,10 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     if rewards:
         rows = [row | {"rewards": rewards[row["file"]]} for row in rows]
         _check_scored(job, rows)
-    data = dump_rows(rows)
     groups = _describe(job, rows, failed, identity, towers)
     if job.settings.features is not None:
         _measure_diversity(job, scored, groups)
-    groups["result"] |= {
-        "file": {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()},
-    }
-    request = job.request | {"judge_identity": identity}
-    folder.write(ROWS_NAME, data)
-    write_tables(job.folder, Evaluation(str(job.folder), job.folder, groups))
+    write_results(job.folder, rows, groups)
     job.claim.finish(manifest.dump(groups, request=request))
     _clean(job.folder)
 

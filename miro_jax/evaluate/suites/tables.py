@@ -6,14 +6,17 @@ are those that a test says are better.
 
 import csv
 import dataclasses
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miro_jax.data.printable import counted
+from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.suites.manifest import Evaluation
+from miro_jax.evaluate.suites.rows import ROWS_NAME, Row, dump_rows
 
 FORMS = ("text", "csv", "latex", "json")
 _ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex"}
@@ -68,9 +71,16 @@ def render(table: Table, form: str) -> str:
     return _RENDERERS[form](table)
 
 
-def write_tables(folder: Path, evaluation: Evaluation) -> None:
-    """Write the table of an evaluation in all forms that people read."""
-    write_all(folder, NAME, table_of(evaluation))
+def write_results(folder: Path, rows: Sequence[Row], groups: dict[str, Any]) -> None:
+    """Write the per-image file and the table of an evaluation, all but its manifest.
+
+    Args:
+      groups: of the manifest; `result` gets the name and the digest of the per-image file.
+    """
+    data = dump_rows(rows)
+    groups["result"]["file"] = {"name": ROWS_NAME, "sha256": hashlib.sha256(data).hexdigest()}
+    LocalFolder(folder).write(ROWS_NAME, data)
+    write_all(folder, NAME, table_of(Evaluation(str(folder), folder, groups)))
 
 
 def write_all(folder: Path, name: str, table: Table) -> None:
