@@ -47,15 +47,13 @@ def judge_all(
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         waiting = [n for n, one in enumerate(done) if one is None]
-        # The next part is decoded while this one is judged.
-        reading = {n: pool.map(_decode, parts[n]) for n in waiting[:1]}
-        for position, number in enumerate(waiting):
-            decoded = list(reading.pop(number))
-            for ahead in waiting[position + 1 : position + 2]:
-                reading[ahead] = pool.map(_decode, parts[ahead])
+        reading = (pool.map(_decode, parts[n]) for n in waiting)  # each begins when it is taken
+        following = next(reading, ())
+        for number in waiting:
+            # The next part is decoded while this one is judged.
+            decoded, following = list(following), next(reading, ())
             done[number] = _judge_part(parts[number], decoded, judge)
-            data = to_sealed_json(done[number])
-            folder.write(_name(number), data, durable=False)
+            folder.write(_name(number), to_sealed_json(done[number]), durable=False)
             bar.update(len(parts[number]))
     for one in done:
         rows += one["rows"]
