@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miro_jax.__main__ import main
-from miro_jax.evaluate.suites.geneval import agreement
+from miro_jax.evaluate.suites.geneval import agreement, prompts
 
 
 def row(number, correct, tag="colors", rule="color", **more):
@@ -67,6 +67,23 @@ def test_other_images_are_refused():
         agreement.compare(rows, [*rows[:2], rows[2] | {"sha256": "f" * 64}, rows[3]])
     with pytest.raises(ValueError, match=r"has the tags colors, position"):
         agreement.compare(rows, [*rows[:3], rows[3] | {"tag": "position"}])
+
+
+def test_verdicts_of_the_original_tool_are_compared_with_ours(tmp_path, capsys):
+    told = [
+        {"filename": f"{n:05d}/samples/0000.png", "prompt": one.text, "correct": n > 0}
+        for n, one in enumerate(prompts.prompts())
+    ]
+    results, out = write(tmp_path / "results.jsonl", told), str(tmp_path / "theirs")
+    words = [results, "--suite=geneval", "--images-per-prompt=1", f"--out={out}"]
+    assert main(["import", *words]) == 0
+    ours = [row(4 * n, n > 1, one.tag) for n, one in enumerate(prompts.prompts())]
+    capsys.readouterr()
+    words = [write(tmp_path / "ours.jsonl", ours), out, "--format=json"]
+    assert main(["agreement", *words]) == 0
+    whole = json.loads(capsys.readouterr().out)["overall"]
+    counts = [whole[name] for name in ("both", "first", "second", "neither")]
+    assert counts == [551, 0, 1, 1]
 
 
 def test_the_command_prints_a_table_and_names_a_bad_line(tmp_path, capsys):

@@ -19,6 +19,7 @@ from miro_jax.data.regular_file import read_regular
 from miro_jax.evaluate.suites.geneval import people
 from miro_jax.evaluate.suites.geneval.prompts import TAGS
 from miro_jax.evaluate.suites.geneval.rows import is_near
+from miro_jax.evaluate.suites.manifest import UNKNOWN
 from miro_jax.evaluate.suites.rows import ROWS_NAME
 from miro_jax.evaluate.suites.tables import align
 from miro_jax.report import clustered
@@ -34,7 +35,6 @@ SCHEMA = {
     "margins?": {str: float},
 }
 OVERALL = "overall"
-UNKNOWN = "unknown"
 MOST_BYTES = 2**30
 
 
@@ -142,8 +142,8 @@ def _join(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
             f"{_name(only[0])} in the {where}."
         )
     for key, row in ours.items():
-        digests = row.get("sha256"), theirs[key].get("sha256")
-        if None not in digests and digests[0] != digests[1]:
+        digests = {row.get("sha256"), theirs[key].get("sha256")}
+        if len(digests - {None, UNKNOWN}) > 1:  # imported verdicts have no digests of images
             raise ValueError(f"both must judge the same images; {_name(key)} is another file.")
         if row["tag"] != theirs[key]["tag"]:
             raise ValueError(f"image {_name(key)} has the tags {row['tag']}, {theirs[key]['tag']}.")
