@@ -219,3 +219,11 @@ def test_a_run_that_loses_either_process_ends_at_the_same_bits(records, tmp_path
     lines, well = killing_processes.kill_often(tmp_path, records, kills=2, seed=3)
     print("\n".join(lines))
     assert well, "\n".join(lines)
+
+
+def test_a_teacher_is_distilled_by_both(pair, together, records, tmp_path):
+    words = (w for w in arguments(records, tmp_path) if "num_steps" not in w)
+    teacher = f"--config.distil.checkpoint={together}"
+    pair.start(*words, "--stage=distil", teacher, "--config.distil.num_steps=2")
+    assert pair.wait() == [0, 0], pair.lines(0, "")
+    assert training.last_step(tmp_path) == 2

@@ -50,7 +50,7 @@ def run(config: Config, workdir: Path | str) -> None:
     components.validate(config)
     _check_resumed(config, Path(workdir))
     log.info("The teacher is %s", config.distil.teacher)
-    states = jax.device_get(teacher.weights)
+    states = extend.to_host(teacher.weights)
 
     conditioned = tuple(map(short_name, config.data.train_rewards))
     if teacher.reward_names != conditioned:

@@ -14,10 +14,6 @@ import logging
 import os
 from pathlib import Path
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from miro_jax import annotate, rewards
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
@@ -64,8 +60,7 @@ def run(config: Config, workdir: Path | str) -> None:
     def make_state(parts: components.Components) -> TrainState:
         before = _load(config)
         _check(before, extended, parts, workdir)
-        states = jax.tree.map(_to_host, before.weights)
-        return extend.start(parts, states, config.seed)
+        return extend.start(parts, extend.to_host(before.weights), config.seed)
 
     loop.run(extended, workdir, Preview, make_state)
     if config.train.report:
@@ -131,10 +126,3 @@ def _check(
             f"The levels of {records} must be those that the network was trained with: "
             f"{then.num_bins} of {', '.join(then.names)}. Annotate with the settings of that run."
         )
-
-
-def _to_host(array: jax.Array) -> np.ndarray:
-    """Copy an array from wherever its parts are."""
-    if array.is_fully_addressable:
-        return np.asarray(jax.device_get(array))
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from miro_jax.cli.build import Config
 from miro_jax.models.rin import RINConfig
@@ -70,6 +72,17 @@ def check_fits(old: RINConfig, new: RINConfig) -> None:
             f"The network of config.extend.checkpoint must have the sizes of config.model.rin: "
             f"{'; '.join(differing)}. Use the config of that network."
         )
+
+
+def to_host(states: Any) -> Any:
+    """Copy arrays from wherever their parts are, perhaps on devices of other processes."""
+
+    def copy(array: Array) -> np.ndarray:
+        if array.is_fully_addressable:
+            return np.asarray(jax.device_get(array))
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(copy, states)
 
 
 def start(parts: Components, states: Iterable[Any], seed: int) -> TrainState:
