@@ -131,6 +131,13 @@ def test_a_run_without_a_checkpoint_yet_is_refused_in_one_line(tmp_path, capsys)
     assert err.count("\n") == 1
 
 
+def test_images_cannot_be_watched(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a red circle")
+    words = [str(tmp_path), "--suite=shapes", "--watch", "--partial"]
+    assert entry.main(["evaluate", *words]) == 2
+    assert "--watch must be given a run" in capsys.readouterr().err
+
+
 def test_two_watchers_do_no_work_twice(run):
     evaluate, inside, leave = run.evaluate, threading.Event(), threading.Event()
 

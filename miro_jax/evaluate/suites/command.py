@@ -60,19 +60,14 @@ def _plan(words: list[str]) -> Any:
     flags = make_parser().read(words)
     settings = make_settings(Settings, flags)
     suites = evaluate.suites
-    if not is_checkpoint(settings.what):
+    are_images = not is_checkpoint(settings.what)
+    if are_images:
         inside = Path(settings.what).expanduser().glob("*/checkpoints")
         if runs := sorted(str(path.parent) for path in inside):
             raise exits.UsageError(
                 f"WHAT must be one run or one set of images; {settings.what} holds runs: "
                 f"{', '.join(runs[:5])}. Give one of them."
             )
-        suite = suites.table.make_suite(settings.suite)
-        what = Path(settings.what).expanduser()
-        home = what if what.is_dir() else what.parent
-        out = Path(settings.out or home / EVALS / suite.name).expanduser()
-        job = suites.run.make_job(suite, settings, out)
-        return suites.work.Planned(suite, settings, out, job=job)
     if settings.watch:
         if flags.preset is not None:
             raise exits.UsageError(
@@ -80,6 +75,13 @@ def _plan(words: list[str]) -> Any:
                 f"{flags.preset}. Give its levels with --target and --negative-target."
             )
         return _plan_watch(settings, flags, words)
+    if are_images:
+        suite = suites.table.make_suite(settings.suite)
+        what = Path(settings.what).expanduser()
+        home = what if what.is_dir() else what.parent
+        out = Path(settings.out or home / EVALS / suite.name).expanduser()
+        job = suites.run.make_job(suite, settings, out)
+        return suites.work.Planned(suite, settings, out, job=job)
     return _plan_checkpoint(settings, flags)
 
 
