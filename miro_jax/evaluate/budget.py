@@ -164,13 +164,13 @@ def mfu_of(settings: plan.Settings, sizes: Any) -> tuple[float, str]:
     if share := MFU_BY_COMPILER.get(name):
         why = f"estimated at {share:.0%} of the peak, from the compiler; not measured on {name}"
         return share, why
-    released = read_config("miro")
-    shape = latent_shape(released)
-    rate = KNOWN[_KNOWN_DEVICE, "miro"]
+    released, rate = read_config("miro"), KNOWN[_KNOWN_DEVICE, "miro"]
     measured = dataclasses.replace(
-        sizes, latent_shape=shape, **{k: v for k, v in released.model.rin.items()}
+        sizes,
+        **released.model.rin,
+        latent_shape=latent_shape(released),
+        num_rewards=len(released.data.train_rewards),
     )
-    measured = dataclasses.replace(measured, num_rewards=len(released.data.train_rewards))
     peak = peak_tflops(_KNOWN_DEVICE) or math.nan
     mfu = rate * training_flops(measured, 77) / (peak * 1e12)
     where = f"{rate:g} images/s of the paper's network on an {_KNOWN_DEVICE}"

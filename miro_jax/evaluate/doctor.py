@@ -1,7 +1,6 @@
 """`miro-jax doctor`: what this machine is, what stands in the way, and how fast it is."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(arguments: Sequence[str] | None) -> Settings:
     parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
     flags.add_flags(parser, Settings)
-    words = sys.argv[1:] if arguments is None else arguments
-    settings = flags.make_settings(Settings, parser.read(words))
+    settings = flags.make_settings(Settings, parser.read(arguments))
     check(settings)
     if settings.weights:
         evaluate.speed.check_weights(settings.weights)  # imported here: not for --help
