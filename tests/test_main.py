@@ -1,6 +1,7 @@
 """The entry point: exit statuses, one line for errors, the order of stages."""
 
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -243,6 +244,19 @@ def test_records_named_in_the_config_are_made_only_where_they_are_missing(order,
     order.clear()
     entry.main(arguments)
     assert order == ["train", "evaluate"]
+
+
+def test_ten_thousand_new_objects_are_no_reason_to_search_for_garbage():
+    def searches_meanwhile():
+        before = gc.get_stats()[0]["collections"]
+        kept = [[] for _ in range(10_000)]
+        return gc.get_stats()[0]["collections"] - before + (not kept)
+
+    thresholds = gc.get_threshold()
+    try:
+        assert ends.leave(searches_meanwhile) == 0
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 @pytest.mark.slow
