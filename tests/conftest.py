@@ -23,7 +23,10 @@ _LIBC = ctypes.CDLL(None)
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# XLA compiles in half of the time where it optimizes less.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Compiled programs are kept between runs of the suite, by version of jax.
@@ -55,6 +58,12 @@ def forget_programs():
         gc.collect()
         if hasattr(_LIBC, "malloc_trim"):  # else the memory that is free again stays with us
             _LIBC.malloc_trim(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take long: at the end no process works alone on one of them."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish():

@@ -145,7 +145,8 @@ class Launcher:
     def __init__(self):
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
-            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+            env=os.environ
+            | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from miro_jax.cli import compile_cache
+from tests import training
 
 COUNTING = """
 import collections, json, sys
@@ -61,13 +62,16 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
 
 @pytest.mark.slow
 def test_a_run_that_starts_again_compiles_nothing(tmp_path):
-    suite = os.environ | {compile_cache.LEAST.upper(): "0", "XLA_FLAGS": ""}  # with its cache
+    suite = os.environ | {  # with its cache
+        compile_cache.LEAST.upper(): "0",
+        "XLA_FLAGS": training.fake_devices(1),
+    }
     own = {name: value for name, value in suite.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     changes = "--config.train.num_steps=6", "--config.train.sample_every_steps=0"
 
     def run(stage, environment):
         """Run a stage; returns how many programs it compiled, and how many it found compiled."""
-        command = "--config=configs/base.py:tiny", f"--workdir={tmp_path}", f"--stage={stage}"
+        command = *training.COMMAND, f"--workdir={tmp_path}", f"--stage={stage}"
         done = subprocess.run(
             [sys.executable, "-c", COUNTING, *command, *changes],
             env=environment,

@@ -9,7 +9,7 @@ import pytest
 from tests import training
 
 pytestmark = pytest.mark.slow
-QUICK = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # one device, compiled sooner
+QUICK = {"XLA_FLAGS": training.fake_devices(1)}  # compiled sooner
 
 # Each stage as its command runs it, one after the other: what one imports stays in sys.modules.
 PROGRAM = """

@@ -11,6 +11,7 @@ from miro_jax.data.shapes import world
 from tests import training
 
 ROOT = pathlib.Path(__file__).parent.parent
+QUICK = {"XLA_FLAGS": training.fake_devices(1)}  # compiled sooner
 # What Python itself is asked to write; what libraries in C write shows in the folders afterwards.
 WATCH = """
 import os, sys
@@ -77,7 +78,7 @@ def run(cwd, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", WATCH, closed, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | QUICK,
         capture_output=True,
         text=True,
     )
@@ -120,7 +121,6 @@ def test_training_and_evaluation_write_nowhere_else(tmp_path, cwd):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-QUICK = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # one device, compiled sooner
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="only root can become another user"
 )

@@ -125,7 +125,7 @@ class Launcher:
     def __init__(self, **environment: str):
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
+            env=os.environ | {"XLA_FLAGS": fake_devices(1), "PYTHONPATH": str(ROOT)} | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -245,7 +245,8 @@ def _serve() -> None:
             _keep_programs_of_all_processes()
             if read := os.environ.get("MIRO_TEST_READ"):
                 _write_down_records(pathlib.Path(read))
-            sys.exit(entry.main(json.loads(line)))
+            sys.argv[1:] = json.loads(line)
+            sys.exit(entry.main())
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
