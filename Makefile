@@ -38,11 +38,11 @@ explore: $(VENV)/.installed  ## a page with sliders of the run in WORKDIR, in ou
 	$(PY) -m miro_jax explore --checkpoint=$(WORKDIR) --batch-size=64 --out=out/explorer $(ARGS)
 
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
-	$(PY) -m pytest -n $(JOBS) --dist=loadfile $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed-test  ## lint, types and all tests but those marked slow: minutes
 	$(MAKE) --no-print-directory lint
-	$(PY) -m pytest -n $(JOBS) --dist=loadfile -m "not slow" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check format, style and types, changing nothing
 	$(VENV)/bin/ruff format --check .

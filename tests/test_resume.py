@@ -30,7 +30,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts():
-    return components.build_components(training.tiny())
+    return components.build_components(training.small())
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ class Trial:
             "sample_every_steps": 0,
             "checkpoint_every_steps": 100,
         }
-        config = training.tiny(
+        config = training.small(
             data__records=str(self.records),
             optim__warmup_steps=2,
             # A bias of normed keys moves no softmax: its gradient is rounding alone, which Adam
@@ -123,7 +123,7 @@ def halves(records, tmp_path_factory):
 
 
 def assert_same_batches(found, expected):
-    assert len(found) == len(expected) == 4
+    assert len(found) == len(expected) > 1
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name, array in theirs.items():
@@ -145,7 +145,7 @@ def test_a_checkpoint_keeps_the_levels_of_its_training(whole, parts, records):
 
 def test_batches_continue_where_they_stopped(whole, halves):
     assert_same_batches(halves.seen, whole.seen)
-    assert len({tuple(batch["index"]) for batch in whole.seen}) == 4
+    assert len(whole.seen) == len({tuple(batch["index"]) for batch in whole.seen}) == 4
 
 
 def test_metrics_continue_where_they_stopped(whole, halves):
@@ -161,22 +161,6 @@ def test_the_step_compiles_once_in_each_process(whole, halves):
 def test_a_stop_saves_the_step_that_was_under_way_and_only_that(records, halves):
     with Checkpoints(halves.workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 4]
-
-
-def test_a_run_continues_on_another_mesh(records, whole, tmp_path, parts):
-    trial = Trial(records, tmp_path).stop_after_two_steps()
-    trial.run(mesh__data=4, mesh__model=2)
-    assert_same_batches(trial.seen, whole.seen)
-    _, arrays, data_state = training.newest(tmp_path, parts)
-    _, expected, expected_data_state = training.newest(whole.workdir, parts)
-    assert data_state == expected_data_state
-    for name, array in expected.items():
-        error = np.linalg.norm(arrays[name].astype(float) - array)
-        assert error <= 1e-5 * max(np.linalg.norm(array), 1e-2), name
-    for ours, theirs in zip(
-        training.without_times(tmp_path), training.without_times(whole.workdir), strict=True
-    ):
-        assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_a_stop_before_the_first_step_saves_nothing_and_begins_anew(records, whole, tmp_path):
@@ -203,7 +187,7 @@ def test_a_stop_during_the_last_step_ends_the_process_after_saving(records, part
 
 def arguments(records, workdir, checkpoint_every_steps):
     return (
-        training.TINY,
+        *training.COMMAND,
         f"--workdir={workdir}",
         f"--config.data.records={records}",
         f"--config.train.checkpoint_every_steps={checkpoint_every_steps}",
@@ -340,7 +324,7 @@ def test_a_full_disk_ends_a_run_with_the_path_and_room_lets_it_resume(
     call = arguments(records, tmp_path, 1)
     run = subprocess.Popen(
         [sys.executable, "-m", "miro_jax.main", *call],
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(training.ROOT)},
+        env=os.environ | {"XLA_FLAGS": training.fake_devices(1), "PYTHONPATH": str(training.ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -360,8 +344,8 @@ def test_a_full_disk_ends_a_run_with_the_path_and_room_lets_it_resume(
 
 
 def test_the_log_says_how_long_each_save_held_training_up(launcher, records, tmp_path):
-    call = [*arguments(records, tmp_path, 300), "--config.train.num_steps=1200"]
-    assert launcher(*call, "--config.train.sample_every_steps=0") == 0
+    call = [*arguments(records, tmp_path, 5), "--config.train.sample_every_steps=0"]
+    assert launcher(*call) == 0
     log = (tmp_path / "log.txt").read_text()
     shares = [float(share) for share in re.findall(r"held training up .*, ([\d.]+)% of", log)]
     assert len(shares) == 4 and all(0 < share < 100 for share in shares)

@@ -109,15 +109,15 @@ def test_two_processes_without_a_disk_in_common_train_as_one_does(
 ):
     """Process 0 gathers and saves; one is killed, and both go on on other machines."""
     one = training.Launcher(XLA_FLAGS=training.fake_devices(2))
-    order = "--config.data.shuffle_shards=2", "--config.data.lanes=2"
-    call = arguments(records, tmp_path / "one", "--config.train.num_steps=8", *order)
+    more = "--config.data.shuffle_shards=2", "--config.data.lanes=2", "--config.train.num_steps=12"
+    call = arguments(records, tmp_path / "one", *more)
     assert one(*call) == 0
     one.close()
     url, disks = f"{make_bucket()}/mine", tmp_path / "disks"
     pair = training.Processes(tmp_path, 2, 1, MIRO_JAX_SCRATCH=str(disks))
     call = (
-        *arguments(records, url, "--config.train.num_steps=8", "--config.mesh.distributed=True"),
-        *order,
+        *arguments(records, url, *more),
+        "--config.mesh.distributed=True",
         "--config.mesh.heartbeat_seconds=20.0",
     )
     pids = pair.start(*call)
