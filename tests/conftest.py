@@ -23,10 +23,7 @@ _LIBC = ctypes.CDLL(None)
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# XLA compiles in half of the time where it optimizes less.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Compiled programs are kept between runs of the suite, by version of jax.

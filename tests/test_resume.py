@@ -17,10 +17,17 @@ from miro_jax.evaluate.preview import Preview
 from miro_jax.train import ahead, components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
+from tests.networks import quick_compilation
 
 pytestmark = pytest.mark.slow
 
 KILLS = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")
