@@ -30,7 +30,7 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 COMPILER = "compiler"  # name of a thread in which XLA compiles
 # New objects between two searches for garbage, in place of Python's 700: imports and the tracing of
-# a network make a million that stay, and to pass over them takes an eighth of a short run.
+# a network make a million that stay.
 NEW_OBJECTS = 20_000
 _BY_SIGNAL = 128  # a greater status is that and the signal's number
 _TRACEBACK = "MIRO_JAX_TRACEBACK"  # of the environment

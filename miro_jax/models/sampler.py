@@ -20,6 +20,7 @@ from miro_jax.models import compiling
 from miro_jax.models.guidance import guide, guide_apg, guide_cfg_zero, linear_schedule
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
+from miro_jax.models.slices import by_slices
 from miro_jax.models.solvers import Solver, State, time_grid
 
 Array = jax.Array
@@ -191,11 +192,16 @@ def make_sampler(
     @partial(jax.jit, static_argnames="guided", compiler_options=compiling.options())
     def sample(weights: tuple, noise, positive, negative, guidance, *, guided: bool):
         model = nnx.merge(graphdef, *weights)
-        if model.config.student:
-            return take_jumps(model, constrain(noise, "batch"), positive, guidance, num_steps)
+
+        def of_rows(noise, positive, negative, scale):
+            rest = dataclasses.replace(guidance, scale=scale)
+            if model.config.student:
+                return take_jumps(model, constrain(noise, "batch"), positive, rest, num_steps)
+            velocity, carry = make_velocity(model, positive, negative, rest)
+            return solver(velocity, constrain(noise, "batch"), carry, num_steps)
+
         negative = negative if guided else None
-        velocity, carry = make_velocity(model, positive, negative, guidance)
-        return solver(velocity, constrain(noise, "batch"), carry, num_steps)
+        return by_slices(of_rows, noise, positive, negative, guidance.scale)
 
     return sample
 

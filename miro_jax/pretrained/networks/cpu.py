@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miro_jax.models import attention
+from miro_jax.models.slices import in_turn, sharing_devices
 
 Array = jax.Array
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -106,17 +107,12 @@ def by_slices(function: Callable[[Array], Array], x: Array, rows: int) -> Array:
     if len(x) <= rows or len(x) % rows or _batch_is_split():
         return function(x)
 
-    def in_turn(x):
-        y = jax.lax.map(function, x.reshape(-1, rows, *x.shape[1:]))
-        return y.reshape(-1, *y.shape[2:])
-
-    return jax.lax.platform_dependent(x, cpu=in_turn, default=function)
+    return jax.lax.platform_dependent(x, cpu=partial(in_turn, function, rows), default=function)
 
 
 def _batch_is_split() -> bool:
-    """Return whether several devices share the batch, of which each would wait for the others."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape.get("data", 1) > 1
+    """Return whether several devices share the batch: those of a CPU share its cores and caches."""
+    return sharing_devices() > 1
 
 
 def convolve(x: Array, kernel: Array, *, double: bool = False) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from miro_jax.models import compiling, sharding
+from miro_jax.models import compiling, sharding, slices
 from miro_jax.pretrained.weights.convert import Network
 
 
@@ -108,7 +108,7 @@ def padded_rows(rows: int, devices: int) -> int:
 
 
 def _call(function, graphdef, state, *arrays):
-    return function(nnx.merge(graphdef, state), *arrays)
+    return slices.by_slices(functools.partial(function, nnx.merge(graphdef, state)), *arrays)
 
 
 def _pad(array: np.ndarray, rows: int) -> np.ndarray:
