@@ -248,8 +248,9 @@ def test_tiny_passes_through_the_stage_and_is_sampled_in_few_steps(teacher, stud
         ({"solver": "heun"}, "a student samples with the solver euler; got 'heun'"),
         (
             {"negative_targets": {"beauty": 0.5}},
-            "negative targets, isolate and tradeoff need its teacher",
+            "negative targets, another negative prompt, .* need its teacher",
         ),
+        ({"negative_prompt": "blurry"}, "the negative prompt 'empty': .* need its teacher"),
     ):
         with pytest.raises(ValueError, match=words):
             pipe("a red circle", **how, **changes)

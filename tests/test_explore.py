@@ -1,5 +1,6 @@
 """The explorer: its views, its folder, and the page in a real browser."""
 
+import dataclasses
 import json
 import re
 
@@ -131,6 +132,18 @@ def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkey
     manifest = json.loads((tmp_path / "site" / "manifest.json").read_text())
     assert manifest["request"]["judges"] == [f"{name}@shapes1" for name in NAMES]
     assert {"index.html", "data/0000.js"} == set(manifest["files"])
+
+
+def test_a_student_which_has_no_negative_branch_is_refused(tmp_path, capsys, monkeypatch):
+    checkpoint = save_tiny(tmp_path / "tiny")
+    loaded = pipeline.MiroPipeline.from_pretrained(checkpoint)
+    config = dataclasses.replace(loaded.trained.config, student=True)
+    loaded.trained = dataclasses.replace(loaded.trained, config=config)
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda flags: loaded)
+    out = tmp_path / "site"
+    flags = ["--prompt=a red circle", "--steps=1", "--frames=2", "--levels=2"]
+    assert explore.main([f"--checkpoint={checkpoint}", f"--out={out}", *flags]) == 2
+    assert "explore need its teacher" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.fixture

@@ -203,6 +203,7 @@ def test_bad_targets_are_named(pipe, targets, error, said):
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"prompts": []}, "at least one prompt and one image are needed; got 0 prompts"),
         ({"num_images": 0}, "at least one prompt .*num_images=0"),
+        ({"num_images": -1}, "at least one prompt .*num_images=-1"),
         ({"num_steps": 10**6}, "num_steps must be at most 100000; got 1000000"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
         ({"guidance_scale": 1e38}, r"guidance_scale must be at most 1000; got 1e\+38"),
@@ -271,6 +272,18 @@ def test_the_negative_branch_has_its_prompt_and_its_targets(recorder, negative_p
     np.testing.assert_array_equal(negative.levels[:2], [[0, 0, np.nan]] * 2)
     np.testing.assert_array_equal(scale, [2.0] * 4)
     assert guided is True
+
+
+def test_embeddings_that_are_shorter_than_the_negative_prompt_leave_it_whole(recorder):
+    encode = recorder.trained.caption_encoder.encode
+    (short,), (long,) = encode(["a circle"]), encode(["a blurry grey square"])
+    assert len(short) < len(long)
+    for mask in (None, np.ones((1, len(short)), bool)):
+        given = {"prompt_embeds": short[None], "prompt_mask": mask}
+        sample(recorder, None, negative_prompt="a blurry grey square", **given)
+        (positive, negative, _), _ = recorder.seen
+        for branch, tokens in ((positive, short), (negative, long)):
+            np.testing.assert_array_equal(branch.tokens[0][branch.mask[0]], tokens)
 
 
 def test_the_interval_of_guidance_reaches_the_sampler(recorder):

@@ -77,7 +77,8 @@ def test_what_a_student_does_not_draw_is_a_bad_argument(run, loaded, monkeypatch
     of_student = dataclasses.replace(loaded.trained, config=config)
     monkeypatch.setattr(loaded, "trained", of_student)
     for words, said in (
-        (["isolate", *QUICK], "targets, isolate and tradeoff need its teacher"),
+        (["isolate", *QUICK], "isolate, tradeoff and explore need its teacher"),
+        ([*QUICK, "--negative-prompt=blurry"], "another negative prompt, isolate, tradeoff"),
         ([*QUICK, "--solver=heun"], "samples with the solver euler; got 'heun'"),
     ):
         status, _, err = run(*words, "--out=out")
@@ -203,6 +204,8 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         ([], "at least one prompt must be given"),
         (["tradeoff", "beauty", "--prompt=a"], "required: B"),
         (["tradeoff", "beauty", "x", "--prompt=a"], "Unknown reward 'x'"),
+        (["--prompt=\udcff"], "--prompt: a prompt must be whole characters; it has half of one"),
+        (["isolate", "--rewards=beauty,beauty", "--prompt=a"], "must be different ones; got"),
         (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty"),
         (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be at least 2; got '1'"),
         (["best", "x", "--prompt=a"], "reward must be one of clip, .*; got 'x'"),

@@ -105,3 +105,11 @@ def test_long_prompts_are_shortened_and_frames_stay_as_wide():
     cells = np.zeros((2, 1, 8, 8, 3), np.uint8)
     short, long = (animation.draw_frame(cells, [x, "b"], {"r": 0.5}, "t") for x in ("a", "a" * 400))
     assert short.shape == long.shape
+
+
+def test_a_prompt_of_two_lines_stands_on_one():
+    cells = np.zeros((1, 1, 192, 192, 3), np.uint8)
+    whole, broken = (
+        animation.draw_frame(cells, [text], {"r": 0.5}, "t") for text in ("a hen", "a\nhen")
+    )
+    np.testing.assert_array_equal(broken, whole)

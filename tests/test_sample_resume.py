@@ -11,6 +11,9 @@ from configs import base as configs
 from miro_jax import sample
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.data.storage.lease import locked
+from miro_jax.sample import draw
+from miro_jax.sample.folder import check_folder, open_folder
+from miro_jax.sample.settings import Options
 from tests.sampling import Dial, Killed, contents, fill, kill_at, write
 
 
@@ -165,6 +168,21 @@ def test_another_checkpoint_is_refused(tmp_path):
         ValueError, match='checkpoint is "dial sha256:d1a1" there, "dial sha256:0000" here'
     ):
         fill(tmp_path, other)
+
+
+@pytest.mark.parametrize("flag", ["vae", "text_encoder"])
+def test_another_decoder_or_text_encoder_is_refused(tmp_path, flag):
+    first, other, usual = (
+        draw.describe_opened(Dial(), Options(**given))
+        for given in ({flag: "mine"}, {flag: "other"}, {})
+    )
+    with open_folder(tmp_path, first, []):
+        pass
+    check_folder(tmp_path, first)
+    with pytest.raises(ValueError, match=f'{flag} is "mine" there, "other" here'):
+        check_folder(tmp_path, other)
+    with pytest.raises(ValueError, match=f'{flag} is "mine" there, null here'):
+        check_folder(tmp_path, usual)
 
 
 def test_pictures_of_the_same_name_that_nothing_explains_are_not_taken_for_ours(tmp_path):

@@ -1,5 +1,7 @@
 """A run's folder becomes a pipeline with its averaged weights."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -7,11 +9,12 @@ import pytest
 from configs import base as configs
 from miro_jax.data.records.bins import fit_bins
 from miro_jax.models import sharding
-from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights import hub, tensors
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import load, peek, restore
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
+from tests.sampling import save_tiny
 
 
 def random_state(parts, seed):
@@ -130,3 +133,29 @@ def test_the_home_of_the_user_is_expanded(monkeypatch, tmp_path):
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="~/mine must be a run .*or a folder in the released"):
         peek("~/mine")
+
+
+def test_weights_in_several_files_are_named_by_all_of_them(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    whole = folder / "model.safetensors"
+    arrays = {key: tensor.read() for key, tensor in tensors.open_safetensors(whole).items()}
+    whole.unlink()
+    names = {key: f"{n % 2}.safetensors" for n, key in enumerate(arrays)}
+    index = json.dumps({"weight_map": names})
+    (folder / "model.safetensors.index.json").write_text(index)
+
+    def name(arrays):
+        for file in set(names.values()):
+            own = {key: array for key, array in arrays.items() if names[key] == file}
+            tensors.write_safetensors(folder / file, own)
+        return load(folder).name
+
+    before = name(arrays)
+    key = next(key for key in arrays if "latents" in key)
+    assert name(arrays | {key: arrays[key] + 1}) != before
+    assert name(arrays) == before
+
+
+def test_a_batch_size_of_zero_is_none(tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be a positive multiple .*; got 0"):
+        MiroPipeline.from_pretrained(save_tiny(tmp_path / "tiny"), batch_size=0)

@@ -88,7 +88,8 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     sample.folder.check_folder(out, facts, every)
     loaded = rewards.load_rewards(judges)
     pipe = sample.pipeline.open_pipeline(options)
-    facts |= sample.draw.describe_opened(pipe, options.dtype)
+    sample.draw.check_images(pipe, sheet.images)
+    facts |= sample.draw.describe_opened(pipe, options)
     facts["judges"] = [judge.identity for judge in loaded]
     sample.folder.check_folder(out, facts, every)
     name, bins = pipe.trained.name.split(" sha256")[0], pipe.trained.bins

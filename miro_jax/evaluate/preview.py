@@ -13,6 +13,7 @@ from miro_jax.report import grids
 from miro_jax.rewards.base import Reward
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import of_parts
+from miro_jax.sample.usual import read_usual
 from miro_jax.train.components import Components
 
 LEVELS = (0.0, 0.5, 1.0)  # requested of all rewards; columns of the grid
@@ -37,7 +38,8 @@ class Preview:
         # No more than is requested at once, in whole rows of the mesh: a preview should be cheap.
         rows = parts.mesh.shape["data"]
         needed = -(-len(self.prompts) * self.num_images // rows) * rows
-        self.pipeline = MiroPipeline(of_parts(parts, ()), min(c.batch_size, needed))
+        trained = of_parts(parts, (), usual=read_usual(c))
+        self.pipeline = MiroPipeline(trained, min(c.batch_size, needed))
 
     def __call__(self, params: Any, buffers: Any, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Sample with these parameters.

@@ -124,7 +124,8 @@ def encode_animation(
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Shorten a text to a width in pixels."""
+    """Put a text on one line, shortened to a width in pixels."""
+    text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

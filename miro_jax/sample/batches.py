@@ -100,7 +100,7 @@ def make_batches(
     guided = bool(settings.guidance_scale != 0) and not trained.config.student
     # Without guidance nothing looks at the negative branch: no text is encoded for it.
     text = settings.negative_prompt if guided else "same"
-    negative = encode_negative(trained, text, call.prompts)
+    positive, negative = encode_negative(trained, text, call.prompts)
     interval = jnp.asarray(settings.guidance_interval, jnp.float32)
     rule, numbers = parse_rule(settings.guidance_rule)
     how = rule, settings.guidance_schedule, jnp.asarray(numbers, jnp.float32) if numbers else None
@@ -118,7 +118,7 @@ def make_batches(
             else:
                 x = put(np.asarray(call.noise, np.float32)[batch])
             branches = (
-                put(call.prompts.branch(prompt_index, call.positive[batch])),
+                put(positive.branch(prompt_index, call.positive[batch])),
                 put(negative.branch(prompt_index, call.negative[batch])),
             )
             guidance = Guidance(put(scale), interval, *how)
@@ -200,7 +200,7 @@ class Steppers:
             states = [(x, *state[1:]) for x, state in zip(done.latents, states, strict=True)]
 
 
-def check_student(settings: Settings, negative: np.ndarray) -> None:
+def check_student(trained: Trained, settings: Settings, negative: np.ndarray) -> None:
     """Raise Unfit, a ValueError, for what a student does not do; `negative` are levels [B, R]."""
     if settings.solver != "euler":
         raise Unfit(f"a student samples with the solver euler; got {settings.solver!r}.")
@@ -209,10 +209,12 @@ def check_student(settings: Settings, negative: np.ndarray) -> None:
             "a student has its guidance built in, rule cfg with a constant schedule; got "
             f"{settings.guidance_rule!r} and {settings.guidance_schedule!r}."
         )
-    if negative.any():
+    own = trained.usual.settings.negative_prompt
+    if negative.any() or settings.negative_prompt != own:
         raise Unfit(
-            "a student has its negative branch built in, with level 0 of all rewards: negative "
-            "targets, isolate and tradeoff need its teacher."
+            "a student has its negative branch built in, with level 0 of all rewards and the "
+            f"negative prompt {own!r}: negative targets, another negative prompt, isolate, "
+            "tradeoff and explore need its teacher."
         )
 
 

@@ -69,7 +69,7 @@ def _prepare(words: list[str]) -> Plan:
         more = {"reward": reward.identity}
     pipe = sample.pipeline.open_pipeline(options)
     sample.draw.check_images(pipe, plan.sheet.images)
-    more |= sample.draw.describe_opened(pipe, options.dtype)
+    more |= sample.draw.describe_opened(pipe, options)
     objective = None
     if isinstance(plan.verb, Search):
         objective = sample.search.load_objective(pipe, plan.request, plan.verb)

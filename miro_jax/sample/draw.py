@@ -23,7 +23,7 @@ from miro_jax.report import grids
 from miro_jax.sample.batches import NotFinite, check_student, default_dtype
 from miro_jax.sample.folder import GRID, Folder
 from miro_jax.sample.request import ImageRequest
-from miro_jax.sample.settings import Settings
+from miro_jax.sample.settings import ModelOptions, Settings
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.trained import Trained, weights_name
 
@@ -48,7 +48,7 @@ def check_images(pipe: Any, images: Sequence[ImageRequest]) -> None:
         negative = [image.negative_targets for image in images]
         levels = pipe.levels(negative, len(images), default=0.0)
         for image, row in zip(images, levels, strict=True):
-            check_student(image.settings, row)
+            check_student(pipe.trained, image.settings, row)
 
 
 def draw(pipe: Any, images: Sequence[ImageRequest]) -> np.ndarray:
@@ -208,10 +208,10 @@ def describe_pipeline(pipe: Any) -> dict[str, Any]:
     return facts if kernel == "xla" else facts | {"attention": kernel}
 
 
-def describe_opened(pipe: Any, dtype: str | None) -> dict[str, Any]:
-    """Return the facts of `describe_pipeline`, and the type that a command opened it with.
-
-    Args:
-      pipe: a `MiroPipeline`. dtype: of the command's options; None is that of this machine.
-    """
-    return describe_pipeline(pipe) | {"dtype": dtype or default_dtype()}
+def describe_opened(pipe: Any, options: ModelOptions) -> dict[str, Any]:
+    """Return the facts of `describe_pipeline`, and of what a command opened it with."""
+    return describe_pipeline(pipe) | {
+        "dtype": options.dtype or default_dtype(),
+        "text_encoder": options.text_encoder,
+        "vae": options.vae,
+    }

@@ -22,8 +22,14 @@ class Prompts:
         """Pick the prompts of rows, with the levels [B, R] of these rows."""
         return Branch(self.tokens[rows], self.mask[rows], levels)
 
+    def with_room(self, length: int) -> "Prompts":
+        """Pad to at least a length."""
+        more = max(0, length - self.mask.shape[1])
+        tokens = np.pad(self.tokens, ((0, 0), (0, more), (0, 0)))
+        return Prompts(tokens, np.pad(self.mask, ((0, 0), (0, more))))
+
     def like(self, other: "Prompts") -> "Prompts":
-        """Repeat one prompt as often as `other` has prompts, cut or padded to its length."""
+        """Repeat one prompt as often as `other` has prompts, with as much padding."""
         count, length = other.mask.shape
         tokens = np.zeros((length, self.tokens.shape[-1]), other.tokens.dtype)
         mask = np.zeros(length, bool)
@@ -88,18 +94,21 @@ def _encode(trained: Trained, texts: list[str]) -> Prompts:
     return Prompts(*encoder.encode_padded(texts, np.float32))
 
 
-def encode_negative(trained: Trained, negative_prompt: str, given: Prompts) -> Prompts:
-    """Return the prompts of the negative branch, one for each prompt and of the same length.
+def encode_negative(
+    trained: Trained, negative_prompt: str, given: Prompts
+) -> tuple[Prompts, Prompts]:
+    """Return the prompts, and those of the negative branch, one for each and of the same length.
 
     Args:
       trained: has the encoder.
-      negative_prompt: "empty", "same" or a text. given: the prompts.
+      negative_prompt: "empty", "same" or a text. given: the prompts; embeddings may be shorter.
     """
     if negative_prompt == "same":
-        return given
+        return given, given
     if negative_prompt == "empty" and trained.empty_tokens is not None:
         tokens = trained.empty_tokens[None]
         other = Prompts(tokens, np.ones(tokens.shape[:2], bool))
     else:
         other = _encode(trained, ["" if negative_prompt == "empty" else negative_prompt])
-    return other.like(given)
+    given = given.with_room(int(other.mask.sum()))
+    return given, other.like(given)

@@ -145,7 +145,8 @@ class MiroPipeline:
         given = torch_dtype if dtype is None else dtype
         load_as = functools.partial(load, source, variant, step=step, **more)
         trained = load_as(dtype=default_dtype() if given is None else read_dtype(given))
-        pipe = cls(trained, batch_size or default_rows(trained.mesh), preset, batch_size is None)
+        rows = default_rows(trained.mesh) if batch_size is None else batch_size
+        pipe = cls(trained, rows, preset, fewer_rows=batch_size is None)
         pipe._load = load_as
         return pipe
 
@@ -273,7 +274,7 @@ class MiroPipeline:
         texts = call["prompts"], call["prompt_embeds"], call["prompt_mask"]
         prompts, num_images = encode_given(self.trained, *texts), call["num_images"]
         count = len(prompts.mask) * num_images
-        if not count:
+        if count < 1:
             raise ValueError(
                 f"at least one prompt and one image are needed; got {len(prompts.mask)} prompts "
                 f"and num_images={num_images}."
@@ -282,7 +283,7 @@ class MiroPipeline:
         positive = self._requested(call["targets"], count)
         negative = self.levels(call["negative_targets"], count, refused)
         if self.trained.config.student:
-            check_student(settings, negative)
+            check_student(self.trained, settings, negative)
         levels = positive, negative
         return Call(prompts, num_images, *levels, call["seed"], settings, call["noise"])
 

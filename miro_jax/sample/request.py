@@ -268,7 +268,7 @@ def slug(prompt: str) -> str:
 
 def given_prompts(options: Options) -> list[Prompt]:
     """Return the prompts of the flags --prompt and --prompts-file, in that order."""
-    prompts = [Prompt(text) for text in options.prompt]
+    prompts = [Prompt(_checked(text, "argument --prompt")) for text in options.prompt]
     if options.prompts_file is not None:
         prompts += read_prompts(options.prompts_file)
     return prompts

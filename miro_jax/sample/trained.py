@@ -119,8 +119,8 @@ def restore(
     components.check_conditioning(config, data_state)
     weights = weights["ema_params"], weights["buffers"]
     bins = components.stored_bins(data_state)
-    trained = of_parts(parts, weights, Path(workdir).name, step, bins)
-    return dataclasses.replace(trained, usual=read_usual(config.sample))
+    name, usual = Path(workdir).name, read_usual(config.sample)
+    return of_parts(parts, weights, name, step, bins, usual)
 
 
 def of_parts(
@@ -129,6 +129,7 @@ def of_parts(
     name: str = "",
     step: int | None = None,
     bins: Bins | None = None,
+    usual: Usual = Trained.usual,
 ) -> Trained:
     """Join the parts of a run with weights, which may be put in later."""
     return Trained(
@@ -142,6 +143,7 @@ def of_parts(
         name=name,
         step=step,
         bins=bins,
+        usual=usual,
     )
 
 
@@ -172,9 +174,7 @@ def load(
     folder = locate(source, _variants(variant), step)
     url = origin(folder)
     if is_run(folder):
-        if variant is not None:
-            raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
-        settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
+        settings = _config_of_run(folder, source, variant)
         config = _for_sampling(ml_collections.ConfigDict(settings), dtype)
         try:
             return restore(config, folder, step)
@@ -183,7 +183,7 @@ def load(
                 raise
             text = f"{source} has no checkpoint that can be used: {error.causes}. "
             raise ValueError(text + forget(folder)) from error
-    with _open_release(*_as_folder(source, variant, folder), revision) as repository:
+    with _open_release(source, variant, folder, revision) as repository:
         release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
     _check_image_encoder(release, images, repository)
@@ -225,11 +225,9 @@ def peek(
     """
     folder = folder_of(source, variant, weights=False)
     if is_run(folder):
-        if variant is not None:
-            raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
-        settings = read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
+        settings = _config_of_run(folder, source, variant)
         return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
-    with _open_release(*_as_folder(source, variant, folder), revision) as repository:
+    with _open_release(source, variant, folder, revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
         raise ValueError(
@@ -250,10 +248,8 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
       encoders: {"image": arguments, "caption": arguments} that rebuild its encoders, where they are
         not the release's.
     """
-    width = trained.config.caption_width
-    if trained.empty_tokens is not None:
-        empty = trained.empty_tokens
-    else:
+    empty = trained.empty_tokens
+    if empty is None:
         (empty,) = trained.caption_encoder.encode([""])
     channels = trained.config.latent_shape[-1]
     zero, one = (np.full((1, 1, 1, channels), x, np.float32) for x in (0, 1))
@@ -265,7 +261,7 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
         trained.config,
         state,
         trained.reward_names,
-        np.asarray(empty, np.float32).reshape(-1, width),
+        np.asarray(empty, np.float32).reshape(-1, trained.config.caption_width),
         trained.caption_encoder.max_tokens,
         (scale.reshape(-1), bias.reshape(-1)),
         {"encoders": dict(encoders)} if encoders else None,
@@ -287,16 +283,26 @@ def is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir()
 
 
+def _config_of_run(folder: Path, source: str | Path, variant: str | None) -> dict[str, Any]:
+    if variant is not None:
+        raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
+    return read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
+
+
 @contextlib.contextmanager
 def _open_release(
-    source: str | Path, variant: str | None, revision: str | None
+    source: str | Path, variant: str | None, copy: Path, revision: str | None
 ) -> Iterator[hub.Repository]:
     """Open a folder in the released layout, or a hub id where it cannot be meant as a folder.
+
+    Args:
+      source, variant, revision: see `load`. copy: of that folder, opened where it is in a store.
 
     Raises:
       FileNotFoundError: it looks like the path of a folder, and there is none; the text names runs
         that are called nearly so. Offline, the text names both possibilities.
     """
+    source, variant = (copy, None) if "://" in str(source) else (source, variant)
     text = os.path.expanduser(source)
     folder = Path(text)
     if variant is None and folder.exists() and not (folder / official.CONFIG).is_file():
@@ -342,8 +348,10 @@ def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collectio
 
 def _variants(variant: str | None) -> Sequence[str]:
     """Return the names that the sub-folder of a variant may have, ours first."""
-    if variant is None or variant.startswith("miro-"):
-        return () if variant is None else (variant,)
+    if variant is None:
+        return ()
+    if variant.startswith("miro-"):
+        return (variant,)
     theirs = variant
     for word, of_the_hub in HUB_WORDS.items():
         theirs = theirs.replace(word, of_the_hub)
@@ -353,13 +361,6 @@ def _variants(variant: str | None) -> Sequence[str]:
 def _subfolder(folder: Path, variant: str | None) -> str:
     names = _variants(variant)
     return next((name for name in names if (folder / name).is_dir()), names[-1] if names else "")
-
-
-def _as_folder(
-    source: str | Path, variant: str | None, folder: Path
-) -> tuple[str | Path, str | None]:
-    """Return what is opened: a source as it is, or the copy of a release, which has no variants."""
-    return (folder, None) if "://" in str(source) else (source, variant)
 
 
 def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:

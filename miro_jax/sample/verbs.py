@@ -64,6 +64,8 @@ class Isolate(Verb):
             raise ValueError(
                 "isolating rewards needs a network that is conditioned on rewards; it knows none."
             )
+        if len(set(rewards)) != len(rewards):
+            raise ValueError(f"rewards to isolate must be different ones; got {list(rewards)}.")
         without = dataclasses.replace(request.settings, guidance_scale=0.0)
         return [
             Column("no guidance", "no-guidance", settings=without),

@@ -75,6 +75,6 @@ def fill(sampling: Sampling) -> None:
         return
     pipe = sample.pipeline.open_pipeline(sampling.options, sampling.step)
     sample.draw.check_images(pipe, sampling.sheet.images)
-    facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options.dtype)
+    facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options)
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
         sample.draw.fill(folder, pipe, sampling.sheet, progress=True)

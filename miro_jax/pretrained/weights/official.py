@@ -80,7 +80,7 @@ class Release:
       network: its parameters and buffers on their devices.
       empty_tokens: [N, E] float32, caption tokens of the empty prompt.
       max_tokens: length that prompts are padded or cut to.
-      settings: the whole of config.json. sha256: of model.safetensors.
+      settings: the whole of config.json. sha256: of the weights, in one file or several.
       normalization: (scale, bias), each [C] float32, that take image latents of the VAE to the
         network's; None where the file does not hold them.
     """
@@ -119,8 +119,8 @@ def read(
     layout = convert.Layout(RIN, key_table(names), IGNORED, KEEP_FLOAT32)
     network = layout.load(tensors, config, dtype=dtype, mesh=mesh)
     empty = _empty_tokens(repository, config.caption_width)
-    digest, statistics = repository.sha256(repository.weights().name), _normalization(tensors)
-    return Release(config, names, network, empty, longest, settings, digest, statistics)
+    facts = settings, repository.digest(), _normalization(tensors)
+    return Release(config, names, network, empty, longest, *facts)
 
 
 def _empty_tokens(repository: Repository, width: int) -> np.ndarray:
