@@ -11,11 +11,9 @@ import pytest
 from miro_jax import sample
 from miro_jax.sample import halving, pipeline, search
 from miro_jax.sample.confirmation import describe
-from miro_jax.sample.objective import RewardMean, ShapesCheck
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.surface import Box, fit, propose, spread
 from tests.networks import quick_compilation
-from tests.painting import Gauge
 from tests.sampling import NAMES, Dial, contents, save_tiny
 
 PROMPTS = [f"a red circle {n}" for n in range(8)]
@@ -217,24 +215,6 @@ def test_a_score_that_is_not_finite_is_named():
 
     with pytest.raises(FloatingPointError, match="near@1 gave nan to sample 0 of 'a red circle 0'"):
         search.find_preset(Dial(), PROMPTS, Broken(), 64)
-
-
-def test_the_mean_of_rewards_is_in_standard_deviations():
-    images = np.random.default_rng(0).integers(0, 255, (64, 8, 8, 3)).astype(np.uint8)
-    images[:, 1] //= 100  # another scale
-    a, b = Gauge("a", 0), Gauge("b", 1)
-    texts = [""] * 64
-    both = RewardMean([a, b], images, texts)
-    columns = [one.score(images, texts).astype(float) for one in (a, b)]
-    expected = np.mean([(c - c.mean()) / c.std() for c in columns], axis=0)
-    np.testing.assert_allclose(both.score(images, texts), expected, atol=1e-5)
-    assert both.identity == "a@1 + b@1"
-    np.testing.assert_allclose(RewardMean([a]).score(images, texts), columns[0])
-
-
-def test_the_check_of_the_shapes_world_is_that_of_the_evaluator():
-    images = np.zeros((2, 16, 16, 3), np.uint8)
-    assert ShapesCheck().score(images, ["a circle", "a square"]).tolist() == [0.0, 0.0]
 
 
 # Presets.

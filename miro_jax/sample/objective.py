@@ -35,6 +35,9 @@ class RewardMean:
     Args:
       members: loaded. images, prompts: those that give mean and standard deviation; for several
         members alone.
+
+    Raises:
+      ValueError: one of several gives all of these images the same score.
     """
 
     def __init__(
@@ -49,7 +52,14 @@ class RewardMean:
         if len(self.rewards) > 1:
             scores = self._scores(images, prompts)
             self._mean = np.nanmean(scores, axis=0)
-            self._std = np.maximum(np.nanstd(scores, axis=0), _LEAST_STD)
+            self._std = np.nanstd(scores, axis=0)
+            for reward, std in zip(self.rewards, self._std, strict=True):
+                if not std > _LEAST_STD:
+                    raise ValueError(
+                        f"a reward of several must differ between images; {reward.identity} gives "
+                        f"all {len(scores)} images the same score. Take other prompts, or leave "
+                        "it out."
+                    )
 
     def _scores(self, images: np.ndarray | None, prompts: Sequence[str]) -> np.ndarray:
         scores = score_all(self.rewards, images, [{"caption": list(prompts)}])[0]

@@ -42,6 +42,7 @@ SEARCHED, DEFAULT, FOUND = "search", "default", "preset"  # images, and files of
 CANDIDATE = "candidate-{}"  # 0 is the default
 EXPLORING = 2 / 3  # of the budget; the rest compares candidates
 _GUIDANCE_STEPS = 5  # values of the guidance scale in a round: images of one value share a batch
+_SCALING = 16  # images, at least, whose standard deviations bring several rewards to one scale
 _DIGITS = 3
 
 
@@ -135,15 +136,20 @@ def _line(image: ImageRequest, score: float) -> dict[str, Any]:
 def load_objective(pipe: Any, request: Request, verb: Search) -> Objective:
     """Return what the options of a search name.
 
-    Several rewards are brought to one scale by an image of each searched prompt at the default
-    targets.
+    Several rewards are brought to one scale by images of the searched prompts at the default
+    targets: one of each, more where the prompts are few.
+
+    Raises:
+      ValueError: one of several rewards gives all of these images the same score.
     """
     if verb.objective == (GENEVAL,):
         return ShapesCheck()
     loaded = load_rewards(verb.objective, weights=read_weights(verb))
     if len(loaded) == 1:
         return RewardMean(loaded)
-    usual = dataclasses.replace(verb.searched(request), num_images=1)
+    searched = verb.searched(request)
+    each = -(-_SCALING // len(searched.prompts))
+    usual = dataclasses.replace(searched, num_images=each)
     images = verb.images(usual, DEFAULT)
     return RewardMean(loaded, draw.draw_all(pipe, images), [image.prompt for image in images])
 
@@ -340,6 +346,6 @@ class _Searching:
         ]
         rows = tuple(prompt.text for prompt in fresh.prompts)
         sheet = Sheet(tuple(cells), rows, tuple(columns), size, describe(preset)[0])
-        draw.write_grid(sheet, folder)
+        shown = draw.write_grid(sheet, folder)
         entries = list(map(draw.entry_of(self.pipe.trained), cells))
-        folder.finish(entries, [PRESET, *sorted(self.measure.files), "grid.png"])
+        folder.finish(entries, [PRESET, *sorted(self.measure.files), *shown])
