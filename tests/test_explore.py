@@ -10,7 +10,7 @@ from PIL import Image
 
 from miro_jax import rewards
 from miro_jax.demo import explore
-from miro_jax.demo.explore_page import Explorer
+from miro_jax.demo.explore_page import Explorer, page_files
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.sample import draw, pipeline
 from miro_jax.sample import folder as folders
@@ -30,7 +30,7 @@ def make(path, pipe=None, verb=VERB, prompts=PROMPTS, stop=None):
     sheet, judges = verb.sheet(request), rewards.load_rewards(["beauty", "colors"])
     explorer = Explorer(sheet, verb.views(request), request, judges, None, "dial")
     facts = request.describe("explore", sheet.images, **verb.facts(request))
-    with folders.open_folder(path, facts, [*sheet.files, *explorer.files()]) as opened:
+    with folders.open_folder(path, facts, [*sheet.files, *page_files(request)]) as opened:
         if stop is not None:
             write, done = opened.write, []
 

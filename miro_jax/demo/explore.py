@@ -31,7 +31,7 @@ class Plan:
     """A checked command.
 
     Attributes:
-      explorer: an `explore_page.Explorer`; its judges and levels come with the network.
+      explorer: an `explore_page.Explorer`.
       out: the folder. facts: plain JSON of all that the files depend on. pipe: a `MiroPipeline`.
     """
 
@@ -83,8 +83,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     judges = _judges(flags, names)
     facts = request.describe("explore", sheet.images, **verb.facts(request))
     out = Path(options.out or DEFAULT_OUT).expanduser()
-    explorer = demo.explore_page.Explorer(sheet, views, request, (), None, "")
-    every = [*sheet.files, *explorer.files()]
+    every = [*sheet.files, *demo.explore_page.page_files(request)]
     sample.folder.check_folder(out, facts, every)
     loaded = rewards.load_rewards(judges)
     pipe = sample.pipeline.open_pipeline(options)
@@ -93,7 +92,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     facts["judges"] = [judge.identity for judge in loaded]
     sample.folder.check_folder(out, facts, every)
     name, bins = pipe.trained.name.split(" sha256")[0], pipe.trained.bins
-    explorer = dataclasses.replace(explorer, judges=loaded, bins=bins, checkpoint=name)
+    explorer = demo.explore_page.Explorer(sheet, views, request, loaded, bins, name)
     return Plan(explorer, out, facts, pipe)
 
 
@@ -118,7 +117,7 @@ def _judges(flags: Namespace, names: Sequence[str]) -> list[str]:
 def _fill(plan: Plan) -> None:
     """Fill the folder, and print the page to open."""
     explorer = plan.explorer
-    names = [*explorer.sheet.files, *explorer.files()]
+    names = [*explorer.sheet.files, *demo.explore_page.page_files(explorer.request)]
     with (
         warnings.catch_warnings(),
         sample.folder.open_folder(plan.out, plan.facts, names) as folder,

@@ -44,10 +44,6 @@ class Explorer:
     bins: Bins | None
     checkpoint: str
 
-    def files(self) -> list[str]:
-        """Return the names of the files that show the images."""
-        return [PAGE, *map(data_name, range(len(self.request.prompts)))]
-
     def write(self, folder: Folder) -> list[str]:
         """Write the files that a folder of images lacks; return the names of all."""
         per_prompt = len(self.sheet.images) // len(self.request.prompts)
@@ -59,7 +55,7 @@ class Explorer:
             data = {"files": files, "scores": plain(scores), "levels": plain(self._levels(scores))}
             folder.write(data_name(index), f"explorer.add({index}, {dump_json(data)});\n".encode())
         folder.write(PAGE, page.render("explore.html", data=self.describe()).encode())
-        return self.files()
+        return page_files(self.request)
 
     def describe(self) -> dict[str, Any]:
         """Return what the page knows before any prompt is loaded, as plain JSON."""
@@ -105,6 +101,11 @@ class Explorer:
         stored = [judge.stored(column) for judge, column in zip(self.judges, scores.T, strict=True)]
         columns = np.array(stored, np.float64).reshape(len(self.judges), len(scores)).T
         return measured_levels(self.bins, self.judges, columns)
+
+
+def page_files(request: Request) -> list[str]:
+    """Return the names of the files that show the images of a request."""
+    return [PAGE, *map(data_name, range(len(request.prompts)))]
 
 
 def data_name(index: int) -> str:

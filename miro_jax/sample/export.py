@@ -110,13 +110,7 @@ def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
     sample.trained.peek(workdir)
     folder = sample.trained.folder_of(workdir, weights=False)
     settings = ml_collections.ConfigDict(hub.open(folder).json("config.json"))
-    sizes = settings.model.rin
-    wrong = [
-        f"config.model.rin.{key} must be {want}; got {sizes[key]}"
-        for key, want in sample.trained.official.FIXED.items()
-        if sizes[key] != want
-    ]
-    if wrong:
+    if wrong := sample.trained.official.misfits(settings.model.rin, "config.model.rin."):
         raise ValueError(
             f"The released layout cannot hold the network of {workdir}: {'; '.join(wrong)}. Train "
             "one with these sizes."

@@ -55,7 +55,6 @@ from miro_jax.sample.encoded import encode_given
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.settings import Options, Settings, check_seed
 from miro_jax.sample.trained import Trained, load, weights_name
-from miro_jax.sample.usual import Usual
 
 
 class MiroPipeline:
@@ -91,9 +90,14 @@ class MiroPipeline:
         self.batch_size, self.fewer_rows, self._interrupt = batch_size, fewer_rows, False
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
         self._use_weights(trained)
-        self._use_defaults(trained.usual)
+        usual = trained.usual
         if preset is not None:
-            self._use(preset if isinstance(preset, Preset) else read_preset(preset))
+            preset = preset if isinstance(preset, Preset) else read_preset(preset)
+            preset.check_rewards(self.reward_names)
+            preset.check_weights(weights_name(trained))
+            usual = preset.over(usual)
+        self.default_targets, self.default_negative_targets = usual.levels(self.reward_names)
+        self.default_settings = usual.settings
 
     def _use_weights(self, trained: Trained) -> None:
         self.trained, self.weights = trained, trained.weights
@@ -171,16 +175,6 @@ class MiroPipeline:
     def coherence_keys(self) -> tuple[str, ...]:
         """The rewards of this network under the release's names, as aesthetic_score."""
         return release_names(self.reward_names)
-
-    def _use(self, preset: Preset) -> None:
-        """Take the defaults of calls from a preset; ValueError where it is of another network."""
-        preset.check_rewards(self.reward_names)
-        preset.check_weights(weights_name(self.trained))
-        self._use_defaults(preset.over(self.trained.usual))
-
-    def _use_defaults(self, usual: Usual) -> None:
-        self.default_targets, self.default_negative_targets = usual.levels(self.reward_names)
-        self.default_settings = usual.settings
 
     def __call__(
         self,

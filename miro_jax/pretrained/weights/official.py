@@ -212,11 +212,7 @@ def write(
       ValueError: the network has sizes or parts that the release's has not.
     """
     height, width, _ = config.latent_shape
-    wrong = [
-        f"{key} must be {want}; got {getattr(config, key)}"
-        for key, want in FIXED.items()
-        if getattr(config, key) != want
-    ]
+    wrong = misfits(config)
     wrong += [f"latent_shape must be square; got {config.latent_shape}"] * (height != width)
     wrong += ["at least one reward is needed; got none"] * (not reward_names)
     wrong += ["rewards that were added hide their missing levels"] * (config.added_rewards > 0)
@@ -238,6 +234,19 @@ def write(
     write_atomic(folder / EMPTY, content.getvalue())
     write_atomic(folder / CONFIG, (dump_json(settings, indent=2) + "\n").encode())
     return folder
+
+
+def misfits(sizes: Any, prefix: str = "") -> list[str]:
+    """Return what is not as the release fixes it, of a `RINConfig` or of a run's `model.rin`.
+
+    Args:
+      prefix: of the names in the text.
+    """
+    return [
+        f"{prefix}{key} must be {want}; got {getattr(sizes, key)}"
+        for key, want in FIXED.items()
+        if getattr(sizes, key) != want
+    ]
 
 
 def released_settings(
