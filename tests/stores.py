@@ -50,11 +50,11 @@ def upload(folder, address):
 
 def names(address):
     """The names of all objects below an address."""
-    system, root = open_url(address, use_listings_cache=False)
+    system, root = open_url(address)
     return [path[len(root) :].lstrip("/") for path in system.find(root)]
 
 
 def contents(address):
     """All objects below an address, by name."""
-    system, root = open_url(address, use_listings_cache=False)
+    system, root = open_url(address)
     return {name: system.cat_file(f"{root}/{name}") for name in names(address)}

@@ -93,6 +93,38 @@ def test_folders(remote):
         open_source(f"folder:{address}/nowhere")
 
 
+def test_a_file_that_is_replaced_after_it_was_listed_is_noticed(remote):
+    folder, upload = remote
+    write_tar(folder / "0.tar", triple("k", 0))
+    (folder / "1.jpg").write_bytes(jpeg(1))
+    address = upload()
+    other, root = fsspec.core.url_to_fs(address, skip_instance_cache=True)  # another's client
+    for name, spec in (("0.tar", f"tar:{address}/*.tar"), ("1.jpg", f"folder:{address}")):
+        (piece,) = open_source(spec).pieces
+        before = piece.fingerprint()
+        other.pipe_file(f"{root}/{name}", (folder / name).read_bytes() + bytes(10240))
+        (now,) = open_source(spec).pieces
+        assert piece.fingerprint(again=True) == now.fingerprint() != before
+        assert [s.key for s in piece.samples()] == [s.key for s in now.samples()]
+
+
+def test_hidden_names_match_only_on_request(remote):
+    folder, upload = remote
+    for name in ("a/0.tar", "a/.1.tar", "a/.deep/2.tar", ".b/3.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tar(folder / name, triple("k", 0))
+    address = upload()
+    for pattern, count in (
+        ("**/*.tar", 1),
+        ("*/*.tar", 1),
+        ("a/**", 1),
+        ("a/.*.tar", 1),
+        ("*/.deep/*.tar", 1),
+        (".b/*.tar", 1),
+    ):
+        assert len(same("tar:{}/" + pattern, folder, address)) == count
+
+
 def test_parquet_tables(remote):
     folder, upload = remote
     table = pyarrow.table({"image": [jpeg(i) for i in range(5)], "caption": list("abcde")})
@@ -146,6 +178,6 @@ def test_a_stores_client_that_cannot_connect_is_no_traceback(monkeypatch):
     def broken(*_args, **_options):
         raise RuntimeError("Name or service not known")  # as httpx, whose errors are no OSError
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "glob", broken)
+    monkeypatch.setattr(open_url("memory://b")[0], "glob", broken)
     with pytest.raises(ConnectionError, match=r"memory://b/\*.tar is unreachable: .* not known"):
         match_files("memory://b/*.tar")

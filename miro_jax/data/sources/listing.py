@@ -3,7 +3,6 @@
 import glob
 import itertools
 import os
-import posixpath
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -141,13 +140,13 @@ def _glob(pattern: str) -> dict[str, int]:
         inside = re.sub(r"(?<=[^/])\*\*|\*\*(?=[^/])", "*", inside)  # as here, `**` in a name is *
         with reading.answered(pattern):
             matches = system.glob(inside, detail=True).items()
-        sizes = {path: facts["size"] for path, facts in matches if facts["type"] == "file"}
-        if not posixpath.basename(inside).startswith("."):  # as here, of what macOS leaves beside
-            sizes = {p: s for p, s in sizes.items() if not posixpath.basename(p).startswith(".")}
+        sizes = {p[len(root) :].lstrip("/"): f["size"] for p, f in matches if f["type"] == "file"}
+        if "/." not in f"/{inside[len(root) :]}":  # as here, hidden names only on request
+            sizes = {path: size for path, size in sizes.items() if "/." not in f"/{path}"}
         if not sizes and not system.exists(root):
             reading.is_file(folder)  # raises where the store gives no answer
         # The address as it was given: file systems write theirs in ways of their own.
-        return {reading.join(folder, path[len(root) :].lstrip("/")): s for path, s in sizes.items()}
+        return {reading.join(folder, path): size for path, size in sizes.items()}
     if os.path.isfile(pattern):  # brackets may be part of a name
         return {pattern: os.path.getsize(pattern)}
     sizes = {}

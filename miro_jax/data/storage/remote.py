@@ -38,11 +38,8 @@ _CREDENTIALS = (
 )
 
 
-def open_url(url: str, **options: Any) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path inside it.
-
-    Args:
-      options: of the file system, for fsspec.
 
     Raises:
       ValueError, ImportError: no such scheme, or its package is not installed.
@@ -50,7 +47,8 @@ def open_url(url: str, **options: Any) -> tuple[Any, str]:
     # gcsfs asks by gRPC whether a bucket is of one zone: where that may not pass, each call waits
     # for a minute. It reads the variable when it is imported.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    return fsspec.core.url_to_fs(url, **options)
+    # Listings that are kept would hide what others do.
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)
 
 
 class RemoteFolder(Folder):
@@ -65,8 +63,7 @@ class RemoteFolder(Folder):
                 "Other stores do not keep several workers apart: write to a local folder, copy it."
             )
         try:
-            # Listings that are kept would hide what other workers do.
-            self._system, root = open_url(self.url, use_listings_cache=False)
+            self._system, root = open_url(self.url)
         except (ImportError, ValueError) as error:
             raise ValueError(f"{url} cannot be opened: {error}{_remedy(scheme)}") from error
         self._root = root.rstrip("/")
