@@ -1,9 +1,11 @@
 """Records in a store are read as those in a folder: same order, exact resume, bounded disk."""
 
+import concurrent.futures
 import itertools
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 
 import numpy as np
@@ -199,6 +201,26 @@ def test_a_copy_follows_a_set_that_is_finished_or_made_again(folder, url):
     store.write("bins.json", b"{}")
     assert (staging.open_copy(url) / "bins.json").read_bytes() == b"{}"
     assert staging.source_of(folder) is None and str(staging.source_of(copy)) == url
+
+
+def test_processes_that_start_at_once_copy_a_set_once(folder, url, monkeypatch):
+    fetch, copied, ended = RemoteFolder.local, [], threading.Event()
+
+    def count(store, name, scratch):
+        copied.append(name)
+        if copied.count("manifest.json") == 1 and name == "manifest.json":
+            ended.wait(1)  # the other one starts, and ends if nothing stops it
+        return fetch(store, name, scratch)
+
+    def start(_):
+        staging.open_copy(url)
+        ended.set()
+
+    monkeypatch.setattr(RemoteFolder, "local", count)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(start, range(2)))
+    beside = [path.name for path in folder.iterdir() if path.suffix != ".array_record"]
+    assert sorted(copied) == sorted(beside)
 
 
 def test_a_set_that_extends_another_one_is_refused(url, monkeypatch):

@@ -27,7 +27,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, LocalFolder, RemoteFolder
-from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage.files import lock_folder, to_json, write_atomic
 from miro_jax.data.storage.mirror import scratch_root
 from miro_jax.data.storage.remote import errors_of_stores
 
@@ -49,12 +49,24 @@ def open_copy(url: str) -> Path:
     store = RemoteFolder(url)
     digest = hashlib.sha256(str(store).encode()).hexdigest()[:16]
     local = scratch_root() / "records" / digest / str(store).rpartition("/")[2]
+    local.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(local.parent, waits=True)  # one process of this machine copies
+    try:
+        _update(store, local)
+    finally:
+        if lock is not None:
+            os.close(lock)
+    return local
+
+
+def _update(store: RemoteFolder, local: Path) -> None:
+    """Copy a set in a store but for its shards, unless the local copy is of what is there now."""
     for folder in (local.parent, local):
         LocalFolder(folder).remove_scratch()
     stamps = [store.stamp(n) if store.exists(n) else None for n in (MANIFEST_NAME, BINS_NAME)]
     with contextlib.suppress(FileNotFoundError, ValueError):
         if read_json(local / COPY_NAME, _SCHEMA)["stamps"] == stamps:
-            return local
+            return
     with LocalFolder(local.parent).scratch("") as made:
         if stamps[0] is not None:
             names = [n for n in store.tree() if not n.endswith(SHARD_SUFFIX) and "/" not in n]
@@ -62,10 +74,9 @@ def open_copy(url: str) -> Path:
                 list(pool.map(lambda name: _fetch(store, name, made), names))
         write_atomic(made / COPY_NAME, to_json({"url": str(store), "stamps": stamps}))
         shutil.rmtree(local, ignore_errors=True)  # of another set
-        with contextlib.suppress(OSError):  # another process of this machine was quicker
+        with contextlib.suppress(OSError):  # where there are no locks, another was quicker
             os.rename(made, local)
     log.info("%s is copied to %s but for its shards", store, local)
-    return local
 
 
 def source_of(folder: str | os.PathLike) -> RemoteFolder | None:

@@ -76,8 +76,11 @@ def remove_leftovers(path: str | os.PathLike) -> None:
                 os.unlink(leftover)
 
 
-def lock_folder(path: str | os.PathLike) -> int | None:
+def lock_folder(path: str | os.PathLike, waits: bool = False) -> int | None:
     """Lock a folder as long as this process lives, which shows that nobody else uses it.
+
+    Args:
+      waits: for another process that has it.
 
     Returns:
       a descriptor, whose closing ends the lock; None on a file system without locks.
@@ -87,7 +90,7 @@ def lock_folder(path: str | os.PathLike) -> int | None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
