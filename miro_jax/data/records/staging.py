@@ -187,15 +187,12 @@ class StagedRecords:
             self._make_room(shard)
             self._under_way.add(shard)
         try:
-            reader = ArrayRecordReader(str(_fetch_shard(self._store, name, self._folder)))
+            return _open_shard(self._store, name, self._folder)
         finally:
             with self._changed:
                 self._under_way.discard(shard)
                 self._here.add(shard)
                 self._changed.notify_all()
-        if not reader.ok():
-            raise Damaged(f"{self._folder / name} has the digest of its sidecar and no index.")
-        return reader
 
     def _make_room(self, shard: int) -> None:
         """Delete shards, also of an earlier start, until one more fits; may wait for others.
@@ -224,11 +221,23 @@ class StagedRecords:
             self._changed.wait()
 
 
+def _open_shard(store: RemoteFolder, name: str, folder: Path) -> ArrayRecordReader:
+    """Open a shard, which other processes of this machine may delete at any moment."""
+    path = folder / name
+    for _ in range(_ATTEMPTS):
+        reader = ArrayRecordReader(str(_fetch_shard(store, name, folder)))
+        if reader.ok():
+            return reader
+        if path.exists():
+            raise Damaged(f"{path} has the digest of its sidecar and no index.")
+    raise OSError(f"{path} is deleted by another process whenever it is fetched.")
+
+
 def _fetch_shard(store: RemoteFolder, name: str, folder: Path) -> Path:
     """Return the local path of a shard that has the digest of its sidecar."""
     sidecar, path = read_sidecar(LocalFolder(folder), name), folder / name
     attempts = _ATTEMPTS
-    while not (path.exists() and digest_regular(path) == sidecar["sha256"]):
+    while not _has_digest(path, sidecar["sha256"]):
         if not attempts:
             path.unlink(missing_ok=True)
             raise Damaged(
@@ -245,6 +254,12 @@ def _fetch_shard(store: RemoteFolder, name: str, folder: Path) -> Path:
             log.warning("%s is fetched again: %s", store / name, error)
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
     return path
+
+
+def _has_digest(path: Path, sha256: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return digest_regular(path) == sha256
+    return False
 
 
 def _fetch(store: RemoteFolder, name: str, folder: Path) -> None:
