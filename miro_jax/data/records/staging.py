@@ -89,7 +89,9 @@ def source_of(folder: str | os.PathLike) -> RemoteFolder | None:
 def bring(folder: str | os.PathLike, name: str) -> Path:
     """Return the path of a shard of a local folder; fetch it first where the folder is a copy."""
     store = source_of(folder)
-    return Path(folder) / name if store is None else _fetch_shard(store, name, Path(folder))
+    if store is not None:
+        _open_shard(store, name, Path(folder))
+    return Path(folder) / name
 
 
 class StagedRecords:
@@ -222,44 +224,39 @@ class StagedRecords:
 
 
 def _open_shard(store: RemoteFolder, name: str, folder: Path) -> ArrayRecordReader:
-    """Open a shard, which other processes of this machine may delete at any moment."""
-    path = folder / name
-    for _ in range(_ATTEMPTS):
-        reader = ArrayRecordReader(str(_fetch_shard(store, name, folder)))
-        if reader.ok():
+    """Open a shard that has the digest of its sidecar; fetch it first where it is not here.
+
+    It is opened before it is checked, and before it gets its name: other processes of this machine
+    may delete it at any moment.
+    """
+    sha256, path = read_sidecar(LocalFolder(folder), name)["sha256"], folder / name
+    reader = ArrayRecordReader(str(path))
+    with contextlib.suppress(FileNotFoundError):
+        if reader.ok() and digest_regular(path) == sha256:
             return reader
-        if path.exists():
-            raise Damaged(f"{path} has the digest of its sidecar and no index.")
-    raise OSError(f"{path} is deleted by another process whenever it is fetched.")
-
-
-def _fetch_shard(store: RemoteFolder, name: str, folder: Path) -> Path:
-    """Return the local path of a shard that has the digest of its sidecar."""
-    sidecar, path = read_sidecar(LocalFolder(folder), name), folder / name
-    attempts = _ATTEMPTS
-    while not _has_digest(path, sidecar["sha256"]):
-        if not attempts:
-            path.unlink(missing_ok=True)
-            raise Damaged(
-                f"{store / name} differs from its sha256 {sidecar['sha256']}. Delete it and run "
-                "the annotate stage again: it makes what is missing."
-            )
-        attempts -= 1
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with errors_of_stores():
-                _fetch(store, name, folder)
+            with errors_of_stores(), LocalFolder(folder).scratch("") as scratch:
+                fetched = store.local(name, scratch)
+                reader, is_whole = (
+                    ArrayRecordReader(str(fetched)),
+                    digest_regular(fetched) == sha256,
+                )
+                if is_whole and not reader.ok():
+                    raise Damaged(f"{store / name} has the digest of its sidecar and no index.")
+                if is_whole:
+                    os.replace(fetched, path)
+                    return reader
         except OSError as error:
-            if not attempts or isinstance(error, FileNotFoundError):
+            if attempt == _ATTEMPTS or isinstance(error, FileNotFoundError | Damaged):
                 raise
             log.warning("%s is fetched again: %s", store / name, error)
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
-    return path
-
-
-def _has_digest(path: Path, sha256: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return digest_regular(path) == sha256
-    return False
+    path.unlink(missing_ok=True)
+    raise Damaged(
+        f"{store / name} differs from its sha256 {sha256}. Delete it and run the annotate stage "
+        "again: it makes what is missing."
+    )
 
 
 def _fetch(store: RemoteFolder, name: str, folder: Path) -> None:
