@@ -298,12 +298,12 @@ def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"lanes": 3}, "lanes must be at least 1 and divide the batch size 8; got 3"),
+        ({"lanes": 3}, "lanes must divide the batch size 8; got 3"),
         ({"lanes": 0}, "lanes must be at least 1"),
         ({"lanes": 2, "shuffle_shards": 0}, "lanes must be at most shuffle_shards.* got 2 and 0"),
         ({"lanes": 8, "shuffle_shards": 4}, "lanes must be at most shuffle_shards.* got 8 and 4"),
         ({"lanes": 2.0}, "must be whole numbers"),
-        ({"num_threads": -1}, "num_threads and prefetch_batches must be at least 0"),
+        ({"num_threads": -1}, "num_threads must be at least 0; got -1"),
         (
             {"lanes": 128, "batch_size": 128, "shuffle_shards": 128},
             "at most the 64 records; got 128",

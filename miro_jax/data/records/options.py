@@ -4,6 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+# Whole numbers, and the least that each may be.
+_LEAST = dict.fromkeys(("num_threads", "prefetch_batches", "shuffle_shards", "stage_bytes"), 0)
+_LEAST |= {"lanes": 1}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -42,40 +46,28 @@ class Options:
     stage_bytes: int = 0
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}.")
+        whole = {name: getattr(self, name) for name in _LEAST}
+        if not all(isinstance(number, int) for number in (*self.caption_buckets, *whole.values())):
+            raise ValueError(
+                f"caption_buckets, {', '.join(whole)} must be whole numbers; got "
+                f"{tuple(self.caption_buckets)} and {tuple(whole.values())}."
+            )
+        for name, least in {"batch_size": 1, "max_tokens": 1, **_LEAST}.items():
+            if (number := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}; got {number}.")
         if not 0 <= self.synthetic_caption_prob <= 1:
             raise ValueError(
                 f"synthetic_caption_prob must be in [0, 1]; got {self.synthetic_caption_prob}."
             )
-        numbers = ("num_threads", "prefetch_batches", "lanes", "shuffle_shards", "stage_bytes")
-        whole = [*self.caption_buckets, *(getattr(self, name) for name in numbers)]
-        if not all(isinstance(number, int) for number in whole):
-            raise ValueError(
-                f"caption_buckets, {', '.join(numbers)} must be whole numbers; got {whole}."
-            )
-        if self.num_threads < 0 or self.prefetch_batches < 0:
-            raise ValueError(
-                f"num_threads and prefetch_batches must be at least 0; got {self.num_threads} and "
-                f"{self.prefetch_batches}."
-            )
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1; got {self.max_tokens}.")
         lengths = (0, *self.caption_buckets, self.max_tokens)
         if any(a >= b for a, b in itertools.pairwise(lengths)):
             raise ValueError(
                 f"caption_buckets must rise, each at least 1 and below the {self.max_tokens} of "
                 f"max_tokens; got {tuple(self.caption_buckets)}."
             )
-        if self.shuffle_shards < 0 or self.stage_bytes < 0:
+        if self.batch_size % self.lanes:
             raise ValueError(
-                f"shuffle_shards and stage_bytes must be at least 0; got {self.shuffle_shards} and "
-                f"{self.stage_bytes}."
-            )
-        if self.lanes < 1 or self.batch_size % self.lanes:
-            raise ValueError(
-                f"lanes must be at least 1 and divide the batch size {self.batch_size}; got "
-                f"{self.lanes}."
+                f"lanes must divide the batch size {self.batch_size}; got {self.lanes}."
             )
         if self.lanes > max(self.shuffle_shards, 1):
             raise ValueError(

@@ -129,10 +129,7 @@ def open_table(
 def sha256(path: str) -> str:
     """Return the digest of a whole file."""
     with reading.open_read(path) as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_column(
