@@ -108,6 +108,30 @@ def test_lines_come_before_the_checkpoint_and_its_commit_comes_last(quick_store,
     assert sent.index(f"checkpoints/20/{COMMIT}") == len(sent) - 1
 
 
+def test_a_checkpoint_that_is_committed_while_files_are_listed_waits(
+    quick_store, tmp_path, monkeypatch
+):
+    here, walk = tmp_path / "here", os.walk
+    write(here, "metrics.jsonl", "10")
+    checkpoint(here, 10)
+
+    def meanwhile(folder):
+        for entry in walk(folder):
+            yield entry
+            if entry[0] == str(here):
+                write(here, "metrics.jsonl", "10 20")
+                checkpoint(here, 20)
+
+    ours = open_mirror(quick_store, here)
+    ours.push()
+    monkeypatch.setattr(mirror.os, "walk", meanwhile)
+    ours.push()
+    assert mirror.finished_steps(stored(quick_store)) == {10}
+    monkeypatch.setattr(mirror.os, "walk", walk)
+    ours.push()
+    assert stored(quick_store) == contents(here)
+
+
 def test_a_state_of_a_study_comes_after_what_was_measured_of_it(quick_store, tmp_path):
     """One that is replaced meanwhile waits for the next upload, which has its measurements."""
     here, state = tmp_path / "here", "study/states-0"

@@ -72,9 +72,8 @@ def origin(folder: str | os.PathLike) -> str | None:
 def wait_for_upload(folder: str | os.PathLike) -> None:
     """Return when the checkpoints of a mirror, which this process uploads, are in the store."""
     while True:
-        commits = {p.relative_to(folder).as_posix() for p in Path(folder).glob(f"*/*/{COMMIT}")}
         with contextlib.suppress(FileNotFoundError):
-            if commits <= read_json(Path(folder) / MARKER, _SCHEMA)["files"].keys():
+            if _commits(Path(folder)) <= read_json(Path(folder) / MARKER, _SCHEMA)["files"].keys():
                 return
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -262,7 +261,8 @@ class Mirror:
 
     def _present(self) -> dict[str, tuple[int, int]]:
         """Return size and time of the local files that belong into the store, by name."""
-        found = {}
+        # First of all: a checkpoint that is committed later may need lines that were not seen.
+        commits, found = _commits(self.local), {}
         for folder, _, files in os.walk(self.local):
             for file in files:
                 path = Path(folder, file)
@@ -271,10 +271,11 @@ class Mirror:
                     facts = path.stat()
                     if not self._is_ours_alone(name):
                         found[name] = facts.st_size, facts.st_mtime_ns
+        commits &= found.keys()
         return {
             name: facts
             for name, facts in found.items()
-            if (folder := _checkpoint(name)) is None or f"{folder}/{COMMIT}" in found
+            if (folder := _checkpoint(name)) is None or f"{folder}/{COMMIT}" in commits
         }
 
     def _local_facts(self, name: str) -> tuple[int, int] | None:
@@ -339,6 +340,11 @@ class Mirror:
     def _write_marker(self) -> None:
         files: dict[str, Any] = {n: dataclasses.astuple(known) for n, known in self._known.items()}
         write_atomic(self.local / MARKER, to_json({"url": str(self.store), "files": files}))
+
+
+def _commits(local: Path) -> set[str]:
+    """Return the names of the files that commit the checkpoints which are here."""
+    return {path.relative_to(local).as_posix() for path in local.glob(f"*/*/{COMMIT}")}
 
 
 def _checkpoint(name: str) -> str | None:
