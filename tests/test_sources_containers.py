@@ -76,6 +76,17 @@ def test_a_caption_is_the_same_in_every_container(tmp_path, value, caption):
     assert {s.problem for s in found.values()} == {want}
 
 
+@pytest.mark.parametrize("value", ["[]", "[ ]", '[""]', "['']", '["", "b"]'])
+def test_a_list_written_as_text_that_begins_with_no_caption_is_none(tmp_path, value):
+    for name in ("0.txt", "0.json"):
+        content = value if name == "0.txt" else json.dumps({"caption": value})
+        members = [("0.jpg", jpeg(1)), (name, content.encode())]
+        (sample,) = read(f"tar:{write_tar(tmp_path / 'a.tar', members)}")
+        assert sample.problem == "missing caption" and not sample.caption
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": "0", "caption": value, "text": "next"}))
+    assert [row.caption for row in open_table(tmp_path / "a.jsonl").rows()] == ["next"]
+
+
 def test_names_of_fields_are_found_in_capitals_and_no_number_is_a_text(tmp_path):
     (tmp_path / "0.jpg").write_bytes(jpeg(1))
     rows = [{"Image": "0.jpg", "TEXT": "a"}, {"Image": "1.jpg", "TEXT": float("nan")}]

@@ -97,14 +97,15 @@ def first_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8")
     if isinstance(value, str):
-        return _first_listed(value) or value.removeprefix("\ufeff").rstrip("\r\n")
+        listed = _first_listed(value)
+        return value.removeprefix("\ufeff").rstrip("\r\n") if listed is None else listed
     if isinstance(value, Mapping):
         return next((text for name in _INNER_FIELDS if (text := _text(value, name))), None)
     return first_text(value[0]) if isinstance(value, list) and value else None
 
 
 def _first_listed(text: str) -> str | None:
-    """Return the first of several texts that are written as one list, else None."""
+    """Return the first of several texts that are written as one list, "" of none, else None."""
     if text[:1] != "[" or not text.endswith("]"):
         return None
     try:
@@ -114,7 +115,7 @@ def _first_listed(text: str) -> str | None:
         unescaped = functools.partial(re.sub, r"\\(.)", lambda m: _ESCAPED.get(m[1], m[1]))
         return printed and unescaped(printed[1][1:-1], flags=re.DOTALL)
     alike = any(all(isinstance(one, kind) for one in listed) for kind in (str, dict))
-    return first_text(listed) if alike else None
+    return first_text(listed or "") if alike else None
 
 
 def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None) -> Texts:
