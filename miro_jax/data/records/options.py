@@ -5,8 +5,13 @@ import itertools
 from collections.abc import Sequence
 
 # Whole numbers, and the least that each may be.
-_LEAST = dict.fromkeys(("num_threads", "prefetch_batches", "shuffle_shards", "stage_bytes"), 0)
-_LEAST |= {"lanes": 1}
+_LEAST = {
+    "num_threads": 0,
+    "prefetch_batches": 0,
+    "shuffle_shards": 0,
+    "stage_bytes": 0,
+    "lanes": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import posixpath
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage.remote import open_url
@@ -83,7 +83,7 @@ class _ToItsEnd(io.RawIOBase):
         super().close()
 
 
-def open_read(path: str, seeks: bool = False) -> BinaryIO | io.BufferedReader:
+def open_read(path: str, seeks: bool = False) -> io.BufferedReader | io.BytesIO:
     """Open a file for reading bytes, from its beginning on.
 
     Args:

@@ -249,10 +249,10 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     """Open a table of text, unpacked; ValueError where it cannot be unpacked to its end."""
     with reading.open_read(path) as file:
         if not path.lower().endswith(_PACKED):
-            yield cast(BinaryIO, file)
+            yield file
             return
         try:
-            with gzip.GzipFile(fileobj=cast(BinaryIO, file)) as unpacked:
+            with gzip.GzipFile(fileobj=file) as unpacked:
                 yield cast(BinaryIO, unpacked)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is no gzip or cut short: {error}. Make it again.") from error
