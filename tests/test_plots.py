@@ -108,6 +108,36 @@ def test_bars_print_how_operations_are_counted():
     assert ratio == pytest.approx(370.2, abs=0.05)
 
 
+def test_bars_hold_zeros_missing_numbers_and_values_beyond_the_papers(tmp_path):
+    models = [
+        {"model": "none", "geneval": 0, "image_reward": -1, "parameters_billion": 0, "tflop": 0},
+        {"model": "MIRO", "tflop": 4},
+        {"model": "large", "geneval": 95, "image_reward": 3, "parameters_billion": 80, "tflop": 8},
+    ]
+    path = tmp_path / "mine.json"
+    path.write_text(
+        json.dumps({"format": 1, "name": "m", "source": "me", "bars": {"models": models}})
+    )
+    figure = bars.bars([read_source(str(path))])
+    assert figure.numbers["ratios"] == {"tflop of large over MIRO's, as printed": 2}
+    widths = [
+        [
+            float(w)
+            for w in re.findall(r'<rect class="bar[^"]*" x="118" [^>]*width="([^"]+)"', p.drawing)
+        ]
+        for p in figure.panels
+    ]
+    room = figure.width - 118 - 60
+    assert [row[-1] for row in widths[:3]] == [room] * 3
+    assert [row[0] for row in widths] == [0] * 4
+    models[0]["tflop"] = "4"
+    path.write_text(
+        json.dumps({"format": 1, "name": "m", "source": "me", "bars": {"models": models}})
+    )
+    with pytest.raises(ValueError, match="bars.models.*tflop must be a number"):
+        read_source(str(path))
+
+
 @pytest.mark.parametrize("known", [360e6, "3.6e8"])  # counted, or declared
 def test_bars_of_an_evaluation_show_the_parameters_that_its_manifest_has(known, tmp_path):
     source = read_source(

@@ -26,7 +26,7 @@ READING = (
     "Longer is better above; shorter is cheaper below, on logarithmic axes. MIRO is blue, and dark "
     "in grey."
 )
-# measure -> heading, largest value of the axis, smallest of a logarithmic one
+# measure -> heading, largest value of the axis or more, smallest of a logarithmic one
 PANELS = {
     "geneval": ("GenEval, %", 80.0, None),
     "image_reward": ("ImageReward", 1.7, None),
@@ -51,10 +51,13 @@ def bars(sources: Sequence[Source]) -> Figure:
         if note := section.get("note"):
             notes.append(f"{note[0].upper()}{note[1:]}.")
         if source.evaluations:
-            values = {name: v for one in source.latest for name, v in facts.values(one).items()}
+            measured = {name for one in source.latest for name in facts.values(one)}
+            values = {
+                name: facts.value_of(name, source, sources) for name in PANELS if name in measured
+            }
             parameters = _billions(source.latest[-1].manifest["model"].get("parameters"))
             rows.append(
-                {name: values[name]["mean"] for name in PANELS if name in values}
+                {name: one["mean"] for name, one in values.items() if one is not None}
                 | {"model": source.label, "parameters_billion": parameters}
             )
     if not rows:
@@ -62,6 +65,7 @@ def bars(sources: Sequence[Source]) -> Figure:
     panels, points = [], []
     for name, (heading, high, low) in PANELS.items():
         drawn = []
+        high = max(high, *(row.get(name) or 0 for row in rows))
         for row in rows:
             value = row.get(name)
             own = "bar" if "MIRO" in row["model"] or "geneval" not in row else "bar other"
@@ -101,7 +105,7 @@ def _length(value: float | None, low: float | None, high: float) -> float | None
     room = _WIDTH - _LEFT - 60
     if low is None:
         return room * max(value, 0) / high
-    return room * max(math.log(value / low), 0) / math.log(high / low)
+    return room * math.log(max(value / low, 1)) / math.log(high / low)
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -111,8 +115,9 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if "MIRO" not in known or not costly:
         return {}
     most, own = max(costly, key=lambda row: row["tflop"]), known["MIRO"]
-    return {
-        f"tflop of {most['model']} over MIRO's, as printed": most["tflop"] / own["tflop"],
-        f"parameters of {most['model']} over MIRO's": most["parameters_billion"]
-        / own["parameters_billion"],
+    names = {
+        "tflop": f"tflop of {most['model']} over MIRO's, as printed",
+        "parameters_billion": f"parameters of {most['model']} over MIRO's",
     }
+    both = [key for key in names if most.get(key) and own.get(key)]
+    return {names[key]: most[key] / own[key] for key in both}

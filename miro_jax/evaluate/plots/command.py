@@ -65,7 +65,8 @@ def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
     """Draw one kind of figure; ValueError where the sources lack what it shows."""
     figure = _kinds(settings, sources)[settings.kind]()
     origins = {source.label: _origin(source) for source in sources}
-    return dataclasses.replace(figure, sources=origins)
+    doubts = facts.doubts([one for source in sources for one in source.evaluations])
+    return dataclasses.replace(figure, sources=origins, warnings=(*figure.warnings, *doubts))
 
 
 def _kinds(settings: Settings, sources: Sequence[Source]) -> dict[str, Callable[[], Figure]]:

@@ -106,6 +106,7 @@ def _read_convergence(sources: Sequence[Source]) -> Curves:
     curves: Curves = {}
     every = [one for source in sources for one in source.evaluations]
     facts.check_alike(every)
+    facts.check_labels(sources, "convergence")
     prompts = facts.prompts_of(every)
     for source in sources:
         _add_published(curves, source, "convergence", "steps")
@@ -118,6 +119,8 @@ def _read_convergence(sources: Sequence[Source]) -> Curves:
                     f"with their steps; it has {suite} at the steps {steps}."
                 )
             for name, rows in facts.by_measure(own, prompts).items():
+                if facts.suite_for(name, sources) != suite:
+                    continue
                 curves.setdefault(name, {})[source.label] = (np.array(steps, float), rows)
     return curves
 
@@ -257,10 +260,13 @@ def _match(model: str, base: str, need: float | None, most: float, of_base: floa
 def _read_test_time(sources: Sequence[Source]) -> Curves:
     curves: Curves = {}
     facts.check_alike([one for source in sources for one in source.evaluations])
+    facts.check_labels(sources, "test_time")
     for source in sources:
         _add_published(curves, source, "test_time", "candidates")
         for one in source.latest:
             for name, scores in _by_prompt(one).items():
+                if facts.suite_for(name, sources) != facts.suite_of(one):
+                    continue
                 best = expected_best(scores)  # [P, N]
                 count = best.shape[1]
                 chosen = sorted({min(2**k, count) for k in range(count.bit_length() + 1)})

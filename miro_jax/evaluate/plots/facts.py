@@ -18,10 +18,8 @@ import numpy as np
 
 from miro_jax.data.json_file import read_json
 from miro_jax.evaluate.suites import manifest
-from miro_jax.evaluate.suites.manifest import Evaluation
+from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import (
-    CORRECT_IMAGES,
-    CORRECT_PROMPTS,
     OVERALL,
     clusters_of,
 )
@@ -35,6 +33,7 @@ _IMAGE = {"file": str, "prompt": str, "seed": int} | {
     "targets": _LEVELS,
     "negative_targets": _LEVELS,
 }
+BARS = tuple(f"{name}?" for name in ("geneval", "image_reward", "parameters_billion", "tflop"))
 _MODELS = {"axes": [str], "models": {str: {str: float}}}
 SCHEMA = {
     "format": int,
@@ -47,7 +46,7 @@ SCHEMA = {
     "geneval?": _MODELS,
     "synthetic?": {"rewards": _MODELS, "geneval": _MODELS},
     "sweep?": {"reward": str, "targets": [float], "columns": {str: [float]}},
-    "bars?": {"models": [{"model": str}], "note?": str},
+    "bars?": {"models": [{"model": str} | dict.fromkeys(BARS, (float, None))], "note?": str},
 }
 
 
@@ -202,13 +201,47 @@ def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
+def suite_for(name: str, sources: Sequence[Source]) -> str:
+    """Return the suite that a measure is read of: the one of which all sources have it.
+
+    Of several that all have, it is the one without a score of its own: its prompts are there for
+    rewards.
+
+    Raises:
+      ValueError: there is none, or there are several.
+    """
+    having = [
+        {suite_of(one): not one.manifest["benchmark"].get("score") for one in source.latest
+         if name in values(one)}
+        for source in sources
+    ]  # fmt: skip
+    having = [suites for suites in having if suites]
+    shared = [suite for suite in having[0] if all(suite in suites for suites in having)]
+    found = [suite for suite in shared if having[0][suite]] if len(shared) > 1 else shared
+    if len(found) != 1:
+        listed = sorted({suite for suites in having for suite in suites})
+        raise ValueError(
+            f"{name} on one axis must be of one suite's prompts; the sources have it of "
+            f"{', '.join(listed)}. Give the folders of evaluations by one suite."
+        )
+    return found[0]
+
+
+def value_of(name: str, source: Source, sources: Sequence[Source]) -> dict[str, float] | None:
+    """Return a measure of the last evaluation by the suite that it is read of; see `values`."""
+    suite = suite_for(name, sources)
+    own = [values(one) for one in source.latest if suite_of(one) == suite]
+    return own[0].get(name) if own else None
+
+
 def measure_name(evaluation: Evaluation, metric: str) -> str | None:
-    """Return the measure that a metric is; None for other readings of a suite's score."""
-    if metric in (CORRECT_IMAGES, CORRECT_PROMPTS):
-        return None
+    """Return the measure that a metric is; None for other readings of a score, and for diversity.
+
+    Of the latter more is not better: CMMD is a distance.
+    """
     if metric == OVERALL:
         return suite_of(evaluation).partition("@")[0]
-    return _names().get(metric, metric)
+    return _names().get(metric, metric) if metric in evaluation.manifest["rewards"] else None
 
 
 def _scaled(metric: Mapping[str, Any], divisor: float) -> dict[str, float]:
@@ -286,6 +319,45 @@ def check_alike(evaluations: Sequence[Evaluation]) -> None:
             mine, other = (e.manifest["rewards"][key] for e in (first, one))
             if mine != other:
                 raise _differs(first, one, f"rewards.{key}", mine, other)
+
+
+def check_labels(sources: Sequence[Source], section: str) -> None:
+    """Raise ValueError where two sources have a model of one name: one would hide the other.
+
+    section: of a file of numbers, whose models are drawn beside those of evaluations.
+    """
+    names: list[str] = []
+    for source in sources:
+        found = source.section(section) or {}
+        models = [found.get("models", {}), *found.get("curves", {}).values()]
+        names += {model: None for one in models for model in one}
+        names += [source.label] if source.evaluations else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"The models of a figure must differ in their names; {twice[0]} stands there twice. "
+            "Name one of them otherwise, with LABEL=SOURCE."
+        )
+
+
+def doubts(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return what a reader must know of evaluations on one axis: what they lack, unknown judges."""
+    texts = [
+        f"{one.name} is PARTIAL: it lacks images or scores of its suite."
+        for one in evaluations
+        if one.manifest["result"].get("partial")
+    ]
+    unknown: dict[tuple[str, str], int] = {}
+    for one in evaluations:
+        for group in ("judge", "rewards"):
+            for key, value in one.manifest[group].items():
+                name = suite_of(one), f"{group}.{key}"
+                unknown[name] = unknown.get(name, 0) + (value == UNKNOWN)
+    if fields := dict.fromkeys(field for (_, field), count in unknown.items() if count > 1):
+        texts.append(
+            f"{', '.join(fields)}: unknown in several evaluations. Whether these are measured "
+            "alike, and may share an axis, is not known."
+        )
+    return texts
 
 
 def _differs(a: Evaluation, b: Evaluation, field: str, mine: Any, other: Any) -> ValueError:

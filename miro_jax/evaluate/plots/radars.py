@@ -89,19 +89,21 @@ def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequenc
     models: Models = {}
     axes: list[str] = []
     facts.check_alike([one for source in sources for one in source.evaluations])
+    facts.check_labels(sources, section)
     for source in sources:
         if found := source.section(section):
             axes += found["axes"]
             models |= {model: _points(row) for model, row in found["models"].items()}
         if source.evaluations:
-            values = {name: v for one in source.latest for name, v in facts.values(one).items()}
+            names = dict.fromkeys(name for one in source.latest for name in facts.values(one))
             benchmarks = [one.manifest["benchmark"] for one in source.latest]
             tags = {tag for one in benchmarks if one.get("score") for tag in one["tags"]}
             scores = {facts.suite_of(one).partition("@")[0] for one in source.latest}
-            rewards = [name for name in values if name not in tags | scores]
-            own = [name for name in values if name in tags] if section == "geneval" else rewards
-            axes += own
-            models[source.label] = {name: values[name] for name in own}
+            rewards = [name for name in names if name not in tags | scores]
+            own = [name for name in names if name in tags] if section == "geneval" else rewards
+            found = {name: facts.value_of(name, source, sources) for name in own}
+            models[source.label] = {name: one for name, one in found.items() if one is not None}
+            axes += models[source.label]
     shown = _choose(models, chosen)
     names = [a for a in dict.fromkeys(axes) if all(a in row for row in shown.values())]
     if len(names) < 3:
