@@ -73,7 +73,7 @@ def test_an_incomplete_set_is_refused_unless_partial_which_is_marked(folder, tmp
     assert made.manifest["result"]["partial"] is True
     assert "PARTIAL: 1 image missing or damaged" in (tmp_path / "out" / "table.txt").read_text()
     notes = comparison.compare([made, made])["notes"]
-    assert notes.count(f"{made.name} is PARTIAL: it lacks images of its suite") == 2
+    assert notes.count(f"{made.name} is PARTIAL: it lacks images or scores of its suite") == 2
 
 
 def test_a_set_without_a_tag_has_no_overall_score(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""compare, diff, check and import: what may stand in one table, and what differs."""
+"""compare, diff and check: what may stand in one table, and what differs."""
 
 import base64
 import csv
@@ -24,8 +24,6 @@ from miro_jax.evaluate.suites import (
     run,
     tables,
 )
-from miro_jax.evaluate.suites.base import Suite
-from miro_jax.evaluate.suites.geneval import suite as geneval
 from tests.scoring import file_bytes
 from tests.suites import Bright, evaluate, small_suite, write_geneval
 
@@ -220,6 +218,20 @@ def test_diff_of_rewards_alone_shows_the_images_whose_score_changed_most(tmp_pat
     assert "no image changed" in "\n".join(difference.lines(again))
 
 
+def test_diff_of_imported_results_does_not_know_whether_the_images_are_the_same(made):
+    images = made[0].manifest["images"]
+    for digests, known in ((("1", "1"), True), (("1", "2"), False), (("unknown",) * 2, None)):
+        pair = [
+            manifest.Evaluation(
+                "a", made[0].folder, made[0].manifest | {"images": images | {"sha256": digest}}
+            )
+            for digest in digests
+        ]
+        result = difference.diff(*pair)
+        assert result["same_images"] is known
+    assert "whether the images are the same is unknown" in difference.lines(result)
+
+
 def test_diff_tells_prompts_of_one_text_apart(made):
     first, second = (
         manifest.Evaluation(name, made[0].folder, made[0].manifest) for name in ("a", "b")
@@ -278,50 +290,6 @@ def test_the_papers_values_are_those_of_its_tables():
     assert read_json(facts.PAPER, facts.SCHEMA)["convergence"]["steps"][-1] == 500000
     with pytest.raises(FileNotFoundError, match="or one of miro_2510.25897; got 'miro'"):
         expected.read("miro")
-
-
-@pytest.fixture
-def theirs(tmp_path, monkeypatch):
-    """Result files of the original tools, for eight prompts of GenEval."""
-    prompts = geneval.make_suite().prompts[:8]
-    small = Suite("geneval@1", prompts, 4, "correct", "mean of tags")
-    monkeypatch.setattr("miro_jax.evaluate.suites.table.SUITES", {"geneval": lambda: small})
-    lines, rewards = [], []
-    for number, prompt in enumerate(prompts):
-        for sample in range(4):
-            name = f"/data/out/{number:05d}/samples/{sample:05d}.png"
-            line = {"filename": name, "prompt": prompt.text, "tag": prompt.tag}
-            correct = sample < 3
-            lines.append(line | {"correct": correct, "reason": "" if correct else "b\na"})
-            rewards.append({"filename": name, "prompt": prompt.text, "clip_openai": 0.25})
-    for file, content in (("results", lines), ("rewards", rewards)):
-        text = "".join(json.dumps(line) + "\n" for line in reversed(content))
-        (tmp_path / f"{file}.jsonl").write_text(text)
-    return tmp_path
-
-
-def test_results_of_the_original_tools_become_an_evaluation(theirs, capsys):
-    files = [str(theirs / "results.jsonl"), str(theirs / "rewards.jsonl")]
-    words = ["import", *files, "--suite=geneval", f"--out={theirs / 'out'}"]
-    assert entry.main([*words, "--judge=name=geneval-mmdet2"]) == 0, capsys.readouterr().err
-    read = manifest.read(theirs / "out")
-    assert read.metrics["overall"]["value"] == 0.75
-    assert read.metrics["openai_clip@1"]["value"] == 0.25
-    assert read.manifest["rewards"] == {"openai_clip@1": manifest.UNKNOWN}
-    assert read.manifest["judge"] == {"name": "geneval-mmdet2"}
-    assert read.rows[3]["reasons"] == [{"rule": "a"}, {"rule": "b"}]
-    assert entry.main(words) == 2 and "must hold no evaluation yet" in capsys.readouterr().err
-
-
-def test_import_refuses_what_is_no_such_file(theirs, capsys):
-    bad = theirs / "bad.jsonl"
-    words = ["import", str(bad), "--suite=geneval", f"--out={theirs / 'x'}"]
-    bad.write_text('{"filename": "a.png", "prompt": "p"}\n')
-    assert entry.main(words) == 2
-    assert "filename must end in NUMBER/samples/FILE; got 'a.png'" in capsys.readouterr().err
-    short = (theirs / "results.jsonl").read_text().splitlines()[:-1]
-    bad.write_text("\n".join(short))
-    assert entry.main(words) == 2 and "lacks 1 of 32" in capsys.readouterr().err
 
 
 def test_compare_of_evaluations_needs_no_run_and_writes_its_files(made, tmp_path, capsys):

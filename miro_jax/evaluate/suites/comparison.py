@@ -70,7 +70,7 @@ def _check(
     notes, marked = [], set()
     for one in evaluations:
         if one.manifest["result"].get("partial"):
-            notes.append(f"{one.name} is PARTIAL: it lacks images of its suite")
+            notes.append(f"{one.name} is PARTIAL: it lacks images or scores of its suite")
     for number, one in enumerate(evaluations[1:], 1):
         for metric in metrics:
             if not (why := identity.why_no_column(evaluations[0], one, metric)):

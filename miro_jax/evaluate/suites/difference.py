@@ -7,7 +7,7 @@ from typing import Any
 
 from miro_jax.data.printable import counted
 from miro_jax.evaluate.suites.identity import differing, shorten
-from miro_jax.evaluate.suites.manifest import Evaluation
+from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import rewards_of
 
 # What moves numbers most comes first; the rest in the order of the groups.
@@ -20,6 +20,11 @@ ORDER = (
 _SILENT = ("machine.date", "images.path", "benchmark.tag_order")
 MOST_SHOWN, LEAST_SHOWN = 12, 3  # prompts of a score, and of each of many rewards
 _WIDE = 80  # characters of a value
+_IMAGES = {
+    True: "the images are the same",
+    False: "the images differ",
+    None: "whether the images are the same is unknown",
+}
 Row = Mapping[str, Any]
 Pair = tuple[Row, Row]
 
@@ -28,7 +33,8 @@ def diff(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     """Return what differs.
 
     Returns:
-      fields: [path, first, second], by likely effect. same_images: whether the files are equal.
+      fields: [path, first, second], by likely effect. same_images: whether the files are equal,
+      None where that is unknown.
       changed: prompts whose score differs most, with key, prompt, tag, both scores, files and
       reasons; rewards: the same of each reward that both have; flips: tag -> images that were
       correct and are not (`lost`), and the other way round (`won`); rules: rule of a reason -> how
@@ -46,7 +52,8 @@ def diff(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     )
     images = [one.manifest["images"].get("sha256") for one in (first, second)]
     result: dict[str, Any] = {"names": [first.name, second.name], "fields": fields}
-    result["same_images"] = images[0] is not None and images[0] == images[1]
+    known = not {None, UNKNOWN} & set(images)  # of imported results the images are not
+    result["same_images"] = images[0] == images[1] if known else None
     pairs = _pairs(first, second)
     score = first.manifest["benchmark"].get("score", "")
     if score and score == second.manifest["benchmark"].get("score"):
@@ -156,7 +163,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     text += [
         f"  {path}: {shorten(a, _WIDE)} -> {shorten(b, _WIDE)}" for path, a, b in result["fields"]
     ]
-    text.append("the images are the same" if result["same_images"] else "the images differ")
+    text.append(_IMAGES[result["same_images"]])
     for tag, flip in result.get("flips", {}).items():
         text.append(f"  {tag or 'all'}: {counted(flip['won'], 'image')} won, {flip['lost']} lost")
     if rules := result.get("rules"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from miro_jax import rewards
 from miro_jax.data.json_file import parse_json
+from miro_jax.data.printable import counted
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites import manifest
@@ -33,6 +34,7 @@ SCORERS = {
 }
 _MOST_BYTES = 1 << 30
 _LINE = {"filename": str, "prompt": str, "correct?": bool, "reason?": (str, None), "tag?": str}
+_LINE |= {f"{name}?": (float, None) for name in SCORERS}
 _NAME = re.compile(r"(\d+)/(?:samples/)?([^/]+)$")
 
 
@@ -52,23 +54,64 @@ def import_results(
       per_prompt, partial: as for images, see `find.find_images`.
 
     Raises:
-      FileNotFoundError: a file is missing. ValueError: it holds something else, or other images.
+      FileNotFoundError: a file is missing. ValueError: it holds something else, or other images;
+        or images lack a score, and the set is not `partial`.
     """
     if (out / manifest.NAME).exists():
         raise ValueError(f"{out} must hold no evaluation yet; it does. Give another --out.")
-    merged: dict[str, dict[str, Any]] = {}
-    for path in files:
-        for name, line in _read(Path(path)).items():
-            merged.setdefault(name, {}).update(line)
+    merged = _merge({str(path): _read(Path(path)) for path in files})
     listed = [File(name, line["prompt"], name, _nothing) for name, line in merged.items()]
     where = " and ".join(map(str, files))
     found = match(where, "imported", listed, suite, per_prompt, partial)
-    judged = bool(suite.score) and all("correct" in line for line in merged.values())
+    judged = bool(suite.score) and _has_verdicts(merged, where)
     rows = [_row(image, merged[image.file], judged) for image in found.images]
     groups = _groups(suite, found, rows, where, dict(judge or {}), judged)
+    if (count := groups["result"]["unscored"]) and not partial:
+        raise ValueError(
+            f"{where} must hold every score of every image; {counted(count, 'image')} "
+            f"{'lacks' if count == 1 else 'lack'} one. Complete it, or give --partial, which marks "
+            "the result."
+        )
     write_results(out, rows, groups)
     write_atomic(out / manifest.NAME, manifest.dump(groups, request={"imported": where}))
     return manifest.read(out)
+
+
+def _merge(read: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Join the lines of files; ValueError unless they are of the same images and prompts."""
+    (first, lines), *others = read.items()
+    merged = {name: dict(line) for name, line in lines.items()}
+    for path, own in others:
+        if alone := sorted(merged.keys() ^ own.keys()):
+            raise ValueError(
+                f"{first} and {path} must be of the same images; {len(alone)} are in one alone, "
+                f"such as {alone[0]} in {first if alone[0] in merged else path}."
+            )
+        for name, line in own.items():
+            if line["prompt"] != merged[name]["prompt"]:
+                raise ValueError(
+                    f"{first} and {path} must be of the same images; {name} is of "
+                    f"{merged[name]['prompt'][:60]!r} and of {line['prompt'][:60]!r}."
+                )
+            merged[name] |= line
+    return merged
+
+
+def _has_verdicts(merged: Mapping[str, Mapping[str, Any]], where: str) -> bool:
+    """Return whether lines hold verdicts; ValueError where only some do."""
+    lacking = [name for name, line in merged.items() if "correct" not in line]
+    if lacking and len(lacking) < len(merged):
+        raise ValueError(
+            f"{where} must hold a verdict of every image, or of none; {lacking[0]} has none."
+        )
+    return not lacking
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    """Return what names are sorted by: 2.png comes before 10.png, as in the folder of images."""
+    folder, _, file = name.partition("/samples/")
+    number = re.match(r"\d+", file)
+    return folder, int(number[0]) if number else 0, file
 
 
 def _nothing() -> bytes:
@@ -97,7 +140,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         lines[key] = line
     if not lines:
         raise ValueError(f"{path} must hold a line for each image; it is empty.")
-    return dict(sorted(lines.items()))
+    return {name: lines[name] for name in sorted(lines, key=_order)}
 
 
 def _row(image: Any, line: Mapping[str, Any], judged: bool) -> dict[str, Any]:

@@ -58,7 +58,12 @@ def describe_result(
     missing: Sequence[tuple[str, int]],
     failed: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the group `result` of a manifest, but for the per-image file."""
+    """Return the group `result` of a manifest, but for the per-image file.
+
+    unscored: number of images that lack a reward.
+    """
+    names = rewards_of(rows)
+    blank = [row for row in rows if None in map(row.get("rewards", {}).get, names)]
     return {
         "metrics": metrics,
         "order": list(metrics),
@@ -66,7 +71,8 @@ def describe_result(
         "images": len(rows),
         "missing": [list(pair) for pair in missing],
         "failed": list(failed),
-        "partial": bool(missing or failed),
+        "unscored": len(blank),
+        "partial": bool(missing or failed or blank),
     }
 
 

@@ -62,7 +62,10 @@ def table_of(evaluation: Evaluation) -> Table:
     notes = [f"95 % intervals over prompts; {counted(result['images'], 'image')}"]
     if result["partial"]:
         absent = len(result["missing"]) + len(result["failed"])
-        notes.append(f"PARTIAL: {counted(absent, 'image')} missing or damaged")
+        unscored = result.get("unscored", 0)  # earlier versions do not count them
+        causes = {"missing or damaged": absent, "without a reward": unscored}
+        counts = [f"{counted(count, 'image')} {cause}" for cause, count in causes.items() if count]
+        notes.append(f"PARTIAL: {', '.join(counts)}")
     return Table(title, ("metric", "value", "prompts", "images"), rows, notes)
 
 
