@@ -98,6 +98,12 @@ def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_captions_are_not_taken_for_images_that_are_sampled_first(evaluate, tmp_path):
+    status, err = evaluate("--captions=captions.csv")
+    assert status == 2 and "--captions are of images that are there" in err
+    assert not list(tmp_path.iterdir())
+
+
 def write_preset(path, names=NAMES):
     levels = {"beauty": 0.9, "count": 0.3}, {"colors": 0.25}
     found_on = {"checkpoint": "a sha256:1", "objective": "near@1"}

@@ -87,6 +87,7 @@ def _plan(words: list[str]) -> Any:
 
 def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = None) -> Any:
     """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
+    _check_captions(settings)
     suites, is_stored = evaluate.suites, "://" in settings.what
     path = sample.trained.folder_of(settings.what, flags.variant, weights=False)
     home = _home(settings.what, path, flags.variant)
@@ -111,6 +112,7 @@ def _plan_watch(settings: Settings, flags: Namespace, words: list[str]) -> Any:
     run: Path | str = path
     if "://" in settings.what:
         run, path = settings.what, sample.trained.folder_of(settings.what, weights=False)
+    _check_captions(settings)
     if not sample.trained.is_run(path) or settings.out:
         raise exits.UsageError(
             "--watch must be given a run, by its folder or URL, and no --out; got "
@@ -132,6 +134,14 @@ def _plan_watch(settings: Settings, flags: Namespace, words: list[str]) -> Any:
         return _home(settings.what, path) / f"step-{step:06d}" / suite.name
 
     return lambda: suites.watch.watch(run, last, folder_of, work, settings.watch_seconds)
+
+
+def _check_captions(settings: Settings) -> None:
+    if settings.captions is not None:
+        raise exits.UsageError(
+            f"--captions are of images that are there, and {settings.what} is sampled first, each "
+            f"image from its own prompt; got {settings.captions}."
+        )
 
 
 def _home(what: str, path: Path, variant: str | None = None) -> Path:
