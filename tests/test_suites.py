@@ -9,7 +9,8 @@ import pytest
 
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import Damaged, LocalFolder
-from miro_jax.evaluate.suites import base, manifest, parti, rows, shapes, table
+from miro_jax.evaluate.suites import base, manifest, measure, parti, rows, shapes, table
+from miro_jax.report import clustered
 from tests.painting import paint
 
 ROW = {"key": "00000", "sample": 0, "file": "a.png", "sha256": "0" * 64, "prompt": "p", "tag": ""}
@@ -71,6 +72,30 @@ def test_keys_differ_and_prompts_identify_a_suite():
     assert suite.describe()["prompts_sha256"] != other.describe()["prompts_sha256"]
     with pytest.raises(ValueError, match="must differ in their keys; '0' stands there twice"):
         base.Suite("s@1", (prompts[0], prompts[0]), 1)
+
+
+def test_prompts_of_one_text_are_one_prompt_in_every_interval():
+    texts = [*["a"] * 8, *"bcdefgh"]
+    prompts = tuple(base.SuitePrompt(f"{n:02d}", text, "x") for n, text in enumerate(texts))
+    suite = base.Suite("s@1", prompts, 2, "correct")
+    table = [
+        {
+            "key": p.key,
+            "sample": n,
+            "prompt": p.text,
+            "tag": "x",
+            "correct": n == 1 and p.text < "e",
+        }
+        for p in prompts
+        for n in (0, 1)
+    ]
+    found = measure.measure(suite, table)
+    for name, value in (("overall", 0.25), ("correct_prompts", 0.5)):
+        assert (found[name]["value"], found[name]["prompts"]) == (value, 8), name
+        assert found[name]["images"] == 30
+    of_texts = clustered.cluster([1.0] * 4 + [0.0] * 4, "abcdefgh", "x" * 8)
+    low, high = (clustered.bootstrap(of_texts, clustered.PROMPTS)[end] for end in ("low", "high"))
+    assert (found["correct_prompts"]["low"], found["correct_prompts"]["high"]) == (low, high)
 
 
 def test_rows_are_ordered_and_a_changed_file_is_refused(tmp_path):

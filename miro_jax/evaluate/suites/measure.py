@@ -4,7 +4,8 @@ A suite's own score gives three numbers with three names, which papers confuse:
 
     overall            the suite's estimator: the mean of tags, or the mean of prompts
     correct_images     share of images that are correct
-    correct_prompts    share of prompts with at least one correct image
+    correct_prompts    share of prompts with at least one correct image; of a text that several
+                       prompts have, the share of these
 
 each reward gives the mean over prompts of the means of their images, on the model's own scale.
 """
@@ -132,16 +133,19 @@ def _measure_score(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         OVERALL: overall,
         CORRECT_IMAGES: describe(clusters, IMAGES),
-        CORRECT_PROMPTS: describe(_any_of_prompt(rows, suite.score), PROMPTS),
+        CORRECT_PROMPTS: describe(_any_of_prompt(rows, suite.score), PROMPTS)
+        | {"images": len(rows)},
     }
 
 
 def _any_of_prompt(rows: Sequence[Row], score: str) -> Clusters:
-    best: dict[tuple[str, str], float] = {}
+    best: dict[tuple[str, str, str], float] = {}
     for row in rows:
-        name = row["tag"], row["key"]
+        name = row["tag"], row["prompt"], row["key"]
         best[name] = max(best.get(name, 0.0), float(row[score]))
-    return cluster(list(best.values()), [key for _, key in best], [tag for tag, _ in best])
+    return cluster(
+        list(best.values()), [prompt for _, prompt, _ in best], [tag for tag, *_ in best]
+    )
 
 
 def _by_tag(rows: Sequence[Row], name: str) -> dict[str, Any]:
