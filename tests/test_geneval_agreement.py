@@ -41,6 +41,8 @@ def test_counts_flips_and_margins_are_by_tag():
     assert colors["agreement"]["value"] == 0.75 and colors["kappa"] == pytest.approx(0.5)
     assert colors["flips"] == {"detection": 1, "color": 1} and colors["near"] == 0
     assert position["flips"] == {"position": 1} and position["near"] == 1
+    (line,) = [text for text in agreement.lines(found) if text.startswith("position")]
+    assert line.split()[-3:] == ["0.750", "-", "0.000"]  # of one prompt: no interval over prompts
     whole = found["overall"]
     assert whole["images"] == 12 and whole["agreement"]["value"] == 0.75
     assert whole["agreement"]["low"] <= 0.75 <= whole["agreement"]["high"]

@@ -87,3 +87,12 @@ def test_what_is_unknown_or_partial_is_said_with_the_figure(tmp_path, capsys):
     assert facts.doubts([partial]) == [
         f"{words[0]} is PARTIAL: it lacks images or scores of its suite."
     ]
+
+
+def test_of_one_prompt_no_certainty_of_a_maximum_is_stated(tmp_path):
+    for target in (0.0, 1.0):
+        rewards = {"aesthetic@1": np.array([[target, target + 0.5]])}
+        write_evaluation(tmp_path / f"{target}", rewards, None, {"aesthetic": target})
+    figure = curves.sweep([read_source(str(tmp_path))])
+    assert figure.numbers["maxima"]["aesthetic"] == {"best_target": 1.0, "best": 1.25}
+    assert "cannot be estimated" in figure.warnings[0]

@@ -148,6 +148,21 @@ def test_shares_of_tags_take_the_correlation_of_all_of_them():
     assert clustered.shares([], [], []) == {}
 
 
+def test_what_one_prompt_alone_says_has_no_interval_over_prompts():
+    one = clustered.cluster([0.1, 0.5, 0.9], "aaa", "xxx")
+    both = one | clustered.cluster([0.0, 1.0], "bc", "yy")
+    open_ended = {"value": pytest.approx(0.5), "low": None, "high": None}
+    for clusters, estimator in ((one, clustered.PROMPTS), (both, clustered.TAGS)):
+        assert clustered.bootstrap(clusters, estimator) == open_ended
+        assert "low" not in clustered.clustered_normal(clusters, estimator)
+        difference = clustered.compare(clusters, clusters, estimator).difference
+        assert difference == {"value": 0, "low": None, "high": None}
+    known = clustered.bootstrap(both, clustered.PROMPTS)  # three prompts, whatever their tags
+    assert known["low"] < known["value"] < known["high"]
+    blank = clustered.cluster([0.1, 0.5, None], "aab", "xxx")
+    assert clustered.bootstrap(blank, clustered.PROMPTS)["low"] is None
+
+
 def test_images_of_one_prompt_alone_are_independent_as_in_the_interval_of_its_mean():
     right = [True] * 3 + [False] * 5
     for values, correct in ((right, 3), ([True] * 8, 8)):

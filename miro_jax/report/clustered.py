@@ -4,8 +4,9 @@ Images of one prompt resemble each other, so prompts are the units: an interval 
 as independent holds the truth in 75 to 85 of 100 cases where it promises 95. Here prompts are
 resampled with all their images, within their tags where the estimator is a mean of tags. What is
 asked is how new prompts of the same kind would do, not new noise. One prompt alone says nothing of
-other prompts: intervals of its mean (`statistics.bootstrap_mean`) and of its share take its images
-as independent, and are of new images of that prompt.
+other prompts: there is no interval over prompts where that is all there is, or all that a tag has.
+The interval of its share, as `statistics.bootstrap_mean`, takes its images as independent, and is
+of new images of that prompt.
 
 A set of values is `Clusters`: tag -> [P, 3], of each prompt the sum of its values, their number
 and the sum of their squares. Letters: T tags, P prompts, m images of a prompt, B resamples.
@@ -61,13 +62,27 @@ def estimate(clusters: Clusters, estimator: str) -> float | None:
 
 
 def bootstrap(clusters: Clusters, estimator: str, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return value, low and high: 95 % percentile interval over prompts; None without values."""
+    """Return value, low and high: 95 % percentile interval over prompts; None without values.
+
+    low and high are None unless `has_interval`.
+    """
     value = estimate(clusters, estimator)
     if value is None:
         return {"value": None}
-    drawn = resample(clusters, estimator, resamples)
+    if not has_interval(clusters, estimator):
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, **_ends(resample(clusters, estimator, resamples))}
+
+
+def has_interval(clusters: Clusters, estimator: str) -> bool:
+    """Return whether prompts can vary: each stratum has values of two prompts or more."""
+    return all((group[:, 1] > 0).sum() > 1 for group in _strata(clusters, estimator))
+
+
+def _ends(drawn: np.ndarray) -> dict[str, float]:
+    """Return the ends of the 95 % percentile interval of resamplings [B]."""
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return {"value": value, "low": float(low), "high": float(high)}
+    return {"low": float(low), "high": float(high)}
 
 
 def resample(clusters: Clusters, estimator: str, resamples: int = RESAMPLES) -> np.ndarray:
@@ -81,15 +96,15 @@ def resample(clusters: Clusters, estimator: str, resamples: int = RESAMPLES) -> 
 def clustered_normal(clusters: Clusters, estimator: str) -> dict[str, Any]:
     """Return the closed-form interval, a check of the bootstrap: mean and 1.96 standard errors."""
     value = estimate(clusters, estimator)
-    if value is None:
-        return {"value": None}
+    if value is None or not has_interval(clusters, estimator):
+        return {"value": value}
     variance = 0.0
     groups = _strata(clusters, estimator)
     for group in groups:
         group = group[group[:, 1] > 0]
         count, mean = len(group), group[:, 0].sum() / group[:, 1].sum()
         spread = ((group[:, 0] - mean * group[:, 1]) ** 2).sum() / group[:, 1].sum() ** 2
-        variance += spread * count / max(count - 1, 1)
+        variance += spread * count / (count - 1)
     error = _NORMAL * math.sqrt(variance) / len(groups)
     return {"value": value, "low": value - error, "high": value + error}
 
@@ -156,12 +171,13 @@ class Paired:
     """Two sets of values on the same prompts.
 
     Attributes:
-      difference: second minus first, with its interval. p: of the sign-flip test, two-sided.
+      difference: second minus first, with its interval, None as in `bootstrap`.
+      p: of the sign-flip test, two-sided.
       correlation: of the means of prompts; None where one is constant.
       wins, ties, losses: prompts whose mean is higher, equal, lower in the second.
     """
 
-    difference: dict[str, float]
+    difference: dict[str, float | None]
     p: float
     correlation: float | None
     wins: int
@@ -233,13 +249,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _difference(first: Clusters, second: Clusters, estimator: str) -> dict[str, float]:
+def _difference(first: Clusters, second: Clusters, estimator: str) -> dict[str, float | None]:
     before, after = estimate(first, estimator), estimate(second, estimator)
     if before is None or after is None:
         raise ValueError("Two sets must have values in every tag to be compared.")
+    if not has_interval(first, estimator):
+        return {"value": after - before, "low": None, "high": None}
     drawn = resample(second, estimator) - resample(first, estimator)
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return {"value": after - before, "low": float(low), "high": float(high)}
+    return {"value": after - before, **_ends(drawn)}
 
 
 def _strata(clusters: Clusters, estimator: str) -> list[np.ndarray]:

@@ -377,7 +377,8 @@ def _sweep_figure(
         ()
         if resampled
         else (
-            "these are numbers without images: how sure a maximum is cannot be estimated. The "
+            "these are numbers without images, or of one prompt: how sure a maximum is cannot be "
+            "estimated. The "
             f"highest of {len(targets)} settings stands above the others by luck too; confirm it "
             "on fresh seeds.",
         )

@@ -267,8 +267,8 @@ def prompts_of(evaluations: Sequence[Evaluation]) -> Prompts:
 def _draws(evaluation: Evaluation, name: str, prompts: Prompts) -> np.ndarray | None:
     """Return [1 + B]: a measure and its resamplings, which choose the same of all `prompts`.
 
-    None where the per-image file does not hold it, or lacks so many prompts that a resampling has
-    none of its own.
+    None where the per-image file does not hold it, or lacks so many prompts that they cannot vary,
+    or that a resampling has none of its own.
     """
     metric = next((m for m in evaluation.metrics if measure_name(evaluation, m) == name), None)
     if metric is None or not evaluation.rows:
@@ -284,8 +284,10 @@ def _draws(evaluation: Evaluation, name: str, prompts: Prompts) -> np.ndarray | 
         whole[tag][[text in own for text in texts]] = clusters.get(tag, np.zeros((0, 3)))
     estimator = evaluation.metrics[metric].get("estimator", clustered.PROMPTS)
     value = clustered.estimate(whole, estimator)
-    drawn = np.zeros(0) if value is None else clustered.resample(whole, estimator)
-    if value is None or np.isnan(drawn).any():
+    if value is None or not clustered.has_interval(whole, estimator):
+        return None
+    drawn = clustered.resample(whole, estimator)
+    if np.isnan(drawn).any():
         return None
     return np.concatenate([[value], drawn]) / measure(name).divisor
 

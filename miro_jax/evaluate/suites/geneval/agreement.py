@@ -119,7 +119,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for tag, own in (*result["tags"].items(), (OVERALL, result[OVERALL])):
         counts = [str(own[name]) for name in ("images", "both", "first", "second", "neither")]
         share, beyond = own["agreement"], own["kappa"]
-        interval = f"{share['low']:.3f} to {share['high']:.3f}"
+        interval = "-" if share["low"] is None else f"{share['low']:.3f} to {share['high']:.3f}"
         beyond = "-" if beyond is None else f"{beyond:.3f}"
         table.append((tag, *counts, f"{share['value']:.3f}", interval, beyond))
     text, whole = align(table), result[OVERALL]
