@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -238,6 +239,8 @@ def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_pa
             scores = {name: step / 20 + shift + rng.normal(0, 0.1, (9, 2)) for name in names}
             write_evaluation(home / "geneval@1", {}, step, None, right, "geneval@1")
             write_evaluation(home / "parti@1", scores, step, None, None, "parti@1")
+        (tmp_path / run / "checkpoints").mkdir()
+        (tmp_path / run / "evaluation.json").write_text("[]")  # of the run itself
     sources = [read_source(str(tmp_path / run)) for run in ("base", "mine")]
     found = curves.convergence(sources).numbers["speedup"]
     assert {"geneval", "one", "two", "hpsv2"} <= set(found)
@@ -248,6 +251,9 @@ def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_pa
     }
     with pytest.raises(ValueError, match="three measures that all models have; base, mine share"):
         radars.geneval(sources)
+    shutil.rmtree(tmp_path / "base" / "evals")
+    with pytest.raises(FileNotFoundError, match="base must be .* it is a run without evals by a"):
+        read_source(str(tmp_path / "base"))
 
 
 def test_intervals_stay_inside_their_axes(tmp_path):
@@ -279,6 +285,18 @@ def test_the_best_of_n_of_an_evaluation_is_exact(tmp_path):
     )
     values = {row["x"]: row["value"] for row in figure.rows}
     assert set(values) == {1, 2, 4, 8} and values[2] == pytest.approx(two, abs=1e-12)
+
+
+def test_the_best_of_n_takes_prompts_of_one_text_as_one(tmp_path):
+    scores = np.array([[0.0, 0], [0, 0], [0, 0], [1, 3], [2, 2]])
+    write_evaluation(tmp_path / "a", {"aesthetic@1": scores})
+    source = read_source(str(tmp_path / "a"))
+    (one,) = source.evaluations
+    vars(one)["rows"] = [row | {"prompt": "aaabc"[int(row["key"])]} for row in one.rows]
+    rows = curves.test_time([source]).rows
+    assert [row["value"] for row in rows] == [pytest.approx(4 / 3), pytest.approx(5 / 3)]
+    widest = [(row["low"], row["high"]) for row in rows]
+    assert widest == [(0, 2), (0, 3)]  # of three texts, resampled
 
 
 def test_a_sweep_of_evaluations_says_how_sure_its_maximum_is(tmp_path):

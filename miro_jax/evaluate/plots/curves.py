@@ -264,10 +264,9 @@ def _read_test_time(sources: Sequence[Source]) -> Curves:
     for source in sources:
         _add_published(curves, source, "test_time", "candidates")
         for one in source.latest:
-            for name, scores in _by_prompt(one).items():
+            for name, best in _best_by_prompt(one).items():
                 if facts.suite_for(name, sources) != facts.suite_of(one):
                     continue
-                best = expected_best(scores)  # [P, N]
                 count = best.shape[1]
                 chosen = sorted({min(2**k, count) for k in range(count.bit_length() + 1)})
                 ns = np.array(chosen, float)
@@ -276,13 +275,14 @@ def _read_test_time(sources: Sequence[Source]) -> Curves:
     return curves
 
 
-def _by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
-    """Return measure -> scores [P, N] of the rewards of an evaluation with N > 1 samples."""
-    found: dict[str, dict[str, list[float]]] = {}
+def _best_by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
+    """Return measure -> expected best [P, N] of rewards with N > 1 samples; see `clusters_of`."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
     for row in evaluation.rows:
+        name = row["prompt"], row["key"]
         for identity, score in (row.get("rewards") or {}).items():
             if score is not None:
-                found.setdefault(identity, {}).setdefault(row["key"], []).append(score)
+                found.setdefault(identity, {}).setdefault(name, []).append(score)
     tables = {}
     for identity, prompts in found.items():
         sizes = {len(scores) for scores in prompts.values()}
@@ -293,7 +293,10 @@ def _by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
             )
         if sizes != {1}:
             name = facts.measure_name(evaluation, identity)
-            tables[name or identity] = np.array(list(prompts.values()))
+            best = expected_best(np.array(list(prompts.values())))
+            texts = np.array([text for text, _ in prompts])  # prompts of one text are one prompt
+            own = [best[texts == text].mean(axis=0) for text in dict.fromkeys(texts)]
+            tables[name or identity] = np.array(own)
     return tables
 
 

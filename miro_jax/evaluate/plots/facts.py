@@ -24,6 +24,7 @@ from miro_jax.evaluate.suites.measure import (
     clusters_of,
 )
 from miro_jax.report import clustered
+from miro_jax.report.suite_curves import EVALS
 
 PUBLISHED = "published"
 PAPER = Path(__file__).parent / "published" / "miro_2510.25897.json"
@@ -104,10 +105,13 @@ def read_source(word: str) -> Source:
             folder.name if label is None else label, path, None, (), folder, tuple(images)
         )
     found: list[Path] = []
-    for pattern in ("", "*/", "*/*/", "evals/*/", "evals/*/*/"):  # the last two of a run
+    of_run = tuple(f"{EVALS}/{pattern}" for pattern in ("*/", "*/*/"))
+    is_run = (folder / "checkpoints").is_dir()  # its own file of that name is of no suite
+    for pattern in of_run if is_run else ("", "*/", "*/*/", *of_run):
         found = found or sorted(one.parent for one in folder.glob(pattern + manifest.NAME))
     if not found:
         what = f"it has no {manifest.NAME}" if folder.exists() else "it is missing"
+        what = f"it is a run without {EVALS} by a suite" if is_run else what
         raise FileNotFoundError(
             f"{path} must be an evaluation, or a folder of evaluations; {what}. `miro-jax evaluate "
             "WHAT --suite=NAME` writes one."

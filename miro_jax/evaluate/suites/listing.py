@@ -8,6 +8,7 @@ from miro_jax import evaluate
 from miro_jax.cli import exit as exits
 from miro_jax.cli.flags import Parser
 from miro_jax.data.json_file import dump_json
+from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.sample.request import JSON_LINES
@@ -61,5 +62,6 @@ def _write(planned: tuple[Suite, Path | None]) -> None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, "".join(f"{line}\n" for line in lines).encode("utf-8"))
-    count = f"{len(lines):,} prompts of {suite.name}"
-    exits.say(f"{os.fspath(out)}: {count}, {suite.samples_per_prompt} images of each")
+    count = f"{counted(len(lines), 'prompt')} of {suite.name}"
+    each = counted(suite.samples_per_prompt, "image")
+    exits.say(f"{os.fspath(out)}: {count}, {each} of each")
