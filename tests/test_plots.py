@@ -89,6 +89,19 @@ def test_ends_of_the_shown_models_hold_all_values():
     assert not figure.warnings
     assert max(row["r"] for row in figure.rows) == pytest.approx(5)
     assert min(row["r"] for row in figure.rows) == pytest.approx(1.25)
+    assert "the worst model is on the inner ring" in figure.reading
+    ring = re.search(r'<polygon class="grid" points="([\d.]+),([\d.]+)', figure.panels[0].drawing)
+    x, y = map(float, ring.groups())
+    assert np.hypot(x - 230, y - 140) == pytest.approx(110 / 4, abs=0.1)
+
+
+def test_ends_of_an_axis_are_told_apart(tmp_path):
+    names = ("aesthetic@1", "image_reward@1.0", "hpsv2@2.0")
+    for model, value in (("a", 0.27024), ("b", 0.27025)):
+        write_evaluation(tmp_path / model, dict.fromkeys(names, np.full((2, 1), value)))
+    sources = [read_source(str(tmp_path / model)) for model in ("a", "b")]
+    (panel,) = radars.rewards(sources, ends=radars.DATA).panels
+    assert "(0.27024 to 0.27025)" in panel.drawing
 
 
 def test_test_time_scaling_counts_strictly():

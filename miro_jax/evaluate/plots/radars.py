@@ -16,7 +16,14 @@ from miro_jax.report.radar import INNER, Spoke, radar
 
 PUBLISHED, DATA = "published", "data"
 ENDS = (PUBLISHED, DATA)
-RINGS = (0.2, 1.0)  # the first and the fifth
+# ends -> radii of both rings, and what they are
+_RINGS = {
+    PUBLISHED: (
+        (0.2, 1.0),  # the first and the fifth
+        "those of the paper, or of the shown models where it has none; the inner ring: a fifth",
+    ),
+    DATA: ((INNER, 1.0), "so that the worst model is on the inner ring and the best on the outer"),
+}
 # model -> axis -> value, low, high
 Models = dict[str, dict[str, dict[str, float]]]
 
@@ -125,11 +132,22 @@ def _spoke(table: Table, axis: str, ends: str) -> Spoke:
     return Spoke(axis, *ring)
 
 
+def _write_ends(low: float, high: float) -> list[str]:
+    """Write both ends of an axis, with as many digits as tell them apart."""
+    text = [format_number(end) for end in (low, high)]
+    for digits in range(5, 17):
+        if text[0] != text[1]:
+            break
+        text = [f"{end:.{digits}g}" for end in (low, high)]
+    return text
+
+
 def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure:
     models = list(dict.fromkeys(model for table in tables for model in table.models))
     legend = legend_of(models)
     kinds = {label: key for key, label in legend.items()}
     panels, rows, warnings, numbers = [], [], [], {}
+    rings, how = _RINGS[ends]
     for table in tables:
         spokes = [_spoke(table, axis, ends) for axis in table.axes]
         lines = {
@@ -148,15 +166,14 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
                         f"(r = {5 * radius:.2f}); it is drawn there."
                     )
         names = [
-            f"{measure(s.name).label}\n({format_number(s.low)} to {format_number(s.high)})"
-            for s in spokes
+            f"{measure(s.name).label}\n({' to '.join(_write_ends(s.low, s.high))})" for s in spokes
         ]
         alt = "; ".join(
             f"{model}: " + ", ".join(f"{a} {row[a]['mean']:.4g}" for a in table.axes)
             for model, row in table.models.items()
         )
         markers = {f"series {kind}": shape for kind, shape in MARKERS.items()}
-        drawing = radar(names, lines, f"Radar of {table.heading}. {alt}.", RINGS, markers)
+        drawing = radar(names, lines, f"Radar of {table.heading}. {alt}.", rings, markers)
         panels.append(Panel(table.heading, drawing))
         numbers[table.heading] = {
             "axes": {s.name: [s.low, s.high] for s in spokes},
@@ -164,12 +181,11 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
                 m: {a: v["mean"] for a, v in row.items()} for m, row in table.models.items()
             },
         }
-    how = "those of the paper" if ends == PUBLISHED else "those of the shown models"
     return Figure(
         kind,
         f"{title}: {' and '.join(models) if len(models) < 3 else 'models beside each other'}",
-        f"Each axis runs from the centre to the outer ring between the ends in brackets, {how}; "
-        "the inner ring is at a fifth. Further out is better. Areas have no meaning.",
+        f"Each axis runs from the centre to the outer ring between the ends in brackets, {how}. "
+        "Further out is better. Areas have no meaning.",
         panels,
         legend,
         rows,
