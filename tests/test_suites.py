@@ -109,6 +109,9 @@ def test_rows_are_ordered_and_a_changed_file_is_refused(tmp_path):
     folder.write(rows.ROWS_NAME, data.replace(b"true", b"null"))
     with pytest.raises(Damaged, match="must have the digest"):
         rows.read_rows(folder, digest)
+    (tmp_path / rows.ROWS_NAME).unlink()
+    with pytest.raises(Damaged, match="images.jsonl must be there, .* Copy the whole folder"):
+        rows.read_rows(folder, digest)
 
 
 def test_an_evaluation_is_read_back_and_one_that_was_changed_is_refused(tmp_path):

@@ -56,9 +56,15 @@ def read_rows(folder: Folder, digest: str) -> list[dict[str, Any]]:
       folder: of an evaluation. digest: SHA-256 that the file must have.
 
     Raises:
-      FileNotFoundError: there is none. Damaged: it has another digest, or holds something else.
+      Damaged: it is missing, has another digest, or holds something else.
     """
-    data = folder.read(ROWS_NAME)
+    try:
+        data = folder.read(ROWS_NAME)
+    except FileNotFoundError as error:
+        raise Damaged(
+            f"{folder / ROWS_NAME} must be there, for evaluation.json beside it has its digest; it "
+            "is missing. Copy the whole folder, or evaluate the images again."
+        ) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise Damaged(
             f"{folder / ROWS_NAME} must have the digest that evaluation.json beside it holds; it "
