@@ -109,6 +109,9 @@ def test_another_judge_shares_no_column_and_diff_names_the_field(made):
     assert all(row["values"][1]["forced"] for row in forced["rows"])
     assert all(row["differences"][1] is None for row in forced["rows"])
     assert " !" in tables.render(comparison.table_of(forced), "text")
+    made = csv.DictReader(io.StringIO(tables.render(comparison.table_of(forced), "csv")))
+    assert {row[f"{other.name} mark"] for row in made} == {"!"}
+    assert f"{first.name} mark" not in (made.fieldnames or ())
     result = difference.diff(first, other)
     assert result["fields"][0] == ["judge.threshold", 128, 90] and result["same_images"]
 

@@ -121,18 +121,22 @@ def _text(table: Table) -> str:
 def _csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    wide = [any(isinstance(row[n], Cell) for row in table.rows) for n in range(len(table.columns))]
+    # What stands beside a column: of numbers the interval, and marks where a cell has one.
+    columns = [[row[n] for row in table.rows] for n in range(len(table.columns))]
+    numbers = [[cell for cell in column if isinstance(cell, Cell)] for column in columns]
+    beside = [(" low", " high") if own else () for own in numbers]
+    marked = [any(cell.note for cell in own) for own in numbers]
     heads: list[str] = []
-    for name, numbers in zip(table.columns, wide, strict=True):
-        heads += [name, f"{name} low", f"{name} high"] if numbers else [name]
+    for name, ends, mark in zip(table.columns, beside, marked, strict=True):
+        heads += [name, *(name + end for end in ends), *[f"{name} mark"] * mark]
     writer.writerow(heads)
     for row in table.rows:
         line: list[Any] = []
-        for cell, numbers in zip(row, wide, strict=True):
+        for cell, ends, mark in zip(row, beside, marked, strict=True):
             if isinstance(cell, Cell):
-                line += [cell.value, cell.low, cell.high]
+                line += [cell.value, cell.low, cell.high, *[cell.note.strip()] * mark]
             else:
-                line += [cell.strip(), None, None] if numbers else [cell.strip()]
+                line += [cell.strip(), *[None] * (len(ends) + mark)]
         writer.writerow(line)
     return out.getvalue()
 
