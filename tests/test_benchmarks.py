@@ -26,16 +26,26 @@ def test_bytes_that_a_device_sends_over_a_ring():
     assert scaling.sent("collective-permute", 100, 8) == 100
 
 
-def test_cycles_of_a_tpu_are_summed_by_pass_and_operation():
+def test_cycles_of_a_tpu_are_summed_by_pass_and_operation_loops_included():
     text = """
-%inner { %f = f32[8] add(), backend_config={"estimated_cycles":"999"} }
-ENTRY %main {
+%inner (p: f32[8]) -> f32[8] {
+  ROOT %f = f32[8] add(%p, %p), backend_config={"estimated_cycles":"999"}
+}
+%test (p: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(10)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = f32[8] fusion(%x), calls=%inner, metadata={op_name="jit(f)/sub"}, x={"estimated_cycles":"3"}
+}
+ENTRY %main (x: f32[8]) -> f32[8] {
   %a = f32[8] fusion(%x), metadata={op_name="jit(f)/jvp()/dot_general"}, x={"estimated_cycles":"7"}
   %b = f32[8] fusion(%x), metadata={op_name="jit(f)/jvp()/dot_general"}, x={"estimated_cycles":"5"}
   %c = f32[8] copy(%x), metadata={op_name="state['blocks'][3]"}, x={"estimated_cycles":"2"}
   %d = f32[8] copy(%x), x={"estimated_cycles":"1"}
-  %e = f32[8] bitcast(%x)
+  %w = (s32[], f32[8]) while(%t), condition=%test, body=%body
+  ROOT %e = f32[8] bitcast(%x)
 }"""
     counts, spent = tpu_program.cycles(text)
-    assert spent == {"jvp() dot_general": 12, "copies": 3}
-    assert counts == {"jvp() dot_general": 2, "copies": 2}
+    assert spent == {"jvp() dot_general": 12, "jit(f) sub": 30, "copies": 3}
+    assert counts == {"jvp() dot_general": 2, "jit(f) sub": 10, "copies": 2}
