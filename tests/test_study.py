@@ -71,6 +71,10 @@ def test_an_unknown_variant_and_a_config_without_a_study_are_refused():
         config.train.num_steps = 7
         with pytest.raises(ValueError, match="must end with config.train.num_steps 7; got"):
             stage.check(config)
+        config.train.num_steps = config.study.measure_steps[-1]
+        config.data.train_rewards = config.rewards[::-1]
+        with pytest.raises(ValueError, match="config.data.train_rewards of a study must be"):
+            stage.check(config)
         del config.study
         with pytest.raises(ValueError, match="use --config=configs/study.py"):
             stage.check(config)

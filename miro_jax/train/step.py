@@ -191,7 +191,8 @@ def _accumulate(loss: Loss, params: Any, buffers: Any, drawn: dict[str, Array], 
     total = drawn.pop("total")
 
     def cut(x: Array) -> Array:  # so that each device keeps its rows
-        x = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        rows = len(x) // count  # not -1: of a network without rewards, levels are [B, 0]
+        x = jnp.moveaxis(x.reshape(rows, count, *x.shape[1:]), 1, 0)
         return constrain(x, None, "batch")
 
     def add(sums, rows):

@@ -80,6 +80,12 @@ def check(config: ml_collections.ConfigDict) -> tuple[Study, list[Run]]:
             f"{config.train.num_steps}; got {study.measure_steps}."
         )
     names = [short_name(name) for name in config.data.train_rewards]
+    if names != [short_name(name) for name in config.rewards]:
+        raise ValueError(
+            "config.data.train_rewards of a study must be config.rewards in their order, "
+            f"{tuple(config.rewards)}; got {tuple(config.data.train_rewards)}. Which runs train "
+            "with which of them is what config.study.variants says."
+        )
     return study, make_runs(study, names, config.data.synthetic_caption_prob)
 
 
