@@ -1,11 +1,13 @@
 """Processes of a run that watch each other, with a store that stands for JAX's."""
 
 import contextlib
+import signal
 import threading
 import time
 
 import pytest
 
+from miro_jax.cli import signals
 from miro_jax.train import peers
 
 
@@ -69,6 +71,18 @@ def test_one_that_fails_is_not_waited_for():
     store.values[f"{peers.KEY}/1"] = peers.FAILING
     start(store, 0, said, timeout=1000)[0].join(30)
     assert said == ["process 1 of this run failed, see what it printed"]
+
+
+def test_one_that_a_signal_stops_before_its_loop_is_not_waited_for(monkeypatch):
+    two, exits = TwoProcesses(monkeypatch), []
+    monkeypatch.setattr(peers.atexit, "register", lambda _, status: exits.append(status))
+    two.index.value = 1
+    with pytest.raises(signals.Stopped), peers.watched(1000):
+        raise signals.Stopped(signal.SIGTERM)
+    assert exits == [143]  # and not after the others, which JAX waits for
+    said = []
+    start(two.store, 0, said, timeout=1000)[0].join(30)
+    assert said == ["process 1 of this run was stopped by a signal"]
 
 
 def test_a_store_that_is_gone_is_process_0():

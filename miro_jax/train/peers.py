@@ -2,8 +2,9 @@
 
 Without this a step waits for the dead process in native code, until JAX aborts it with a stack of
 C++ frames. Each process counts in the key-value store of `jax.distributed`, which process 0 keeps:
-when that one is killed, JAX itself ends the others within a second. One that fails says so there.
-Beside its count stands what each one is at, so that one which the others wait for is named.
+when that one is killed, JAX itself ends the others within a second. One that fails, or that a
+signal stops, says so there. Beside its count stands what each one is at, so that one which the
+others wait for is named.
 """
 
 import atexit
@@ -21,12 +22,12 @@ import jax
 from jax._src import distributed  # no public name gives the key-value store
 
 from miro_jax.cli import processes
-from miro_jax.cli.exit import FAILED, TRY_AGAIN, TryAgain, note, status_of
+from miro_jax.cli.exit import FAILED, INTERRUPTED, TRY_AGAIN, TryAgain, note, status_of
 from miro_jax.cli.processes import REMEDY
 
 KEY, ONCE = "miro_jax/alive", "miro_jax/once"
 SECONDS_BETWEEN_LOOKS = 1.0
-DONE, FAILING = "done", "failing"
+DONE, FAILING, STOPPED = "done", "failing", "stopped"  # how a process ended
 BEHIND_SECONDS = 60.0
 UNWIND_SECONDS = 5.0
 _COLLECTIVES = ("gloo", "nccl", "coordination service")  # in the texts of JAX when one breaks off
@@ -88,12 +89,16 @@ def watched(timeout_seconds: float, behind_seconds: float = BEHIND_SECONDS) -> I
             late.start()
             raise known from error
         raise
+    except KeyboardInterrupt as stop:  # where the loop does not hear signals, as in its set-up
+        result = STOPPED
+        atexit.register(os._exit, getattr(stop, "status", INTERRUPTED))
+        raise
     finally:
         ended.set()
         thread.join(10 * SECONDS_BETWEEN_LOOKS)
         with contextlib.suppress(Exception):  # the store is gone: then so are the others
             client.key_value_set(f"{KEY}/{jax.process_index()}", result, True)
-        if result == FAILING and jax.process_index() == 0:  # the store ends with us
+        if result != DONE and jax.process_index() == 0:  # the store ends with us
             time.sleep(3 * SECONDS_BETWEEN_LOOKS)
 
 
@@ -198,6 +203,9 @@ def watch(
                 seen[other] = (values[str(other)], now)
             elif value == FAILING:  # at the last look, too: so we do not fail for the same reason
                 leave(f"{who} failed, see what it printed")
+                return
+            elif value == STOPPED:
+                leave(f"{who} was stopped by a signal")
                 return
             elif value != DONE and now - since > timeout_seconds:
                 leave(f"{who} has not answered for {timeout_seconds:g} s")
