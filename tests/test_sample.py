@@ -153,6 +153,13 @@ def test_a_manifest_cannot_make_it_remove_files_elsewhere(tmp_path):
     assert outside.exists()
 
 
+def test_several_processes_do_not_sample_into_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample.stage.jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="--stage=sample is for one process, .*; got 2"):
+        sample.run(configs.get_config("tiny"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_network_without_rewards_can_be_sampled(tmp_path):
     _, manifest = write(tmp_path, Dial(()))
     assert manifest["images"][0]["targets"] == {}

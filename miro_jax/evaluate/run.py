@@ -42,6 +42,7 @@ from miro_jax.report.sections import headline
 from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, restore, weights_name
+from miro_jax.train import peers
 
 LOCK = ".lock-evaluate"
 log = logging.getLogger("miro_jax")
@@ -75,12 +76,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
       EvaluatorFailed: an evaluator raised.
     """
     validate(config)
-    if jax.process_index() == 0:
-        check_writable(workdir)
-        lock = locked(workdir, LOCK, f"the evaluation of {workdir}")
-    else:
-        lock = contextlib.nullcontext()
-    with lock:
+    with contextlib.ExitStack() as stack:
+        if jax.process_count() > 1:
+            stack.enter_context(peers.watched(config.mesh.heartbeat_seconds))
+        if jax.process_index() == 0:
+            check_writable(workdir)
+            stack.enter_context(locked(workdir, LOCK, f"the evaluation of {workdir}"))
         _evaluate(config, Path(workdir))
 
 

@@ -165,6 +165,30 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
     return sorted(rows)
 
 
+def put_rows(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Lay arrays that each process has whole, as every one made the same, out over `data`."""
+    layout = batch_sharding(mesh)
+    if layout.is_fully_addressable:
+        return jax.device_put(tree, layout)
+
+    def put(array: Any) -> jax.Array:
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, layout, host.__getitem__)
+
+    return jax.tree.map(put, tree)
+
+
+def whole(array: jax.Array) -> jax.Array | np.ndarray:
+    """Return an array as it is; on the host, the same in all, where processes hold parts of it.
+
+    All processes make the same call.
+    """
+    if array.is_fully_addressable:
+        return array
+    # On CPUs, collectives of two programs can wait for each other: hence to the end of each.
+    return np.asarray(jax.block_until_ready(_replicate(array.sharding.mesh)(array)))
+
+
 def replicated(mesh: AnyMesh) -> NamedSharding:
     """Sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

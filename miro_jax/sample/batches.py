@@ -59,11 +59,15 @@ class Batch:
     guided: bool
     used: int
 
-    def sample(self, sample: Callable[..., jax.Array], weights: tuple) -> jax.Array:
-        """Return image latents [B, h, w, C]; `sample` is from `models.sampler.make_sampler`."""
+    def sample(self, sample: Callable[..., jax.Array], weights: tuple) -> jax.Array | np.ndarray:
+        """Return image latents [B, h, w, C]; `sample` is from `models.sampler.make_sampler`.
+
+        Where several processes sample together, each gets all of them on its host.
+        """
         branches = self.positive, self.negative
         with sharding.use_mesh(self.mesh):
-            return sample(weights, self.noise, *branches, self.guidance, guided=self.guided)
+            latents = sample(weights, self.noise, *branches, self.guidance, guided=self.guided)
+            return sharding.whole(latents)
 
 
 def default_dtype() -> str:
@@ -101,22 +105,19 @@ def make_batches(
     # Without guidance nothing looks at the negative branch: no text is encoded for it.
     text = settings.negative_prompt if guided else "same"
     positive, negative = encode_negative(trained, text, call.prompts)
-    interval = jnp.asarray(settings.guidance_interval, jnp.float32)
+    interval = np.asarray(settings.guidance_interval, np.float32)
     rule, numbers = parse_rule(settings.guidance_rule)
-    how = rule, settings.guidance_schedule, jnp.asarray(numbers, jnp.float32) if numbers else None
+    how = rule, settings.guidance_schedule, np.asarray(numbers, np.float32) if numbers else None
     mesh, rows = trained.mesh, batch_size
-    put = functools.partial(jax.device_put, device=sharding.batch_sharding(mesh))
+    put = functools.partial(sharding.put_rows, mesh=mesh)
     for start in range(0, count, batch_size):
         if fewer_rows:
             rows = min(batch_size, padded_rows(count - start, mesh.shape["data"]))
         scale = np.full(rows, settings.guidance_scale, np.float32)
         batch = np.minimum(np.arange(start, start + rows), count - 1)  # padded
-        prompt_index, sample_index = np.divmod(batch, call.num_images)
+        prompt_index = batch // call.num_images
         with sharding.use_mesh(mesh):
-            if call.noise is None:
-                x = draw_noise(put(sample_keys(call.seed, prompt_index, sample_index)), shape)
-            else:
-                x = put(np.asarray(call.noise, np.float32)[batch])
+            x = _noise(call, batch, shape, mesh)
             branches = (
                 put(positive.branch(prompt_index, call.positive[batch])),
                 put(negative.branch(prompt_index, call.negative[batch])),
@@ -124,6 +125,16 @@ def make_batches(
             guidance = Guidance(put(scale), interval, *how)
         used = min(batch_size, count - start)
         yield Batch(mesh, x, *branches, guidance, guided, used)
+
+
+def _noise(call: Call, images: np.ndarray, shape: tuple[int, ...], mesh: Any) -> jax.Array:
+    """Return the noise [B, *shape] of images of a call, over the mesh."""
+    if call.noise is not None:
+        return sharding.put_rows(np.asarray(call.noise, np.float32)[images], mesh)
+    keys = sample_keys(call.seed, *np.divmod(images, call.num_images))
+    if sharding.batch_sharding(mesh).is_fully_addressable:
+        return draw_noise(sharding.put_rows(keys, mesh), shape)
+    return sharding.put_rows(draw_noise(keys, shape), mesh)  # keys are no arrays for a host
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ settings listed there is removed first, so that the folder never mixes two reque
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from miro_jax.models.targets import parse_targets, to_levels
@@ -45,10 +46,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     """Sample `config.sample.prompts` with the latest checkpoint into `WORKDIR/images`.
 
     Raises:
-      FileNotFoundError: there is no checkpoint. ValueError: it is not of this config.
-      PermissionError: the folder cannot be written.
+      FileNotFoundError: there is no checkpoint. ValueError: it is not of this config, or several
+        processes sample. PermissionError: the folder cannot be written.
     """
     validate(config)
+    if (count := jax.process_count()) > 1:
+        raise ValueError(
+            f"--stage=sample is for one process, without config.mesh.distributed; got {count}."
+        )
     folder = Path(workdir) / "images"
     check_writable(folder)
     pipe = MiroPipeline(restore(config, workdir), config.sample.batch_size)
