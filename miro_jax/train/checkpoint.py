@@ -21,10 +21,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from miro_jax.cli import processes
 from miro_jax.data.storage import check_writable
 from miro_jax.models import sharding
 from miro_jax.train.digest import examine, layout
@@ -117,7 +120,15 @@ class Checkpoints:
             check_writable(self.folder)
         without_leaks()
         self._values: dict[int, float | None] = {}  # by which the best is chosen
-        self._manager = ocp.CheckpointManager(
+        self._manager = self._reader = self._open(read_only, self._shared)
+        if self._shared and jax.process_count() > 1:
+            # Waits for no other process, which may have failed to read what this one can.
+            self._reader = self._open(True, shared=False)
+        if self._keep.best and not read_only:
+            self._values |= {step: self._read_value(step) for step in self.steps()}
+
+    def _open(self, read_only: bool, shared: bool) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if read_only else _Preserve(self._keep, self._values),
@@ -128,11 +139,9 @@ class Checkpoints:
                 create=False,
                 save_interval_steps=0,  # `save` alone decides
                 read_only=read_only,
-                multiprocessing_options=_processes(self._shared),
+                multiprocessing_options=_saved_by(shared),
             ),
         )
-        if self._keep.best and not read_only:
-            self._values |= {step: self._read_value(step) for step in self.steps()}
 
     def steps(self) -> list[int]:
         """Return the steps of the committed checkpoints, ascending."""
@@ -256,6 +265,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and give up the folder."""
+        if self._reader is not self._manager:
+            self._reader.close()
         self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
@@ -265,10 +276,29 @@ class Checkpoints:
         self.close()
 
     def _read(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]):
-        """Read the wanted leaves and the data state of one step; raise at any sign of damage."""
-        host = self._manager.restore(
-            step, args=ocp.args.Composite(**{HOST: ocp.args.JsonRestore()})
-        )
+        """Read the wanted leaves and the data state of one step; raise at any sign of damage.
+
+        Of several processes each reads parts of its own: what one cannot read, all refuse.
+        """
+        failed: Exception | None = None
+        try:
+            arrays, host = self._read_files(step, wanted)
+        except Exception as error:  # not before the others know
+            failed = error
+        others = _processes_that(failed is not None)
+        if failed is not None:
+            raise failed
+        if others:
+            raise ValueError(f"{' and '.join(map(processes.name, others))} cannot read it")
+        examined = examine(arrays)
+        damaged = [name for name in arrays if examined[name][0] != host["leaves"][name]["digest"]]
+        if damaged:
+            raise ValueError(f"{len(damaged)} arrays do not match their digest, as {damaged[0]}")
+        return arrays, host["data_state"]
+
+    def _read_files(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]):
+        """Read the wanted leaves, whose digests are not compared yet, and the item `host`."""
+        host = self._reader.restore(step, args=ocp.args.Composite(**{HOST: ocp.args.JsonRestore()}))
         host = dict(host[HOST])
         checksum = host.pop("checksum")
         if checksum != _checksum(host) or host["step"] != step:
@@ -276,18 +306,13 @@ class Checkpoints:
         parts = _by_part(wanted)
         saved = {k: v for k, v in host["leaves"].items() if k.split("/")[0] in parts}
         _check_layout(step, saved, wanted)
-        restored = self._manager.restore(
+        restored = self._reader.restore(
             step,
             args=ocp.args.Composite(
                 **{part: ocp.args.StandardRestore(tree) for part, tree in parts.items()}
             ),
         )
-        arrays = {name: array for part in parts for name, array in restored[part].items()}
-        examined = examine(arrays)
-        damaged = [name for name in saved if examined[name][0] != saved[name]["digest"]]
-        if damaged:
-            raise ValueError(f"{len(damaged)} arrays do not match their digest, as {damaged[0]}")
-        return arrays, host["data_state"]
+        return {name: array for part in parts for name, array in restored[part].items()}, host
 
     def _read_value(self, step: int) -> float | None:
         """Return by what a checkpoint is compared; None where it is damaged or does not hold it."""
@@ -307,16 +332,25 @@ class Checkpoints:
         )
         if self._read_only:
             return
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 or not self._shared:
             for unusable in causes:
                 aside = self.folder / f"unusable-{unusable}"
                 if aside.exists():
                     aside.rmtree()
                 (self.folder / str(unusable)).rename(aside)
+        if jax.process_count() > 1:  # the others look at the folder only then
+            multihost_utils.sync_global_devices("unusable checkpoints")
         self._manager.reload()
 
 
-def _processes(shared: bool) -> ocp.options.MultiprocessingOptions:
+def _processes_that(fail: bool) -> list[int]:
+    """Return the processes that call this with True; all make the same call."""
+    if jax.process_count() == 1:
+        return [0] if fail else []
+    return np.flatnonzero(multihost_utils.process_allgather(np.array(fail))).tolist()
+
+
+def _saved_by(shared: bool) -> ocp.options.MultiprocessingOptions:
     """Return which processes save together: all of them, or each by itself."""
     us = jax.process_index()
     alone = {"primary_host": us, "active_processes": {us}, "barrier_sync_key_prefix": f"only-{us}"}
