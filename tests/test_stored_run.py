@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from miro_jax.cli import stored_run
 from miro_jax.data import storage
 from miro_jax.data.storage import mirror
 from miro_jax.train import components
@@ -128,6 +129,13 @@ def test_two_processes_without_a_disk_in_common_train_as_one_does(
     pair.start(*call, "--resume=required")
     assert pair.wait() == [0, 0]
     assert len(list(disks.glob("runs/*"))) == 2
+    store = storage.RemoteFolder(url)
+    (name, *_) = (n for n in store.tree() if n.startswith("checkpoints/8/params/d/"))
+    store.write(name, bytes(x ^ 1 for x in store.read(name)))  # both have a copy of what is damaged
+    shutil.rmtree(disks)
+    pair.start(*call, "--resume=required")
+    assert pair.wait() == [0, 0]
+    assert "resuming from step 4" in store.read("log.txt").decode()
     pair.close()
     end = fetched(url, tmp_path / "end")
     assert training.without_times(end) == training.without_times(tmp_path / "one")
@@ -135,3 +143,20 @@ def test_two_processes_without_a_disk_in_common_train_as_one_does(
         training.newest(end, parts)[1], training.newest(tmp_path / "one", parts)[1]
     )
     assert (end / "log-1.txt").exists()
+
+
+def test_fetching_the_last_checkpoint_leaves_the_log_that_a_process_writes(
+    make_bucket, tmp_path, monkeypatch
+):
+    store = storage.RemoteFolder(f"{make_bucket()}/run")
+    store.write("log-1.txt", b"one\n")
+    store.write("metrics.jsonl", b"1\n")
+    folder = fetched(str(store), tmp_path / "run")
+    (folder / "log-1.txt").write_bytes(b"one\ntwo\n")
+    store.write("metrics.jsonl", b"1\n2\n")  # by process 0
+    monkeypatch.setattr(stored_run.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stored_run.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(stored_run.multihost_utils, "sync_global_devices", lambda name: None)
+    stored_run.share_checkpoint(folder)
+    assert (folder / "metrics.jsonl").read_bytes() == b"1\n2\n"
+    assert (folder / "log-1.txt").read_bytes() == b"one\ntwo\n"

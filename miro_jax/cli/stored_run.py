@@ -109,4 +109,5 @@ def share_checkpoint(workdir: Path) -> None:
         wait_for_upload(workdir)
     multihost_utils.sync_global_devices("the last checkpoint")
     if jax.process_index():
-        Mirror(storage.RemoteFolder(url), workdir, 0, newest=1).fetch()
+        ours = (f"log-{jax.process_index()}.txt",)  # which is still written
+        Mirror(storage.RemoteFolder(url), workdir, 0, newest=1, ignored=ours).fetch()

@@ -183,10 +183,11 @@ def whole(array: jax.Array) -> jax.Array | np.ndarray:
 
     All processes make the same call.
     """
-    if array.is_fully_addressable:
+    layout = array.sharding
+    if array.is_fully_addressable or not isinstance(layout, NamedSharding):
         return array
     # On CPUs, collectives of two programs can wait for each other: hence to the end of each.
-    return np.asarray(jax.block_until_ready(_replicate(array.sharding.mesh)(array)))
+    return np.asarray(jax.block_until_ready(_replicate(layout.mesh)(array)))
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
