@@ -17,8 +17,10 @@ import time
 import numpy as np
 import pytest
 
+from miro_jax.evaluate.run import read_entries
 from miro_jax.train import components
 from tests import killing_processes, training
+from tests.test_extend_stage import OWN
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +136,44 @@ def test_four_processes_resume_what_two_began(together, alone, records, parts, t
     assert_same_run(workdir, alone[0], parts)
 
 
+def test_two_processes_preview_and_evaluate_as_one_does(pair, together, alone, records, tmp_path):
+    both = stopped_half_way(together, tmp_path / "both")
+    one = stopped_half_way(alone[0], tmp_path / "one")
+    more = (
+        f"--config.train.sample_every_steps={STEPS}",
+        "--config.train.report=True",
+        "--config.sample.images_per_prompt=1",
+        "--config.sample.batch_size=4",
+    )
+    pair.start(*arguments(records, both), *more)
+    assert pair.wait() == [0, 0], pair.lines(0, "error")
+    assert alone[1](*arguments(records, one, distributed=False), *more) == 0
+    image = f"samples/step-{STEPS:06d}.png"
+    assert (both / image).read_bytes() == (one / image).read_bytes()
+    found, expected = (read_entries(run / "evaluation.json")[-1] for run in (both, one))
+    assert found["results"] == expected["results"] and len(found["results"]) > 2
+
+
+def test_what_one_of_two_cannot_read_of_a_checkpoint_costs_that_checkpoint_alone(
+    pair, together, records, parts, tmp_path
+):
+    workdir = shutil.copytree(together, tmp_path / "run")
+    ours = (workdir / "checkpoints" / str(STEPS) / "params").glob("ocdbt.process_1/d/*")
+    path = max(ours, key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    for position in range(0, len(data) // 2, 16):  # of parts that the second process alone reads
+        data[position] ^= 1
+    path.write_bytes(data)
+    pair.start(*arguments(records, workdir))
+    assert pair.wait() == [0, 0]
+    assert_same_bits(workdir, together, parts)
+    assert (workdir / "checkpoints" / f"unusable-{STEPS}").is_dir()
+    for name in ("log.txt", "log-1.txt"):
+        assert f"resuming from step {SAVE}" in (workdir / name).read_text()
+    (line,) = (x for x in (workdir / "log.txt").read_text().splitlines() if "cannot be used" in x)
+    assert "ValueError: process 1 (" in line and line.endswith(") cannot read it")
+
+
 def test_who_is_missing_is_named_and_the_status_is_75(pair, records, tmp_path):
     limit = "--config.mesh.start_seconds=1.0"
     for printed in pair.printed:
@@ -227,3 +267,27 @@ def test_a_teacher_is_distilled_by_both(pair, together, records, tmp_path):
     pair.start(*words, "--stage=distil", teacher, "--config.distil.num_steps=2")
     assert pair.wait() == [0, 0], pair.lines(0, "")
     assert training.last_step(tmp_path) == 2
+
+
+def test_a_run_is_extended_by_both(pair, together, records, tmp_path):
+    reward = tmp_path / "own.py"
+    reward.write_text(OWN.replace("beauty", "warmth").replace("Beauty", "Warmth"))
+    words = (w for w in arguments(records, tmp_path / "run") if "report" not in w)
+    pair.start(
+        *words,
+        "--stage=extend",
+        f"--config.extend.checkpoint={together}",
+        f"--config.data.new_reward={reward}:Warmth",
+        "--config.source.shapes.num_images=64",
+        "--config.source.shapes.images_per_shard=32",
+        "--config.extend.num_steps=2",
+        "--config.extend.warmup_steps=1",
+        "--config.evaluate.evaluators=('dials',)",
+        "--config.evaluate.levels=(0.0,1.0)",
+        "--config.sample.num_steps=1",
+    )
+    assert pair.wait() == [0, 0], pair.lines(0, "error")
+    for name in ("records/manifest.json", "evaluation.json", "compare.html"):
+        assert (tmp_path / "run" / name).exists()
+    # Process 0 alone scored the images.
+    assert pair.lines(0, "annotate: ") == [] and "annotate" not in pair.printed[1].read_text()

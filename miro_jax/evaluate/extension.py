@@ -10,6 +10,7 @@
 Each part resumes where it was stopped. The folder is then a run like any other.
 """
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -21,12 +22,13 @@ from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.data.records.staging import source_of
+from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import compare
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.trained import Trained, load
-from miro_jax.train import components, extend, loop
+from miro_jax.train import components, extend, loop, peers
 from miro_jax.train.state import TrainState
 
 log = logging.getLogger("miro_jax")
@@ -51,7 +53,12 @@ def run(config: Config, workdir: Path | str) -> None:
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
     config = run_folder.with_network_of(config, folder)
     extend.extended_config(config, "")  # which refuses a reward that the network knows
-    records = _make_records(config, workdir)
+    make = functools.partial(_make_records, config, workdir)
+    if origin(workdir):  # each process has a folder of its own, and makes the same
+        records = make()
+    else:
+        with peers.watched(config.mesh.heartbeat_seconds):
+            records = peers.first("the new scores", make)
     if records is None:  # other processes annotate the rest
         return
     extended = extend.extended_config(config, records)
