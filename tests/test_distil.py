@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 
 from miro_jax import main
+from miro_jax.cli import run_folder
+from miro_jax.evaluate import distillation
 from miro_jax.models import sampler, sharding, solvers
 from miro_jax.models.student import JumpEmbedding
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -261,11 +263,25 @@ def test_a_stopped_distillation_resumes_bit_for_bit(teacher, student, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(student, folder)
     shutil.rmtree(folder / "checkpoints" / "4")  # as it was after two steps
-    assert main.main(distil_command(folder, teacher)) == 0
+    renamed = shutil.copytree(teacher, tmp_path / "renamed")
+    assert main.main(distil_command(folder, renamed)) == 0
     expected, found = weights_of(student), weights_of(folder)
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_folder_whose_run_was_stopped_before_its_first_checkpoint_is_new(tmp_path):
+    config = training.small()
+    run_folder.write_config(config, tmp_path / "config.json")
+    with config.unlocked():
+        config.distil.teacher = "run step 6 sha256:1234"
+    step = tmp_path / "checkpoints" / "2"
+    step.mkdir(parents=True)
+    distillation._check_resumed(config, tmp_path)
+    (step / "commit_success.txt").touch()
+    with pytest.raises(ValueError, match="hold a student of the same teacher"):
+        distillation._check_resumed(config, tmp_path)
 
 
 @pytest.mark.slow

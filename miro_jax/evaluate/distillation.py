@@ -22,6 +22,7 @@ from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.data.json_file import read_json
+from miro_jax.data.storage.mirror import COMMIT
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
@@ -92,15 +93,19 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
 
 def _check_resumed(config: Config, workdir: Path) -> None:
     """Raise ValueError where a folder holds the checkpoints of something else."""
-    if not is_run(workdir):
-        return
+    if not any(workdir.glob(f"checkpoints/[0-9]*/{COMMIT}")):
+        return  # perhaps it was stopped in its set-up, or another process is further
     saved = read_json(workdir / run_folder.CONFIG)
     before = saved.get("distil", {}).get("teacher", "")
-    if before != config.distil.teacher:
+    if _digest(before) != _digest(config.distil.teacher):  # its folder may have another name now
         raise ValueError(
             f"--workdir must be new, or hold a student of the same teacher, {config.distil.teacher}"
             f"; {workdir} holds {'a student of ' + before if before else 'another run'}."
         )
+
+
+def _digest(identity: str) -> str:
+    return identity.rpartition("sha256:")[2]
 
 
 def _make_step(
