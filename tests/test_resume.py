@@ -14,6 +14,7 @@ import pytest
 
 from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
+from miro_jax.sample.trained import restore
 from miro_jax.train import ahead, components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
@@ -168,6 +169,14 @@ def test_the_step_compiles_once_in_each_process(whole, halves):
 def test_a_stop_saves_the_step_that_was_under_way_and_only_that(records, halves):
     with Checkpoints(halves.workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 4]
+
+
+def test_a_run_does_not_go_on_as_another_network_of_the_same_shapes(records, halves):
+    other = training.small(model__rin__sigma=0.5)
+    with pytest.raises(ValueError, match="sigma=0.35 there, 0.5 here"):
+        Trial(records, halves.workdir).run(model__rin__sigma=0.5)
+    with pytest.raises(ValueError, match="sigma=0.35 there, 0.5 here"):
+        restore(other, halves.workdir)
 
 
 def test_a_stop_before_the_first_step_saves_nothing_and_begins_anew(records, whole, tmp_path):

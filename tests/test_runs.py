@@ -192,6 +192,19 @@ def test_a_checkpoint_is_of_the_rewards_that_its_network_was_told():
             components.check_conditioning(config, {"train_rewards": told})
 
 
+@pytest.mark.parametrize(
+    "key, value", [("prediction", "velocity"), ("sigma", 0.5), ("added_rewards", 1)]
+)
+def test_a_network_of_the_same_shapes_is_told_from_that_of_a_run(tmp_path, key, value):
+    config = changed(model__rin__skip_gate=False)
+    components.check_network(config, tmp_path)  # no run
+    run_folder.write_config(config, tmp_path / "config.json")
+    components.check_network(config, tmp_path)
+    before, config.model.rin[key] = config.model.rin[key], value
+    with pytest.raises(ValueError, match=f"got {key}={before} there, {value} here"):
+        components.check_network(config, tmp_path)
+
+
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
     run_folder.open_folder(changed(seed=3), tmp_path, "train")
     (tmp_path / "checkpoints").mkdir()

@@ -117,6 +117,7 @@ def restore(
         with sharding.use_mesh(parts.mesh):
             step, weights, data_state = checkpoints.restore_latest(wanted, step)
     components.check_conditioning(config, data_state)
+    components.check_network(config, workdir)
     weights = weights["ema_params"], weights["buffers"]
     bins = components.stored_bins(data_state)
     name, usual = Path(workdir).name, read_usual(config.sample)

@@ -4,14 +4,17 @@ Training, sampling and evaluation all build their network here.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from flax import nnx
 
-from miro_jax.cli import build
+from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
+from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.options import Options
 from miro_jax.models import rin, sharding
@@ -24,6 +27,8 @@ from miro_jax.train.settings import Distillation, Extension, Optim, Training
 from miro_jax.train.state import abstract_state, graph_of, make_init
 
 DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
+# Of config.model.rin: with another value it is another network of the same shapes.
+UNSEEN = ("prediction", "sigma", "added_rewards")
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -217,4 +222,22 @@ def check_conditioning(config: Config, data_state: Mapping[str, Any]) -> None:
         raise ValueError(
             f"config.data.train_rewards must be those of the checkpoint, {saved}; got {wanted}. "
             "Use the config of that run, or another folder."
+        )
+
+
+def check_network(config: Config, workdir: str | os.PathLike) -> None:
+    """Raise ValueError unless the network of the config is that of a run with checkpoints.
+
+    The names and shapes of the parameters, which are compared elsewhere, do not show all of it.
+    """
+    path = Path(workdir) / run_folder.CONFIG
+    if not path.is_file():
+        return
+    saved, wanted = read_json(path, {"model": {"rin": dict}})["model"]["rin"], config.model.rin
+    wrong = [name for name in UNSEEN if name in saved and saved[name] != wanted[name]]
+    if wrong:
+        differ = ", ".join(f"{name}={saved[name]} there, {wanted[name]} here" for name in wrong)
+        raise ValueError(
+            f"config.model.rin must be that of the run in {path.parent}; got {differ}. Use the "
+            "config of that run, or another folder."
         )

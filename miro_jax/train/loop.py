@@ -142,6 +142,7 @@ def _start(
         return state
     _, state, data_state = restored
     components.check_conditioning(config, data_state)
+    components.check_network(config, checkpoints.folder.parent)
     for key in (components.CONDITIONED_ON, components.BINS):
         data_state.pop(key, None)
     data.set_state(data_state)
