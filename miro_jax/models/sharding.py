@@ -183,8 +183,8 @@ def whole(array: jax.Array) -> jax.Array | np.ndarray:
 
     All processes make the same call.
     """
-    layout = array.sharding
-    if array.is_fully_addressable or not isinstance(layout, NamedSharding):
+    layout = getattr(array, "sharding", None)  # an array of the host has none
+    if not isinstance(layout, NamedSharding) or layout.is_fully_addressable:
         return array
     # On CPUs, collectives of two programs can wait for each other: hence to the end of each.
     return np.asarray(jax.block_until_ready(_replicate(layout.mesh)(array)))
