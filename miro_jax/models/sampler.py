@@ -83,9 +83,18 @@ class Guidance:
 
 
 def encode_branches(model: RIN, *branches: Branch) -> tuple[Array, Array]:
-    """Return the encoded conditions of branches, one after the other, and their mask."""
-    stacked = jax.tree.map(lambda *x: constrain(jnp.concatenate(x), "batch"), *branches)
-    return model.encode_condition(stacked.tokens, stacked.mask, stacked.levels)
+    """Return the encoded conditions of branches and their mask, see `side_by_side`."""
+    both = jax.tree.map(side_by_side, *branches)
+    return model.encode_condition(both.tokens, both.mask, both.levels)
+
+
+def side_by_side(*branches: Array) -> Array:
+    """Join arrays `[B, ...]` of b branches, those of an image next to each other: `[b B, ...]`.
+
+    They stay on the device that has the image; one branch after the other would send each step's.
+    """
+    rows = jnp.stack(branches, axis=1).reshape(-1, *branches[0].shape[1:])
+    return constrain(rows, "batch")
 
 
 def make_velocity(
@@ -124,12 +133,13 @@ def guided_velocity(
     condition, mask = encoded
 
     def velocity(x, t, carry):
-        both = jnp.concatenate([x, x]) if guided else x
+        both = side_by_side(x, x) if guided else x
         tokens, *average = carry if isinstance(carry, tuple) else (carry,)
         v, tokens = model(both, jnp.full((len(both),), t), condition, mask, tokens)
         if not guided:
             return v, tokens
-        v_pos, v_neg = jnp.split(v, 2)
+        pairs = v.reshape(-1, 2, *v.shape[1:])
+        v_pos, v_neg = pairs[:, 0], pairs[:, 1]
         acts = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
         scale = jnp.where(acts, guidance.scale, 0.0)
         if guidance.schedule == "linear":
