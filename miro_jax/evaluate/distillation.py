@@ -26,7 +26,8 @@ from miro_jax.data.storage.mirror import COMMIT
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
-from miro_jax.sample.trained import Trained, is_run, load, weights_name
+from miro_jax.sample.sources import is_run
+from miro_jax.sample.trained import Trained, load, weights_name
 from miro_jax.train import components, distil, extend, loop
 from miro_jax.train.settings import Distillation
 from miro_jax.train.state import TrainState, over_leaves

@@ -93,8 +93,8 @@ def side_by_side(*branches: Array) -> Array:
 
     They stay on the device that has the image; one branch after the other would send each step's.
     """
-    rows = jnp.stack(branches, axis=1).reshape(-1, *branches[0].shape[1:])
-    return constrain(rows, "batch")
+    batch, *rest = branches[0].shape  # a network without rewards has no levels: -1 is not known
+    return constrain(jnp.stack(branches, axis=1).reshape(batch * len(branches), *rest), "batch")
 
 
 def make_velocity(

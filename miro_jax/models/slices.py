@@ -52,14 +52,16 @@ def in_turn(function: Callable[..., Any], rows: int, *trees: Any) -> Any:
       rows: n; S n D must be B.
     """
     devices = sharing_devices()
+    batch = len(jax.tree.leaves(trees)[0])
+    count = batch // (devices * rows)
 
     def cut(x: Array) -> Array:  # [B, ...] -> [S, D n, ...]; no device needs rows of another
-        x = x.reshape(devices, -1, rows, *x.shape[1:]).swapaxes(0, 1)
-        return constrain(x.reshape(len(x), devices * rows, *x.shape[3:]), None, "batch")
+        x = x.reshape(devices, count, rows, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x.reshape(count, devices * rows, *x.shape[3:]), None, "batch")
 
     def join(y: Array) -> Array:
-        y = y.reshape(len(y), devices, rows, *y.shape[2:]).swapaxes(0, 1)
-        return constrain(y.reshape(-1, *y.shape[3:]), "batch")
+        y = y.reshape(count, devices, rows, *y.shape[2:]).swapaxes(0, 1)
+        return constrain(y.reshape(batch, *y.shape[3:]), "batch")
 
     y = jax.lax.map(lambda slices: function(*slices), jax.tree.map(cut, trees))
     return jax.tree.map(join, y)

@@ -3,13 +3,10 @@
 What sampling and evaluation start with; `MiroPipeline` puts the calls around it.
 """
 
-import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,9 @@ from miro_jax.models import sharding
 from miro_jax.models.fused_attention import resolve
 from miro_jax.models.rin import RINConfig
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
-from miro_jax.pretrained.weights import hub, official
+from miro_jax.pretrained.weights import official
 from miro_jax.rewards.names import short_name
+from miro_jax.sample.sources import is_run, open_release, variants
 from miro_jax.sample.usual import Usual, read_usual
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints, UnusableError
@@ -42,9 +40,6 @@ _CONFIG_OF_A_RUN = {
     | dict.fromkeys(("targets?", "negative_targets?"), str),
 }
 _REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
-_SHOWN = 5  # folders in a message
-# The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
-HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +167,7 @@ def load(
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
         not fit our network.
     """
-    folder = locate(source, _variants(variant), step)
+    folder = locate(source, variants(variant), step)
     url = origin(folder)
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
@@ -184,7 +179,7 @@ def load(
                 raise
             text = f"{source} has no checkpoint that can be used: {error.causes}. "
             raise ValueError(text + forget(folder)) from error
-    with _open_release(source, variant, folder, revision) as repository:
+    with open_release(source, variant, folder, revision) as repository:
         release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
     _check_image_encoder(release, images, repository)
@@ -207,7 +202,7 @@ def folder_of(source: str | Path, variant: str | None = None, weights: bool = Tr
     Args:
       source, variant: see `load`. weights: False copies the small files alone from a store.
     """
-    return locate(source, _variants(variant), weights=weights)
+    return locate(source, variants(variant), weights=weights)
 
 
 def peek(
@@ -228,7 +223,7 @@ def peek(
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
         return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
-    with _open_release(source, variant, folder, revision) as repository:
+    with open_release(source, variant, folder, revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
         raise ValueError(
@@ -279,62 +274,10 @@ def weights_name(trained: Trained) -> str:
     return f"{trained.name} step {trained.step} sha256:{hashlib.sha256(text).hexdigest()}"
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run with checkpoints."""
-    return (folder / "checkpoints").is_dir()
-
-
 def _config_of_run(folder: Path, source: str | Path, variant: str | None) -> dict[str, Any]:
     if variant is not None:
         raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
     return read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
-
-
-@contextlib.contextmanager
-def _open_release(
-    source: str | Path, variant: str | None, copy: Path, revision: str | None
-) -> Iterator[hub.Repository]:
-    """Open a folder in the released layout, or a hub id where it cannot be meant as a folder.
-
-    Args:
-      source, variant, revision: see `load`. copy: of that folder, opened where it is in a store.
-
-    Raises:
-      FileNotFoundError: it looks like the path of a folder, and there is none; the text names runs
-        that are called nearly so. Offline, the text names both possibilities.
-    """
-    source, variant = (copy, None) if "://" in str(source) else (source, variant)
-    text = os.path.expanduser(source)
-    folder = Path(text)
-    if variant is None and folder.exists() and not (folder / official.CONFIG).is_file():
-        raise FileNotFoundError(_describe_other(folder))
-    if folder.is_dir():
-        yield hub.open(text, _subfolder(folder, variant), revision)
-        return
-    below = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
-    known = {str(path.parent) for path in below} | {str(path) for path in folder.parent.glob("*/")}
-    near = difflib.get_close_matches(str(folder), sorted(known), 3, 0.75)
-    looks_local = str(source).startswith(("./", "../", "/", "~")) or len(folder.parts) != 2
-    if looks_local or near or Path(folder.parts[0]).is_dir():
-        hint = f"; did you mean {' or '.join(near)}?" if near else ". A hub id reads owner/name."
-        raise FileNotFoundError(f"there is no folder {source}{hint}")
-    try:
-        yield hub.open(text, _subfolder(folder, variant), revision)
-    except (hub.OfflineError, hub.UnreachableError) as error:
-        raise type(error)(f"there is no folder {source}; as a hub id: {error}") from error
-
-
-def _describe_other(path: Path) -> str:
-    """Say that a path is no checkpoint, and which ones are below it or around it."""
-    text = f"{path} must be the folder of a run, or one in the released layout with config.json; it"
-    below = [p.parent for p in (*path.glob("*/checkpoints"), *path.glob(f"*/{official.CONFIG}"))]
-    around = [p for p in path.parents[:2] if is_run(p) or (p / official.CONFIG).is_file()]
-    near = sorted({str(one) for one in below or around})
-    if not near:
-        return f"{text} {'has neither' if path.is_dir() else 'is a file'}."
-    listed = f"{', '.join(near[:_SHOWN])}{', ...' if near[_SHOWN:] else ''}"
-    advice = "one of these" if len(near) > 1 else near[0]
-    return f"{text} {'holds' if below else 'is part of'} {listed}. Give {advice}."
 
 
 def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:
@@ -345,23 +288,6 @@ def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collectio
     config.train.microbatches = 1
     config.train.batch_size = config.sample.batch_size = jax.device_count()
     return config
-
-
-def _variants(variant: str | None) -> Sequence[str]:
-    """Return the names that the sub-folder of a variant may have, ours first."""
-    if variant is None:
-        return ()
-    if variant.startswith("miro-"):
-        return (variant,)
-    theirs = variant
-    for word, of_the_hub in HUB_WORDS.items():
-        theirs = theirs.replace(word, of_the_hub)
-    return variant, "miro-" + theirs.replace("_", "-")
-
-
-def _subfolder(folder: Path, variant: str | None) -> str:
-    names = _variants(variant)
-    return next((name for name in names if (folder / name).is_dir()), names[-1] if names else "")
 
 
 def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:
