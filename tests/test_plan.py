@@ -77,6 +77,19 @@ def test_hours_are_work_over_the_chips_rate_and_money_is_hours_times_price(capsy
     assert "as requested" in train["rate"]
 
 
+def test_a_chip_of_two_devices_has_the_rate_of_both_and_half_its_memory_in_each(capsys):
+    found = facts(capsys, "--chips=tpu7x-16", "--mfu=0.5")
+    (train,) = [one for one in found["stages"] if one["name"] == "train"]
+    rate = 8 * 2307e12 * 0.5
+    assert train["hours"] == pytest.approx(train["images"] * train["flops"] / rate / 3600)
+    assert found["chips"]["count"] == 8
+    assert found["chips"]["usable_bytes"] == pytest.approx(budget.USABLE * 96 * 2**30)
+    assert plan.main([*TINY, "--chips=tpu7x-16"]) == 0
+    text = capsys.readouterr().out
+    assert "8 x tpu7x, 192 GiB each, 2 devices each" in text
+    assert "memory of a device (16 x 1, " in text
+
+
 def test_one_checkpoint_more_than_are_kept_is_stored(capsys):
     found = facts(capsys, "--config.train.keep_checkpoints=4")["disk"]
     assert found["checkpoints"] == 5 * found["a checkpoint"]

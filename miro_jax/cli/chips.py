@@ -18,12 +18,14 @@ class Chip:
     Attributes:
       kind: `device_kind` as JAX has it, see `models.flops`. memory_gib: of a chip.
       price: USD an hour; None is not known. cores: of a chip, where names count those.
+      devices: that JAX sees of a chip, which share its memory evenly.
     """
 
     kind: str
     memory_gib: float
     price: float | None
     cores: int = 1
+    devices: int = 1
 
 
 CHIPS = {
@@ -31,7 +33,7 @@ CHIPS = {
     "v5e": Chip("TPU v5 lite", 16, 1.20),
     "v5p": Chip("TPU v5", 95, 4.20, cores=2),
     "v6e": Chip("TPU v6 lite", 32, 2.70),
-    "tpu7x": Chip("TPU7x", 192, None, cores=2),
+    "tpu7x": Chip("TPU7x", 192, None, cores=2, devices=2),
     "l4": Chip("NVIDIA L4", 24, 0.71),
     "a100": Chip("NVIDIA A100", 80, 5.07),
     "h100": Chip("NVIDIA H100", 80, 11.06),

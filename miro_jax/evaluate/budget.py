@@ -66,7 +66,7 @@ class Budget:
     batch_size: int
     remat: str
     memory: Memory
-    limit: float  # usable bytes of a chip
+    limit: float  # usable bytes of a device
     change: tuple[Layout, str, Memory] | None  # by which a step fits
     steps: int
     stages: tuple[Stage, ...]
@@ -91,11 +91,12 @@ def make(settings: plan.Settings) -> Budget:
     """
     config = read_config(settings.config, settings.overrides)
     name, count = settings.chips
-    layout = layout_of(config, count)
+    chip = CHIPS[name]
+    layout = layout_of(config, count * chip.devices)
     step = StepMemory(config, latent_shape(config), kept_share(config, name))
     sizes, batch = step.network.sizes, config.train.batch_size
     memory = step.of(layout, batch)
-    limit = USABLE * CHIPS[name].memory_gib * _GIB
+    limit = USABLE * chip.memory_gib / chip.devices * _GIB
     change = None
     if memory.total > limit:
         change = smallest_change(step, layout, batch, limit)
@@ -135,23 +136,25 @@ def kept_share(config: Any, chip: str) -> float:
     return KEPT_WITH_CUDNN if fused else KEPT
 
 
-def layout_of(config: Any, chips: int) -> Layout:
-    """Return how the mesh of a config lies on so many chips; ValueError where it does not."""
+def layout_of(config: Any, devices: int) -> Layout:
+    """Return how the mesh of a config lies on so many devices; ValueError where it does not."""
     data, model, parts = config.mesh.data, config.mesh.model, config.train.microbatches
     check_sizes(data, model)
-    if data == -1 and chips % model:
-        raise ValueError(f"config.mesh.model must be a divisor of the {chips} chips; got {model}.")
-    if data == -1:
-        data = chips // model
-    if data * model != chips:
+    if data == -1 and devices % model:
         raise ValueError(
-            f"config.mesh.data x config.mesh.model must be the {chips} chips; got "
+            f"config.mesh.model must be a divisor of the {devices} devices; got {model}."
+        )
+    if data == -1:
+        data = devices // model
+    if data * model != devices:
+        raise ValueError(
+            f"config.mesh.data x config.mesh.model must be the {devices} devices; got "
             f"{config.mesh.data} x {model}."
         )
     if config.train.batch_size % (data * parts):
         raise ValueError(
             "config.train.batch_size must be a multiple of config.train.microbatches times the "
-            f"chips on mesh axis 'data', {data * parts}; got {config.train.batch_size}."
+            f"devices on mesh axis 'data', {data * parts}; got {config.train.batch_size}."
         )
     return Layout(data, model, parts)
 
@@ -184,7 +187,7 @@ def stage(
 ) -> Stage:
     """Return what one stage takes on the chips."""
     chip, count = settings.chips
-    peak = peak_tflops(CHIPS[chip].kind) or math.nan
+    peak = CHIPS[chip].devices * (peak_tflops(CHIPS[chip].kind) or math.nan)
     hours = images * flops / (count * peak * 1e12 * mfu) / 3600
     price = price_of(settings)
     return Stage(name, images, flops, hours, None if price is None else hours * count * price, why)
@@ -263,9 +266,11 @@ def text(budget: Budget) -> str:
     price = price_of(budget.settings)
     lines = [
         f"chips: {count} x {name}, {chip.memory_gib:g} GiB each, "
+        + (f"{chip.devices} devices each, " if chip.devices > 1 else "")
         + (f"{price:g} USD an hour of one" if price is not None else "price not known: --price"),
         f"network: {memory.parameters / 1e6:,.1f} M parameters",
-        f"memory of a chip ({layout.data} x {layout.model}, batch {budget.batch_size:,}, "
+        f"memory of a {'chip' if chip.devices == 1 else 'device'} ({layout.data} x "
+        f"{layout.model}, batch {budget.batch_size:,}, "
         f"{layout.rows(budget.batch_size):,} images at a time, remat {budget.remat}): "
         f"{memory.total / _GIB:.2f} GiB",
         f"  state {memory.state / _GIB:.2f}, kept for the backward pass {memory.kept / _GIB:.2f}, "

@@ -9,7 +9,8 @@ Letters: N image tokens, M latent tokens, L caption tokens, D latent width, E to
 
 from miro_jax.models.rin import RINConfig
 
-# TFLOP/s of dense bfloat16 products by `device_kind`, from the vendors' data sheets.
+# TFLOP/s of dense bfloat16 products by `device_kind`, from the vendors' data sheets, of what JAX
+# calls a device: a TPU7x chip is two, a chip of v4 or v5p one of two cores.
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
     "NVIDIA H100 PCIe": 756.0,
@@ -25,7 +26,7 @@ PEAK_TFLOPS = {
     "TPU v5": 459.0,
     "TPU v6 lite": 918.0,
     "TPU v6e": 918.0,
-    "TPU7x": 2307.0,
+    "TPU7": 2307.0 / 2,
 }
 
 
