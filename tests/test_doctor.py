@@ -38,6 +38,15 @@ def test_an_accelerator_that_jax_does_not_use_is_named_with_its_extra(monkeypatc
     assert "pip install 'miro_jax[cuda12]'" in found.text
 
 
+@pytest.mark.parametrize("path", ["/dev/accel0", "/dev/vfio/0"])
+def test_a_tpu_that_jax_does_not_use_is_named_by_either_driver(path, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        machine.glob, "glob", lambda pattern: [path] if pattern[:9] == path[:9] else []
+    )
+    (found,) = [f for f in machine._devices() if f.name == "TPU"]
+    assert found.state == machine.WARNING and "miro_jax[tpu]" in found.text
+
+
 def test_without_a_device_it_fails_and_times_nothing(one_cpu, monkeypatch, tmp_path, capsys):
     def broken():
         raise RuntimeError("Unable to initialize\nbackend 'cuda'")

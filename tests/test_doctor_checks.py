@@ -60,6 +60,17 @@ def test_a_plugin_of_another_version_than_jax_is_a_warning():
     assert its.state == WARNING and "jax-cuda12-plugin 0.10.1 beside jaxlib 0.10.2" in its.text
 
 
+@pytest.mark.parametrize(("libtpu", "state"), [("0.0.42.1", OK), ("0.0.17", WARNING), ("", OK)])
+def test_a_libtpu_that_jax_was_not_released_with_is_a_warning(libtpu, state):
+    wants = bounds(jax=["numpy>=1", 'libtpu==0.0.42.*; extra == "tpu"'])
+    its = fit.check([], versions(jax="0.10.2", jaxlib="0.10.2", libtpu=libtpu), wants)
+    assert its.state == state
+    if state != OK:
+        assert its.text == (
+            "jax needs libtpu==0.0.42.*, there is 0.0.17: pip install 'libtpu==0.0.42.*'"
+        )
+
+
 def test_all_devices_compute_and_add_up():
     found = devices.compute()
     assert [(f.name, f.state) for f in found] == [("product", OK), ("collective", OK)]

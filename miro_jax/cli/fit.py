@@ -14,7 +14,8 @@ BREAKS = (
     ("flax", "<0.12.12", "jax", ">=0.11.1", "pip install 'flax>=0.12.12'"),
     ("flax", ">=0.12.12", "jax", "<0.11.1", "pip install 'flax<0.12.12'"),
 )
-# JAX drops a plugin of another version, and computes on the CPU.
+# JAX drops a plugin of another version, and computes on the CPU. The libtpu that goes with it stands
+# in its own bounds, under the extra "tpu".
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
 ROOT = "miro_jax"
 
@@ -46,6 +47,8 @@ def check(
     if wrong:
         return Finding("versions", FAILED, "; ".join(dict.fromkeys(wrong)))
     late = [n for n in PLUGINS if version_of(n) and version_of(n) != version_of("jaxlib")]
+    if unfit := _unmet("jax", version_of, bounds_of, "tpu", ("libtpu",)):
+        return Finding("versions", WARNING, "; ".join(unfit))
     if late:
         text = f"{', '.join(f'{n} {version_of(n)}' for n in late)} beside jaxlib "
         text += f"{version_of('jaxlib')}: pip install -U 'miro_jax[cuda12]', or cuda13"
@@ -61,17 +64,21 @@ def _unmet(
     name: str,
     version_of: Callable[[str], str],
     bounds_of: Callable[[str], Sequence[str]] | None,
+    extra: str = "",
+    optional: Sequence[str] = (),
 ) -> list[str]:
-    """What a package asks of others, and does not get."""
+    """What a package asks of others, and does not get; `optional` ones may be missing."""
     unmet = []
     for line in (bounds_of or _bounds)(name):
         try:
             wanted = Requirement(line)
         except InvalidRequirement:
             continue
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
         found = version_of(wanted.name)
+        if optional and (wanted.name not in optional or not found):
+            continue
         if not found:
             unmet.append(f"{name} needs {wanted.name}: pip install {wanted.name}")
         elif not wanted.specifier.contains(found, prereleases=True):

@@ -29,7 +29,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tran
 # Extras by the module that each brings.
 EXTRAS = {"demo": "gradio", "docs": "sphinx", "gcs": "gcsfs", "s3": "s3fs"}
 # Files by which an accelerator shows before any driver is asked, and the extra that uses it.
-ACCELERATORS = {"NVIDIA GPU": (devices.NVIDIA, "cuda12"), "TPU": (cluster.TPUS[0], "tpu")}
+ACCELERATORS = {"NVIDIA GPU": ((devices.NVIDIA,), "cuda12"), "TPU": (cluster.TPUS, "tpu")}
 LEAST_MEMORY, LEAST_DISK = 4 << 30, 5 << 30
 LEAST_OPEN_FILES = 4096  # shards of a set, each open, and what libraries need
 
@@ -88,8 +88,8 @@ def _devices() -> list[Finding]:
     if platform_name != "cpu" and peak_tflops(kind) is None:
         text = f"the peak of {kind} is not in models/flops.py: logs show no share of it"
         found.append(Finding("peak", WARNING, text))
-    for name, (pattern, extra) in ACCELERATORS.items():
-        if platform_name == "cpu" and glob.glob(pattern):
+    for name, (patterns, extra) in ACCELERATORS.items():
+        if platform_name == "cpu" and any(map(glob.glob, patterns)):
             text = (
                 f"there is a {name} that JAX does not use: pip install 'miro_jax[{extra}]', and "
                 f"unset JAX_PLATFORMS (now {os.environ.get('JAX_PLATFORMS', '')!r})"
