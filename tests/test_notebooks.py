@@ -1,5 +1,8 @@
 """Notebooks are valid and carry no outputs; test_notebooks_run.py and one of oracles/ run them."""
 
+import fnmatch
+import glob
+import os
 import pathlib
 import shutil
 import subprocess
@@ -27,6 +30,22 @@ def test_notebooks_begin_with_a_badge_and_install_what_is_missing(path):
     assert "constraints" not in install.source and "numpy==" not in install.source
     assert any("ipywidgets" in cell.source for cell in others)
     assert any("memory(" in cell.source for cell in others)
+
+
+@pytest.mark.parametrize(
+    ("there", "extra"),
+    [("/dev/nvidia0", "[cuda]"), ("/dev/accel0", "[tpu]"), ("/dev/vfio/0", "[tpu]"), ("", "")],
+)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.name)
+def test_what_is_installed_is_for_the_accelerator_that_is_there(path, there, extra, monkeypatch):
+    begin, _, install = (
+        nbformat.read(path, as_version=4).cells[1].source.partition("\nif importlib")
+    )
+    monkeypatch.setattr(os.path, "exists", lambda path: path == there)
+    monkeypatch.setattr(glob, "glob", lambda pattern: fnmatch.filter([there], pattern))
+    names = {}
+    exec(begin, names)
+    assert names["EXTRA"] == extra and "{EXTRA}" in install
 
 
 def test_the_address_of_the_repository_is_written_into_badge_and_first_cell(tmp_path):
