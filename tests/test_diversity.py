@@ -4,6 +4,7 @@ import dataclasses
 import io
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,6 +127,17 @@ def test_metrics_of_a_suite_name_their_model_and_numbers():
     assert metrics["cmmd@clip-0123456789ab-n4-m4"]["value"] == pytest.approx(0, abs=1e-9)
     single = features.measure(found[:1], ["same"], [""], "clip-0")
     assert list(single) == ["vendi_set@clip-0-n1"]
+
+
+def test_features_are_of_exact_products_whatever_the_device_takes_by_default():
+    class Precise(Colors):
+        def encode(self, images):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return super().encode(images)
+
+    seen = []
+    features.encode(Precise(), [png((9, 9, 9))])
+    assert seen == ["highest"] != [jax.config.jax_default_matmul_precision]
 
 
 def test_a_reference_is_a_folder_or_features_of_the_same_model(tmp_path):

@@ -14,8 +14,8 @@ BREAKS = (
     ("flax", "<0.12.12", "jax", ">=0.11.1", "pip install 'flax>=0.12.12'"),
     ("flax", ">=0.12.12", "jax", "<0.11.1", "pip install 'flax<0.12.12'"),
 )
-# JAX drops a plugin of another version, and computes on the CPU. The libtpu that goes with it stands
-# in its own bounds, under the extra "tpu".
+# JAX drops a plugin of another version, and computes on the CPU. The libtpu that goes with jax
+# stands in its own bounds, under the extra "tpu".
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
 ROOT = "miro_jax"
 

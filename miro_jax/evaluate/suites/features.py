@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -65,7 +66,10 @@ def check(weights: str | None, reference: str | None) -> None:
 
 
 def encode(model: Vision, files: Sequence[Callable[[], bytes]]) -> np.ndarray:
-    """Return the features [n, E] float32 of image files, each given by what reads it."""
+    """Return the features [n, E] of image files, each given by what reads it.
+
+    Products are exact to float32 on every device: a reference may come from another one.
+    """
     size = model.config.image_size
 
     def prepare(read: Callable[[], bytes]) -> np.ndarray:
@@ -75,7 +79,8 @@ def encode(model: Vision, files: Sequence[Callable[[], bytes]]) -> np.ndarray:
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _BATCH):
             some = pool.map(prepare, files[start : start + _BATCH])
-            parts.append(model.encode(np.stack([*some])))
+            with jax.default_matmul_precision("highest"):
+                parts.append(model.encode(np.stack([*some])))
     return np.concatenate(parts)
 
 
