@@ -58,6 +58,7 @@ GPUS: Mapping[str, tuple[str, int, tuple[int, ...]]] = {
 }
 PROJECT = "ubuntu-os-accelerator-images"
 GPU_FAMILY = "ubuntu-accelerator-2204-amd64-with-nvidia-580"
+LOCKED_BYTES = 1 << 36  # of memory that the driver of a TPU may lock, as GKE's guide has it
 CHIPS_OF_HOST = 4  # of every slice of several hosts
 
 
@@ -114,6 +115,10 @@ def _tpu(chip: str, number: int) -> dict[str, str]:
         "DISK": tpu.disk,
         "LABEL": tpu.label,
         "RESOURCE": "google.com/tpu",
+        "SELECTOR": f"cloud.google.com/gke-tpu-accelerator: {tpu.label}\n"
+        f"                cloud.google.com/gke-tpu-topology: {topology(count, tpu.flat)}",
+        "SECURITY": "{ runAsUser: 0, capabilities: { add: [SYS_RESOURCE] } }",
+        "RAISE": f'"prlimit", "--memlock={LOCKED_BYTES}", ',
         "EXTRA": "tpu",
     }
 
@@ -140,6 +145,9 @@ def _gpu(chip: str, number: int) -> dict[str, str]:
         "DISK": HYPERDISK if chip in ("h200", "b200") else "pd-balanced",
         "LABEL": chip,
         "RESOURCE": "nvidia.com/gpu",
+        "SELECTOR": "",
+        "SECURITY": "{}",
+        "RAISE": "",
         "EXTRA": "cuda12",
     }
 

@@ -185,10 +185,11 @@ def test_a_type_that_cannot_be_had_is_refused_with_what_can(kind, name, text):
         machines.machine(kind, name)
 
 
-def test_the_job_of_gke_is_filled_with_the_variables_of_a_type():
+def job_of_gke(name):
+    """The JobSet of a type of machines, with the variables that filled it."""
     words = ["run", "--on=gke", "--cluster=c", "--image=i:1", "--name=m", "--zone=z-1-a"]
     command = ["bash", "-c", 'echo "$HOME: it\'s"']
-    options = watch.read([*words, "--type=v5e-16", "--", *command])
+    options = watch.read([*words, f"--type={name}", "--", *command])
     variables = os.environ | cluster.variables_of(options) | {"POOL": "m", "RESTARTS": "10"}
     text = re.search(r"python3 -c '(.*)'", (LAUNCH / "gke.sh").read_text())[1]
     done = subprocess.run(
@@ -199,6 +200,11 @@ def test_the_job_of_gke_is_filled_with_the_variables_of_a_type():
         text=True,
     )
     (job,) = yaml.safe_load_all(done.stdout)
+    return job, variables
+
+
+def test_the_job_of_gke_is_filled_with_the_variables_of_a_type():
+    job, variables = job_of_gke("v5e-16")
     (part,) = job["spec"]["replicatedJobs"]
     spec = part["template"]["spec"]
     assert spec["completions"] == spec["parallelism"] == 4 and job["metadata"]["name"] == "m"
@@ -211,6 +217,30 @@ def test_the_job_of_gke_is_filled_with_the_variables_of_a_type():
     assert {"containerPort": 8482} in container["ports"]
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [watch.BAD]
+
+
+@pytest.mark.parametrize(("name", "is_tpu"), [("v6e-16", True), ("h100-16", False)])
+def test_pods_on_tpus_name_their_slice_and_may_lock_memory(name, is_tpu):
+    job, _ = job_of_gke(name)
+    pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    labels = {"cloud.google.com/gke-nodepool": "m"}
+    if is_tpu:
+        labels["cloud.google.com/gke-tpu-accelerator"] = "tpu-v6e-slice"
+        labels["cloud.google.com/gke-tpu-topology"] = "4x4"
+    assert pod["nodeSelector"] == labels
+    (container,) = pod["containers"]
+    raised = ["prlimit", "--memlock=68719476736"] if is_tpu else []
+    assert container["command"] == [*raised, "bash", "-c"]
+    root = {"runAsUser": 0, "capabilities": {"add": ["SYS_RESOURCE"]}}
+    assert container["securityContext"] == (root if is_tpu else {})
+
+
+def test_programs_of_a_job_are_kept_with_the_run_and_not_in_a_pod_that_goes():
+    job, _ = job_of_gke("v6e-16")
+    pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    names = {entry["name"] for entry in pod["containers"][0]["env"]}
+    assert not names & {"JAX_COMPILATION_CACHE_DIR", "MIRO_JAX_CACHE"}
 
 
 def test_the_job_of_slurm_saves_before_its_time_is_over_and_is_queued_again():
