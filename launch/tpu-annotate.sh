@@ -6,7 +6,8 @@
 #
 # When all hosts are done, finish the set from anywhere with the same arguments and --merge.
 # The slice's metadata tell a host its number and how many there are. The variables make each host a
-# slice of its own, of four chips or CHIPS, so that hosts need not wait for each other.
+# slice of its own, of four chips or CHIPS (2,4,1 on a host of eight, 1,1,1 on one of a single chip), so
+# that hosts need not wait for each other.
 set -euo pipefail
 
 METADATA='curl -sfH Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/instance/attributes'

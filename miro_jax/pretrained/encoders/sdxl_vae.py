@@ -58,7 +58,9 @@ class SdxlVaeEncoder:
       weights: hub id, or a folder in the same layout (config.json,
         diffusion_pytorch_model.safetensors); None is stabilityai/sdxl-vae.
       size: side of the images in pixels, a multiple of 8.
-      dtype: of the encoder's parameters and convolutions, "float32" or "bfloat16".
+      dtype: of the encoder's parameters and convolutions, "float32" or "bfloat16". Convolutions of
+        float32 have the device's precision: of bfloat16 on TPUs unless
+        `jax_default_matmul_precision` is "highest".
       decoder_dtype: of the decoder's. float16 would overflow and is not offered.
       mesh: devices that share the images; each holds the parameters. None is the first device.
       batch_size: images that run through a network at a time, per device of the mesh axis
