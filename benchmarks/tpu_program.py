@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 
 from benchmarks import images_per_second, scaling, towers, train_step, tried
 from benchmarks.sizes import SIZES, config_of
@@ -184,9 +184,7 @@ def main() -> None:
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no server that describes this machine
     chips = topologies.get_topology_desc(args.topology, "tpu").devices[: args.chips]
     jax.default_backend = lambda: "tpu"  # what is traced is for it
-    shape = len(chips) // args.model, args.model
-    axes = (AxisType.Auto,) * 2
-    mesh = jax.make_mesh(shape, ("data", "model"), devices=chips, axis_types=axes)
+    mesh = sharding.mesh_of(chips, len(chips) // args.model, args.model)
     lower = {"step": lower_step, "sample": lower_sampler}
     for name in args.programs or ["step"]:
         with sharding.use_mesh(mesh):

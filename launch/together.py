@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from miro_jax.cli import processes
 from miro_jax.cli.exit import DONE, FAILED, TRY_AGAIN, TryAgain, note
+from miro_jax.models import sharding
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str]) -> int:
             f"{jax.process_count()}. Delete these machines and create others."
         )
         return FAILED
-    mesh = jax.make_mesh((count,), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = sharding.make_mesh(-1, 1)
     ones = jax.make_array_from_callback(
-        (count,), NamedSharding(mesh, PartitionSpec("all")), lambda _: np.ones(1, np.float32)
+        (count,), sharding.batch_sharding(mesh), lambda _: np.ones(1, np.float32)
     )
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole = sharding.replicated(mesh)
     total = float(jax.jit(jnp.sum, out_shardings=whole)(ones))
     if total != count:
         note(f"together.py: error: the sum over {count} devices must be {count}; got {total:g}.")

@@ -4,16 +4,18 @@ Two mesh axes: `data` (batch; parameters are split over it too, FSDP style) and 
 MLP width). Code names logical axes; `RULES` is the only place that knows mesh axes.
 """
 
+import collections
 import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # Every logical axis stands here, None included: flax takes a missing name for a mesh axis.
@@ -63,7 +65,31 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
             f"config.mesh.data x config.mesh.model must be the {_devices(count)}; "
             f"got {data} x {model}. config.mesh.data=-1 takes all that config.mesh.model leaves."
         )
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return mesh_of(jax.devices(), data, model)
+
+
+def mesh_of(devices: Sequence[Any], data: int, model: int) -> jax.sharding.Mesh:
+    """Lay devices out as they are wired, slices one after the other along `data`.
+
+    `jax.make_mesh` refuses several slices, which nodes of GPUs are as well, and splits the sides of
+    a v5e slice alone: of 4 x 4 chips of a v6e it makes no 8 x 2.
+    """
+    slices = collections.defaultdict(list)
+    for device in devices:
+        slices[getattr(device, "slice_index", 0)].append(device)
+    parts = [part for _, part in sorted(slices.items())]
+    if data % len(parts) or any(len(part) != len(parts[0]) for part in parts):
+        parts = [[device for part in parts for device in part]]
+    array = np.concatenate([_wired(part, data // len(parts), model) for part in parts])
+    return jax.sharding.Mesh(array, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _wired(devices: Sequence[Any], data: int, model: int) -> np.ndarray:
+    """Return devices of one slice [data, model] as they are wired, where they are a block."""
+    try:
+        return mesh_utils.create_device_mesh((data, model), devices, allow_split_physical_axes=True)
+    except (AssertionError, NotImplementedError):  # three chips of a host, or several slices
+        return np.array(devices, object).reshape(data, model)
 
 
 def _devices(count: int) -> str:
@@ -86,9 +112,7 @@ def check_sizes(data: int, model: int) -> None:
 
 def one_device_mesh() -> jax.sharding.Mesh:
     """Make the mesh of the first local device alone, for networks that are not sharded."""
-    return jax.make_mesh(
-        (1, 1), ("data", "model"), devices=jax.local_devices()[:1], axis_types=(AxisType.Auto,) * 2
-    )
+    return mesh_of(jax.local_devices()[:1], 1, 1)
 
 
 def parse_mesh(text: str) -> tuple[int | None, int]:
@@ -125,12 +149,7 @@ def local_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
             f"--mesh=DATAxMODEL (config.annotate.mesh) must fit the {len(devices)} devices of this "
             f"process; got {data}x{model}."
         )
-    return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        devices=devices[: data * model],
-        axis_types=(AxisType.Auto,) * 2,
-    )
+    return mesh_of(devices[: data * model], data, model)
 
 
 @contextlib.contextmanager
