@@ -122,6 +122,17 @@ def test_sampling_settings_reach_the_pipeline():
     }
 
 
+def test_every_evaluator_keeps_to_the_negative_targets_of_the_run(tmp_path):
+    config = configs.get_config("tiny")
+    config.sample.negative_targets = "beauty=0.5"
+    pipeline = Meter(config.rewards)
+    rewards, _ = gauges(config.rewards, captioned=config.rewards)
+    run_evaluators(build_all(config, tmp_path, rewards), pipeline, 1)
+    beauty = config.rewards.index("beauty")
+    guided = [call["negative_targets"] for call in pipeline.calls if call["guidance_scale"]]
+    assert {float(level) for levels in guided for level in levels[:, beauty]} <= {0.5}
+
+
 def test_guidance_scales_hold_none_and_the_default_once():
     assert SAMPLING.scales == [0.0, 2.0]
     without = dataclasses.replace(SAMPLING.settings, guidance_scale=0)

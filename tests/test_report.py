@@ -138,6 +138,13 @@ def test_every_figure_has_a_caption_and_every_picture_a_description(run):
     assert all(len(image["alt"]) > 10 for image in page.all("img"))
 
 
+def test_the_gallery_states_the_negative_targets(run, tmp_path):
+    assert "Negative branch: all rewards at 0 and" in run[0].read_text("utf-8")
+    write_run(tmp_path / "run", small_config(**{"sample.negative_targets": "beauty=0.5"}))
+    page = report.write(tmp_path / "run").read_text("utf-8")
+    assert "Negative branch: beauty=0.5, other rewards at 0 and" in page
+
+
 def test_the_gallery_holds_a_picture_for_each_prompt_and_level(run):
     _, page = run
     images = page.all("img")

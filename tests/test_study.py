@@ -132,6 +132,17 @@ def test_what_is_measured_at_the_end_and_before():
     assert last.targets == {"a": 1.0, "b": 1.0, "c": 1.0} and last.num_images == 2
 
 
+def test_a_study_draws_with_the_negative_targets_of_its_config():
+    sampling, calls = base.Sampling(Settings(), 0, {"a": 0.5}, {"b": 0.25}), []
+    request = measure.Request("default", ["x", "y"], {"b": 0.75}, 1, 0)
+    for rewards in (np.array([True, True, False]), np.array([False, True, False])):
+        run = Run("miro", 0, rewards, 0.0)
+        measure.draw(lambda *_, **call: calls.append(call), run, request, sampling, REWARDS)
+    levels = [[call[key][0] for key in ("targets", "negative_targets")] for call in calls]
+    np.testing.assert_array_equal(levels[0], [[0.5, 0.75, np.nan], [0.0, 0.25, np.nan]])
+    np.testing.assert_array_equal(levels[1], [[np.nan, 0.75, np.nan], [np.nan, 0.0, np.nan]])
+
+
 @pytest.mark.parametrize(("setting", "each"), [("default", 1), ("best_of", 2)])
 def test_an_image_is_read_once_for_its_verdict_and_its_rewards(setting, each, monkeypatch):
     samples = [world.make_sample(0, index, size=16) for index in range(6)]

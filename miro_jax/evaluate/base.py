@@ -68,13 +68,14 @@ class Sampling:
     """How an evaluator samples.
 
     One seed for all: images that differ in their targets or guidance alone start from the same
-    noise, so what differs between them comes from these. targets: those of a request that says
-    nothing else.
+    noise, so what differs between them comes from these. targets, negative_targets: those of a
+    request that says nothing else.
     """
 
     settings: Settings
     seed: int
     targets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    negative_targets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def sample(
         self,
@@ -88,8 +89,8 @@ class Sampling:
         """Return [len(prompts) * num_images, H, W, 3] uint8; None takes the default, and so do
         the rewards that a mapping of targets does not name.
         """
-        if targets is None or isinstance(targets, Mapping):
-            targets = {**self.targets, **(targets or {})} or None
+        targets = _over(self.targets, targets)
+        negative_targets = _over(self.negative_targets, negative_targets)
         settings = self.settings.to_json()
         if guidance_scale is not None:
             settings["guidance_scale"] = guidance_scale
@@ -112,7 +113,15 @@ class Sampling:
 def make_sampling(config: Any) -> Sampling:
     """Build the sampling settings of `config.sample`."""
     usual = read_usual(config.sample)
-    return Sampling(usual.settings, config.sample.seed, usual.targets)
+    levels = usual.targets, usual.negative_targets
+    return Sampling(usual.settings, config.sample.seed, *levels)
+
+
+def _over(usual: Mapping[str, float | None], given: Targets) -> Targets:
+    """Return given levels over the usual ones; all of an array or of a list count as given."""
+    if given is None or isinstance(given, Mapping):
+        return {**usual, **(given or {})} or None
+    return given
 
 
 class Remembering:

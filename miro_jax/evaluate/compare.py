@@ -105,7 +105,7 @@ def _score(
     targets: Mapping[str, float | None],
     negative_targets: Mapping[str, float | None],
 ) -> np.ndarray:
-    """Return the scores [N, R] of images with some targets; rewards not named get 1, and 0."""
+    """Return the scores [N, R] of images with some targets; others are at the defaults."""
     images = sampling.sample(
         pipeline, prompts, targets=dict(targets), negative_targets=dict(negative_targets)
     )

@@ -1,11 +1,11 @@
 """Dials: does an image score what was requested?
 
 Each reward that the network knows is requested at several levels while all others stay at the
-default targets (negative targets 0), always with the same prompts and the same noise. The rewards
-themselves measure the images: the score, and the level that training would have given it. A dial
-that works rises; a perfect one achieves the requested level. The cross effects are the same images
-seen by the other rewards: what turning one dial from the lowest to the highest level does to each
-of them.
+default targets, those of the negative branch too, always with the same prompts and the same
+noise. The rewards themselves measure the images: the score, and the level that training would have
+given it. A dial that works rises; a perfect one achieves the requested level. The cross effects are
+the same images seen by the other rewards: what turning one dial from the lowest to the highest
+level does to each of them.
 
 Letters: N images a level, R measured rewards, L levels.
 """

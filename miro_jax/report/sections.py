@@ -52,6 +52,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "tiles": headline(facts),
         "gallery": facts.result(Gallery),
+        "refused": _negative_targets(facts),
         "geneval": facts.result(GenEval),
         "categories": _categories(facts),
         "scores": scores,
@@ -215,6 +216,11 @@ def _previews(facts: Facts) -> dict[str, Markup]:
         alt = f"{name} of preview images, from {points[0]:.3f} to {points[-1]:.3f}"
         charts[name] = chart.svg(alt + ("." if mean is None else f"; training data {mean:.3f}."))
     return charts
+
+
+def _negative_targets(facts: Facts) -> str:
+    given = facts.config["sample"].get("negative_targets", "")
+    return f"{given}, other rewards at 0" if given else "all rewards at 0"
 
 
 def _run_facts(facts: Facts) -> dict[str, str]:

@@ -103,7 +103,8 @@ def draw(
 
     Args:
       pipeline: with the weights of the run; it knows all rewards of the study.
-      sampling: guidance and steps; its targets are the defaults of the rewards of the run.
+      sampling: guidance and steps; its targets, of both branches, are the
+        defaults of the rewards of the run.
       rewards: [R], the names of all.
 
     Returns:
@@ -111,9 +112,11 @@ def draw(
     """
     count = len(request.prompts) * request.num_images
     # A specialist chases its only reward.
-    defaults = {} if run.rewards.sum() == 1 else sampling.targets
-    positive = to_levels({**defaults, **request.targets}, 1, rewards, 1.0)[0]
-    levels = [np.where(run.rewards, row, np.nan) for row in (positive, np.zeros_like(positive))]
+    one = run.rewards.sum() == 1
+    usual = ({}, {}) if one else (sampling.targets, sampling.negative_targets)
+    positive = to_levels({**usual[0], **request.targets}, 1, rewards, 1.0)[0]
+    negative = to_levels(usual[1], 1, rewards, 0.0)[0]
+    levels = [np.where(run.rewards, row, np.nan) for row in (positive, negative)]
     images = pipeline(
         list(request.prompts),
         request.num_images,
