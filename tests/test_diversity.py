@@ -156,6 +156,10 @@ def test_a_reference_is_a_folder_or_features_of_the_same_model(tmp_path):
         features.read_reference(str(tmp_path), other)
     with pytest.raises(FileNotFoundError, match="must hold reference images"):
         features.read_reference(str(tmp_path / "nowhere"), model)
+    known = features.describe_reference(str(tmp_path / "images"))
+    assert known["files"] == 2 and known == features.describe_reference(known["name"])
+    (tmp_path / "images" / "a.png").write_bytes(png((0, 255, 0))())
+    assert features.describe_reference(str(tmp_path / "images")) != known
     facts = features.describe_model(model, read)
     assert facts["size"] == 8 and len(facts["reference"]) == 12
 
@@ -179,6 +183,9 @@ def test_an_evaluation_reports_diversity_beside_its_score(tmp_path, monkeypatch)
     assert done.metrics[names[-1]]["value"] == pytest.approx(0, abs=1e-9)
     assert done.manifest["images"]["features"]["model"] == "clip-tiny-f"
     assert "vendi@clip-tiny" in (results[1] / "table.txt").read_text()
+    features.save(results[0], np.eye(2, dtype=np.float32), "clip-tiny")
+    with pytest.raises(ValueError, match="another request: reference_files has other"):
+        run.make_job(small_suite(), Settings(**options), results[1])
     alone = Settings(what=options["what"], suite="small", reference="x")
     with pytest.raises(ValueError, match="--reference must come with --features"):
         run.make_job(small_suite(), alone, tmp_path / "third")

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from miro_jax import __main__ as entry
-from miro_jax.evaluate.suites import comparison, find, manifest, table
+from miro_jax.data.storage.files import to_sealed_json
+from miro_jax.evaluate.suites import comparison, find, manifest, run, table
 from tests.scoring import file_bytes, grey
 from tests.suites import Bright, contents, evaluate, shade, small_suite, write_geneval
 
@@ -118,6 +119,31 @@ def test_foreign_prompts_surplus_images_and_damage_are_refused_by_name(folder, t
     assert failed["cause"].startswith("not an image") and len(made.rows) == 11
     with pytest.raises(ValueError, match="1 is not, the first is 00001/samples/0001.png"):
         evaluate(folder, suite, tmp_path / "out")
+
+
+def test_an_image_without_a_reward_is_refused_unless_partial(folder, tmp_path, monkeypatch):
+    options = {"rewards": ("sharpness",), "no_judge": True}
+    score_suite = run.scoring.score_suite
+
+    def score_some(*given):
+        rewards, towers = score_suite(*given)
+        return rewards | {next(iter(rewards)): dict.fromkeys(towers)}, towers
+
+    monkeypatch.setattr(run.scoring, "score_suite", score_some)
+    made = evaluate(folder, small_suite(), tmp_path / "out", partial=True, **options)
+    assert made.manifest["result"]["unscored"] == 1
+    for out, said in (("out", "Delete .*out to score them again"), ("new", "See .*failures.jsonl")):
+        with pytest.raises(ValueError, match=f"1 did not, the first is 00.*{said}, or give --part"):
+            evaluate(folder, small_suite(), tmp_path / out, **options)
+
+
+def test_an_evaluation_of_a_newer_format_is_refused_by_name(folder, tmp_path):
+    evaluate(folder, small_suite(), tmp_path / "out")
+    path = tmp_path / "out" / manifest.NAME
+    made = json.loads(path.read_bytes())
+    path.write_bytes(to_sealed_json({"format": 2, "request": made["request"]}))
+    with pytest.raises(ValueError, match="must be of format 1 or older; it is of format 2, which"):
+        manifest.read(tmp_path / "out")
 
 
 def test_features_and_reference_are_looked_for_before_images_are_judged(folder, tmp_path):

@@ -98,6 +98,14 @@ def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_another_text_encoder_and_vae_stand_in_the_facts(evaluate, tmp_path):
+    assert evaluate()[0] == 0
+    assert not {"vae", "text_encoder"} & manifest.read(tmp_path / "out").manifest["sampling"].keys()
+    assert evaluate("--vae=a/vae", "--text-encoder=a/t5", "--out=other")[0] == 0
+    sampling = manifest.read(tmp_path / "other").manifest["sampling"]
+    assert (sampling["vae"], sampling["text_encoder"]) == ("a/vae", "a/t5")
+
+
 def test_captions_are_not_taken_for_images_that_are_sampled_first(evaluate, tmp_path):
     status, err = evaluate("--captions=captions.csv")
     assert status == 2 and "--captions are of images that are there" in err

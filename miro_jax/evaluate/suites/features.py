@@ -27,6 +27,7 @@ from PIL import Image
 
 from miro_jax.data import safetensors
 from miro_jax.data.regular_file import read_regular
+from miro_jax.data.sources import reading
 from miro_jax.data.sources.images import load_rgb
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate import diversity
@@ -145,21 +146,43 @@ def read_reference(path: str, model: Vision) -> np.ndarray:
     Raises:
       FileNotFoundError: there is nothing. ValueError: features of another model, or no images.
     """
+    made, files = _files_of(path)
+    if made is not None:
+        arrays, about = safetensors.unpack(read_regular(made, _MOST_BYTES))
+        if about.get("model") != name_of(model) or "features" not in arrays:
+            raise ValueError(
+                f"{made} must hold features of {name_of(model)}; it holds those of "
+                f"{about.get('model', 'no model')}. Give the folder of the images."
+            )
+        return arrays["features"]
+    if not files:
+        raise FileNotFoundError(f"{path} must hold reference images, or {NAME}; it holds neither.")
+    return encode(model, [file.read_bytes for file in files])
+
+
+def describe_reference(path: str) -> dict[str, Any]:
+    """Return the number of files of a reference and a digest of them, for a request.
+
+    The digest is of names and of `reading.fingerprint`, as for images that are annotated.
+    """
+    made, files = _files_of(path)
+    files = files if made is None else [made]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        prints = [*pool.map(lambda file: reading.fingerprint(str(file)), files)]
+    names = [str(file.relative_to(Path(path).expanduser())) for file in files]
+    lines = "".join(f"{name}\0{one}\n" for name, one in zip(names, prints, strict=True))
+    digest = hashlib.sha256(lines.encode()).hexdigest()[:_DIGITS]
+    return {"name": path, "files": len(files), "digest": digest}
+
+
+def _files_of(path: str) -> tuple[Path | None, list[Path]]:
+    """Return the file of features that a reference is, or None; and else its images, sorted."""
     given = Path(path).expanduser()
     if given.is_dir() and (given / NAME).is_file():
         given = given / NAME
     if given.is_file():
-        arrays, about = safetensors.unpack(read_regular(given, _MOST_BYTES))
-        if about.get("model") != name_of(model) or "features" not in arrays:
-            raise ValueError(
-                f"{given} must hold features of {name_of(model)}; it holds those of "
-                f"{about.get('model', 'no model')}. Give the folder of the images."
-            )
-        return arrays["features"]
-    files = sorted(p for p in given.rglob("*") if p.suffix.lower() in _ENDINGS)
-    if not files:
-        raise FileNotFoundError(f"{path} must hold reference images, or {NAME}; it holds neither.")
-    return encode(model, [file.read_bytes for file in files])
+        return given, []
+    return None, sorted(p for p in given.rglob("*") if p.suffix.lower() in _ENDINGS)
 
 
 def describe_model(model: Vision, reference: np.ndarray | None) -> Mapping[str, Any]:

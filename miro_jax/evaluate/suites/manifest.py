@@ -6,7 +6,8 @@
     images           digest of all, number, sizes, formats, of each prompt, where they were
     model            checkpoint or folder, step, parameters, averaged weights; "unknown" for foreign
                      images
-    sampling         solver, steps, guidance, targets, negative branch, seed and seed rule
+    sampling         solver, steps, guidance, targets, negative branch, seed and seed rule; text
+                     encoder and VAE where they are not the checkpoint's
     post_selection   best-of-N and prompt rewriting
     statistics       interval, resamples, seed
     machine          devices and versions
@@ -104,7 +105,8 @@ def read(path: str | Path) -> Evaluation:
     """Read an evaluation by its folder, or by its file.
 
     Raises:
-      FileNotFoundError: there is none. Damaged: it was changed. ValueError: it is something else.
+      FileNotFoundError: there is none. Damaged: it was changed.
+      ValueError: it is something else, or of a newer format.
     """
     folder = Path(path).expanduser()
     folder = folder.parent if folder.name == NAME else folder
@@ -119,4 +121,10 @@ def read(path: str | Path) -> Evaluation:
             f"{path} must be the folder of an evaluation, with {NAME}; "
             f"{'it has none' if folder.exists() else 'it is missing'}. {_WRITES.format('WHAT')}"
         )
-    return Evaluation(str(path), folder, open_folder(folder).read_json(NAME, SCHEMA))
+    found = open_folder(folder)
+    if (written := found.read_json(NAME, {"format": int})["format"]) > FORMAT:
+        raise ValueError(
+            f"{folder / NAME} must be of format {FORMAT} or older; it is of format {written}, "
+            "which a newer miro_jax wrote. Update this one."
+        )
+    return Evaluation(str(path), folder, found.read_json(NAME, SCHEMA))

@@ -13,6 +13,7 @@ A run that was killed resumes, to the same bytes of all but the date.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,11 +57,11 @@ class Job:
     rewards: tuple[str, ...]
     folder: Path
 
-    @property
+    @functools.cached_property
     def request(self) -> dict[str, Any]:
         """What the results depend on, as far as it is known without weights."""
         s = self.settings
-        return {
+        request = {
             "suite": self.suite.describe(),
             "images": {"count": len(self.found.images), "digest": self.found.digest},
             "images_per_prompt": self.found.per_prompt,
@@ -69,6 +70,9 @@ class Job:
             "judge": dict(s.judge) if self.judged else None,
             "declared": dict(s.declare),
         } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
+        if s.reference is not None:
+            request["reference_files"] = features.describe_reference(s.reference)
+        return request
 
     @property
     def judged(self) -> bool:
@@ -153,7 +157,7 @@ def run(job: Job, judge: Judge | None = None, silent: bool = False) -> Evaluatio
       judge: opened; None opens it where one takes part.
 
     Raises:
-      ValueError: an image cannot be read, and the set is not `--partial`.
+      ValueError: an image cannot be read or lacks a reward, and the set is not `--partial`.
     """
     path = job.folder / manifest.NAME
     if not path.is_file():
@@ -165,6 +169,8 @@ def run(job: Job, judge: Judge | None = None, silent: bool = False) -> Evaluatio
             _clean(job.folder)
     evaluation = manifest.read(job.folder)
     _check_failed(job, evaluation.manifest["result"]["failed"])
+    if evaluation.manifest["result"].get("unscored"):
+        _check_scored(job, evaluation.rows, f"Delete {job.folder} to score them again")
     return evaluation
 
 
@@ -184,7 +190,8 @@ def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     )
     if rewards:
         rows = [row | {"rewards": rewards[row["file"]]} for row in rows]
-        _check_scored(job, rows)
+        see = f"See {job.folder / scoring.SCORES}.failures.jsonl"
+        _check_scored(job, rows, see)
     groups = _describe(job, rows, failed, identity, towers)
     if job.settings.features is not None:
         _measure_diversity(job, scored, groups)
@@ -234,12 +241,12 @@ def _check_failed(job: Job, failed: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _check_scored(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_scored(job: Job, rows: Sequence[Mapping[str, Any]], remedy: str) -> None:
     blank = [row["file"] for row in rows if None in row["rewards"].values()]
     if blank and not job.settings.partial:
         raise ValueError(
-            f"Every image must get its rewards; {len(blank)} did not, the first is {blank[0]}. See "
-            f"{job.folder / scoring.SCORES}.failures.jsonl, or give --partial."
+            f"Every image must get its rewards; {len(blank)} did not, the first is {blank[0]}. "
+            f"{remedy}, or give --partial."
         )
 
 
@@ -302,6 +309,8 @@ def describe_origin(what: str, layout: str) -> dict[str, Any]:
     known = ("solver", "num_steps", "guidance_scale", "guidance_interval", "targets")
     known += ("negative_targets", "negative_prompt", "seed", "dtype")
     sampling = {name: request.get(name, first.get(name, UNKNOWN)) for name in known}
+    own = ("text_encoder", "vae")  # in place of the checkpoint's
+    sampling |= {name: request[name] for name in own if request.get(name) is not None}
     best = request.get("reward") if request.get("verb") == "best" else "none"
     return {
         "model": {
