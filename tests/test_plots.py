@@ -166,13 +166,8 @@ def test_bars_of_an_evaluation_show_the_parameters_that_its_manifest_has(known, 
     assert figure.numbers["models"][0]["parameters_billion"] == pytest.approx(0.36)
     for wrong in ("2.6B", "0", "-1", "nan", "inf"):
         described = {**one.manifest, "model": {"parameters": wrong}}
-        figure = bars.bars(
-            [
-                dataclasses.replace(
-                    source, evaluations=(one, dataclasses.replace(one, manifest=described))
-                )
-            ]
-        )
+        last = dataclasses.replace(one, manifest=described)
+        figure = bars.bars([dataclasses.replace(source, evaluations=(last,))])
         assert figure.numbers["models"][0]["parameters_billion"] is None
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -96,3 +97,66 @@ def test_of_one_prompt_no_certainty_of_a_maximum_is_stated(tmp_path):
     figure = curves.sweep([read_source(str(tmp_path))])
     assert figure.numbers["maxima"]["aesthetic"] == {"best_target": 1.0, "best": 1.25}
     assert "cannot be estimated" in figure.warnings[0]
+
+
+NAMES = ("aesthetic@1", "image_reward@1.0", "hpsv2@2.0")
+
+
+def test_several_evaluations_of_one_step_are_refused_with_the_choices(tmp_path):
+    scores = dict.fromkeys(NAMES, np.ones((4, 2)))
+    for number in range(3):
+        target = {"aesthetic": number / 2}
+        write_evaluation(tmp_path / "swept" / f"{number}", scores, targets=target)
+    for step in (1, 2):
+        write_evaluation(tmp_path / "run" / f"{step}", scores, step)
+    swept, run = (read_source(str(tmp_path / name)) for name in ("swept", "run"))
+    for draw in (radars.rewards, bars.bars, curves.test_time):
+        assert draw([run])
+        with pytest.raises(ValueError, match=r"it holds 3: \S+swept/0, \S+/1, \S+/2. Give one of"):
+            draw([swept])
+    assert curves.sweep([swept])
+
+
+def test_rewards_of_the_paper_and_of_other_prompts_are_said_to_be_of_both(tmp_path, capsys):
+    scores, out = dict.fromkeys(NAMES, np.ones((4, 2))), tmp_path / "f.svg"
+    for name in ("bench@1", "parti@1"):
+        write_evaluation(tmp_path / name, scores, 1, benchmark=name)
+    said = "MIRO, arXiv 2510.25897 over the prompts of parti@1, of bench@1 over those of bench@1"
+    own = f"mine={tmp_path / 'parti@1'}"
+    for kind in ("radar", "bars"):
+        words = [kind, f"--out={out}", "published"]
+        assert main([*words, f"{tmp_path / 'bench@1'}"]) == 0
+        assert said in capsys.readouterr().err
+        warnings = json.loads(out.with_suffix(".json").read_text())["warnings"]
+        assert sum("They differ by their prompts" in text for text in warnings) == 1
+        assert main([*words, own]) == 0
+        assert "prompts of" not in capsys.readouterr().err
+
+
+def test_a_figure_counts_the_images_that_it_shows(tmp_path):
+    scores, out = dict.fromkeys(NAMES, np.ones((4, 2))), tmp_path / "f.svg"
+    for step in (1, 2, 3):
+        for model in ("a", "b"):
+            write_evaluation(tmp_path / model / f"{step}", scores, step)
+    for kind, count in (("radar", "8 images"), ("convergence", "24 images of 3 evaluations")):
+        assert main([kind, str(tmp_path / "a"), str(tmp_path / "b"), f"--out={out}"]) == 0
+        sources = json.loads(out.with_suffix(".json").read_text())["sources"]
+        assert sources == dict.fromkeys("ab", f"bench@1, {count}")
+
+
+def test_a_long_title_and_legend_stay_inside_the_figure(tmp_path):
+    scores = dict.fromkeys(NAMES, np.ones((4, 2)))
+    labels = [f"a network {letter} with a name that says how it was trained" for letter in "abc"]
+    for label in labels[:2]:
+        write_evaluation(tmp_path / label, scores, 1)
+    figure = radars.rewards([read_source(str(tmp_path / label)) for label in labels[:2]])
+    legend = figure.legend | {"c": labels[2]}
+    root = ET.fromstring(dataclasses.replace(figure, legend=legend).svg())
+    texts = [t for t in root.iter("{http://www.w3.org/2000/svg}text") if not t.get("text-anchor")]
+    title = [t for t in texts if t.get("class") == "heading large"]
+    assert len(title) == 2 and " ".join(t.text for t in title) == figure.title
+    shown = [t for t in texts if t in title or t.text in labels]
+    assert len(shown) == 5 and len({(t.get("x"), t.get("y")) for t in shown}) == 5
+    assert all(float(t.get("x")) + 6 * len(t.text) < float(root.get("width")) for t in shown)
+    panel = next(t for t in texts if t.text == "rewards")
+    assert max(float(t.get("y")) for t in shown) < float(panel.get("y"))

@@ -72,6 +72,10 @@ def test_an_unknown_variant_and_a_config_without_a_study_are_refused():
         with pytest.raises(ValueError, match="must end with config.train.num_steps 7; got"):
             stage.check(config)
         config.train.num_steps = config.study.measure_steps[-1]
+        config.train.microbatches = 2
+        with pytest.raises(ValueError, match="microbatches must be 1 for a study, .*; got 2"):
+            stage.check(config)
+        config.train.microbatches = 1
         config.data.train_rewards = config.rewards[::-1]
         with pytest.raises(ValueError, match="config.data.train_rewards of a study must be"):
             stage.check(config)

@@ -17,6 +17,7 @@ from miro_jax.report import page
 
 VERB = "plot"
 ALL = "paper"
+_LAST = ("radar", "geneval", "synthetic", "bars", "test-time")  # draw last evaluations alone
 _DESCRIPTION = """Draw a plot of the paper: F.svg, the same numbers as F.json and F.csv.
 
 A source is the folder of an evaluation (`miro-jax evaluate WHAT --suite=NAME`), a folder of such
@@ -64,8 +65,10 @@ class Settings:
 def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
     """Draw one kind of figure; ValueError where the sources lack what it shows."""
     figure = _kinds(settings, sources)[settings.kind]()
-    origins = {source.label: _origin(source) for source in sources}
-    doubts = facts.doubts([one for source in sources for one in source.evaluations])
+    drawn = {s.label: s.latest if settings.kind in _LAST else s.evaluations for s in sources}
+    origins = {source.label: _origin(source, drawn[source.label]) for source in sources}
+    doubts = facts.doubts([one for own in drawn.values() for one in own])
+    doubts += facts.doubts_of_prompts(sources, settings.kind.replace("-", "_"))
     return dataclasses.replace(figure, sources=origins, warnings=(*figure.warnings, *doubts))
 
 
@@ -86,14 +89,15 @@ def _kinds(settings: Settings, sources: Sequence[Source]) -> dict[str, Callable[
     }
 
 
-def _origin(source: Source) -> str:
+def _origin(source: Source, drawn: Sequence[facts.Evaluation]) -> str:
     if source.facts is not None:
         return source.facts["source"]
     if source.folder is not None:
         return f"{counted(len(source.images), 'image')} of `miro-jax sample`"
-    names = dict.fromkeys(one.manifest["benchmark"]["name"] for one in source.evaluations)
-    count = sum(one.manifest["result"]["images"] for one in source.evaluations)
-    return f"{', '.join(names)}, {counted(count, 'image')}"
+    names = dict.fromkeys(one.manifest["benchmark"]["name"] for one in drawn)
+    count = sum(one.manifest["result"]["images"] for one in drawn)
+    several = f" of {len(drawn)} evaluations" if len(drawn) > len(names) else ""
+    return f"{', '.join(names)}, {counted(count, 'image')}{several}"
 
 
 def write(figure: Figure, path: Path) -> list[Path]:

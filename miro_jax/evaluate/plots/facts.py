@@ -40,6 +40,7 @@ SCHEMA = {
     "format": int,
     "name": str,
     "source": str,
+    "prompts?": str,  # suite whose prompts the rewards are of
     "measures?": {str: {"label": str, "identity": str, "divisor": float, "ring?": [float]}},
     "convergence?": {"steps": [float], "curves": {str: {str: [float]}}},
     "test_time?": {"candidates": [int], "curves": {str: {str: [float]}}},
@@ -79,8 +80,18 @@ class Source:
 
     @property
     def latest(self) -> list[Evaluation]:
-        """The last evaluation by each suite."""
-        return list({suite_of(one): one for one in self.evaluations}.values())
+        """The last evaluation by each suite; ValueError where a suite has several of that step."""
+        last = {suite_of(one): one for one in self.evaluations}
+        for suite, chosen in last.items():
+            own = [one for one in self.evaluations if suite_of(one) == suite]
+            alike = [one.name for one in own if step_of(one) == step_of(chosen)]
+            if len(alike) > 1:
+                more = ", ..." if len(alike) > 5 else ""
+                raise ValueError(
+                    f"{self.path} must hold one evaluation by {suite} of its last step; it holds "
+                    f"{len(alike)}: {', '.join(alike[:5])}{more}. Give one of them as LABEL=FOLDER."
+                )
+        return list(last.values())
 
     def section(self, name: str) -> Mapping[str, Any] | None:
         """Return a section of a file of numbers, None where it has none."""
@@ -363,6 +374,34 @@ def doubts(evaluations: Sequence[Evaluation]) -> list[str]:
             f"{', '.join(fields)}: unknown in several evaluations. Whether these are measured "
             "alike, and may share an axis, is not known."
         )
+    return texts
+
+
+def doubts_of_prompts(sources: Sequence[Source], section: str) -> list[str]:
+    """Return which rewards of a file of numbers and of evaluations are of different prompts.
+
+    section: of the file, whose values share axes with those of evaluations.
+    """
+    texts = []
+    for given in sources:
+        found = given.section(section) or {}
+        models, own = found.get("models", ()), (given.facts or {}).get("prompts", UNKNOWN)
+        rows = models.values() if isinstance(models, Mapping) else models
+        known = {name for row in rows for name in row} | {*found.get("curves", ())}
+        for source in sources:
+            others: dict[str, list[str]] = {}
+            for name, suite in dict.fromkeys(
+                (measure_name(one, metric), suite_of(one))
+                for one in source.evaluations
+                for metric in one.manifest["rewards"]
+            ):
+                if name in known and own != suite == suite_for(name, sources):
+                    others.setdefault(suite, []).append(measure(name).label)
+            texts += [
+                f"{', '.join(labels)}: of {given.label} over the prompts of {own}, of "
+                f"{source.label} over those of {suite}. They differ by their prompts, too."
+                for suite, labels in others.items()
+            ]
     return texts
 
 

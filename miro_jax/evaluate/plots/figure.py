@@ -21,7 +21,7 @@ from miro_jax.report.charts import file_style
 KINDS = ("b", "a", "c", "d")  # of series, in the order in which they are given: the first is hollow
 MARKERS = {"a": "disc", "b": "box", "c": "diamond", "d": "triangle"}
 _GAP, _TOP, _LINE, _HEADING = 24, 34, 18, 20  # SVG units
-_LETTER = 6.3  # of a line of text, wide on average
+_LETTER, _TITLE_LETTER = 6.3, 8.0  # of a line of text and of the title, wide on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,14 @@ class Figure:
         widths = [panel.size[0] for panel in self.panels if panel.size is not None]
         wide = max([columns * (self.width + _GAP) + _GAP, 520, *(w + 2 * _GAP for w in widths)])
         letters = int((wide - 2 * _GAP) / _LETTER)
+        title = textwrap.wrap(self.title, int((wide - 2 * _GAP) / _TITLE_LETTER))
         above = textwrap.wrap(self.reading, letters)
+        head = _TOP + (len(title) - 1) * _HEADING
+        legend, rows = _spread(self.legend, head + len(above) * _LINE + 16, wide)
         notes = [f"Warning: {warning}" for warning in self.warnings]
         notes += [f"Source of {label}: {source}" for label, source in self.sources.items()]
         below = [line for note in notes for line in textwrap.wrap(note, letters)]
-        top = _TOP + len(above) * _LINE + (_LINE + 8 if self.legend else 0) + 10
+        top = head + len(above) * _LINE + (rows * _LINE + 8 if rows else 0) + 10
         placed, bottom = self._place(top, columns)
         sizes = {
             "wide": wide,
@@ -83,10 +86,11 @@ class Figure:
             "gap": _GAP,
             "line": _LINE,
             "heading": _HEADING,
+            "head": head,
             "bottom": bottom + 8,
         }
-        legend = _spread(self.legend, _TOP + len(above) * _LINE + 16)
-        return page.draw("figure", self, above, legend, placed, below, sizes, file_style())
+        texts = title, above, below
+        return page.draw("figure", self.title, texts, legend, placed, sizes, file_style())
 
     def _place(self, top: float, columns: int) -> tuple[list[tuple], float]:
         """Return (x, y, width, height, panel) of each panel, and where they end."""
@@ -124,13 +128,18 @@ class Figure:
         }
 
 
-def _spread(legend: Mapping[str, str], y: float) -> list[tuple[str, str, str, float, float]]:
-    """Return (class, marker, label, x, y) of each entry, side by side."""
-    entries, x = [], float(_GAP)
+def _spread(
+    legend: Mapping[str, str], y: float, wide: float
+) -> tuple[list[tuple[str, str, str, float, float]], int]:
+    """Return (class, marker, label, x, y) of each entry, side by side, and the number of rows."""
+    entries, x, rows = [], float(_GAP), min(len(legend), 1)
     for kind, label in legend.items():
-        entries.append((kind, MARKERS[kind], label, x, y))
-        x += 46 + len(label) * _LETTER + 22
-    return entries
+        width = 46 + len(label) * _LETTER
+        if x > _GAP and x + width > wide - _GAP:
+            x, rows = float(_GAP), rows + 1
+        entries.append((kind, MARKERS[kind], label, x, y + (rows - 1) * _LINE))
+        x += width + 22
+    return entries, rows
 
 
 def legend_of(labels: Sequence[str]) -> dict[str, str]:

@@ -79,6 +79,11 @@ def check(config: ml_collections.ConfigDict) -> tuple[Study, list[Run]]:
             f"config.study.measure_steps must end with config.train.num_steps "
             f"{config.train.num_steps}; got {study.measure_steps}."
         )
+    if config.train.microbatches != 1:
+        raise ValueError(
+            "config.train.microbatches must be 1 for a study, whose runs take a batch at once; got "
+            f"{config.train.microbatches}. Set a smaller config.study.runs_at_once for memory."
+        )
     names = [short_name(name) for name in config.data.train_rewards]
     if names != [short_name(name) for name in config.rewards]:
         raise ValueError(
