@@ -1,5 +1,6 @@
 """The demo's page in a real browser: every control, no complaint, no request to another host."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,6 +15,7 @@ pytest.importorskip("gradio", reason="the extra [demo] is not installed")
 
 from miro_jax.demo import form, page
 from tests import browsing, demoing
+from tests.sampling import NAMES
 
 pytestmark = pytest.mark.slow  # a browser, and a server beside it
 
@@ -93,6 +95,24 @@ def test_the_page_shows_images_before_anything_is_asked(opened, studio):
     assert view.locator("#result .bars tr").count() == 2 * 3
     view.click("#curves > button")
     view.wait_for_function("document.querySelectorAll('.curves img').length == 3")
+
+
+def test_sliders_reach_as_far_as_a_run_and_its_presets():
+    made = demoing.make_studio()
+    made.usual = form.make_form(NAMES, {"prompt": "a", "num_steps": 500, "guidance_scale": 30.0})
+    made.presets = {"found": {"guidance_scale": 40.0}}
+    sliders = {block.elem_id: block for block in page.build_page(made).blocks.values()}
+    ends = {name: (sliders[name].value, sliders[name].maximum) for name in ("steps", "scale")}
+    assert ends == {"steps": (500, 500), "scale": (30.0, 40.0)}
+
+
+def test_a_link_reaches_as_far_as_the_sliders(studio):
+    controls = page.Controls(studio, dict.fromkeys(page._SINGLE), {})
+    far = form.make_form(NAMES, {"prompt": "a", "num_steps": 500, "guidance_scale": 30.0})
+    with pytest.raises(ValueError, match="up to 200 steps at a guidance scale in 0..15; got 500"):
+        controls.write(far)
+    controls.studio = dataclasses.replace(studio, usual=far)
+    assert {500, 30.0} <= set(controls.write(far))
 
 
 def test_sliders_are_snapped_and_drawn(opened, studio):

@@ -103,6 +103,16 @@ def test_what_cannot_be_an_image_is_named_with_its_type(tmp_path):
     write(tmp_path, image=pixels, caption=["a"])
 
 
+def test_of_columns_of_captions_the_first_that_holds_text_counts(tmp_path):
+    empty = ["  ", "[]", "", None, "\n", '[""]', "c"]
+    for kind in (pa.string(), pa.binary()):
+        given = pa.array([one and one.encode() for one in empty], pa.binary()).cast(kind)
+        spec = write(tmp_path, image=[PNG] * 7, caption=given, text=["x"] * 7)
+        assert [s.caption for s in read(spec)] == ["x"] * 6 + ["c"]
+    spec = write(tmp_path, image=[PNG], caption=pa.array([b"\xff"]), text=["x"])
+    assert problems(read(spec)) == {"a.parquet/00000000": "unreadable caption"}
+
+
 def test_a_shard_without_a_single_image_or_caption_is_read_beside_others(tmp_path):
     write(tmp_path, "b0.parquet", image=[PNG] * 2, caption=["a", "b"])
     write(tmp_path, "b1.parquet", image=[PNG] * 2, caption=pa.nulls(2))

@@ -189,6 +189,18 @@ def test_scores_and_captions_of_a_copy_are_read(folder, url):
     assert len(on_disk(copy)) == 3
 
 
+def test_captions_are_read_of_shards_that_another_process_deletes(folder, url, monkeypatch):
+    fetch = staging._open_shard
+
+    def fetch_and_lose(store, name, copy):
+        reader = fetch(store, name, copy)
+        (copy / name).unlink()
+        return reader
+
+    monkeypatch.setattr(staging, "_open_shard", fetch_and_lose)
+    assert read_captions(staging.open_copy(url), 3) == read_captions(folder, 3)
+
+
 def test_a_copy_follows_a_set_that_is_finished_or_made_again(folder, url):
     store = RemoteFolder(url)
     manifest = store.read("manifest.json")

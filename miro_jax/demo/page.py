@@ -89,9 +89,10 @@ class Controls:
     def write(self, form: Request) -> list[Any]:
         """Return the values of `every` for a form; ValueError for what no slider reaches."""
         values = to_values(form)
-        if values["num_steps"] > MOST_STEPS or not 0 <= values["guidance_scale"] <= MOST_SCALE:
+        steps, scale = _most(self.studio)
+        if values["num_steps"] > steps or not 0 <= values["guidance_scale"] <= scale:
             raise ValueError(
-                f"the page draws up to {MOST_STEPS} steps at a guidance scale in 0..{MOST_SCALE}; "
+                f"the page draws up to {steps} steps at a guidance scale in 0..{scale:g}; "
                 f"got {values['num_steps']} and {values['guidance_scale']:g}."
             )
         values["interval_low"], values["interval_high"] = values.pop("guidance_interval")
@@ -162,6 +163,15 @@ def _ask(studio: Studio) -> dict[str, Any]:
     return {"prompt": prompt, "draw": draw, "stop": stop}
 
 
+def _most(studio: Studio) -> tuple[int, float]:
+    """Return where the sliders of steps and scale end: no run or preset lies beyond."""
+    forms = [to_values(studio.usual), *studio.presets.values()]
+    return (
+        max([MOST_STEPS, *(form.get("num_steps", 0) for form in forms)]),
+        max([MOST_SCALE, *(form.get("guidance_scale", 0) for form in forms)]),
+    )
+
+
 def _controls(studio: Studio, buttons: dict[str, Any]) -> Controls:
     """Lay out the dials and how to sample; adds to the buttons."""
     usual = to_values(studio.usual)
@@ -180,10 +190,11 @@ def _controls(studio: Studio, buttons: dict[str, Any]) -> Controls:
             buttons["dice"] = gr.Button("New", elem_id="dice", min_width=80, scale=0)
         most = studio.most_images
         images = gr.Slider(1, most, usual["num_images"], step=1, label="Images", elem_id="images")
-        steps = gr.Slider(1, MOST_STEPS, usual["num_steps"], step=1, label="Steps", elem_id="steps")
+        most = _most(studio)
+        steps = gr.Slider(1, most[0], usual["num_steps"], step=1, label="Steps", elem_id="steps")
         scale = gr.Slider(
             0,
-            MOST_SCALE,
+            most[1],
             usual["guidance_scale"],
             step=0.25,
             label="Guidance scale",

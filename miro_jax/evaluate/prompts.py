@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.record import decode_record
 from miro_jax.data.records.shards import home_of
-from miro_jax.data.records.staging import bring
+from miro_jax.data.records.staging import open_shard
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json
@@ -128,7 +128,7 @@ def read_captions(records: Path, count: int) -> list[str]:
     captions, start = [], 0
     for name, size in shards:
         rows = [index - start for index in wanted if start <= index < start + size]
-        captions += _captions_of(bring(str(home), name), rows) if rows else []
+        captions += _captions_of(open_shard(str(home), name), name, rows) if rows else []
         start += size
     if not captions:
         raise ValueError(
@@ -138,8 +138,8 @@ def read_captions(records: Path, count: int) -> list[str]:
     return captions
 
 
-def _captions_of(shard: Path, rows: Sequence[int]) -> list[str]:
-    reader, captions = ArrayRecordReader(str(shard)), []
+def _captions_of(reader: ArrayRecordReader, shard: str, rows: Sequence[int]) -> list[str]:
+    captions = []
     for row in rows:
         try:
             captions.append(decode_record(reader.read([row])[0]).caption.strip())

@@ -86,12 +86,15 @@ def source_of(folder: str | os.PathLike) -> RemoteFolder | None:
     return None
 
 
-def bring(folder: str | os.PathLike, name: str) -> Path:
-    """Return the path of a shard of a local folder; fetch it first where the folder is a copy."""
+def open_shard(folder: str | os.PathLike, name: str) -> ArrayRecordReader:
+    """Open a shard of a local folder; fetch it first where the folder is a copy.
+
+    Another process of this machine may delete the file of a copy; what is open stays readable.
+    """
     store = source_of(folder)
-    if store is not None:
-        _open_shard(store, name, Path(folder))
-    return Path(folder) / name
+    if store is None:
+        return ArrayRecordReader(str(Path(folder) / name))
+    return _open_shard(store, name, Path(folder))
 
 
 class StagedRecords:

@@ -25,7 +25,13 @@ from miro_jax.data.sources.root import LONGEST_PATH, Root, is_base64
 from miro_jax.data.sources.sample import Piece, Sample, Tables, damage, make_sample
 from miro_jax.data.sources.spec import Spec
 from miro_jax.data.sources.tar import IMAGE_EXTENSIONS
-from miro_jax.data.sources.texts import CAPTION_FIELDS, LONG_FIELD, SHORT_FIELDS, interpret
+from miro_jax.data.sources.texts import (
+    CAPTION_FIELDS,
+    LONG_FIELD,
+    SHORT_FIELDS,
+    first_with_text,
+    interpret,
+)
 
 ROWS_PER_PIECE = 1000
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "image_bytes", "picture", "bytes")
@@ -303,8 +309,7 @@ def _sample(
     root: Root, key: str, data: bytes | None, path: str, values: dict[str, Any], columns: _Columns
 ) -> Sample:
     """Interpret a row of a table; values: all but its image."""
-    written = [values.pop(name) for name in columns.captions]
-    caption = next(filter(None, written), written[0] if written else None)
+    caption = first_with_text([values.pop(name) for name in columns.captions])
     json_data = values.pop(columns.json) if columns.json else None
     others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)

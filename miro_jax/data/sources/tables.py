@@ -27,7 +27,7 @@ from miro_jax.data.json_file import is_json_lines, parse_json
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.json_tables import CAPTION_COLUMNS, PATH_COLUMNS, rows_of
-from miro_jax.data.sources.texts import first_text
+from miro_jax.data.sources.texts import first_text, first_with_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".ldjson", ".parquet", ".json")
 _PACKED = ".gz"
@@ -182,8 +182,7 @@ def _rows(path: str, path_column: str, captions: Sequence[str]) -> Iterator[Row]
         for column in captions[1:] if texts and not (texts[0] or "").strip() else ():
             value = values.get(column)
             texts.append(first_text(value) if isinstance(value, (bytes, *kinds)) else None)
-        with_text = (text for text in texts if text and text.strip())
-        yield Row(line, name or "", next(with_text, texts[0] if texts else None))
+        yield Row(line, name or "", first_with_text(texts))
 
 
 def _text(path: str, line: int, column: str, values: dict, kinds: Any) -> Any:

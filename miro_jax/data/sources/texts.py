@@ -6,7 +6,8 @@
     short     `short_synthetic_caption` or `synthetic_caption_short`, else `caption` of the JSON,
               else the caption
 
-Of several captions the first counts: of a list, of a list of objects such as `{"caption": ...}`,
+Of several columns of captions the first that holds text in a row counts. Of several captions the
+first counts: of a list, of a list of objects such as `{"caption": ...}`,
 and of a text that is one of these as JSON, or a list of texts as Python and numpy print it (as in
 tables that pandas wrote). A KEY.json that is no object may be such a list, or a text. Names of
 fields may be in capitals or not. Text is UTF-8, with or without a byte order mark; line breaks at
@@ -23,7 +24,7 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miro_jax.data.json_file import check_fields, parse_json
@@ -102,6 +103,18 @@ def first_text(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return next((text for name in _INNER_FIELDS if (text := _text(value, name))), None)
     return first_text(value[0]) if isinstance(value, list) and value else None
+
+
+def first_with_text(values: Sequence[Any]) -> Any:
+    """Return the first of a row's captions that holds text, else the first one; None of none."""
+    return next(filter(_holds_text, values), values[0] if values else None)
+
+
+def _holds_text(value: Any) -> bool:
+    try:
+        return bool((first_text(value) or "").strip())
+    except UnicodeDecodeError:  # it is text, which `interpret` names
+        return True
 
 
 def _first_listed(text: str) -> str | None:
