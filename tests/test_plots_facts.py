@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from miro_jax.evaluate.plots import bars, curves, facts, radars
+from miro_jax.evaluate.plots import bars, curves, doubts, facts, radars
 from miro_jax.evaluate.plots.command import main
 from miro_jax.evaluate.plots.facts import read_source
 from tests.plotting import write_evaluation
@@ -85,7 +85,7 @@ def test_what_is_unknown_or_partial_is_said_with_the_figure(tmp_path, capsys):
     (one,) = read_source(words[0]).evaluations
     result = {**one.manifest["result"], "partial": True}
     partial = dataclasses.replace(one, manifest={**one.manifest, "result": result})
-    assert facts.doubts([partial]) == [
+    assert doubts.of_evaluations([partial]) == [
         f"{words[0]} is PARTIAL: it lacks images or scores of its suite."
     ]
 

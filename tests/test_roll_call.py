@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from miro_jax.cli import roll_call
+from miro_jax.cli import processes, roll_call
 from miro_jax.cli.cluster import Cluster
 from miro_jax.cli.exit import TryAgain
 
@@ -50,6 +50,13 @@ class Call:
 def test_all_learn_the_hosts_of_all_in_whatever_order_they_come(port):
     calls = [Call(port, index, 4) for index in (2, 3, 0, 1)]
     assert [call.end() for call in calls] == [[f"host-{i}" for i in range(4)]] * 4
+
+
+def test_the_processes_of_this_host_are_counted(monkeypatch):
+    assert processes.count_here() == 1  # where nobody was called
+    here = socket.gethostname()
+    monkeypatch.setattr(processes, "_hosts", [here, f"not-{here}", here])
+    assert processes.count_here() == 2
 
 
 def test_those_who_are_missing_are_named_to_all_who_are_there(port):

@@ -307,6 +307,18 @@ def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
             fetched.clear()
 
 
+def test_processes_of_a_machine_with_shards_of_their_own_share_its_free_disk(url, monkeypatch):
+    copy, hosts = staging.open_copy(url), 2
+    opened = shards.open_folder(copy)
+    size = sum(shards.read_sidecar(opened, name)["bytes"] for name in names())
+    monkeypatch.setattr(staging.StagedRecords, "_room", lambda _: size / staging._FREE_SHARE + 1)
+    given = {"shuffle_shards": 2, "rows": rows_of(0, hosts), "processes_here": hosts}
+    open_data(copy, **given).close()  # both read the same shards
+    open_data(copy, **given | {"lanes": 2, "processes_here": 1}).close()
+    with pytest.raises(ValueError, match="of disk .* at a time; it may take"):
+        open_data(copy, **given | {"lanes": 2, "processes_here": 2 * hosts})
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [

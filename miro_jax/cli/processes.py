@@ -74,6 +74,11 @@ def describe() -> dict[str, str]:
     return {"host": socket.gethostname()} | versions
 
 
+def count_here() -> int:
+    """Return how many processes of this run are on this host; 1 where the hosts are not known."""
+    return max(_hosts.count(socket.gethostname()), 1)
+
+
 def name(index: int) -> str:
     """Name a process of this run for people: its index, and its host where that is known."""
     return f"process {index}" + (f" ({_hosts[index]})" if index < len(_hosts) else "")

@@ -19,7 +19,7 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from miro_jax.cli import build, run_folder, signals
+from miro_jax.cli import build, processes, run_folder, signals
 from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
@@ -121,6 +121,7 @@ def _prepare(
         latent_shape=parts.image_encoder.latent_shape,
         caption_width=parts.caption_encoder.width,
         rows=sharding.local_rows(parts.mesh, c.batch_size),
+        processes_here=processes.count_here(),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     return begun, bins, rewards, data

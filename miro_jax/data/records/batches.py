@@ -250,7 +250,8 @@ def _open(
         if order is not None:
             lanes = options.read_lanes
             near, most = functools.partial(order.shards_near, lanes=lanes), order.most_shards(lanes)
-        staged = StagedRecords(records_dir, near, most, options.stage_bytes)
+        size = options.stage_bytes
+        staged = StagedRecords(records_dir, near, most, size, options.stagers)
     _allow_open_files(len(paths))
     source = RecordSource(paths, counts, staged)
     make_example = MakeExample(

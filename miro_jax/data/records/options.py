@@ -11,6 +11,7 @@ _LEAST = {
     "shuffle_shards": 0,
     "stage_bytes": 0,
     "lanes": 1,
+    "processes_here": 1,
 }
 
 
@@ -34,6 +35,8 @@ class Options:
     lanes: of rows of each batch that read shards of their own, see `records.order`: a process reads
       the shards of its rows' lanes alone. 1 is the order without them.
     stage_bytes: that shards of a store take on the disk at a time; 0 is most of what is free.
+    processes_here: of this machine, that read. Where each reads lanes of its own, and so shards of
+      its own, each takes its share of what is free.
     """
 
     batch_size: int
@@ -49,6 +52,7 @@ class Options:
     shuffle_shards: int = 0
     lanes: int = 1
     stage_bytes: int = 0
+    processes_here: int = 1
 
     def __post_init__(self):
         whole = {name: getattr(self, name) for name in _LEAST}
@@ -94,3 +98,8 @@ class Options:
     def read_lanes(self) -> Sequence[int]:
         """The lanes of those rows."""
         return sorted({row * self.lanes // self.batch_size for row in self.read_rows})
+
+    @property
+    def stagers(self) -> int:
+        """How many processes of this machine stage shards that the others do not."""
+        return self.processes_here if len(self.read_lanes) < self.lanes else 1

@@ -105,6 +105,7 @@ class StagedRecords:
       near: position of the stream -> the shards to have here, the first ones first; None for all.
       most_shards: that `near` names at a time.
       most_bytes: that shards may take on the disk; 0 is most of what is free.
+      stagers: processes of this machine that share what is free.
 
     Raises:
       ValueError: so many shards take more.
@@ -116,6 +117,7 @@ class StagedRecords:
         near: Callable[[int], Sequence[int]] | None = None,
         most_shards: int | None = None,
         most_bytes: int = 0,
+        stagers: int = 1,
     ):
         self._folder, self._near = Path(folder), near
         store = source_of(folder)
@@ -131,7 +133,7 @@ class StagedRecords:
             raise ValueError(f"{store} must hold the records of its manifest. Annotate again.")
         self._ends = list(itertools.accumulate(counts))
         self._sizes = [sidecar["bytes"] for sidecar in sidecars]
-        self._most = most_bytes or int(_FREE_SHARE * self._room())
+        self._most = most_bytes or int(_FREE_SHARE * self._room() / stagers)
         needed = sum(sorted(self._sizes)[-(most_shards or len(self._names)) :])
         if needed > self._most:
             raise ValueError(

@@ -10,7 +10,7 @@ from miro_jax.cli import exit, flags
 from miro_jax.cli.exit import note, say
 from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
-from miro_jax.evaluate.plots import bars, curves, facts, images, radars
+from miro_jax.evaluate.plots import bars, curves, doubts, facts, images, radars
 from miro_jax.evaluate.plots.facts import Source
 from miro_jax.evaluate.plots.figure import Figure
 from miro_jax.report import page
@@ -67,9 +67,9 @@ def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
     figure = _kinds(settings, sources)[settings.kind]()
     drawn = {s.label: s.latest if settings.kind in _LAST else s.evaluations for s in sources}
     origins = {source.label: _origin(source, drawn[source.label]) for source in sources}
-    doubts = facts.doubts([one for own in drawn.values() for one in own])
-    doubts += facts.doubts_of_prompts(sources, settings.kind.replace("-", "_"))
-    return dataclasses.replace(figure, sources=origins, warnings=(*figure.warnings, *doubts))
+    texts = doubts.of_evaluations([one for own in drawn.values() for one in own])
+    texts += doubts.of_prompts(sources, settings.kind.replace("-", "_"))
+    return dataclasses.replace(figure, sources=origins, warnings=(*figure.warnings, *texts))
 
 
 def _kinds(settings: Settings, sources: Sequence[Source]) -> dict[str, Callable[[], Figure]]:
