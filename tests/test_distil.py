@@ -17,7 +17,9 @@ from miro_jax.models import sampler, sharding, solvers
 from miro_jax.models.student import JumpEmbedding
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights.official import FIXED
-from miro_jax.sample import pipeline, trained
+from miro_jax.sample import pipeline, preset, trained
+from miro_jax.sample.settings import Options, Settings
+from miro_jax.sample.usual import Usual
 from miro_jax.train import distil
 from miro_jax.train.settings import Distillation
 from tests import training
@@ -190,10 +192,16 @@ def test_an_exported_student_draws_the_same_images(tmp_path):
         lambda: build_caption_encoder(**ENCODERS["caption"]),
         NAMES,
         small_mesh(),
+        usual=Usual(settings=Settings(negative_prompt="same")),
     )
     folder = trained.export(ours, tmp_path / "exported", ENCODERS)
     loaded = pipeline.MiroPipeline.from_pretrained(folder, batch_size=4)
     assert loaded.trained.config.student
+    assert loaded.default_settings.negative_prompt == "same"  # as it was trained
+    _, _, usual = preset.read_defaults(Options(checkpoint=str(folder)))
+    assert usual.settings == loaded.default_settings
+    with pytest.raises(ValueError, match="built in, .* the negative prompt 'same': negative targ"):
+        loaded("a circle", num_steps=2, negative_prompt="empty")
     how = {"num_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
     found, expected = (p("a circle", 4, **how) for p in (loaded, pipeline.MiroPipeline(ours, 4)))
     np.testing.assert_array_equal(found, expected)

@@ -15,7 +15,7 @@ from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
 from miro_jax.sample.settings import Options
 from miro_jax.sample.trained import peek
-from miro_jax.sample.usual import Usual, read_usual
+from miro_jax.sample.usual import Usual
 
 FORMAT = 1
 _LEVELS = {str: (float, None)}
@@ -90,14 +90,13 @@ def read_defaults(options: Options) -> tuple[tuple[str, ...], dict[str, Any] | N
     Raises:
       FileNotFoundError, ValueError: see `peek` and `read_preset`; a flag of releases for a run.
     """
-    names, config = peek(options.checkpoint, options.variant, options.revision)
+    names, config, usual = peek(options.checkpoint, options.variant, options.revision)
     for name in ("text_encoder", "vae", "revision") if config is not None else ():
         if (value := getattr(options, name)) is not None:
             raise ValueError(
                 f"argument --{name.replace('_', '-')}: must be given for a release alone; "
                 f"{options.checkpoint} is a run, got {value!r}."
             )
-    usual = read_usual(config)
     if options.preset is not None:
         preset = read_preset(options.preset)
         preset.check_rewards(names)

@@ -40,6 +40,8 @@ _CONFIG_OF_A_RUN = {
     | dict.fromkeys(("targets?", "negative_targets?"), str),
 }
 _REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
+_NEGATIVE = "negative_prompt"  # built into an exported student
+_OF_A_RELEASE = _REWARDS_OF_A_RELEASE | {f"{official.OURS}?": {f"{_NEGATIVE}?": str}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +195,7 @@ def load(
         release.network.mesh,
         release.empty_tokens,
         f"{url or repository} sha256:{release.sha256}",
+        usual=_usual_of_release(release.settings),
     )
 
 
@@ -207,14 +210,15 @@ def folder_of(source: str | Path, variant: str | None = None, weights: bool = Tr
 
 def peek(
     source: str | Path, variant: str | None = None, revision: str | None = None
-) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual]:
     """Look at what a checkpoint is, reading its `config.json` alone.
 
     Args:
       source, variant, revision: see `load`.
 
     Returns:
-      (names of its rewards, in order; `config.sample` where it is a run, None for a release).
+      (names of its rewards, in order; `config.sample` where it is a run, None for a release; what
+      it is sampled with where nothing else is said).
 
     Raises:
       FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
@@ -222,7 +226,8 @@ def peek(
     folder = folder_of(source, variant, weights=False)
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
-        return tuple(map(short_name, settings["data"]["train_rewards"])), settings["sample"]
+        names, own = map(short_name, settings["data"]["train_rewards"]), settings["sample"]
+        return tuple(names), own, read_usual(own)
     with open_release(source, variant, folder, revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
@@ -230,9 +235,16 @@ def peek(
             f"{source} must be a run with checkpoints or a folder in the released layout; its "
             f"{official.CONFIG} is of neither."
         )
-    for part in (settings, settings["network"]):
-        check_fields(part, _REWARDS_OF_A_RELEASE, f"{official.CONFIG} of {source}")
-    return official.reward_names(settings), None
+    check_fields(settings, _OF_A_RELEASE, f"{official.CONFIG} of {source}")
+    check_fields(settings["network"], _REWARDS_OF_A_RELEASE, f"{official.CONFIG} of {source}")
+    return official.reward_names(settings), None, _usual_of_release(settings)
+
+
+def _usual_of_release(settings: Mapping[str, Any]) -> Usual:
+    usual, negative = Usual(), settings.get(official.OURS, {}).get(_NEGATIVE)
+    if negative is None:
+        return usual
+    return Usual(settings=dataclasses.replace(usual.settings, negative_prompt=negative))
 
 
 def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | None = None) -> Path:
@@ -252,6 +264,9 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
     bias = np.asarray(trained.image_encoder.normalize(zero))
     scale = np.asarray(trained.image_encoder.normalize(one)) - bias
     state = nnx.merge_state(*trained.weights)
+    more: dict[str, Any] = {"encoders": dict(encoders)} if encoders else {}
+    if trained.config.student:
+        more[_NEGATIVE] = trained.usual.settings.negative_prompt
     return official.write(
         folder,
         trained.config,
@@ -260,7 +275,7 @@ def export(trained: Trained, folder: Path | str, encoders: Mapping[str, Any] | N
         np.asarray(empty, np.float32).reshape(-1, trained.config.caption_width),
         trained.caption_encoder.max_tokens,
         (scale.reshape(-1), bias.reshape(-1)),
-        {"encoders": dict(encoders)} if encoders else None,
+        more,
     )
 
 
