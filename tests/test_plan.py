@@ -224,6 +224,12 @@ def test_the_rate_is_measured_where_it_was_and_estimated_elsewhere():
     assert budget.mfu_of(at("h200-8"), other)[1].startswith("estimated")
 
 
+def test_towers_take_the_share_of_their_chip():
+    assert budget.towers_mfu("v6e")[0] < budget.towers_mfu("h200")[0] < budget.towers_mfu("v5e")[0]
+    assert "as the compiler expects" in budget.towers_mfu("v5e")[1]
+    assert "as towers reach on an NVIDIA H200" in budget.towers_mfu("v4")[1]
+
+
 def test_the_paper_s_annotation_costs_what_its_cards_say():
     flops = budget.annotation_flops(read_config("miro"), 17.0)
     assert 5e12 < flops < 20e12  # VQAScore alone is most of it
