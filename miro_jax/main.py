@@ -16,7 +16,7 @@ from miro_jax.evaluate import distillation, extension, training
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.study import stage as study
 from miro_jax.models import sharding
-from miro_jax.train import components
+from miro_jax.train import components, peers
 
 log, VERB = logging.getLogger("miro_jax"), "train"
 
@@ -44,12 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config, stage = command.config, command.stage
             for check in (components.validate, sample.validate, evaluate.validate):
                 check(config)
-            with errors_of_stores():
+            run_folder.start_processes(config, stage)
+            # What fails for one of several processes alone, the others hear of.
+            with errors_of_stores(), peers.watched(config.mesh.heartbeat_seconds):
                 workdir = run_folder.open_folder(
                     config, command.workdir, stage, arguments, held, command.resume
                 )
-            if stage != "annotate":  # whose devices are those of config.annotate.mesh
-                sharding.make_mesh(config.mesh.data, config.mesh.model)
+                if stage != "annotate":  # whose devices are those of config.annotate.mesh
+                    sharding.make_mesh(config.mesh.data, config.mesh.model)
         except (*ends.MISTAKES, OSError, RuntimeError) as error:
             return ends.fail(VERB, error, ends.status_of(error))
         return _run(command, workdir, held)

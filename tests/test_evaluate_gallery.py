@@ -1,5 +1,6 @@
 """The gallery: pictures of each prompt at each level, as files."""
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -33,3 +34,12 @@ def test_a_network_without_rewards_has_one_column_and_no_levels(tmp_path):
     plain.reward_names = ()
     found = gallery.Evaluator(SAMPLING, ["a"], 1, (0.0, 1.0), tmp_path).run(plain)
     assert found.levels == [] and found.files == [["gallery-0-0.png"]]
+
+
+def test_of_several_processes_the_first_one_alone_writes(tmp_path, monkeypatch):
+    def run(folder):
+        return gallery.Evaluator(SAMPLING, ["a"], 1, (0.0, 1.0), folder).run(Meter(("first",)))
+
+    written = run(tmp_path / "first")
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert run(tmp_path / "second") == written and not (tmp_path / "second").exists()

@@ -216,8 +216,23 @@ def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
 @pytest.mark.parametrize(
     "key, value", [("coordinator", "host0"), ("num_processes", 2), ("process_id", 0)]
 )
-def test_a_run_of_several_processes_does_not_begin_as_one(tmp_path, key, value):
+def test_a_run_of_several_processes_does_not_begin_as_one(key, value):
     said = f"config.mesh.{key} = {value!r} needs config.mesh.distributed = True"
     with pytest.raises(ValueError, match=said):
-        run_folder.open_folder(changed(**{f"mesh__{key}": value}), tmp_path / "run", "train")
-    assert not (tmp_path / "run").exists()
+        run_folder.start_processes(changed(**{f"mesh__{key}": value}), "train")
+
+
+def test_processes_compare_all_of_a_config_but_what_is_of_a_host():
+    def compared(stage="train", **changes):
+        return run_folder._same(changed(**changes), stage)
+
+    usual = compared()
+    assert usual["config.seed"] == "0" and usual["--stage"] == "train" and len(usual) > 100
+    apart = {"data__records": "/elsewhere", "mesh__process_id": 1, "mesh__coordinator": "host0"}
+    assert compared(**apart, annotate__num_threads=3) == usual
+    assert compared("annotate", seed=1) == {"--stage": "annotate"}
+    long, other = (("a red circle",) * 99 + (last,) for last in ("b", "c"))
+    texts = [
+        compared(sample__prompts=prompts)["config.sample.prompts"] for prompts in (long, other)
+    ]
+    assert texts[0] != texts[1] and all(len(text) < 200 for text in texts)

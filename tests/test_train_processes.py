@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 
+from miro_jax import annotate
 from miro_jax.evaluate.run import read_entries
 from miro_jax.train import components
 from tests import killing_processes, training
@@ -186,6 +187,60 @@ def test_who_is_missing_is_named_and_the_status_is_75(pair, records, tmp_path):
     assert pair.launchers[1].wait() == 75
     (line,) = pair.lines(1, "error")
     assert "process 0 (localhost) must answer process 1 at 127.0.0.1" in line
+
+
+def test_processes_of_different_configs_are_refused_by_the_name_of_the_key(pair, records, tmp_path):
+    other = ("--config.optim.learning_rate=0.5",)
+    pair.start(*arguments(records, tmp_path / "run"), of_second=other)
+    assert pair.wait() == [2, 2]  # either trained, with its own rate, what no checkpoint fits
+    for index in (0, 1):
+        (line,) = pair.lines(index, "error")
+        assert "all processes must have the same config.optim.learning_rate; process 1 (" in line
+        assert "has 0.5, process 0" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_of_different_records_are_refused(pair, records, tmp_path):
+    sizes = {"source__shapes__num_images": 64, "source__shapes__images_per_shard": 32}
+    annotate.run(training.tiny(source__shapes__seed=1, **sizes), tmp_path)
+    other = (f"--config.data.records={tmp_path / 'records'}",)
+    pair.start(*arguments(records, tmp_path / "run"), of_second=other)
+    assert pair.wait() == [2, 2]
+    for index in (0, 1):
+        (line,) = pair.lines(index, "error")
+        assert "all processes must have the same records; process 1 (" in line
+
+
+def test_what_one_cannot_begin_with_ends_all_at_once(pair, records, tmp_path):
+    (tmp_path / "file").write_text("")
+    begin = time.monotonic()
+    pair.start(*arguments(records, tmp_path / "run"), of_second=(f"--workdir={tmp_path / 'file'}",))
+    assert pair.wait() == [1, 2]
+    assert time.monotonic() - begin < HEARTBEAT * training.slowdown()
+    (line,) = pair.lines(0, "error")
+    assert "process 1 (" in line and "of this run failed, see what it printed" in line
+    (line,) = pair.lines(1, "error")
+    assert "--workdir must be a folder that can be written" in line
+
+
+@pytest.mark.parametrize("stage", ["sample", "study"])
+def test_a_stage_for_one_process_is_refused(pair, tmp_path, stage):
+    variant = "study.py:tiny" if stage == "study" else "base.py:tiny"
+    config = (f"--config={training.ROOT / 'configs' / variant}", "--config.mesh.distributed=True")
+    pair.start(*config, f"--workdir={tmp_path}", f"--stage={stage}")
+    assert pair.wait() == [2, 2]
+    for index in (0, 1):
+        (line,) = pair.lines(index, "error")
+        assert f"--stage={stage} is for one process" in line
+
+
+def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path):
+    pair.start(*arguments(records, tmp_path / "a"), of_second=(f"--workdir={tmp_path / 'b'}",))
+    assert pair.wait() == [2, 2]  # of what each saves in its own folder no checkpoint is whole
+    for index in (0, 1):
+        (line,) = pair.lines(index, "error")
+        assert "must see what process 0 writes into" in line and "need one --workdir" in line
+    assert list((tmp_path / "a" / "checkpoints").iterdir()) == []
 
 
 def test_one_process_resumes_what_two_began(together, alone, records, parts, tmp_path):

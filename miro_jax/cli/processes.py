@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 
 import jax
 
@@ -26,7 +27,10 @@ log = logging.getLogger("miro_jax")
 
 
 def start(
-    given: Given = ASK_SCHEDULER, seconds: float = SECONDS, heartbeat_seconds: float = 100
+    given: Given = ASK_SCHEDULER,
+    seconds: float = SECONDS,
+    heartbeat_seconds: float = 100,
+    same: Mapping[str, str] | None = None,
 ) -> None:
     """Connect this process with the others of its run; before any device is used.
 
@@ -34,6 +38,7 @@ def start(
       given: what the config says; the scheduler gives the rest, see `cli.cluster`.
       seconds: until all must be there.
       heartbeat_seconds: JAX takes a process for dead that is silent for so long.
+      same: what must be equal in all beside the versions, by the name that messages give it.
 
     Raises:
       TryAgain: some processes are missing; the text names them.
@@ -54,7 +59,7 @@ def start(
         _leave_when_jax_aborts()
         return
     if cluster.count > 1:
-        _hosts[:] = roll_call.call(cluster, describe(), seconds)
+        _hosts[:] = roll_call.call(cluster, describe() | dict(same or {}), seconds)
         _leave_when_jax_aborts()
         log.info("%d processes are there (%s): %s", cluster.count, cluster.why, ", ".join(_hosts))
     jax.distributed.initialize(

@@ -1,6 +1,8 @@
 """The folder that a run keeps: `config.json`, `run.json`, `log.txt`, and where its records are."""
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -32,6 +34,16 @@ from miro_jax.models.fused_attention import resolve
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
 CONFIG = "config.json"
+# What hosts of one run may have each for itself.
+_OF_A_HOST = (
+    "config.mesh.coordinator",
+    "config.mesh.process_id",
+    "config.mesh.num_processes",  # compared as what it comes to
+    "config.data.records",
+    "config.weights",
+    "config.annotate",
+)
+_LONGEST = 100  # characters of a value that processes compare as it stands
 
 
 def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
@@ -106,6 +118,22 @@ def makes_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     return config.source.spec == "shapes" and mine
 
 
+def start_processes(config: ml_collections.ConfigDict, stage: str) -> None:
+    """Connect this process with the others of its run, where the config says that there are some.
+
+    Raises:
+      TryAgain: other processes of the run are missing. ValueError: they do not fit together.
+    """
+    if config.mesh.distributed:
+        c = config.mesh
+        given = Given(c.coordinator, c.num_processes, c.process_id)
+        # Later than `train.peers`, which says in a line what happened.
+        same = _same(config, stage)
+        processes.start(given, c.start_seconds, c.heartbeat_seconds + 30, same)
+    elif stage in TRAINING:
+        _require_alone(config)
+
+
 def open_folder(
     config: ml_collections.ConfigDict,
     workdir: Path | str,
@@ -117,8 +145,7 @@ def open_folder(
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
     Once there are checkpoints, `config.json` is that of their network, written by training; other
-    stages write `config-STAGE.json`. Where several processes run together, they find each other
-    first.
+    stages write `config-STAGE.json`. Several processes have found each other before.
 
     Args:
       workdir: the run's folder, or its URL in an object store.
@@ -130,7 +157,6 @@ def open_folder(
 
     Raises:
       BlockingIOError: another process trains there; the text names it.
-      TryAgain: other processes of the run are missing.
       FileNotFoundError: no such folder, for a stage that begins with what training wrote; no
         checkpoint where one is required.
       FileExistsError: a checkpoint where there must be none.
@@ -145,13 +171,6 @@ def open_folder(
         raise FileNotFoundError(
             f"--workdir must be the folder of a trained run; there is no folder {workdir}."
         )
-    if config.mesh.distributed:
-        c = config.mesh
-        given = Given(c.coordinator, c.num_processes, c.process_id)
-        # Later than `train.peers`, which says in a line what happened.
-        processes.start(given, c.start_seconds, c.heartbeat_seconds + 30)
-    elif stage in TRAINING:
-        _require_alone(config)
     if is_url(workdir):
         workdir = open_mirror(config, str(workdir), stage, held or contextlib.ExitStack())
     workdir = Path(workdir)
@@ -200,6 +219,31 @@ def _require_alone(config: ml_collections.ConfigDict) -> None:
             f"{' and '.join(named)} needs config.mesh.distributed = True: without it this process "
             "trains for itself."
         )
+
+
+def _same(config: ml_collections.ConfigDict, stage: str) -> dict[str, str]:
+    """Return what all processes of a run must have been given alike, by its name.
+
+    Not where things are on a host; processes that annotate work apart, each on pieces of its own.
+    """
+    values = {"--stage": stage}
+    if stage != "annotate":
+        _flatten("config", json.loads(config.to_json()), values)
+    return values
+
+
+def _flatten(name: str, value: Any, values: dict[str, str]) -> None:
+    """Add the texts of a value and of what is in it by their names."""
+    if name in _OF_A_HOST:
+        return
+    if isinstance(value, dict) and value:
+        for key in sorted(value):
+            _flatten(f"{name}.{key}", value[key], values)
+        return
+    text = json.dumps(value)
+    if len(text) > _LONGEST:  # what a process says of itself is one line of limited length
+        text = f"{text[:_LONGEST]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
+    values[name] = text
 
 
 def _check_resume(workdir: Path, resume: str) -> None:

@@ -28,7 +28,7 @@ from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.sources import is_run
 from miro_jax.sample.trained import Trained, load, weights_name
-from miro_jax.train import components, distil, extend, loop
+from miro_jax.train import components, distil, extend, loop, peers
 from miro_jax.train.settings import Distillation
 from miro_jax.train.state import TrainState, over_leaves
 
@@ -44,15 +44,16 @@ def run(config: Config, workdir: Path | str) -> None:
     """
     if not config.distil.checkpoint:
         raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
-    source = locate(config.distil.checkpoint)
-    teacher = load(config.distil.checkpoint)
-    if teacher.config.student:
-        raise ValueError(f"The teacher must not be a student itself; got {source}.")
-    config = student_config(config, source, weights_name(teacher))
-    components.validate(config)
-    _check_resumed(config, Path(workdir))
-    log.info("The teacher is %s", config.distil.teacher)
-    states = extend.to_host(teacher.weights)
+    with peers.watched(config.mesh.heartbeat_seconds):
+        source = locate(config.distil.checkpoint)
+        teacher = load(config.distil.checkpoint)
+        if teacher.config.student:
+            raise ValueError(f"The teacher must not be a student itself; got {source}.")
+        config = student_config(config, source, weights_name(teacher))
+        components.validate(config)
+        _check_resumed(config, Path(workdir))
+        log.info("The teacher is %s", config.distil.teacher)
+        states = extend.to_host(teacher.weights)
 
     conditioned = tuple(map(short_name, config.data.train_rewards))
     if teacher.reward_names != conditioned:

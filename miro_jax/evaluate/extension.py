@@ -72,7 +72,8 @@ def run(config: Config, workdir: Path | str) -> None:
     loop.run(extended, workdir, Preview, make_state)
     if config.train.report:
         evaluate.run(extended, workdir)
-        compare.run(_load(config), extended, workdir, workdir)
+        with peers.watched(config.mesh.heartbeat_seconds):
+            compare.run(_load(config), extended, workdir, workdir)
 
 
 def _make_records(config: Config, workdir: Path) -> str | None:

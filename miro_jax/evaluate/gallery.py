@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import jax
 import numpy as np
 
 from miro_jax.data.storage.files import write_atomic
@@ -67,13 +68,16 @@ class Evaluator:
         """Sample, and write the images of a prompt at a level together as `gallery-P-L.png`."""
         levels = self._columns(pipeline.reward_names)
         images = sample_levels(pipeline, self.sampling, self.prompts, self.count, levels)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        writes = jax.process_index() == 0  # of several processes that sample together
+        if writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
         files, digests = [], {}
         for number, row in enumerate(images.swapaxes(0, 1)):
             files.append([f"gallery-{number}-{column}.png" for column in range(len(row))])
             for name, cell in zip(files[-1], row, strict=True):
                 data = grids.encode_png(grids.tile(cell, gap=1), optimize=True)
-                write_atomic(self.folder / name, data)
+                if writes:
+                    write_atomic(self.folder / name, data)
                 digests[name] = hashlib.sha256(data).hexdigest()
         shown = levels if pipeline.reward_names else []
         scale = self.sampling.settings.guidance_scale

@@ -117,8 +117,7 @@ def restore(
     components.check_network(config, workdir)
     weights = weights["ema_params"], weights["buffers"]
     bins = components.stored_bins(data_state)
-    name, usual = Path(workdir).name, read_usual(config.sample)
-    return of_parts(parts, weights, name, step, bins, usual)
+    return of_parts(parts, weights, Path(workdir).name, step, bins, read_usual(config.sample))
 
 
 def of_parts(

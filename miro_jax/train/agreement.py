@@ -6,11 +6,14 @@ the next batch: at every step that would cost a short step a share of its time.
 """
 
 import time
+import zlib
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from miro_jax.cli import processes
 
 SECONDS, MOST_STEPS = 1.0, 8  # between two exchanges
 
@@ -55,6 +58,18 @@ class Agreement:
             return 1
         of_one = (self._clock() - self._last[1]) / (step - self._last[0])
         return max(1, min(MOST_STEPS, int(SECONDS / max(of_one, 1e-3))))
+
+
+def check_same(what: str, text: str) -> None:
+    """Raise ValueError unless all processes have one text, as the digest of what they read."""
+    if jax.process_count() == 1:
+        return
+    every = multihost_utils.process_allgather(np.array(zlib.crc32(text.encode()), np.uint32))
+    if others := np.flatnonzero(every != every[0]).tolist():
+        raise ValueError(
+            f"all processes must have the same {what}; {' and '.join(map(processes.name, others))} "
+            f"and {processes.name(0)} have different ones."
+        )
 
 
 def longest(length: int) -> int:

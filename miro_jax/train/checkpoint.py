@@ -30,6 +30,7 @@ from orbax.checkpoint import checkpoint_managers
 from miro_jax.cli import processes
 from miro_jax.data.storage import check_writable
 from miro_jax.models import sharding
+from miro_jax.train import one_folder
 from miro_jax.train.digest import examine, layout
 from miro_jax.train.leaks import without_leaks
 from miro_jax.train.saving import Keep
@@ -101,7 +102,7 @@ class Checkpoints:
           shared: the processes of the run see one folder; otherwise each has its own copy.
 
         Raises:
-          ValueError: keep below 1.
+          ValueError: keep below 1, or processes that see other folders.
           FileNotFoundError: read_only, and no such folder.
           OSError: the folder cannot be made or written.
         """
@@ -118,6 +119,8 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
         if not read_only:
             check_writable(self.folder)
+            if shared:
+                one_folder.check_one(self.folder)
         without_leaks()
         self._values: dict[int, float | None] = {}  # by which the best is chosen
         self._manager = self._reader = self._open(read_only, self._shared)
@@ -233,7 +236,7 @@ class Checkpoints:
           FileNotFoundError: no checkpoint of `step`.
           UnusableError: there are checkpoints, and none can be used.
         """
-        steps = self.steps()
+        steps = one_folder.agreed(self.steps, self._manager.reload)
         if step is not None and step not in steps:
             raise FileNotFoundError(f"{self.folder} must hold step {step}; it holds {steps}.")
         wanted, structure = _flatten(abstract_state)

@@ -46,10 +46,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Train, measure and write the page; resumes where it was stopped.
 
     Raises:
-      ValueError: `config.study` is missing or wrong, or the folder holds another study.
+      ValueError: `config.study` is missing or wrong, the folder holds another study, or several
+        processes run it.
       FloatingPointError: the loss of a run is not finite.
     """
     study, runs = check(config)
+    if (count := jax.process_count()) > 1:
+        raise ValueError(
+            f"--stage=study is for one process, without config.mesh.distributed; got {count}."
+        )
     if not run_folder.has_records(config, workdir):
         annotate.run(config, workdir)
     folder = LocalFolder(Path(workdir) / FOLDER)
