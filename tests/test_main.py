@@ -58,7 +58,7 @@ def test_a_bad_argument_gives_status_2_one_line_and_no_folder(capsys, tmp_path, 
         ("train", "train.batch_size", 12, "config.train.batch_size must be a multiple of the 8"),
         ("train", "data.caption_buckets", (300,), "config.data.caption_buckets must rise"),
         ("train", "data.caption_buckets", (4.5,), "config.data.caption_buckets, num_threads"),
-        ("train", "data.lanes", 3, "config.data.lanes must be at least 1 and divide the batch"),
+        ("train", "data.lanes", 3, "config.data.lanes must divide the batch size 16; got 3"),
         ("train", "sample.batch_size", 12, "config.sample.batch_size must be a multiple of the 8"),
     ],
 )
