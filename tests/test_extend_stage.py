@@ -18,7 +18,7 @@ from miro_jax.evaluate import training as training_stage
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample.trained import load
-from miro_jax.train import components, loop
+from miro_jax.train import components, loop, setup
 from tests import sampling, training
 from tests.networks import TINY, quick_compilation, resize
 
@@ -184,9 +184,9 @@ class Stopping:
 
 
 def test_an_extension_that_was_stopped_resumes_bit_for_bit(old, new, tmp_path, monkeypatch):
-    make_iterator = loop.make_iterator
+    make_iterator = setup.make_iterator
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_iterator", lambda *given: Stopping(make_iterator(*given)))
+        patch.setattr(setup, "make_iterator", lambda *given: Stopping(make_iterator(*given)))
         with pytest.raises(SystemExit):
             extension.run(alone(old), tmp_path)
     assert training.last_step(tmp_path) == 2

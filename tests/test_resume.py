@@ -15,7 +15,7 @@ import pytest
 from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
 from miro_jax.sample.trained import restore
-from miro_jax.train import ahead, components, loop
+from miro_jax.train import ahead, components, loop, setup
 from miro_jax.train.checkpoint import Checkpoints
 from tests import training
 from tests.networks import quick_compilation
@@ -93,7 +93,7 @@ class Trial:
             **{f"train__{k}": v for k, v in settings.items()},
             **changes,
         )
-        make_iterator, make_train_step = loop.make_iterator, ahead.make_train_step
+        make_iterator, make_train_step = setup.make_iterator, ahead.make_train_step
 
         def watch(*arguments):
             return Watched(make_iterator(*arguments), self.seen, stop_at)
@@ -108,7 +108,7 @@ class Trial:
             return counted
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "make_iterator", watch)
+            patch.setattr(setup, "make_iterator", watch)
             patch.setattr(ahead, "make_train_step", count)
             loop.run(config, self.workdir, Preview)
         return self

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from miro_jax.models import sharding
-from miro_jax.train import components, loop
+from miro_jax.train import components, setup
 from miro_jax.train.state import leaf_name
 from tests import training
 from tests.networks import quick_compilation
@@ -29,7 +29,7 @@ def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(
     parts = components.build_components(training.small())
     whole = Trial(records, tmp_path / "whole", steps).run()
     chain, restored, saved = Trial(records, tmp_path / "chain", steps), [], {}
-    start = loop._start
+    start = setup.begin
 
     def make_mesh(data, model):
         return jax.make_mesh(
@@ -45,7 +45,7 @@ def test_a_run_continues_on_eight_four_one_and_two_by_four_devices(
         return state
 
     monkeypatch.setattr(sharding, "make_mesh", make_mesh)
-    monkeypatch.setattr(loop, "_start", watch)
+    monkeypatch.setattr(setup, "begin", watch)
     for number, (data, model) in enumerate(MESHES, 1):
         mesh = {"mesh__data": data, "mesh__model": model}
         if number < len(MESHES):

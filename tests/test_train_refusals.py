@@ -9,7 +9,7 @@ import pytest
 
 from miro_jax import main as entry
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import components, loop
+from miro_jax.train import components, loop, setup
 from miro_jax.train.checkpoint import LayoutMismatch
 from tests import training
 from tests.networks import quick_compilation
@@ -65,7 +65,7 @@ class Poisoning:
     """A run through `main` that met the poisoned batch."""
 
     def __init__(self, records, workdir):
-        self.workdir, original = workdir, loop.make_iterator
+        self.workdir, original = workdir, setup.make_iterator
         arguments = [
             *training.COMMAND,
             f"--workdir={workdir}",
@@ -78,7 +78,7 @@ class Poisoning:
         ]
         said = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-            patch.setattr(loop, "make_iterator", lambda *a: Poisoned(original(*a)))
+            patch.setattr(setup, "make_iterator", lambda *a: Poisoned(original(*a)))
             self.status = entry.main(arguments)
         self.said = said.getvalue()
         self.keys = Poisoned.last.keys

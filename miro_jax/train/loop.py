@@ -1,4 +1,4 @@
-"""The training stage: set-up, and the loop around the step.
+"""The training stage, and the loop around its step.
 
 The loop: sample a preview if due, save if due, next batch, step, read the metrics of the step
 before.
@@ -19,18 +19,15 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from miro_jax.cli import build, processes, run_folder, signals
+from miro_jax.cli import build, run_folder, signals
 from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
 from miro_jax.cli.stored_run import share_checkpoint
-from miro_jax.data.records.batches import make_iterator
-from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.examples import pad_captions
-from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import sharding
-from miro_jax.train import ahead, components, peers
+from miro_jax.train import ahead, components, peers, setup
 from miro_jax.train.agreement import Agreement, check_same
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
@@ -67,7 +64,7 @@ def run(
     """
     workdir = Path(workdir)
     c, mesh = config.train, config.mesh
-    prepare = functools.partial(_prepare, config, workdir, make_step is None, begun)
+    prepare = functools.partial(setup.prepare, config, workdir, make_step is None, begun)
     with peers.watched(mesh.heartbeat_seconds):
         in_turn = build.reads_weights(config)
         begun, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
@@ -80,7 +77,7 @@ def run(
         checkpoints = stack.enter_context(opened)
         # Ends before the checkpoints, which may wait for the others.
         here = stack.enter_context(peers.watched(mesh.heartbeat_seconds, mesh.behind_seconds))
-        begun_with = _start(config, parts, checkpoints, data, make_state)
+        begun_with = setup.begin(config, parts, checkpoints, data, make_state)
         state = check_structure(begun_with, parts.abstract)
         if jax.process_index() == 0:
             run_folder.write_config(config, workdir / run_folder.CONFIG)
@@ -103,52 +100,6 @@ def run(
             empty_tokens, loop.program = ahead.put_empty_tokens(parts), program
             loop.run(lambda leaves, batch: program(leaves, batch, empty_tokens), state, first)
     share_checkpoint(workdir)
-
-
-def _prepare(
-    config: Config, workdir: Path, is_training: bool, begun: ahead.Begun | None
-) -> tuple[ahead.Begun, Bins, list, Any]:
-    """Return what `ahead.begin` does, the levels, the rewards of previews and the data, checked."""
-    c = config.train
-    folder = run_folder.records_folder(config, workdir)
-    manifest = Manifest.load(folder)
-    begun = begun or ahead.begin(config, is_training)
-    parts = begun.parts
-    check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
-    rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
-    bins = Bins.load(folder)
-    options = components.data_options(
-        config,
-        latent_shape=parts.image_encoder.latent_shape,
-        caption_width=parts.caption_encoder.width,
-        rows=sharding.local_rows(parts.mesh, c.batch_size),
-        processes_here=processes.count_here(),
-    )
-    data = make_iterator(folder, bins, build.reward_labels(config), options)
-    return begun, bins, rewards, data
-
-
-def _start(
-    config: Config,
-    parts: components.Components,
-    checkpoints: Checkpoints,
-    data: Any,
-    make_state: Callable[[components.Components], TrainState] | None,
-) -> TrainState:
-    """Restore the latest usable checkpoint with its data position, or begin anew."""
-    restored = checkpoints.restore_latest(parts.abstract)
-    if restored is None:
-        init = jax.jit(parts.init, out_shardings=parts.shardings)
-        state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
-        checkpoints.prepare(state)
-        return state
-    _, state, data_state = restored
-    components.check_conditioning(config, data_state)
-    components.check_network(config, checkpoints.folder.parent)
-    for key in (components.CONDITIONED_ON, components.BINS):
-        data_state.pop(key, None)
-    data.set_state(data_state)
-    return state
 
 
 class Loop:

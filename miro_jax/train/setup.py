@@ -1,0 +1,63 @@
+"""What the training stage begins with: what a run reads, checked, and its first state."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from miro_jax.cli import build, processes, run_folder
+from miro_jax.cli.build import Config
+from miro_jax.data.records.batches import make_iterator
+from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.manifest import Manifest, check_encoders
+from miro_jax.models import sharding
+from miro_jax.train import ahead, components
+from miro_jax.train.checkpoint import Checkpoints
+from miro_jax.train.state import TrainState
+
+
+def prepare(
+    config: Config, workdir: Path, is_training: bool, begun: ahead.Begun | None
+) -> tuple[ahead.Begun, Bins, list, Any]:
+    """Return what `ahead.begin` does, the levels, the rewards of previews and the data, checked."""
+    c = config.train
+    folder = run_folder.records_folder(config, workdir)
+    manifest = Manifest.load(folder)
+    begun = begun or ahead.begin(config, is_training)
+    parts = begun.parts
+    check_encoders(parts.image_encoder, parts.caption_encoder, manifest)
+    rewards = build.load_rewards(config) if c.score_samples and c.sample_every_steps else []
+    bins = Bins.load(folder)
+    options = components.data_options(
+        config,
+        latent_shape=parts.image_encoder.latent_shape,
+        caption_width=parts.caption_encoder.width,
+        rows=sharding.local_rows(parts.mesh, c.batch_size),
+        processes_here=processes.count_here(),
+    )
+    data = make_iterator(folder, bins, build.reward_labels(config), options)
+    return begun, bins, rewards, data
+
+
+def begin(
+    config: Config,
+    parts: components.Components,
+    checkpoints: Checkpoints,
+    data: Any,
+    make_state: Callable[[components.Components], TrainState] | None,
+) -> TrainState:
+    """Restore the latest usable checkpoint with its data position, or begin anew."""
+    restored = checkpoints.restore_latest(parts.abstract)
+    if restored is None:
+        init = jax.jit(parts.init, out_shardings=parts.shardings)
+        state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
+        checkpoints.prepare(state)
+        return state
+    _, state, data_state = restored
+    components.check_conditioning(config, data_state)
+    components.check_network(config, checkpoints.folder.parent)
+    for key in (components.CONDITIONED_ON, components.BINS):
+        data_state.pop(key, None)
+    data.set_state(data_state)
+    return state
