@@ -218,6 +218,7 @@ def test_the_rate_is_measured_where_it_was_and_estimated_elsewhere():
     assert why.startswith("measured: 508 images/s") and 0.3 < share < 0.4
     share, why = budget.mfu_of(at("v6e-16"), sizes)
     assert share == 0.23 and "from the compiler; not measured on v6e" in why
+    assert budget.mfu_of(at("v5e-16"), sizes)[0] == 0.39
     share, why = budget.mfu_of(at("v4-16"), sizes)
     assert share > 0.3 and why.startswith("estimated") and "not measured on v4" in why
     other = dataclasses.replace(sizes, num_blocks=2)

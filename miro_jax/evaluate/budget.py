@@ -33,7 +33,7 @@ KEPT, KEPT_WITH_CUDNN = 0.6, 0.31
 # By the compiler for TPUs: what suffices for both programs that were compiled, and the share of the
 # peak where no chip waits for others. See benchmarks/tpu_program.py.
 KEPT_ON_TPU = 0.4
-MFU_BY_COMPILER = {"v6e": 0.23}
+MFU_BY_COMPILER = {"v5e": 0.39, "v6e": 0.23}
 TOWERS_MFU_BY_COMPILER = {"v5e": 0.54, "v6e": 0.29}  # the lowest of those that were compiled
 _WITH_CUDNN = ("h100", "h200", "b200")
 _KNOWN_DEVICE = "NVIDIA H200"
