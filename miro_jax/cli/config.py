@@ -184,11 +184,9 @@ def _load(path: str) -> ml_collections.ConfigDict:
         cause = _root(error)
         lines = [f.lineno for f in traceback.extract_tb(cause.__traceback__) if f.filename == file]
         if isinstance(cause, ValueError) and str(cause).startswith("Unknown variant"):
-            name, known = (
-                str(cause).split("'")[1],
-                re.findall(r"\w+", str(cause).rpartition(":")[2]),
-            )
-            raise UsageError(f"{str(cause).rstrip('.')}{near_name(name, known) or '.'}") from error
+            text = str(cause)
+            name, known = text.split("'")[1], re.findall(r"\w+", text.rpartition(":")[2])
+            raise UsageError(f"{text.rstrip('.')}{near_name(name, known) or '.'}") from error
         line = cause.lineno if isinstance(cause, SyntaxError) else (lines or [None])[-1]
         where = f"{file}, line {line}" if line else file
         raise UsageError(f"--config: {where}: {type(cause).__name__}: {cause}") from error
