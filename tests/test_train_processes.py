@@ -10,8 +10,10 @@ are compared with nothing.
 """
 
 import os
+import resource
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -275,6 +277,32 @@ def test_one_leaves_when_the_other_fails(pair, records, tmp_path):
     (line,) = pair.lines(0, "miro-jax train: error")
     assert "of this run failed, see what it printed; start all processes" in line
     assert "error: process 1 (" in line
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_full_disk_of_one_ends_both_with_the_path(pair, records, tmp_path, index):
+    # The file of a whole array is greater than the limit, which stands for the disk.
+    steps = ("--config.train.num_steps=500", "--config.train.checkpoint_every_steps=2")
+    pids = pair.start(*arguments(records, tmp_path), *steps)
+    kill = threading.Timer(HEARTBEAT * training.slowdown(), end_all, [pids])
+    assert training.wait_until(lambda: training.last_step(tmp_path) >= 3, pids[0])
+    resource.prlimit(pids[index], resource.RLIMIT_FSIZE, (9000, 9000))
+    kill.start()
+    begin = time.monotonic()
+    assert pair.wait() == [1, 1]
+    kill.cancel()
+    print(f"both left after {time.monotonic() - begin:.1f} s")
+    (line,) = pair.lines(index, "error")
+    assert "error: the disk is full: " in line and str(tmp_path / "checkpoints") in line
+    assert line.endswith("Make room; the same command then resumes from here.")
+    (line,) = pair.lines(1 - index, "error")
+    assert f"error: process {index} (" in line and "failed, see what it printed; start all" in line
+
+
+def end_all(pids):
+    """Kill processes that wait for each other."""
+    for pid in filter(training.is_running, pids):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_they_leave_together_and_resume_to_the_same_bits(pair, together, records, parts, tmp_path):

@@ -192,10 +192,10 @@ def fail(
 
 
 def status_of(error: Exception) -> int:
-    """Return the exit status of what was raised while arguments were checked."""
+    """Return the exit status of what was raised while arguments were checked; as `fail` does."""
     if isinstance(error, TryAgain):
         return TRY_AGAIN
-    return MISTAKEN if isinstance(error, MISTAKES) else FAILED
+    return MISTAKEN if isinstance(error, MISTAKES) and not is_full_disk(error) else FAILED
 
 
 class Formatter(logging.Formatter):

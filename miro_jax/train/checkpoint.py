@@ -30,7 +30,7 @@ from orbax.checkpoint import checkpoint_managers
 from miro_jax.cli import processes
 from miro_jax.data.storage import check_writable
 from miro_jax.models import sharding
-from miro_jax.train import one_folder
+from miro_jax.train import background, one_folder
 from miro_jax.train.digest import examine, layout
 from miro_jax.train.leaks import without_leaks
 from miro_jax.train.saving import Keep
@@ -131,6 +131,7 @@ class Checkpoints:
             self._values |= {step: self._read_value(step) for step in self.steps()}
 
     def _open(self, read_only: bool, shared: bool) -> ocp.CheckpointManager:
+        saved_by = background.saved_by(shared)
         return ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -142,7 +143,8 @@ class Checkpoints:
                 create=False,
                 save_interval_steps=0,  # `save` alone decides
                 read_only=read_only,
-                multiprocessing_options=_saved_by(shared),
+                multiprocessing_options=saved_by,
+                async_options=background.options(self.folder, saved_by),
             ),
         )
 
@@ -351,13 +353,6 @@ def _processes_that(fail: bool) -> list[int]:
     if jax.process_count() == 1:
         return [0] if fail else []
     return np.flatnonzero(multihost_utils.process_allgather(np.array(fail))).tolist()
-
-
-def _saved_by(shared: bool) -> ocp.options.MultiprocessingOptions:
-    """Return which processes save together: all of them, or each by itself."""
-    us = jax.process_index()
-    alone = {"primary_host": us, "active_processes": {us}, "barrier_sync_key_prefix": f"only-{us}"}
-    return ocp.options.MultiprocessingOptions(**({} if shared else alone))
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
