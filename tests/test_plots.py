@@ -260,7 +260,7 @@ def test_a_run_whose_checkpoints_were_evaluated_by_two_suites_is_a_source(tmp_pa
     with pytest.raises(ValueError, match="three measures that all models have; base, mine share"):
         radars.geneval(sources)
     shutil.rmtree(tmp_path / "base" / "evals")
-    with pytest.raises(FileNotFoundError, match="base must be .* it is a run without evals by a"):
+    with pytest.raises(FileNotFoundError, match="base must be .* and no evaluation by a"):
         read_source(str(tmp_path / "base"))
 
 

@@ -236,13 +236,16 @@ def test_a_stage_for_one_process_is_refused(pair, tmp_path, stage):
         assert f"--stage={stage} is for one process" in line
 
 
-def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path):
+@pytest.mark.parametrize("given", [True, False])
+def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path, given):
+    """Before process 0 makes records, which the other one would not find."""
+    records = records if given else ""
     pair.start(*arguments(records, tmp_path / "a"), of_second=(f"--workdir={tmp_path / 'b'}",))
     assert pair.wait() == [2, 2]  # of what each saves in its own folder no checkpoint is whole
     for index in (0, 1):
         (line,) = pair.lines(index, "error")
         assert "must see what process 0 writes into" in line and "need one --workdir" in line
-    assert list((tmp_path / "a" / "checkpoints").iterdir()) == []
+    assert not {"records", "checkpoints"} & {path.name for path in (tmp_path / "a").iterdir()}
 
 
 def test_one_process_resumes_what_two_began(together, alone, records, parts, tmp_path):

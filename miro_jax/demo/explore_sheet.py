@@ -56,8 +56,11 @@ class Explore(Verb):
         """Return the views, in the order of their columns.
 
         Raises:
-          ValueError: a reward that the network does not know or that is named twice, or none.
+          ValueError: a reward that the network does not know or that is named twice, or none;
+            a network without rewards.
         """
+        if not request.names:
+            raise ValueError("the network knows no rewards: there is nothing to explore.")
         names = request.names if self.dials is None else request.find(*self.dials)
         if not names or len(set(names)) != len(names):
             raise ValueError(f"dials must be one or more different rewards; got {list(names)}.")

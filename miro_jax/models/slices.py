@@ -77,7 +77,7 @@ def row_bytes(function: Callable[..., Any], *trees: Any) -> int:
     rows = PROBE * sharing_devices()
     probe = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), trees)
     found = _arrays(jax.make_jaxpr(function)(*probe).jaxpr)
-    # The branches of guidance stand one after the other: twice the rows.
+    # With guidance an image has two rows, one for each branch.
     theirs = [x for x in found if x.shape and x.shape[0] % rows == 0]
     return max((x.dtype.itemsize * math.prod(x.shape) // rows for x in theirs), default=0)
 

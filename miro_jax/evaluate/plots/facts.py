@@ -122,7 +122,7 @@ def read_source(word: str) -> Source:
         found = found or sorted(one.parent for one in folder.glob(pattern + manifest.NAME))
     if not found:
         what = f"it has no {manifest.NAME}" if folder.exists() else "it is missing"
-        what = f"it is a run without {EVALS} by a suite" if is_run else what
+        what = f"it is a run, and no evaluation by a suite is in its {EVALS}" if is_run else what
         raise FileNotFoundError(
             f"{path} must be an evaluation, or a folder of evaluations; {what}. `miro-jax evaluate "
             "WHAT --suite=NAME` writes one."
