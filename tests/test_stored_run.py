@@ -130,12 +130,12 @@ def test_two_processes_without_a_disk_in_common_train_as_one_does(
     assert pair.wait() == [0, 0]
     assert len(list(disks.glob("runs/*"))) == 2
     store = storage.RemoteFolder(url)
-    (name, *_) = (n for n in store.tree() if n.startswith("checkpoints/8/params/d/"))
+    (name, *_) = (n for n in store.tree() if n.startswith("checkpoints/12/params/d/"))
     store.write(name, bytes(x ^ 1 for x in store.read(name)))  # both have a copy of what is damaged
     shutil.rmtree(disks)
     pair.start(*call, "--resume=required")
     assert pair.wait() == [0, 0]
-    assert "resuming from step 4" in store.read("log.txt").decode()
+    assert "resuming from step 8" in store.read("log.txt").decode()
     pair.close()
     end = fetched(url, tmp_path / "end")
     assert training.without_times(end) == training.without_times(tmp_path / "one")
