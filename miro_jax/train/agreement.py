@@ -77,3 +77,10 @@ def longest(length: int) -> int:
     if jax.process_count() == 1:
         return length
     return int(np.max(multihost_utils.process_allgather(np.array(length))))
+
+
+def processes_that(hold: bool) -> list[int]:
+    """Return the processes that call this with True; each of them calls it."""
+    if jax.process_count() == 1:
+        return [0] if hold else []
+    return np.flatnonzero(multihost_utils.process_allgather(np.array(hold))).tolist()

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -31,6 +30,7 @@ from miro_jax.cli import processes
 from miro_jax.data.storage import check_writable
 from miro_jax.models import sharding
 from miro_jax.train import background, one_folder
+from miro_jax.train.agreement import processes_that
 from miro_jax.train.digest import examine, layout
 from miro_jax.train.leaks import without_leaks
 from miro_jax.train.saving import Keep
@@ -290,7 +290,7 @@ class Checkpoints:
             arrays, host = self._read_files(step, wanted)
         except Exception as error:  # not before the others know
             failed = error
-        others = _processes_that(failed is not None)
+        others = processes_that(failed is not None)
         if failed is not None:
             raise failed
         if others:
@@ -346,13 +346,6 @@ class Checkpoints:
         if jax.process_count() > 1:  # the others look at the folder only then
             multihost_utils.sync_global_devices("unusable checkpoints")
         self._manager.reload()
-
-
-def _processes_that(fail: bool) -> list[int]:
-    """Return the processes that call this with True; all make the same call."""
-    if jax.process_count() == 1:
-        return [0] if fail else []
-    return np.flatnonzero(multihost_utils.process_allgather(np.array(fail))).tolist()
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:

@@ -14,6 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from miro_jax.cli import processes
+from miro_jax.train.agreement import longest, processes_that
 
 # A name that nobody has looked for is seen at once; NFS keeps the list of a folder for a minute.
 LOOKS_FOR_FILE, LOOKS_FOR_STEPS, SECONDS_BETWEEN = 5, 75, 1.0
@@ -75,8 +76,7 @@ def agreed(steps: Callable[[], Sequence[int]], reload: Callable[[], None]) -> li
 
 
 def _gather(ours: Sequence[int]) -> list[list[int]]:
-    length = int(np.max(multihost_utils.process_allgather(np.array(len(ours), np.int32))))
-    row = np.full(length + 1, -1, np.int32)  # one more, for none is no array
+    row = np.full(longest(len(ours)) + 1, -1, np.int32)  # one more, for none is no array
     row[: len(ours)] = ours
     return [row[row >= 0].tolist() for row in multihost_utils.process_allgather(row)]
 
@@ -86,8 +86,7 @@ def _until_none(lacks: Callable[[], bool]) -> list[int]:
     for look in range(LOOKS_FOR_FILE):
         if look:
             time.sleep(SECONDS_BETWEEN)
-        lacking = np.flatnonzero(multihost_utils.process_allgather(np.array(lacks()))).tolist()
-        if not lacking:
+        if not (lacking := processes_that(lacks())):
             break
     return lacking
 
