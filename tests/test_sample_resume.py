@@ -142,6 +142,8 @@ def test_a_manifest_that_is_none_is_named(tmp_path, name, text):
         ({"targets": {"beauty": 0.5}}, "targets has only here: beauty"),
         ({"num_steps": 4}, "num_steps is 3 there, 4 here"),
         ({"negative_prompt": "same"}, 'negative_prompt is "empty" there, "same" here'),
+        ({"guidance_rule": "apg"}, 'guidance_rule is "cfg" there, "apg" here'),
+        ({"guidance_schedule": "linear"}, 'guidance_schedule is "constant" there, "linear" here'),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])
@@ -158,6 +160,17 @@ def test_another_request_is_refused_in_one_line(tmp_path, monkeypatch, changes, 
     assert "\n" not in str(caught.value) and "Name another folder" in str(caught.value)
     assert "sha256" not in str(caught.value)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("special", [{"guidance_rule": "apg"}, {"guidance_schedule": "linear"}])
+def test_plain_guidance_is_another_request_than_a_special_one(tmp_path, special):
+    """A manifest names rule and schedule only where they are not the usual ones."""
+    fill(tmp_path, **special)
+    with pytest.raises(ValueError, match="belongs to another request: guidance_"):
+        fill(tmp_path)
+    pipe = Dial()
+    _, manifest = write(tmp_path, pipe)
+    assert pipe.calls and not special.keys() & manifest["request"].keys()
 
 
 def test_another_checkpoint_is_refused(tmp_path):

@@ -30,6 +30,7 @@ from miro_jax.data.storage.files import TEMPORARY, to_json
 from miro_jax.data.storage.lease import locked
 from miro_jax.report.grids import encode_png
 from miro_jax.sample.request import ImageRequest
+from miro_jax.sample.settings import UNWRITTEN
 
 GRID = "grid.png"
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
@@ -129,7 +130,7 @@ def open_folder(
     with locked(claim.folder.path):
         if replace:
             try:
-                claim.check(request)
+                claim.check(UNWRITTEN | dict(request))
             except ValueError:
                 _clear(claim.folder)
         check_folder(path, request, names)
@@ -160,8 +161,9 @@ def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[s
             raise _unexplained(folder, strangers[0])
         return
     # What was varied is named where it differs; the digest of all images only if nothing else does.
-    claim.check({key: value for key, value in request.items() if key != "pictures_sha256"})
-    claim.check(request)
+    whole = UNWRITTEN | dict(request)
+    claim.check({key: value for key, value in whole.items() if key != "pictures_sha256"})
+    claim.check(whole)
 
 
 def check_writable(path: Path | str) -> None:
@@ -190,7 +192,7 @@ def _claim(path: Path | str) -> Claim:
 
     def request_of(manifest: Any) -> Mapping[str, Any]:
         if isinstance(manifest, Mapping) and isinstance(manifest.get("request"), Mapping):
-            return manifest["request"]
+            return UNWRITTEN | manifest["request"]
         raise _unexplained(folder, MANIFEST_NAME)
 
     return Claim(

@@ -54,6 +54,8 @@ RULES: dict[str, dict[str, float]] = {
     "apg": {"eta": 0.0, "norm": 0.0, "momentum": 0.0},
 }
 SCHEDULES = ("constant", "linear")
+# What JSON leaves out: requests from before there were such fields are the same requests.
+UNWRITTEN = {"guidance_rule": "cfg", "guidance_schedule": "constant"}
 
 
 def parse_rule(text: str) -> tuple[str, tuple[float, ...]]:
@@ -152,13 +154,9 @@ class Settings:
         parse_rule(self.guidance_rule)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields for a manifest, without the rule and schedule that are the usual ones.
-
-        Requests that were written before there were such fields are the same requests.
-        """
+        """Return the fields for a manifest, without those that are as in `UNWRITTEN`."""
         values = dataclasses.asdict(self)
-        usual = {"guidance_rule": "cfg", "guidance_schedule": "constant"}
-        return {key: value for key, value in values.items() if usual.get(key) != value}
+        return {key: value for key, value in values.items() if UNWRITTEN.get(key) != value}
 
     def describe(self) -> str:
         """Return the settings in words, for the title of a grid."""
