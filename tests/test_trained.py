@@ -159,3 +159,27 @@ def test_weights_in_several_files_are_named_by_all_of_them(tmp_path):
 def test_a_batch_size_of_zero_is_none(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be a positive multiple .*; got 0"):
         MiroPipeline.from_pretrained(save_tiny(tmp_path / "tiny"), batch_size=0)
+
+
+def test_other_weights_reach_the_encoders_that_a_release_names(tmp_path):
+    folder, weights = save_tiny(tmp_path / "tiny"), tmp_path / "t5"
+    weights.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    config["miro_jax"]["encoders"]["caption"] = {"name": "flan_t5", "width": 16, "max_tokens": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert str(load(folder, text_encoder=str(weights)).caption_encoder.repository) == str(weights)
+    with pytest.raises(ValueError, match="vae must be given for an encoder with weights.*'pixels'"):
+        load(folder, vae=str(weights))
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "vae", "revision"])
+def test_what_is_of_releases_alone_is_refused_for_a_run(tmp_path, name):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(configs.get_config("tiny").to_json())
+    with pytest.raises(ValueError, match=f"{name} must be given for a release alone.*got 'other'"):
+        load(tmp_path, **{name: "other"})
+
+
+def test_a_step_is_refused_for_a_release(tmp_path):
+    with pytest.raises(ValueError, match="only runs have checkpoints by step.*got 3"):
+        load(save_tiny(tmp_path / "tiny"), step=3)

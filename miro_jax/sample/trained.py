@@ -24,7 +24,7 @@ from miro_jax.data.storage.mirror import origin
 from miro_jax.models import sharding
 from miro_jax.models.fused_attention import resolve
 from miro_jax.models.rin import RINConfig
-from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
+from miro_jax.pretrained.encoders import PUBLISHED, build_caption_encoder, build_image_encoder
 from miro_jax.pretrained.weights import official
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.sources import is_run, open_release, variants
@@ -161,17 +161,18 @@ def load(
 
     Args:
       source, variant, dtype, mesh, text_encoder, vae, revision: see
-        `MiroPipeline.from_pretrained`. A run brings its own mesh.
+        `MiroPipeline.from_pretrained`. A run brings its own mesh and its encoders.
       step: of a run's checkpoint; None is the newest.
 
     Raises:
       FileNotFoundError: a file is missing and cannot be fetched. ValueError: settings or weights do
-        not fit our network.
+        not fit our network, or an argument does not fit the source.
     """
     folder = locate(source, variants(variant), step)
     url = origin(folder)
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
+        _check_is_release(source, text_encoder=text_encoder, vae=vae, revision=revision)
         config = _for_sampling(ml_collections.ConfigDict(settings), dtype)
         try:
             return restore(config, folder, step)
@@ -180,6 +181,8 @@ def load(
                 raise
             text = f"{source} has no checkpoint that can be used: {error.causes}. "
             raise ValueError(text + forget(folder)) from error
+    if step is not None:
+        raise ValueError(f"only runs have checkpoints by step; {source} is a release, got {step}.")
     with open_release(source, variant, folder, revision) as repository:
         release = official.read(repository, dtype, mesh)
     images, make_captions = _encoders(release, dtype, mesh, text_encoder, vae)
@@ -308,8 +311,9 @@ def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[]
     """Build the encoders that a release names, or the published ones; that of captions later."""
     named = release.settings.get(official.OURS, {}).get("encoders")
     if named:
-        make_captions = functools.partial(build_caption_encoder, **named["caption"])
-        return build_image_encoder(**named["image"]), make_captions
+        image = _with_weights(named["image"], "vae", vae)
+        caption = _with_weights(named["caption"], "text_encoder", text_encoder)
+        return build_image_encoder(**image), functools.partial(build_caption_encoder, **caption)
     images = build_image_encoder(
         "sdxl_vae", weights=vae, size=8 * release.config.latent_shape[0], mesh=mesh
     )
@@ -322,6 +326,31 @@ def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[]
         mesh=mesh,
     )
     return images, make_captions
+
+
+def _with_weights(named: Mapping[str, Any], argument: str, weights: str | None) -> dict[str, Any]:
+    """Return what builds an encoder that a release names, from other weights where they are given.
+
+    Args:
+      named: its name and arguments. argument: what gives the weights, for the message.
+    """
+    if weights is None:
+        return dict(named)
+    if named["name"] not in PUBLISHED:
+        raise ValueError(
+            f"{argument} must be given for an encoder with weights, {' or '.join(PUBLISHED)}; this "
+            f"network has {named['name']!r}, which has none, got {weights!r}. Leave it out."
+        )
+    return dict(named) | {"weights": weights}
+
+
+def _check_is_release(source: str | Path, **arguments: str | None) -> None:
+    """Raise ValueError where an argument is given that releases alone have."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be given for a release alone; {source} is a run, got {value!r}."
+            )
 
 
 def _check_image_encoder(release, images, repository) -> None:
