@@ -198,6 +198,7 @@ def test_what_does_not_vary_stays_as_requested():
     "prompts, changes, words",
     [
         (PROMPTS[:1], {}, "two or more prompts"),
+        (PROMPTS[0], {}, "two or more prompts"),
         (PROMPTS, {"rewards": ["clip"]}, "Unknown reward 'clip'; this model knows: beauty"),
         (PROMPTS, {"budget": 5}, "budget must be at least 64"),
         (PROMPTS, {"rewards": [], "guidance_scale": 0.0}, "a target or the guidance scale"),

@@ -86,6 +86,14 @@ def test_calls_of_the_verbs_take_the_defaults_of_the_pipeline():
     assert {call["num_steps"] for call in pipe.calls} == {3}
 
 
+@pytest.mark.parametrize("key", ["targets", "negative_targets"])
+@pytest.mark.parametrize("levels", [[{"beauty": 0.25}, {"count": 0.5}], np.zeros((2, len(NAMES)))])
+def test_targets_of_single_images_are_refused_by_the_calls_of_the_verbs(key, levels):
+    """In a call of the pipeline they are of one image each; the last one would count for all."""
+    with pytest.raises(TypeError, match="targets must be .* the same for all prompts"):
+        verbs.sweep_strip(Dial(), ["a", "b"], "colors", 3, **{key: levels})
+
+
 def test_a_preset_takes_the_place_of_the_levels_of_a_run():
     found = {"checkpoint": "", "objective": ""}
     preset = Preset(NAMES, {"colors": 0.5}, {}, 4.0, found)

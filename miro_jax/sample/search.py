@@ -178,7 +178,7 @@ def find_preset(
     Raises:
       ValueError: an unknown reward, too few prompts. FloatingPointError: a score is not finite.
     """
-    made = request_of(pipe, list(prompts), **request)
+    made = request_of(pipe, prompts, **request)
     given = None if rewards is None else tuple(rewards)
     verb = Search((objective.identity,), budget=budget, rewards=given, negative=negative)
     verb.sheet(made)

@@ -78,8 +78,8 @@ def request_of(
     pipe: Any,
     prompts: str | Sequence[str | Prompt],
     num_images: int = Request.num_images,
-    targets: Targets = None,
-    negative_targets: Targets = None,
+    targets: Levels | None = None,
+    negative_targets: Levels | None = None,
     negative: bool = True,
     **request: Any,
 ) -> Request:
@@ -87,7 +87,11 @@ def request_of(
 
     Args:
       pipe: a `MiroPipeline`. negative: False requests no negative targets where none are given.
-      prompts, num_images, targets, negative_targets, request: see `request.make_request`.
+      targets, negative_targets: {name: level or None} for all images; None is the pipeline's.
+      prompts, num_images, request: see `request.make_request`.
+
+    Raises:
+      TypeError: targets are no mapping. ValueError: see `Request`.
     """
     how = dataclasses.asdict(pipe.default_settings) | request
     usual, refused = pipe.default_targets, pipe.default_negative_targets if negative else {}
@@ -101,7 +105,13 @@ def request_of(
     )
 
 
-def _after(usual: Levels, plain: float, given: Targets) -> Targets:
+def _after(usual: Levels, plain: float, given: Levels | None) -> Targets:
     """Return given levels after those defaults that are not the plain ones of a request."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(
+            "targets must be {name: level}, the same for all prompts; got "
+            f"{type(given).__name__}. Prompt(text, targets={{name: level}}) of miro_jax.sample "
+            "gives a prompt targets of its own."
+        )
     own = {name: level for name, level in usual.items() if level != plain}
-    return [own, *([given] if isinstance(given, Mapping) else given or ())]
+    return [own, given or {}]
