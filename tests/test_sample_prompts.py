@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from miro_jax.sample.request import Prompt, read_prompts
+from miro_jax.sample.request import Prompt, make_request, read_prompts
 
 
 def write(tmp_path, text, name="prompts.txt"):
@@ -102,6 +102,13 @@ def test_each_form_of_a_prompt_file_is_read_as_what_it_is(tmp_path, name, text):
 def test_other_files_are_refused_by_name(tmp_path, name, text, said):
     with pytest.raises(ValueError, match=said):
         read_prompts(write(tmp_path, text, name))
+
+
+@pytest.mark.parametrize("changes", [{"targets": {"x": 1.0}}, {"seed": -1}])
+def test_a_prompt_that_cannot_be_sampled_is_named(changes):
+    prompts = [Prompt("a fox"), Prompt("a cat", **changes)]
+    with pytest.raises(ValueError, match="^prompt 2, 'a cat': "):
+        make_request(("beauty",), prompts)
 
 
 def test_a_named_pipe_is_not_waited_for(tmp_path):

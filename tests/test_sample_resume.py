@@ -198,11 +198,12 @@ def test_another_decoder_or_text_encoder_is_refused(tmp_path, flag):
         check_folder(tmp_path, usual)
 
 
-def test_pictures_of_the_same_name_that_nothing_explains_are_not_taken_for_ours(tmp_path):
-    (tmp_path / "0001-b-0.png").write_bytes(b"whose?")
-    with pytest.raises(ValueError, match="holds 0001-b-0.png, and nothing there says how"):
+@pytest.mark.parametrize("name", ["0001-b-0.png", "grid.png"])
+def test_pictures_of_the_same_name_that_nothing_explains_are_not_taken_for_ours(tmp_path, name):
+    (tmp_path / name).write_bytes(b"whose?")
+    with pytest.raises(ValueError, match=f"holds {name}, and nothing there says how"):
         fill(tmp_path)
-    assert contents(tmp_path) == {"0001-b-0.png": b"whose?"}
+    assert contents(tmp_path) == {name: b"whose?"}
 
 
 def test_a_manifest_of_something_else_is_refused(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from miro_jax import sample
-from miro_jax.sample import draw
-from miro_jax.sample.verbs import Isolate, Sweep, Tradeoff
-from tests.sampling import NAMES, Dial
+from miro_jax.sample import draw, pipeline
+from miro_jax.sample.verbs import Isolate, Search, Sweep, Tradeoff
+from tests.sampling import NAMES, Dial, contents, save_tiny
 
 
 def ask(**changes):
@@ -133,3 +133,43 @@ def test_strips_have_a_row_a_prompt_and_a_column_a_level():
     assert pipe.calls[-1]["negative_prompt"] == "empty"
     with pytest.raises(TypeError, match="guidance"):
         sample.sweep_strip(pipe, ["a"], "beauty", guidance=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (["images"], "grid.png"),
+        (["isolate"], "grid.png"),
+        (["best", "beauty"], "scores.jsonl"),
+        (["best", "beauty"], "curve.svg"),
+        (["loop", "--format=gif"], "loop.gif"),
+        (["search", "--objective=beauty", "--prompt=b"], "preset.json"),
+        (["search", "--objective=beauty", "--prompt=b"], "search.jsonl"),
+    ],
+)
+def test_files_of_others_are_not_written_over(
+    checkpoint, monkeypatch, capsys, tmp_path, words, name
+):
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda options: 1 / 0)
+    (tmp_path / name).write_text("mine")
+    given = ["--prompt=a", f"--checkpoint={checkpoint}", f"--out={tmp_path}"]
+    assert sample.main([*words, *given]) == 2
+    assert f"holds {name}, and nothing there says how" in capsys.readouterr().err
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_images_are_written_on_this_machine_alone(checkpoint, capsys):
+    given = ["--prompt=a", f"--checkpoint={checkpoint}", "--out=gs://bucket/images"]
+    assert sample.main(given) == 2
+    said = "argument --out: must be a folder of this machine; got 'gs://bucket/images'"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale, expected", [(3, (0, 6)), (-3, (-6, 0)), (600, (0, 1000))])
+def test_a_search_looks_from_no_guidance_to_twice_that_of_the_request(scale, expected):
+    assert Search(("beauty",)).scales(ask(guidance_scale=scale)) == expected

@@ -120,7 +120,7 @@ def _fill(plan: Plan) -> None:
     names = [*explorer.sheet.files, *demo.explore_page.page_files(explorer.request)]
     with (
         warnings.catch_warnings(),
-        sample.folder.open_folder(plan.out, plan.facts, names) as folder,
+        sample.folder.open_folder(plan.out, plan.facts, names, ()) as folder,
     ):
         warnings.showwarning = lambda message, *_, **__: note(f"note: {message}")
         sample.draw.fill(folder, plan.pipe, explorer.sheet, True, explorer.write)

@@ -19,15 +19,14 @@ from miro_jax.data.storage.files import to_json
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
-from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.folder import Folder
 from miro_jax.sample.objective import Objective
 from miro_jax.sample.request import ImageRequest, Request
-from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.sheets import GRID, Sheet
 from miro_jax.sample.usual import request_of
-from miro_jax.sample.verbs import CANDIDATES, Best
+from miro_jax.sample.verbs import CANDIDATES, CURVE, NUMBERS, SCORES, Best
 
 BEST = "best/"
-SCORES, CURVE, NUMBERS = "scores.jsonl", "curve.svg", "curve.json"
 _LINE = {"prompt_index": int, "sample_index": int, "score": float}
 
 

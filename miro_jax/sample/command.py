@@ -50,6 +50,11 @@ class Plan:
     reward: Any = None
     objective: Any = None
 
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that it writes."""
+        return [*self.sheet.files, *self.verb.beside]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(words: list[str]) -> Plan:
     """Check the arguments, then load the network; the folder is compared before and after."""
     plan, options = _plan(*_parse(words))
-    sample.folder.check_folder(plan.out, plan.facts, plan.sheet.files)
+    sample.folder.check_folder(plan.out, plan.facts, plan.files)
     reward, more = None, {}
     if isinstance(plan.verb, Best):
         weights = plan.verb.reward_weights
@@ -77,7 +82,7 @@ def _prepare(words: list[str]) -> Plan:
     plan = dataclasses.replace(
         plan, facts=plan.facts | more, pipe=pipe, reward=reward, objective=objective
     )
-    sample.folder.check_folder(plan.out, plan.facts, plan.sheet.files)
+    sample.folder.check_folder(plan.out, plan.facts, plan.files)
     if not (plan.out / sample.folder.MANIFEST_NAME).exists():
         _ = pipe.trained.caption_encoder  # a missing one is reported before work begins
     return plan
@@ -95,7 +100,7 @@ def _fill(plan: Plan) -> None:
 
     with (
         warnings.catch_warnings(),
-        sample.folder.open_folder(plan.out, plan.facts, files) as folder,
+        sample.folder.open_folder(plan.out, plan.facts, files, verb.beside) as folder,
     ):
         warnings.showwarning = _show_warning
         if isinstance(verb, Best):

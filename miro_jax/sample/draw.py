@@ -21,10 +21,10 @@ from miro_jax.cli.progress import Progress
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.report import grids
 from miro_jax.sample.batches import NotFinite, check_student, default_dtype
-from miro_jax.sample.folder import GRID, Folder
+from miro_jax.sample.folder import Folder
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import ModelOptions, Settings
-from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.sheets import GRID, Sheet
 from miro_jax.sample.trained import Trained, weights_name
 
 _WRITERS = 4  # threads that compress images while the device draws the next ones

@@ -31,8 +31,8 @@ from miro_jax.data.storage.lease import locked
 from miro_jax.report.grids import encode_png
 from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import UNWRITTEN
+from miro_jax.sample.sheets import GRID
 
-GRID = "grid.png"
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
 _SCRATCH = ".claim"
 _END_OF_PNG = b"IEND\xaeB`\x82"
@@ -107,13 +107,18 @@ class Folder:
 
 @contextlib.contextmanager
 def open_folder(
-    path: Path | str, request: Mapping[str, Any], names: Sequence[str], replace: bool = False
+    path: Path | str,
+    request: Mapping[str, Any],
+    names: Sequence[str],
+    beside: Sequence[str] = (GRID,),
+    *,
+    replace: bool = False,
 ) -> Iterator[Folder]:
     """Make a folder, or resume the one that the same request began.
 
     Args:
       path: the folder. request: all that the images depend on, plain JSON.
-      names: files that it will write.
+      names: images that it will write. beside: other files.
       replace: remove what another request listed in its manifest, instead of refusing.
 
     Raises:
@@ -121,9 +126,9 @@ def open_folder(
         that no manifest explains. BlockingIOError: another process fills it now.
       PermissionError: it cannot be written.
     """
-    claim = _claim(path)
+    claim, every = _claim(path), [*names, *beside]
     if not replace:
-        check_folder(path, request, names)
+        check_folder(path, request, every)
         if (folder := Folder(claim, dict(request))).is_complete():  # perhaps shared and read-only
             yield folder
             return
@@ -133,7 +138,7 @@ def open_folder(
                 claim.check(UNWRITTEN | dict(request))
             except ValueError:
                 _clear(claim.folder)
-        check_folder(path, request, names)
+        check_folder(path, request, every)
         for path_inside in claim.folder.path.rglob(f"*{TEMPORARY}*"):
             if _LEFTOVER.search(path_inside.name):  # of a killed writer
                 path_inside.unlink()
@@ -148,7 +153,7 @@ def check_folder(path: Path | str, request: Mapping[str, Any], names: Sequence[s
 
     Args:
       path: the folder; it may be missing. request: all of it, or what is known so far.
-      names: see `open_folder`.
+      names: files that it will write.
 
     Raises:
       ValueError, PermissionError: see `open_folder`.

@@ -157,13 +157,17 @@ class Request:
                 "at least one prompt and one image of each are needed; got "
                 f"{len(self.prompts)} prompts and {self.num_images} images."
             )
-        for seed in (self.seed, *(p.seed for p in self.prompts if p.seed is not None)):
-            check_seed(seed)
+        check_seed(self.seed)
         check(self)
         for key in ("targets", "negative_targets"):
             object.__setattr__(self, key, self._levels(getattr(self, key)))
-            for prompt in self.prompts:
-                self._levels(getattr(prompt, key))
+        for number, prompt in enumerate(self.prompts, 1):
+            try:
+                check_seed(self.seed if prompt.seed is None else prompt.seed)
+                self._levels(prompt.targets)
+                self._levels(prompt.negative_targets)
+            except ValueError as error:
+                raise ValueError(f"prompt {number}, {prompt.text[:60]!r}: {error}") from error
 
     def _levels(self, targets: Targets) -> Levels:
         """Return levels under the names of the network, checked."""

@@ -31,15 +31,12 @@ from miro_jax.sample.objective import (
 )
 from miro_jax.sample.preset import Preset
 from miro_jax.sample.request import ImageRequest, Levels, Request
-from miro_jax.sample.search_options import Search
+from miro_jax.sample.search_options import CANDIDATE, DEFAULT, FOUND, PRESET, SEARCHED, Search
 from miro_jax.sample.sheets import Sheet
 from miro_jax.sample.surface import Box, propose
 from miro_jax.sample.trained import weights_name
 from miro_jax.sample.usual import request_of
 
-PRESET = "preset.json"
-SEARCHED, DEFAULT, FOUND = "search", "default", "preset"  # images, and files of their scores
-CANDIDATE = "candidate-{}"  # 0 is the default
 EXPLORING = 2 / 3  # of the budget; the rest compares candidates
 _GUIDANCE_STEPS = 5  # values of the guidance scale in a round: images of one value share a batch
 _SCALING = 16  # images, at least, whose standard deviations bring several rewards to one scale

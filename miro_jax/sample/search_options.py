@@ -6,9 +6,12 @@ from typing import Any
 from miro_jax.cli.flags import option
 from miro_jax.sample.request import ImageRequest, Request
 from miro_jax.sample.settings import MOST_GUIDANCE, MOST_SEEDS
-from miro_jax.sample.sheets import Sheet
+from miro_jax.sample.sheets import GRID, Sheet
 from miro_jax.sample.verb import Verb
 
+PRESET = "preset.json"
+SEARCHED, DEFAULT, FOUND = "search", "default", "preset"  # images, and files of their scores
+CANDIDATE = "candidate-{}"  # 0 is the default
 _CONFIRMING = 8  # images of the search for one that confirms
 
 
@@ -33,7 +36,12 @@ class Search(Verb):
         "confirmation), grid.png, manifest.json"
     )
     example = "--objective=pick_score --prompts-file=prompts.txt --budget=4096 --out=search"
-    folder = "default/"
+    folder = f"{DEFAULT}/"
+    beside = (
+        PRESET,
+        *(f"{name}.jsonl" for name in (SEARCHED, CANDIDATE.format(0), DEFAULT, FOUND)),
+        GRID,
+    )
 
     objective: tuple[str, ...] = option(
         metavar="NAMES",
@@ -101,7 +109,9 @@ class Search(Verb):
 
     def scales(self, request: Request) -> tuple[float, float]:
         """Return the lowest and the highest guidance scale."""
-        low, high = self.guidance_range or (0.0, 2 * request.settings.guidance_scale)
+        twice = 2 * request.settings.guidance_scale
+        twice = min(max(twice, -MOST_GUIDANCE), MOST_GUIDANCE)
+        low, high = self.guidance_range or sorted((0.0, twice))
         return low, high
 
     def confirming(self, request: Request) -> int:

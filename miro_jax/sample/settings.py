@@ -99,6 +99,12 @@ def _parse_interval(text: str) -> tuple[float, float]:
         raise ValueError(f"must be LOW,HIGH with 0 <= LOW <= HIGH <= 1; got {text!r}") from error
 
 
+def _local_folder(text: str) -> str:
+    if "://" in text:
+        raise ValueError(f"must be a folder of this machine; got {text!r}")
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How an image is sampled; see `MiroPipeline.__call__`.
@@ -228,6 +234,7 @@ class Options(ModelOptions):
     )
     out: str | None = option(
         None,
+        parse=_local_folder,
         group=WHERE,
         metavar="DIR",
         help="folder for the files, where the same command resumes (default: one under samples/, "

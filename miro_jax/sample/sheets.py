@@ -8,6 +8,7 @@ import dataclasses
 from miro_jax.sample.request import ImageRequest, Levels
 from miro_jax.sample.settings import Settings
 
+GRID = "grid.png"  # the file that shows a sheet
 MOST_IMAGES = 256  # on a grid; more are in the folder only
 LONGEST_LABEL = 160  # letters of a prompt beside its row
 

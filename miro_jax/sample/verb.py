@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from miro_jax.cli.flags import check
 from miro_jax.sample.request import ImageRequest, Request, slug
-from miro_jax.sample.sheets import Column, Sheet
+from miro_jax.sample.sheets import GRID, Column, Sheet
 
 
 class Verb:
@@ -15,6 +15,7 @@ class Verb:
       makes: what the folder holds afterwards. example: flags of an example.
       negative_prompt: its default; None is what the checkpoint says.
       folder: where the images stand, "" or "name/". per_line: see `Sheet`.
+      beside: names of the files that stand beside the folders of images.
     """
 
     summary: ClassVar[str]
@@ -22,6 +23,7 @@ class Verb:
     example: ClassVar[str]
     negative_prompt: ClassVar[str | None] = None
     folder: ClassVar[str] = ""
+    beside: ClassVar[tuple[str, ...]] = (GRID,)
     per_line: ClassVar[int | None] = None
     rewards: tuple[str, ...] | None = ()
 

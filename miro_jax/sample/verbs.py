@@ -24,11 +24,12 @@ from miro_jax.cli.flags import option
 from miro_jax.rewards.names import REWARD_NAMES
 from miro_jax.sample.request import Levels, Request
 from miro_jax.sample.search_options import Search
-from miro_jax.sample.sheets import Column, describe_levels
+from miro_jax.sample.sheets import GRID, Column, describe_levels
 from miro_jax.sample.verb import Verb
 
 ANIMATIONS = ("webp", "gif", "apng")  # those of `animation.FORMATS`
 CANDIDATES = "candidates/"
+SCORES, CURVE, NUMBERS = "scores.jsonl", "curve.svg", "curve.json"  # of best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,7 @@ class Best(Verb):
     )
     example = "pick_score --prompt='a red fox in snow' --candidates=64 --out=best"
     folder = CANDIDATES
+    beside = (SCORES, CURVE, NUMBERS, GRID)
 
     reward: str = option(
         positional=True,
@@ -189,6 +191,7 @@ class Loop(Verb):
     makes = "frames/*.png, loop.webp, manifest.json"
     example = "--rewards=clip,aesthetic,hpsv2 --prompt='a red fox in snow' --frames=48 --out=loop"
     folder = "frames/"
+    beside = tuple(f"loop.{ending}" for ending in ANIMATIONS)
 
     rewards: tuple[str, ...] | None = option(
         None,

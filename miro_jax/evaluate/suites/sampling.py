@@ -64,7 +64,8 @@ def plan(
     flags.num_images = per_prompt
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=how)
     sampling = Sampling(options, request, Images().sheet(request), out, step)
-    sample.folder.check_folder(out, sampling.facts, sampling.sheet.files)
+    names = [*sampling.sheet.files, *Images.beside]
+    sample.folder.check_folder(out, sampling.facts, names)
     sample.batches.check_rows(options.batch_size)
     return sampling
 
