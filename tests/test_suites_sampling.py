@@ -1,5 +1,6 @@
 """A checkpoint is sampled before it is evaluated, and resumes; options go to the sampler."""
 
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -96,6 +97,18 @@ def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded
     images = [np.asarray(Image.open(tmp_path / "out/images" / row["file"])) for row in made.rows]
     np.testing.assert_array_equal(np.stack(images), expected)
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_images_of_other_weights_are_not_judged_for_ours(evaluate, loaded, monkeypatch, tmp_path):
+    assert evaluate()[0] == 0
+    before = (tmp_path / "out/evaluation.json").read_bytes()
+    status, err = evaluate("--vae=a/vae")
+    assert status == 1 and 'vae is null there, "a/vae" here' in err
+    other = dataclasses.replace(loaded.trained, name="other sha256:1")
+    monkeypatch.setattr(loaded, "trained", other)
+    status, err = evaluate()
+    assert status == 1 and 'checkpoint is "' in err and 'there, "other sha256:1" here' in err
+    assert (tmp_path / "out/evaluation.json").read_bytes() == before
 
 
 def test_another_text_encoder_and_vae_stand_in_the_facts(evaluate, tmp_path):

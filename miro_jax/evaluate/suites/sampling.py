@@ -71,11 +71,15 @@ def plan(
 
 
 def fill(sampling: Sampling) -> None:
-    """Sample what is not there yet."""
-    if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
-        return
+    """Sample what is not there yet; ValueError where the images there are of other weights."""
     pipe = sample.pipeline.open_pipeline(sampling.options, sampling.step)
     sample.draw.check_images(pipe, sampling.sheet.images)
-    facts = sampling.facts | sample.draw.describe_opened(pipe, sampling.options)
+    opened = sample.draw.describe_opened(pipe, sampling.options)
+    if (sampling.out / sample.folder.MANIFEST_NAME).is_file():
+        # Another machine may judge: its batches and its dtype change no more than rounding.
+        compared = {key: opened[key] for key in ("checkpoint", "text_encoder", "vae")}
+        sample.folder.check_folder(sampling.out, sampling.facts | compared)
+        return
+    facts = sampling.facts | opened
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
         sample.draw.fill(folder, pipe, sampling.sheet, progress=True)
