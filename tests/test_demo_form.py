@@ -83,6 +83,16 @@ def test_python_asks_for_the_same(tmp_path):
     )  # fmt: skip
 
 
+def test_how_the_network_was_loaded_stands_in_the_call_and_in_the_command():
+    loading = {"dtype": "bfloat16", "text_encoder": "my t5"}
+    text = forms.to_python(make(), "runs/base", "no_clip", loading=loading)
+    said = "from_pretrained('runs/base', 'no_clip', dtype='bfloat16', text_encoder='my t5')"
+    assert said in text
+    words = shlex.split(forms.to_command(make(), "runs/base", loading=loading))
+    _, flags = command._parse(words[2:])
+    assert (flags.dtype, flags.text_encoder, flags.vae) == ("bfloat16", "my t5", None)
+
+
 def test_a_call_of_usual_levels_names_none():
     usual = {"targets": {}, "negative_targets": {}}
     assert "targets" not in forms.to_python(make(**usual), "runs/base")

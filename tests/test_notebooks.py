@@ -48,6 +48,22 @@ def test_what_is_installed_is_for_the_accelerator_that_is_there(path, there, ext
     assert names["EXTRA"] == extra and "{EXTRA}" in install
 
 
+def test_other_targets_of_the_sampling_notebook_have_the_noise_of_the_first_images():
+    """The noise of an image depends on the number of its prompt, too."""
+    cells = nbformat.read(FOLDER / "sample.ipynb", as_version=4).cells
+    (number,) = [i for i, cell in enumerate(cells) if cell.source.startswith("## Other targets")]
+    assert "The same noise" in cells[number].source
+    calls = []
+
+    def pipe(prompts, num_images=1, *, seed, **_):
+        calls.append((prompts, num_images, seed))
+
+    pipe.reward_names = ("clip",)
+    names = {"pipe": pipe, "PROMPT": "a fox", "STEPS": 2, "display": print, "row": id}
+    exec(cells[number + 1].source, names)
+    assert calls == [("a fox", 4, 0)] * 2
+
+
 def test_the_address_of_the_repository_is_written_into_badge_and_first_cell(tmp_path):
     folder = tmp_path / "notebooks"
     shutil.copytree(FOLDER, folder)

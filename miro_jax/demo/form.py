@@ -7,6 +7,7 @@ names of `MiroPipeline.__call__`, and every reward's levels written out; null is
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from miro_jax.data.json_file import check_fields, dump_json, parse_json
@@ -81,15 +82,21 @@ def _changed(form: Request, usual: Request | None) -> dict[str, Any]:
 
 
 def to_python(
-    form: Request, checkpoint: str, variant: str | None = None, usual: Request | None = None
+    form: Request,
+    checkpoint: str,
+    variant: str | None = None,
+    usual: Request | None = None,
+    loading: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return the call of the pipeline that draws the same images, with its import.
 
     Args:
       usual: a form of the checkpoint's defaults, which the call does not repeat.
+      loading: what else `MiroPipeline.from_pretrained` gets, as `vae` or `dtype`.
     """
     values = _changed(form, usual)
-    where = ", ".join(map(repr, filter(None, (checkpoint, variant))))
+    words = [*map(repr, filter(None, (checkpoint, variant)))]
+    where = ", ".join([*words, *(f"{key}={value!r}" for key, value in loading.items())])
     lines = [f"    {values.pop('prompt')!r},"]
     lines += [f"    {key}={value!r}," for key, value in values.items()]
     return "\n".join(
@@ -105,14 +112,18 @@ def to_python(
 
 
 def to_command(
-    form: Request, checkpoint: str, variant: str | None = None, usual: Request | None = None
+    form: Request,
+    checkpoint: str,
+    variant: str | None = None,
+    usual: Request | None = None,
+    loading: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return the `miro-jax sample` that draws the same images into a folder; see `to_python`."""
     values = _changed(form, usual)
     flags = {"num_images": "images", "num_steps": "steps", "targets": "target"}
     flags |= {"negative_targets": "negative-target"}
     words = [f"--checkpoint={checkpoint}", *([f"--variant={variant}"] if variant else [])]
-    for key, value in values.items():
+    for key, value in [*loading.items(), *values.items()]:
         if isinstance(value, Mapping):
             pairs = value.items()
             value = ",".join(f"{k}={'none' if v is None else repr(v)}" for k, v in pairs)

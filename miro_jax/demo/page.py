@@ -292,7 +292,7 @@ def _connect(
             form = controls.read(values)
         except MISTAKES:
             return ["", "", ""]
-        where = studio.checkpoint, studio.variant, studio.usual
+        where = studio.checkpoint, studio.variant, studio.usual, studio.loading
         return [to_python(form, *where), to_command(form, *where), write_json(form)]
 
     def choose(name: str, *values: Any) -> list[Any]:

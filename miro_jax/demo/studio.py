@@ -30,6 +30,7 @@ from miro_jax.sample.request import Request
 from miro_jax.sample.trained import peek, weights_name
 from miro_jax.sample.usual import read_usual, request_of
 
+_LOADING = ("dtype", "text_encoder", "vae", "revision")  # of `Options`
 NUM_BINS = 64  # of the released networks
 _EVERY = 0.15  # seconds between two previews, at least
 _SHARE = 0.2  # of the time that previews may take
@@ -84,6 +85,7 @@ class Studio:
       examples: prompts to try.
       checkpoint, variant: as they were given. most_images: that may be requested.
       first: what the page shows before anything is requested.
+      loading: how the pipeline was loaded besides, by arguments of `from_pretrained`.
     """
 
     pipe: MiroPipeline
@@ -97,6 +99,7 @@ class Studio:
     variant: str | None = None
     most_images: int = 8
     first: Drawn | None = None
+    loading: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_bins(self) -> int:
@@ -176,14 +179,12 @@ def open_studio(options: Options) -> Studio:
     # One program for any number of images. A release has the first device, a run all of them.
     devices = 1 if sample is None else jax.device_count()
     rows = 1 if sample is None and jax.default_backend() == "cpu" else 4
+    given = {name: getattr(options, name) for name in _LOADING}
     pipe = MiroPipeline.from_pretrained(
         options.checkpoint,
         options.variant,
-        dtype=options.dtype,
         batch_size=-(-rows // devices) * devices,
-        text_encoder=options.text_encoder,
-        vae=options.vae,
-        revision=options.revision,
+        **given,
     )
     shapes = run is not None and _source(run) == "shapes"
     examples = FIRST_PROMPTS if shapes else OTHER_PROMPTS
@@ -202,6 +203,7 @@ def open_studio(options: Options) -> Studio:
         options.checkpoint,
         options.variant,
         options.most_images,
+        loading={name: value for name, value in given.items() if value is not None},
     )
     *_, last = studio.draw(studio.usual)
     studio.first = cast(Drawn, last)
