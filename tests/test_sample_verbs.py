@@ -5,7 +5,7 @@ import pytest
 
 from miro_jax import sample
 from miro_jax.sample import draw, pipeline
-from miro_jax.sample.verbs import Isolate, Search, Sweep, Tradeoff
+from miro_jax.sample.verbs import Images, Isolate, Loop, Search, Sweep, Tradeoff
 from tests.sampling import NAMES, Dial, contents, save_tiny
 
 
@@ -133,6 +133,17 @@ def test_strips_have_a_row_a_prompt_and_a_column_a_level():
     assert pipe.calls[-1]["negative_prompt"] == "empty"
     with pytest.raises(TypeError, match="guidance"):
         sample.sweep_strip(pipe, ["a"], "beauty", guidance=3)
+
+
+@pytest.mark.parametrize("verb", [Images(), Sweep("count"), Loop(("count",))])
+def test_a_title_names_no_levels_that_are_of_some_prompts_alone(verb):
+    def title(*prompts):
+        return verb.sheet(sample.ask(NAMES, list(prompts))).title
+
+    own, varied = (sample.Prompt("a", {name: 0.25}) for name in ("beauty", "count"))
+    assert "levels by prompt; guidance" in title(own, sample.Prompt("b"))
+    assert "beauty 0.25, all others 1; guidance" in title(own)
+    assert ("levels by prompt" in title(varied, sample.Prompt("b"))) == isinstance(verb, Images)
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,7 @@ class Images(Verb):
     per_line = 8
 
     def title(self, request: Request) -> str:
-        alike = not any(prompt.targets for prompt in request.prompts)
-        levels = describe_levels(request.positive(request.prompts[0]))
-        return f"{levels if alike else 'levels by prompt'}; {request.settings.describe()}"
+        return _describe_others(request, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,10 +235,12 @@ def walk(rewards: Sequence[str], frames: int) -> list[Levels]:
 
 def _describe_others(request: Request, rewards: Sequence[str]) -> str:
     """Return the levels of the other rewards and the settings in words."""
-    levels = request.positive(request.prompts[0])
-    others = {name: level for name, level in levels.items() if name not in rewards}
-    words = f"{describe_levels(others, 'all others')}; " if others else ""
-    return words + request.settings.describe()
+    every = [request.positive(prompt) for prompt in request.prompts]
+    first, *more = [{k: v for k, v in one.items() if k not in rewards} for one in every]
+    words = describe_levels(first, "all others" if rewards else "all rewards")
+    if any(other != first for other in more):
+        words = "levels by prompt"
+    return f"{words}; " * bool(first or not rewards) + request.settings.describe()
 
 
 VERBS: dict[str, type[Verb]] = {
