@@ -16,7 +16,7 @@ from miro_jax.evaluate import distillation, extension, training
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.study import stage as study
 from miro_jax.models import sharding
-from miro_jax.train import components, peers
+from miro_jax.train import components, one_folder, peers
 
 log, VERB = logging.getLogger("miro_jax"), "train"
 
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 workdir = run_folder.open_folder(
                     config, command.workdir, stage, arguments, held, command.resume
                 )
+                if stage in run_folder.TRAINING:
+                    one_folder.check_one(workdir)
                 if stage != "annotate":  # whose devices are those of config.annotate.mesh
                     sharding.make_mesh(config.mesh.data, config.mesh.model)
         except (*ends.MISTAKES, OSError, RuntimeError) as error:

@@ -236,11 +236,11 @@ def test_a_stage_for_one_process_is_refused(pair, tmp_path, stage):
         assert f"--stage={stage} is for one process" in line
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path, given):
+@pytest.mark.parametrize("given, stage", [(True, "train"), (False, "train"), (True, "distil")])
+def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path, given, stage):
     """Before process 0 makes records, which the other one would not find."""
-    records = records if given else ""
-    pair.start(*arguments(records, tmp_path / "a"), of_second=(f"--workdir={tmp_path / 'b'}",))
+    words = *arguments(records if given else "", tmp_path / "a"), f"--stage={stage}"
+    pair.start(*words, of_second=(f"--workdir={tmp_path / 'b'}",))
     assert pair.wait() == [2, 2]  # of what each saves in its own folder no checkpoint is whole
     for index in (0, 1):
         (line,) = pair.lines(index, "error")

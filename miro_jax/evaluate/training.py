@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-from etils import epath
-
 from miro_jax import annotate
 from miro_jax.annotate.settings import ALL
 from miro_jax.cli import build, run_folder
@@ -12,7 +10,7 @@ from miro_jax.cli.build import Config
 from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
-from miro_jax.train import ahead, components, loop, one_folder, peers
+from miro_jax.train import ahead, components, loop, peers
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -22,9 +20,6 @@ def run(config: Config, workdir: Path) -> None:
       ValueError: the devices or the batches do not fit, before any work. See `train.loop.run`, too.
     """
     components.check_batches(config)
-    if not origin(workdir):
-        with peers.watched(config.mesh.heartbeat_seconds):
-            one_folder.check_one(epath.Path(workdir))
     makes = run_folder.makes_records(config, workdir) and not build.reads_weights(config)
     begun = ahead.begin(config) if makes else None  # compiles meanwhile
     if config.source.spec == "shapes":

@@ -102,7 +102,7 @@ class Checkpoints:
           shared: the processes of the run see one folder; otherwise each has its own copy.
 
         Raises:
-          ValueError: keep below 1, or processes that see other folders.
+          ValueError: keep below 1.
           FileNotFoundError: read_only, and no such folder.
           OSError: the folder cannot be made or written.
         """
@@ -119,8 +119,6 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.folder} is missing; a training run writes it.")
         if not read_only:
             check_writable(self.folder)
-            if shared:
-                one_folder.check_one(self.folder)
         without_leaks()
         self._values: dict[int, float | None] = {}  # by which the best is chosen
         self._manager = self._reader = self._open(read_only, self._shared)

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from miro_jax.cli.build import Config
+from miro_jax.models import sharding
 from miro_jax.models.rin import RINConfig
 from miro_jax.rewards.names import short_name
 from miro_jax.train.components import Components
@@ -76,13 +76,7 @@ def check_fits(old: RINConfig, new: RINConfig) -> None:
 
 def to_host(states: Any) -> Any:
     """Copy arrays from wherever their parts are, perhaps on devices of other processes."""
-
-    def copy(array: Array) -> np.ndarray:
-        if array.is_fully_addressable:
-            return np.asarray(jax.device_get(array))
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-    return jax.tree.map(copy, states)
+    return jax.tree.map(lambda array: np.asarray(sharding.whole(array)), states)
 
 
 def start(parts: Components, states: Iterable[Any], seed: int) -> TrainState:

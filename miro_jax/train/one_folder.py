@@ -7,13 +7,14 @@ disks show what another host wrote after seconds, so what differs is looked at a
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from miro_jax.cli import processes
+from miro_jax.data.storage.mirror import origin
 from miro_jax.train.agreement import longest, processes_that
 
 # A name that nobody has looked for is seen at once; NFS keeps the list of a folder for a minute.
@@ -24,9 +25,12 @@ _REMEDY = (
 )
 
 
-def check_one(folder: epath.Path) -> None:
-    """Raise ValueError unless all processes see what process 0 writes there; all call this."""
-    if jax.process_count() == 1:
+def check_one(folder: Path) -> None:
+    """Raise ValueError unless all processes see what process 0 writes there; all call this.
+
+    Nothing is wrong where each has a mirror of its own, of a folder in an object store.
+    """
+    if jax.process_count() == 1 or origin(folder):
         return
     token = int(multihost_utils.broadcast_one_to_all(np.array(time.time_ns() % 2**31, np.int32)))
     path = folder / f".seen-by-all-{token}"
@@ -34,7 +38,7 @@ def check_one(folder: epath.Path) -> None:
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):  # who cannot write there says so by itself
                 path.write_text("")
-        multihost_utils.sync_global_devices("a file in the folder of checkpoints")
+        multihost_utils.sync_global_devices("a file in the folder of the run")
         blind = _until_none(lambda: not path.exists())
     finally:
         if jax.process_index() == 0:

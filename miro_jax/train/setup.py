@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,10 +17,19 @@ from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.state import TrainState
 
 
+class Prepared(NamedTuple):
+    """What a run reads, checked: bins of the records, rewards of previews, iterator of batches."""
+
+    begun: ahead.Begun
+    bins: Bins
+    rewards: list
+    data: Any
+
+
 def prepare(
     config: Config, workdir: Path, is_training: bool, begun: ahead.Begun | None
-) -> tuple[ahead.Begun, Bins, list, Any]:
-    """Return what `ahead.begin` does, the levels, the rewards of previews and the data, checked."""
+) -> Prepared:
+    """Open what a run reads; begun: None calls `ahead.begin` here."""
     c = config.train
     folder = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(folder)
@@ -37,7 +46,7 @@ def prepare(
         processes_here=processes.count_here(),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
-    return begun, bins, rewards, data
+    return Prepared(begun, bins, rewards, data)
 
 
 def begin(
