@@ -27,7 +27,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, LocalFolder, RemoteFolder
-from miro_jax.data.storage.files import lock_folder, to_json, write_atomic
+from miro_jax.data.storage.files import locked_folder, to_json, write_atomic
 from miro_jax.data.storage.mirror import scratch_root
 from miro_jax.data.storage.remote import errors_of_stores
 
@@ -50,12 +50,8 @@ def open_copy(url: str) -> Path:
     digest = hashlib.sha256(str(store).encode()).hexdigest()[:16]
     local = scratch_root() / "records" / digest / str(store).rpartition("/")[2]
     local.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(local.parent, waits=True)  # one process of this machine copies
-    try:
+    with locked_folder(local.parent, waits=True):  # one process of this machine copies
         _update(store, local)
-    finally:
-        if lock is not None:
-            os.close(lock)
     return local
 
 

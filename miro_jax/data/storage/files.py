@@ -76,27 +76,31 @@ def remove_leftovers(path: str | os.PathLike) -> None:
                 os.unlink(leftover)
 
 
-def lock_folder(path: str | os.PathLike, waits: bool = False) -> int | None:
-    """Lock a folder as long as this process lives, which shows that nobody else uses it.
+@contextlib.contextmanager
+def locked_folder(path: str | os.PathLike, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder meanwhile, which shows that nobody else uses it.
 
     Args:
       waits: for another process that has it.
 
-    Returns:
-      a descriptor, whose closing ends the lock; None on a file system without locks.
+    Yields:
+      Whether it is locked: not on a file system without locks.
 
     Raises:
       BlockingIOError: another one has it. FileNotFoundError: it is gone.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            is_locked = True
+        except BlockingIOError:
             raise
-        return None
-    return descriptor
+        except OSError:
+            is_locked = False
+        yield is_locked
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: object) -> bytes:

@@ -103,38 +103,36 @@ class LocalFolder(Folder):
 
     @contextlib.contextmanager
     def scratch(self, inside: str) -> Iterator[Path]:
-        def make() -> tuple[Path, int | None]:
+        def make() -> tuple[Path, contextlib.ExitStack]:
             (self.path / inside).mkdir(parents=True, exist_ok=True)
             path = Path(tempfile.mkdtemp(dir=self.path / inside, prefix=SCRATCH))
-            try:
-                lock = files.lock_folder(path)
-            except BlockingIOError as error:  # until it is locked others take it for a leftover
-                raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-            if path.exists():
-                return path, lock
-            if lock is not None:
-                os.close(lock)
+            with contextlib.ExitStack() as lock:
+                try:
+                    lock.enter_context(files.locked_folder(path))
+                except BlockingIOError as error:  # until it is locked others take it for a leftover
+                    raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+                if path.exists():
+                    return path, lock.pop_all()
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
         path, lock = _despite_others(make)
-        try:
-            yield path
-        except OSError as error:
-            if error.errno and error.filename is None:  # of a write, which does not name its file
-                raise OSError(error.errno, error.strerror, str(self.path)) from error
-            raise
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+        with lock:
+            try:
+                yield path
+            except OSError as error:
+                if error.errno and error.filename is None:  # of a write, which names no file
+                    raise OSError(error.errno, error.strerror, str(self.path)) from error
+                raise
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
 
     def remove_scratch(self) -> None:
         """Delete the scratch that killed workers left in this folder, but in none below."""
         for leftover in self.path.glob(f"{SCRATCH}*/"):
             with contextlib.suppress(OSError):  # somebody has it, or has deleted it
-                if (lock := files.lock_folder(leftover)) is not None:
-                    shutil.rmtree(leftover, ignore_errors=True)
-                    os.close(lock)
+                with files.locked_folder(leftover) as is_locked:
+                    if is_locked:
+                        shutil.rmtree(leftover, ignore_errors=True)
 
     def local(self, name: str, scratch: Path) -> Path:
         return self.path / name
