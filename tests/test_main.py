@@ -92,6 +92,10 @@ def test_a_mistyped_run_folder_is_not_made(capsys, tmp_path, stage):
     status, _, err = run(capsys, TINY, f"--workdir={folder}", f"--stage={stage}")
     assert status == 2 and f"there is no folder {folder}" in err
     assert not folder.exists()
+    folder.mkdir()
+    status, _, err = run(capsys, TINY, f"--workdir={folder}", f"--stage={stage}")
+    assert status == 2 and f"there are no checkpoints in {folder}" in err
+    assert list(folder.iterdir()) == []
 
 
 def test_help_goes_to_stdout_with_status_0(capsys):

@@ -67,20 +67,27 @@ def test_the_text_names_every_stage(capsys):
 
 
 def test_hours_are_work_over_the_chips_rate_and_money_is_hours_times_price(capsys):
-    found = facts(capsys, "--mfu=0.5", "--price=3")
+    found = facts(capsys, "--mfu=1e-6", "--price=3")
     (train,) = [one for one in found["stages"] if one["name"] == "train"]
     config = read_config("base:tiny")
     assert train["images"] == config.train.num_steps * config.train.batch_size
-    rate = 8 * 197e12 * 0.5
+    rate = 8 * 197e12 * 1e-6
     assert train["hours"] == pytest.approx(train["images"] * train["flops"] / rate / 3600)
     assert train["usd"] == pytest.approx(train["hours"] * 8 * 3)
     assert "as requested" in train["rate"]
 
 
+def test_a_small_network_trains_no_faster_than_its_host_hands_over_steps(capsys):
+    (train,) = [one for one in facts(capsys)["stages"] if one["name"] == "train"]
+    steps = read_config("base:tiny").train.num_steps
+    assert train["hours"] * 3600 == pytest.approx(steps * budget.HOST_SECONDS)
+    assert "a host takes for a step" in train["rate"]
+
+
 def test_a_chip_of_two_devices_has_the_rate_of_both_and_half_its_memory_in_each(capsys):
-    found = facts(capsys, "--chips=tpu7x-16", "--mfu=0.5")
+    found = facts(capsys, "--chips=tpu7x-16", "--mfu=1e-7")
     (train,) = [one for one in found["stages"] if one["name"] == "train"]
-    rate = 8 * 2307e12 * 0.5
+    rate = 8 * 2307e12 * 1e-7
     assert train["hours"] == pytest.approx(train["images"] * train["flops"] / rate / 3600)
     assert found["chips"]["count"] == 8
     assert found["chips"]["usable_bytes"] == pytest.approx(budget.USABLE * 96 * 2**30)

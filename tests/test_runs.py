@@ -1,5 +1,6 @@
 """Checks before a run starts, what it is built from, and its folder."""
 
+import contextlib
 import json
 import logging
 
@@ -208,9 +209,14 @@ def test_a_network_of_the_same_shapes_is_told_from_that_of_a_run(tmp_path, key, 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
     run_folder.open_folder(changed(seed=3), tmp_path, "train")
     (tmp_path / "checkpoints").mkdir()
-    run_folder.open_folder(changed(seed=4), tmp_path, "sample")
+    with contextlib.ExitStack() as held:
+        run_folder.open_folder(changed(seed=4), tmp_path, "sample", held=held)
     seeds = {path.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("config*")}
     assert seeds == {"config.json": 3, "config-sample.json": 4}
+    with pytest.raises(ValueError, match="refused"), contextlib.ExitStack() as held:
+        run_folder.open_folder(changed(seed=5), tmp_path, "evaluate", held=held)
+        raise ValueError("refused")
+    assert not (tmp_path / "config-evaluate.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def test_a_mistyped_folder_is_not_taken_for_a_hub_id(monkeypatch, tmp_path, sour
             look(source)
 
 
+def test_an_empty_text_is_not_the_folder_that_one_is_in(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for look in (peek, load):
+        with pytest.raises(ValueError, match="a hub id; got an empty text"):
+            look("")
+
+
 def test_a_folder_beside_a_run_names_the_run(tmp_path):
     (tmp_path / "runs/base/checkpoints").mkdir(parents=True)
     (tmp_path / "runs/base/config.json").write_text("{}")

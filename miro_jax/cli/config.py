@@ -99,13 +99,14 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
       UsageError: they cannot be understood, or the config cannot be used.
     """
     _require_all(arguments)
-    position, given = _value(arguments, "config")
+    places, given = _value(arguments, "config")
     path = find_config(given)
     with _importable_configs(Path(path.partition(":")[0]).parent):
         config = _load(path)
         _check_keys(config, given)
-        argv = ["miro_jax", *arguments]
-        argv[1 + position[0] : 1 + position[1]] = [f"--config={path}"]
+        # First, as keys are set in a config that is there.
+        others = (word for i, word in enumerate(arguments) if i not in places)
+        argv = ["miro_jax", f"--config={path}", *others]
         try:
             values = _define(argv, stages)
             rest = values(argv)[1:]
@@ -254,16 +255,16 @@ def _require_all(arguments: Sequence[str]) -> None:
         raise UsageError(f"{listed}. See --help.")
 
 
-def _value(arguments: Sequence[str], name: str) -> tuple[tuple[int, int], str]:
-    """Return where the last `--NAME=VALUE` or `--NAME VALUE` stands, and its value or ""."""
-    last = (0, 0), ""
+def _value(arguments: Sequence[str], name: str) -> tuple[set[int], str]:
+    """Return where `--NAME=VALUE` and `--NAME VALUE` stand, and the last value or ""."""
+    places, value = set[int](), ""
     for i, word in enumerate(arguments):
         match = re.fullmatch(rf"--?{name}(?:=(.*))?", word)
         if match and match[1] is not None:
-            last = (i, i + 1), match[1]
+            places, value = places | {i}, match[1]
         elif match and i + 1 < len(arguments) and not arguments[i + 1].startswith("-"):
-            last = (i, i + 2), arguments[i + 1]
-    return last
+            places, value = places | {i, i + 1}, arguments[i + 1]
+    return places, value
 
 
 def explain(error: Exception, arguments: Sequence[str], config: ml_collections.ConfigDict) -> str:

@@ -69,12 +69,13 @@ def records_to_extend(config: ml_collections.ConfigDict) -> Path:
     """
     if config.data.records:
         return records_folder(config, Path())
-    run = locate(config.extend.checkpoint, weights=False)
-    if not config.extend.checkpoint or not (run / CONFIG).is_file():
+    given = config.extend.checkpoint
+    run = locate(given, weights=False) if given else None
+    if run is None or not (run / CONFIG).is_file():
         raise ValueError(
             "The records that config.data.new_reward is added to must be given: config.data.records"
             " is their folder, or config.extend.checkpoint a run that was trained on them; got "
-            f"config.extend.checkpoint={config.extend.checkpoint!r}."
+            f"config.extend.checkpoint={given!r}."
         )
     return _open_records(records_of(run))
 
@@ -145,7 +146,8 @@ def open_folder(
     """Make the run's folder, start its log and write `config.json` and `run.json`.
 
     Once there are checkpoints, `config.json` is that of their network, written by training; other
-    stages write `config-STAGE.json`. Several processes have found each other before.
+    stages write `config-STAGE.json` when they are done. Several processes have found each other
+    before.
 
     Args:
       workdir: the run's folder, or its URL in an object store.
@@ -167,9 +169,11 @@ def open_folder(
             f"--resume is for stages that train ({', '.join(TRAINING)}); got --stage={stage}."
         )
     begins_there = stage in ("sample", "evaluate") and not is_url(workdir)
-    if begins_there and not Path(workdir).is_dir():
+    if begins_there and not (Path(workdir) / "checkpoints").is_dir():
+        is_there = Path(workdir).is_dir()
         raise FileNotFoundError(
-            f"--workdir must be the folder of a trained run; there is no folder {workdir}."
+            "--workdir must be the folder of a trained run; there "
+            f"{'are no checkpoints in' if is_there else 'is no folder'} {workdir}."
         )
     if is_url(workdir):
         workdir = open_mirror(config, str(workdir), stage, held or contextlib.ExitStack())
@@ -199,8 +203,15 @@ def open_folder(
     if jax.process_index() == 0:
         if stage in TRAINING and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
-        has_network = (workdir / "checkpoints").is_dir()
-        write_config(config, workdir / (f"config-{stage}.json" if has_network else CONFIG))
+        if (workdir / "checkpoints").is_dir():  # of whose network config.json is
+
+            @(held or contextlib.ExitStack()).push
+            def write_unless_refused(failed: type | None, *_: object) -> None:
+                if failed is None:
+                    write_config(config, workdir / f"config-{stage}.json")
+
+        else:
+            write_config(config, workdir / CONFIG)
         annotates = stage == "annotate"
         kernel = resolve(
             "auto" if annotates else config.model.attention,

@@ -55,8 +55,13 @@ def locate(
 
     Raises:
       FileNotFoundError: the store has no such run or release, variant or finished checkpoint.
-      OSError: it cannot be read. ValueError: the URL cannot be opened.
+      OSError: it cannot be read. ValueError: the URL cannot be opened, or there is no text.
     """
+    if not os.fspath(location):  # which as a path would be the folder that one is in
+        raise ValueError(
+            "A checkpoint must be a folder, a URL or a hub id; got an empty text. Is a variable of "
+            "the shell not set?"
+        )
     scheme, is_url, _ = os.fspath(location).partition("://")
     if not is_url:
         return Path(location).expanduser()

@@ -35,6 +35,8 @@ KEPT, KEPT_WITH_CUDNN = 0.6, 0.31
 KEPT_ON_TPU = 0.4
 MFU_BY_COMPILER = {"v5e": 0.39, "v6e": 0.23}
 TOWERS_MFU_BY_COMPILER = {"v5e": 0.54, "v6e": 0.29}  # the lowest of those that were compiled
+# What the host takes for a training step, however small the network: docs/benchmarks.md.
+HOST_SECONDS = 0.0116
 _WITH_CUDNN = ("h100", "h200", "b200")
 _KNOWN_DEVICE = "NVIDIA H200"
 _GIB = 2**30
@@ -107,14 +109,15 @@ def make(settings: plan.Settings) -> Budget:
     trained = config.train.num_steps * batch
     images, passes = evaluated_images(config), evaluated_passes(config)
     sampled = passes / images if images else 0.0
+    steps, least = config.train.num_steps, config.train.num_steps * HOST_SECONDS
     works = (
-        ("annotate", settings.records, annotation_flops(config, settings.words), towers),
-        ("train", trained, training_flops(sizes, tokens), mfu),
-        ("evaluate", images, sampled * forward_flops(sizes, tokens), mfu),
+        ("annotate", settings.records, annotation_flops(config, settings.words), towers, 0.0),
+        ("train", trained, training_flops(sizes, tokens), mfu, least),
+        ("evaluate", images, sampled * forward_flops(sizes, tokens), mfu, 0.0),
     )
     stages = tuple(
-        stage(settings, one, images, flops, share, of_towers if one == "annotate" else why)
-        for one, images, flops, share in works
+        stage(settings, one, images, flops, share, of_towers if one == "annotate" else why, least)
+        for one, images, flops, share, least in works
     )
     saved = step.of(Layout(), batch).state  # whole
     stored = {
@@ -123,7 +126,6 @@ def make(settings: plan.Settings) -> Budget:
         "a checkpoint": saved,
         "checkpoints": saved * (config.train.keep_checkpoints + 1),
     }
-    steps = config.train.num_steps
     return Budget(settings, layout, batch, step.remat, memory, limit, change, steps, stages, stored)
 
 
@@ -194,12 +196,21 @@ def mfu_of(settings: plan.Settings, sizes: Any) -> tuple[float, str]:
 
 
 def stage(
-    settings: plan.Settings, name: str, images: float, flops: float, mfu: float, why: str
+    settings: plan.Settings,
+    name: str,
+    images: float,
+    flops: float,
+    mfu: float,
+    why: str,
+    least_seconds: float,
 ) -> Stage:
-    """Return what one stage takes on the chips."""
+    """Return what one stage takes on the chips; least_seconds: that their hosts take for it."""
     chip, count = settings.chips
     peak = CHIPS[chip].devices * (peak_tflops(CHIPS[chip].kind) or math.nan)
     hours = images * flops / (count * peak * 1e12 * mfu) / 3600
+    if hours < least_seconds / 3600:
+        hours = least_seconds / 3600
+        why = f"at the {1e3 * HOST_SECONDS:g} ms that a host takes for a step; the chips take less"
     price = price_of(settings)
     return Stage(name, images, flops, hours, None if price is None else hours * count * price, why)
 
