@@ -62,6 +62,8 @@ def validate(config):
         ("data__synthetic_caption_prob", 2.0, "config.data.synthetic_caption_prob must be in"),
         ("train__num_steps", 5, "config.optim with config.train.num_steps: .*got 5 and 5. Shorten"),
         ("optim__name", "sgd", "config.optim .*one of adamw, lamb; got 'sgd'"),
+        ("train__checkpoint_every_seconds", -0.5, "at least 0, or -1 for what .*; got -0.5"),
+        ("model__rin__latent_width", 4, "config.model.rin.latent_width must be at least 8; got 4"),
         ("optim__clip_norm", 0.0, "config.optim.clip_norm must be above 0"),
         (
             "optim__learning_rate",

@@ -109,7 +109,8 @@ def test_the_work_of_a_network_is_that_of_its_matrix_products(changes):
 
 def test_devices_are_known_by_the_longest_name_that_fits():
     assert peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
-    assert peak_tflops("NVIDIA H100 PCIe") == 756.0
+    assert peak_tflops("NVIDIA H100 PCIe") == 756.0 and peak_tflops("NVIDIA H100 NVL") == 835.0
+    assert peak_tflops("NVIDIA L40") == 181.0 != peak_tflops("NVIDIA L4")
     assert peak_tflops("TPU v5 lite") == 197.0 and peak_tflops("TPU v5p") == 459.0
     assert peak_tflops("TPU7x") == 1153.5 == peak_tflops("TPU7")  # two devices are a chip
     assert peak_tflops("cpu") is None

@@ -114,6 +114,14 @@ def test_a_step_that_is_read_before_its_turn_gets_no_speed_of_its_own(monkeypatc
     assert speeds == [size / 2, None, 2 * size / 2, 17 * size / 2]
 
 
+def test_a_run_that_has_more_steps_than_are_wanted_takes_none(caplog):
+    made, _ = make_loop()
+    made.checkpoints = types.SimpleNamespace(wait=lambda: None)
+    with caplog.at_level("INFO", "miro_jax"):
+        assert int(made.run(None, start(25), 25).step) == 25
+    assert "Training: 0 steps in" in caplog.text
+
+
 # Signals: a real process for each case.
 
 SIGNALLED = """

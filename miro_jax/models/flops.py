@@ -14,10 +14,12 @@ from miro_jax.models.rin import RINConfig
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
     "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.0,
     "NVIDIA H100": 989.0,
     "NVIDIA H200": 989.0,
     "NVIDIA B200": 2250.0,
     "NVIDIA L4": 121.0,
+    "NVIDIA L40": 181.0,
     "NVIDIA L40S": 362.0,
     "NVIDIA GeForce RTX 4090": 165.0,
     "TPU v4": 275.0,

@@ -86,7 +86,7 @@ def run(
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
         start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
         metrics = stack.enter_context(MetricsWriter(workdir, first, start if c.trackers else None))
-        log.info("Training from step %d to step %d", first, c.num_steps)
+        log.info("Training from step %d to step %d", first, max(first, c.num_steps))
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
@@ -145,9 +145,10 @@ class Loop:
         self.spent, self.since, self.status = Spent(at=self.here.at), first, ""
         lengths: set[int] = set()
         self.clock.start()
-        progress = Progress("train", "steps", c.num_steps, first, silent=jax.process_index() != 0)
+        last = max(first, c.num_steps)  # as of a run that was longer before
+        progress = Progress("train", "steps", last, first, silent=jax.process_index() != 0)
         with self._watched_signals(), progress:
-            for step in range(first, c.num_steps):
+            for step in range(first, last):
                 self._before_step(step, leaves, first)
                 with self.spent.on("input", self._is_idle):
                     arrays, facts = self._next_batch()
@@ -163,7 +164,7 @@ class Loop:
                 if step == first:
                     self.clock.start()
                 progress.update(1, self.status)
-            self._finish(c.num_steps, leaves, first)
+            self._finish(last, leaves, first)
         return jax.tree.unflatten(self.structure, leaves)
 
     def _before_step(self, step: int, leaves: list[Array], first: int) -> None:

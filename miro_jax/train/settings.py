@@ -65,6 +65,11 @@ class Training(Recipe):
                 "config.train.profile_steps must be () or two steps, the smaller first; "
                 f"got {steps}."
             )
+        if AUTO < self.checkpoint_every_seconds < 0:
+            raise ValueError(
+                "config.train.checkpoint_every_seconds must be at least 0, or -1 for what loses "
+                f"least; got {self.checkpoint_every_seconds}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Optim:
     )
     clip_norm: float = 2.0  # the highest global norm of the gradients; inf clips nothing
     betas: tuple[float, float] = (0.9, 0.999)  # decay of the first and the second moment
-    eps: float = option(1e-8, at_least=0, help="added to the root of the second moment")
+    # 0, which float32 makes of less, divides 0 by 0 where a gradient is 0, as behind a gate at 0.
+    eps: float = option(1e-8, at_least=1e-30, help="added to the root of the second moment")
     trainable: str = option("all", choices=TRAINABLE, help="all, or the token added last alone")
 
     def __post_init__(self):
