@@ -1,5 +1,7 @@
 """Where the time of training goes, and the work of a network."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +10,8 @@ from flax import nnx
 from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.train import spent
-from miro_jax.train.spent import Profile, Spent
+from miro_jax.train.spent import Profile, Spent, peak_seconds
+from tests import training
 from tests.networks import TINY, abstract_module, make_batch, resize
 
 
@@ -105,6 +108,17 @@ def test_the_work_of_a_network_is_that_of_its_matrix_products(changes):
     products = dot_flops(jax.make_jaxpr(forward)(params, buffers).jaxpr)
     assert forward_flops(config, 9) == products
     assert training_flops(config, 9) == (4 if config.self_condition else 3) * products
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_peak_that_is_given_counts_for_any_dtype(dtype):
+    config = training.small(model__dtype=dtype)
+    parts = types.SimpleNamespace(network_config=TINY)
+    assert peak_seconds(config, parts) is None  # nobody knows that of a CPU
+    config.train.peak_tflops = 2.0
+    work = config.train.batch_size * training_flops(TINY, 9)
+    found = peak_seconds(config, parts)
+    assert found is not None and found(9) == pytest.approx(work / (2e12 * jax.device_count()))
 
 
 def test_devices_are_known_by_the_longest_name_that_fits():

@@ -88,10 +88,12 @@ class Profile:
 def peak_seconds(config: Config, parts: Components) -> Callable[[int], float] | None:
     """Return what a step takes at the peak of all devices, in seconds, by the captions' length.
 
-    None where the peak is unknown.
+    None where the peak is unknown, as that of products in float32 is.
     """
-    peak = config.train.peak_tflops or peak_tflops(jax.devices()[0].device_kind)
-    if not peak or config.model.dtype == "float32":
+    peak = config.train.peak_tflops
+    if not peak and config.model.dtype != "float32":
+        peak = peak_tflops(jax.devices()[0].device_kind)
+    if not peak:
         return None
     rate = peak * 1e12 * jax.device_count() / config.train.batch_size
     return lambda tokens: training_flops(parts.network_config, tokens) / rate
