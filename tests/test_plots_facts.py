@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -160,3 +161,41 @@ def test_a_long_title_and_legend_stay_inside_the_figure(tmp_path):
     assert all(float(t.get("x")) + 6 * len(t.text) < float(root.get("width")) for t in shown)
     panel = next(t for t in texts if t.text == "rewards")
     assert max(float(t.get("y")) for t in shown) < float(panel.get("y"))
+
+
+def test_bars_tell_what_was_not_evaluated_from_what_is_not_stated(tmp_path):
+    right = np.ones((4, 2), bool)
+    write_evaluation(tmp_path / "judged", {}, verdicts=right, benchmark="geneval@1")
+    write_evaluation(tmp_path / "scored", {"image_reward@1.0": np.ones((4, 2))})
+    sources = [*PAPER, *(read_source(str(tmp_path / name)) for name in ("judged", "scored"))]
+    figure = bars.bars(sources)
+    said = [re.findall("(judged|scored) (not \\w+)", panel.drawing) for panel in figure.panels]
+    stated = [("judged", "not stated"), ("scored", "not stated")]
+    assert said[:2] == [[("scored", "not evaluated")], [("judged", "not evaluated")]]
+    assert said[2:] == [stated, stated] and "SDXL not stated" in figure.panels[3].drawing
+    blue = [panel.drawing.count('class="bar"') for panel in figure.panels]
+    assert blue == [3] * 4  # MIRO of the paper, however it was chosen
+
+
+def test_a_curve_that_the_baseline_lacks_says_whose_final_value_it_has(tmp_path):
+    kinds = {"base": ("aesthetic@1",), "a": ("aesthetic@1", "clip@1"), "b": ("clip@1",)}
+    for (model, names), step in itertools.product(kinds.items(), (1, 2)):
+        scores = dict.fromkeys(names, np.full((4, 1), float(step)))
+        write_evaluation(tmp_path / model / f"{step}", scores, step)
+    sources = [read_source(str(tmp_path / model)) for model in kinds]
+    figure = curves.convergence(sources)
+    assert list(figure.numbers["speedup"]["clip@1"]) == ["b"]
+    (warning,) = figure.warnings
+    assert "base has no such curve; the final value is that of a" in warning
+    assert curves.convergence(sources[:2]).warnings == ()
+
+
+def test_the_least_n_that_is_as_good_is_searched_among_all_n(tmp_path):
+    ours = np.tile(np.arange(1.0, 17), (3, 1))  # the best of n is n / (n + 1) of 17
+    theirs = np.full((3, 2), 14.0)
+    for name, scores in (("theirs", theirs), ("ours", ours)):
+        write_evaluation(tmp_path / name, {"clip@1": scores})
+    figure = curves.test_time([read_source(str(tmp_path / name)) for name in ("theirs", "ours")])
+    assert figure.numbers["matches"]["clip@1"]["ours"]["needs"] == 5  # 17 * 5 / 6 is 14.2
+    xs = [row["x"] for row in figure.rows if row["series"] == "ours"]
+    assert xs == [1, 2, 4, 8, 16]

@@ -33,6 +33,7 @@ PANELS = {
     "parameters_billion": ("parameters, billions (log scale)", 15.0, 0.1),
     "tflop": ("inference, TFLOP an image (log scale)", 2000.0, 1.0),
 }
+_EVALUATED = ("geneval", "image_reward")  # by `miro-jax evaluate`; the others are stated
 _LEFT, _STEP, _WIDTH = 118, 19, 420
 
 
@@ -43,6 +44,7 @@ def bars(sources: Sequence[Source]) -> Figure:
       ValueError: there is no model.
     """
     rows: list[dict[str, Any]] = []
+    evaluated: list[int] = []  # rows of evaluations, which lack what was not evaluated
     notes: list[str] = []
     facts.check_alike([one for source in sources for one in source.evaluations])
     for source in sources:
@@ -56,6 +58,7 @@ def bars(sources: Sequence[Source]) -> Figure:
                 name: facts.value_of(name, source, sources) for name in PANELS if name in measured
             }
             parameters = _billions(source.latest[-1].manifest["model"].get("parameters"))
+            evaluated.append(len(rows))
             rows.append(
                 {name: one["mean"] for name, one in values.items() if one is not None}
                 | {"model": source.label, "parameters_billion": parameters}
@@ -66,10 +69,12 @@ def bars(sources: Sequence[Source]) -> Figure:
     for name, (heading, high, low) in PANELS.items():
         drawn = []
         high = max(high, *(row.get(name) or 0 for row in rows))
-        for row in rows:
+        for number, row in enumerate(rows):
             value = row.get(name)
-            own = "bar" if "MIRO" in row["model"] or "geneval" not in row else "bar other"
-            text = "not stated" if value is None else format_number(value)
+            own = "bar" if "MIRO" in row["model"] else "bar other"
+            lacks = number in evaluated and name in _EVALUATED
+            unknown = "not evaluated" if lacks else "not stated"
+            text = unknown if value is None else format_number(value)
             drawn.append((row["model"], _length(value, low, high), text, own))
             points.append({"panel": name, "series": row["model"], "value": value})
         alt = f"{heading}: " + ", ".join(f"{label} {text}" for label, _, text, _ in drawn)

@@ -143,7 +143,9 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
-    return exit.run(VERB, lambda: _plan(arguments), lambda planned: _work(*planned))
+    # As in `suites.verbs`, everything is an argument: what is wrong with a source is, too.
+    mistakes = exit.MISTAKES
+    return exit.run(VERB, lambda: _plan(arguments), lambda planned: _work(*planned), mistakes)
 
 
 def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:

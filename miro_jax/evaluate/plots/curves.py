@@ -13,10 +13,9 @@ from miro_jax.evaluate.plots import facts
 from miro_jax.evaluate.plots.facts import Source, measure
 from miro_jax.evaluate.plots.figure import MARKERS, Figure, Panel, legend_of
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
-from miro_jax.report.speedup import first_reach, first_step
+from miro_jax.report.speedup import HIGH, LOW, first_reach, first_step, speedup, write_speedup
 from miro_jax.sample.curve import expected_best
 
-LOW, HIGH = 2.5, 97.5
 _RESAMPLES = 1000
 # measure -> model -> (xs [T], values [1 + B, T])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -80,6 +79,12 @@ def convergence(sources: Sequence[Source]) -> Figure:
         panels.append(panel)
         rows += points
         numbers[name] = found
+    bases = {name: next(iter(one)) for name, one in curves.items()}
+    warnings = [
+        f"{measure(name).label}: {models[0]} has no such curve; the final value is that of {base}."
+        for name, base in bases.items()
+        if base != models[0]
+    ]
     return Figure(
         "convergence",
         "Convergence: mean score over training steps",
@@ -90,6 +95,7 @@ def convergence(sources: Sequence[Source]) -> Figure:
         legend,
         rows,
         {"baseline": models[0], "speedup": numbers},
+        tuple(warnings),
     )
 
 
@@ -148,51 +154,6 @@ def _convergence_panel(
     return Panel(measure(name).label, chart.svg(alt + " ".join(lines)), tuple(lines)), rows, numbers
 
 
-def speedup(
-    baseline: np.ndarray, last: float, steps: np.ndarray, values: np.ndarray
-) -> dict[str, Any]:
-    """Return both readings of how much sooner a curve reaches the final value of a baseline.
-
-    Args:
-      baseline: [1 + B, T]. last: its last step. steps: [T']. values: [1 + B, T'].
-
-    Returns:
-      baseline: its final value; step, interpolated, checkpoint_step, checkpoint: None where the
-      value is never reached, ratios also where it is at step 0; low, high: of `interpolated`, with
-      B > 0, None where there is no bound; at_least: the curve stands above it at its first step.
-    """
-    final = baseline[:, -1]
-    reached = first_reach(steps, values, final[: len(values), None])[:, 0]
-    by_step = first_step(steps, values[0], float(final[0]))
-    found: dict[str, Any] = {"baseline": float(final[0]), "within": float(steps[-1])}
-    found["step"] = float(reached[0]) if math.isfinite(reached[0]) else None
-    found["interpolated"] = last / found["step"] if found["step"] else None
-    found["checkpoint_step"] = by_step if math.isfinite(by_step) else None
-    found["checkpoint"] = last / by_step if by_step and math.isfinite(by_step) else None
-    found["at_least"] = bool(values[0, 0] >= final[0])
-    if found["step"] != 0 and len(reached) > 1:
-        with np.errstate(divide="ignore", invalid="ignore"):  # some may be there at step 0
-            ends = np.percentile(last / reached[1:], (LOW, HIGH)).tolist()
-        found["low"], found["high"] = (end if math.isfinite(end) else None for end in ends)
-    return found
-
-
-def write_speedup(found: Mapping[str, Any]) -> str:
-    """Write both readings."""
-    if found["step"] is None:
-        return f"not within {found['within']:,.0f} steps"
-    if found["step"] == 0:
-        return "at or above it from step 0 on"
-    ends = [found[end] for end in ("low", "high") if end in found]
-    words = ["no bound" if end is None else f"{end:.3g}" for end in ends]
-    interval = f" ({' to '.join(words)})" if words else ""
-    least = "at least " if found["at_least"] else ""
-    return (
-        f"{least}{found['interpolated']:.3g}x{interval} interpolated, "
-        f"{found['checkpoint']:.3g}x by checkpoint"
-    )
-
-
 def test_time(sources: Sequence[Source]) -> Figure:
     """Draw the expected best of n, exactly, and how many samples of one model equal another's.
 
@@ -216,7 +177,9 @@ def test_time(sources: Sequence[Source]) -> Figure:
         up = fit_axis(extent(*(rows for _, rows in one.values())), "expected best")
         chart = Chart(across, up)
         for model, (ns, values) in one.items():
-            points = draw_curve(chart, kinds[model], model, ns, values)
+            # All candidates of a file of numbers; of images powers of two, and all of them.
+            shown = (len(values) == 1) | (np.log2(ns) % 1 == 0) | (ns == ns[-1])
+            points = draw_curve(chart, kinds[model], model, ns[shown], values[:, shown])
             rows += [{"panel": name, **point} for point in points]
         (base, (base_ns, base_rows)), *others = one.items()
         lines, found = [], {}
@@ -267,10 +230,8 @@ def _read_test_time(sources: Sequence[Source]) -> Curves:
             for name, best in _best_by_prompt(one).items():
                 if facts.suite_for(name, sources) != facts.suite_of(one):
                     continue
-                count = best.shape[1]
-                chosen = sorted({min(2**k, count) for k in range(count.bit_length() + 1)})
-                ns = np.array(chosen, float)
-                rows = resampled(best)[:, np.array(chosen) - 1] / measure(name).divisor
+                ns = np.arange(1.0, best.shape[1] + 1)
+                rows = resampled(best) / measure(name).divisor
                 curves.setdefault(name, {})[source.label] = (ns, rows)
     return curves
 
