@@ -49,3 +49,11 @@ def test_the_short_way_has_at_most_ten_files():
     text = (ROOT / "README.md").read_text("utf-8")
     numbers = re.findall(r"^(\d+)\. \[[\w/.]+\]\(miro_jax/", text, re.M)
     assert numbers == [str(n) for n in range(1, len(numbers) + 1)] and 0 < len(numbers) <= 10
+
+
+def test_the_prose_of_the_benchmarks_is_wrapped():
+    text = re.sub(
+        r"```.*?```", "", (ROOT / "docs" / "benchmarks.md").read_text("utf-8"), flags=re.S
+    )
+    prose = [line for line in text.splitlines() if not line.startswith("|")]  # tables stay
+    assert max(map(len, prose)) <= 120
