@@ -171,3 +171,17 @@ def test_images_of_one_prompt_alone_are_independent_as_in_the_interval_of_its_me
     assert apart == {"x": wilson(3, 8), "y": wilson(3, 8)}
     alike = clustered.shares([True] * 16, ["a"] * 8 + ["b"] * 8, [""] * 16)[""]
     assert alike["low"] == wilson(2, 2)["low"] and alike["total"] == 16
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_tags_of_few_prompts_vary_in_the_bootstrap_as_they_do(count):
+    rng = np.random.default_rng(4)
+    scores = rng.normal(size=(6, count))
+    tags = {
+        str(tag): np.column_stack([own, np.ones(count), own**2]) for tag, own in enumerate(scores)
+    }
+    drawn = clustered.resample(tags, clustered.TAGS, 20_000)
+    error = np.sqrt(scores.var(axis=1, ddof=1).sum() / count) / len(scores)  # of the mean of means
+    assert drawn.std() == pytest.approx(error, rel=0.02)
+    normal = clustered.clustered_normal(tags, clustered.TAGS)
+    assert normal["high"] - normal["low"] == pytest.approx(2 * 1.96 * error, rel=1e-4)

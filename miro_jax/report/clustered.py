@@ -2,7 +2,8 @@
 
 Images of one prompt resemble each other, so prompts are the units: an interval that takes images
 as independent holds the truth in 75 to 85 of 100 cases where it promises 95. Here prompts are
-resampled with all their images, within their tags where the estimator is a mean of tags. What is
+resampled with all their images, within their tags where the estimator is a mean of tags, n - 1 of n
+at a time: n would give the variance (n - 1) / n of what it is, half for a tag of two. What is
 asked is how new prompts of the same kind would do, not new noise. One prompt alone says nothing of
 other prompts: there is no interval over prompts where that is all there is, or all that a tag has.
 The interval of its share, as `statistics.bootstrap_mean`, takes its images as independent, and is
@@ -12,7 +13,7 @@ A set of values is `Clusters`: tag -> [P, 3], of each prompt the sum of its valu
 and the sum of their squares. Letters: T tags, P prompts, m images of a prompt, B resamples.
 
 Sources: percentile bootstrap and randomisation tests, Efron and Tibshirani (1993); intra-class
-correlation, Donner (1986); adjusted p, Holm (1979).
+correlation, Donner (1986); adjusted p, Holm (1979); n - 1 of n, Rao and Wu (1988).
 """
 
 import dataclasses
@@ -89,7 +90,9 @@ def resample(clusters: Clusters, estimator: str, resamples: int = RESAMPLES) -> 
     """Return [B] estimates of resampled prompts; equal prompts are resampled alike."""
     rng = np.random.default_rng(SEED)
     groups = _strata(clusters, estimator)
-    means = [_mean(group, rng.integers(0, len(group), (resamples, len(group)))) for group in groups]
+    sizes = [max(len(group) - 1, 1) for group in groups]
+    drawn = [rng.integers(0, len(g), (resamples, n)) for g, n in zip(groups, sizes, strict=True)]
+    means = [_mean(group, chosen) for group, chosen in zip(groups, drawn, strict=True)]
     return np.mean(means, axis=0)
 
 

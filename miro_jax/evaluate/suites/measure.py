@@ -29,7 +29,7 @@ from miro_jax.report.clustered import (
 
 OVERALL, CORRECT_IMAGES, CORRECT_PROMPTS = "overall", "correct_images", "correct_prompts"
 STATISTICS = {
-    "interval": "95 % percentile bootstrap over prompts with all their images",
+    "interval": "95 % percentile bootstrap over prompts with all their images, n - 1 of n",
     "stratified": "by tag where the estimator is the mean of tags",
     "resamples": RESAMPLES,
     "seed": SEED,
