@@ -133,6 +133,21 @@ def test_wilson_counts_prompts_where_images_are_alike():
     assert clustered.wilson_of_clusters(group, 0.0) == wilson(240, 400)
 
 
+@pytest.mark.parametrize(("rho", "effect"), [(0.5, 2.5), (0.1, 1.3)])
+def test_the_number_that_images_count_for_is_not_rounded(rho, effect):
+    shares = []
+    for correct in range(9):  # of 8 images of two prompts
+        group = np.array([[min(correct, 4), 4, 0.0], [max(correct - 4, 0), 4, 0.0]])
+        shares.append(clustered.wilson_of_clusters(group, rho))
+    for end in ("low", "high"):
+        assert (np.diff([share[end] for share in shares]) > 0.01).all()  # one more right counts
+    # The ends are where a share of so many is a normal quantile away (Wilson, 1927).
+    for share in shares[1:-1]:
+        for end in (share["low"], share["high"]):
+            error = np.sqrt(end * (1 - end) * effect / 8)
+            assert abs(share["accuracy"] - end) / error == pytest.approx(1.96, rel=1e-4)
+
+
 def test_shares_of_tags_take_the_correlation_of_all_of_them():
     tags = ["a"] * 40 + ["b"] * 60
     prompts = [str(n // 4) for n in range(100)]

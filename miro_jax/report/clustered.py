@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.report.statistics import Share, wilson
+from miro_jax.report.statistics import NORMAL, Share, wilson_interval
 
 TAGS, PROMPTS, IMAGES = "mean of tags", "mean of prompts", "mean of images"
 ESTIMATORS = (TAGS, PROMPTS, IMAGES)
 RESAMPLES, FLIPS, SEED = 2000, 10_000, 0
-_NORMAL = 1.959963984540054  # 97.5 % of the normal distribution
 _FLIPS_AT_ONCE = 500
 
 Clusters = Mapping[str, np.ndarray]
@@ -108,7 +107,7 @@ def clustered_normal(clusters: Clusters, estimator: str) -> dict[str, Any]:
         count, mean = len(group), group[:, 0].sum() / group[:, 1].sum()
         spread = ((group[:, 0] - mean * group[:, 1]) ** 2).sum() / group[:, 1].sum() ** 2
         variance += spread * count / (count - 1)
-    error = _NORMAL * math.sqrt(variance) / len(groups)
+    error = NORMAL * math.sqrt(variance) / len(groups)
     return {"value": value, "low": value - error, "high": value + error}
 
 
@@ -151,9 +150,10 @@ def wilson_of_clusters(group: np.ndarray, rho: float | None) -> Share:
     if rho is None:
         rho = float(prompts > 1)
     effect = 1 + (total / prompts - 1) * min(max(rho, 0.0), 1.0)
-    count = max(round(total / effect), 1)
-    counts = {"correct": int(correct), "total": int(total), "accuracy": float(correct / total)}
-    return wilson(min(round(correct / effect), count), count) | counts
+    share = float(correct / total)
+    low, high = wilson_interval(share, float(total / effect))
+    counts = {"correct": int(correct), "total": int(total)}
+    return {**counts, "accuracy": share, "low": low, "high": high}
 
 
 def shares(right: Sequence[bool], prompts: Sequence[str], tags: Sequence[str]) -> dict[str, Share]:
