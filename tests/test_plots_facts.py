@@ -199,3 +199,18 @@ def test_the_least_n_that_is_as_good_is_searched_among_all_n(tmp_path):
     assert figure.numbers["matches"]["clip@1"]["ours"]["needs"] == 5  # 17 * 5 / 6 is 14.2
     xs = [row["x"] for row in figure.rows if row["series"] == "ours"]
     assert xs == [1, 2, 4, 8, 16]
+
+
+def test_a_value_below_its_axis_is_at_the_centre_and_not_on_the_opposite_axis(tmp_path):
+    tags = ("single_object", "two_object", "counting", "position")
+    axes = {tag: facts.measure(tag).ring for tag in tags}
+    models = {"weak": dict.fromkeys(tags, 0.0), "MIRO": {tag: axes[tag][1] for tag in tags}}
+    section = {"axes": list(tags), "models": models}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"format": 1, "name": "m", "source": "me", "geneval": section}))
+    figure = radars.geneval([read_source(str(path))])
+    assert len(figure.warnings) == len(tags)
+    assert all("(r = -" in one and "drawn at the centre" in one for one in figure.warnings)
+    assert all(row["r"] < 0 for row in figure.rows if row["series"] == "weak")
+    (line,) = re.findall(r'<polygon class="series a" points="([^"]*)"', figure.panels[0].drawing)
+    assert len(set(line.split())) == 1

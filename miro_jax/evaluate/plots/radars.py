@@ -1,8 +1,9 @@
 """Radars: rewards, GenEval by category, both with synthetic captions.
 
-The radius is the paper's, r = 5 (v - low) / (high - low) with its published ends, not clipped: a
-value outside is drawn outside, with a warning. `--ends=data` takes the ends of the shown models. An
-axis states its ends; the area has no meaning and is not reported.
+The radius is the paper's, r = 5 (v - low) / (high - low) with its published ends: a value above is
+drawn outside of the ring, one below at the centre, not on the opposite axis, both with a warning.
+`--ends=data` takes the ends of the shown models. An axis states its ends; the area has no meaning
+and is not reported.
 """
 
 import dataclasses
@@ -151,7 +152,7 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
     for table in tables:
         spokes = [_spoke(table, axis, ends) for axis in table.axes]
         lines = {
-            f"series {kinds[model]}": [s.radius(row[s.name]["mean"]) for s in spokes]
+            f"series {kinds[model]}": [max(s.radius(row[s.name]["mean"]), 0) for s in spokes]
             for model, row in table.models.items()
         }
         for model, row in table.models.items():
@@ -160,10 +161,11 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
                 point = {"panel": table.heading, "series": model, "x": spoke.name}
                 rows.append(point | value | {"r": 5 * radius})
                 if not 0 <= radius <= 1:
+                    where = "there" if radius > 1 else "at the centre"
                     warnings.append(
                         f"{measure(spoke.name).label} of {model}, {value['mean']:.5g}, lies "
                         f"outside of the axis {spoke.low:g} to {spoke.high:g} "
-                        f"(r = {5 * radius:.2f}); it is drawn there."
+                        f"(r = {5 * radius:.2f}); it is drawn {where}."
                     )
         names = [
             f"{measure(s.name).label}\n({' to '.join(_write_ends(s.low, s.high))})" for s in spokes
