@@ -41,6 +41,7 @@ def test_results_of_the_original_tools_become_an_evaluation(theirs, capsys):
     assert read.manifest["rewards"] == {"openai_clip@1": manifest.UNKNOWN}
     assert read.manifest["judge"] == {"name": "geneval-mmdet2"}
     assert read.rows[3]["reasons"] == [{"rule": "a"}, {"rule": "b"}]
+    assert str(read.path_of(read.rows[3])) == "00000/samples/00003.png"  # not beside the files
     assert entry.main(words) == 2 and "must hold no evaluation yet" in capsys.readouterr().err
 
 

@@ -62,7 +62,7 @@ def import_results(
     merged = _merge({str(path): _read(Path(path)) for path in files})
     listed = [File(name, line["prompt"], name, _nothing) for name, line in merged.items()]
     where = " and ".join(map(str, files))
-    found = match(where, "imported", listed, suite, per_prompt, partial)
+    found = match(where, manifest.IMPORTED, listed, suite, per_prompt, partial)
     judged = bool(suite.score) and _has_verdicts(merged, where)
     rows = [_row(image, merged[image.file], judged) for image in found.images]
     groups = _groups(suite, found, rows, where, dict(judge or {}), judged)

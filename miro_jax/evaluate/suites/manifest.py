@@ -29,6 +29,7 @@ from miro_jax.evaluate.suites.rows import read_rows
 from miro_jax.report.suite_curves import EVALS
 
 NAME = "evaluation.json"
+IMPORTED = "imported"  # images.layout of results whose images were elsewhere
 UNKNOWN = "unknown"
 FORMAT = 1
 _WRITES = "`miro-jax evaluate {} --suite=NAME` writes it."
@@ -66,7 +67,9 @@ class Evaluation:
         return read_rows(open_folder(self.folder), file["sha256"]) if file else []
 
     def path_of(self, row: Mapping[str, Any]) -> Path:
-        """Return where the image of a row was when it was evaluated."""
+        """Return where the image of a row was when it was evaluated; its name if it is unknown."""
+        if self.manifest["images"].get("layout") == IMPORTED:
+            return Path(row["file"])
         path = Path(self.manifest["images"].get("path", ""))  # a folder, or a table in one
         return (path if path.is_dir() else path.parent) / row["file"]
 
