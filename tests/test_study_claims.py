@@ -59,6 +59,9 @@ def test_an_axis_that_the_baseline_does_not_learn_has_no_speed():
     cells = [dataclasses.replace(c, scores=c.scores.astype(np.float32)) for c in cells]
     result = faster.judge(Study(make_study(cells)))
     assert not result.axes["beauty"].rises and result.axes["beauty"].verdict == "not measured"
+    still = [dataclasses.replace(c, right=np.zeros_like(c.right)) for c in cells]
+    result = faster.judge(Study(make_study(still)))
+    assert result.ours is None and "Overall the baseline does not rise" in result.words
 
 
 def test_updates_at_a_value_lie_on_straight_lines():

@@ -40,6 +40,12 @@ def test_the_lines_name_each_verdict(whole):
     assert whole.lines[0].startswith("F3 shown: MIRO learns faster than the baseline.")
 
 
+def test_the_tile_of_the_speed_up_says_what_the_claim_says(tmp_path):
+    cells = studying.curves(0.4, range(100, 1100, 100))
+    slow = page.write(tmp_path / "slow", studying.make_study(cells))
+    assert "<strong>&lt; 1x</strong>" in slow.page.read_text("utf-8")
+
+
 @pytest.mark.parametrize("cells", [[], studying.curves(3.0, (500, 1000), seeds=(0,))])
 def test_what_was_not_measured_is_said(tmp_path, cells):
     report = page.write(tmp_path / "new", studying.make_study(cells))

@@ -98,12 +98,13 @@ def judge(study: Study) -> Faster:
     overall = axes[GENEVAL]
     others = len([name for name in faster if name != GENEVAL])
     shown = overall.verdict == "shown" and others >= _FEWEST
-    words = f"Overall {write_ratio(overall.to_final)}; faster beyond the interval on "
-    words += f"{len(faster)} of {len(axes)} axes"
+    ours = overall.to_final if overall.rises else None
+    words = f"Overall {write_ratio(ours) if ours else 'the baseline does not rise'}; faster "
+    words += f"beyond the interval on {len(faster)} of {len(axes)} axes"
     flat = len([one for one in axes.values() if not one.rises])
     words += f"; the baseline does not rise on {flat}." if flat else "."
     verdict = decide(shown, overall.verdict == "opposite")
-    return Faster(verdict, words, overall.to_final["ratio"], steps, axes)
+    return Faster(verdict, words, ours and ours["ratio"], steps, axes)
 
 
 def smooth(curves: np.ndarray) -> np.ndarray:

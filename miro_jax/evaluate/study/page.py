@@ -14,7 +14,7 @@ from miro_jax.evaluate.study.best_of import write_catch
 from miro_jax.evaluate.study.claim import Claim, write_interval, write_points
 from miro_jax.evaluate.study.faster import write_ratio
 from miro_jax.evaluate.study.measured import Measured
-from miro_jax.evaluate.study.resample import Study
+from miro_jax.evaluate.study.resample import GENEVAL, Study
 from miro_jax.report import page
 from miro_jax.report.page import Tile, count_images
 
@@ -87,10 +87,9 @@ def _values(judged: tuple[Claim, ...], measured: Measured) -> dict[str, Any]:
     shown = sum(one.verdict == "shown" for one in judged)
     known = [one for one in judged if one.verdict != "not measured"]
     tiles = [Tile(f"{shown} of {len(known)}", "measured claims of the paper are shown")]
-    ours = by_figure["F3"].ours
-    if ours:
-        note = write_interval(ours, ".1f")
-        tiles.append(Tile(f"{ours['mean']:.1f}x", "speed-up on the overall score", note))
+    if (faster := by_figure["F3"]).ours:
+        value, _, interval = write_ratio(faster.axes[GENEVAL].to_final).partition(" (")
+        tiles.append(Tile(value, "speed-up on the overall score", interval.rstrip(")")))
     return {
         "title": "miro_jax study",
         "kind": "report of a study",
