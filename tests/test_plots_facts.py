@@ -214,3 +214,15 @@ def test_a_value_below_its_axis_is_at_the_centre_and_not_on_the_opposite_axis(tm
     assert all(row["r"] < 0 for row in figure.rows if row["series"] == "weak")
     (line,) = re.findall(r'<polygon class="series a" points="([^"]*)"', figure.panels[0].drawing)
     assert len(set(line.split())) == 1
+
+
+def test_a_radar_of_the_paper_shows_the_evaluations_that_were_given_beside_it(tmp_path):
+    names = ("aesthetic@1", "image_reward@1.0", "hpsv2@2.0")
+    for label in "abc":
+        write_evaluation(tmp_path / label, dict.fromkeys(names, np.ones((4, 2))))
+    given = [*PAPER, *(read_source(str(tmp_path / label)) for label in "abc")]
+    assert list(radars.rewards(PAPER).legend.values()) == ["baseline", "MIRO"]
+    assert list(radars.rewards(given[:3]).legend.values()) == ["baseline", "MIRO", "a", "b"]
+    with pytest.raises(ValueError, match="at most 4 series; got baseline, MIRO, a, b, c"):
+        radars.rewards(given)
+    assert list(radars.rewards(given, ("MIRO", "c")).legend.values()) == ["MIRO", "c"]

@@ -39,7 +39,7 @@ class Table:
 
 
 def rewards(sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = PUBLISHED) -> Figure:
-    """Draw rewards of models. chosen: models, in order; without any MIRO and the baseline."""
+    """Draw rewards of models. chosen: models, in order; see `_choose`."""
     table = _read(sources, "radar", "rewards", chosen)
     return _figure("radar", "Rewards", [table], ends)
 
@@ -77,17 +77,18 @@ def _points(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {axis: dict.fromkeys(("mean", "low", "high"), value) for axis, value in row.items()}
 
 
-def _choose(models: Models, chosen: Sequence[str]) -> Models:
-    """Return the chosen models in their order, or the first ones.
+def _choose(models: Models, chosen: Sequence[str], own: Sequence[str] = ()) -> Models:
+    """Return the chosen models in their order; or all, of too many the first and `own`.
 
     Raises:
       ValueError: one of them is not there.
     """
     if not chosen:
         first = [name for name in ("baseline", "MIRO") if name in models]
-        chosen = [*first, *(name for name in models if name not in first)][: len(KINDS)]
+        named = dict.fromkeys((*first, *own))
+        chosen = [*first, *(name for name in models if name not in first)]
         if len(models) > len(KINDS):
-            chosen = first or list(models)[:2]
+            chosen = list(named) or chosen[:2]
     if unknown := [name for name in chosen if name not in models]:
         raise ValueError(f"models must be of {', '.join(models)}; got {', '.join(unknown)}.")
     return {name: models[name] for name in chosen}
@@ -112,7 +113,7 @@ def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequenc
             found = {name: facts.value_of(name, source, sources) for name in own}
             models[source.label] = {name: one for name, one in found.items() if one is not None}
             axes += models[source.label]
-    shown = _choose(models, chosen)
+    shown = _choose(models, chosen, [one.label for one in sources if one.evaluations])
     names = [a for a in dict.fromkeys(axes) if all(a in row for row in shown.values())]
     if len(names) < 3:
         raise ValueError(
