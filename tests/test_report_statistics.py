@@ -181,3 +181,9 @@ def test_a_difference_beyond_chance_has_no_end_that_is_shown_as_0(ends, shown):
     assert comparison.lines(result)[-3].endswith(f"  {shown}")
     page = comparison.render(result).decode()
     assert all(number in page for number in re.findall(r"[+\N{MINUS SIGN}]?0\.\d+", shown))
+
+
+def test_equal_columns_divide_the_rows_in_which_they_are_best():
+    rows = np.array([[0.1 + 0.2, 0.3, 0.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -3.0], [1.0, 2.0, 3.0]])
+    found = statistics.shares_of_best(rows) * len(rows)
+    np.testing.assert_allclose(found, [1 / 2 + 1 / 3 + 1, 1 / 2 + 1 / 3, 1 / 3 + 1])

@@ -94,6 +94,12 @@ def mean_of_shares(shares: Sequence[Share]) -> dict[str, float]:
     return {"accuracy": mean, "low": mean - below, "high": mean + above}
 
 
+def shares_of_best(rows: np.ndarray) -> np.ndarray:
+    """Return [T]: in which share of rows [B, T] each is the highest; equal ones divide a row."""
+    top = np.isclose(rows, rows.max(axis=1, keepdims=True), rtol=1e-9, atol=1e-12)
+    return (top / top.sum(axis=1, keepdims=True)).mean(axis=0)
+
+
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     """Return Spearman's rank correlation of [N] and [N]; None where one of them is constant.
 

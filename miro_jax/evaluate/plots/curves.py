@@ -14,6 +14,8 @@ from miro_jax.evaluate.plots.facts import Source, measure
 from miro_jax.evaluate.plots.figure import MARKERS, Figure, Panel, legend_of
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
 from miro_jax.report.speedup import HIGH, LOW, first_reach, first_step, speedup, write_speedup
+from miro_jax.report.statistics import shares_of_best
+from miro_jax.rewards.names import short_name
 from miro_jax.sample.curve import expected_best
 
 _RESAMPLES = 1000
@@ -304,7 +306,7 @@ def _sweep_panel(
     found: dict[str, Any] = {"best_target": targets[best], "best": value}
     line = f"highest at {targets[best]:g}: {value:.4g}"
     if len(rows) > 1:
-        shares = np.bincount(rows[1:].argmax(axis=1), minlength=len(targets)) / (len(rows) - 1)
+        shares = shares_of_best(rows[1:])
         found["best_in"] = dict(zip(map(str, targets), shares.tolist(), strict=True))
         line += f", best in {shares[best]:.0%} of the resamplings of prompts"
     panel = Panel(
@@ -317,7 +319,8 @@ def sweep(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
     """Draw the score of a suite, and the reward itself, by the reward's target."""
     reward, targets, columns = _read_sweep(sources, reward)
     first = [name for name in columns if name == "geneval"] or list(columns)[:1]
-    return _sweep_figure("sweep", reward, targets, columns, [*first, reward])
+    own = [name for name in columns if short_name(name) == reward]
+    return _sweep_figure("sweep", reward, targets, columns, [*first, *own])
 
 
 def sweep_grid(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:

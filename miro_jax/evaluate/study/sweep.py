@@ -3,11 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-
 from miro_jax.evaluate.study.claim import Claim, Verdict, decide, write_points
 from miro_jax.evaluate.study.resample import Study, interval, intervals
-from miro_jax.report.statistics import Mean
+from miro_jax.report.statistics import Mean, shares_of_best
 
 _SURE = 0.95  # share of resamplings
 
@@ -51,11 +49,11 @@ def judge(study: Study) -> Sweep:
         return Sweep()
     search, report = (study.values("miro", [kind[t] for t in targets]) for kind in kinds)
     reward = study.measured.conflict_reward
-    best = search[..., -1].argmax(axis=1)  # the first row is the choice
-    shares = np.bincount(best[1:], minlength=len(targets)) / (len(best) - 1)
-    gain = interval(report[:, best[0], -1] - report[:, -1, -1])
-    target = targets[best[0]]
-    words = f"Chosen target of {reward}: {target:g}, best in {100 * shares[best[0]]:.0f} % of the "
+    best = int(search[0, :, -1].argmax())
+    shares = shares_of_best(search[1:, :, -1])
+    gain = interval(report[:, best, -1] - report[:, -1, -1])
+    target = targets[best]
+    words = f"Chosen target of {reward}: {target:g}, best in {100 * shares[best]:.0f} % of the "
     words += f"resamplings. Gain over the target 1 on other prompts: {write_points(gain)}."
     columns = study.measured.rewards
     score = report[..., columns.index(reward)] if reward in columns else report[:, :0, 0]
