@@ -230,10 +230,10 @@ def test_a_radar_of_the_paper_shows_the_evaluations_that_were_given_beside_it(tm
 
 def test_equal_targets_of_a_sweep_share_its_maximum_and_a_reward_of_any_name_is_drawn(tmp_path):
     for target in (0.0, 0.5, 1.0):
-        scores = dict.fromkeys(("clip@1", "beauty@shapes1"), np.arange(40.0).reshape(20, 2))
+        scores = dict.fromkeys(("aesthetic@1", "beauty@shapes1"), np.arange(40.0).reshape(20, 2))
         write_evaluation(tmp_path / f"{target}", scores, 1, {"beauty": target})
     figure = curves.sweep([read_source(str(tmp_path))], "beauty")
-    assert list(figure.numbers["maxima"]) == ["clip@1", "beauty@shapes1"]
+    assert list(figure.numbers["maxima"]) == ["aesthetic", "beauty@shapes1"]
     for found in figure.numbers["maxima"].values():
         assert found["best_in"] == pytest.approx(dict.fromkeys(("0.0", "0.5", "1.0"), 1 / 3))
     assert "best in 33% of the resamplings" in figure.panels[0].lines[0]

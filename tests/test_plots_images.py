@@ -45,6 +45,27 @@ def test_a_tradeoff_draws_its_images_and_curves(sampled, tmp_path, capsys):
     assert svg.count("<image ") == 6 and "u = 0.5" in svg and str(tmp_path) not in svg
 
 
+def test_further_images_of_a_prompt_are_no_further_prompts(sampled, tmp_path):
+    path = sampled("t", [{"aesthetic": u, "clip": 1 - u, "hpsv2": 1.0} for u in (0, 0.5, 1)])
+
+    def points():
+        out = tmp_path / "t.svg"
+        assert main(["tradeoff", path, f"--scores={path}/scores.jsonl", f"--out={out}"]) == 0
+        return json.loads(out.with_suffix(".json").read_text())["points"]
+
+    once = points()
+    table, made = (
+        Path(path) / "scores.jsonl",
+        json.loads((Path(path) / "manifest.json").read_text()),
+    )
+    lines = table.read_text()
+    for n in range(5):
+        made["images"] += [{**one, "file": f"{n}{one['file']}"} for one in made["images"][:6]]
+        table.write_text(table.read_text() + lines.replace('"key": "', f'"key": "{n}'))
+    (Path(path) / "manifest.json").write_text(json.dumps(made))
+    assert points() == once and once[0]["low"] < once[0]["high"]
+
+
 def test_isolation_has_a_column_a_reward(sampled, tmp_path):
     ones = dict.fromkeys(("aesthetic", "clip", "hpsv2"), 1.0)
     path = sampled("i", [ones | {name: 0.0} for name in ones] + [dict.fromkeys(ones, 0.0)])

@@ -125,7 +125,7 @@ def progression(sources: Sequence[Source]) -> Figure:
 
 
 def _cells(sources: Sequence[Source]) -> list[Cell]:
-    """Return the images of the sources, the first sample of each prompt and setting."""
+    """Return the images of the sources, each with its folder."""
     cells = []
     for source in sources:
         if source.folder is None:
@@ -187,8 +187,13 @@ def _curve(
 ) -> tuple[Panel, list[dict[str, Any]], float | None]:
     """Draw the mean score of a judge along u; return its rank correlation with u, too."""
     us = np.array(list(columns))
-    scores = np.array([[_score(table, judge, cell) for cell in own] for own in columns.values()]).T
-    rows = resampled(scores)
+    by_prompt: dict[str, list[list[Cell]]] = {}  # prompt -> its images, by column
+    for number, own in enumerate(columns.values()):
+        for cell in own:
+            empty = [[] for _ in columns]
+            by_prompt.setdefault(cell["prompt"], empty)[number].append(cell)
+    means = [[_mean(table, judge, cells) for cells in own] for own in by_prompt.values()]
+    rows = resampled(np.array(means))
     chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(extent(rows), "mean score"))
     points = draw_curve(chart, "a", judge, us, rows)
     slope = rank_correlation(us, rows[0])
