@@ -272,12 +272,15 @@ def test_a_plain_network_has_no_new_reward_to_train_alone():
         components.build_components(small(optim__trainable="new_reward"))
 
 
-def test_the_command_compares_two_runs(new, tmp_path, capsys):
+def test_the_command_compares_two_runs(old, new, tmp_path, capsys):
     assert compare_command.main([str(new), str(new), f"--out={tmp_path}"]) == 0
     found = json.loads((tmp_path / "compare.json").read_text())
     assert found["new"] == [] and set(found["requests"]) == {"all", "none"}
     for table in (*found["requests"].values(), found["dials"], found["alone"]):
         assert all(row["difference"]["mean"] == 0 for row in table.values())
     assert "One reward alone" in capsys.readouterr().out
+    words = [str(old), str(new), f"--out={tmp_path}"]  # the first does not know the reward
+    assert compare_command.main([*words, "--config.sample.targets=sharpness=0.5"]) == 0
+    assert json.loads((tmp_path / "compare.json").read_text())["new"] == ["sharpness"]
     assert compare_command.main([str(tmp_path / "gone"), str(new)]) != 0
     assert compare_command.main([str(new), str(tmp_path)]) == 2

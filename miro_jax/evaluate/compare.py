@@ -75,7 +75,8 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
         for network, name in zip(networks, ("before", "after"), strict=True):
             pipeline = base.Remembering(MiroPipeline(network, settings.batch_size))
             pipeline.on_images = functools.partial(progress.update, where=name)
-            ask = functools.partial(_score, pipeline, judges, sampling, texts)
+            own = _known(sampling, network.reward_names)
+            ask = functools.partial(_score, pipeline, judges, own, texts)
             measured.append(measure(ask, network.reward_names, levels, new))
     result = {
         **{
@@ -95,6 +96,13 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
         write_atomic(out / "compare.json", to_json(result))
         write_atomic(out / "compare.html", comparison.render(result))
         exit.say("\n".join([*comparison.lines(result), f"page: {out / 'compare.html'}"]))
+
+
+def _known(sampling: base.Sampling, names: Sequence[str]) -> base.Sampling:
+    """Return how a network is sampled: without usual levels of rewards that it does not know."""
+    levels = (sampling.targets, sampling.negative_targets)
+    targets, negative = ({k: v for k, v in one.items() if k in names} for one in levels)
+    return dataclasses.replace(sampling, targets=targets, negative_targets=negative)
 
 
 def _score(
