@@ -136,6 +136,41 @@ def test_a_reward_cannot_write_into_what_others_are_given(method):
         base.score_all([writing(method), Brightness()], [grey(9)], [{"caption": ["a fox"]}])
 
 
+def test_a_word_of_the_package_stands_for_what_it_does_there():
+    class Negative(Brightness):
+        preprocessing = "none"  # that of the shapes rewards, which take an image as it is
+
+        def prepare(self, image):
+            return 255 - image
+
+    pair = [rewards.load_reward("beauty"), Negative("negative")]
+    for some in (pair, pair[::-1]):
+        with pytest.raises(BrokenPromise, match="have the same preprocessing 'none'"):
+            check_shared(some)
+    Negative.prepare = lambda self, image: image
+    check_shared(pair)
+
+
+def test_a_reward_that_writes_into_captions_changes_them_for_no_other():
+    class Writing(Brightness):
+        def judge(self, features, captions):
+            captions[:] = [""] * len(captions)
+            return features
+
+    captions = ["a red circle", "a hen"]
+    writing = Writing("writing", needs_caption=True)
+    judges = [writing, Brightness("length", needs_caption=True)]
+    (scores,) = base.score_all(judges, [grey(0)] * 2, [{"caption": captions}])
+    assert (scores[:, 1] * 255).tolist() == pytest.approx([12, 5])
+    writing.score([grey(0)] * 2, captions)
+    assert captions == ["a red circle", "a hen"]
+
+
+def test_captions_in_python_may_be_an_array_of_texts():
+    reward = Brightness("length", needs_caption=True)
+    assert reward.score([grey(0)] * 2, np.array(["a", "bcd"])).tolist() == [1, 3]
+
+
 def answering(**methods):
     """A reward of which methods answer what they must not."""
     changes = {name: lambda self, *_, made=made: made for name, made in methods.items()}
@@ -148,6 +183,7 @@ def answering(**methods):
         ({"prepare": 0.5}, "prepare: it must return a numpy array; got float"),
         ({"prepare": None}, "prepare: it must return a numpy array; got NoneType"),
         ({"judge": np.ones(2, complex)}, "judge: it must return real numbers; got complex128"),
+        ({"judge": np.ma.masked_less(np.ones(2), 2)}, "judge: .* an array without a mask"),
         ({"stored": np.ones(1, np.float32)}, r"stored: it must return one score .*got \[1\]"),
     ],
 )

@@ -97,6 +97,7 @@ class Reward:
                 "its caption; got None."
             )
         check_captions(captions, len(arrays))
+        captions = list(captions)  # an array of texts, too
         if not arrays:
             return np.zeros(0, np.float32)
         with naming(_names(len(arrays), captions)):
@@ -334,7 +335,7 @@ def _form(reward: Reward, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
 
 def _judged(reward: Reward, features: Any, texts: Sequence[str], stored: bool) -> np.ndarray:
     with failing(reward, "judge"):
-        scores = reward.judge(features, texts)
+        scores = reward.judge(features, list(texts))  # other rewards get the same texts
     require_one_each(reward, scores, len(texts))
     if stored:
         with failing(reward, "stored"):

@@ -76,7 +76,7 @@ def check_reward(
 
 
 def check_shared(rewards: Sequence[base.Reward]) -> None:
-    """Raise where two rewards of your own share a word and not what it stands for.
+    """Raise where a reward of your own shares a word with another, and not what it stands for.
 
     Of equal `preprocessing` or `tower` one reward works for both, so that the other one would judge
     what was never made for it. Where the code or its values differ, noise is put through both; who
@@ -87,8 +87,9 @@ def check_shared(rewards: Sequence[base.Reward]) -> None:
     """
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (_PROBE_SIDE, _PROBE_SIDE, 3), dtype=np.uint8)
-    own = [r for r in rewards if not type(r).__module__.startswith("miro_jax.")]
-    for pair in itertools.combinations(own, 2):
+    for pair in itertools.combinations(rewards, 2):
+        if all(type(reward).__module__.startswith("miro_jax.") for reward in pair):
+            continue
         prepares, encodes = (
             _shares(pair, "preprocessing", "prepare"),
             _shares(pair, "tower", "encode"),

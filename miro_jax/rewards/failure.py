@@ -87,6 +87,8 @@ def require_one_each(reward: Any, scores: Any, count: int, method: str = "judge"
     """
     if np.iscomplexobj(scores):
         given = f"real numbers; got {np.asarray(scores).dtype}"
+    elif np.ma.is_masked(scores):  # what lies under the mask would be taken for scores
+        given = "an array without a mask, NaN where a score is missing; got a masked one"
     elif np.shape(scores) != (count,):  # a single one would become that of every image
         given = (
             f"one score for each of the images that it is given, [{count}], of its batch (the last "
