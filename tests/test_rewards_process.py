@@ -112,6 +112,20 @@ def test_one_process_serves_all_who_load_it_and_ends_with_the_last(make):
         os.kill(pid, 0)
 
 
+def test_a_table_starts_it_once(make, tmp_path):
+    """What it loads after its hello is not loaded again, and nothing waits for its end."""
+    name = make(f"open(__file__ + '.starts', 'a').write('x')\n{GOOD}")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(images(1)[0]).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "a.txt").write_text("a fox")
+    assert (
+        score([str(tmp_path / "images"), f"--rewards={name}", f"--out={tmp_path / 'a.csv'}"]) == 0
+    )
+    assert (tmp_path / "mine.py.starts").read_text() == "x"
+    gc.collect()
+    assert not any(scorer.close.alive for scorer in process._RUNNING.values())
+
+
 def test_the_file_and_the_words_after_it_are_the_identity(make, tmp_path):
     before = process.digest(make(GOOD))
     assert process.digest(make(GOOD, words=" --gpu=1")) != before

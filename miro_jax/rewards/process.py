@@ -11,7 +11,6 @@ what stands before it, an interpreter or a launcher, does not count.
 Letters: B images.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -34,6 +33,7 @@ _DIGITS = 8  # of the digest of the command, in the version
 _PNG_LEVEL = 1  # the files live as long as a batch
 # Running scorers by command; one ends when the last reward that uses it is gone.
 _RUNNING: weakref.WeakValueDictionary[tuple[str, ...], Scorer] = weakref.WeakValueDictionary()
+_HELLOS: dict[tuple[str, ...], Hello] = {}  # of commands, and digests of their files
 
 
 def check_command(name: str) -> None:
@@ -65,20 +65,21 @@ def digest(name: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGITS]
 
 
-@functools.lru_cache
-def _hello(name: str, digest: str) -> Hello:
-    """Return the hello of a command; it is started for that if it does not run."""
-    del digest  # another content of the file is another scorer
-    return _start(name).hello
+def hello_of(name: str, started: list[Scorer]) -> Hello:
+    """Return what a scorer says about itself; it runs for that once for each content of its file.
 
-
-def hello_of(name: str) -> Hello:
-    """Return what a scorer says about itself, once for each content of its file.
+    Args:
+      name: `process:COMMAND`. started: gets the scorer where it had to run. Rewards that are loaded
+        while somebody holds it use it, too, and what it has loaded since is not loaded twice.
 
     Raises:
       ScorerFailed: see `side_process.Scorer`.
     """
-    return _hello(name, digest(name))
+    key = (name, digest(name))
+    if key not in _HELLOS:
+        started.append(_start(name))
+        _HELLOS[key] = started[-1].hello
+    return _HELLOS[key]
 
 
 class ProcessReward(base.Reward):

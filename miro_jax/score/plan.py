@@ -26,6 +26,7 @@ from miro_jax.rewards import (
 )
 from miro_jax.rewards.names import is_own, is_process
 from miro_jax.rewards.process import hello_of
+from miro_jax.rewards.side_process import Scorer
 from miro_jax.score import inputs
 from miro_jax.score.settings import ENDINGS, Settings
 from miro_jax.score.summary import SCHEMA
@@ -38,12 +39,14 @@ _OLD_COMMAND = "command.json"  # of unfinished tables that older versions wrote
 class TableJob(Job):
     """A job whose pieces become one table.
 
-    home, name: folder and name of OUT. dropped: rewards that do not take part -> why.
+    home, name: folder and name of OUT. dropped: rewards that do not take part -> why. scorers: that
+    were started to ask for what they need; they run until the rewards are loaded, which use them.
     """
 
     home: Folder
     name: str
     dropped: dict[str, str]
+    scorers: list[Scorer]
 
     @property
     def out(self) -> str:
@@ -76,7 +79,8 @@ def plan(settings: Settings) -> TableJob:
     source = inputs.open_input(words, rows, Tables(captions=index), settings.allow_urls)
     if captions is not None and index is not None:
         _check_captions(captions, index, source)
-    needing = [r if isinstance(r, str) else r.name for r in rewards if _needs_caption(r)]
+    scorers: list[Scorer] = []
+    needing = [r if isinstance(r, str) else r.name for r in rewards if _needs_caption(r, scorers)]
     _check_need(source, needing)
     if settings.limit is not None:
         pieces = inputs.first_images(source.pieces, settings.limit)
@@ -106,6 +110,7 @@ def plan(settings: Settings) -> TableJob:
         home=home,
         name=name,
         dropped=dropped,
+        scorers=scorers,
     )
     _check_output(job)
     return job
@@ -245,14 +250,17 @@ def _label(reward: str | base.Reward) -> str:
     return reward.identity
 
 
-def _needs_caption(reward: str | base.Reward) -> bool:
-    """Return whether a reward needs captions; none with weights is loaded for that."""
+def _needs_caption(reward: str | base.Reward, scorers: list[Scorer]) -> bool:
+    """Return whether a reward needs captions; none with weights is loaded for that.
+
+    scorers: gets the program that is started for it, see `hello_of`.
+    """
     if not isinstance(reward, str):
         return reward.needs_caption
     if is_own(reward):
         return own.needs_caption(reward)
     if is_process(reward):
-        return hello_of(reward).needs_caption
+        return hello_of(reward, scorers).needs_caption
     return (card_of(reward) or load_reward(reward)).needs_caption
 
 

@@ -94,6 +94,7 @@ def execute(job: TableJob) -> dict[str, Any] | None:
             with locked(job.folder, lease, job.out) as held:
                 _execute(job, held)
         finally:
+            job.scorers.clear()
             _clean(job)
     if job.is_complete:
         return job.home.read_json(job.claim.manifest, summary.SCHEMA)
@@ -103,6 +104,8 @@ def execute(job: TableJob) -> dict[str, Any] | None:
 def _execute(job: TableJob, lease: Lease) -> None:
     if job.is_complete:  # by another process, which has just ended
         return
+    if job.settings.one_by_one:  # a group that ends gives its memory to the next one
+        job.scorers.clear()
     if not job.settings.merge:
         work_on(job, "score")
     if job.is_whole or job.settings.merge:
