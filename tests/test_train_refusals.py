@@ -1,6 +1,7 @@
 """What stops a run of training or never lets it begin, and how it leaves the folder."""
 
 import contextlib
+import dataclasses
 import io
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from miro_jax import main as entry
+from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import components, loop, setup
 from miro_jax.train.checkpoint import LayoutMismatch
@@ -139,7 +141,8 @@ def truncate(folder):
 
 
 @pytest.mark.parametrize(
-    "case", ["a truncated shard", "rewards of another set", "no records", "a batch of 12"]
+    "case",
+    ["a truncated shard", "rewards of another set", "no records", "a batch of 12", "no score"],
 )
 def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case):
     folder, workdir = tmp_path / "records", tmp_path / "run"
@@ -155,6 +158,10 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
     elif case == "no records":
         folder, error = tmp_path / "nothing", FileNotFoundError
         said = "manifest.json is missing: these records are not complete. Run the annotate stage"
+    elif case == "no score":
+        bins = Bins.load(folder)
+        dataclasses.replace(bins, counts=(0,) * len(bins.counts)).save(folder / "bins.json")
+        said = "must have scores in the records; of beauty, count every score is missing"
     else:
         changes, said = {"train__batch_size": 12}, "multiple of the 8 devices .*; got 12"
     with pytest.raises(error, match=said) as caught:

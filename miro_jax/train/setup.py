@@ -46,7 +46,19 @@ def prepare(
         processes_here=processes.count_here(),
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
+    _require_scores(config, bins)
     return Prepared(begun, bins, rewards, data)
+
+
+def _require_scores(config: Config, bins: Bins) -> None:
+    """Raise ValueError where a reward that the network is conditioned on has no score at all."""
+    counts = zip(config.rewards, bins.counts, strict=True)
+    if empty := [n for n, count in counts if not count and n in config.data.train_rewards]:
+        raise ValueError(
+            f"The rewards of config.data.train_rewards must have scores in the records; of "
+            f"{', '.join(empty)} every score is missing. Take it out of config.data.train_rewards "
+            "and config.rewards, or annotate again with a reward that scores."
+        )
 
 
 def begin(
