@@ -18,10 +18,11 @@ from miro_jax.evaluate.run import headline_lines, run_evaluators
 from miro_jax.report import results, sections
 from miro_jax.report.facts import Facts
 from miro_jax.report.sections import headline
-from miro_jax.report.statistics import rank_correlation, wilson
+from miro_jax.report.statistics import rank_correlation
 from miro_jax.rewards import load_reward
 from tests import browsing
 from tests.painting import Painter, build_all
+from tests.shares import wilson
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECTIONS = ("pictures", "geneval", "rewards", "dials", "cross", "conflict", "training", "run")
@@ -241,10 +242,8 @@ def test_rewards_that_reach_the_training_data_do_so_where_they_are_requested(tmp
 
 
 def test_the_share_at_the_top_is_that_with_guidance(tmp_path):
-    rows = [
-        {"guidance_scale": x, "categories": {}, "overall": wilson(right, 4), "named_color": None}
-        for x, right in ((0.0, 1), (2.0, 3))
-    ]
+    blank = {"categories": {}, "named_color": None}
+    rows = [blank | {"guidance_scale": x, "overall": wilson(n, 4)} for x, n in ((0.0, 1), (2.0, 3))]
     evaluation = {"step": 1, "results": {"geneval": {"images_per_prompt": 1, "rows": rows}}}
     (tile,) = headline(Facts(tmp_path, {}, {}, [], evaluation))
     assert tile.value.startswith("75") and "without guidance 25" in tile.note

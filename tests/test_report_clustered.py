@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miro_jax.report import clustered
-from miro_jax.report.statistics import wilson
+from tests.shares import wilson
 
 # GenEval's tags: number of prompts and MIRO's published rates (synthetic captions).
 PROMPTS = (80, 99, 80, 94, 100, 100)
@@ -128,9 +128,9 @@ def test_holm_multiplies_the_smallest_by_the_family():
 def test_wilson_counts_prompts_where_images_are_alike():
     group = np.column_stack([np.repeat([4.0, 0.0], [60, 40]), np.full(100, 4), np.zeros(100)])
     counts = {"correct": 240, "total": 400, "accuracy": 0.6}
-    assert clustered.wilson_of_clusters(group, 1.0) == wilson(60, 100) | counts
-    assert clustered.wilson_of_clusters(group, None) == wilson(60, 100) | counts
-    assert clustered.wilson_of_clusters(group, 0.0) == wilson(240, 400)
+    assert clustered.wilson_of_clusters(group, 1.0) == pytest.approx(wilson(60, 100) | counts)
+    assert clustered.wilson_of_clusters(group, None) == pytest.approx(wilson(60, 100) | counts)
+    assert clustered.wilson_of_clusters(group, 0.0) == pytest.approx(wilson(240, 400))
 
 
 @pytest.mark.parametrize(("rho", "effect"), [(0.5, 2.5), (0.1, 1.3)])
@@ -156,10 +156,10 @@ def test_shares_of_tags_take_the_correlation_of_all_of_them():
     assert list(found) == ["a", "b"]
     for tag, right, total in (("a", 5, 10), ("b", 8, 15)):
         ends = {key: found[tag][key] for key in ("low", "high")}
-        assert ends == {key: wilson(right, total)[key] for key in ("low", "high")}
+        assert ends == pytest.approx({key: wilson(right, total)[key] for key in ("low", "high")})
         assert found[tag]["total"] == 4 * total and found[tag]["correct"] == 4 * right
     single = clustered.shares(alike, [str(n) for n in range(100)], tags)
-    assert single["a"] == wilson(20, 40)
+    assert single["a"] == pytest.approx(wilson(20, 40))
     assert clustered.shares([], [], []) == {}
 
 
@@ -181,11 +181,13 @@ def test_what_one_prompt_alone_says_has_no_interval_over_prompts():
 def test_images_of_one_prompt_alone_are_independent_as_in_the_interval_of_its_mean():
     right = [True] * 3 + [False] * 5
     for values, correct in ((right, 3), ([True] * 8, 8)):
-        assert clustered.shares(values, ["a"] * 8, [""] * 8)[""] == wilson(correct, 8)
+        assert clustered.shares(values, ["a"] * 8, [""] * 8)[""] == pytest.approx(
+            wilson(correct, 8)
+        )
     apart = clustered.shares(right + right, ["a"] * 8 + ["b"] * 8, ["x"] * 8 + ["y"] * 8)
-    assert apart == {"x": wilson(3, 8), "y": wilson(3, 8)}
+    assert apart["x"] == apart["y"] == pytest.approx(wilson(3, 8))
     alike = clustered.shares([True] * 16, ["a"] * 8 + ["b"] * 8, [""] * 16)[""]
-    assert alike["low"] == wilson(2, 2)["low"] and alike["total"] == 16
+    assert alike["low"] == pytest.approx(wilson(2, 2)["low"]) and alike["total"] == 16
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])

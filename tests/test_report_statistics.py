@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from miro_jax.report import comparison, statistics
+from tests.shares import wilson
 
 
 @pytest.mark.parametrize(
@@ -17,38 +18,30 @@ from miro_jax.report import comparison, statistics
         (15, 148, 0.0624, 0.1605),
         (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
     ],
 )
-def test_wilson_gives_newcombes_published_intervals(correct, total, low, high):
-    found = statistics.wilson(correct, total)
-    assert found["accuracy"] == correct / total
-    assert (round(found["low"], 4), round(found["high"], 4)) == (low, high)
-
-
-def test_wilson_of_all_right_ends_at_one_and_mirrors_all_wrong():
-    right, wrong = statistics.wilson(20, 20), statistics.wilson(0, 20)
-    assert right["high"] == 1.0 and wrong["low"] == 0.0
-    assert right["low"] == pytest.approx(1 - wrong["high"])
-
-
-@pytest.mark.parametrize("correct, total", [(3, 2), (-1, 2), (0, 0)])
-def test_wilson_refuses_impossible_counts(correct, total):
-    with pytest.raises(ValueError, match=f"got {correct} of {total}"):
-        statistics.wilson(correct, total)
+def test_wilsons_intervals_are_newcombes_published_ones_and_those_of_scipy(
+    correct, total, low, high
+):
+    found = statistics.wilson_interval(correct / total, total)
+    expected = wilson(correct, total)
+    assert found == pytest.approx((expected["low"], expected["high"]), abs=1e-12)
+    assert tuple(round(end, 4) for end in found) == (low, high)
 
 
 def test_mean_of_one_share_is_that_share():
-    share = statistics.wilson(7, 10)
+    share = wilson(7, 10)
     found = statistics.mean_of_shares([share])
     assert found == pytest.approx({k: share[k] for k in ("accuracy", "low", "high")})
 
 
 def test_mean_of_shares_is_unweighted_and_narrower_by_the_root_of_their_number():
-    shares = [statistics.wilson(5, 10), statistics.wilson(5, 10)]
+    shares = [wilson(5, 10), wilson(5, 10)]
     found = statistics.mean_of_shares(shares)
     assert found["accuracy"] == 0.5
     assert found["high"] - 0.5 == pytest.approx((shares[0]["high"] - 0.5) / np.sqrt(2))
-    uneven = statistics.mean_of_shares([statistics.wilson(10, 10), statistics.wilson(0, 1000)])
+    uneven = statistics.mean_of_shares([wilson(10, 10), wilson(0, 1000)])
     assert uneven["accuracy"] == 0.5
 
 

@@ -62,19 +62,8 @@ def bootstrap_mean(values: np.ndarray, prompts: Sequence[str] | None = None) -> 
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def wilson(correct: int, total: int) -> Share:
-    """Return the share correct / total with its Wilson score interval (Wilson, 1927)."""
-    if not 0 <= correct <= total or total < 1:
-        raise ValueError(
-            f"correct must be within 0..total and total >= 1; got {correct} of {total}."
-        )
-    share = correct / total
-    low, high = wilson_interval(share, total)
-    return {"correct": correct, "total": total, "accuracy": share, "low": low, "high": high}
-
-
 def wilson_interval(share: float, count: float) -> tuple[float, float]:
-    """Return the ends of Wilson's score interval of a share of `count`, which may be no integer."""
+    """Return the ends of Wilson's interval (1927) of a share of `count`, perhaps no integer."""
     square = NORMAL**2 / count
     half = math.sqrt(square * (share * (1 - share) + square / 4))
     low, high = ((share + square / 2 + sign * half) / (1 + square) for sign in (-1, 1))
@@ -82,7 +71,7 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
 
 
 def mean_of_shares(shares: Sequence[Share]) -> dict[str, float]:
-    """Return the unweighted mean of shares given by `wilson`: accuracy, low, high.
+    """Return the unweighted mean of shares with intervals: accuracy, low, high.
 
     The interval adds the squared distances of each share to its own bounds (the method of variance
     estimates recovery, Zou and Donner, 2008), so it inherits their good behaviour near 0 and 1.
