@@ -186,6 +186,11 @@ def test_captions_of_coco_are_joined_by_their_ids(tmp_path):
         "a",
         "b",
     ]
+    content["images"][1]["id"] = 7  # as in two files put together: whose caption is it
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="captions.json must be .*COCO.* an id of its own"):
+        open_table(tmp_path / "captions.json")
+    content["images"][1]["id"] = 9
     del content["annotations"][0]["image_id"]
     (tmp_path / "captions.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="captions.json must be .*COCO.*image_id"):

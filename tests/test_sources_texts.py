@@ -40,6 +40,12 @@ def test_the_caption_is_the_text_file_and_else_that_of_the_json():
     assert texts.interpret(b"\xef\xbb\xbfmarked", None).caption == "marked"
 
 
+@pytest.mark.parametrize("text", ['["a", "b"]', "['a' 'b']"])
+def test_of_a_text_file_that_holds_a_list_the_first_text_counts_also_before_a_line_break(text):
+    for data in (text, text + "\n", text + "\r\n", "\ufeff" + text):
+        assert texts.interpret(data.encode(), None).caption == "a"
+
+
 @pytest.mark.parametrize(
     ("caption", "cause"),
     [

@@ -40,6 +40,8 @@ def rows_of(content: Any, name: str) -> list[dict]:
     images, said = content["images"], {}
     for one in content.get("annotations", ()):  # as COCO's captions
         said.setdefault(one["image_id"], one.get("caption"))
+    if said and len({image["id"] for image in images}) < len(images):  # as of two files joined
+        raise ValueError("each of its images must have an id of its own; two have the same")
     return [image | {"caption": said.get(image["id"])} if said else image for image in images]
 
 

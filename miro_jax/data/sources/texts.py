@@ -98,8 +98,9 @@ def first_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8")
     if isinstance(value, str):
+        value = value.removeprefix("\ufeff").rstrip("\r\n")
         listed = _first_listed(value)
-        return value.removeprefix("\ufeff").rstrip("\r\n") if listed is None else listed
+        return value if listed is None else listed
     if isinstance(value, Mapping):
         return next((text for name in _INNER_FIELDS if (text := _text(value, name))), None)
     return first_text(value[0]) if isinstance(value, list) and value else None
