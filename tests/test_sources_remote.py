@@ -73,6 +73,18 @@ def test_tar_shards(remote):
         open_source(f"tar:{address}/deep/{{02..03}}.tar")
 
 
+def test_a_folder_whose_names_stand_among_those_of_an_image_and_its_text(remote):
+    folder, upload = remote
+    for name in ("1", "1.m/2", "1.m/k/3", "b/4"):  # "1.jpg" < "1.m" < "1.txt"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jpg").write_bytes(jpeg(len(name)))
+        (folder / f"{name}.txt").write_text(f"text of {name}")
+    samples = same("folder:{}", folder, upload())
+    assert [s.caption for s in samples] == [
+        f"text of {n}" for n in ("1", "1.m/2", "1.m/k/3", "b/4")
+    ]
+
+
 def test_folders(remote):
     folder, upload = remote
     for name in ("b/1", "b-c/2", "0", "a/x/3"):

@@ -194,7 +194,8 @@ def walk(folder: str) -> Iterator[tuple[str, list[File]]]:
         raise FileNotFoundError(f"{folder} must be a folder; there is none.")
     entries = system.find(inside, detail=True).items()
     sizes = {path[len(inside) :].lstrip("/"): facts["size"] for path, facts in entries}
-    steps = sorted(name.split("/") for name in sizes)  # a folder's files before those below it
+    # As here: all files of a folder before those below it, or texts would lose their images.
+    steps = sorted((name.split("/") for name in sizes), key=lambda p: ([*p[:-1], ""], p[-1]))
     shown = [path for path in steps if not any(step.startswith(".") for step in path)]
     for folders, group in itertools.groupby(shown, key=lambda path: path[:-1]):
         prefix = "".join(step + "/" for step in folders)
