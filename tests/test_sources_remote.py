@@ -96,6 +96,7 @@ def test_folders(remote):
     samples = same("folder:{}?per_piece=3", folder, address)
     assert [s.caption for s in samples] == ["0", "a/x/3", "b/1", "b-c/2"]
     assert same("folder:{}?captions={}/c.csv", folder, address)[2].caption == "other"
+    assert same("folder:{}/b?captions={}/c.csv", folder, address)[0].caption == "other"
     (lost,) = read(f"folder:{address}/b")
     system, root = open_url(address)
     system.rm(f"{root}/b/1.jpg")

@@ -83,7 +83,10 @@ class TextIndex:
     def _spellings(self, names: Sequence[str]) -> Iterator[str]:
         """Yield the names that may stand in the table, in the order in which they count."""
         yield from map(normal, names)
-        yield from (normal(self._from_here(name)) for name in names if os.path.isabs(name))
+        here = reading.parent(self._path)
+        yield from (normal(os.path.relpath(name, here)) for name in names if os.path.isabs(name))
+        below = (name for name in names if reading.is_remote(name) and name.startswith(f"{here}/"))
+        yield from (normal(reading.relative(name, here)) for name in below)
 
     def _select(self, condition: str, *values: str) -> Match | None:
         """Return what the rows of a condition say."""
@@ -110,9 +113,6 @@ class TextIndex:
 
     def _shown(self, name: str) -> str:
         return name
-
-    def _from_here(self, path: str) -> str:
-        return os.path.relpath(path, reading.parent(self._path))
 
     def first_clash(self) -> tuple[str, int, int] | None:
         """Return the first name that has two different texts, and the two lines."""
