@@ -224,6 +224,14 @@ def test_a_table_of_captions_stands_above_the_text_files(tmp_path):
     assert samples[2].problem == "missing caption"
 
 
+def test_a_row_for_the_key_of_one_shard_stands_above_one_for_that_key_in_any(tmp_path):
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", triple("k0", 1))
+    (tmp_path / "c.csv").write_text("key,caption\nk0,any\nb.tar/k0,own\n")
+    samples = read(f"tar:{tmp_path}/*.tar?captions={tmp_path}/c.csv")
+    assert [s.caption for s in samples] == ["any", "own"]
+
+
 def test_facts_of_a_source_change_with_its_tables(tmp_path):
     tar = three_samples(tmp_path)
     found = []

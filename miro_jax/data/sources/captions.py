@@ -51,9 +51,10 @@ class TextIndex:
         self._base.execute("COMMIT")
 
     def find(self, names: Sequence[str]) -> Match | None:
-        """Return the texts under the first of several names that the table has.
+        """Return the texts under the longest of several names that the table has.
 
-        A whole path is also looked up as seen from the folder of the table.
+        A short one, as the key in a shard, may be that of other images, too. A whole path is also
+        looked up as seen from the folder of the table.
         """
         matches = (self._select("name = ?", name) for name in self._spellings(names))
         return next(filter(None, matches), None)
@@ -82,7 +83,7 @@ class TextIndex:
 
     def _spellings(self, names: Sequence[str]) -> Iterator[str]:
         """Yield the names that may stand in the table, in the order in which they count."""
-        yield from map(normal, names)
+        yield from map(normal, sorted(names, key=len, reverse=True))
         here = reading.parent(self._path)
         yield from (normal(os.path.relpath(name, here)) for name in names if os.path.isabs(name))
         below = (name for name in names if reading.is_remote(name) and name.startswith(f"{here}/"))
