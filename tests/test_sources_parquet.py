@@ -144,6 +144,18 @@ def test_synthetic_captions_are_found_by_numbers_too(tmp_path):
     assert [s.synthetic for s in samples] == [{}, {"long": "long", "short": "short"}]
 
 
+def test_the_requested_caption_stands_in_for_the_short_form_and_no_other_column(tmp_path):
+    columns = {
+        "image": [jpeg(1)],
+        "caption": ["alt"],
+        "text": ["own"],
+        "synthetic_caption": ["long"],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (sample,) = read(f"table:{tmp_path}/a.parquet?caption=text")
+    assert sample.caption == "own" and sample.synthetic == {"long": "long", "short": "own"}
+
+
 def test_of_several_captions_the_first_is_taken(tmp_path):
     captions = pyarrow.array([["a", "b"], [], None, [None, "x"]], pyarrow.list_(pyarrow.string()))
     path = write(tmp_path / "a.parquet", 4, caption=captions)

@@ -63,8 +63,8 @@ def list_groups(spec: Spec, tables: Tables) -> list[Piece]:
         footers = list(pool.map(functools.partial(_footer, spec=spec), [f.path for f in listed]))
     if all(isinstance(footer, str) for footer in footers):
         hint = ""
-        if tables_of_text := [f.path for f in listed if f.path.lower().endswith(_TEXT_ENDINGS)]:
-            hint = f" Give the images, and this table as folder:DIR?captions={tables_of_text[0]}."
+        if listed[0].path.lower().endswith(_TEXT_ENDINGS):  # that of footers[0]
+            hint = f" Give the images, and this table as folder:DIR?captions={listed[0].path}."
         raise ValueError(f"{spec.path} must be parquet tables with images: {footers[0]}{hint}")
     if not any(isinstance(footer, str) or footer[0].num_rows for footer in footers):
         raise ValueError(f"{spec.path} must have at least one row; it has none.")
@@ -311,7 +311,12 @@ def _sample(
     """Interpret a row of a table; values: all but its image."""
     caption = first_with_text([values.pop(name) for name in columns.captions])
     json_data = values.pop(columns.json) if columns.json else None
-    others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
+    # A column `caption` where another one was requested is not the caption of the JSON.
+    others = {
+        columns.synthetic.get(n, n): v
+        for n, v in values.items()
+        if v is not None and n.strip().lower() != CAPTION_FIELDS[0]
+    }
     texts = interpret(caption, json_data, others)
     read: Any = data
     if data is None and path:
