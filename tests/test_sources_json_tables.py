@@ -84,9 +84,19 @@ def test_a_column_that_is_requested_counts_alone(tmp_path):
         ("d.json.gz", gzip.compress(b"[" + b" " * 5000 + b"]"), "at most 4,096 bytes"),
         ("e.parquet.gz", gzip.compress(b"PAR1"), "compressed with gzip, which is not read"),
         ("f.csv", "path,caption\n0.jpg,a\n".encode("utf-16"), "line 1: it is UTF-16; text must be"),
+        ("h.json", b'{"0.jpg": "a", "0.jpg": "b"}', "a key stands twice"),
         ("g.csv", b"path,words\n0.jpg,a\n", "one of caption, text, .*title; it has none"),
     ],
-    ids=["a.csv.gz", "b.csv.gz", "c.jsonl.gz", "d.json.gz", "e.parquet.gz", "f.csv", "g.csv"],
+    ids=[
+        "a.csv.gz",
+        "b.csv.gz",
+        "c.jsonl.gz",
+        "d.json.gz",
+        "e.parquet.gz",
+        "f.csv",
+        "h.json",
+        "g.csv",
+    ],
 )
 def test_a_table_that_cannot_be_read_to_its_end_is_named(folder, monkeypatch, name, data, text):
     monkeypatch.setattr(tables, "_LONGEST_LINE", 4096)
