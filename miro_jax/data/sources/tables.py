@@ -290,7 +290,8 @@ def _listed(path: str) -> list[dict]:
         raise ValueError(f"{path} must hold at most {MOST_BYTES:,} bytes; give it as JSONL.")
     if other := name_foreign(content):
         raise ValueError(f"{path} is {other}.")
-    content = parse_json(content, path, finite=False, doubles=False)  # of an image
+    # An image whose name stands twice has two captions.
+    content = parse_json(content, path, finite=False, doubles=False)
     try:
         return rows_of(content, path)
     except (ValueError, LookupError, TypeError) as error:
