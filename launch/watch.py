@@ -303,9 +303,7 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:end])
     options.command = words[end + 1 :]
-    given = [word.removeprefix("--workdir=") for word in options.command]
-    given = [text for text, word in zip(given, options.command, strict=True) if text != word]
-    options.workdir = options.workdir or (given[-1] if given else "")
+    options.workdir = options.workdir or value_of("workdir", options.command)
     name = f"{options.on}-{options.name}.json"
     options.ledger = options.ledger or pathlib.Path.home() / ".cache" / "miro-launch" / name
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", options.name):
@@ -328,13 +326,27 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def value_of(flag: str, command: Sequence[str]) -> str:
+    """Return the last value of `--FLAG=VALUE` or `--FLAG VALUE` in a command; "" for none."""
+    value = ""
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        match = re.fullmatch(rf"--?{re.escape(flag)}(?:=(.*))?", word, re.S)
+        if match and match[1] is not None:
+            value = match[1]
+        elif match and not following.startswith("-"):
+            value = following
+    return value
+
+
 def check_processes(command: Sequence[str], hosts: int) -> None:
     """Raise ValueError where hosts would train one by one, each for itself."""
-    together = any(word.startswith("--config.mesh.distributed=") for word in command)
+    given = [word for word in command if re.match(r"--?(no)?config\.mesh\.distributed(=|$)", word)]
+    flag, _, value = given[-1].lstrip("-").partition("=") if given else ("no", "", "")
+    together = not flag.startswith("no") and value.lower() in ("", "true", "t", "1")
     if hosts > 1 and "train" in command and not together:
         raise ValueError(
-            f"{hosts} hosts train together with --config.mesh.distributed=True: add it to the "
-            "command."
+            f"{hosts} hosts train together with --config.mesh.distributed=True; got "
+            f"{given[-1] if given else 'nothing of it'}. Give it in the command."
         )
 
 

@@ -306,3 +306,30 @@ def test_a_program_that_is_missing_is_named_before_anything_is_done(world, capsy
     said = capsys.readouterr().err
     assert f"error: {name} must be installed here and on PATH: --on={world.kind} or" in said
     assert not (world.folder / "ledger.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words, together",
+    [
+        (["--config.mesh.distributed=True"], True),
+        (["--config.mesh.distributed=1"], True),
+        (["--config.mesh.distributed", "--workdir=runs/miro"], True),
+        ([], False),
+        (["--config.mesh.distributed=False"], False),
+        (["--config.mesh.distributed=True", "--noconfig.mesh.distributed"], False),
+        (["--noconfig.mesh.distributed", "--config.mesh.distributed=true"], True),
+    ],
+)
+def test_hosts_that_would_train_each_for_itself_are_refused(words, together):
+    command = ["miro-jax", "train", "--config=miro", *words]
+    watch.check_processes(command, 1)
+    if together:
+        return watch.check_processes(command, 4)
+    with pytest.raises(ValueError, match="4 hosts train together with --config.mesh.distributed"):
+        watch.check_processes(command, 4)
+
+
+def test_the_folder_of_the_run_is_read_as_the_command_reads_it(world):
+    *words, _ = world.words()
+    for last in (["--workdir=gs://bucket/a"], ["--workdir", "gs://bucket/a"]):
+        assert watch.read([*words, "--workdir=gs://bucket/b", *last]).workdir == "gs://bucket/a"
