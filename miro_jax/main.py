@@ -1,10 +1,10 @@
 """Entry point: arguments -> checked config -> one stage; `python -m miro_jax.main --help`."""
 
-import contextlib
 import logging
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from miro_jax import annotate, sample
@@ -38,28 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print_help()
         return ends.DONE
-    with contextlib.ExitStack() as held:
-        try:
-            command = parse(arguments, tuple(STAGES))
-            config, stage = command.config, command.stage
-            for check in (components.validate, sample.validate, evaluate.validate):
-                check(config)
-            run_folder.start_processes(config, stage)
+    try:
+        command = parse(arguments, tuple(STAGES))
+        config, stage, given = command.config, command.stage, command.workdir
+        for check in (components.validate, sample.validate, evaluate.validate):
+            check(config)
+        run_folder.start_processes(config, stage)
+        with ExitStack() as opened:
             # What fails for one of several processes alone, the others hear of.
             with errors_of_stores(), peers.watched(config.mesh.heartbeat_seconds):
-                workdir = run_folder.open_folder(
-                    config, command.workdir, stage, arguments, held, command.resume
-                )
+                more = stage, arguments, opened, command.resume
+                workdir = run_folder.open_folder(config, given, *more)
                 if stage in run_folder.TRAINING:
                     one_folder.check_one(workdir)
                 if stage != "annotate":  # whose devices are those of config.annotate.mesh
                     sharding.make_mesh(config.mesh.data, config.mesh.model)
-        except (*ends.MISTAKES, OSError, RuntimeError) as error:
-            return ends.fail(VERB, error, ends.status_of(error))
-        return _run(command, workdir, held)
+            held = opened.pop_all()
+    except (*ends.MISTAKES, OSError, RuntimeError) as error:
+        return ends.fail(VERB, error, ends.status_of(error))
+    return _run(command, workdir, held)
 
 
-def _run(command: Command, workdir: Path, held: contextlib.ExitStack) -> int:
+def _run(command: Command, workdir: Path, held: ExitStack) -> int:
     log.propagate = False  # to log.txt alone: the terminal has the progress bars
     threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
     ends.hide_failed_writes()

@@ -11,6 +11,7 @@ from configs import base as configs
 from miro_jax import sample
 from miro_jax.cli import run_folder
 from miro_jax.evaluate import run as evaluate
+from miro_jax.main import main
 from miro_jax.train import components
 
 
@@ -219,6 +220,17 @@ def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
         run_folder.open_folder(changed(seed=5), tmp_path, "evaluate", held=held)
         raise ValueError("refused")
     assert not (tmp_path / "config-evaluate.json").exists()
+    assert json.loads((tmp_path / "run.json").read_text())["stage"] == "sample"
+
+
+def test_a_mesh_that_is_refused_leaves_no_trace_in_the_folder_of_a_trained_run(tmp_path, capsys):
+    run_folder.open_folder(changed(), tmp_path, "train")
+    (tmp_path / "checkpoints").mkdir()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    words = ("--config=base:tiny", f"--workdir={tmp_path}", "--config.mesh.data=3")
+    assert main(words) == 2
+    assert "config.mesh.data" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.json")} == before
 
 
 @pytest.mark.parametrize(

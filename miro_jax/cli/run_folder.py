@@ -19,7 +19,7 @@ import ml_collections
 from miro_jax.cli import processes
 from miro_jax.cli.cluster import Given
 from miro_jax.cli.compile_cache import keep_compiled
-from miro_jax.cli.exit import Formatter, is_full_disk
+from miro_jax.cli.exit import MISTAKES, Formatter, is_full_disk
 from miro_jax.cli.stored_checkpoint import locate
 from miro_jax.cli.stored_run import LOCK_NAME, TRAINING, is_url, open_mirror
 from miro_jax.data import storage
@@ -33,7 +33,7 @@ from miro_jax.data.storage.mirror import COMMIT, origin
 from miro_jax.models.fused_attention import resolve
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy")
-CONFIG = "config.json"
+CONFIG, RUN = "config.json", "run.json"
 # What hosts of one run may have each for itself.
 _OF_A_HOST = (
     "config.mesh.coordinator",
@@ -204,12 +204,7 @@ def open_folder(
         if stage in TRAINING and held is not None:
             held.enter_context(locked(workdir, LOCK_NAME, f"the run {workdir}", exit_if_lost=True))
         if (workdir / "checkpoints").is_dir():  # of whose network config.json is
-
-            @(held or contextlib.ExitStack()).push
-            def write_unless_refused(failed: type | None, *_: object) -> None:
-                if failed is None:
-                    write_config(config, workdir / f"config-{stage}.json")
-
+            _undo_if_refused(held or contextlib.ExitStack(), config, workdir, stage)
         else:
             write_config(config, workdir / CONFIG)
         annotates = stage == "annotate"
@@ -218,8 +213,23 @@ def open_folder(
             config.annotate.dtype if annotates else config.model.dtype,
         )
         facts = describe(stage, arguments) | {"attention": kernel}
-        write_atomic(workdir / "run.json", to_json(facts))
+        write_atomic(workdir / RUN, to_json(facts))
     return workdir
+
+
+def _undo_if_refused(
+    held: contextlib.ExitStack, config: ml_collections.ConfigDict, workdir: Path, stage: str
+) -> None:
+    """At the end of a stage write its config; of one that is refused, bring back run.json."""
+    run, steps = workdir / RUN, _saved_steps(workdir)
+    before = run.read_bytes() if run.is_file() else None
+
+    @held.push
+    def end(failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None:
+            write_config(config, workdir / f"config-{stage}.json")
+        elif before and issubclass(failed, MISTAKES) and _saved_steps(workdir) == steps:
+            write_atomic(run, before)
 
 
 def _require_alone(config: ml_collections.ConfigDict) -> None:
@@ -257,8 +267,12 @@ def _flatten(name: str, value: Any, values: dict[str, str]) -> None:
     values[name] = text
 
 
+def _saved_steps(workdir: Path) -> list[int]:
+    return sorted(int(p.parent.name) for p in workdir.glob(f"checkpoints/[0-9]*/{COMMIT}"))
+
+
 def _check_resume(workdir: Path, resume: str) -> None:
-    steps = sorted(int(p.parent.name) for p in workdir.glob(f"checkpoints/[0-9]*/{COMMIT}"))
+    steps = _saved_steps(workdir)
     if resume == "required" and not steps:
         raise FileNotFoundError(
             f"--resume=required needs a checkpoint to train on from; {workdir} holds no checkpoint."
