@@ -197,6 +197,15 @@ def test_a_scorer_that_does_not_begin_is_ended(make):
         Scorer(words, "slow", hello_seconds=0.1)
 
 
+def test_a_scorer_that_begins_late_is_named_while_it_is_waited_for(make, monkeypatch, capsys):
+    monkeypatch.setattr(side_process, "_QUIET_SECONDS", 0.05)
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(ScorerFailed, match="did not answer"):
+        Scorer(words, "slow", hello_seconds=0.5)
+    waited = "waiting for the first line of the scorer slow, 0.5 s at most"
+    assert capsys.readouterr().err.count(waited) == 1
+
+
 def test_a_program_takes_no_weights(make):
     with pytest.raises(ValueError, match="mine.py takes no weights: its program has its own"):
         rewards.load_reward(make(GOOD), weights="folder")

@@ -22,6 +22,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from miro_jax.rewards.failure import RewardFailed
 
 PROTOCOL = 1
 HELLO_SECONDS = 600.0  # until the first line: enough to import a framework and to load weights
+_QUIET_SECONDS = 10.0  # after which a line on stderr says what is waited for
 _END_SECONDS = 5.0  # after its input has ended, and again after SIGTERM
 _LAST_SECONDS = 5.0  # for the status and the stderr of a process whose stdout has ended
 _MOST_BYTES = 1 << 24  # of a line
@@ -139,7 +141,13 @@ class Scorer:
             reader.daemon = True
             reader.start()
         self.close = weakref.finalize(self, _end, self._process)
-        message = self._receive("before its first line", hello_seconds)
+        quiet = threading.Timer(_QUIET_SECONDS, _say_waiting, (name, hello_seconds))
+        quiet.daemon = True
+        quiet.start()
+        try:
+            message = self._receive("before its first line", hello_seconds)
+        finally:
+            quiet.cancel()
         try:
             self.hello = Hello.parse(message)
         except ValueError as error:
@@ -233,6 +241,11 @@ class Scorer:
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
+
+
+def _say_waiting(name: str, seconds: float) -> None:
+    text = f"waiting for the first line of the scorer {printable(name)}, {seconds:g} s at most"
+    print(text, file=sys.stderr, flush=True)
 
 
 def _read_lines(stdout: Any, lines: queue.SimpleQueue[bytes]) -> None:
