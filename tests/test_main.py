@@ -121,8 +121,8 @@ def test_an_expected_failure_of_a_stage_gives_a_line_and_its_traceback_to_the_lo
     def fail(config, workdir):
         raise kind("two\nlines")
 
-    monkeypatch.setitem(entry.STAGES, "sample", fail)
-    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    monkeypatch.setitem(entry.STAGES, "annotate", fail)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=annotate")
     assert status == expected
     assert err == f"miro-jax train: error: two lines (traceback: {tmp_path / 'log.txt'})\n"
     log = (tmp_path / "log.txt").read_text()
@@ -147,8 +147,8 @@ def test_a_full_disk_is_status_1_with_the_path_and_what_to_do(
         raise error
 
     assert not ends.is_out_of_memory(error)
-    monkeypatch.setitem(entry.STAGES, "sample", fail)
-    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    monkeypatch.setitem(entry.STAGES, "annotate", fail)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=annotate")
     assert status == 1 and err.count("\n") == 1
     assert err.startswith("miro-jax train: error: the disk is full: ") and where in err
     assert err.endswith(". Make room; the same command then resumes from here.\n")
@@ -168,8 +168,8 @@ def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):
     def stop(config, workdir):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(entry.STAGES, "sample", stop)
-    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=sample")
+    monkeypatch.setitem(entry.STAGES, "annotate", stop)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=annotate")
     assert (
         status == 130
         and err == "miro-jax train: error: stopped; the same command resumes from here.\n"
@@ -180,9 +180,9 @@ def test_an_unexpected_failure_is_logged_and_raised(tmp_path, monkeypatch):
     def fail(config, workdir):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setitem(entry.STAGES, "sample", fail)
+    monkeypatch.setitem(entry.STAGES, "annotate", fail)
     with pytest.raises(ZeroDivisionError):
-        entry.main([TINY, f"--workdir={tmp_path}", "--stage=sample"])
+        entry.main([TINY, f"--workdir={tmp_path}", "--stage=annotate"])
     assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
 
 
