@@ -223,6 +223,14 @@ def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["stage"] == "sample"
 
 
+@pytest.mark.parametrize("stage", ["train", "distil", "extend", "study"])
+def test_training_in_float16_is_refused(tmp_path, stage):
+    config = changed(model__dtype="float16")
+    with pytest.raises(ValueError, match="config.model.dtype must be bfloat16 or float32 for"):
+        run_folder.open_folder(config, tmp_path / "run", stage)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mesh_that_is_refused_leaves_no_trace_in_the_folder_of_a_trained_run(tmp_path, capsys):
     run_folder.open_folder(changed(), tmp_path, "train")
     (tmp_path / "checkpoints").mkdir()

@@ -159,15 +159,13 @@ def open_folder(
 
     Raises:
       BlockingIOError: another process trains there; the text names it.
+      ValueError: a stage that trains in float16, or --resume for one that does not train.
       FileNotFoundError: no such folder, for a stage that begins with what training wrote; no
         checkpoint where one is required.
       FileExistsError: a checkpoint where there must be none.
       PermissionError or NotADirectoryError: the folder cannot be written, with the remedy.
     """
-    if resume != "allowed" and stage not in TRAINING:
-        raise ValueError(
-            f"--resume is for stages that train ({', '.join(TRAINING)}); got --stage={stage}."
-        )
+    _check_stage(config, stage, resume)
     begins_there = stage in ("sample", "evaluate") and not is_url(workdir)
     if begins_there and not (Path(workdir) / "checkpoints").is_dir():
         is_there = Path(workdir).is_dir()
@@ -215,6 +213,18 @@ def open_folder(
         facts = describe(stage, arguments) | {"attention": kernel}
         write_atomic(workdir / RUN, to_json(facts))
     return workdir
+
+
+def _check_stage(config: ml_collections.ConfigDict, stage: str, resume: str) -> None:
+    if resume != "allowed" and stage not in TRAINING:
+        raise ValueError(
+            f"--resume is for stages that train ({', '.join(TRAINING)}); got --stage={stage}."
+        )
+    if stage in (*TRAINING, "study") and config.model.dtype == "float16":
+        raise ValueError(
+            "config.model.dtype must be bfloat16 or float32 for training: gradients of a batch "
+            "vanish in float16, as the loss is not scaled; got 'float16'."
+        )
 
 
 def _undo_if_refused(
