@@ -2,7 +2,7 @@
 
 Counted are matrix products and attention; a multiply-add is two. A training image costs four
 forwards: one without a gradient, for self-conditioning, one with, and the backward pass, which is
-worth two.
+worth two. The condition is encoded once for both forwards, so it costs three.
 
 Letters: N image tokens, M latent tokens, L caption tokens, D latent width, E token width.
 """
@@ -40,7 +40,25 @@ def peak_tflops(device_kind: str) -> float | None:
 
 def training_flops(config: RINConfig, caption_tokens: int) -> float:
     """Return the operations of a training step for one image."""
-    return (3 + config.self_condition) * forward_flops(config, caption_tokens)
+    again = forward_flops(config, caption_tokens) - condition_flops(config, caption_tokens)
+    return 3 * forward_flops(config, caption_tokens) + config.self_condition * again
+
+
+def condition_flops(config: RINConfig, caption_tokens: int) -> float:
+    """Return the operations of encoding the condition of one image."""
+    wide, length = config.latent_width, caption_tokens
+    count = config.num_rewards + config.num_registers + length
+    layer = _self_attention(count, wide) + count * 2 * 2 * config.mlp_multiplier * wide**2
+    inputs = 2 * length * config.caption_width * wide + config.num_rewards * _scalar(wide)
+    return float(config.condition_layers * layer + inputs)
+
+
+def _self_attention(count: int, width: int) -> int:
+    return 2 * count * 4 * width**2 + 4 * count**2 * width
+
+
+def _scalar(width: int) -> int:  # the embedding of time, or of a level
+    return 2 * (width // 4 * width + width**2)
 
 
 def forward_flops(config: RINConfig, caption_tokens: int) -> float:
@@ -61,15 +79,10 @@ def forward_flops(config: RINConfig, caption_tokens: int) -> float:
         maps = 2 * queries * 2 * width * inner + 2 * sources * source_width * 2 * inner
         return maps + 4 * queries * sources * inner + queries * gated(width)
 
-    def itself(count: int, width: int) -> int:
-        return 2 * count * 4 * width**2 + 4 * count**2 * width
-
     dense = 2 * 2 * c.mlp_multiplier * wide**2  # a token's GELU feed-forward
-    scalar = 2 * (wide // 4 * wide + wide**2)  # of time, or of a level
     block = cross(latents, wide, condition + 1, wide) + cross(latents, wide, tokens, narrow)
-    block += c.layers_per_block * (itself(latents, wide) + latents * gated(wide))
+    block += c.layers_per_block * (_self_attention(latents, wide) + latents * gated(wide))
     block += cross(tokens, narrow, latents, wide)
-    encoder = c.condition_layers * (itself(condition, wide) + condition * dense)
-    ends = 2 * 2 * tokens * patch * narrow + 2 * length * c.caption_width * wide
+    ends = 2 * 2 * tokens * patch * narrow + _scalar(wide)
     ends += latents * dense * c.self_condition + 2 * wide * c.skip_gate
-    return float(c.num_blocks * block + encoder + ends + (c.num_rewards + 1) * scalar)
+    return c.num_blocks * block + ends + condition_flops(c, length)
