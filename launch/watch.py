@@ -280,7 +280,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tries", type=int, default=5, help="attempts without a newer checkpoint")
     add("--poll-seconds", type=float, default=60.0)
     add("--retry-seconds", type=float, default=60.0, help="after a failure; doubles each time")
-    add("--stall-hours", type=positive, default=1.0, help="without a newer checkpoint")
+    text = "without a newer checkpoint; more than the evaluation at the end takes"
+    add("--stall-hours", type=positive, default=1.0, help=text)
     add("--start-hours", type=positive, default=1.0, help="for machines to start")
     add("--wait-hours", type=positive, default=24.0, help="for capacity, which costs nothing")
     add("--call-seconds", type=float, default=1800.0, help="that create or setup may take")
