@@ -40,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ends.DONE
     try:
         command = parse(arguments, tuple(STAGES))
-        config, stage, given = command.config, command.stage, command.workdir
+        config, stage = command.config, command.stage
+        given, resume = command.workdir, command.resume
         for check in (components.validate, sample.validate, evaluate.validate):
             check(config)
         run_folder.start_processes(config, stage)
         with ExitStack() as opened:
             # What fails for one of several processes alone, the others hear of.
             with errors_of_stores(), peers.watched(config.mesh.heartbeat_seconds):
-                more = stage, arguments, opened, command.resume
-                workdir = run_folder.open_folder(config, given, *more)
+                workdir = run_folder.open_folder(config, given, stage, arguments, opened, resume)
                 if stage in run_folder.TRAINING:
                     one_folder.check_one(workdir)
                 if stage != "annotate":  # whose devices are those of config.annotate.mesh

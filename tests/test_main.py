@@ -98,6 +98,14 @@ def test_a_mistyped_run_folder_is_not_made(capsys, tmp_path, stage):
     assert list(folder.iterdir()) == []
 
 
+def test_a_refused_stage_leaves_no_config_in_the_folder_of_a_trained_run(capsys, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    words = TINY, f"--workdir={tmp_path}", "--stage=evaluate", "--config.mesh.data=3"
+    status, _, err = run(capsys, *words)
+    assert status == 2 and "must be the 8 devices; got 3 x 1" in err
+    assert not list(tmp_path.glob("config*"))
+
+
 def test_help_goes_to_stdout_with_status_0(capsys):
     status, out, err = run(capsys, "--help")
     assert status == 0 and err == ""
