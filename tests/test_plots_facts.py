@@ -237,3 +237,11 @@ def test_equal_targets_of_a_sweep_share_its_maximum_and_a_reward_of_any_name_is_
     for found in figure.numbers["maxima"].values():
         assert found["best_in"] == pytest.approx(dict.fromkeys(("0.0", "0.5", "1.0"), 1 / 3))
     assert "best in 33% of the resamplings" in figure.panels[0].lines[0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_means_of_few_prompts_vary_in_the_bootstrap_as_they_do(count):
+    scores = np.random.default_rng(3).normal(size=(count, 1))
+    drawn = curves.resampled(scores)[1:]
+    error = scores.std(ddof=1) / np.sqrt(count)  # of the mean
+    assert drawn.std() == pytest.approx(error, rel=0.04)

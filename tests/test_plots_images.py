@@ -66,6 +66,15 @@ def test_further_images_of_a_prompt_are_no_further_prompts(sampled, tmp_path):
     assert points() == once and once[0]["low"] < once[0]["high"]
 
 
+def test_a_prompt_that_lacks_a_column_of_a_tradeoff_is_named(sampled, tmp_path, capsys):
+    path = sampled("t", [{"aesthetic": u, "clip": 1 - u, "hpsv2": 1.0} for u in (0, 0.5, 1)])
+    manifest = Path(path) / "manifest.json"
+    manifest.write_text(json.dumps({"images": json.loads(manifest.read_text())["images"][:-1]}))
+    words = ["tradeoff", path, f"--scores={path}/scores.jsonl", f"--out={tmp_path / 't.svg'}"]
+    assert main(words) == 2
+    assert "an image of each prompt at each u; 'b' lacks some" in capsys.readouterr().err
+
+
 def test_isolation_has_a_column_a_reward(sampled, tmp_path):
     ones = dict.fromkeys(("aesthetic", "clip", "hpsv2"), 1.0)
     path = sampled("i", [ones | {name: 0.0} for name in ones] + [dict.fromkeys(ones, 0.0)])

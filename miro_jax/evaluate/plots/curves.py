@@ -24,9 +24,12 @@ Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def resampled(values: np.ndarray) -> np.ndarray:
-    """Return the mean over prompts of values [P, T], and means of resampled prompts: [1 + B, T]."""
+    """Return the mean over prompts of values [P, T], and means of resampled prompts: [1 + B, T].
+
+    P - 1 of P are drawn, as in `report.clustered`.
+    """
     rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
+    drawn = rng.integers(0, len(values), (_RESAMPLES, max(len(values) - 1, 1)))
     return np.concatenate([values.mean(axis=0)[None], values[drawn].mean(axis=1)])
 
 

@@ -192,6 +192,11 @@ def _curve(
         for cell in own:
             empty = [[] for _ in columns]
             by_prompt.setdefault(cell["prompt"], empty)[number].append(cell)
+    if lacking := [prompt for prompt, own in by_prompt.items() if not all(own)]:
+        raise ValueError(
+            "tradeoff with scores needs an image of each prompt at each u; "
+            f"{lacking[0]!r} lacks some. Sample all prompts with the same --levels."
+        )
     means = [[_mean(table, judge, cells) for cells in own] for own in by_prompt.values()]
     rows = resampled(np.array(means))
     chart = Chart(unit_axis(f"u: from {a} at 0"), fit_axis(extent(rows), "mean score"))
