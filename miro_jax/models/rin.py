@@ -99,7 +99,7 @@ class RINConfig:
             )
         may_be_zero = ("num_rewards", "added_rewards", "condition_layers", "num_registers")
         for name, value in vars(self).items():
-            # A number's features, a quarter of the latent width, are divided by their deviation.
+            # Features of a number, a quarter of the width, are divided by their standard deviation.
             least = 0 if name in may_be_zero else 8 if name == "latent_width" else 1
             if type(value) is int and value < least:
                 raise ValueError(f"config.model.rin.{name} must be at least {least}; got {value}.")
