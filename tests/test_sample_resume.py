@@ -183,6 +183,15 @@ def test_another_checkpoint_is_refused(tmp_path):
         fill(tmp_path, other)
 
 
+def test_the_same_weights_in_another_folder_resume(tmp_path):
+    fill(tmp_path)
+    moved = Dial()
+    moved.trained.name = moved.trained.name.replace("dial", "elsewhere/dial")
+    before = contents(tmp_path)
+    fill(tmp_path, moved)
+    assert contents(tmp_path) == before and not moved.calls
+
+
 @pytest.mark.parametrize("flag", ["vae", "text_encoder"])
 def test_another_decoder_or_text_encoder_is_refused(tmp_path, flag):
     first, other, usual = (

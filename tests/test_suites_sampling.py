@@ -104,6 +104,10 @@ def test_images_of_other_weights_are_not_judged_for_ours(evaluate, loaded, monke
     before = (tmp_path / "out/evaluation.json").read_bytes()
     status, err = evaluate("--vae=a/vae")
     assert status == 1 and 'vae is null there, "a/vae" here' in err
+    moved = loaded.trained.name.replace(" sha256:", "-moved sha256:")
+    with monkeypatch.context() as patch:  # the same weights in another folder
+        patch.setattr(loaded, "trained", dataclasses.replace(loaded.trained, name=moved))
+        assert evaluate()[0] == 0
     other = dataclasses.replace(loaded.trained, name="other sha256:1")
     monkeypatch.setattr(loaded, "trained", other)
     status, err = evaluate()

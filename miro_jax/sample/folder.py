@@ -25,7 +25,7 @@ from PIL import Image
 
 from miro_jax.data import storage
 from miro_jax.data.regular_file import open_regular
-from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim
+from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim, same
 from miro_jax.data.storage.files import TEMPORARY, to_json
 from miro_jax.data.storage.lease import locked
 from miro_jax.report.grids import encode_png
@@ -204,8 +204,16 @@ def _claim(path: Path | str) -> Claim:
         folder=folder,
         request_of=request_of,
         partial_request_of=request_of,
+        matches=_matches,
         scratch=_SCRATCH,
     )
+
+
+def _matches(key: str, present: Any, requested: Any) -> bool:
+    """Return whether two values are the same; of weights their digests count, not where they are."""
+    if key == "checkpoint":
+        present, requested = (str(one).rpartition(" sha256:")[2] for one in (present, requested))
+    return same(present, requested)
 
 
 def _unexplained(folder: Any, name: str) -> ValueError:
