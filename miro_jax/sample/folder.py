@@ -210,7 +210,7 @@ def _claim(path: Path | str) -> Claim:
 
 
 def _matches(key: str, present: Any, requested: Any) -> bool:
-    """Return whether two values are the same; of weights their digests count, not where they are."""
+    """Return whether two values are the same; of weights the digest counts, not the folder."""
     if key == "checkpoint":
         present, requested = (str(one).rpartition(" sha256:")[2] for one in (present, requested))
     return same(present, requested)
