@@ -7,6 +7,8 @@ import pytest
 
 from configs import base as configs
 from miro_jax import sample as verbs
+from miro_jax.evaluate import compare
+from miro_jax.evaluate.base import Sampling
 from miro_jax.evaluate.suites import command as suite_command
 from miro_jax.evaluate.suites import sampling
 from miro_jax.sample import command, pipeline
@@ -107,3 +109,9 @@ def test_what_a_config_says_is_read_and_a_wrong_name_is_refused():
     assert read_usual(None) == Usual()
     with pytest.raises(ValueError, match="Unknown reward 'clop'"):
         Usual({"clop": 1.0}).levels(NAMES)
+
+
+def test_a_comparison_samples_with_the_defaults_that_a_network_knows_by_any_name():
+    levels = {"beauty@shapes1": 0.5, "mine.py:Redness": 0.25}
+    known = compare._known(Sampling(Settings(), 0, levels, levels), ("beauty",))
+    assert known.targets == known.negative_targets == {"beauty@shapes1": 0.5}

@@ -27,6 +27,7 @@ from miro_jax.evaluate.prompts import make_prompts
 from miro_jax.evaluate.settings import Settings, check_levels, trained_on_shapes
 from miro_jax.report import comparison
 from miro_jax.report.statistics import Mean, bootstrap_mean, rank_correlation
+from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, load, restore
 
@@ -100,8 +101,11 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
 
 def _known(sampling: base.Sampling, names: Sequence[str]) -> base.Sampling:
     """Return how a network is sampled: without usual levels of rewards that it does not know."""
+    known = set(map(short_name, names))
     levels = (sampling.targets, sampling.negative_targets)
-    targets, negative = ({k: v for k, v in one.items() if k in names} for one in levels)
+    targets, negative = (
+        {name: level for name, level in one.items() if short_name(name) in known} for one in levels
+    )
     return dataclasses.replace(sampling, targets=targets, negative_targets=negative)
 
 
