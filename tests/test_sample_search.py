@@ -194,6 +194,21 @@ def test_what_does_not_vary_stays_as_requested():
     assert preset.targets["colors"] == pytest.approx(0.25, abs=0.05)
 
 
+def test_levels_that_a_prompt_has_of_its_own_stay_in_the_search_as_where_it_is_drawn():
+    class Own(Near):
+        def score(self, images, prompts):
+            np.testing.assert_array_equal(images[:, 1, 0, 0], 128)  # count at 0.5
+            np.testing.assert_array_equal(images[:, 5, 0, 0], 255)  # and 1 in the negative branch
+            return super().score(images, prompts)
+
+    own = {"targets": {"count": 0.5}, "negative_targets": {"colors": 1.0}}
+    prompts = [sample.Prompt(text, **own) for text in PROMPTS]
+    found = search.find_preset(
+        Dial(), prompts, Own(), 256, negative=True, num_steps=3, guidance_scale=2.0
+    )
+    assert found.targets["beauty"] == pytest.approx(WANTED[0], abs=0.1)
+
+
 @pytest.mark.parametrize(
     "prompts, changes, words",
     [
@@ -247,6 +262,7 @@ def test_a_preset_survives_its_file(tmp_path):
         ({"targets": {"clip": 0.5}}, "Unknown reward 'clip'; this model knows: beauty"),
         ({"targets": {"beauty": 1.5}}, "must be a number in .0, 1."),
         ({"guidance_scale": "much"}, "guidance_scale must be"),
+        ({"found_on": PRESET.found_on | {"solver": "rk4"}}, "solver must be one of euler"),
         ({"rewards": "beauty"}, "rewards must be"),
     ],
 )
@@ -323,6 +339,10 @@ def test_the_command_writes_a_preset_that_sampling_takes(run, loaded, checkpoint
     (entry,) = json.loads(pathlib.Path("p/manifest.json").read_text())["images"]
     assert entry["targets"] == preset.targets | {"beauty": 0.125}
     assert entry["guidance_scale"] == preset.guidance_scale
+    assert entry["num_steps"] == 2
+    assert run("--prompt=a", "--preset=o/preset.json", "--out=one")[0] == 0
+    (entry,) = json.loads(pathlib.Path("one/manifest.json").read_text())["images"]
+    assert entry["num_steps"] == 1  # of the search
     ours = pipeline.MiroPipeline(loaded.trained, 16, "o/preset.json")
     how = {"num_steps": 2, "output_type": "numpy"}
     usual = loaded("a", targets=preset.targets, guidance_scale=preset.guidance_scale, **how)

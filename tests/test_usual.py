@@ -105,6 +105,21 @@ def test_a_preset_takes_the_place_of_the_levels_of_a_run():
     assert usual.settings == dataclasses.replace(OF_RUN, guidance_scale=4.0)
 
 
+def test_a_preset_samples_as_it_was_found_and_flags_count_more(run, tmp_path):
+    folder, names = run
+    found = {"checkpoint": "", "objective": "", "seed": 3}
+    how = Settings(2.0, (0.1, 0.9), 9, "euler", "empty", "apg:norm=2", "linear")
+    preset = Preset(names, {}, {}, 4.0, found | how.to_json())
+    (tmp_path / "p.json").write_bytes(preset.to_json())
+    words = f"--checkpoint={folder}", f"--preset={tmp_path / 'p.json'}"
+    assert planned(*words).settings == dataclasses.replace(how, guidance_scale=4.0)
+    given = planned(*words, "--guidance-rule=cfg", "--guidance-interval=0,1", "--solver=heun")
+    assert (given.settings.guidance_rule, given.settings.guidance_interval) == ("cfg", (0.0, 1.0))
+    assert (given.settings.solver, given.settings.guidance_schedule) == ("heun", "linear")
+    plain = Preset(names, {}, {}, 4.0, found | Settings().to_json()).over(preset.over(Usual()))
+    assert plain.settings == Settings(guidance_scale=4.0)
+
+
 def test_what_a_config_says_is_read_and_a_wrong_name_is_refused():
     assert read_usual(None) == Usual()
     with pytest.raises(ValueError, match="Unknown reward 'clop'"):

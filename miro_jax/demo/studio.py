@@ -252,6 +252,6 @@ def make_presets(
         presets[f"{preset.found_on['objective']} ({Path(path).stem})"] = {
             "targets": best["targets"] | dict(preset.targets),
             "negative_targets": best["negative_targets"] | dict(preset.negative_targets),
-            "guidance_scale": preset.guidance_scale,
+            **preset.sampling(),
         }
     return presets

@@ -1,4 +1,4 @@
-"""A preset: targets, negative targets and guidance of one network, with what they were found on.
+"""A preset: targets, negative targets and guidance of one network, with how they were found.
 
 `preset.json` is small and can be shared. It belongs to the weights that it names: other weights
 have other dials, and are refused.
@@ -13,7 +13,7 @@ from miro_jax.cli.exit import Unfit
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
-from miro_jax.sample.settings import Options
+from miro_jax.sample.settings import UNWRITTEN, Options, Settings
 from miro_jax.sample.trained import peek
 from miro_jax.sample.usual import Usual
 
@@ -37,7 +37,8 @@ class Preset:
       rewards: conditioning rewards of the network, in order.
       targets, negative_targets: levels of some of them.
       guidance_scale: see `Settings`.
-      found_on: `checkpoint` and `objective`, their identities; what else was fixed.
+      found_on: `checkpoint` and `objective`, their identities; what else was fixed, of `Settings`
+        too: the guidance scale there is the one that the search began with.
       confirmed: what it gains on fresh prompts and seeds, see `confirmation.compare`, and
         `candidate`: what was confirmed, None where the search preferred the defaults.
     """
@@ -54,9 +55,15 @@ class Preset:
         return to_json({"preset": FORMAT, **dataclasses.asdict(self)})
 
     def over(self, usual: Usual) -> Usual:
-        """Return the defaults of a checkpoint with the levels and guidance scale of this preset."""
-        settings = dataclasses.replace(usual.settings, guidance_scale=self.guidance_scale)
+        """Return the defaults of a checkpoint with the levels and settings of this preset."""
+        settings = dataclasses.replace(usual.settings, **self.sampling())
         return Usual(dict(self.targets), dict(self.negative_targets), settings)
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the fields of `Settings` that it was found with, and its guidance scale."""
+        found = UNWRITTEN | dict(self.found_on)
+        names = [field.name for field in dataclasses.fields(Settings) if field.name in found]
+        return {name: found[name] for name in names} | {"guidance_scale": self.guidance_scale}
 
     def check_rewards(self, names: Sequence[str]) -> None:
         """Raise Unfit, a ValueError, unless a network has the rewards of this preset, in order."""
@@ -117,9 +124,10 @@ def read_preset(path: Path | str) -> Preset:
     names = tuple(content.pop("rewards"))
     known = {field.name for field in dataclasses.fields(Preset)}
     preset = Preset(names, **{key: value for key, value in content.items() if key in known})
-    for levels in (preset.targets, preset.negative_targets):
-        try:
+    try:
+        preset.over(Usual())
+        for levels in (preset.targets, preset.negative_targets):
             to_levels(levels, 1, names, 1.0)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return preset

@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from miro_jax import __version__
@@ -39,6 +40,7 @@ LONGEST_NAME = 40  # letters of a prompt in a file name
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines", ".ldjson")
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".ods", ".arrow", ".feather")
 OTHERS = (*TABLES, ".yaml", ".yml", ".toml", ".pkl", ".npy", ".gz", ".zip")
+_NONE: Mapping[str, float | None] = MappingProxyType({})
 _LIKELY_MISTAKE = 0.8  # how much alike two keys are, 1 is equal
 _LEVELS = ({str: (float, None)}, None)
 _OWN = {"file": str, "prompt": str, "prompt_index": int, "sample_index": int, "seed": int} | (
@@ -176,19 +178,31 @@ class Request:
         to_levels(merged, 1, self.names, 1.0)
         return merged
 
-    def positive(self, prompt: Prompt) -> Levels:
-        """Return the levels requested for a prompt, all rewards written out."""
-        return dict.fromkeys(self.names, 1.0) | self.targets | self._levels(prompt.targets)
+    def positive(self, prompt: Prompt, over: Mapping[str, float | None] = _NONE) -> Levels:
+        """Return the levels requested for a prompt, all rewards written out.
 
-    def negative(self, prompt: Prompt, default: Mapping[str, float | None] | None = None) -> Levels:
+        Args:
+          prompt: one of the prompts, whose own levels count most.
+          over: levels in place of those of the request.
+        """
+        levels = dict.fromkeys(self.names, 1.0) | self.targets | dict(over)
+        return levels | self._levels(prompt.targets)
+
+    def negative(
+        self,
+        prompt: Prompt,
+        default: Mapping[str, float | None] | None = None,
+        over: Mapping[str, float | None] = _NONE,
+    ) -> Levels:
         """Return the levels of the negative branch, all rewards written out.
 
         Args:
-          prompt: one of the prompts.
+          prompt, over: see `positive`.
           default: of the rewards that are not named; None is 0.
         """
         levels = dict.fromkeys(self.names, 0.0) if default is None else dict(default)
-        return levels | self.negative_targets | self._levels(prompt.negative_targets)
+        levels |= self.negative_targets | dict(over)
+        return levels | self._levels(prompt.negative_targets)
 
     def find(self, *names: str) -> tuple[str, ...]:
         """Return the network's names of rewards; ValueError for one that it does not have."""

@@ -290,8 +290,8 @@ class _Searching:
             index,
             sample,
             request.seed if prompt.seed is None else prompt.seed,
-            request.positive(prompt) | positive,
-            request.negative(prompt) | negative,
+            request.positive(prompt, positive),
+            request.negative(prompt, over=negative),
             dataclasses.replace(settings, guidance_scale=scale),
         )
 

@@ -22,6 +22,7 @@ MOST_GUIDANCE, MOST_STEPS = 1000, 100_000
 WHAT, HOW, MODEL, WHERE = "what to draw", "how to sample", "with which model", "where to"
 _how, _model = functools.partial(option, group=HOW), functools.partial(option, group=MODEL)
 RUN = "the run's"  # a run of this package is sampled as its own config says
+PRESET = "the preset's"  # which has all of them; no run sets these
 
 
 def check_interval(interval: Sequence[float]) -> tuple[float, float]:
@@ -125,6 +126,7 @@ class Settings:
         (0.0, 1.0),
         metavar="LOW,HIGH",
         parse=_parse_interval,
+        unset=PRESET,
         help="times at which guidance acts, 1 is noise, 0 is data",
     )
     num_steps: int = _how(
@@ -147,10 +149,14 @@ class Settings:
         "cfg",
         metavar="RULE",
         parse=_check_rule,
+        unset=PRESET,
         help="cfg, cfg_zero[:zero=0.04] or apg[:eta=0,norm=0,momentum=0], see docs/guidance.md",
     )
     guidance_schedule: str = _how(
-        "constant", choices=SCHEDULES, help="of W over time; linear is 2 W (1 - t)"
+        "constant",
+        choices=SCHEDULES,
+        unset=PRESET,
+        help="of W over time; linear is 2 W (1 - t)",
     )
 
     def __post_init__(self):
@@ -229,8 +235,8 @@ class Options(ModelOptions):
         None,
         group=WHAT,
         metavar="FILE",
-        help="targets, negative targets and guidance as `sample search` found them; flags that are "
-        "given count more",
+        help="targets, negative targets and how to sample, as `sample search` found them; flags "
+        "that are given count more",
     )
     out: str | None = option(
         None,
