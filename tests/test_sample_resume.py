@@ -192,6 +192,21 @@ def test_the_same_weights_in_another_folder_resume(tmp_path):
     assert contents(tmp_path) == before and not moved.calls
 
 
+@pytest.mark.parametrize("kernels", [("xla", "cudnn"), ("cudnn", "xla"), (None, "cudnn")])
+def test_another_kernel_of_attention_is_refused(tmp_path, kernels):
+    """A request from before it was written names none, and is of "xla"."""
+    pipe = Dial()
+    there, pipe.trained.attention = kernels
+    first = {"attention": there} if there else {}
+    with open_folder(tmp_path, {"checkpoint": "dial sha256:d1a1"} | first, []):
+        pass
+    check_folder(tmp_path, {"checkpoint": "dial sha256:d1a1"})  # before weights are read
+    with pytest.raises(ValueError, match=f'attention is "{there or "xla"}" there, "{kernels[1]}"'):
+        check_folder(tmp_path, draw.describe_pipeline(pipe))
+    pipe.trained.attention = there or "xla"
+    check_folder(tmp_path, draw.describe_pipeline(pipe))
+
+
 @pytest.mark.parametrize("flag", ["vae", "text_encoder"])
 def test_another_decoder_or_text_encoder_is_refused(tmp_path, flag):
     first, other, usual = (

@@ -224,6 +224,11 @@ def test_searches_that_cannot_be_are_refused(prompts, changes, words):
         search.find_preset(Dial(), prompts, Near(), **changes)
 
 
+def test_one_text_in_place_of_names_of_rewards_is_refused():
+    with pytest.raises(TypeError, match="rewards must be a list of names; got the one text 'count"):
+        search.find_preset(Dial(), PROMPTS, Near(), rewards="count")
+
+
 def test_a_score_that_is_not_finite_is_named():
     class Broken(Near):
         def score(self, images, prompts):

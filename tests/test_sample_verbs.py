@@ -52,6 +52,13 @@ def test_a_trade_off_moves_the_push_from_one_reward_to_the_other():
     }
 
 
+@pytest.mark.parametrize("call", [sample.isolation_grid, sample.reward_loop])
+def test_one_text_in_place_of_names_of_rewards_is_refused(call):
+    """It would be a list of its letters."""
+    with pytest.raises(TypeError, match="rewards must be a list of names; got the one text 'count"):
+        call(Dial(), "a", "count")
+
+
 def test_the_ends_of_a_trade_off_are_columns_of_the_isolation_grid():
     strip = Tradeoff("count", "beauty").sheet(ask()).images
     grid = Isolate().sheet(ask()).images

@@ -184,8 +184,10 @@ def remake(pipe: Any, entry: Mapping[str, Any]) -> np.ndarray:
     """Draw an image of a manifest again.
 
     Args:
-      pipe: a `MiroPipeline` of the checkpoint that the entry names; with the batch size and dtype
-        of the manifest's request it draws the same bits.
+      pipe: a `MiroPipeline` of the checkpoint that the entry names; with the dtype of the
+        manifest's request, and its batch size given as `batch_size`, it draws the same bits. A last
+        batch of a command without --batch-size may have run in a program of fewer rows: of its
+        images it draws the same up to rounding.
       entry: one of the manifest's `images`.
 
     Returns:
@@ -199,13 +201,12 @@ def remake(pipe: Any, entry: Mapping[str, Any]) -> np.ndarray:
 
 def describe_pipeline(pipe: Any) -> dict[str, Any]:
     """Return what else the bits of images depend on: the rest of a request."""
-    facts = {
+    return {
         "checkpoint": weights_name(pipe.trained),
         "batch_size": pipe.batch_size,
         "platform": jax.default_backend(),
+        "attention": pipe.trained.attention,
     }
-    kernel = pipe.trained.attention
-    return facts if kernel == "xla" else facts | {"attention": kernel}
 
 
 def describe_opened(pipe: Any, options: ModelOptions) -> dict[str, Any]:

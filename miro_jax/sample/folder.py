@@ -33,6 +33,8 @@ from miro_jax.sample.request import ImageRequest
 from miro_jax.sample.settings import UNWRITTEN
 from miro_jax.sample.sheets import GRID
 
+# What requests lack that were written before it was there.
+_BEFORE = UNWRITTEN | {"attention": "xla"}
 _LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
 _SCRATCH = ".claim"
 _END_OF_PNG = b"IEND\xaeB`\x82"
@@ -197,7 +199,7 @@ def _claim(path: Path | str) -> Claim:
 
     def request_of(manifest: Any) -> Mapping[str, Any]:
         if isinstance(manifest, Mapping) and isinstance(manifest.get("request"), Mapping):
-            return UNWRITTEN | manifest["request"]
+            return _BEFORE | manifest["request"]
         raise _unexplained(folder, MANIFEST_NAME)
 
     return Claim(

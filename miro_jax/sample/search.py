@@ -176,7 +176,7 @@ def find_preset(
       ValueError: an unknown reward, too few prompts. FloatingPointError: a score is not finite.
     """
     made = request_of(pipe, prompts, **request)
-    given = None if rewards is None else tuple(rewards)
+    given = rewards if rewards is None or isinstance(rewards, str) else tuple(rewards)
     verb = Search((objective.identity,), budget=budget, rewards=given, negative=negative)
     verb.sheet(made)
     return _Searching(pipe, made, verb, Measure(pipe, objective, None, progress)).run()

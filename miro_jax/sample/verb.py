@@ -68,7 +68,13 @@ class Verb:
         return ""
 
     def varied(self, request: Request) -> tuple[str, ...]:
-        """Return the network's names of the rewards that differ between columns."""
+        """Return the network's names of the rewards that differ between columns.
+
+        Raises:
+          TypeError: one text in place of names. ValueError: the network does not know a reward.
+        """
+        if isinstance(self.rewards, str):
+            raise TypeError(f"rewards must be a list of names; got the one text {self.rewards!r}.")
         return request.names if self.rewards is None else request.find(*self.rewards)
 
     def facts(self, request: Request) -> dict[str, Any]:
