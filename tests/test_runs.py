@@ -12,7 +12,7 @@ from miro_jax import sample
 from miro_jax.cli import run_folder
 from miro_jax.evaluate import run as evaluate
 from miro_jax.main import main
-from miro_jax.train import components
+from miro_jax.train import components, setup
 
 
 def changed(**values):
@@ -207,6 +207,24 @@ def test_a_network_of_the_same_shapes_is_told_from_that_of_a_run(tmp_path, key, 
     before, config.model.rin[key] = config.model.rin[key], value
     with pytest.raises(ValueError, match=f"got {key}={before} there, {value} here"):
         components.check_network(config, tmp_path)
+
+
+@pytest.mark.parametrize("wanted, rate", [(400, 0.8), (200, 0.8), (400, 0.0), (50, 0.8)])
+def test_another_number_of_steps_is_noted_where_the_learning_rate_follows_it(
+    tmp_path, caplog, wanted, rate
+):
+    config = changed(train__num_steps=200, optim__rate=rate, optim__learning_rate=1e-2)
+    config.optim.warmup_steps = 0
+    setup.note_new_length(config, tmp_path, 0)  # no run
+    run_folder.write_config(config, tmp_path / "config.json")
+    config.train.num_steps = wanted
+    setup.note_new_length(config, tmp_path, 200)
+    if (wanted, rate) != (400, 0.8):
+        assert not caplog.records
+        return
+    (record,) = caplog.records  # 0.5 (1 + cos(0.4 pi)), and 0.5 (1 + cos(0.8 pi))
+    assert "is 400 here and was 200" in record.getMessage()
+    assert "0.00655 after step 200, where it would be 0.000955" in record.getMessage()
 
 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):

@@ -1,5 +1,6 @@
 """What the training stage begins with: what a run reads, checked, and its first state."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,13 +9,18 @@ import jax
 
 from miro_jax.cli import build, processes, run_folder
 from miro_jax.cli.build import Config
+from miro_jax.data.json_file import read_json
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, check_encoders
 from miro_jax.models import sharding
 from miro_jax.train import ahead, components
 from miro_jax.train.checkpoint import Checkpoints
+from miro_jax.train.optim import schedule_of
+from miro_jax.train.settings import Optim
 from miro_jax.train.state import TrainState
+
+log = logging.getLogger("miro_jax")
 
 
 class Prepared(NamedTuple):
@@ -81,4 +87,30 @@ def begin(
     for key in (components.CONDITIONED_ON, components.BINS):
         data_state.pop(key, None)
     data.set_state(data_state)
+    note_new_length(config, checkpoints.folder.parent, int(state.step))
     return state
+
+
+def note_new_length(config: Config, workdir: Path, step: int) -> None:
+    """Log where a run resumes with another number of steps, and so at another learning rate.
+
+    Args:
+      config: of the run. workdir: its folder, with the config of before. step: updates done.
+    """
+    path, wanted, optim = workdir / run_folder.CONFIG, config.train.num_steps, Optim(**config.optim)
+    if not path.is_file():
+        return
+    before = read_json(path, {"train": {"num_steps": int}})["train"]["num_steps"]
+    if before <= optim.warmup_steps:
+        return  # such a run had another warm-up
+    old, new = (float(schedule_of(optim, length)(step)) for length in (before, wanted))
+    if step < wanted and old != new:
+        log.warning(
+            "config.train.num_steps is %d here and was %d, and the learning rate follows it: "
+            "%.3g after step %d, where it would be %.3g. config.optim.rate=0 keeps it constant",
+            wanted,
+            before,
+            new,
+            step,
+            old,
+        )
