@@ -1,11 +1,13 @@
 """What the training stage begins with: what a run reads, checked, and its first state."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from miro_jax.cli import build, processes, run_folder
 from miro_jax.cli.build import Config
@@ -91,19 +93,20 @@ def begin(
     return state
 
 
-def note_new_length(config: Config, workdir: Path, step: int) -> None:
+def note_new_length(config: Config, workdir: str | os.PathLike, step: int) -> None:
     """Log where a run resumes with another number of steps, and so at another learning rate.
 
     Args:
       config: of the run. workdir: its folder, with the config of before. step: updates done.
     """
-    path, wanted, optim = workdir / run_folder.CONFIG, config.train.num_steps, Optim(**config.optim)
+    path, optim = Path(workdir) / run_folder.CONFIG, Optim(**config.optim)
+    wanted = config.train.num_steps
     if not path.is_file():
         return
     before = read_json(path, {"train": {"num_steps": int}})["train"]["num_steps"]
     if before <= optim.warmup_steps:
         return  # such a run had another warm-up
-    old, new = (float(schedule_of(optim, length)(step)) for length in (before, wanted))
+    old, new = (np.asarray(schedule_of(optim, n)(step)).item() for n in (before, wanted))
     if step < wanted and old != new:
         log.warning(
             "config.train.num_steps is %d here and was %d, and the learning rate follows it: "
