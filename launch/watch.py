@@ -18,6 +18,7 @@ Needs Python 3.10 and its standard library alone.
 """
 
 import argparse
+import itertools
 import math
 import pathlib
 import re
@@ -330,7 +331,7 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
 def value_of(flag: str, command: Sequence[str]) -> str:
     """Return the last value of `--FLAG=VALUE` or `--FLAG VALUE` in a command; "" for none."""
     value = ""
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(command, command[1:], fillvalue=""):
         match = re.fullmatch(rf"--?{re.escape(flag)}(?:=(.*))?", word, re.S)
         if match and match[1] is not None:
             value = match[1]

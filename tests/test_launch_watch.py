@@ -333,3 +333,8 @@ def test_the_folder_of_the_run_is_read_as_the_command_reads_it(world):
     *words, _ = world.words()
     for last in (["--workdir=gs://bucket/a"], ["--workdir", "gs://bucket/a"]):
         assert watch.read([*words, "--workdir=gs://bucket/b", *last]).workdir == "gs://bucket/a"
+
+
+def test_machines_are_deleted_without_the_command_that_ran_there():
+    words = ["delete", "--on=queued", "--name=miro", "--zone=us-east5-b", "--type=v6e-16"]
+    assert watch.read(words).command == [] and watch.read([*words, "--"]).workdir == ""

@@ -1,6 +1,7 @@
 """Folders on a disk and in an object store behave alike."""
 
 import os
+import pathlib
 import tempfile
 import uuid
 
@@ -37,6 +38,21 @@ def test_files_are_written_replaced_listed_and_removed(folder):
     folder.remove("b")
     folder.remove("c")
     assert folder.names() == [] and not folder.exists("b/a")
+
+
+def test_a_folder_that_another_worker_makes_meanwhile_is_left_to_it(tmp_path, monkeypatch):
+    is_dir, seen = pathlib.Path.is_dir, []
+
+    def before_it_is_made(path):
+        seen.append(path)
+        return len(seen) > 1 and is_dir(path)
+
+    (tmp_path / "part").mkdir()
+    folder = storage.open_folder(tmp_path)
+    monkeypatch.setattr(pathlib.Path, "is_dir", before_it_is_made)
+    folder.remove("part")
+    monkeypatch.undo()
+    assert seen and (tmp_path / "part").is_dir()
 
 
 def test_a_folder_is_used_if_it_holds_more_than_scratch(folder):

@@ -98,8 +98,12 @@ class LocalFolder(Folder):
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # another worker may be deleting it, too
-        elif path.exists():
+            return
+        try:
             path.unlink(missing_ok=True)
+        except OSError:
+            if not path.is_dir():  # which another worker has made at this moment
+                raise
 
     @contextlib.contextmanager
     def scratch(self, inside: str) -> Iterator[Path]:
