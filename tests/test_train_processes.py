@@ -227,6 +227,7 @@ def test_what_one_cannot_begin_with_ends_all_at_once(pair, records, tmp_path):
 
 @pytest.mark.parametrize("stage", ["sample", "study"])
 def test_a_stage_for_one_process_is_refused(pair, tmp_path, stage):
+    (tmp_path / "checkpoints").mkdir()  # as of a trained run
     variant = "study.py:tiny" if stage == "study" else "base.py:tiny"
     config = (f"--config={training.ROOT / 'configs' / variant}", "--config.mesh.distributed=True")
     pair.start(*config, f"--workdir={tmp_path}", f"--stage={stage}")
