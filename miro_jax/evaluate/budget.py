@@ -208,8 +208,8 @@ def stage(
     chip, count = settings.chips
     peak = CHIPS[chip].devices * (peak_tflops(CHIPS[chip].kind) or math.nan)
     hours = images * flops / (count * peak * 1e12 * mfu) / 3600
-    if hours < least_seconds / 3600:
-        hours = least_seconds / 3600
+    if hours < (least := least_seconds / 3600):
+        hours = least
         why = f"at the {1e3 * HOST_SECONDS:g} ms that a host takes for a step; the chips take less"
     price = price_of(settings)
     return Stage(name, images, flops, hours, None if price is None else hours * count * price, why)

@@ -240,7 +240,8 @@ def _describe_others(request: Request, rewards: Sequence[str]) -> str:
     words = describe_levels(first, "all others" if rewards else "all rewards")
     if any(other != first for other in more):
         words = "levels by prompt"
-    return f"{words}; " * bool(first or not rewards) + request.settings.describe()
+    how = request.settings.describe()
+    return f"{words}; {how}" if first or not rewards else how
 
 
 VERBS: dict[str, type[Verb]] = {
