@@ -208,6 +208,7 @@ def base() -> ConfigDict:
     # --stage=extend adds data.new_reward to a trained network, and trains on.
     c.extend = ConfigDict()
     c.extend.checkpoint = ""  # a run or a release, by folder, URL or hub id
+    c.extend.base = ""  # identity of its weights; the stage fills it in
     c.extend.num_steps = 300  # in place of train.num_steps
     c.extend.learning_rate = 5e-4  # in place of optim.learning_rate
     c.extend.warmup_steps = 20  # in place of optim.warmup_steps

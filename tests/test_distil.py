@@ -12,7 +12,6 @@ from flax import nnx
 
 from miro_jax import main
 from miro_jax.cli import run_folder
-from miro_jax.evaluate import distillation
 from miro_jax.models import sampler, sharding, solvers
 from miro_jax.models.student import JumpEmbedding
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -280,16 +279,14 @@ def test_a_stopped_distillation_resumes_bit_for_bit(teacher, student, tmp_path):
 
 
 def test_a_folder_whose_run_was_stopped_before_its_first_checkpoint_is_new(tmp_path):
-    config = training.small()
-    run_folder.write_config(config, tmp_path / "config.json")
-    with config.unlocked():
-        config.distil.teacher = "run step 6 sha256:1234"
+    run_folder.write_config(training.small(), tmp_path / "config.json")
+    asked = tmp_path, "distil", "teacher", "run step 6 sha256:1234", "a student", "teacher"
     step = tmp_path / "checkpoints" / "2"
     step.mkdir(parents=True)
-    distillation._check_resumed(config, tmp_path)
+    run_folder.check_began_with(*asked)
     (step / "commit_success.txt").touch()
-    with pytest.raises(ValueError, match="hold a student of the same teacher"):
-        distillation._check_resumed(config, tmp_path)
+    with pytest.raises(ValueError, match="hold a student of the same teacher.* another run"):
+        run_folder.check_began_with(*asked)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -194,6 +195,17 @@ def test_an_extension_that_was_stopped_resumes_bit_for_bit(old, new, tmp_path, m
     extension.run(alone(old), tmp_path)
     training.assert_same_arrays(arrays(tmp_path), arrays(new))
     assert training.without_times(tmp_path) == training.without_times(new)
+
+
+def test_an_extension_of_another_network_is_refused_before_anything_is_scored(
+    old, new, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(new, tmp_path / "new")
+    shutil.rmtree(folder / "records")
+    monkeypatch.setattr(extension, "weights_name", lambda trained: "other step 2 sha256:00")
+    with pytest.raises(ValueError, match="hold an extension of the same network, other step 2"):
+        extension.run(alone(old), folder)
+    assert not (folder / "records").exists()
 
 
 def test_a_reward_that_the_records_have_is_not_scored_again(tmp_path_factory, old, monkeypatch):

@@ -60,6 +60,16 @@ def test_bootstrap_of_many_samples_is_near_the_normal_interval():
     assert found["high"] == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
+def test_bootstrap_of_few_samples_has_the_unbiased_variance_of_their_mean():
+    """Of three, as many draws as samples would give 2/3 of it; the interval is theirs."""
+    chosen = statistics.draw(np.random.default_rng(0), 3, 20_000)
+    values = np.array([0.0, 1.0, 5.0])
+    assert chosen.shape == (20_000, 2)
+    assert values[chosen].mean(axis=1).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.03)
+    found = statistics.bootstrap_mean(values)  # of 9 equal chances, the lowest is 0, the highest 5
+    assert found == {"mean": 2.0, "low": 0.0, "high": 5.0}
+
+
 def test_bootstrap_gives_the_same_interval_again():
     values = np.random.default_rng(2).random(50)
     assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values)

@@ -108,6 +108,28 @@ def with_network_of(config: ml_collections.ConfigDict, run: Path) -> ml_collecti
     return c
 
 
+def check_began_with(
+    workdir: Path, stage: str, key: str, identity: str, kind: str, name: str
+) -> None:
+    """Raise ValueError where a folder holds checkpoints of a run that began with other weights.
+
+    Args:
+      stage, key: of the config's value that keeps them, as "distil", "teacher".
+      identity: of the weights, "NAME sha256:DIGEST"; their folder may have another name by now.
+      kind, name: of such a run, "a student", and of what it began with, "teacher".
+    """
+    if not _saved_steps(workdir):
+        return  # perhaps it was stopped in its set-up, or another process is further
+    before = read_json(workdir / CONFIG).get(stage, {}).get(key)
+    if before is None:  # as an earlier version wrote it
+        return
+    if before.rpartition("sha256:")[2] != identity.rpartition("sha256:")[2]:
+        raise ValueError(
+            f"--workdir must be new, or hold {kind} of the same {name}, {identity}; "
+            f"{workdir} holds {f'{kind} of {before}' if before else 'another run'}."
+        )
+
+
 def has_records(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     """Whether the annotated records of a run are there, complete."""
     return (records_folder(config, workdir) / MANIFEST_NAME).exists()

@@ -21,8 +21,6 @@ from miro_jax import evaluate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.stored_checkpoint import locate
-from miro_jax.data.json_file import read_json
-from miro_jax.data.storage.mirror import COMMIT
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
@@ -51,7 +49,9 @@ def run(config: Config, workdir: Path | str) -> None:
             raise ValueError(f"The teacher must not be a student itself; got {source}.")
         config = student_config(config, source, weights_name(teacher))
         components.validate(config)
-        _check_resumed(config, Path(workdir))
+        run_folder.check_began_with(
+            Path(workdir), "distil", "teacher", config.distil.teacher, "a student", "teacher"
+        )
         log.info("The teacher is %s", config.distil.teacher)
         states = extend.to_host(teacher.weights)
 
@@ -91,23 +91,6 @@ def student_config(config: Config, source: Path, identity: str) -> Config:
             f"{d.max_guidance:g}; got {c.sample.guidance_scale:g}."
         )
     return c.lock()
-
-
-def _check_resumed(config: Config, workdir: Path) -> None:
-    """Raise ValueError where a folder holds the checkpoints of something else."""
-    if not any(workdir.glob(f"checkpoints/[0-9]*/{COMMIT}")):
-        return  # perhaps it was stopped in its set-up, or another process is further
-    saved = read_json(workdir / run_folder.CONFIG)
-    before = saved.get("distil", {}).get("teacher", "")
-    if _digest(before) != _digest(config.distil.teacher):  # its folder may have another name now
-        raise ValueError(
-            f"--workdir must be new, or hold a student of the same teacher, {config.distil.teacher}"
-            f"; {workdir} holds {'a student of ' + before if before else 'another run'}."
-        )
-
-
-def _digest(identity: str) -> str:
-    return identity.rpartition("sha256:")[2]
 
 
 def _make_step(

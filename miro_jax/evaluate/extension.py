@@ -27,7 +27,7 @@ from miro_jax.evaluate import compare
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
 from miro_jax.rewards.names import short_name
-from miro_jax.sample.trained import Trained, load
+from miro_jax.sample.trained import Trained, load, weights_name
 from miro_jax.train import components, extend, loop, peers
 from miro_jax.train.state import TrainState
 
@@ -53,6 +53,10 @@ def run(config: Config, workdir: Path | str) -> None:
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
     config = run_folder.with_network_of(config, folder)
     extend.extended_config(config, "")  # which refuses a reward that the network knows
+    with peers.watched(config.mesh.heartbeat_seconds):
+        base = weights_name(_load(config))
+        run_folder.check_began_with(workdir, "extend", "base", base, "an extension", "network")
+    log.info("What is extended is %s", base)
     make = functools.partial(_make_records, config, workdir)
     if origin(workdir):  # each process has a folder of its own, and makes the same
         records = make()
@@ -61,7 +65,7 @@ def run(config: Config, workdir: Path | str) -> None:
             records = peers.first("the new scores", make)
     if records is None:  # other processes annotate the rest
         return
-    extended = extend.extended_config(config, records)
+    extended = extend.extended_config(config, records, base)
     components.validate(extended)
 
     def make_state(parts: components.Components) -> TrainState:

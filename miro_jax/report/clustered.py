@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.report.statistics import NORMAL, Share, wilson_interval
+from miro_jax.report.statistics import NORMAL, Share, draw, wilson_interval
 
 TAGS, PROMPTS, IMAGES = "mean of tags", "mean of prompts", "mean of images"
 ESTIMATORS = (TAGS, PROMPTS, IMAGES)
@@ -89,9 +89,7 @@ def resample(clusters: Clusters, estimator: str, resamples: int = RESAMPLES) -> 
     """Return [B] estimates of resampled prompts; equal prompts are resampled alike."""
     rng = np.random.default_rng(SEED)
     groups = _strata(clusters, estimator)
-    sizes = [max(len(group) - 1, 1) for group in groups]
-    drawn = [rng.integers(0, len(g), (resamples, n)) for g, n in zip(groups, sizes, strict=True)]
-    means = [_mean(group, chosen) for group, chosen in zip(groups, drawn, strict=True)]
+    means = [_mean(group, draw(rng, len(group), resamples)) for group in groups]
     return np.mean(means, axis=0)
 
 

@@ -56,10 +56,19 @@ def bootstrap_mean(values: np.ndarray, prompts: Sequence[str] | None = None) -> 
         groups = own if own.any() else groups
     sums, counts = np.bincount(groups, values), np.bincount(groups)
     rng = np.random.default_rng(_SEED)
-    chosen = rng.integers(0, len(sums), (_RESAMPLES, len(sums)))
+    chosen = draw(rng, len(sums), _RESAMPLES)
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def draw(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
+    """Draw `count` things again and again; returns indices [B, max(count - 1, 1)].
+
+    count - 1 of count: as many as there are would give a variance (count - 1) / count of what it
+    is (Rao and Wu, 1988).
+    """
+    return rng.integers(0, count, (resamples, max(count - 1, 1)))
 
 
 def wilson_interval(share: float, count: float) -> tuple[float, float]:

@@ -30,16 +30,17 @@ _NEW = ("rewards/", "jump/")  # what an extended network has, and a student of `
 _MAY_DIFFER = ("num_rewards", "added_rewards", "remat", "residual", "table_std")
 
 
-def extended_config(config: Config, records: str) -> Config:
+def extended_config(config: Config, records: str, base: str = "") -> Config:
     """Return the config of the extended run, which is one like any other.
 
     Args:
       config: of the network that is extended, with `data.new_reward`. records: as `data.records`.
+      base: identity of the weights of that network.
 
     Raises:
       ValueError: the network is conditioned on that reward already.
     """
-    c, new = config.copy_and_resolve_references(), config.data.new_reward
+    c, new = config.copy_and_resolve_references().unlock(), config.data.new_reward
     conditioned = [short_name(name) for name in c.data.train_rewards]
     if short_name(new) in conditioned:
         raise ValueError(
@@ -52,7 +53,7 @@ def extended_config(config: Config, records: str) -> Config:
     else:
         c.rewards = (*c.rewards, new)
     c.data.train_rewards = (*c.data.train_rewards, new)
-    c.data.new_reward, c.data.records = "", records
+    c.data.new_reward, c.data.records, c.extend.base = "", records, base
     c.model.rin.added_rewards += 1
     c.train.num_steps = c.extend.num_steps
     c.optim.learning_rate, c.optim.warmup_steps = c.extend.learning_rate, c.extend.warmup_steps

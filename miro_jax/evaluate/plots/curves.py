@@ -14,7 +14,7 @@ from miro_jax.evaluate.plots.facts import Source, measure
 from miro_jax.evaluate.plots.figure import MARKERS, Figure, Panel, legend_of
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
 from miro_jax.report.speedup import HIGH, LOW, first_reach, first_step, speedup, write_speedup
-from miro_jax.report.statistics import shares_of_best
+from miro_jax.report.statistics import draw, shares_of_best
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.curve import expected_best
 
@@ -24,12 +24,8 @@ Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def resampled(values: np.ndarray) -> np.ndarray:
-    """Return the mean over prompts of values [P, T], and means of resampled prompts: [1 + B, T].
-
-    P - 1 of P are drawn, as in `report.clustered`.
-    """
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(values), (_RESAMPLES, max(len(values) - 1, 1)))
+    """Return the mean over prompts of values [P, T], and means of resampled prompts: [1 + B, T]."""
+    drawn = draw(np.random.default_rng(0), len(values), _RESAMPLES)
     return np.concatenate([values.mean(axis=0)[None], values[drawn].mean(axis=1)])
 
 
