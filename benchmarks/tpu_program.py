@@ -35,7 +35,7 @@ from jax.sharding import NamedSharding
 from benchmarks import images_per_second, scaling, towers, train_step, tried
 from benchmarks.sizes import SIZES, config_of
 from miro_jax.models import compiling, sharding, slices
-from miro_jax.models.flops import forward_flops, training_flops
+from miro_jax.models.flops import sampling_flops, training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.models.sampler import Branch, Guidance, make_sampler
 from miro_jax.models.solvers import euler
@@ -79,7 +79,7 @@ def lower_sampler(args, mesh) -> tuple[jax.stages.Lowered, float]:
     lowered = make_sampler(graphdef, euler, STEPS).lower(
         (weights,), x["noise"], branch, branch, Guidance(x["scale"], interval), guided=True
     )
-    return lowered, 2 * STEPS * args.batch * forward_flops(config, args.tokens)
+    return lowered, 2 * args.batch * sampling_flops(config, args.tokens, STEPS)
 
 
 def lower_tower(name: str, args, mesh) -> tuple[jax.stages.Lowered, float]:

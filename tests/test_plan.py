@@ -14,7 +14,7 @@ from miro_jax.evaluate import budget, plan
 from miro_jax.evaluate.doctor import latent_shape, read_config
 from miro_jax.evaluate.settings import choose, evaluator_of, trained_on_shapes
 from miro_jax.models import rin
-from miro_jax.models.flops import forward_flops
+from miro_jax.models.flops import sampling_flops
 from miro_jax.rewards.names import short_name
 from miro_jax.train.memory import Layout, StepMemory, smallest_change
 from tests.painting import gauges, inputs
@@ -106,9 +106,7 @@ def test_one_checkpoint_more_than_are_kept_is_stored(capsys):
     "evaluator, unguided", [("geneval", 1), ("reward_scores", 1), ("dials", 0)]
 )
 def test_only_images_with_guidance_take_two_passes(evaluator, unguided, memory, capsys):
-    forward = forward_flops(
-        memory.network.sizes, read_config("base:tiny").encoder.caption.max_tokens
-    )
+    length = read_config("base:tiny").encoder.caption.max_tokens
     words = [f"--config.evaluate.evaluators=('{evaluator}',)", "--config.sample.num_steps=4"]
     for solver, evaluations in (("euler", 4), ("heun", 7)):
         words.append(f"--config.sample.solver={solver}")
@@ -117,9 +115,10 @@ def test_only_images_with_guidance_take_two_passes(evaluator, unguided, memory, 
             for scale in (0.0, 2.0)
         )
         assert guided["images"] == (1 + unguided) * free["images"] > 0
-        passes = [one["images"] * one["flops"] / forward for one in (free, guided)]
-        assert passes[0] == pytest.approx(evaluations * free["images"])
-        assert passes[1] == pytest.approx(evaluations * free["images"] * (2 + unguided))
+        branch = sampling_flops(memory.network.sizes, length, evaluations)
+        branches = [one["images"] * one["flops"] / branch for one in (free, guided)]
+        assert branches[0] == pytest.approx(free["images"])
+        assert branches[1] == pytest.approx(free["images"] * (2 + unguided))
 
 
 def test_geneval_is_sampled_with_guidance_and_without():

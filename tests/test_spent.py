@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
+from miro_jax.models.flops import forward_flops, peak_tflops, sampling_flops, training_flops
 from miro_jax.models.rin import RIN
 from miro_jax.train import spent
 from miro_jax.train.spent import Profile, Spent, peak_seconds
@@ -114,6 +114,8 @@ def test_the_work_of_a_network_is_that_of_its_matrix_products(changes):
     encoding = dot_flops(jax.make_jaxpr(encode)(params, buffers).jaxpr)
     again = products - encoding if config.self_condition else 0  # the condition is encoded once
     assert training_flops(config, 9) == 3 * products + again
+    assert sampling_flops(config, 9, 1) == products
+    assert sampling_flops(config, 9, 5) == 5 * (products - encoding) + encoding
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

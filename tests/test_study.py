@@ -269,6 +269,8 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(ValueError, match="states-1 must hold the states of this study"):
             stage.run(config, tmp_path / "stopped")
-        config.optim.learning_rate = 1e-4
+        before = files(tmp_path / "stopped")
+        config.study.prompts_per_category += 1  # of which measured.json has other prompts
         with pytest.raises(ValueError, match="states-0 must hold .* the config of the study was"):
             stage.run(config, tmp_path / "stopped")
+        assert files(tmp_path / "stopped") == before

@@ -18,7 +18,7 @@ from miro_jax.evaluate.prompts import SHAPES, Prompts
 from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes
 from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
-from miro_jax.models.flops import forward_flops, peak_tflops, training_flops
+from miro_jax.models.flops import peak_tflops, sampling_flops, training_flops
 from miro_jax.models.sharding import check_sizes
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
@@ -107,13 +107,14 @@ def make(settings: plan.Settings) -> Budget:
     mfu, why = mfu_of(settings, sizes)
     towers, of_towers = towers_mfu(name)
     trained = config.train.num_steps * batch
-    images, passes = evaluated_images(config), evaluated_passes(config)
-    sampled = passes / images if images else 0.0
+    images, branches = evaluated_images(config), evaluated_branches(config)
+    evaluations = get_solver(config.sample.solver).evaluations(config.sample.num_steps)
+    sampled = sampling_flops(sizes, tokens, evaluations) * (branches / images if images else 0.0)
     steps, least = config.train.num_steps, config.train.num_steps * HOST_SECONDS
     works = (
         ("annotate", settings.records, annotation_flops(config, settings.words), towers, 0.0),
         ("train", trained, training_flops(sizes, tokens), mfu, least),
-        ("evaluate", images, sampled * forward_flops(sizes, tokens), mfu, 0.0),
+        ("evaluate", images, sampled, mfu, 0.0),
     )
     stages = tuple(
         stage(settings, one, images, flops, share, of_towers if one == "annotate" else why, least)
@@ -245,17 +246,16 @@ def record_bytes(config: Any, words: float) -> float:
     return 4.0 * math.prod(latent_shape(config)) + 2.0 * tokens * caption.width + 900
 
 
-def evaluated_passes(config: Any) -> float:
-    """Return how often the network is applied to an image for all of `evaluated_images`.
+def evaluated_branches(config: Any) -> float:
+    """Return how many branches are sampled for all of `evaluated_images`.
 
-    Images with guidance take two passes. There are as many of them as a config without guidance
-    samples: what tables sample without it, for comparison, comes on top and takes one.
+    Images with guidance have two. There are as many of them as a config without guidance samples:
+    what tables sample without it, for comparison, comes on top and has one.
     """
     plain = copy.deepcopy(config)
     plain.sample.guidance_scale = 0.0
     guided = evaluated_images(plain) if config.sample.guidance_scale else 0.0
-    evaluations = get_solver(config.sample.solver).evaluations(config.sample.num_steps)
-    return evaluations * (evaluated_images(config) + guided)
+    return evaluated_images(config) + guided
 
 
 def evaluated_images(config: Any) -> float:

@@ -44,6 +44,12 @@ def training_flops(config: RINConfig, caption_tokens: int) -> float:
     return 3 * forward_flops(config, caption_tokens) + config.self_condition * again
 
 
+def sampling_flops(config: RINConfig, caption_tokens: int, evaluations: int) -> float:
+    """Return the operations of one branch of an image: its condition is encoded once."""
+    condition = condition_flops(config, caption_tokens)
+    return evaluations * (forward_flops(config, caption_tokens) - condition) + condition
+
+
 def condition_flops(config: RINConfig, caption_tokens: int) -> float:
     """Return the operations of encoding the condition of one image."""
     wide, length = config.latent_width, caption_tokens

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models import rin, sharding
-from miro_jax.models.flops import forward_flops, training_flops
+from miro_jax.models.flops import sampling_flops, training_flops
 from miro_jax.models.sampler import Branch, Guidance, make_sampler
 from miro_jax.models.solvers import get_solver
 from miro_jax.train.optim import make_optimizer
@@ -108,7 +108,7 @@ class Network:
                 return sample(weights, noise, branch, branch, Guidance(*scale), guided=True)
 
             each, compiling = _time(once, seconds)
-        work = batch * 2 * num_steps * forward_flops(self.sizes, self.tokens)
+        work = 2 * batch * sampling_flops(self.sizes, self.tokens, num_steps)
         name = f"sampling, {num_steps} guided steps, batch {batch}"
         return Rate(name, batch / each, "images", work / each / 1e12, compiling)
 

@@ -61,7 +61,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.path, LOCK, f"the study {workdir}"):
         bench = Bench.open(config, workdir, study)
-        measured.save_frame(folder.path, bench.frame)
         groups = _groups(runs, study.runs_at_once)
         total = len(runs) * config.train.num_steps
         with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
@@ -184,6 +183,7 @@ def _run_group(
         "records": bench.records,
     }
     states, at = _restore(bench, folder, runs, facts)
+    measured.save_frame(folder.path, bench.frame)  # not of a study that was refused
     progress.update(at * len(runs), name)
     stacked = train.stack_runs(runs)
     for step in bench.study.measure_steps:
