@@ -17,16 +17,18 @@ def write_evaluation(
     benchmark="bench@1",
     judge=None,
     lacks=None,
+    tags=("one", "two"),
 ):
     """Write one.
 
     Args:
       rewards: identity -> scores [P, N]. step: of the checkpoint. targets: of the sampling.
       verdicts: [P, N] bool, of a suite with two tags; None for a suite of rewards alone.
-      judge: its identity. lacks: number of a prompt without images.
+      judge: its identity. lacks: number of a prompt without images. tags: of a suite with verdicts.
     """
     some = np.array(next(iter(rewards.values())) if rewards else verdicts)
-    tags = ["one" if verdicts is None or p < len(some) / 2 else "two" for p in range(len(some))]
+    tags = tags[:1] if verdicts is None else tags
+    tags = [tags[p * len(tags) // len(some)] for p in range(len(some))]
     table = [
         {
             "key": f"{p:05d}",

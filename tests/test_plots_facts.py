@@ -245,3 +245,25 @@ def test_means_of_few_prompts_vary_in_the_bootstrap_as_they_do(count):
     drawn = curves.resampled(scores)[1:]
     error = scores.std(ddof=1) / np.sqrt(count)  # of the mean
     assert drawn.std() == pytest.approx(error, rel=0.04)
+
+
+def test_a_model_stands_beside_those_of_synthetic_captions(tmp_path):
+    names = ("pick_score@1", "aesthetic@1", "hpsv2@2.0", "image_reward@1.0")
+    right = np.ones((6, 1), bool)
+    axes = {"rewards": ("pick_score", "aesthetic", "hpsv2"), "geneval": ("one", "two", "three")}
+    given = dict.fromkeys(names, np.full((6, 1), 0.5))
+    write_evaluation(tmp_path / "mine", given, verdicts=right, tags=axes["geneval"])
+    section = {
+        name: {"axes": own, "models": {model: dict.fromkeys(own, 0.5) for model in "abcd"}}
+        for name, own in axes.items()
+    }
+    paper = dataclasses.replace(PAPER[0], facts=PAPER[0].facts | {"synthetic": section})
+    figure = radars.synthetic([paper, read_source(f"MINE={tmp_path / 'mine'}")])
+    assert list(figure.legend.values()) == ["b", "c", "d", "MINE"]
+
+
+def test_a_sweep_of_two_models_is_refused(tmp_path):
+    mine = write_evaluation(tmp_path / "a", {"aesthetic@1": np.ones((4, 1))}, targets={})
+    for draw in (curves.sweep, curves.sweep_grid):
+        with pytest.raises(ValueError, match="a sweep is of one model; .* and so may MINE"):
+            draw([*PAPER, read_source(f"MINE={mine}")])

@@ -264,6 +264,12 @@ def _best_by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
 
 def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float], dict[str, Any]]:
     """Return the swept reward, its targets and measure -> [1 + B, targets]."""
+    known = [source.label for source in sources if source.section("sweep")]
+    if known and (others := [s.label for s in sources if s.evaluations] + known[1:]):
+        raise ValueError(
+            f"a sweep is of one model; {known[0]} has one, and so may {', '.join(others)}. Draw "
+            "each in a plot of its own."
+        )
     evaluations = [one for source in sources for one in source.evaluations]
     facts.check_alike(evaluations)
     for source in sources:

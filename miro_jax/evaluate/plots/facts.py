@@ -94,8 +94,11 @@ class Source:
         return list(last.values())
 
     def section(self, name: str) -> Mapping[str, Any] | None:
-        """Return a section of a file of numbers, None where it has none."""
-        return None if self.facts is None else self.facts.get(name)
+        """Return a section of a file of numbers, "a.b" for one in another; None: it has none."""
+        found = self.facts
+        for part in name.split("."):
+            found = None if found is None else found.get(part)
+        return found
 
 
 def read_source(word: str) -> Source:

@@ -53,23 +53,18 @@ def geneval(sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = P
 def synthetic(
     sources: Sequence[Source], chosen: Sequence[str] = (), ends: str = PUBLISHED
 ) -> Figure:
-    """Draw both radars for models trained on real and on synthetic captions."""
-    parts = [source.section("synthetic") for source in sources]
-    known = next((part for part in parts if part), None)
-    if known is None:
-        return _figure(
-            "synthetic",
-            "Synthetic captions",
-            [
-                _read(sources, "radar", "rewards", chosen),
-                _read(sources, "geneval", "GenEval by category", chosen),
-            ],
-            ends,
-        )
-    tables = []
-    for name, heading in (("rewards", "rewards"), ("geneval", "GenEval by category")):
-        given = {model: _points(row) for model, row in known[name]["models"].items()}
-        tables.append(Table(heading, tuple(known[name]["axes"]), _choose(given, chosen)))
+    """Draw both radars for models trained on real and on synthetic captions.
+
+    Of numbers and evaluations together the last models of the numbers, of synthetic captions, stay.
+    """
+    parts = [source.section("synthetic.rewards") for source in sources]
+    known = [name for part in parts if part for name in part["models"]]
+    own = [source.label for source in sources if source.evaluations]
+    if known and own and not chosen:
+        chosen = [*known, *own][-len(KINDS) :]
+    sections = ("synthetic.rewards", "synthetic.geneval") if known else ("radar", "geneval")
+    headings = ("rewards", "GenEval by category")
+    tables = [_read(sources, *pair, chosen) for pair in zip(sections, headings, strict=True)]
     return _figure("synthetic", "Synthetic captions", tables, ends)
 
 
@@ -109,7 +104,9 @@ def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequenc
             tags = {tag for one in benchmarks if one.get("score") for tag in one["tags"]}
             scores = {facts.suite_of(one).partition("@")[0] for one in source.latest}
             rewards = [name for name in names if name not in tags | scores]
-            own = [name for name in names if name in tags] if section == "geneval" else rewards
+            own = (
+                [name for name in names if name in tags] if section.endswith("geneval") else rewards
+            )
             found = {name: facts.value_of(name, source, sources) for name in own}
             models[source.label] = {name: one for name, one in found.items() if one is not None}
             axes += models[source.label]
