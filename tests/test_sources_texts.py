@@ -269,3 +269,12 @@ def test_causes_are_a_closed_list(tmp_path):
 def test_pictures_are_as_they_were_written(tmp_path):
     (sample, *_) = read(f"tar:{three_samples(tmp_path)}")
     assert sample.read() == jpeg(0)
+
+
+def test_a_value_named_caption_is_no_short_form_where_another_one_was_requested():
+    """Of a row of a table, or an example of tensorflow-datasets, alike."""
+    columns = {"Caption ": "alt", LONG: "long"}
+    found = texts.interpret("own", None, columns)
+    assert found.synthetic == {"long": "long", "short": "own"}
+    meta = {"caption": "short", LONG: "long"}  # that of the JSON is one
+    assert texts.interpret("own", json.dumps(meta)).synthetic == {"long": "long", "short": "short"}

@@ -311,12 +311,7 @@ def _sample(
     """Interpret a row of a table; values: all but its image."""
     caption = first_with_text([values.pop(name) for name in columns.captions])
     json_data = values.pop(columns.json) if columns.json else None
-    # A column `caption` where another one was requested is not the caption of the JSON.
-    others = {
-        columns.synthetic.get(n, n): v
-        for n, v in values.items()
-        if v is not None and n.strip().lower() != CAPTION_FIELDS[0]
-    }
+    others = {columns.synthetic.get(n, n): v for n, v in values.items() if v is not None}
     texts = interpret(caption, json_data, others)
     read: Any = data
     if data is None and path:

@@ -139,20 +139,22 @@ def interpret(txt: Any, json_data: Any, columns: Mapping[str, Any] | None = None
       txt: its caption: bytes or what `first_text` takes, None where there is none.
       json_data: its JSON: bytes, text or an object, None where there is none.
       columns: further values by name, texts as bytes; those with the names of the synthetic
-        caption are its forms.
+        caption are its forms. One named `caption`, where another was requested, is not the JSON's.
     """
+    name_of_json = CAPTION_FIELDS[0]
+    columns = {n: v for n, v in (columns or {}).items() if n.strip().lower() != name_of_json}
     try:
         meta = {} if json_data is None else _read_object(json_data)
     except ValueError as error:
         return Texts(problem="unreadable json", detail=str(error))
     try:
         own = next((text for name in CAPTION_FIELDS if (text := _text(meta, name))), None)
-        meta |= {name: decoded(value) for name, value in (columns or {}).items()}
+        meta |= {name: decoded(value) for name, value in columns.items()}
         if isinstance(txt, bytes) and len(txt) > MAX_TEXT_BYTES:
             return Texts(meta=meta, problem="caption too long", detail=f"{len(txt)} bytes")
         caption = first_text(txt)
         for name in (LONG_FIELD, *SHORT_FIELDS):
-            first_text((columns or {}).get(name))
+            first_text(columns.get(name))
     except UnicodeDecodeError as error:
         return Texts(meta=meta, problem="unreadable caption", detail=str(error))
     caption = own if txt is None else caption
