@@ -17,13 +17,13 @@ import sys
 
 import pytest
 
-from tests import absent
+from tests import absent, compiling
 
 _LIBC = ctypes.CDLL(None)
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = compiling.xla_flags(8)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Compiled programs are kept between runs of the suite, by version of jax.

@@ -1,6 +1,5 @@
 """Small networks, batches and meshes for the tests, and how close two arrays must be."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -38,14 +37,6 @@ TINY = RINConfig(
     log_variance_features=8,
     remat=False,
 )
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    """Compile with few optimisations: it takes half the time, and the networks here run briefly."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small_mesh(data: int = 1, model: int = 1) -> jax.sharding.Mesh:

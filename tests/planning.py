@@ -7,11 +7,11 @@ import json
 import os
 import sys
 
+from tests import compiling
+
 if __name__ == "__main__":  # before jax is imported
     # Nothing is run, so that code need not be quick; what is in memory when is decided before.
-    flags = f"--xla_force_host_platform_device_count={sys.argv[1]}"
-    flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] = flags
+    os.environ["XLA_FLAGS"] = compiling.xla_flags(int(sys.argv[1]))
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # programs that are read have no analysis
 

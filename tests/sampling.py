@@ -27,6 +27,7 @@ from miro_jax.sample.stage import write_images
 from miro_jax.sample.trained import Trained, export
 from miro_jax.sample.usual import Usual
 from miro_jax.sample.verbs import Images
+from tests import compiling
 from tests.networks import TINY, random_network, resize, small_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -145,8 +146,7 @@ class Launcher:
     def __init__(self):
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
-            env=os.environ
-            | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"XLA_FLAGS": compiling.xla_flags(1), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

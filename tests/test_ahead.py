@@ -18,7 +18,6 @@ from miro_jax.cli.exit import COMPILER
 from miro_jax.train import ahead, components, loop
 from miro_jax.train.state import check_structure, over_leaves
 from tests import training
-from tests.networks import quick_compilation
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -208,14 +207,13 @@ def test_a_run_compiles_its_step_once_to_the_bits_of_a_step_on_demand(
 ):
     changes = {"data__caption_buckets": buckets, "train__microbatches": microbatches}
     monkeypatch.setattr(ahead, "is_early", lambda config: early)
-    with quick_compilation():
-        first, *rest = run(records, tmp_path / "ahead", **changes)
-        lengths = 1 if not buckets else 2
-        assert compiled.count("jit(train_step)") == lengths
-        monkeypatch.setattr(ahead, "Ahead", OnDemand)
-        expected = run(records, tmp_path / "demand", **changes)
-        assert compiled.count("jit(train_step)") == 2 * lengths
-        parts = components.build_components(training.small(**changes))
+    first, *rest = run(records, tmp_path / "ahead", **changes)
+    lengths = 1 if not buckets else 2
+    assert compiled.count("jit(train_step)") == lengths
+    monkeypatch.setattr(ahead, "Ahead", OnDemand)
+    expected = run(records, tmp_path / "demand", **changes)
+    assert compiled.count("jit(train_step)") == 2 * lengths
+    parts = components.build_components(training.small(**changes))
     found, on_demand = (training.newest(tmp_path / name, parts)[1] for name in ("ahead", "demand"))
     training.assert_same_arrays(found, on_demand)
     assert [line["loss"] for line in (first, *rest)] == [line["loss"] for line in expected]

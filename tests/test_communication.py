@@ -10,7 +10,7 @@ from flax import nnx
 from miro_jax.models import sharding
 from miro_jax.models.sampler import Branch, Guidance, make_sampler
 from miro_jax.models.solvers import euler
-from tests.networks import TINY, abstract_network, make_batch, quick_compilation, small_mesh
+from tests.networks import TINY, abstract_network, make_batch, small_mesh
 
 ROWS = 24  # no other size of this network
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter)(-start)?\(")
@@ -32,7 +32,7 @@ def test_the_network_moves_parameters_alone_between_devices():
         )
         return model(batch["x"], jnp.full(ROWS, 0.5), *condition)
 
-    with sharding.use_mesh(mesh), quick_compilation():
+    with sharding.use_mesh(mesh):
         layouts = sharding.state_shardings((params, buffers), mesh)
         spread = jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)
         shapes = jax.eval_shape(lambda x: x, batch)
@@ -50,7 +50,7 @@ def test_sampling_sends_nothing_between_devices():
     noise = np.zeros((ROWS, *TINY.latent_shape), np.float32)
     branch = Branch(batch["caption_tokens"], batch["caption_mask"], batch["levels"])
     guidance = Guidance(np.ones(ROWS, np.float32), np.array([0, 1], np.float32))
-    with sharding.use_mesh(mesh), quick_compilation():
+    with sharding.use_mesh(mesh):
         weights = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
             (params, buffers),

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from miro_jax.cli import compile_cache
-from tests import training
+from tests import compiling, training
 
 COUNTING = """
 import collections, json, sys
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, no_cache):
 def test_a_run_that_starts_again_compiles_nothing(tmp_path):
     suite = os.environ | {  # with its cache
         compile_cache.LEAST.upper(): "0",
-        "XLA_FLAGS": training.fake_devices(1),
+        "XLA_FLAGS": compiling.xla_flags(1),
     }
     own = {name: value for name, value in suite.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     changes = "--config.train.num_steps=6", "--config.train.sample_every_steps=0"

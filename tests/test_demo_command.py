@@ -12,7 +12,6 @@ from miro_jax.demo import command, studio
 from miro_jax.demo.form import make_form, to_values
 from miro_jax.demo.options import Options
 from tests import demoing, sampling
-from tests.networks import quick_compilation
 
 
 @pytest.fixture
@@ -99,18 +98,17 @@ def test_measured_levels_are_those_of_training():
 @pytest.mark.slow
 def test_a_studio_of_a_release_draws_what_the_pipeline_does(tmp_path):
     folder = sampling.save_tiny(tmp_path / "release")
-    with quick_compilation():
-        made = studio.open_studio(Options(str(folder), most_images=4))
-        assert list(made.presets) == ["all at their best", "not conditioned"]
-        assert made.first is not None and made.first.form == made.usual
-        values = {"prompt": "a fox", "num_images": 3, "num_steps": 4, "guidance_scale": 2.0}
-        levels = {"targets": {"beauty": None}, "negative_targets": {"count": 0.5}}
-        form = make_form(made.pipe.reward_names, values | levels)
-        begun = compiled(made)
-        *_, drawn = made.draw(form)
-        assert compiled(made) == begun  # no value of a form compiles
-        call = to_values(form)
-        images = made.pipe(call.pop("prompt"), output_type="numpy", **call)
+    made = studio.open_studio(Options(str(folder), most_images=4))
+    assert list(made.presets) == ["all at their best", "not conditioned"]
+    assert made.first is not None and made.first.form == made.usual
+    values = {"prompt": "a fox", "num_images": 3, "num_steps": 4, "guidance_scale": 2.0}
+    levels = {"targets": {"beauty": None}, "negative_targets": {"count": 0.5}}
+    form = make_form(made.pipe.reward_names, values | levels)
+    begun = compiled(made)
+    *_, drawn = made.draw(form)
+    assert compiled(made) == begun  # no value of a form compiles
+    call = to_values(form)
+    images = made.pipe(call.pop("prompt"), output_type="numpy", **call)
     assert np.abs(drawn.images.astype(int) - images).max() <= 1
     assert drawn.scores == drawn.levels == {}
 

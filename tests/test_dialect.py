@@ -7,15 +7,8 @@ from PIL import Image
 from miro_jax.sample import dialect
 from miro_jax.sample.pipeline import MiroPipeline
 from tests import sampling
-from tests.networks import quick_compilation
 
 CALL = {"num_steps": 4, "guidance_scale": 2.0, "seed": 5, "output_type": "numpy"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from tests.linear_field import average, flow, linear
 from tests.networks import (
     TINY,
     make_batch,
-    quick_compilation,
     random_network,
     resize,
     small_mesh,
@@ -34,12 +33,6 @@ from tests.networks import (
 from tests.sampling import ENCODERS, NAMES
 
 ROWS, STEPS = 4, 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 # Formulas.

@@ -15,7 +15,6 @@ from miro_jax.demo.explore_sheet import Explore
 from miro_jax.sample import draw, pipeline
 from miro_jax.sample import folder as folders
 from tests import browsing
-from tests.networks import quick_compilation
 from tests.sampling import NAMES, Dial, ask, contents, save_tiny
 
 VERB = Explore(levels=3, tradeoff_levels=3, frames=4)
@@ -122,12 +121,11 @@ def test_a_bad_flag_is_named_before_anything_is_loaded(flags, text, tmp_path, ca
 @pytest.mark.slow
 def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with quick_compilation():
-        checkpoint = save_tiny(tmp_path / "tiny")
-        loaded = pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=8)
-        monkeypatch.setattr(pipeline, "open_pipeline", lambda flags: loaded)
-        flags = [f"--checkpoint={checkpoint}", "--prompt=a red circle", "--out=site", "--steps=1"]
-        assert explore.main([*flags, "--dials=beauty,count", "--frames=2", "--levels=2"]) == 0
+    checkpoint = save_tiny(tmp_path / "tiny")
+    loaded = pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=8)
+    monkeypatch.setattr(pipeline, "open_pipeline", lambda flags: loaded)
+    flags = [f"--checkpoint={checkpoint}", "--prompt=a red circle", "--out=site", "--steps=1"]
+    assert explore.main([*flags, "--dials=beauty,count", "--frames=2", "--levels=2"]) == 0
     assert capsys.readouterr().out == "site/index.html\n"
     manifest = json.loads((tmp_path / "site" / "manifest.json").read_text())
     assert manifest["request"]["judges"] == [f"{name}@shapes1" for name in NAMES]

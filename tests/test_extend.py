@@ -15,15 +15,9 @@ from miro_jax.train import extend
 from miro_jax.train.optim import make_optimizer
 from miro_jax.train.settings import Optim
 from miro_jax.train.state import TrainState, leaf_name
-from tests.networks import TINY, quick_compilation, random_network, resize
+from tests.networks import TINY, random_network, resize
 
 NEW = TINY.num_rewards
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 def leaves_of(*trees):

@@ -21,7 +21,7 @@ from miro_jax.pretrained.weights.official import FIXED
 from miro_jax.sample.trained import load
 from miro_jax.train import components, loop, setup
 from tests import sampling, training
-from tests.networks import TINY, quick_compilation, resize
+from tests.networks import TINY, resize
 
 pytestmark = pytest.mark.slow
 OWN = """
@@ -43,12 +43,6 @@ class Beauty(base.Judge):
         return features
 """
 OLD = ("count", "beauty")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 def small(**changes):

@@ -15,7 +15,7 @@ from miro_jax.models import sharding
 from miro_jax.pretrained.networks import mask2former, mask2former_keys, swin
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 # Of mmdet 3 and of mmdet 2, which GenEval names: oracles/make_mmdet_golden.py, make_mmdet2_golden.
@@ -98,7 +98,7 @@ def stages(module, images):
 @pytest.mark.slow
 def test_network_has_the_numbers_of_mmdet(golden, tower):
     x = np.random.default_rng(7).normal(size=(1, 101, 75, 3)).astype(np.float32)
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         features, classes, masks = tower.run(stages, x)
     assert difference(features, golden["features"]) < 1e-5
     assert difference(classes[0], golden["classes"]) < 1e-5
@@ -218,7 +218,7 @@ def test_attention_inside_windows_is_that_of_its_definition(shift):
     drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), params)
     nnx.update(block, drawn)
     attend = jax.jit(lambda x: block.attend(x, shift))
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         for height, width in itertools.product(range(5, 16), repeat=2):
             x = rng.normal(size=(height, width, 8)).astype(np.float32)
             wanted = by_definition(block, x, shift)

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from tests import training
+from tests import compiling, training
 
 pytestmark = pytest.mark.slow
-QUICK = {"XLA_FLAGS": training.fake_devices(1)}  # compiled sooner
+QUICK = {"XLA_FLAGS": compiling.xla_flags(1)}  # compiled sooner
 
 # Each stage as its command runs it, one after the other: what one imports stays in sys.modules.
 PROGRAM = """

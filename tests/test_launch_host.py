@@ -12,6 +12,8 @@ import time
 import pytest
 import yaml
 
+from tests import compiling
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 sys.path.insert(0, str(LAUNCH))
@@ -89,7 +91,7 @@ def test_hosts_add_up_together():
             env=os.environ
             | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
             | {"JAX_PROCESS_ID": str(index), "PYTHONPATH": str(ROOT)}
-            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            | {"XLA_FLAGS": compiling.xla_flags(2)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -12,7 +12,6 @@ from tests.linear_field import average, linear
 from tests.networks import (
     TINY,
     make_batch,
-    quick_compilation,
     random_network,
     resize,
     small_mesh,
@@ -29,7 +28,7 @@ def student():
     batch = make_batch(config, ROWS, 3, seed=1)
     model = nnx.merge(graphdef, *states)
     scale = jnp.linspace(0, 2, ROWS)
-    with sharding.use_mesh(small_mesh()), quick_compilation():
+    with sharding.use_mesh(small_mesh()):
         given = (batch[name] for name in ("caption_tokens", "caption_mask", "levels"))
         condition = jax.jit(model.encode_condition)(*given)
         yield jax.jit(lambda x, t, end: model(x, t, *condition, None, (end, scale))[0]), batch

@@ -19,7 +19,6 @@ from tests.networks import (
     difference,
     make_batch,
     paths,
-    quick_compilation,
     random_network,
     resize,
     small_mesh,
@@ -37,12 +36,6 @@ def apply(graphdef, params, buffers, batch, previous=None):
 
 
 run = jax.jit(apply, static_argnums=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import notebooks, wheels
+from tests import compiling, notebooks, wheels
 
 pytestmark = pytest.mark.slow
 
@@ -51,8 +51,7 @@ def test_the_scoring_notebook_shows_a_table_and_the_best_images(site, tmp_path, 
 
 
 def test_the_training_notebook_ends_with_dials_and_sliders(site, tmp_path, monkeypatch):
-    # One device, as readers have, for which XLA compiles in half of the time.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", compiling.xla_flags(1))  # as readers have
     monkeypatch.setenv("MIRO_JAX_CONFIG", "base:tiny")
     monkeypatch.setenv("MIRO_JAX_WORKDIR", str(tmp_path / "shapes"))
     printed, kinds, drawn = run("train_on_shapes.ipynb", site, monkeypatch)

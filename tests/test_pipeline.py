@@ -7,7 +7,7 @@ import pytest
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained
-from tests.networks import TINY, quick_compilation, random_network, resize, small_mesh
+from tests.networks import TINY, random_network, resize, small_mesh
 
 NAMES = ("sharpness", "beauty", "count")
 CONFIG = resize(TINY, latent_shape=(8, 8, 3), caption_width=16)
@@ -34,12 +34,6 @@ def make_pipeline(batch_size=4, names=NAMES, weights=None):
         small_mesh(),
     )
     return MiroPipeline(trained, batch_size)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from miro_jax.data.shapes import world
-from tests import training
+from tests import compiling, training
 
 ROOT = pathlib.Path(__file__).parent.parent
-QUICK = {"XLA_FLAGS": training.fake_devices(1)}  # compiled sooner
+QUICK = {"XLA_FLAGS": compiling.xla_flags(1)}  # compiled sooner
 # What Python itself is asked to write; what libraries in C write shows in the folders afterwards.
 WATCH = """
 import os, sys

@@ -17,18 +17,11 @@ from miro_jax.evaluate.preview import Preview
 from miro_jax.sample.trained import restore
 from miro_jax.train import ahead, components, loop, setup
 from miro_jax.train.checkpoint import Checkpoints
-from tests import training
-from tests.networks import quick_compilation
+from tests import compiling, training
 
 pytestmark = pytest.mark.slow
 
 KILLS = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +333,7 @@ def test_a_full_disk_ends_a_run_with_the_path_and_room_lets_it_resume(
     call = arguments(records, tmp_path, 1)
     run = subprocess.Popen(
         [sys.executable, "-m", "miro_jax.main", *call],
-        env=os.environ | {"XLA_FLAGS": training.fake_devices(1), "PYTHONPATH": str(training.ROOT)},
+        env=os.environ | {"XLA_FLAGS": compiling.xla_flags(1), "PYTHONPATH": str(training.ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )

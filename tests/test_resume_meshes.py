@@ -8,16 +8,9 @@ from miro_jax.models import sharding
 from miro_jax.train import components, setup
 from miro_jax.train.state import leaf_name
 from tests import training
-from tests.networks import quick_compilation
 from tests.test_resume import Trial, assert_same_batches
 
 MESHES = ((8, 1), (4, 1), (1, 1), (2, 4))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from miro_jax.sample.command import main as sample
 from miro_jax.score import main as score
 from tests import training
 from tests.annotating import read_records
-from tests.networks import quick_compilation, small_mesh
+from tests.networks import small_mesh
 from tests.scoring import read_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -349,8 +349,7 @@ def test_it_goes_through_every_stage(make, tmp_path, monkeypatch, capsys, no_flu
     arguments = [training.TINY, "--workdir=run"]
     arguments += [f"--config.{key}={value}" for key, value in changes.items()]
     for stage in ("annotate", "train"):  # which is evaluated at its end
-        with quick_compilation():
-            status = entry.main([*arguments, f"--stage={stage}"])
+        status = entry.main([*arguments, f"--stage={stage}"])
         assert status == 0, capsys.readouterr().err
     identity = f"mine@2-{process.digest(name)}"
     assert Manifest.load("run/records").rewards == ("beauty@shapes1", identity)

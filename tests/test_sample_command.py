@@ -31,15 +31,8 @@ from miro_jax.sample import (
 )
 from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import VERBS
-from tests.networks import quick_compilation
 from tests.sampling import NAMES, Launcher, contents, save_tiny
 from tests.training import wait_until
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

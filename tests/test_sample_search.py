@@ -13,7 +13,6 @@ from miro_jax.sample import halving, pipeline, search
 from miro_jax.sample.confirmation import describe
 from miro_jax.sample.preset import Preset, read_preset
 from miro_jax.sample.surface import Box, fit, propose, spread
-from tests.networks import quick_compilation
 from tests.sampling import NAMES, Dial, contents, save_tiny
 
 PROMPTS = [f"a red circle {n}" for n in range(8)]
@@ -294,8 +293,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
-    with quick_compilation():
-        yield pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=16)
+    yield pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=16)
 
 
 @pytest.fixture

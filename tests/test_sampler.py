@@ -8,7 +8,7 @@ from flax import nnx
 
 from miro_jax.models import solvers
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
-from tests.networks import TINY, difference, make_batch, quick_compilation, random_network
+from tests.networks import TINY, difference, make_batch, random_network
 
 STEPS = 3
 ROWS = 3
@@ -54,12 +54,6 @@ def make_branch(seed, level) -> Branch:
 
 def take(branch, rows) -> Branch:
     return jax.tree.map(lambda x: x[np.array(rows)], branch)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

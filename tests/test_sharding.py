@@ -24,7 +24,6 @@ from tests.networks import (
     difference,
     make_batch,
     paths,
-    quick_compilation,
     random_network,
     small_mesh,
 )
@@ -140,12 +139,6 @@ def moments(state):
     visit(state.opt_state)
     assert len(found) == 1
     return found[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from miro_jax.models.sampler import Branch, Guidance, make_sampler
 from miro_jax.models.solvers import euler
 from miro_jax.pretrained.networks.tower import Tower
 from miro_jax.pretrained.weights.convert import Network
-from tests.networks import TINY, make_batch, quick_compilation, random_network, small_mesh
+from tests.networks import TINY, make_batch, random_network, small_mesh
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_images_are_sampled_in_slices(monkeypatch, devices, rule):
     images, programs = [], []
     for backend in ("cpu", "tpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        with sharding.use_mesh(mesh), quick_compilation():
+        with sharding.use_mesh(mesh):
             put = lambda tree: jax.device_put(tree, sharding.batch_sharding(mesh))  # noqa: E731
             guidance = Guidance(put(scale), interval, rule=rule, numbers=numbers)
             inputs = tuple(weights), put(noise), put(positive), put(negative), guidance

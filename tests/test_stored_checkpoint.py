@@ -26,7 +26,7 @@ from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.components import CONDITIONED_ON
 from tests import stores
-from tests.networks import paths, quick_compilation
+from tests.networks import paths
 from tests.sampling import NAMES, save_tiny
 from tests.test_trained import random_state
 
@@ -263,8 +263,7 @@ def test_records_of_a_run_in_a_store_are_in_the_store(quick_store):
 
 
 def test_a_release_in_a_store_loads_as_its_folder_does(make_bucket, tmp_path):
-    with quick_compilation():
-        folder, url = save_tiny(tmp_path / "tiny"), f"{make_bucket()}/releases"
+    folder, url = save_tiny(tmp_path / "tiny"), f"{make_bucket()}/releases"
     (folder / "README.md").write_text("a card")
     stores.upload(folder, f"{url}/miro-no-clip")
     here, there = trained.load(folder), trained.load(url, "no_clip")

@@ -10,7 +10,7 @@ from miro_jax.cli import stored_run
 from miro_jax.data import storage
 from miro_jax.data.storage import mirror
 from miro_jax.train import components
-from tests import training
+from tests import compiling, training
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_two_processes_without_a_disk_in_common_train_as_one_does(
     records, make_bucket, tmp_path, parts
 ):
     """Process 0 gathers and saves; one is killed, and both go on on other machines."""
-    one = training.Launcher(XLA_FLAGS=training.fake_devices(2))
+    one = training.Launcher(XLA_FLAGS=compiling.xla_flags(2))
     more = "--config.data.shuffle_shards=2", "--config.data.lanes=2", "--config.train.num_steps=12"
     call = arguments(records, tmp_path / "one", *more)
     assert one(*call) == 0

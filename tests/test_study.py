@@ -17,7 +17,7 @@ from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
 from miro_jax.sample.settings import Settings
 from miro_jax.train import components
-from tests.networks import quick_compilation, small_mesh
+from tests.networks import small_mesh
 
 REWARDS = ("a", "b", "c")
 
@@ -189,7 +189,7 @@ def test_runs_side_by_side_start_as_the_train_stage_starts_each():
     config = configs.get_config("tiny")
     parts = components.build_components(config)
     runs = make_runs(options(variants=("baseline", "miro"), seeds=(3,)), REWARDS, 0.0)
-    with sharding.use_mesh(sharding.one_device_mesh()), quick_compilation():
+    with sharding.use_mesh(sharding.one_device_mesh()):
         states = train.start(parts, [dataclasses.replace(runs[0], seed=s) for s in (3, 4)])
         for row, seed in enumerate((3, 4)):
             alone = jax.jit(parts.init)(jax.random.key(seed))
@@ -216,61 +216,60 @@ def files(workdir):
 def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
     # Eight devices of one CPU add gradients in any order, and that of a key's bias is 0 but for it.
     monkeypatch.setattr(sharding, "make_mesh", lambda data, model: small_mesh())
-    with quick_compilation():
-        stage.run(small(), tmp_path / "whole")
-        whole = files(tmp_path / "whole")
-        assert {"measured.json", "study.json", "study.html", "states-0", "states-1"} <= set(whole)
+    stage.run(small(), tmp_path / "whole")
+    whole = files(tmp_path / "whole")
+    assert {"measured.json", "study.json", "study.html", "states-0", "states-1"} <= set(whole)
 
-        save, count = measured.save_cells, iter(range(10))
+    save, count = measured.save_cells, iter(range(10))
 
-        def stop(*arguments):
-            if next(count) == 1:  # trained, not measured
-                raise KeyboardInterrupt
-            save(*arguments)
+    def stop(*arguments):
+        if next(count) == 1:  # trained, not measured
+            raise KeyboardInterrupt
+        save(*arguments)
 
-        config = small()
-        config.data.records = str(tmp_path / "whole" / "records")
-        monkeypatch.setattr(measured, "save_cells", stop)
-        with pytest.raises(KeyboardInterrupt):
-            stage.run(config, tmp_path / "stopped")
+    config = small()
+    config.data.records = str(tmp_path / "whole" / "records")
+    monkeypatch.setattr(measured, "save_cells", stop)
+    with pytest.raises(KeyboardInterrupt):
         stage.run(config, tmp_path / "stopped")
-        resumed = files(tmp_path / "stopped")
-        assert whole.keys() == resumed.keys()
-        for name in whole.keys() - {"study.html"}:
-            if not name.startswith("states"):  # which name the folder of the records
-                assert whole[name] == resumed[name], name
-        for name in ("states-0", "states-1"):
-            arrays = [unseal(part[name], name)[0] for part in (whole, resumed)]
-            for key in arrays[0]:
-                np.testing.assert_array_equal(*(part[key] for part in arrays), err_msg=key)
+    stage.run(config, tmp_path / "stopped")
+    resumed = files(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    for name in whole.keys() - {"study.html"}:
+        if not name.startswith("states"):  # which name the folder of the records
+            assert whole[name] == resumed[name], name
+    for name in ("states-0", "states-1"):
+        arrays = [unseal(part[name], name)[0] for part in (whole, resumed)]
+        for key in arrays[0]:
+            np.testing.assert_array_equal(*(part[key] for part in arrays), err_msg=key)
 
-        together = small(runs_at_once=2)
-        together.data.records = config.data.records
-        stage.run(together, tmp_path / "together")
-        cells = [
-            {cell.name: cell for cell in measured.load(tmp_path / name / "study").cells}
-            for name in ("whole", "together")
-        ]
-        assert cells[0].keys() == cells[1].keys()
-        for name, cell in cells[0].items():
-            np.testing.assert_allclose(cell.scores, cells[1][name].scores, atol=1e-3, err_msg=name)
+    together = small(runs_at_once=2)
+    together.data.records = config.data.records
+    stage.run(together, tmp_path / "together")
+    cells = [
+        {cell.name: cell for cell in measured.load(tmp_path / name / "study").cells}
+        for name in ("whole", "together")
+    ]
+    assert cells[0].keys() == cells[1].keys()
+    for name, cell in cells[0].items():
+        np.testing.assert_allclose(cell.scores, cells[1][name].scores, atol=1e-3, err_msg=name)
 
-        config.study.variants = ("baseline", "miro", "only_beauty")
+    config.study.variants = ("baseline", "miro", "only_beauty")
+    stage.run(config, tmp_path / "stopped")
+    grown = files(tmp_path / "stopped")
+    assert grown.keys() - resumed.keys() == {
+        "states-2",
+        "cells/group-2-000002.cells",
+        "cells/group-2-000006.cells",
+    }
+    assert all(grown[name] == resumed[name] for name in ("states-0", "states-1"))
+
+    path = tmp_path / "stopped" / "study" / "states-1"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="states-1 must hold the states of this study"):
         stage.run(config, tmp_path / "stopped")
-        grown = files(tmp_path / "stopped")
-        assert grown.keys() - resumed.keys() == {
-            "states-2",
-            "cells/group-2-000002.cells",
-            "cells/group-2-000006.cells",
-        }
-        assert all(grown[name] == resumed[name] for name in ("states-0", "states-1"))
-
-        path = tmp_path / "stopped" / "study" / "states-1"
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(ValueError, match="states-1 must hold the states of this study"):
-            stage.run(config, tmp_path / "stopped")
-        before = files(tmp_path / "stopped")
-        config.study.prompts_per_category += 1  # of which measured.json has other prompts
-        with pytest.raises(ValueError, match="states-0 must hold .* the config of the study was"):
-            stage.run(config, tmp_path / "stopped")
-        assert files(tmp_path / "stopped") == before
+    before = files(tmp_path / "stopped")
+    config.study.prompts_per_category += 1  # of which measured.json has other prompts
+    with pytest.raises(ValueError, match="states-0 must hold .* the config of the study was"):
+        stage.run(config, tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == before

@@ -20,7 +20,6 @@ from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.sample import pipeline
 from miro_jax.sample.preset import Preset
 from miro_jax.sample.settings import Settings
-from tests.networks import quick_compilation
 from tests.painting import Painter, inputs
 from tests.sampling import NAMES, Killed, kill_at, save_tiny
 from tests.suites import Bright, small_suite
@@ -60,8 +59,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
-    with quick_compilation():
-        yield pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=4)
+    yield pipeline.MiroPipeline.from_pretrained(checkpoint, batch_size=4)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from miro_jax.models import sharding
 from miro_jax.train import components, state
 from miro_jax.train import step as step_lib
 from tests import training
-from tests.networks import quick_compilation, small_mesh
+from tests.networks import small_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +25,6 @@ PLAIN = step_lib.Recipe(
     caption_dropout=0.0,
     ema_decay=0.9,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import pytest
 from miro_jax import annotate
 from miro_jax.evaluate.run import read_entries
 from miro_jax.train import components
-from tests import killing_processes, training
+from tests import compiling, killing_processes, training
 from tests.test_extend_stage import OWN
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def together(pair, records, tmp_path_factory):
 def alone(records, tmp_path_factory):
     """The same run by one process with all the devices, on the same mesh; and what starts it."""
     workdir = tmp_path_factory.mktemp("alone")
-    launcher = training.Launcher(XLA_FLAGS=training.fake_devices(2 * DEVICES))
+    launcher = training.Launcher(XLA_FLAGS=compiling.xla_flags(2 * DEVICES))
     assert launcher(*arguments(records, workdir, distributed=False)) == 0
     yield workdir, launcher
     launcher.close()

@@ -14,13 +14,6 @@ from miro_jax.evaluate.preview import Preview
 from miro_jax.train import components, loop, setup
 from miro_jax.train.checkpoint import LayoutMismatch
 from tests import training
-from tests.networks import quick_compilation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

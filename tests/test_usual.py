@@ -15,7 +15,6 @@ from miro_jax.sample import command, pipeline
 from miro_jax.sample.preset import Preset
 from miro_jax.sample.settings import Settings
 from miro_jax.sample.usual import Usual, read_usual, request_of
-from tests.networks import quick_compilation
 from tests.sampling import NAMES, Dial
 from tests.suites import small_suite
 from tests.test_pipeline import make_pipeline
@@ -70,10 +69,9 @@ def test_a_pipeline_of_a_run_has_them_too_and_a_release_the_papers():
     usual = Usual({"beauty": 0.25}, {"count": 0.5}, OF_RUN)
     ours = pipeline.MiroPipeline(dataclasses.replace(made.trained, usual=usual), 4)
     levels = {"targets": {"beauty": 0.25}, "negative_targets": {"count": 0.5}}
-    with quick_compilation():
-        plain = ours("a red circle", 2, output_type="numpy")
-        given = made("a red circle", 2, output_type="numpy", **levels, **dataclasses.asdict(OF_RUN))
-        other = made("a red circle", 2, output_type="numpy", num_steps=3)
+    plain = ours("a red circle", 2, output_type="numpy")
+    given = made("a red circle", 2, output_type="numpy", **levels, **dataclasses.asdict(OF_RUN))
+    other = made("a red circle", 2, output_type="numpy", num_steps=3)
     np.testing.assert_array_equal(plain, given)
     assert not np.array_equal(plain, other)
 

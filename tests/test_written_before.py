@@ -17,7 +17,6 @@ from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.report.metric_lines import read_metrics
 from tests.fixtures import make_written_before as made
-from tests.networks import quick_compilation
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARCHIVE = ROOT / "tests" / "fixtures" / "written_before.tar.gz"
@@ -27,12 +26,6 @@ RUN = [
     *(f"--config.{key}={value!r}" for key, value in made.CONFIG.items()),
 ]
 SCORE = ["score", *made.SCORE, "--out=scores.parquet"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(autouse=True)

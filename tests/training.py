@@ -25,7 +25,7 @@ from miro_jax.report.metric_lines import read_metrics
 from miro_jax.train import components, loop
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.state import leaf_name
-from tests import absent
+from tests import absent, compiling
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = f"--config={ROOT / 'configs' / 'base.py'}:tiny"
@@ -125,7 +125,9 @@ class Launcher:
     def __init__(self, **environment: str):
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"XLA_FLAGS": fake_devices(1), "PYTHONPATH": str(ROOT)} | environment,
+            env=os.environ
+            | {"XLA_FLAGS": compiling.xla_flags(1), "PYTHONPATH": str(ROOT)}
+            | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -169,7 +171,7 @@ class Processes:
         self.read = [folder / f"read-{index}.jsonl" for index in range(count)]
         self.launchers = [
             Launcher(
-                XLA_FLAGS=fake_devices(devices),
+                XLA_FLAGS=compiling.xla_flags(devices),
                 JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{self.port}",
                 SLURM_JOB_ID="1",
                 SLURM_STEP_NODELIST="localhost",
@@ -206,11 +208,6 @@ class Processes:
     def close(self) -> None:
         for launcher in self.launchers:
             launcher.close()
-
-
-def fake_devices(count: int) -> str:
-    """Flags of XLA for so many devices on a CPU, compiled in half of the time."""
-    return f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
 
 
 def is_running(pid: int) -> bool:

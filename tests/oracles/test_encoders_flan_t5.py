@@ -15,7 +15,7 @@ from miro_jax.pretrained.weights.tokenizer import (
     pad_rows,
     special_id,
 )
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 from tests.oracles import t5 as oracles
 from tests.oracles import t5_tokenizer
 
@@ -52,7 +52,7 @@ def made_captions(count, seed=0):
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

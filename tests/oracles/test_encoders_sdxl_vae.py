@@ -11,7 +11,7 @@ from miro_jax.pretrained import encoders
 from miro_jax.pretrained.encoders import sdxl_vae
 from miro_jax.pretrained.networks import vae_keys
 from miro_jax.pretrained.weights import hub
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 from tests.oracles import vae as oracle
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

@@ -19,7 +19,7 @@ from miro_jax.evaluate.suites import judging, manifest, table
 from miro_jax.evaluate.suites.geneval import detector, judge, pixels, prompts, suite
 from miro_jax.pretrained.weights.tensors import write_safetensors
 from tests import geneval_numbers
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles import clip_tokens
 from tests.oracles import mask2former as oracle
 from tests.oracles.clip import Oracle
@@ -32,12 +32,6 @@ pytestmark = pytest.mark.slow
 SIZES = oracle.TINY | {"num_labels": 80, "encoder_layers": 1, "decoder_layers": 3}
 SWIN = oracle.SWIN | {"depths": [1, 1, 1, 1]}
 LABELS = {number: name for number, name in enumerate(prompts.class_names())}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from flax import nnx
 from miro_jax.models import sharding
 from miro_jax.pretrained.networks import t5, t5_keys
 from miro_jax.pretrained.weights.tensors import from_arrays
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles import t5 as oracles
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

@@ -13,7 +13,7 @@ from miro_jax.models import sharding
 from miro_jax.pretrained.networks import cpu, vae, vae_keys
 from miro_jax.pretrained.networks.vae_keys import load_vae
 from miro_jax.pretrained.weights import hub, tensors
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 from tests.oracles import vae as oracle
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

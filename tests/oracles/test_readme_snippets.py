@@ -11,7 +11,6 @@ from PIL import Image
 from miro_jax.pretrained.weights.official import RELEASE_NAMES
 from miro_jax.rewards.names import RELEASED_REWARDS
 from tests import sampling
-from tests.networks import quick_compilation
 
 ONLY = "clip aesthetic image-reward pickscore hpsv2 vqa sciscore".split()
 
@@ -36,7 +35,7 @@ def test_the_snippets_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "Generator", lambda device: generator("cpu"))
     found, names = snippets(), {}
     assert len(found) >= 4 and any("manual_seed" in code for code in found)
-    with quick_compilation(), pytest.warns(UserWarning, match="stay on"):
+    with pytest.warns(UserWarning, match="stay on"):
         for code in found:
             first = names.get("pipe")
             exec(code.replace("from miro import", "from miro_jax import"), names)

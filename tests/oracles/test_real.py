@@ -26,7 +26,7 @@ from miro_jax.data.shapes import world
 from miro_jax.data.sources import images
 from miro_jax.pretrained.encoders import build_image_encoder
 from miro_jax.rewards import load_rewards
-from tests.networks import quick_compilation
+from tests import compiling
 from tests.oracles import published
 
 pytestmark = pytest.mark.slow
@@ -52,9 +52,8 @@ def workdir(weights, source, tmp_path_factory):
     """A run: annotated, trained for two steps, sampled."""
     folder = tmp_path_factory.mktemp("run")
     given = [*arguments(weights, source), f"--workdir={folder}"]
-    with quick_compilation():
-        for stage in ("annotate", "train", "sample"):
-            assert main.main([*given, f"--stage={stage}"]) == 0, stage
+    for stage in ("annotate", "train", "sample"):
+        assert main.main([*given, f"--stage={stage}"]) == 0, stage
     return folder
 
 
@@ -100,20 +99,19 @@ def test_all_seven_rewards_and_both_encoders_are_in_the_records(workdir, found):
 
 def test_scores_are_those_of_the_rewards_at_the_pictures_own_size(weights, source, found):
     names = ("aesthetic", "pick_score", "image_reward")  # none, long and short are all there
-    with quick_compilation():
-        rewards = load_rewards(names, weights={name: weights[name] for name in names})
-        samples = [s for p in sources.open_source(source).pieces for s in p.samples()]
-        pictures = [images.load_rgb(sample.read()) for sample in samples]
-        assert pictures[0].shape == (48, 48, 3)
-        for name, reward in zip(names, rewards, strict=True):
-            column = miro.REWARDS.index(name)
-            for kind, texts in (
-                ("scores", [s.caption for s in samples]),
-                ("synthetic_scores", [s.synthetic[reward.synthetic_form] for s in samples]),
-            ):
-                expected = reward.stored(reward.score(pictures, texts))
-                scores = np.array([getattr(record, kind)[column] for record in found])
-                np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    rewards = load_rewards(names, weights={name: weights[name] for name in names})
+    samples = [s for p in sources.open_source(source).pieces for s in p.samples()]
+    pictures = [images.load_rgb(sample.read()) for sample in samples]
+    assert pictures[0].shape == (48, 48, 3)
+    for name, reward in zip(names, rewards, strict=True):
+        column = miro.REWARDS.index(name)
+        for kind, texts in (
+            ("scores", [s.caption for s in samples]),
+            ("synthetic_scores", [s.synthetic[reward.synthetic_form] for s in samples]),
+        ):
+            expected = reward.stored(reward.score(pictures, texts))
+            scores = np.array([getattr(record, kind)[column] for record in found])
+            np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5, err_msg=name)
     assert [record.key for record in found] == [sample.key for sample in samples]
 
 
@@ -132,8 +130,7 @@ def test_the_network_is_evaluated_on_captions_of_its_records(workdir, weights, s
     sizes = {"levels": (0.0, 1.0), "images_per_level": 2, "max_prompts": 2, "images_per_prompt": 1}
     changes = [f"--config.evaluate.{name}={value!r}" for name, value in sizes.items()]
     given = [*arguments(weights, source), *changes, f"--workdir={workdir}", "--stage=evaluate"]
-    with quick_compilation():
-        assert main.main(given) == 0
+    assert main.main(given) == 0
     (entry,) = json.loads((workdir / "evaluation.json").read_text())
     assert set(entry["results"]) == {"gallery", "reward_scores", "dials"}
     assert entry["prompts"]["source"] == "captions of 2 training records"
@@ -195,16 +192,15 @@ def test_training_needs_no_reward_in_memory(workdir, weights):
 def test_an_encoder_at_another_size_shares_its_weights(weights):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    with quick_compilation():
-        first = build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=32)
-        second, alone = (
-            first.at_size(64),
-            build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=64),
-        )
-        assert second.identity == alone.identity != first.identity
-        assert second._encoding is first._encoding and second.latent_shape == (8, 8, 4)
-        for ours, theirs in zip(second.encode([image]), alone.encode([image]), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    first = build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=32)
+    second, alone = (
+        first.at_size(64),
+        build_image_encoder("sdxl_vae", weights=weights["image_encoder"], size=64),
+    )
+    assert second.identity == alone.identity != first.identity
+    assert second._encoding is first._encoding and second.latent_shape == (8, 8, 4)
+    for ours, theirs in zip(second.encode([image]), alone.encode([image]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_one_device_gives_what_eight_give(weights, source, found, tmp_path):
@@ -212,13 +208,8 @@ def test_one_device_gives_what_eight_give(weights, source, found, tmp_path):
         *(sys.executable, "-m", "miro_jax.main", "--stage=annotate", f"--workdir={tmp_path}"),
         *arguments(weights, source),
     ]
-    variables = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
-    }
-    subprocess.run(
-        command, env=os.environ | variables, cwd=ROOT, check=True, timeout=240, capture_output=True
-    )
+    env = os.environ | {"XLA_FLAGS": compiling.xla_flags(1)}
+    subprocess.run(command, env=env, cwd=ROOT, check=True, timeout=240, capture_output=True)
     for one, eight in zip(read_records(tmp_path / "records"), found, strict=True):
         assert_close(one, eight)
 
@@ -238,18 +229,17 @@ def assert_close(record, other):
 
 def test_matrices_cut_over_pairs_of_devices_give_the_same(weights, source, found, tmp_path):
     names = ("pick_score", "vqa")
-    with quick_compilation():
-        annotate.annotate(
-            source,
-            tmp_path,
-            names,
-            {"name": "sdxl_vae", "size": 32, "weights": weights["image_encoder"]},
-            {"name": "words"},
-            weights={name: weights[name] for name in names},
-            pieces=[1],
-            batch_size=8,
-            mesh="allx2",
-        )
+    annotate.annotate(
+        source,
+        tmp_path,
+        names,
+        {"name": "sdxl_vae", "size": 32, "weights": weights["image_encoder"]},
+        {"name": "words"},
+        weights={name: weights[name] for name in names},
+        pieces=[1],
+        batch_size=8,
+        mesh="allx2",
+    )
     (shard,) = tmp_path.glob("*.array_record")
     columns = [miro.REWARDS.index(name) for name in names]
     made = [records.decode_record(one) for one in ArrayRecordReader(str(shard)).read_all()]

@@ -13,19 +13,13 @@ from miro_jax import MiroPipeline
 from miro_jax.pretrained.networks import t5
 from miro_jax.pretrained.weights import hub
 from miro_jax.sample import trained
-from tests.networks import difference, paths, quick_compilation, small_mesh
+from tests.networks import difference, paths, small_mesh
 from tests.oracles import releases
 
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a red fox in snow", "a robot"]
 SETTINGS = {"num_steps": 2, "seed": 3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

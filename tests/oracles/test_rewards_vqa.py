@@ -14,7 +14,7 @@ from miro_jax.pretrained.networks import clip, clip_flant5_keys
 from miro_jax.pretrained.weights.tensors import from_arrays
 from miro_jax.pretrained.weights.tokenizer import encode_texts
 from miro_jax.rewards import base, contract, load_reward, vqa
-from tests.networks import difference, quick_compilation, small_mesh
+from tests.networks import difference, small_mesh
 from tests.oracles import clip_flant5 as oracles
 from tests.oracles import t5, t5_tokenizer
 from tests.oracles.clip_flant5 import CAPTIONS, CORPUS
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

@@ -25,7 +25,6 @@ from tests.networks import (
     difference,
     make_batch,
     paths,
-    quick_compilation,
     without_effect,
 )
 from tests.oracles.pairs import ODD, RELEASED, TINY, Pair, with_gaps
@@ -48,12 +47,6 @@ STAGES = (
     "velocity",
     "latent tokens",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from miro_jax import score as stage
 from miro_jax.pretrained.networks import clip_keys
 from miro_jax.pretrained.weights.tensors import write_safetensors
 from miro_jax.rewards import load_reward
-from tests.networks import quick_compilation
 from tests.oracles import clip_rewards, clip_tokens
 from tests.oracles.clip import Oracle, opened
 from tests.oracles.clip_rewards import CONFIG, HEAD, NUM_MERGES
@@ -22,7 +21,7 @@ IDENTITIES = ("aesthetic@1", "pick_score@1", "sci_score@1", "hpsv2@2.0")
 
 @pytest.fixture(scope="module", autouse=True)
 def precise():
-    with quick_compilation(), jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):
         yield
 
 

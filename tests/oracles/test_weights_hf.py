@@ -13,7 +13,7 @@ from miro_jax.pretrained.encoders.flan_t5 import FlanT5Encoder
 from miro_jax.pretrained.networks import clip_keys, t5_keys
 from miro_jax.pretrained.weights import hf, hub
 from miro_jax.pretrained.weights.tokenizer import encode_texts, load_tokenizer
-from tests.networks import difference, quick_compilation
+from tests.networks import difference
 from tests.oracles import clip_tokens, t5_tokenizer
 from tests.oracles import t5 as t5_oracle
 
@@ -92,8 +92,7 @@ def test_a_t5_saved_by_transformers_5_gives_the_same_tokens(t5_folder):
     folder, expected = t5_folder
     config = json.loads((folder / "config.json").read_text())
     assert config["tie_word_embeddings"] is True and config["scale_decoder_outputs"] is False
-    with quick_compilation():
-        found = FlanT5Encoder(str(folder)).encode(TEXTS, np.float32)
+    found = FlanT5Encoder(str(folder)).encode(TEXTS, np.float32)
     for ours, theirs in zip(found, expected, strict=True):
         assert difference(ours, theirs) < 1e-5
 

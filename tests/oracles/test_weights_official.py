@@ -10,7 +10,7 @@ from miro_jax.pretrained.encoders import sdxl_vae
 from miro_jax.pretrained.weights import hub, official, tensors
 from miro_jax.sample import trained
 from miro_jax.sample.pipeline import MiroPipeline
-from tests.networks import difference, make_batch, paths, quick_compilation, resize
+from tests.networks import difference, make_batch, paths, resize
 from tests.oracles.pairs import ODD, REWARDS, TINY, with_gaps
 from tests.oracles.release import Authors, save_release
 from tests.oracles.rin import Oracle
@@ -18,12 +18,6 @@ from tests.oracles.rin import Oracle
 pytestmark = pytest.mark.slow
 
 FOUR = resize(ODD, latent_shape=(12, 12, 4), num_rewards=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def release(folder, config=TINY, rewards=REWARDS[:2], seed=0):
