@@ -134,6 +134,7 @@ class Extension:
     num_steps: int = option(at_least=1, help="updates")
     learning_rate: float = option(at_least=0, help="the highest rate")
     warmup_steps: int = option(at_least=0, help="updates before it is reached")
+    base: str = option("", help="identity of its weights; the stage fills it in")
 
     def __post_init__(self):
         check(self, "config.extend.")
