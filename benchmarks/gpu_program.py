@@ -34,7 +34,7 @@ from benchmarks import train_step, tried
 from benchmarks.sizes import config_of
 from miro_jax.models import attention, compiling, sharding
 from miro_jax.models.rin import RIN
-from miro_jax.train.state import graph_of, make_init
+from miro_jax.train.state import Init
 from miro_jax.train.step import apply_gradient, make_loss
 
 BANDWIDTH = 4.3e12  # bytes/s of a copy, as measured on an H200
@@ -76,13 +76,12 @@ def compile_part(args: argparse.Namespace) -> str:
     build = lambda rngs: RIN(config, rngs=rngs, dtype=jnp.bfloat16)  # noqa: E731
     with sharding.use_mesh(sharding.one_device_mesh()):
         optimizer = train_step.make_optimizer(train_step.OPTIM, train_step.STEPS)
-        state = jax.eval_shape(make_init(build, optimizer), jax.random.key(0))
-        graph = graph_of(build)
+        init = Init(build, optimizer)
     empty = np.zeros((1, config.caption_width), np.float16)
-    loss = make_loss(graph, train_step.RECIPE, lambda x: 0.1 * x, empty)
+    loss = make_loss(init.graphdef, train_step.RECIPE, lambda x: 0.1 * x, empty)
     batch = train_step.data(config, args.batch, args.tokens)
     state, batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (state, batch)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (init.shapes, batch)
     )
 
     def gradient(params, buffers, batch):

@@ -29,7 +29,7 @@ from miro_jax.models import compiling, layers, sharding
 from miro_jax.models.rin import RIN
 from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Optim, Recipe
-from miro_jax.train.state import abstract_state, graph_of, make_init
+from miro_jax.train.state import Init, abstract_state
 from miro_jax.train.step import make_loss, make_train_step
 
 RECIPE = Recipe(0.0, 1.0, 0.9, 0.0, 0.0, 0.9999)
@@ -60,9 +60,10 @@ def make_step(config, mesh, dtype: str, attention: str = "auto", microbatches: i
         config, rngs=rngs, dtype=jnp.dtype(dtype), attention=attention
     )
     optimizer = make_optimizer(OPTIM, STEPS)
-    abstract, shardings = abstract_state(make_init(build, optimizer), mesh)
+    init = Init(build, optimizer)
+    abstract, shardings = abstract_state(init, mesh)
     empty = np.zeros((1, config.caption_width), np.float16)
-    loss = make_loss(graph_of(build), RECIPE, lambda x: 0.1 * x, empty)
+    loss = make_loss(init.graphdef, RECIPE, lambda x: 0.1 * x, empty)
     schedule = schedule_of(OPTIM, STEPS)
     jitted = jax.jit(
         make_train_step(loss, optimizer, schedule, RECIPE, 0, microbatches),

@@ -26,8 +26,9 @@ class Some(nnx.Module):
 def test_a_row_of_many_begins_as_an_array_of_its_own(kind):
     wanted = shapes_of(kind) * 2
     key = jax.random.key(7)
-    alone = jax.jit(lambda key: nnx.state(Some(nnx.Rngs(params=key), wanted)))(key)
-    at_once = jax.jit(lambda key: nnx.state(build_at_once(lambda r: Some(r, wanted), key)))(key)
+    make = lambda rngs: Some(rngs, wanted)  # noqa: E731
+    alone = jax.jit(lambda key: nnx.state(make(nnx.Rngs(params=key))))(key)
+    at_once = jax.jit(lambda key: nnx.state(build_at_once(make, key, wanted)))(key)
     for one, other in zip(*map(jax.tree.leaves, (alone, at_once)), strict=True):
         np.testing.assert_allclose(one, other, rtol=3e-7)
     values = [np.ravel(leaf) for leaf in jax.tree.leaves(at_once)]
@@ -40,7 +41,9 @@ def test_a_network_starts_with_the_same_bits():
     with sharding.use_mesh(sharding.one_device_mesh()):
         key = jax.random.key(3)
         alone = jax.jit(lambda key: nnx.state(make(nnx.Rngs(params=key))))(key)
-        at_once = jax.jit(lambda key: nnx.state(build_at_once(make, key)))(key)
+        listed = Draws()
+        jax.eval_shape(lambda: nnx.state(make(listed)))
+        at_once = jax.jit(lambda key: nnx.state(build_at_once(make, key, listed.wanted)))(key)
     for one, other in zip(*map(jax.tree.leaves, (alone, at_once)), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -52,7 +55,7 @@ def test_arrays_of_a_size_are_drawn_together(monkeypatch):
         KINDS, "uniform", lambda key, shape: calls.update([shape]) or uniform(key, shape)
     )
     wanted = [("uniform", (3, 5)), ("uniform", (16,)), ("uniform", (4, 4)), ("uniform", (17,))]
-    build_at_once(lambda rngs: Some(rngs, wanted), jax.random.key(0))
+    build_at_once(lambda rngs: Some(rngs, wanted), jax.random.key(0), wanted)
     assert calls == {(16,): 1, (32,): 1}
 
 

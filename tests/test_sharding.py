@@ -15,7 +15,7 @@ from miro_jax.models.rin import RIN
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_sampler, sample_keys
 from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Optim, Recipe
-from miro_jax.train.state import abstract_state, graph_of, make_init
+from miro_jax.train.state import Init, abstract_state
 from miro_jax.train.step import make_loss, make_train_step
 from tests.networks import (
     TINY,
@@ -97,9 +97,9 @@ class Training:
         self.mesh = mesh = small_mesh(data, model)
         settings = Optim("lamb", learning_rate=1e-3, warmup_steps=0, clip_norm=float("inf")), 1000
         optimizer, schedule = make_optimizer(*settings), schedule_of(*settings)
-        init = make_init(build, optimizer)
         with sharding.use_mesh(mesh):
-            self.graphdef = graph_of(build)
+            init = Init(build, optimizer)
+            self.graphdef = init.graphdef
             self.abstract, self.shardings = abstract_state(init, mesh)
             state = jax.jit(init, out_shardings=self.shardings)(jax.random.key(0))
             self.start = jax.device_get(state)
@@ -233,9 +233,10 @@ def test_a_device_holds_its_share_of_the_state(trainings):
 
 def test_axis_that_the_mesh_does_not_divide_stays_whole():
     """Two heads over four devices, and a width of 32 over two."""
-    init = make_init(build, make_optimizer(Optim("lamb", learning_rate=1e-3, warmup_steps=0), 9))
+    optimizer = make_optimizer(Optim("lamb", learning_rate=1e-3, warmup_steps=0), 9)
     mesh = small_mesh(2, 4)
     with sharding.use_mesh(mesh):
+        init = Init(build, optimizer)
         _, shardings = abstract_state(init, mesh)
     leaf = paths(shardings.params)["blocks/0/read/q/kernel"]
     assert leaf.spec == P("data", None, None)

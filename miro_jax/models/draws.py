@@ -48,23 +48,23 @@ def draw(rngs: nnx.Rngs | Draws, kind: str, shape: Sequence[int]) -> Array:
     return KINDS[kind](rngs.params(), tuple(shape))
 
 
-def build_at_once(build: Callable[[Any], nnx.Module], key: Array) -> nnx.Module:
+def build_at_once(
+    build: Callable[[Any], nnx.Module], key: Array, wanted: Sequence[tuple[str, tuple[int, ...]]]
+) -> nnx.Module:
     """Return `build(nnx.Rngs(params=key))`, whose arrays are drawn at once.
 
     Args:
-      build: makes a network that draws by `draw` alone.
+      build: makes a network that draws by `draw` alone. wanted: what it draws, see `Draws`.
     """
-    listed = Draws()
-    jax.eval_shape(lambda: nnx.state(build(listed)))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(listed.wanted)))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(wanted)))
     rows = collections.defaultdict(list)
-    for row, (kind, shape) in enumerate(listed.wanted):
+    for row, (kind, shape) in enumerate(wanted):
         rows[kind, _next_power(math.prod(shape))].append(row)
     arrays = {}
     for (kind, size), places in rows.items():
         drawn = jax.vmap(lambda key, k=kind, n=size: KINDS[k](key, (n,)))(keys[jnp.array(places)])
         for place, values in zip(places, drawn, strict=True):
-            shape = listed.wanted[place][1]
+            shape = wanted[place][1]
             arrays[place] = values[: math.prod(shape)].reshape(shape)
     return build(Draws([arrays[row] for row in range(len(arrays))]))
 

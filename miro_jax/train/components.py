@@ -24,7 +24,7 @@ from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
 from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Distillation, Extension, Optim, Training
-from miro_jax.train.state import abstract_state, graph_of, make_init
+from miro_jax.train.state import Init, abstract_state
 
 DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
 # Of config.model.rin: with another value it is another network of the same shapes.
@@ -183,15 +183,14 @@ def build_components(config: Config) -> Components:
         )
     with sharding.use_mesh(mesh):
         optimizer = make_optimizer(*settings)
-        init = make_init(build_model, optimizer)
+        init = Init(build_model, optimizer)
         abstract, shardings = abstract_state(init, mesh)
-        graphdef = graph_of(build_model)
     return Components(
         image_encoder=image_encoder,
         caption_encoder=caption_encoder,
         reward_names=tuple(map(short_name, config.data.train_rewards)),
         mesh=mesh,
-        graphdef=graphdef,
+        graphdef=init.graphdef,
         network_config=network_config,
         optimizer=optimizer,
         schedule=schedule_of(*settings),

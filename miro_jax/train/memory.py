@@ -75,7 +75,7 @@ class StepMemory:
         self.config, self.latent_shape, self.share = config, latent_shape, share
         self.network = Network(config, latent_shape)
         with sharding.use_mesh(self.network.mesh):
-            self.state = jax.eval_shape(self.network.init, jax.random.key(0))
+            self.state = self.network.init.shapes
         self._kept: dict[str, float] = {}
 
     @property

@@ -19,7 +19,7 @@ from miro_jax.models.sampler import Branch, Guidance, make_sampler
 from miro_jax.models.solvers import get_solver
 from miro_jax.train.optim import make_optimizer
 from miro_jax.train.settings import Optim, Training
-from miro_jax.train.state import TrainState, graph_of, make_init
+from miro_jax.train.state import Init, TrainState
 from miro_jax.train.step import make_loss, make_train_step
 
 BRANCH = ("caption_tokens", "caption_mask", "levels")  # of a batch, in the order of `Branch`
@@ -70,7 +70,8 @@ class Network:
 
         self.mesh = sharding.one_device_mesh()
         with sharding.use_mesh(self.mesh):
-            self.graphdef, self.init = graph_of(build), make_init(build, self.optimizer)
+            self.init = Init(build, self.optimizer)
+        self.graphdef = self.init.graphdef
 
     def training_rate(self, batch: int, seconds: float) -> Rate:
         """Time training steps of `batch` images on random records."""

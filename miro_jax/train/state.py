@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from miro_jax.models import sharding
-from miro_jax.models.draws import build_at_once
+from miro_jax.models.draws import Draws, build_at_once
 from miro_jax.models.layers import Buffer
 
 Array = jax.Array
@@ -38,45 +38,54 @@ class TrainState:
     opt_state: Any
 
 
-def make_init(
-    build_model: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation
-) -> Callable[[Array], TrainState]:
-    """Return `init(key) -> TrainState`, a pure function for `jax.jit` and `jax.eval_shape`."""
+class Init:
+    """How a run begins: `init(key) -> TrainState`, a pure function for `jax.jit`.
 
-    def init(key: Array) -> TrainState:
-        _, params, buffers = nnx.split(build_at_once(build_model, key), nnx.Param, Buffer)
+    Building a network takes seconds of Python where it is large: it is built here, without a single
+    array, and once more where `init` is traced.
+
+    Args:
+      build_model: makes the network, which draws by `models.draws.draw` alone.
+
+    Attributes:
+      graphdef: the static structure of the network. shapes: the state, of jax.ShapeDtypeStruct.
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[Any], nnx.Module],
+        optimizer: optax.GradientTransformation,
+    ):
+        def outline() -> TrainState:
+            graphdef, params, buffers = nnx.split(build_model(listed), nnx.Param, Buffer)
+            graphs.append(graphdef)
+            return self._state(params, buffers)
+
+        self._build, self._optimizer = build_model, optimizer
+        listed, graphs = Draws(), []
+        self.shapes: TrainState = jax.eval_shape(outline)
+        self.graphdef: nnx.GraphDef = graphs[0]
+        self._wanted = tuple(listed.wanted)
+
+    def __call__(self, key: Array) -> TrainState:
+        network = build_at_once(self._build, key, self._wanted)
+        return self._state(*nnx.split(network, nnx.Param, Buffer)[1:])
+
+    def _state(self, params: Any, buffers: Any) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             ema_params=jax.tree.map(jnp.copy, params),
             buffers=buffers,
-            opt_state=optimizer.init(params),
+            opt_state=self._optimizer.init(params),
         )
 
-    return init
 
-
-def graph_of(build_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
-    """Return the static structure of the model, without making a single array."""
-
-    def split(key):
-        graphdef, *_ = nnx.split(build_model(nnx.Rngs(params=key)), nnx.Param, Buffer)
-        graphs.append(graphdef)
-        return 0
-
-    graphs: list[nnx.GraphDef] = []
-    jax.eval_shape(lambda: split(jax.random.key(0)))
-    return graphs[0]
-
-
-def abstract_state(
-    init: Callable[[Array], TrainState], mesh: jax.sharding.Mesh
-) -> tuple[TrainState, TrainState]:
+def abstract_state(init: Init, mesh: jax.sharding.Mesh) -> tuple[TrainState, TrainState]:
     """Return the state's shapes with their shardings on `mesh`, and the shardings alone."""
-    shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
-    shardings = sharding.state_shardings(shapes, mesh)
+    shardings = sharding.state_shardings(init.shapes, mesh)
     abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), init.shapes, shardings
     )
     return abstract, shardings
 
