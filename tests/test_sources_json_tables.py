@@ -57,6 +57,7 @@ def test_a_json_file_may_be_one_long_line_and_in_any_unicode(folder, monkeypatch
 
 def test_an_image_without_a_caption_spoils_no_table(folder):
     for text in ('{"0.jpg": null, "1.jpg": "b"}', '{"0.jpg": "", "1.jpg": "b"}',
+                 '{"0.jpg": [], "1.jpg": ["b", "c"]}',
                  '{"0.jpg": {}, "1.jpg": {"caption": "b"}}'):  # fmt: skip
         (folder.parent / "m.json").write_text(text)
         samples = read(f"folder:{folder}?captions={folder.parent}/m.json")
@@ -65,6 +66,38 @@ def test_an_image_without_a_caption_spoils_no_table(folder):
     assert [(r.path, r.caption) for r in open_table(folder.parent / "m.json").rows()] == [
         ("0.jpg", "a")
     ]
+
+
+def coco(folder, ids, annotations):
+    """Write COCO's captions of the two images of a folder; return the source."""
+    images = [{"id": id_, "file_name": f"{n}.jpg"} for n, id_ in enumerate(ids)]
+    text = json.dumps({"images": images, "annotations": annotations})
+    (folder.parent / "coco.json").write_text(text)
+    return f"folder:{folder}?captions={folder.parent}/coco.json"
+
+
+@pytest.mark.parametrize(
+    ("ids", "of"), [((7, 8), ("7", "8")), (("7", "08"), (7, 8)), ((7, "b"), ("7", "b"))]
+)
+def test_ids_of_coco_are_the_same_as_numbers_and_as_texts(folder, ids, of):
+    annotations = [{"image_id": id_, "caption": text} for id_, text in zip(of, "ab", strict=True)]
+    assert [sample.caption for sample in read(coco(folder, ids, annotations))] == ["a", "b"]
+
+
+def test_an_annotation_without_words_hides_none_of_those_behind_it(folder):
+    first = [{"image_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": 2, "caption": " "}]
+    said = [{"image_id": id_, "caption": text} for id_, text in ((1, "a"), (2, "b"), (2, "c"))]
+    samples = read(coco(folder, (1, 2), first + said))
+    assert [sample.caption for sample in samples] == ["a", "b"]
+
+
+def test_annotations_of_other_images_or_of_none_are_refused(folder):
+    with pytest.raises(ValueError, match="must be the id of an image; none is, .* 9"):
+        read(coco(folder, (1, 2), [{"image_id": 9, "caption": "a"}]))
+    with pytest.raises(ValueError, match="must have a column of captions"):
+        read(coco(folder, (1, 2), [{"image_id": 1, "bbox": [0, 0, 1, 1]}]))
+    with pytest.raises(ValueError, match="two have the same"):
+        read(coco(folder, (1, "1"), [{"image_id": 1, "caption": "a"}]))
 
 
 def test_a_column_that_is_requested_counts_alone(tmp_path):

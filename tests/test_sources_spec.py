@@ -95,6 +95,17 @@ def test_matches_are_sorted_and_each_file_comes_once(tmp_path):
     assert f"{tmp_path}/deep/c.tar" in [f.path for f in match_files(f"{tmp_path}/**/*.tar")]
 
 
+def test_a_file_of_two_spellings_comes_once_and_at_one_place(tmp_path, monkeypatch):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "0.tar", triple("k", 1))
+    monkeypatch.chdir(tmp_path)
+    spellings = ("a/*.tar::./a/0.tar::b//0.tar", "a/0.tar::{0}/b/*.tar", "{0}/a/0.tar::b/0.tar")
+    for text in spellings:  # workers in other folders of a host write the same places so
+        pieces = open_source("tar:" + text.format(tmp_path)).pieces
+        assert [piece.id for piece in pieces] == ["a/0.tar", "b/0.tar"]
+
+
 def test_braces_in_a_name_stand_for_themselves(tmp_path):
     (tmp_path / "{x}").mkdir()
     (tmp_path / "{x}" / "a.tar").write_bytes(b"x")

@@ -110,13 +110,13 @@ def match_files(pattern: str) -> list[File]:
     """Find the files of patterns with braces, *, ?, [...] and ** (any depth), sorted.
 
     Patterns follow each other with `::` between. Braces stand for themselves where that finds a
-    file.
+    file. A file is listed once, and has its place in the order, however its path is written.
 
     Raises:
       FileNotFoundError: nothing matches, or a file that braces name is not there, or a match is
         a link to nothing.
     """
-    matches: dict[str, int] = {}
+    matches: dict[str, File] = {}
     for part in split_list(pattern):
         literally = _glob(part) if "{" in part else {}  # braces may be part of a name
         for plain in [part] if literally else expand(part):
@@ -128,8 +128,9 @@ def match_files(pattern: str) -> list[File]:
                 raise FileNotFoundError(
                     f"{plain!r} must match at least one file; it matches none.{hint}"
                 )
-            matches.update(files)
-    return [File(path, size) for path, size in sorted(matches.items())]
+            for path, size in files.items():
+                matches.setdefault(reading.absolute(path), File(path, size))
+    return [matches[path] for path in sorted(matches)]
 
 
 def _glob(pattern: str) -> dict[str, int]:
