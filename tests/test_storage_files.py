@@ -17,6 +17,7 @@ from miro_jax.data import storage
 from miro_jax.data.records import shards
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest
+from miro_jax.data.sources.captions import TextIndex
 from miro_jax.data.storage import files
 from miro_jax.sample.best import Scores
 from miro_jax.train.metrics import MetricsWriter
@@ -243,3 +244,9 @@ def test_a_log_or_metrics_that_are_no_file_are_refused_and_never_waited_for(tmp_
     os.mkfifo(tmp_path / "scores.jsonl")
     with pytest.raises(ValueError, match="scores.jsonl must be a regular file"):
         Scores(tmp_path / "scores.jsonl")
+
+
+def test_an_index_of_captions_that_finds_no_room_says_where_it_lies():
+    rows = ((f"{number}.jpg", ("a caption " * 9,), number) for number in range(50_000))
+    with small_disk(), pytest.raises(OSError, match=r"an index of a\.csv, .* SQLITE_TMPDIR"):
+        TextIndex("a.csv", rows)

@@ -33,10 +33,23 @@ class TextIndex:
     Args:
       path: of the table, for messages.
       rows: (name, texts, line) of every row.
+
+    Raises:
+      OSError: it cannot be written there.
     """
 
     def __init__(self, path: str, rows: Iterable[tuple[str, tuple[str | None, ...], int]]):
         self._path, self._lock = path, threading.Lock()
+        try:
+            self._write(rows)
+        except sqlite3.Error as error:
+            raise OSError(
+                f"The folder for temporary files must have room for an index of {path}, "
+                f"about twice what its texts take; got: {error}. Make room, or name another in "
+                "SQLITE_TMPDIR (else it is TMPDIR, else /var/tmp)."
+            ) from error
+
+    def _write(self, rows: Iterable[tuple[str, tuple[str | None, ...], int]]) -> None:
         # "" is a temporary database; the system deletes it with the process, however that ends.
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = OFF")
