@@ -55,6 +55,12 @@ def test_help_shows_defaults_and_an_example(capsys):
     assert "\nexamples\n  miro-jax annotate" in out
 
 
+def test_what_is_missing_is_said_with_all_that_it_may_be(capsys):
+    _, _, error = run_main(["--rewards=beauty"], capsys)
+    assert "--source (tar:PATTERN, folder:DIR, table:FILE or tfds:NAME@DIR" in error
+    assert "--out (folder for the records, or URL of one as gs://bucket/name)" in error
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -218,7 +218,7 @@ def _broken_rule(field: dataclasses.Field, value: Any) -> str | None:
 
 def _hint(action: argparse.Action | None) -> str:
     """Return the first words of a flag's help, in brackets."""
-    text = re.split(r"[;(:]", action.help or "")[0].strip() if action else ""
+    text = re.split(r"[;(]|:\s", action.help or "")[0].strip() if action else ""
     return f" ({text.replace('%%', '%')})" if text else ""
 
 
