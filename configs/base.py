@@ -214,7 +214,7 @@ def base() -> ConfigDict:
     c.extend.warmup_steps = 20  # in place of optim.warmup_steps
 
     c.sample = ConfigDict()
-    c.sample.solver = "euler"  # or "heun"
+    c.sample.solver = "euler"  # or "heun", "dpmpp_2m"
     c.sample.num_steps = 16
     c.sample.guidance_scale = 1.0  # 0 = none
     c.sample.negative = "empty"  # or "same", or a text: the prompt of the negative branch

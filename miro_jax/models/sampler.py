@@ -3,7 +3,7 @@
 The condition of each branch is encoded once per image: it depends on neither x_t nor t. Each
 branch carries its own latent tokens from evaluation to evaluation (self-conditioning). Targets,
 scales, the guidance interval, noise and prompts are traced: only shapes, the number of steps, the
-solver and `guided` compile anew.
+solver, the rule and schedule of guidance and `guided` compile anew.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Branch:
 
 
 def sample_keys(seed: int, prompt_index: ArrayLike, sample_index: ArrayLike) -> Array:
-    """Return the PRNG keys `[B]` of images; a image depends on these three numbers only.
+    """Return the PRNG keys `[B]` of images; an image depends on these three numbers only.
 
     Args:
       seed: of the whole request.
@@ -58,7 +58,7 @@ def sample_keys(seed: int, prompt_index: ArrayLike, sample_index: ArrayLike) -> 
 
 @partial(jax.jit, static_argnames="shape")
 def draw_noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Draw `[B, *shape]` float32 standard normal noise, one key a image."""
+    """Draw `[B, *shape]` float32 standard normal noise, one key an image."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 

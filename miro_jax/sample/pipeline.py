@@ -3,11 +3,11 @@
     pipe = MiroPipeline.from_pretrained("nicolas-dufour/miro")
     pipe("a red fox in snow", num_images=4, targets={"aesthetic": 0.6}, seed=0)
 
-Every call pads its work to one batch size, so nothing but a new number of steps, solver or prompt
-length compiles, and an image does not depend on the batch that it was made in. Where no batch size
-is given, fewer images than it has rows run in a program of their own for 1, 2, 4, ... rows a
-device; programs of different rows agree up to rounding. Letters: P prompts, B images, R rewards,
-L caption tokens of width E.
+Every call pads its work to one batch size, and an image does not depend on the batch that it was
+made in. What compiles anew: another number of steps, solver, rule or schedule of guidance, a scale
+of 0 after others, embeddings of another length. Where no batch size is given, fewer images than it
+has rows run in a program of their own for 1, 2, 4, ... rows a device; programs of different rows
+agree up to rounding. Letters: P prompts, B images, R rewards, L caption tokens of width E.
 """
 
 import dataclasses
