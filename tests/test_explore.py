@@ -118,6 +118,11 @@ def test_a_bad_flag_is_named_before_anything_is_loaded(flags, text, tmp_path, ca
     assert status == 2 and text in capsys.readouterr().err
 
 
+def test_the_help_names_the_folder_that_is_written_by_default(capsys):
+    assert explore.main(["--help"]) == 0
+    assert "(default: explorer)" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.slow
 def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

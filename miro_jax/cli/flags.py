@@ -94,7 +94,7 @@ def add_flags(
             groups[title] = parser.add_argument_group(title)
         default, text = field.default, rules["help"]
         if field.name in (defaults or {}):
-            default = defaults[field.name]
+            default, text = defaults[field.name], text.partition(" (default")[0]
         elif rules.get("unset"):
             text += f" (default: {rules['unset']}, or {show(default)})"
             default = None

@@ -23,7 +23,6 @@ from miro_jax.sample.request import Prompt, Request, given_prompts
 from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
 
 VERB = "explore"
-DEFAULT_OUT = "explorer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _parser() -> Parser:
         help="judges whose scores stand under each image (default: the model's own rewards that "
         "need no weights; none: no scores)",
     )
-    add_flags(parser, Options, skip=("preset",))
+    add_flags(parser, Options, {"out": "explorer"}, skip=("preset",))
     add_flags(parser, Request)
     add_flags(parser, Settings)
     return parser
@@ -82,7 +81,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     sheet, views = verb.sheet(request), verb.views(request)
     judges = _judges(flags, names)
     facts = request.describe("explore", sheet.images, **verb.facts(request))
-    out = Path(options.out or DEFAULT_OUT).expanduser()
+    out = Path(flags.out).expanduser()
     every = [*sheet.files, *demo.explore_page.page_files(request)]
     sample.folder.check_folder(out, facts, every)
     loaded = rewards.load_rewards(judges)
