@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from miro_jax.annotate import origin, workers
+from miro_jax.annotate import origin, parts, workers
 from miro_jax.annotate.models import ENCODERS, SECOND_SIZE, Group, Toolbox, find_card
 from miro_jax.annotate.publish import Assembly, Records, Sink
 from miro_jax.annotate.settings import ALL, SHARED, EngineSettings, Settings, parse_named
@@ -88,7 +88,7 @@ class Job:
     def require_all(self) -> None:
         """Raise RuntimeError unless every piece is published."""
         if missing := self.missing_pieces():
-            begun = [n for n in missing if self.assembly.has_parts(n)]
+            begun = [n for n in missing if self.folder.names(parts.folder_of(n))]
             listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
             raise RuntimeError(
                 f"All {len(self.source.pieces)} pieces must be published; {len(missing)} are not "
@@ -105,7 +105,8 @@ def plan(settings: Settings) -> Job:
       OSError: something is missing, or cannot be read or written.
     """
     folder = open_folder(settings.out)
-    encoders = [_read_encoder(e) for e in (settings.image_encoder, settings.caption_encoder)]
+    given = settings.image_encoder, settings.caption_encoder
+    encoders = [parse_named(one) if isinstance(one, str) else one for one in given]
     toolbox = make_toolbox(settings, settings.rewards, *encoders, settings.encode_512)
     if settings.encode_512 and toolbox.image_size == SECOND_SIZE:
         raise ValueError(
@@ -288,10 +289,6 @@ def check_kinds(rewards: Any) -> None:
             raise TypeError(
                 f"A reward must be a name, or an object such as MyReward(); got {what}."
             )
-
-
-def _read_encoder(given: Any) -> Any:
-    return parse_named(given) if isinstance(given, str) else given
 
 
 def _default_groups(members: Sequence[str]) -> tuple[Group, ...]:

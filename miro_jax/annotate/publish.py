@@ -187,10 +187,6 @@ class Assembly:
         part = parts.load_part(self.folder, name)
         return part is not None and part.last
 
-    def has_parts(self, piece: int) -> bool:
-        """Return whether work on a piece has begun."""
-        return bool(self.folder.names(parts.folder_of(piece)))
-
     def batch_sizes(self, piece: int, group: str) -> set[int]:
         """Return the batch sizes of the parts of a group."""
         return {size for name, _, size in parts.list_parts(self.folder, piece) if name == group}

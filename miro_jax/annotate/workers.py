@@ -7,8 +7,11 @@ the hosts of a TPU slice (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES).
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
+
+from miro_jax.cli import cluster
 
 ALL = "all"
 
@@ -92,13 +95,7 @@ def _scheduled(
     environment: Mapping[str, str], num_workers: int | None
 ) -> tuple[int, int | None, str] | None:
     """Return index, number of workers and where they come from."""
-
-    def number(name):
-        text = environment.get(name, "")
-        if text and not text.isdecimal():
-            raise ValueError(f"The variable {name} must be a number; got {text!r}.")
-        return int(text) if text else None
-
+    number = functools.partial(cluster.number, environment)
     index = number("JOB_COMPLETION_INDEX")
     if index is not None:
         return index, num_workers or number("NUM_WORKERS"), "JOB_COMPLETION_INDEX"

@@ -95,17 +95,17 @@ def find(
     scheduled = next((c for c in _scheduled(environment, metadata) if c is not None), None)
     variable = environment.get("JAX_COORDINATOR_ADDRESS", "")
     host, port = _split(given.coordinator or variable)
-    count = given.num_processes or _number(environment, "JAX_NUM_PROCESSES") or 0
+    count = given.num_processes or number(environment, "JAX_NUM_PROCESSES") or 0
     index: int | None = given.process_id
     if index < 0:
-        index = _number(environment, "JAX_PROCESS_ID")
+        index = number(environment, "JAX_PROCESS_ID")
     if scheduled is None and not (host or count or index is not None):
         return None
     base = scheduled or Cluster("", 0, 0, -1)
     found = dataclasses.replace(
         base,
         host=host or base.host,
-        port=port or _number(environment, "JAX_COORDINATOR_PORT") or base.port or PORT,
+        port=port or number(environment, "JAX_COORDINATOR_PORT") or base.port or PORT,
         count=count or base.count,
         index=base.index if index is None else index,
     )
@@ -149,7 +149,7 @@ def _scheduled(environment: Mapping[str, str], metadata: Lookup | None):
 
 def _gke(environment: Mapping[str, str]) -> Cluster | None:
     names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")
-    index = _number(environment, "TPU_WORKER_ID")
+    index = number(environment, "TPU_WORKER_ID")
     if not names or index is None:
         return None
     hosts = [_split(name)[0] for name in names.split(",") if name]
@@ -160,35 +160,35 @@ def _slices(hosts: Sequence[str], index: int, lookup: Lookup, why: str) -> Clust
     """One of several slices, each with as many hosts, or the only one."""
     variables = {"MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
     found = {name: lookup(name) or usual for name, usual in variables.items()}
-    slices, number = (_number(found, name) or 0 for name in variables)
-    if not 0 <= number < slices:
+    slices, which = (number(found, name) or 0 for name in variables)
+    if not 0 <= which < slices:
         raise ValueError(
-            f"MEGASCALE_SLICE_ID must be in 0 .. {slices - 1}; got {number}. Unset what an "
+            f"MEGASCALE_SLICE_ID must be in 0 .. {slices - 1}; got {which}. Unset what an "
             "earlier job left of MEGASCALE_*."
         )
     if slices == 1:
         return Cluster(hosts[0], PORT, len(hosts), index, tuple(hosts), why=why)
     first = _split(lookup("MEGASCALE_COORDINATOR_ADDRESS"))[0]
-    place = number * len(hosts) + index
+    place = which * len(hosts) + index
     return Cluster(first, PORT, slices * len(hosts), place, why=f"{why} and MEGASCALE_*")
 
 
 def _indexed_job(environment: Mapping[str, str]) -> Cluster | None:
-    index = _number(environment, "JOB_COMPLETION_INDEX")
+    index = number(environment, "JOB_COMPLETION_INDEX")
     if index is None:
         return None
-    count = _number(environment, "NUM_WORKERS") or 0
+    count = number(environment, "NUM_WORKERS") or 0
     return Cluster("", PORT, count, index, why="JOB_COMPLETION_INDEX")
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:
-    index = _number(environment, "SLURM_PROCID")
+    index = number(environment, "SLURM_PROCID")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
-    count = _number(environment, "SLURM_STEP_NUM_TASKS") or _number(environment, "SLURM_NTASKS")
+    count = number(environment, "SLURM_STEP_NUM_TASKS") or number(environment, "SLURM_NTASKS")
     if index is None or not nodes or not count:
         return None
     hosts = parse_nodes(nodes)
-    here = _number(environment, "SLURM_LOCALID") or 0
+    here = number(environment, "SLURM_LOCALID") or 0
     several = count > len(hosts)
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     # Slurm may show each task its own device alone, whose number is 0 then.
@@ -197,7 +197,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     if not tasks and count % len(hosts) == 0:
         tasks = [count // len(hosts)] * len(hosts)
     of_tasks = [host for host, n in zip(hosts, tasks, strict=False) for _ in range(n)]
-    job = _number(environment, "SLURM_JOB_ID") or 0
+    job = number(environment, "SLURM_JOB_ID") or 0
     port = 61440 + job % 4096  # jobs that share a host keep apart; JAX takes the same
     return Cluster(hosts[0], port, count, index, tuple(of_tasks), devices, "SLURM_PROCID")
 
@@ -262,7 +262,8 @@ def _split(address: str) -> tuple[str, int]:
     return host, int(match[2] or match[4] or 0)
 
 
-def _number(environment: Mapping[str, str], name: str) -> int | None:
+def number(environment: Mapping[str, str], name: str) -> int | None:
+    """Return the number that a variable holds; None where it is not set or empty."""
     text = environment.get(name, "").strip()
     if text and not text.isdecimal():
         raise ValueError(f"The variable {name} must be a number; got {text!r}.")

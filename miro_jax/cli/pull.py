@@ -22,6 +22,7 @@ from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged
 from miro_jax.pretrained.encoders import flan_t5, sdxl_vae
 from miro_jax.pretrained.weights import hub
+from miro_jax.pretrained.weights.tokenizer import OPTIONS
 from miro_jax.rewards import CARDS, aesthetic, blip_reward, clip_family, hp
 
 CHECKPOINT = "nicolas-dufour/miro"
@@ -68,14 +69,13 @@ class Need:
         raise FileNotFoundError(f"{self.source} holds no weights called {self.stem}.")
 
 
-_OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_CLIP = ("vocab.json", "merges.txt", *_OPTIONS)
-_T5 = ("spiece.model", *_OPTIONS)
+_CLIP = ("vocab.json", "merges.txt", *OPTIONS)
+_T5 = ("spiece.model", *OPTIONS)
 # What a repository of weights may hold beside them: read where it is there.
 FILES = ("config.json", "open_clip_config.json", "med_config.json", "tokenizer.json")
 _VISION = Need(f"{CLIP_L}-336", stem="")  # whose sizes the weights of VQAScore name
 _CLIP_H = Need(CLIP_H, ("config.json", "tokenizer.json"), "", _CLIP)
-_BERT = Need(blip_reward.TOKENIZER, TOKENIZER, "", ("vocab.txt", *_OPTIONS))
+_BERT = Need(blip_reward.TOKENIZER, TOKENIZER, "", ("vocab.txt", *OPTIONS))
 # What rewards read of other repositories than that of their card.
 OTHERS: Mapping[str, tuple[Need, ...]] = {
     "aesthetic": (Need("camenduru/improved-aesthetic-predictor", (), aesthetic.HEAD_FILE),),

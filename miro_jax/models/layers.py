@@ -106,8 +106,8 @@ def _is_split_by_model() -> bool:
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis, statistics in float32, learned scale."""
 
-    def __init__(self, width: int, axis: str | None = "embed", epsilon: float = EPSILON):
-        self.scale = nnx.Param(jnp.ones((width,), jnp.float32), out_sharding=(axis,))
+    def __init__(self, width: int, epsilon: float = EPSILON):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32), out_sharding=("embed",))
         self.epsilon = epsilon
 
     def __call__(self, x: Array) -> Array:

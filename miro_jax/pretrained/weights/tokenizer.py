@@ -45,7 +45,7 @@ FAMILIES = {
     "t5": (("spiece.model",), "T5Tokenizer", ("<pad>", "</s>", "<unk>")),
 }
 # What else transformers reads beside a vocabulary.
-_OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def tokenizer_files(repository: hub.Repository, family: str | None = None) -> tu
             repository.path("tokenizer.json")  # raises; names the command that fetches it
         either = f" and no {' and '.join(files)}" if files else ""
         raise FileNotFoundError(f"{repository} has no file tokenizer.json{either}.")
-    return (*files, *filter(repository.has, _OPTIONS))
+    return (*files, *filter(repository.has, OPTIONS))
 
 
 def load_tokenizer(repository: hub.Repository, family: str | None = None) -> tokenizers.Tokenizer:
