@@ -70,6 +70,7 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
         (["--config.sample.guidance_scale=1e38"], "config.sample.guidance_scale must be at most"),
         (["--config.optim.lr=7"], "no key 'optim.lr'; did you mean optim.learning_rate?"),
         (["--config.sample.targets=beauty=7"], "config.sample.targets: The level of 'beauty'"),
+        (["--evaluators=conflict", "--config.model.rin.student"], "conflict requests negative"),
         (["--config.source.spec=tar:/data/*.tar"], "geneval can judge images of the shapes world"),
     ],
 )

@@ -49,6 +49,7 @@ def run(config: Config, workdir: Path | str) -> None:
             raise ValueError(f"The teacher must not be a student itself; got {source}.")
         config = student_config(config, source, weights_name(teacher))
         components.validate(config)
+        evaluate.run.validate(config)  # some evaluators are for teachers alone
         run_folder.check_began_with(
             Path(workdir), "distil", "teacher", config.distil.teacher, "a student", "teacher"
         )

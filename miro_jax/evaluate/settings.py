@@ -130,13 +130,19 @@ def choose(config: ml_collections.ConfigDict, is_shapes: bool) -> list[str]:
     """Return the evaluators of a run, in order.
 
     Raises:
-      ValueError: one of those named judges the shapes world only, and the run is of other images.
+      ValueError: one of those named judges the shapes world only, and the run is of other images;
+        or it requests negative targets, and the network is a student.
     """
     names = config.evaluate.evaluators
+    student = "student" in config.model.rin and config.model.rin.student
     if tuple(names) == (ALL,):
-        student = "student" in config.model.rin and config.model.rin.student
         usable = [n for n in EVALUATORS if not (student and n in NEGATIVE)]
         return [n for n in usable if is_shapes or not evaluator_of(n).shapes_only]
+    if student and (of_teacher := sorted(set(names) & set(NEGATIVE))):
+        raise ValueError(
+            f"config.evaluate.evaluators: {' and '.join(of_teacher)} requests negative targets, "
+            "which a student has built in. Evaluate its teacher, or leave it out."
+        )
     refused = [] if is_shapes else [name for name in names if evaluator_of(name).shapes_only]
     if refused:
         source = config.data.records or config.source.spec or "other images"
