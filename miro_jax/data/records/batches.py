@@ -91,9 +91,11 @@ class DataIterator:
     def _peek(self) -> dict[str, np.ndarray]:
         if self._batches is None:
             self._batches = self._read_from(self._position)
-        if self._ahead is None:
-            self._ahead = next(self._batches)
-        return self._ahead
+        if self._ahead is not None:
+            return self._ahead
+        batch: dict[str, np.ndarray] = next(self._batches)
+        self._ahead = batch
+        return batch
 
     def _read_from(self, position: int) -> Any:
         """Begin to read the rows of this process, from a position of the stream on."""
