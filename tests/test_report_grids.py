@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from miro_jax.report import grids
 
@@ -94,3 +95,46 @@ def test_words_of_headings_are_not_broken_where_a_column_can_be_wider():
     assert where(narrow, (255, 0, 40))[1][0] - where(narrow, (255, 0, 0))[1][0] == 64 + 10
     long = grids.labelled_grid(cells(1, 1), [""], ["x" * 90], "")
     assert long.shape[1] < 400  # a word without end is broken
+
+
+def test_a_long_label_makes_no_room_beside_other_rows():
+    long, short = "many things " * 12, "a"
+    grid = grids.labelled_grid(cells(3, 1), [short, short, long], ["l"], "t")
+    tops = [where(grid, (255, 40 * row, 0))[0][0] for row in range(3)]
+    assert tops[1] - tops[0] == tops[2] - tops[1] == 64 + 10
+    last = where(grid, (255, 80, 0))[0][1]
+    assert grid.shape[0] - last > 64  # the long label has its room
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a red circle, 50 % “grey” ©", "a red circle, 50 % “grey” ©"),
+        ("naïve café — Straße, søster, Łódź", "naive cafe - Strase, soster, Lodz"),
+        ("cafe\u0301 ½ ﬁne", "cafe 1⁄2 fine"),
+        ("חָתוּל שחור", "[8 Hebrew letters]"),
+        ("一只黑猫，下雪", "[6 CJK letters]"),
+        ("日本のカメラ", "[2 CJK letters, 1 Hiragana letter, 3 Katakana letters]"),
+        ("a 🐱 and 👩\u200d🎨", "a [cat face] and [woman, artist palette]"),
+        ("two\nlines\u202e", "two lines"),
+        ("\ud800", "[unknown sign]"),
+    ],
+)
+def test_letters_that_the_font_lacks_are_named(text, shown):
+    assert grids.legible(text) == shown
+
+
+def test_no_label_has_an_empty_box():
+    font = ImageFont.load_default(13)
+    box = bytes(font.getmask("\uffff"))
+    assert bytes(font.getmask("é")) == bytes(font.getmask("א")) == box  # else: use the font
+    texts = "".join(grids.legible(chr(code)) for code in range(0x3200))
+    assert not {c for c in set(texts) if bytes(font.getmask(c)) == box}
+
+
+def test_labels_and_titles_are_legible():
+    written, named = (
+        grids.labelled_grid(cells(1, 1), [text], [text], text)
+        for text in ("חתול", "[4 Hebrew letters]")
+    )
+    np.testing.assert_array_equal(written, named)

@@ -167,7 +167,13 @@ def test_a_network_without_rewards_can_be_sampled(tmp_path):
 
 @pytest.mark.parametrize(
     "prompt, name",
-    [("A  red, circle", "a-red-circle"), ("", "empty"), ("../../etc", "etc"), ("x" * 90, "x" * 40)],
+    [
+        ("A  red, circle", "a-red-circle"),
+        ("", "empty"),
+        ("חתול שחור", "other-letters"),
+        ("../../etc", "etc"),
+        ("x" * 90, "x" * 40),
+    ],
 )
 def test_slugs_are_safe_file_names(prompt, name):
     assert request.slug(prompt) == name

@@ -113,3 +113,12 @@ def test_a_prompt_of_two_lines_stands_on_one():
         animation.draw_frame(cells, [text], {"r": 0.5}, "t") for text in ("a hen", "a\nhen")
     )
     np.testing.assert_array_equal(broken, whole)
+
+
+def test_prompts_of_other_scripts_are_named_below_frames():
+    cells = np.zeros((1, 1, 192, 192, 3), np.uint8)
+    hebrew, named = (
+        animation.draw_frame(cells, [text], {"r": 0.5}, "t")
+        for text in ("חתול", "[4 Hebrew letters]")
+    )
+    np.testing.assert_array_equal(hebrew, named)

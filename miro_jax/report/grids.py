@@ -1,10 +1,19 @@
-"""Labelled grids of images, drawn with Pillow: so that a glance at a folder is enough."""
+"""Labelled grids of images, drawn with Pillow: so that a glance at a folder is enough.
 
+Labels are drawn with the font that Pillow carries, so that a grid looks alike on every machine. It
+has the letters of ASCII and a few signs: `legible` writes all others with them.
+"""
+
+import collections
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from miro_jax.data.printable import counted
 
 INK, QUIET, PAPER = (28, 30, 34), (98, 104, 112), (255, 255, 255)
 _FONT_SIZE = 13  # pixels
@@ -12,6 +21,8 @@ _GAP, _MARGIN = 10, 14  # pixels between cells, around all
 _LABEL_WIDTH = 132  # pixels for the labels of rows
 _WIDEST_WORD = 160  # pixels; a longer word of a heading is broken
 _SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged by a whole factor
+_IN_FONT = " -~©«°±´·»‘’“”…‹›⁄™"  # a class of `re`
+_OTHERS = re.compile(f"[^{_IN_FONT}]+(?:[ ,.]+[^{_IN_FONT}]+)*")
 
 
 def labelled_grid(
@@ -25,7 +36,7 @@ def labelled_grid(
 
     Args:
       cells: [rows, columns, n, H, W, 3] uint8.
-      row_labels, column_labels: one text each; long ones are wrapped.
+      row_labels, column_labels: one text each; long ones are wrapped, see also `legible`.
       title: stands above all.
       per_line: images side by side in a cell; None for a nearly square cell.
 
@@ -41,22 +52,23 @@ def labelled_grid(
             f"cells must be [{len(row_labels)} rows, {len(column_labels)} columns, n, H, W, 3]; "
             f"got {cells.shape}."
         )
+    title, columns = legible(title), [legible(text) for text in column_labels]
     blocks = [[tile(enlarged(cell), per_line, gap=2) for cell in row] for row in cells]
     block_height, block_width = blocks[0][0].shape[:2]
     font = ImageFont.load_default(_FONT_SIZE)
     line = _FONT_SIZE + 4
-    words = [font.getlength(word) for text in column_labels for word in text.split()]
+    words = [font.getlength(word) for text in columns for word in text.split()]
     pitch = max(block_width, min(int(max(words, default=0)) + 1, _WIDEST_WORD))
-    heads = [_wrap(text, pitch, font) for text in column_labels]
-    sides = [_wrap(text, _LABEL_WIDTH, font) for text in row_labels]
-    row_height = max(block_height, *(line * len(side) for side in sides))
+    heads = [_wrap(text, pitch, font) for text in columns]
+    sides = [_wrap(legible(text), _LABEL_WIDTH, font) for text in row_labels]
+    row_heights = [max(block_height, line * len(side)) for side in sides]
     left = _MARGIN + _LABEL_WIDTH + _GAP
     width = max(
         left + len(column_labels) * (pitch + _GAP) - _GAP + _MARGIN,
         2 * _MARGIN + int(font.getlength(title)) + 1,
     )
     top = _MARGIN + line + _GAP + line * max(len(head) for head in heads) + 4
-    height = top + len(row_labels) * (row_height + _GAP) - _GAP + _MARGIN
+    height = top + sum(row_heights) + len(sides) * _GAP - _GAP + _MARGIN
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, _MARGIN), title, INK, font)
@@ -64,7 +76,7 @@ def labelled_grid(
         at = (left + column * (pitch + _GAP), _MARGIN + line + _GAP)
         draw.multiline_text(at, "\n".join(head), QUIET, font, spacing=4)
     for row, side in enumerate(sides):
-        y = top + row * (row_height + _GAP)
+        y = top + sum(row_heights[:row]) + row * _GAP
         draw.multiline_text((_MARGIN, y), "\n".join(side), INK, font, spacing=4)
         for column in range(len(column_labels)):
             at = (left + column * (pitch + _GAP), y)
@@ -106,6 +118,43 @@ def enlarged(images: np.ndarray, smallest_side: int = _SMALLEST_SIDE) -> np.ndar
     """Repeat the pixels of [..., H, W, 3] until the larger side has `smallest_side` of them."""
     factor = max(1, -(-smallest_side // max(images.shape[-3:-1])))
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def legible(text: str) -> str:
+    """Return a text as the font of labels can write it, without empty boxes.
+
+    Accents go (`cafe`), letters of other scripts are counted (`[4 Hebrew letters]`), signs are
+    named (`[cat face]`).
+    """
+    return _OTHERS.sub(_name_others, "".join(map(_plain, text)))
+
+
+def _plain(character: str) -> str:
+    """Return what the font has of a character: itself, its base letter, or nothing for a mark."""
+    if character.isspace():
+        return " "
+    parts = unicodedata.normalize("NFKD", character)
+    base = "".join(part for part in parts if not unicodedata.combining(part))
+    if base and not _OTHERS.search(base):
+        return base
+    category, name = unicodedata.category(character), unicodedata.name(character, "")
+    if category == "Pd":
+        return "-"
+    if name.startswith("LATIN "):  # "LATIN SMALL LETTER O WITH STROKE"
+        letter = name.split(" WITH ")[0].split()[-1]
+        return letter.lower() if "SMALL" in name else letter
+    return "" if category[0] == "M" or category in ("Cc", "Cf", "Sk") else character
+
+
+def _name_others(match: re.Match) -> str:
+    """Name characters that the font lacks: letters by script and number, signs one by one."""
+    others = [c for c in match[0] if not re.match(f"[{_IN_FONT}]", c)]
+    names = {c: unicodedata.name(c, "unknown sign") for c in others}
+    scripts = [names[c].split()[0].title() for c in others if c.isalpha()]
+    letters = collections.Counter("CJK" if name == "Cjk" else name for name in scripts)
+    words = [counted(number, f"{name} letter") for name, number in letters.items()]
+    words += [name.lower() for c, name in names.items() if not c.isalpha()]
+    return f"[{', '.join(words)}]"
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from miro_jax.data.storage.files import write_atomic
-from miro_jax.report.grids import INK, PAPER, QUIET, enlarged
+from miro_jax.report.grids import INK, PAPER, QUIET, enlarged, legible
 from miro_jax.sample.sheets import Sheet
 
 FORMATS = {"webp": "WEBP", "gif": "GIF", "apng": "PNG"}  # ending -> Pillow's name
@@ -47,7 +47,7 @@ def draw_frame(
 
     Args:
       cells: [P, n, H, W, 3] uint8, n images of each prompt.
-      prompts: P texts, written below the first image of each.
+      prompts: P texts, written below the first image of each, as `legible` has them.
       levels: reward -> level in [0, 1], a bar each.
       title: at the bottom.
 
@@ -125,7 +125,7 @@ def encode_animation(
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """Put a text on one line, shortened to a width in pixels."""
-    text = " ".join(text.split())
+    text = " ".join(legible(text).split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -281,7 +281,7 @@ Asked, ask = Request, make_request  # their names in version 0.1
 def slug(prompt: str) -> str:
     """Return a prompt as part of a file name: lower case letters and digits, at most 40."""
     plain = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
-    return plain[:LONGEST_NAME].rstrip("-") or "empty"
+    return plain[:LONGEST_NAME].rstrip("-") or ("other-letters" if prompt.strip() else "empty")
 
 
 def given_prompts(options: Options) -> list[Prompt]:
