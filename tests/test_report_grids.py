@@ -116,6 +116,7 @@ def test_a_long_label_makes_no_room_beside_other_rows():
         ("一只黑猫，下雪", "[6 CJK letters]"),
         ("日本のカメラ", "[2 CJK letters, 1 Hiragana letter, 3 Katakana letters]"),
         ("a 🐱 and 👩\u200d🎨", "a [cat face] and [woman, artist palette]"),
+        ("\N{MINUS SIGN}0.5", "-0.5"),
         ("two\nlines\u202e", "two lines"),
         ("\ud800", "[unknown sign]"),
     ],

@@ -10,7 +10,7 @@ from PIL import Image
 
 from miro_jax import sample
 from miro_jax.data.storage import LocalFolder
-from miro_jax.sample import best, curve, folder
+from miro_jax.sample import best, curve, draw, folder, sheets
 from miro_jax.sample.verbs import Best
 from tests.painting import Gauge
 from tests.sampling import NAMES, Dial, contents
@@ -113,6 +113,20 @@ def test_the_folder_holds_the_best_all_scores_curve_and_grid(tmp_path):
     np.testing.assert_allclose(numbers["expected_best"], found.expected.mean(axis=0))
     names = {"best", "scores.jsonl", "curve.svg", "curve.json", "grid.png", "manifest.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_scores_stand_behind_a_long_prompt_on_the_grid(tmp_path, monkeypatch):
+    class Tiny(Gauge):
+        def score(self, images, captions):
+            return super().score(images, captions) * 1e-30
+
+    monkeypatch.setattr(f"{__name__}.PROMPTS", ("a hen " * 40, "b"))
+    drawn, draw_grid = [], draw.draw_grid
+    monkeypatch.setattr(draw, "draw_grid", lambda *a: drawn.append(a[0]) or draw_grid(*a))
+    fill(tmp_path, reward=Tiny("luck", 2 * len(NAMES) + 1))
+    (long, short), _ = drawn[0].labels()
+    assert long.startswith("a hen a hen") and long.endswith("... (first 0, best 0)")
+    assert short == "b (first 0, best 0)" and len(long) == sheets.LONGEST_LABEL
 
 
 def test_all_candidates_are_kept_where_asked_for(tmp_path):

@@ -138,7 +138,7 @@ def _plain(character: str) -> str:
     if base and not _OTHERS.search(base):
         return base
     category, name = unicodedata.category(character), unicodedata.name(character, "")
-    if category == "Pd":
+    if category == "Pd" or character == "\N{MINUS SIGN}":
         return "-"
     if name.startswith("LATIN "):  # "LATIN SMALL LETTER O WITH STROKE"
         letter = name.split(" WITH ")[0].split()[-1]

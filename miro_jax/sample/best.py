@@ -16,13 +16,14 @@ import numpy as np
 from miro_jax.data.json_file import dump_json, parse_json
 from miro_jax.data.regular_file import check_regular, open_regular
 from miro_jax.data.storage.files import to_json
+from miro_jax.report.page import format_number
 from miro_jax.rewards.base import Reward
 from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import Folder
 from miro_jax.sample.objective import Objective
 from miro_jax.sample.request import ImageRequest, Request
-from miro_jax.sample.sheets import GRID, Sheet
+from miro_jax.sample.sheets import GRID, Sheet, row_label
 from miro_jax.sample.usual import request_of
 from miro_jax.sample.verbs import CANDIDATES, CURVE, NUMBERS, SCORES, Best
 
@@ -207,7 +208,10 @@ class _Filling:
         self.folder.write(NUMBERS, to_json(numbers))
         self.folder.write(CURVE, draw_curve(table, self.reward.identity).encode("utf-8"))
         rows = [
-            f"{prompt.text} (first {values[0]:.3g}, best {values.max():.3g})"
+            row_label(
+                prompt.text,
+                f" (first {format_number(values[0])}, best {format_number(values.max())})",
+            )
             for prompt, values in zip(self.request.prompts, table, strict=True)
         ]
         columns = [f"best of {n}" if n > 1 else "first" for n in stages]

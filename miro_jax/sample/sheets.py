@@ -63,12 +63,15 @@ class Sheet:
     def labels(self) -> tuple[list[str], str]:
         """Return the labels of the rows on the grid, not too long, and the title."""
         count = len(self.on_grid) // (len(self.columns) * self.num_images)
-        rows = [
-            text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 3] + "..."
-            for text in self.rows[:count]
-        ]
+        rows = [row_label(text) for text in self.rows[:count]]
         cut = f"; the first {len(rows)} of {len(self.rows)} prompts"
         return rows, self.title + cut * (len(rows) < len(self.rows))
+
+
+def row_label(prompt: str, note: str = "") -> str:
+    """Return the label of a row: a prompt, not too long, and behind it a note in full."""
+    most = LONGEST_LABEL - len(note)
+    return (prompt if len(prompt) <= most else prompt[: most - 3] + "...") + note
 
 
 def describe_levels(levels: Levels, everything: str = "all rewards") -> str:
