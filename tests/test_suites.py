@@ -10,6 +10,7 @@ import pytest
 from miro_jax.data.shapes import world
 from miro_jax.data.storage import Damaged, LocalFolder
 from miro_jax.evaluate.suites import base, manifest, measure, parti, rows, shapes, table
+from miro_jax.evaluate.suites.tables import Cell, format_cell
 from miro_jax.report import clustered
 from tests.painting import paint
 
@@ -130,3 +131,20 @@ def test_an_evaluation_is_read_back_and_one_that_was_changed_is_refused(tmp_path
     path.write_text(json.dumps([{"step": 3, "settings": {}}]))  # of a run
     with pytest.raises(Damaged, match="must be an object"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "cell, text",
+    [
+        (Cell(0.21809, 1.116e-23, 0.54531), "0.2181 (0 to 0.5453)"),
+        (Cell(0.37861, -3.67e-06, 0.71778), "0.3786 (0 to 0.7178)"),
+        (Cell(-0.0012, -0.21, 0.2), "-0.0012 (-0.21 to 0.2)"),
+        (Cell(27.3456, 5.0, 130.25), "27.3 (5 to 130.2)"),
+        (Cell(2.5e-07, note="*"), "2.5e-07*"),
+        (Cell(123456.0), "1.235e+05"),
+        (Cell(0.0, 0.0, 0.0), "0 (0 to 0)"),
+        (Cell(None), "-"),
+    ],
+)
+def test_the_ends_of_an_interval_have_no_more_decimals_than_its_largest_number(cell, text):
+    assert format_cell(cell) == text

@@ -11,7 +11,7 @@ from miro_jax.data.storage.files import brief
 from miro_jax.evaluate.suites.comparison import table_of as comparison_table
 from miro_jax.evaluate.suites.identity import differing
 from miro_jax.evaluate.suites.manifest import GROUPS, Evaluation
-from miro_jax.evaluate.suites.tables import Cell, Table, format_cell, table_of
+from miro_jax.evaluate.suites.tables import Cell, Table, cell_of, format_cell, table_of
 from miro_jax.report import page
 from miro_jax.report.page import Tile, count_images
 
@@ -73,9 +73,16 @@ def _compared(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _tile(name: str, metric: Mapping[str, Any]) -> Tile:
-    note = "" if metric.get("low") is None else f"{metric['low']:.3g} to {metric['high']:.3g}"
-    value = metric["value"]
-    return Tile("-" if value is None else f"{value:.3g}", name, note)
+    cell = cell_of(metric)
+    if cell.value is None:
+        return Tile("-", name)
+    return Tile(cell.write(cell.value, 3), name, _interval(cell))
+
+
+def _interval(cell: Cell) -> str:
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"{cell.write(cell.low, 3)} to {cell.write(cell.high, 3)}"
 
 
 def _cells(table: Table) -> dict[str, Any]:
@@ -84,9 +91,8 @@ def _cells(table: Table) -> dict[str, Any]:
     for row in table.rows:
         cells = []
         for cell in row:
-            if isinstance(cell, Cell) and cell.value is not None and cell.low is not None:
-                small = f"{cell.low:.3g} to {cell.high:.3g}"
-                cells.append((f"{cell.value:.4g}{cell.note}", small, cell.bold))
+            if isinstance(cell, Cell) and cell.value is not None and (small := _interval(cell)):
+                cells.append((f"{cell.write(cell.value)}{cell.note}", small, cell.bold))
             else:
                 cells.append((format_cell(cell).strip(), "", False))
         indented = isinstance(row[0], str) and row[0].startswith(" ")

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ class Cell:
     high: float | None = None
     bold: bool = False
     note: str = ""
+
+    def write(self, number: float, digits: int = 4) -> str:
+        """Write one of its numbers with as many decimals as the largest has in `digits` digits.
+
+        So the end of an interval that is 0 but for rounding is written as 0, not as 1.1e-23.
+        """
+        numbers = [abs(n) for n in (self.value, self.low, self.high) if n]
+        decimals = digits - 1 - math.floor(math.log10(max(numbers))) if numbers else 0
+        return f"{round(number, decimals) + 0.0:.{digits}g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +108,9 @@ def format_cell(cell: str | Cell) -> str:
         return cell
     if cell.value is None:
         return "-"
-    text = f"{cell.value:.4g}"
+    text = cell.write(cell.value)
     if cell.low is not None and cell.high is not None:
-        text += f" ({cell.low:.4g} to {cell.high:.4g})"
+        text += f" ({cell.write(cell.low)} to {cell.write(cell.high)})"
     return text + cell.note
 
 
