@@ -186,6 +186,20 @@ def test_a_difference_beyond_chance_has_no_end_that_is_shown_as_0(ends, shown):
     assert all(number in page for number in re.findall(r"[+\N{MINUS SIGN}]?0\.\d+", shown))
 
 
+def test_intervals_of_negative_means_have_a_true_minus_and_no_dash():
+    means = [(-0.0021, -0.0034, -0.0002), (0.5, 0.4, 0.6)]
+    before, after = (dict(zip(("mean", "low", "high"), one, strict=True)) for one in means)
+    row = {"before": before, "after": after, "difference": None}
+    side = {"name": "a", "step": 1}
+    result = {"before": side, "after": side, "new": [], "images": 2, "alone": {}}
+    result |= {"requests": {"all": {"beauty": row}}, "dials": {}}
+    page = comparison.render(result).decode()
+    minus = "\N{MINUS SIGN}"
+    assert f"<td>{minus}0.002<small>{minus}0.003 to 0.000</small></td>" in page
+    assert "<td>0.500<small>0.400–0.600</small></td>" in page
+    assert "at the default targets" in page and "requested at 1" not in page
+
+
 def test_equal_columns_divide_the_rows_in_which_they_are_best():
     rows = np.array([[0.1 + 0.2, 0.3, 0.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -3.0], [1.0, 2.0, 3.0]])
     found = statistics.shares_of_best(rows) * len(rows)
