@@ -6,7 +6,7 @@ import re
 import pytest
 
 from miro_jax.evaluate.study import drawings, page
-from tests import studying
+from tests import browsing, studying
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,17 @@ def test_the_page_shows_every_claim_and_needs_nothing_but_itself(whole):
     assert text.count("<svg") == 8 + 3 + 5 + 2 + 4  # curves, radars, best of n, sweep, dials
 
 
+def test_wide_tables_are_whole_on_paper(whole):
+    cut = """() => [...document.querySelectorAll(".scroll")].filter(
+        (one) => getComputedStyle(one).overflowX !== "visible").length"""
+    with browsing.chromium() as browser:
+        watched = browsing.watch(browser)
+        watched.page.goto(whole.page.as_uri())
+        assert watched.page.evaluate(cut) > 1
+        watched.page.emulate_media(media="print")
+        assert watched.page.evaluate(cut) == 0 and watched.complaints == []
+
+
 def test_the_lines_name_each_verdict(whole):
     assert [line[:2] for line in whole.lines] == ["F3", "F4", "F5", "F6", "F7", "F8"]
     assert whole.lines[0].startswith("F3 shown: MIRO learns faster than the baseline.")
@@ -50,7 +61,7 @@ def test_the_tile_of_the_speed_up_says_what_the_claim_says(tmp_path):
 def test_what_was_not_measured_is_said(tmp_path, cells):
     report = page.write(tmp_path / "new", studying.make_study(cells))
     text = report.page.read_text("utf-8")
-    assert text.count("Not measured: the study has no cells") == (6 if not cells else 4)
+    assert text.count("Not measured: the study has no images") == (6 if not cells else 4)
 
 
 def test_intervals_of_shares_are_drawn_between_0_and_1():

@@ -26,7 +26,7 @@ class Claim:
     paper: ClassVar[str]
     paper_numbers: ClassVar[Mapping[str, float]]
     verdict: Verdict = "not measured"
-    words: str = "No cells of this claim were measured."
+    words: str = "The study has no images for this claim."
     ours: Mean | None = None
 
 
