@@ -46,6 +46,16 @@ def test_wide_tables_are_whole_on_paper(whole):
         assert watched.page.evaluate(cut) == 0 and watched.complaints == []
 
 
+def test_long_names_stay_above_their_charts(whole):
+    wider = """() => [...document.querySelectorAll(".cell h4")].map((one) => {
+        one.firstChild.data = "a_reward_of_ours_".repeat(3);
+        return one.scrollWidth > one.clientWidth; })"""
+    with browsing.chromium() as browser:
+        watched = browsing.watch(browser)
+        watched.page.goto(whole.page.as_uri())
+        assert set(watched.page.evaluate(wider)) == {False} and watched.complaints == []
+
+
 def test_the_lines_name_each_verdict(whole):
     assert [line[:2] for line in whole.lines] == ["F3", "F4", "F5", "F6", "F7", "F8"]
     assert whole.lines[0].startswith("F3 shown: MIRO learns faster than the baseline.")
