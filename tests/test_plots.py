@@ -13,6 +13,7 @@ import pytest
 from miro_jax.evaluate.plots import bars, curves, facts, radars
 from miro_jax.evaluate.plots.command import main
 from miro_jax.evaluate.plots.facts import read_source
+from miro_jax.evaluate.plots.figure import Figure
 from miro_jax.report.speedup import first_reach, first_step
 from tests.plotting import write_evaluation
 
@@ -385,3 +386,11 @@ def test_an_unknown_model_lists_the_known_ones():
         radars.rewards(PAPER, ("SDXL", "MIRO", "SD3"))
     with pytest.raises(ValueError, match="at most 4 series"):
         radars.rewards(PAPER, tuple(read_source("published").section("radar")["models"])[:5])
+
+
+def test_a_figure_is_as_wide_as_the_longest_label_of_its_legend():
+    label = "the model of our company, trained at length on all images that it has, " * 2
+    drawn = Figure("radar", "Rewards", "How to read it.", [], {"a": label}, [], {})
+    root = ET.fromstring(drawn.svg())
+    (text,) = [one for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text == label]
+    assert float(text.get("x", "")) + 6 * len(label) < float(root.get("width", ""))

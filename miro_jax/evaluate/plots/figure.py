@@ -21,6 +21,7 @@ from miro_jax.report.charts import file_style
 KINDS = ("b", "a", "c", "d")  # of series, in the order in which they are given: the first is hollow
 MARKERS = {"a": "disc", "b": "box", "c": "diamond", "d": "triangle"}
 _GAP, _TOP, _LINE, _HEADING = 24, 34, 18, 20  # SVG units
+_KEY = 46  # before a label of the legend
 _LETTER, _TITLE_LETTER = 6.3, 8.0  # of a line of text and of the title, wide on average
 
 
@@ -69,6 +70,7 @@ class Figure:
         alike = [panel for panel in self.panels if panel.size is None]
         columns = max(min(self.columns, len(alike)), 1)
         widths = [panel.size[0] for panel in self.panels if panel.size is not None]
+        widths += [_KEY + math.ceil(len(label) * _LETTER) for label in self.legend.values()]
         wide = max([columns * (self.width + _GAP) + _GAP, 520, *(w + 2 * _GAP for w in widths)])
         letters = int((wide - 2 * _GAP) / _LETTER)
         title = textwrap.wrap(self.title, int((wide - 2 * _GAP) / _TITLE_LETTER))
@@ -134,7 +136,7 @@ def _spread(
     """Return (class, marker, label, x, y) of each entry, side by side, and the number of rows."""
     entries, x, rows = [], float(_GAP), min(len(legend), 1)
     for kind, label in legend.items():
-        width = 46 + len(label) * _LETTER
+        width = _KEY + len(label) * _LETTER
         if x > _GAP and x + width > wide - _GAP:
             x, rows = float(_GAP), rows + 1
         entries.append((kind, MARKERS[kind], label, x, y + (rows - 1) * _LINE))
