@@ -139,12 +139,13 @@ def test_an_evaluation_is_read_back_and_one_that_was_changed_is_refused(tmp_path
         (Cell(0.21809, 1.116e-23, 0.54531), "0.2181 (0 to 0.5453)"),
         (Cell(0.37861, -3.67e-06, 0.71778), "0.3786 (0 to 0.7178)"),
         (Cell(-0.0012, -0.21, 0.2), "-0.0012 (-0.21 to 0.2)"),
-        (Cell(27.3456, 5.0, 130.25), "27.3 (5 to 130.2)"),
+        (Cell(27.3456, 5.0, 130.25), "27.35 (5 to 130.2)"),
+        (Cell(0.9375, 0.85714, 1.0), "0.9375 (0.8571 to 1)"),
         (Cell(2.5e-07, note="*"), "2.5e-07*"),
         (Cell(123456.0), "1.235e+05"),
         (Cell(0.0, 0.0, 0.0), "0 (0 to 0)"),
         (Cell(None), "-"),
     ],
 )
-def test_the_ends_of_an_interval_have_no_more_decimals_than_its_largest_number(cell, text):
+def test_the_ends_of_an_interval_that_are_0_but_for_rounding_are_0(cell, text):
     assert format_cell(cell) == text

@@ -36,12 +36,12 @@ class Cell:
     note: str = ""
 
     def write(self, number: float, digits: int = 4) -> str:
-        """Write one of its numbers with as many decimals as the largest has in `digits` digits.
+        """Write one of its numbers in `digits` digits, rounded by the largest: to one digit more.
 
         So the end of an interval that is 0 but for rounding is written as 0, not as 1.1e-23.
         """
         numbers = [abs(n) for n in (self.value, self.low, self.high) if n]
-        decimals = digits - 1 - math.floor(math.log10(max(numbers))) if numbers else 0
+        decimals = digits - math.floor(math.log10(max(numbers))) if numbers else 0
         return f"{round(number, decimals) + 0.0:.{digits}g}"
 
 
