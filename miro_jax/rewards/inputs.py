@@ -4,7 +4,7 @@ Letters: B images, H W image.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TypeGuard
 
 import numpy as np
@@ -36,7 +36,7 @@ def as_arrays(images: Images) -> list[np.ndarray]:
         raise ValueError(f"images must have the shape [B, H, W, 3]; got {images.shape}.")
     if is_one(images):
         images = [images]
-    if not isinstance(images, Sequence | np.ndarray):
+    if isinstance(images, bytes | bytearray) or not isinstance(images, Sequence | np.ndarray):
         raise TypeError(
             "images must be paths, PIL images or numpy arrays of uint8, one or a list; "
             f"got {type(images).__name__}."
@@ -88,11 +88,15 @@ def check_captions(captions: Sequence[str], count: int) -> None:
     """Raise unless captions is a sequence of `count` strings.
 
     Raises:
-      TypeError: one string instead of a sequence, or a member that is no string.
+      TypeError: one string or another kind instead of a sequence, or a member that is no string.
       ValueError: another number of captions.
     """
     if isinstance(captions, str):
         raise TypeError("captions must be a sequence of str; got one str. Put it in a list.")
+    if not isinstance(captions, Sized):
+        raise TypeError(
+            f"captions must be a list of str, one for each image; got {type(captions).__name__}."
+        )
     if len(captions) != count:
         raise ValueError(
             f"captions must hold one text for each of {count} images; got {len(captions)}."

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 
@@ -76,6 +76,7 @@ def load_reward(name: str, **arguments) -> base.Reward:
       **arguments: of that reward's builder.
 
     Raises:
+      TypeError: the name is no text, or the builder of a reward of the table has no such argument.
       ValueError: the name is unknown, or a program is given arguments.
       FileNotFoundError: the file is missing.
     """
@@ -86,7 +87,14 @@ def load_reward(name: str, **arguments) -> base.Reward:
         if arguments:
             raise ValueError(f"{name} takes no {', '.join(arguments)}: its program has its own.")
         return process.ProcessReward(name)
-    return REWARDS[short_name(name)](**VERSIONS.get(name, {}), **arguments)
+    version = VERSIONS.get(name, {})
+    known = [one for one in _arguments_of(name) if one not in version]
+    if unknown := [one for one in arguments if one not in known]:
+        raise TypeError(
+            f"arguments of the reward {name} must be of {', '.join(known) or 'none'}; "
+            f"got {', '.join(unknown)}."
+        )
+    return REWARDS[short_name(name)](**version, **arguments)
 
 
 def load_rewards(
@@ -104,6 +112,7 @@ def load_rewards(
       dtype, mesh: for those whose builder takes them; dtype None leaves each its own default.
 
     Raises:
+      TypeError: names or weights of another kind, as one text or a generator.
       ValueError: a name is unknown or given twice, `weights` names a reward that `names` does
         not, or two of your own share a word and not what it stands for.
       OSError: weights cannot be had; see `weights.hub`.
@@ -173,7 +182,13 @@ def _arguments_of(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def check_weights(names: Sequence[str], weights: Mapping[str, str]) -> None:
-    """Raise ValueError unless weights are given for some of the names that have weights."""
+    """Raise unless weights are given for some of the names that have weights.
+
+    Raises:
+      TypeError: they are no mapping. ValueError: they are for something else.
+    """
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be {{name: folder or hub id}}; got {weights!r}.")
     if unknown := [name for name in weights if name not in names or not has_weights(name)]:
         raise ValueError(
             f"weights must be given for published rewards of {', '.join(names)}; "
@@ -185,13 +200,20 @@ def check_names(names: Sequence[str]) -> None:
     """Raise unless names is a sequence of distinct known rewards; no reward is built.
 
     Raises:
-      TypeError: one string instead of a sequence.
+      TypeError: one string instead of a sequence, another kind, or a name that is no text.
       ValueError: a name is unknown or given twice.
       FileNotFoundError: the file of a class or a program of your own is missing.
     """
     if isinstance(names, str):
         raise TypeError(f"rewards must be a tuple of names; got the one string {names!r}.")
+    if not isinstance(names, Collection):  # a generator would be at its end when they are built
+        raise TypeError(f"rewards must be a list of names; got {names!r}.")
     for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"The name of a reward must be a text; got {name!r:.60}. load_reward('hpsv2') "
+                "makes one reward, load_rewards(['hpsv2', 'vqa']) several."
+            )
         if is_own(name):
             own.load_class(name)
         elif is_process(name):
