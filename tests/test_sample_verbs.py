@@ -107,7 +107,7 @@ def test_what_cannot_be_requested_is_named(verb, said):
 
 
 def test_isolation_needs_a_network_with_rewards():
-    with pytest.raises(ValueError, match="it knows none"):
+    with pytest.raises(ValueError, match="conditioned on, of none; got none"):
         Isolate().sheet(sample.ask((), ["a"]))
 
 

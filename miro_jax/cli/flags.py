@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from miro_jax.cli.dialect import nearest_flag
 from miro_jax.cli.exit import UsageError
+from miro_jax.data.near import near_name
 
 T = TypeVar("T")
 _OF_PATHS = ("--checkpoint", "--source", "--workdir", "--config")  # that may be typed without
@@ -181,8 +182,23 @@ def make_settings(settings: type[T], flags: argparse.Namespace, /, **more: Any) 
     return settings(**more)
 
 
+def from_call(settings: type[T], given: Mapping[str, Any]) -> T:
+    """Return the dataclass with the arguments of a call from Python; TypeError for an unknown one.
+
+    Args:
+      settings: the dataclass. given: values of fields, by name.
+    """
+    known = [field.name for field in dataclasses.fields(settings)]
+    if unknown := [name for name in given if name not in known]:
+        near = near_name(unknown[0], known) or f"; these are known: {', '.join(known)}."
+        raise TypeError(f"unknown argument {unknown[0]!r}{near}")
+    return settings(**given)
+
+
 def check(settings: Any, prefix: str = "") -> None:
     """Raise ValueError where a value breaks a rule of its option.
+
+    A number of numpy, or a whole one as 2.0, becomes one of Python.
 
     Args:
       settings: an instance of a dataclass of options.
@@ -195,6 +211,8 @@ def check(settings: Any, prefix: str = "") -> None:
             continue
         if broken := _broken_rule(field, value):
             raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}.")
+        if (kind := _kind(field)) in (int, float) and not isinstance(value, int | kind):
+            object.__setattr__(settings, field.name, kind(value))  # range() and JSON need it
 
 
 def _broken_rule(field: dataclasses.Field, value: Any) -> str | None:

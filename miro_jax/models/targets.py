@@ -31,10 +31,15 @@ def to_levels(
 
     Raises:
       ValueError: an unknown reward, a level outside [0, 1], a wrong length or shape.
-      TypeError: another kind of targets.
+      TypeError: another kind of targets, or of a name in them.
     """
     width = len(names)
     shape = getattr(targets, "shape", None)
+    if hasattr(targets, "columns"):  # whose order need not be that of the rewards
+        raise TypeError(
+            "targets of a table must be given by name, and not by the order of its columns; got "
+            f"{type(targets).__name__}. Write table.to_dict('records')."
+        )
     if shape is not None:
         if tuple(shape) != (count, width):
             raise ValueError(f"targets must be [{count}, {width}]; got {tuple(shape)}.")
@@ -80,6 +85,8 @@ def _check(levels: np.ndarray) -> np.ndarray:
 
 
 def _index(name: str, names: Sequence[str]) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a reward in targets must be a text; got {name!r}.")
     name = name if name in names else name.partition("@")[0]
     if name not in names:
         raise ValueError(

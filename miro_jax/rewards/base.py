@@ -214,6 +214,14 @@ def usable(scores: np.ndarray, rewards: Sequence[Reward]) -> np.ndarray:
     return np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
 
 
+def require_built(reward: Any) -> None:
+    """Raise TypeError unless a reward, or an objective of a search, is an object and no name."""
+    if not isinstance(getattr(reward, "identity", None), str):
+        raise TypeError(
+            f"A reward must be an object, as load_reward('hpsv2') makes it; got {reward!r:.60}."
+        )
+
+
 def require_usable(scores: np.ndarray, rewards: Sequence[Reward], first: int = 0) -> None:
     """Raise unless all scores are `usable`.
 

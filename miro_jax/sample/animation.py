@@ -93,12 +93,12 @@ def save_animation(
     """Write frames as an endless animation.
 
     Args:
-      frames: each [height, width, 3] uint8, of one size.
+      frames: each [height, width, 3] uint8, of one size, or a PIL image.
       path: ends in .webp (smallest), .gif (256 colours, plays everywhere) or .apng.
       frames_per_second: above 0; GIF keeps hundredths of a second.
 
     Raises:
-      ValueError: another ending, or no frames.
+      ValueError: another ending, no frames, or frames of several sizes or of another kind.
     """
     path = Path(path)
     write_atomic(path, encode_animation(frames, path.name, frames_per_second))
@@ -115,7 +115,14 @@ def encode_animation(
             f"an animation needs frames and a name that ends in {', '.join(FORMATS)}; got "
             f"{len(frames)} frames and {name}."
         )
-    first, *rest = [Image.fromarray(frame) for frame in frames]
+    arrays = [np.asarray(frame) for frame in frames]
+    kinds = {(array.shape, array.dtype.name) for array in arrays}
+    if len(kinds) > 1 or any(len(s) != 3 or s[2] != 3 or d != "uint8" for s, d in kinds):
+        got = ", ".join(f"{list(shape)} {dtype}" for shape, dtype in sorted(kinds))
+        raise ValueError(f"frames must be [height, width, 3] uint8, all of one size; got {got}.")
+    if not frames_per_second > 0:
+        raise ValueError(f"frames_per_second must be above 0; got {frames_per_second}.")
+    first, *rest = map(Image.fromarray, arrays)
     data = io.BytesIO()
     more = {"quality": 90, "method": 4} if kind == "WEBP" else {}
     duration = round(1000 / frames_per_second)

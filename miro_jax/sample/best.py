@@ -17,7 +17,7 @@ from miro_jax.data.json_file import dump_json, parse_json
 from miro_jax.data.regular_file import check_regular, open_regular
 from miro_jax.data.storage.files import to_json
 from miro_jax.report.page import format_number
-from miro_jax.rewards.base import Reward
+from miro_jax.rewards.base import Reward, require_built
 from miro_jax.sample import draw
 from miro_jax.sample.curve import draw_curve, expected_best
 from miro_jax.sample.folder import Folder
@@ -62,12 +62,16 @@ def best_of(
       pipe: a `MiroPipeline`. prompts: P texts, or one.
       reward: from `load_reward`. num_candidates: N.
       progress: show a bar on stderr.
-      **request: see `isolation_grid`.
+      **request: see `isolation_grid`; one image of a prompt is kept, so without `num_images`.
 
     Raises:
+      TypeError: the reward is a name, or an unknown argument.
       ValueError: an unknown reward or solver, a level outside of [0, 1]. FloatingPointError: a
         score is not finite.
     """
+    require_built(reward)
+    if "num_images" in request:
+        raise TypeError("best_of keeps one image of each prompt; give num_candidates alone.")
     made = request_of(pipe, prompts, num_candidates, **request)
     candidates = Best(reward.identity).sheet(made).images
     scores = np.full((len(made.prompts), num_candidates), -np.inf)

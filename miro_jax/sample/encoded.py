@@ -2,12 +2,12 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from miro_jax.models.sampler import Branch
+from miro_jax.sample.settings import list_prompts
 from miro_jax.sample.trained import Trained
 
 
@@ -55,8 +55,10 @@ def encode_given(
     """
     if (prompts is None) == (embeds is None):
         raise ValueError("either prompts or prompt_embeds must be given, and not both.")
+    if embeds is None and mask is not None:
+        raise ValueError("prompt_mask must be given with prompt_embeds; got it with prompts.")
     if embeds is None:
-        texts = _texts(prompts)
+        texts = list_prompts(prompts)
         return _encode(trained, texts) if texts else Prompts(None, np.zeros((0, 1), bool))
     embeds = np.asarray(embeds)
     mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
@@ -67,18 +69,6 @@ def encode_given(
             f"{list(embeds.shape)} and {list(mask.shape)}."
         )
     return Prompts(embeds, mask)
-
-
-def _texts(prompts: Any) -> list[str]:
-    """Return prompts as a list; TypeError where one is no text."""
-    texts = [prompts] if isinstance(prompts, str | bytes) else prompts
-    texts = list(texts) if isinstance(texts, Iterable) else [texts]
-    if wrong := [one for one in texts if not isinstance(one, str)]:
-        raise TypeError(
-            f"prompts must be a text or a list of texts; got {wrong[0]!r:.60}, of type "
-            f"{type(wrong[0]).__name__}. Write pipe('a red fox') or pipe(['a red fox', 'a hen'])."
-        )
-    return texts
 
 
 def _encode(trained: Trained, texts: list[str]) -> Prompts:

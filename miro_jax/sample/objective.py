@@ -12,7 +12,7 @@ import numpy as np
 from miro_jax import rewards
 from miro_jax.data.near import near_name
 from miro_jax.data.shapes import captions, world
-from miro_jax.rewards.base import Reward, score_all
+from miro_jax.rewards.base import Reward, require_built, score_all
 from miro_jax.sample.search_options import Search
 
 GENEVAL = "geneval"
@@ -37,7 +37,8 @@ class RewardMean:
         members alone.
 
     Raises:
-      ValueError: one of several gives all of these images the same score.
+      TypeError: a member is a name. ValueError: there is none, or one of several gives all of these
+        images the same score.
     """
 
     def __init__(
@@ -47,7 +48,11 @@ class RewardMean:
         prompts: Sequence[str] = (),
     ):
         self.rewards = list(members)
-        self.identity = " + ".join(reward.identity for reward in members)
+        for reward in self.rewards:
+            require_built(reward)
+        if not self.rewards:
+            raise ValueError("at least one reward is needed for a mean; got none.")
+        self.identity = " + ".join(reward.identity for reward in self.rewards)
         self._mean, self._std = 0.0, 1.0
         if len(self.rewards) > 1:
             scores = self._scores(images, prompts)

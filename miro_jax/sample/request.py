@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from miro_jax import __version__
-from miro_jax.cli.flags import check, option
+from miro_jax.cli.flags import check, from_call, option
 from miro_jax.data.json_file import MOST_BYTES, check_fields, is_json_lines, parse_json
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.foreign import name_foreign
@@ -31,7 +31,7 @@ from miro_jax.data.sources.texts import encodable
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
-from miro_jax.sample.settings import MOST_SEEDS, WHAT, Options, Settings, check_seed
+from miro_jax.sample.settings import MOST_SEEDS, WHAT, Options, Settings, check_seed, list_prompts
 
 Levels = dict[str, float | None]  # reward -> level in [0, 1]; None is not requested
 Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | None
@@ -154,11 +154,8 @@ class Request:
     settings: Settings = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self):
-        if not self.prompts or self.num_images < 1:
-            raise ValueError(
-                "at least one prompt and one image of each are needed; got "
-                f"{len(self.prompts)} prompts and {self.num_images} images."
-            )
+        if not self.prompts:
+            raise ValueError("at least one prompt is needed; got none.")
         check_seed(self.seed)
         check(self)
         for key in ("targets", "negative_targets"):
@@ -253,10 +250,13 @@ def make_request(
       names: rewards that the network is conditioned on.
       prompts, num_images, seed, targets, negative_targets: see `Request`.
       **settings: fields of `Settings`.
+
+    Raises:
+      TypeError: a prompt of another kind, or an unknown argument. ValueError: see `Request`.
     """
-    texts = [prompts] if isinstance(prompts, str) else prompts
+    texts = list_prompts(prompts, (str, Prompt))
     every = tuple(p if isinstance(p, Prompt) else Prompt(p) for p in texts)
-    how = Settings(**settings)
+    how = from_call(Settings, settings)
     return Request(tuple(names), every, num_images, seed, targets, negative_targets, how)
 
 
@@ -266,6 +266,8 @@ def find_reward(name: str, names: Sequence[str]) -> str:
     Raises:
       ValueError: there is none, or more than one.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a reward must be a text; got {name!r:.60}.")
     short = short_name(name)
     matches = [name] if name in names else [n for n in names if short_name(n) == short]
     if len(matches) != 1:

@@ -18,6 +18,7 @@ import numpy as np
 
 from miro_jax.data.storage.files import to_json
 from miro_jax.rewards import load_rewards
+from miro_jax.rewards.base import require_built
 from miro_jax.sample import draw, halving
 from miro_jax.sample.best import Scores, score_batch
 from miro_jax.sample.confirmation import best_candidate, compare, describe
@@ -173,8 +174,10 @@ def find_preset(
       **request: see `calls.isolation_grid`.
 
     Raises:
-      ValueError: an unknown reward, too few prompts. FloatingPointError: a score is not finite.
+      TypeError: the objective is a name. ValueError: an unknown reward, too few prompts.
+      FloatingPointError: a score is not finite.
     """
+    require_built(objective)
     made = request_of(pipe, prompts, **request)
     given = rewards if rewards is None or isinstance(rewards, str) else tuple(rewards)
     verb = Search((objective.identity,), budget=budget, rewards=given, negative=negative)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from miro_jax.cli.flags import check, option
@@ -46,6 +46,18 @@ def check_seed(seed: int) -> None:
         good = False
     if not good:
         raise ValueError(f"seed must be in 0..{MOST_SEEDS - 1}; got {seed!r}.")
+
+
+def list_prompts(prompts: Any, kinds: tuple[type, ...] = (str,)) -> list[Any]:
+    """Return one prompt or several as a list; TypeError where one is not of `kinds`."""
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, (bytes, *kinds))
+    texts = list(prompts) if several else [prompts]
+    if wrong := [one for one in texts if not isinstance(one, kinds)]:
+        raise TypeError(
+            f"prompts must be a text or a list of texts; got {wrong[0]!r:.60}, of type "
+            f"{type(wrong[0]).__name__}. Write 'a red fox' or ['a red fox', 'a hen']."
+        )
+    return texts
 
 
 # Rules of guidance, each with its numbers and what they are where they are not given.
@@ -161,7 +173,6 @@ class Settings:
 
     def __post_init__(self):
         check(self)
-        object.__setattr__(self, "num_steps", int(self.num_steps))
         object.__setattr__(self, "guidance_interval", check_interval(self.guidance_interval))
         parse_rule(self.guidance_rule)
 

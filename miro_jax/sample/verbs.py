@@ -61,7 +61,8 @@ class Isolate(Verb):
         rewards = self.varied(request)
         if not rewards:
             raise ValueError(
-                "isolating rewards needs a network that is conditioned on rewards; it knows none."
+                "isolating rewards needs some that the network is conditioned on, of "
+                f"{', '.join(request.names) or 'none'}; got none."
             )
         if len(set(rewards)) != len(rewards):
             raise ValueError(f"rewards to isolate must be different ones; got {list(rewards)}.")
