@@ -56,7 +56,10 @@ def locate(
     Raises:
       FileNotFoundError: the store has no such run or release, variant or finished checkpoint.
       OSError: it cannot be read. ValueError: the URL cannot be opened, or there is no text.
+      TypeError: it is no text and no path.
     """
+    if not isinstance(location, str | os.PathLike):
+        raise TypeError(f"A checkpoint must be a folder, a URL or a hub id; got {location!r:.60}.")
     if not os.fspath(location):  # which as a path would be the folder that one is in
         raise ValueError(
             "A checkpoint must be a folder, a URL or a hub id; got an empty text. Is a variable of "

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 
 from miro_jax.cli.exit import Unfit
 from miro_jax.models import sharding
+from miro_jax.models.rin import RINConfig
 from miro_jax.models.sampler import Branch, Guidance, draw_noise, make_stepper, sample_keys
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.networks.tower import padded_rows
@@ -229,12 +230,42 @@ def check_student(trained: Trained, settings: Settings, negative: np.ndarray) ->
         )
 
 
+def check_latents(config: RINConfig, latents: Any) -> None:
+    """Raise ValueError unless latents are an array of images of a network, [B, h, w, C]."""
+    shape = getattr(latents, "shape", None)
+    if shape is None or tuple(shape[1:]) != tuple(config.latent_shape):
+        raise ValueError(
+            f"latents must be an array [B, {', '.join(map(str, config.latent_shape))}], as of "
+            f"step.tensors(); got {type(latents).__name__ if shape is None else list(shape)}."
+        )
+
+
+def read_inputs(
+    config: RINConfig, x_t: Any, t: Any, previous: Any
+) -> tuple[jax.Array, np.ndarray, jax.Array | np.ndarray]:
+    """Return (x_t, times [B], latent tokens [B, M, D]), float32; see `MiroPipeline.velocity`."""
+    x_t, times = jnp.asarray(x_t, jnp.float32), np.asarray(t, np.float32)
+    check_latents(config, x_t)
+    if not (rows := len(x_t)):
+        raise ValueError("x_t must hold at least one image; got none.")
+    if times.shape not in ((), (rows,)) or not ((times >= 0) & (times <= 1)).all():
+        raise ValueError(f"t must be one time or [{rows}] times, in [0, 1], 1 is noise; got {t!r}.")
+    shape = (rows, config.num_latent_tokens, config.latent_width)
+    previous = np.zeros(shape, np.float32) if previous is None else jnp.asarray(previous)
+    if previous.shape != shape:
+        raise ValueError(f"previous must be {list(shape)}; got {list(previous.shape)}.")
+    return x_t, np.broadcast_to(times, (rows,)), previous
+
+
 class NotFinite(FloatingPointError):
     """The latents of an image are not finite. row: of the image in its call."""
 
     def __init__(self, text: str, row: int):
-        super().__init__(f"{text}; a lower guidance scale, or float32, may help.")
+        super().__init__(text, row)  # of which another process makes it again
         self.row = row
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; a lower guidance scale, or float32, may help."
 
 
 def check_finite(latents: Sequence[tuple[jax.Array, int]], num_images: int) -> None:

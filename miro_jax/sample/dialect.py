@@ -40,6 +40,7 @@ DEFAULTS = {"prompts": None, "num_images": 1, "seed": 0, "targets": None, "negat
 DEFAULTS |= {field.name: field.default for field in dataclasses.fields(Settings)}
 DEFAULTS |= dict.fromkeys(("prompt_embeds", "prompt_mask", "noise"))
 SIDES = ("height", "width")  # of images, which a network has fixed
+OF_CALLS = ("output_type", "return_dict", "callback_on_step_end")  # what is done with images
 _OURS = {theirs: ours for ours, theirs in RELEASE_NAMES.items()}
 _PLATFORMS = {"cuda": ("gpu", "cuda"), "xla": ("tpu",), "mps": ("METAL",)}
 
@@ -105,8 +106,13 @@ def read_call(
             _check_side(name, value, size)
             continue
         ours = NAMES.get(name, name)
+        if name in OF_CALLS:
+            raise TypeError(
+                f"{name} is no argument of stream, which yields each step: "
+                "pipe.preview(step.tensors()['latents']) makes images of it."
+            )
         if ours not in call:
-            known = (*call, *NAMES, *SIDES, "output_type", "return_dict", "callback_on_step_end")
+            known = (*call, *NAMES, *SIDES, *OF_CALLS)
             raise TypeError(
                 f"unknown argument {name!r}{near_name(name, known) or '.'} "
                 f"A call knows: {', '.join(known)}."
@@ -122,7 +128,7 @@ def read_call(
     defaults = {**DEFAULTS, **(usual or {})}
     call = {name: defaults[name] if value is None else value for name, value in call.items()}
     _check_kinds(call)
-    return call | {"seed": _seed(call["seed"])}
+    return call | {"seed": _seed(call["seed"]), "num_images": operator.index(call["num_images"])}
 
 
 def with_names_as_given(read: Callable[[Any, Mapping[str, Any]], T]) -> Callable[..., T]:
@@ -170,6 +176,18 @@ def _check_side(name: str, value: Any, size: int) -> None:
             f"{name} must be {size}, the side of this network's images in pixels; got {value!r}. "
             "Resize the images that it makes, or load a network of that size."
         )
+
+
+def read_answer(answer: Any) -> Any:
+    """Return the latents that a callback gives back, None without; TypeError for another kind."""
+    if answer is None or answer is False:
+        return None
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            "callback_on_step_end must return None or {'latents': array}; got "
+            f"{type(answer).__name__}."
+        )
+    return answer.get("latents")
 
 
 def _our_names(targets: Targets) -> Targets:

@@ -31,11 +31,13 @@ from miro_jax.sample.batches import (
     Step,
     Steppers,
     check_finite,
+    check_latents,
     check_rows,
     check_student,
     default_dtype,
     default_rows,
     make_batches,
+    read_inputs,
 )
 from miro_jax.sample.batches import NotFinite as NotFinite
 from miro_jax.sample.dialect import (
@@ -45,6 +47,7 @@ from miro_jax.sample.dialect import (
     Dialect,
     Images,
     pack,
+    read_answer,
     read_call,
     read_dtype,
     read_to,
@@ -82,10 +85,10 @@ class MiroPipeline:
     ):
         """Put calls around a trained network; see `from_pretrained` for the usual way."""
         devices = trained.mesh.shape["data"]
-        if batch_size < 1 or batch_size % devices:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1 or batch_size % devices:
             raise ValueError(
                 f"batch_size must be a positive multiple of the {devices} devices on mesh axis "
-                f"'data'; got {batch_size}."
+                f"'data'; got {batch_size!r}."
             )
         self.batch_size, self.fewer_rows, self._interrupt = batch_size, fewer_rows, False
         self.reward_names, self.mesh = trained.reward_names, trained.mesh
@@ -302,9 +305,9 @@ class MiroPipeline:
         self._interrupt = False
         latents = []
         for step in self._steppers.steps(batches, settings):
-            answer = callback(self, step.index, step.t, step.tensors()) or {}
-            if answer.get("latents") is not None:
-                step.edit(answer["latents"])
+            edited = read_answer(callback(self, step.index, step.t, step.tensors()))
+            if edited is not None:
+                step.edit(edited)
             latents = step.latents
             if self._interrupt:
                 break
@@ -312,11 +315,13 @@ class MiroPipeline:
 
     def preview(self, latents: jax.Array | np.ndarray) -> Images:
         """Decode what a callback is given, [B, h, w, C] float32, into PIL images."""
+        check_latents(self.trained.config, latents)
         rows = [self.decode(latents[i : i + 1]) for i in range(len(latents))]
         return Images(Image.fromarray(row[0]) for row in rows)
 
     def decode(self, latents: jax.Array | np.ndarray) -> np.ndarray:
         """Turn latents on the network's scale, [B, h, w, C] float32, into [B, H, W, 3] uint8."""
+        check_latents(self.trained.config, latents)
         return np.asarray(self.image_encoder.decode(self.image_encoder.denormalize(latents)))
 
     def velocity(
@@ -333,7 +338,7 @@ class MiroPipeline:
         """Evaluate the network once, without guidance.
 
         Args:
-          x_t: [B, h, w, C] float32. t: one time or [B] times, 1 is noise.
+          x_t: [B, h, w, C] float32. t: one time or [B] times, in [0, 1], 1 is noise.
           prompts: one text for all rows, or B texts; None where `prompt_embeds` are given.
           targets: see `__call__`.
           previous: latent tokens of the evaluation before, [B, M, D]; None for a first one.
@@ -341,16 +346,17 @@ class MiroPipeline:
 
         Returns:
           (velocity [B, h, w, C], latent tokens [B, M, D]), float32.
+
+        Raises:
+          ValueError: a wrong shape, or a time outside of [0, 1].
         """
-        rows, config = len(x_t), self.trained.config
+        x_t, times, previous = read_inputs(self.trained.config, x_t, t, previous)
+        rows = len(x_t)
         texts = [prompts] * rows if isinstance(prompts, str) else prompts
         given = encode_given(self.trained, texts, prompt_embeds, prompt_mask)
         if len(given.mask) != rows:
             raise ValueError(f"one prompt a row is needed: {rows}; got {len(given.mask)}.")
         branch = given.branch(np.arange(rows), self._requested(targets, rows))
-        if previous is None:
-            previous = np.zeros((rows, config.num_latent_tokens, config.latent_width), np.float32)
-        times = np.broadcast_to(np.asarray(t, np.float32), (rows,))
         with sharding.use_mesh(self.mesh):
             inputs = [jnp.asarray(x, jnp.float32) for x in (x_t, times)]
             out = self._evaluate(self.weights, *inputs, jax.tree.map(jnp.asarray, branch), previous)

@@ -115,9 +115,11 @@ def read_preset(path: Path | str) -> Preset:
     """Read a `preset.json`.
 
     Raises:
-      FileNotFoundError: there is none. ValueError: it is no preset, or names a reward or a level
-        that cannot be.
+      TypeError: it is no path. FileNotFoundError: there is none. ValueError: it is no preset, or
+        names a reward or a level that cannot be.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"preset must be a path or a Preset; got {path!r:.60}.")
     content = read_json(path, _SCHEMA)
     if content.pop("preset") != FORMAT:
         raise ValueError(f"{path} must be a preset of format {FORMAT}; a newer version wrote it.")
