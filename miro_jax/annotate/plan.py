@@ -1,7 +1,9 @@
 """What is to be done, with which models, into what: checked before any device is touched."""
 
 import dataclasses
+import inspect
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +108,7 @@ def plan(settings: Settings) -> Job:
     """
     folder = open_folder(settings.out)
     given = settings.image_encoder, settings.caption_encoder
-    encoders = [parse_named(one) if isinstance(one, str) else one for one in given]
+    encoders = [_read_encoder(one) for one in given]
     toolbox = make_toolbox(settings, settings.rewards, *encoders, settings.encode_512)
     if settings.encode_512 and toolbox.image_size == SECOND_SIZE:
         raise ValueError(
@@ -115,6 +117,10 @@ def plan(settings: Settings) -> Job:
     source = settings.source
     if isinstance(source, str):
         source = open_source(source, settings.allow_urls)
+    if not isinstance(source, Source):
+        raise TypeError(
+            f"source must be text, as 'folder:PATH', or one that is open; got {source!r:.60}."
+        )
     if not source.pieces:
         raise ValueError(f"At least one piece is needed; {source.spec} has none.")
     if not any(piece.has_captions or piece.tables.captions for piece in source.pieces):
@@ -174,7 +180,7 @@ def make_toolbox(
 ) -> Toolbox:
     """Check the models of a job and put them into groups; nothing is loaded."""
     check(settings)
-    weights = {name: str(url) for name, url in dict(settings.weights or {}).items() if url}
+    weights = {name: str(url) for name, url in read_weights(settings).items() if url}
     check_rewards(rewards, weights)
     toolbox = Toolbox(
         rewards=tuple(rewards),
@@ -199,6 +205,16 @@ def make_toolbox(
     return dataclasses.replace(toolbox, groups=groups)
 
 
+def read_weights(settings: EngineSettings) -> dict[str, Any]:
+    """Return the weights that are given, by reward; TypeError where they are no mapping."""
+    try:
+        return dict(settings.weights or {})
+    except (TypeError, ValueError) as error:  # of text, or of a list of folders
+        raise TypeError(
+            f"weights must be {{name: folder or hub id}}; got {settings.weights!r:.60}."
+        ) from error
+
+
 def sign(pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
     """Return what a request says of pieces, by id; see `storage.claim`."""
     with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
@@ -214,6 +230,7 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
 
     Raises:
       ValueError: contradicting options, or a piece that the source does not have.
+      TypeError: pieces are neither numbers nor text.
     """
     pieces, index, count = settings.pieces, settings.worker_index, settings.num_workers
     if settings.piece is not None:
@@ -226,6 +243,12 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
         pieces = ALL
     total = len(source.pieces)
     if not isinstance(pieces, str):
+        try:
+            pieces = [operator.index(number) for number in pieces]
+        except TypeError as error:
+            raise TypeError(
+                f"pieces must be numbers, as [0, 3], or text, as '0-9,17'; got {pieces!r:.60}."
+            ) from error
         if unknown := [n for n in pieces if not 0 <= n < total]:
             wrong = ", ".join(map(str, unknown))
             raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {wrong}.")
@@ -289,6 +312,17 @@ def check_kinds(rewards: Any) -> None:
             raise TypeError(
                 f"A reward must be a name, or an object such as MyReward(); got {what}."
             )
+
+
+def _read_encoder(given: Any) -> Any:
+    read = parse_named(given) if isinstance(given, str) else given
+    known = inspect.getattr_static(read, "identity", None)  # which might read weights
+    if not ("name" in read if isinstance(read, Mapping) else known):
+        raise TypeError(
+            "An encoder must be text, as 'pixels:size=64', a mapping with its name, or an object "
+            f"with an identity; got {given!r:.60}."
+        )
+    return read
 
 
 def _default_groups(members: Sequence[str]) -> tuple[Group, ...]:

@@ -52,6 +52,13 @@ def parse_weights(text: str) -> tuple[str, str]:
     return _split_pair(text, "--weights must be NAME=FOLDER_OR_HUB_ID", text)
 
 
+def pieces_of_call(pieces: Any, options: Mapping[str, Any]) -> Any:
+    """Return the pieces of a call from Python: where none are given a worker's share, else all."""
+    if pieces is not None:
+        return pieces
+    return SHARED if options.keys() & {"worker_index", "num_workers", "distributed"} else ALL
+
+
 def _parse_group(text: str) -> tuple[str, tuple[str, ...]]:
     name, members = _split_pair(text, "--group must be NAME=MEMBER,MEMBER", text)
     return name, tuple(members.split(","))

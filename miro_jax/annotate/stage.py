@@ -14,10 +14,11 @@ from miro_jax.annotate import added, origin
 from miro_jax.annotate.estimate import describe
 from miro_jax.annotate.finish import finished, merge, summarize
 from miro_jax.annotate.plan import Job, plan
-from miro_jax.annotate.settings import ALL, SHARED, Settings
+from miro_jax.annotate.settings import SHARED, Settings, pieces_of_call
 from miro_jax.annotate.work import work_on
 from miro_jax.cli import build, run_folder, stored_checkpoint
 from miro_jax.cli.exit import note, say
+from miro_jax.cli.flags import from_call
 from miro_jax.data import sources
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.staging import source_of
@@ -35,7 +36,7 @@ def annotate(
     image_encoder: Any,
     caption_encoder: Any,
     *,
-    pieces: Any = ALL,
+    pieces: Any = None,
     **options: Any,
 ) -> Manifest | None:
     """Annotate a source into a folder; where that is done, check it and return.
@@ -49,7 +50,8 @@ def annotate(
         not finite is a failure.
       image_encoder, caption_encoder: arguments of `encoders.build_image_encoder` and
         `build_caption_encoder` as a mapping or as text, or encoders that are built already.
-      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all.
+      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all, or
+        with `worker_index`, `num_workers` or `distributed` those of this worker.
       **options: further fields of `Settings`.
 
     Returns:
@@ -61,16 +63,15 @@ def annotate(
       RuntimeError: more samples failed than `max_failure_rate`, with the main causes; finished
         work is kept.
     """
-    settings = Settings(
-        source=source,
-        out=out,
-        rewards=rewards,
-        image_encoder=image_encoder,
-        caption_encoder=caption_encoder,
-        pieces=ALL if pieces is None else pieces,
-        **options,
-    )
-    return execute(plan(settings))
+    given = {
+        "source": source,
+        "out": out,
+        "rewards": rewards,
+        "image_encoder": image_encoder,
+        "caption_encoder": caption_encoder,
+        "pieces": pieces_of_call(pieces, options),
+    }
+    return execute(plan(from_call(Settings, given | options)))
 
 
 def make_job(settings: Settings, report: Callable[[str], None] = note) -> Job:

@@ -3,11 +3,18 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
-from miro_jax.annotate.plan import Job, check_kinds, make_job, make_toolbox, sign
+from miro_jax.annotate.plan import (
+    Job,
+    check_kinds,
+    make_job,
+    make_toolbox,
+    read_weights,
+    sign,
+)
 from miro_jax.data.sources import Source, Tables, tables
 from miro_jax.data.sources.captions import TextIndex, index_captions
 from miro_jax.data.sources.tables import Table
@@ -64,16 +71,17 @@ def plan(settings: Settings) -> TableJob:
 
     Raises:
       ValueError: a bad argument, or the output belongs to another request.
-      TypeError: rewards is one string.
+      TypeError: a value of a wrong kind, as rewards that are one string.
       OSError: something is missing, or cannot be read or written.
     """
     home, name = _open_out(settings.out)
     rewards, dropped = _choose(settings)
-    weights = {n: str(url) for n, url in dict(settings.weights or {}).items() if n in rewards}
+    weights = {n: str(url) for n, url in read_weights(settings).items() if n in rewards}
     settings = dataclasses.replace(settings, weights=weights)
     toolbox = make_toolbox(settings, rewards)
     path = settings.path
-    words = [os.fspath(p) for p in ([path] if isinstance(path, str | os.PathLike) else path)]
+    several = isinstance(path, Iterable) and not isinstance(path, str | bytes)
+    words = [_as_path("path", p) for p in (path if several else [path])]
     rows, captions = _open_tables(settings, words)
     index = None if captions is None else index_captions(captions)
     source = inputs.open_input(words, rows, Tables(captions=index), settings.allow_urls)
@@ -137,7 +145,7 @@ def _make_claim(home: Folder, name: str) -> Claim:
 
 def _open_out(out: str | os.PathLike) -> tuple[Folder, str]:
     """Return the folder and the name of the output."""
-    text = os.path.expanduser(os.fspath(out))
+    text = os.path.expanduser(_as_path("out", out))
     if not text.lower().endswith(ENDINGS):
         raise ValueError(f"--out must end in one of {', '.join(ENDINGS)}; got {text}.")
     home, _, name = text.rpartition("/")
@@ -146,12 +154,22 @@ def _open_out(out: str | os.PathLike) -> tuple[Folder, str]:
     return open_folder(home or ("/" if text.startswith("/") else ".")), name
 
 
+def _as_path(name: str, given: Any) -> str:
+    """Return a path as text; TypeError, which names the argument, where it is none."""
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"{name} must be a path; got {given!r:.60}. Images and captions that are in memory are "
+            "scored by load_reward(NAME).score(IMAGES, CAPTIONS)."
+        )
+    return os.fspath(given)
+
+
 def _choose(settings: Settings) -> tuple[list[str | base.Reward], dict[str, str]]:
     """Return the rewards that take part, and why the others do not."""
     check_kinds(settings.rewards)
     names = [r for r in settings.rewards if isinstance(r, str)]
     check_names(names)
-    for url in dict(settings.weights or {}).values():
+    for url in read_weights(settings).values():
         hub.open(url)  # an existing folder or a hub id; nothing is fetched yet
     chosen, dropped = [], {}
     for reward in settings.rewards:
@@ -178,6 +196,7 @@ def _open_tables(settings: Settings, words: list[str]) -> tuple[Table | None, Ta
         if rows is None and (path_column, caption_column) != (None, None):
             raise ValueError("--path-column and --caption-column must come with a table; got none.")
         return rows, None
+    _as_path("captions", given)
     # With two tables, the path column is that of the first.
     captions = tables.open_table(given, path_column if rows is None else None, caption_column)
     if captions.caption_column is None:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from miro_jax.annotate.finish import describe_unfinished, gather
-from miro_jax.annotate.settings import ALL
+from miro_jax.annotate.settings import pieces_of_call
 from miro_jax.annotate.work import work_on
 from miro_jax.cli.exit import note, say
+from miro_jax.cli.flags import from_call
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.files import to_json
@@ -41,7 +42,7 @@ def score_images(
     rewards: Sequence[str | base.Reward],
     out: str | os.PathLike,
     *,
-    pieces: Any = ALL,
+    pieces: Any = None,
     **options: Any,
 ) -> dict[str, Any] | None:
     """Score images into a table; return at once where that is done.
@@ -50,7 +51,8 @@ def score_images(
       path: a folder of images, a table of paths, tar files or sources; see `score.inputs`.
       rewards: names, and rewards of your own.
       out: .parquet, .csv or .jsonl file to write, or its URL in an object store.
-      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all.
+      pieces: numbers of the pieces to do now, or text as for `--pieces`; None is all, or
+        with `worker_index`, `num_workers` or `distributed` those of this worker.
       **options: further fields of `Settings`.
 
     Returns:
@@ -60,8 +62,9 @@ def score_images(
       ValueError, TypeError, OSError: a bad argument, or weights that cannot be read.
       RuntimeError: too many images failed, or all of them.
     """
-    pieces = ALL if pieces is None else pieces
-    return execute(plan(Settings(path=path, rewards=rewards, out=out, pieces=pieces, **options)))
+    given = {"path": path, "rewards": rewards, "out": out}
+    given |= {"pieces": pieces_of_call(pieces, options)}
+    return execute(plan(from_call(Settings, given | options)))
 
 
 def make_job(settings: Settings) -> TableJob:
