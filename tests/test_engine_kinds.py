@@ -1,4 +1,4 @@
-"""`score_images` and `annotate` from Python name arguments of other kinds before work begins."""
+"""`score_images` and `annotate` from Python: arguments of other kinds are named at once."""
 
 import numpy as np
 import pytest

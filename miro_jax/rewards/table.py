@@ -73,7 +73,8 @@ def load_reward(name: str, **arguments) -> base.Reward:
     Args:
       name: a key of REWARDS or VERSIONS; `FILE.py:Class`, see `rewards.own`; or
         `process:COMMAND`, see `rewards.process`.
-      **arguments: of that reward's builder.
+      **arguments: of that reward's builder; of a published one `weights`, a folder or hub id,
+        `dtype`, "float32" (the default) or "bfloat16", and `mesh`, among others.
 
     Raises:
       TypeError: the name is no text, or the builder of a reward of the table has no such argument.

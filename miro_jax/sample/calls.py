@@ -26,12 +26,14 @@ def isolation_grid(
       prompts: rows. rewards: columns; None is all.
       negative_prompt: "same" (the paper's formula), "empty" or a text.
       **request: `num_images` of a cell, `seed`, `targets`, `negative_targets`, `guidance_scale`,
-        `guidance_interval`, `num_steps`, `solver`, with the defaults of `MiroPipeline.__call__`.
+        `guidance_interval`, `guidance_rule`, `guidance_schedule`, `num_steps`, `solver`, with the
+        defaults of `MiroPipeline.__call__`.
 
     Returns:
       [height, width, 3] uint8, labelled.
 
     Raises:
+      TypeError: a prompt or a name of another kind, or an unknown argument.
       ValueError: an unknown reward or solver, a level outside of [0, 1].
     """
     return _grid(pipe, prompts, Isolate(rewards), request | {"negative_prompt": negative_prompt})
