@@ -83,3 +83,6 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys, there):
     assert f"--workdir must be a run's folder with checkpoints; got {folder}" in (
         capsys.readouterr().err
     )
+    with pytest.raises(FileNotFoundError, match="must be a run's folder with checkpoints; got"):
+        export.export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -106,9 +106,17 @@ def check_hub_id(hub_id: str) -> None:
 
 
 def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
-    """Return the config of a run whose network the released layout can hold; else ValueError."""
-    sample.trained.peek(workdir)
+    """Return the config of a run whose network the released layout can hold; else ValueError.
+
+    Raises:
+      FileNotFoundError: it is no run, or a release.
+    """
     folder = sample.trained.folder_of(workdir, weights=False)
+    if not sample.trained.is_run(folder):
+        raise FileNotFoundError(
+            f"--workdir must be a run's folder with checkpoints; got {workdir}."
+        )
+    sample.trained.peek(workdir)
     settings = ml_collections.ConfigDict(hub.open(folder).json("config.json"))
     if wrong := sample.trained.official.misfits(settings.model.rin, "config.model.rin."):
         raise ValueError(
@@ -137,10 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def plan() -> Namespace:
         flags = parser.read(arguments)
-        if not sample.trained.is_run(sample.trained.folder_of(flags.workdir, weights=False)):
-            raise FileNotFoundError(
-                f"--workdir must be a run's folder with checkpoints; got {flags.workdir}."
-            )
         check_layout(flags.workdir)
         if flags.push is not None:
             check_hub_id(flags.push)
