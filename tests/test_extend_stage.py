@@ -197,9 +197,16 @@ def test_an_extension_of_another_network_is_refused_before_anything_is_scored(
     folder = shutil.copytree(new, tmp_path / "new")
     shutil.rmtree(folder / "records")
     monkeypatch.setattr(extension, "weights_name", lambda trained: "other step 2 sha256:00")
+    renamed = shutil.copytree(old, tmp_path / "renamed")
     with pytest.raises(ValueError, match="hold an extension of the same network, other step 2"):
-        extension.run(alone(old), folder)
+        extension.run(alone(renamed), folder)
     assert not (folder / "records").exists()
+
+
+def test_an_extension_is_compared_with_what_it_was_alone(old, new, monkeypatch):
+    monkeypatch.setattr(extension, "weights_name", lambda trained: "later step 4 sha256:00")
+    with pytest.raises(ValueError, match="must hold the network that was extended, .* later step"):
+        extension.run(alone(old, train__report=True), new)
 
 
 def test_a_reward_that_the_records_have_is_not_scored_again(tmp_path_factory, old, monkeypatch):

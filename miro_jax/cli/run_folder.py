@@ -108,6 +108,13 @@ def with_network_of(config: ml_collections.ConfigDict, run: Path) -> ml_collecti
     return c
 
 
+def began_with(workdir: Path, stage: str) -> dict[str, Any]:
+    """Return the config of a stage that a folder's checkpoints were trained by; {} without any."""
+    if not _saved_steps(workdir):
+        return {}  # perhaps it was stopped in its set-up, or another process is further
+    return read_json(workdir / CONFIG).get(stage, {})
+
+
 def check_began_with(
     workdir: Path, stage: str, key: str, identity: str, kind: str, name: str
 ) -> None:
@@ -118,10 +125,8 @@ def check_began_with(
       identity: of the weights, "NAME sha256:DIGEST"; their folder may have another name by now.
       kind, name: of such a run, "a student", and of what it began with, "teacher".
     """
-    if not _saved_steps(workdir):
-        return  # perhaps it was stopped in its set-up, or another process is further
-    before = read_json(workdir / CONFIG).get(stage, {}).get(key)
-    if before is None:  # as an earlier version wrote it
+    before = began_with(workdir, stage).get(key)
+    if before is None:  # a new run, or one of an earlier version
         return
     if before.rpartition("sha256:")[2] != identity.rpartition("sha256:")[2]:
         raise ValueError(

@@ -54,8 +54,7 @@ def run(config: Config, workdir: Path | str) -> None:
     config = run_folder.with_network_of(config, folder)
     extend.extended_config(config, "")  # which refuses a reward that the network knows
     with peers.watched(config.mesh.heartbeat_seconds):
-        base = weights_name(_load(config))
-        run_folder.check_began_with(workdir, "extend", "base", base, "an extension", "network")
+        base = _identify(config, workdir)
     log.info("What is extended is %s", base)
     make = functools.partial(_make_records, config, workdir)
     if origin(workdir):  # each process has a folder of its own, and makes the same
@@ -77,7 +76,30 @@ def run(config: Config, workdir: Path | str) -> None:
     if config.train.report:
         evaluate.run(extended, workdir)
         with peers.watched(config.mesh.heartbeat_seconds):
-            compare.run(_load(config), extended, workdir, workdir)
+            compare.run(_load_again(config, base), extended, workdir, workdir)
+
+
+def _identify(config: Config, workdir: Path) -> str:
+    """Return the identity of the weights that are extended; they are loaded for it where new."""
+    checkpoint = config.extend.checkpoint
+    before = run_folder.began_with(workdir, "extend")
+    if before.get("base") and before["checkpoint"] == checkpoint:
+        return before["base"]  # trained on from the checkpoint, which has all of it
+    base = weights_name(_load(config))
+    run_folder.check_began_with(workdir, "extend", "base", base, "an extension", "network")
+    return base
+
+
+def _load_again(config: Config, base: str) -> Trained:
+    """Load the network that was extended; ValueError where its folder has another one by now."""
+    before = _load(config)
+    if (found := weights_name(before)).rpartition("sha256:")[2] != base.rpartition("sha256:")[2]:
+        raise ValueError(
+            f"config.extend.checkpoint must hold the network that was extended, {base}, to be "
+            f"compared with; it holds {found}. The extended run is complete: compare it by "
+            "`miro-jax compare BEFORE AFTER` with a copy of what it was."
+        )
+    return before
 
 
 def _make_records(config: Config, workdir: Path) -> str | None:
