@@ -20,7 +20,7 @@ from miro_jax.cli import processes
 from miro_jax.cli.cluster import Given
 from miro_jax.cli.compile_cache import keep_compiled
 from miro_jax.cli.exit import MISTAKES, Formatter, is_full_disk
-from miro_jax.cli.stored_checkpoint import locate
+from miro_jax.cli.stored_checkpoint import digest_of, locate
 from miro_jax.cli.stored_run import LOCK_NAME, TRAINING, is_url, open_mirror
 from miro_jax.data import storage
 from miro_jax.data.json_file import read_json, with_tuples
@@ -128,7 +128,7 @@ def check_began_with(
     before = began_with(workdir, stage).get(key)
     if before is None:  # a new run, or one of an earlier version
         return
-    if before.rpartition("sha256:")[2] != identity.rpartition("sha256:")[2]:
+    if digest_of(before) != digest_of(identity):
         raise ValueError(
             f"--workdir must be new, or hold {kind} of the same {name}, {identity}; "
             f"{workdir} holds {f'{kind} of {before}' if before else 'another run'}."

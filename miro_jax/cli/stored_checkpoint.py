@@ -241,3 +241,8 @@ def _remove_others(copy: Path) -> None:
     for other in sorted(ages, key=lambda one: ages[one])[:-_KEPT]:
         if other != copy.parent:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def digest_of(identity: str) -> str:
+    """Return the digest of weights, "NAME sha256:DIGEST", whose folder may be called otherwise."""
+    return identity.rpartition("sha256:")[2]

@@ -18,7 +18,7 @@ from pathlib import Path
 from miro_jax import annotate, rewards
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
-from miro_jax.cli.stored_checkpoint import locate
+from miro_jax.cli.stored_checkpoint import digest_of, locate
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.data.records.staging import source_of
@@ -93,7 +93,7 @@ def _identify(config: Config, workdir: Path) -> str:
 def _load_again(config: Config, base: str) -> Trained:
     """Load the network that was extended; ValueError where its folder has another one by now."""
     before = _load(config)
-    if (found := weights_name(before)).rpartition("sha256:")[2] != base.rpartition("sha256:")[2]:
+    if digest_of(found := weights_name(before)) != digest_of(base):
         raise ValueError(
             f"config.extend.checkpoint must hold the network that was extended, {base}, to be "
             f"compared with; it holds {found}. The extended run is complete: compare it by "

@@ -25,6 +25,7 @@ from miro_jax import report, sample
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.exit import is_out_of_memory, say
 from miro_jax.cli.progress import Progress
+from miro_jax.cli.stored_checkpoint import digest_of
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.manifest import Manifest, require_rewards
@@ -115,7 +116,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     results = run_evaluators(evaluators, pipeline, trained.step, inputs.folder / "drawn")
     entry = {
         "step": trained.step,
-        "checkpoint": weights_name(trained).rpartition("sha256:")[2],
+        "checkpoint": digest_of(weights_name(trained)),
         "settings": {
             "evaluate": json.loads(config.evaluate.to_json()),
             "sample": json.loads(config.sample.to_json()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax.cli.exit import Unfit
+from miro_jax.cli.stored_checkpoint import digest_of
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
@@ -81,7 +82,7 @@ class Preset:
           checkpoint: as `trained.weights_name` names them.
         """
         wanted = self.found_on["checkpoint"]
-        if wanted.rpartition("sha256:")[2] != checkpoint.rpartition("sha256:")[2]:
+        if digest_of(wanted) != digest_of(checkpoint):
             raise Unfit(
                 f"a preset must be used with the weights that it was found on, {wanted}; got "
                 f"{checkpoint}. Search one for this network, or pass the levels as targets."
