@@ -1,5 +1,7 @@
 """What XLA is told on GPUs; on other devices nothing is."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,3 +76,40 @@ def test_heads_that_a_mesh_parts_are_not_merged(on_gpu):
     layer, x = packed(), jnp.ones((3, 4, 8))
     with jax.sharding.use_abstract_mesh(mesh):
         assert "f32[3,4,10]" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
+
+
+class Layer(nnx.Module):
+    """A layer that counts how often it is traced."""
+
+    traced: ClassVar[list[str]] = []
+
+    def __init__(self, rngs):
+        self.map = layers.Linear((4, 4), (None, None), rngs=rngs)
+
+    @compiling.traced_once("kind")
+    def __call__(self, x, kind):
+        self.traced.append(kind)
+        return x + jnp.tanh(self.map(x))
+
+
+def test_equal_layers_are_traced_once_and_give_what_a_plain_loop_gives():
+    Layer.traced.clear()
+    with sharding.use_mesh(sharding.one_device_mesh()):
+        stack = nnx.List(Layer(nnx.Rngs(seed)) for seed in range(3))
+    graphdef, params = nnx.split(stack)
+
+    def through(params, x, call):
+        for layer in nnx.merge(graphdef, params):
+            x = call(layer, x, "a")
+        return jnp.sum(x**2)
+
+    plain = Layer.__call__.__wrapped__
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    found = jax.jit(jax.grad(lambda p, x: through(p, x, Layer.__call__)))
+    lowered = found.lower(params, x)
+    assert Layer.traced == ["a"] and "@Layer" in lowered.as_text()
+    assert " call(" not in lowered.compile().as_text()
+    expected = jax.jit(jax.grad(lambda p, x: through(p, x, plain)))(params, x)
+    jax.tree.map(np.testing.assert_array_equal, found(params, x), expected)
+    stack[0](jnp.ones((2, 4)), kind="b")  # another kind is another layer
+    assert Layer.traced == ["a"] * 4 + ["b"]

@@ -21,9 +21,12 @@ SHAPE = Shape(257, 257, 16, 80, "bfloat16", padded=False, causal=False, trained=
 
 @pytest.fixture(autouse=True)
 def forget_shapes():
+    """Drop what was found for shapes, and the layers that were traced with it."""
     fused_attention._compiled_way.cache_clear()
+    jax.clear_caches()
     yield
     fused_attention._compiled_way.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from miro_jax.models import fused_attention
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import GeluMLP, LayerNorm, LayerScale, Linear, RMSNorm, SwiGLU
 
 Array = jax.Array
@@ -139,6 +140,7 @@ class SelfAttentionBlock(nnx.Module):
         self.attention_scale = None if process else LayerScale(width)
         self.mlp_scale = None if process else LayerScale(width)
 
+    @traced_once()
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Map tokens `[B, N, D]`; `mask` [B, N] bool hides tokens as sources."""
         q, k, v = self.qkv.unpack(self.norm(x))  # each [B, N, A, H]
@@ -194,6 +196,7 @@ class CrossAttentionBlock(nnx.Module):
         self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
 
+    @traced_once()
     def __call__(self, x: Array, source: Array, mask: Array | None = None) -> Array:
         """Update tokens `[B, N, D]` from `source` [B, S, E]; `mask` [B, S] bool hides sources."""
         q = self.q_norm(self.q(self.norm(x)))  # [B, N, A, H]

@@ -129,7 +129,13 @@ def over_leaves(step: Callable, structure: Any) -> Callable:
 
 def update_ema(ema_params: Any, params: Any, decay: float | Array) -> Any:
     """Return `decay * ema + (1 - decay) * params`, leaf by leaf."""
-    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema_params, params)
+    share = 1.0 - decay  # here, in Python's precision
+
+    @jax.jit  # traced once for all leaves of a shape
+    def move(ema: Array, param: Array, share: float | Array) -> Array:
+        return ema + share * (param - ema)
+
+    return jax.tree.map(lambda e, p: move(e, p, share), ema_params, params)
 
 
 def leaf_name(path: tuple) -> str:

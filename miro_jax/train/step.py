@@ -19,6 +19,7 @@ from flax import nnx
 from miro_jax.models import flow
 from miro_jax.models.rin import RIN
 from miro_jax.models.sharding import constrain
+from miro_jax.train.optim import global_norm
 from miro_jax.train.settings import Recipe
 from miro_jax.train.state import TrainState, update_ema
 
@@ -218,9 +219,9 @@ def apply_gradient(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
-        "grad_norm": optax.tree.norm(grads),
-        "update_norm": optax.tree.norm(updates),
-        "param_norm": optax.tree.norm(params),
+        "grad_norm": global_norm(grads),
+        "update_norm": global_norm(updates),
+        "param_norm": global_norm(params),
         "learning_rate": schedule(state.step),
     }
     new_state = TrainState(

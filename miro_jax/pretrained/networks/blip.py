@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from miro_jax.models.attention import attend
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.clip import Block, StackConfig, VisionConfig
@@ -103,6 +104,7 @@ class TextBlock(nnx.Module):
         self.norm = LayerNorm(c.width, epsilon=c.epsilon)
         self.activation = c.activation
 
+    @traced_once()
     def __call__(self, x: Array, mask: Array, source: Array) -> Array:
         """Map text tokens `[B, L, D]` float32 with image tokens `[B, N, S]`."""
         x = self.cross(self.attention(x, x, mask), source)

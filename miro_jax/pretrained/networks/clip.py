@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from miro_jax.models import attention
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
@@ -106,6 +107,7 @@ class Block(nnx.Module):
         self.hidden, self.mlp_out = mlp_maps(c.width, c.mlp_width, **options)
         self.activation = c.activation
 
+    @traced_once("causal")
     def __call__(self, x: Array, causal: bool) -> Array:
         """Map tokens `[B, N, D]` float32; `causal` hides later tokens."""
         y = self.norm(x)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import Options, mlp_maps
@@ -140,6 +141,7 @@ class Layer(nnx.Module):
         self.hidden, self.mlp_out = mlp_maps(width, mlp_width, **options)
         self.mlp_norm = LayerNorm(width, epsilon=EPSILON)
 
+    @traced_once("shapes")
     def __call__(self, x: Array, positions: Array, shapes: Sequence[Shape]) -> Array:
         """Map tokens `[B, N, C]` float32 with positions `[1, N, C]`."""
         y = self.attention(x + positions, x, shapes)

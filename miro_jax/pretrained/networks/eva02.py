@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, Linear
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import cpu
@@ -111,6 +112,7 @@ class Block(nnx.Module):
         self.value = Linear((c.width, c.mlp_width), ("embed", "mlp"), **options)
         self.mlp_inner_norm = LayerNorm(c.mlp_width, "mlp", epsilon=EPSILON)
 
+    @traced_once()
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         """Map tokens `[B, N, D]` float32."""
         y = self.norm(x)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, Linear, xavier_uniform
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks import bilinear, cpu, deformable
@@ -128,7 +129,7 @@ class PixelDecoder(nnx.Module):
           4, float32.
         """
         maps = [p(x) for p, x in zip(self.projections, features[:0:-1], strict=True)]
-        shapes = [(x.shape[1], x.shape[2]) for x in maps]
+        shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         width = maps[0].shape[-1]
         encoding = self.level_encoding[...].astype(jnp.float32)
         sines = [jnp.asarray(sine_positions(*shape, width)) for shape in shapes]
@@ -172,6 +173,7 @@ class DecoderLayer(nnx.Module):
         self.hidden, self.mlp_out = mlp_maps(c.width, c.decoder_mlp, **options)
         self.mlp_norm = LayerNorm(c.width, epsilon=EPSILON)
 
+    @traced_once()
     def __call__(
         self, x: Array, positions: Array, memory: Array, sines: Array, mask: Array
     ) -> Array:

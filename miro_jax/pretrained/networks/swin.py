@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, Linear, gelu
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import (
@@ -126,6 +127,7 @@ class Block(nnx.Module):
         self.mlp_norm = LayerNorm(channels, epsilon=EPSILON)
         self.hidden, self.mlp_out = mlp_maps(channels, config.mlp_ratio * channels, **options)
 
+    @traced_once("shift")
     def __call__(self, x: Array, shift: int) -> Array:
         """Map `[B, H, W, C]` float32; `shift` rolls the map before it is cut into windows."""
         x = x + self.attend(self.norm(x), shift).astype(x.dtype)

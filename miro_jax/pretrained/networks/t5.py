@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import Linear, RMSNorm
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import Options, Sizes, attention_maps, table
@@ -126,6 +127,7 @@ class Block(nnx.Module):
         self.mlp_norm = norm()
         self.mlp = GatedMLP(config, **options)
 
+    @traced_once()
     def __call__(
         self,
         x: Array,

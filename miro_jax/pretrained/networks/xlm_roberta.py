@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from miro_jax.models.attention import attend
+from miro_jax.models.compiling import traced_once
 from miro_jax.models.layers import LayerNorm, gelu
 from miro_jax.models.sharding import constrain
 from miro_jax.pretrained.networks.transformer import (
@@ -89,6 +90,7 @@ class Block(nnx.Module):
         self.hidden, self.mlp_out = mlp_maps(c.width, c.mlp_width, **options)
         self.mlp_norm = LayerNorm(c.width, epsilon=c.epsilon)
 
+    @traced_once()
     def __call__(self, x: Array, mask: Array, cos: Array, sin: Array) -> Array:
         """Map tokens `[B, L, D]` float32; `mask` [B, L] bool hides padding."""
         y = attend(rotate(self.q(x), cos, sin), rotate(self.k(x), cos, sin), self.v(x), mask)
