@@ -103,8 +103,9 @@ def test_equal_layers_are_traced_once_and_give_what_a_plain_loop_gives():
             x = call(layer, x, "a")
         return jnp.sum(x**2)
 
-    plain = Layer.__call__.__wrapped__
+    plain, mesh = Layer.__call__.__wrapped__, sharding.one_device_mesh()
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    x = jax.device_put(x, sharding.replicated(mesh))
     found = jax.jit(jax.grad(lambda p, x: through(p, x, Layer.__call__)))
     lowered = found.lower(params, x)
     assert Layer.traced == ["a"] and "@Layer" in lowered.as_text()
