@@ -13,6 +13,7 @@ from miro_jax import models
 from miro_jax.models import flow, rin, sharding
 from miro_jax.models.layers import Buffer
 from miro_jax.models.rin import RINConfig
+from tests import compiling
 from tests.networks import (
     TINY,
     abstract_network,
@@ -36,7 +37,7 @@ def apply(graphdef, params, buffers, batch, previous=None):
 
 
 # Kernels that do not depend on what follows: two networks have equal latent tokens, bit for bit.
-run = jax.jit(apply, static_argnums=0, compiler_options={"xla_cpu_use_fusion_emitters": True})
+run = jax.jit(apply, static_argnums=0, compiler_options=compiling.WITH_EMITTERS)
 
 
 @pytest.fixture(scope="module")
