@@ -121,7 +121,8 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Entry], dict[str, st
         if text[:1] != b"{":
             raise ValueError("an object must begin at once")
         metadata, arrays = _part(text.decode("utf-8"))
-        check_fields(metadata, ({str: str}, None), METADATA)
+        if not _is_texts(metadata):
+            check_fields(metadata, ({str: str}, None), METADATA)
         layout = (_seen_layout if len(arrays) <= _LONGEST_KEPT else _layout)(arrays)
     except UnknownDtype:
         raise
@@ -138,6 +139,11 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Entry], dict[str, st
     if last != size:
         raise ValueError(f"{size - last} bytes follow the last array.")
     return entries, metadata or {}
+
+
+def _is_texts(metadata: Any) -> bool:
+    """Return whether this is a dict of texts: what a schema says too, in many times the time."""
+    return type(metadata) is dict and all(type(text) is str for text in metadata.values())
 
 
 def _part(header: str) -> tuple[Any, str]:

@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class DataIterator:
 
     def __init__(
         self,
-        examples: Any,
+        examples: Callable[[int], dict],
         source: RecordSource,
         bins: bins_lib.Bins,
         identity: dict,
@@ -107,7 +107,7 @@ class DataIterator:
             begin = position + index * size
             if staged is not None:
                 staged.at(begin)
-            return stack_examples([examples[begin + row] for row in rows], buckets)
+            return stack_examples([examples(begin + row) for row in rows], buckets)
 
         # Whole batches are mapped: a step of Grain for each record would cost as much as it does.
         ours = grain.MapDataset.range(_ENDLESS).map(batch)
@@ -183,11 +183,6 @@ def make_iterator(
       ValueError: a shard is damaged; the rewards, levels or widths differ.
     """
     source, make_example, order = _open(records_dir, bins, identities, options)
-    if order is None:
-        # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
-        dataset = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat(None)
-    else:
-        dataset = grain.MapDataset.source(_Stream(source, order)).seed(options.seed)
     identity = {
         "manifest_digest": bins.manifest_digest,
         "levels": bins.label,
@@ -198,8 +193,28 @@ def make_iterator(
         identity[_ORDERS[0]] = options.shuffle_shards
     if options.lanes > 1:
         identity[_ORDERS[1]] = options.lanes
-    add_map = dataset.random_map if make_example.is_random else dataset.map
-    return DataIterator(add_map(make_example), source, bins, identity, options)
+    examples = _examples(source, make_example, order, options.seed)
+    return DataIterator(examples, source, bins, identity, options)
+
+
+def _examples(
+    source: RecordSource, make_example: MakeExample, order: ShardOrder | None, seed: int
+) -> Callable[[int], dict]:
+    """Return what makes the example at a position of the stream.
+
+    Grain orders the records and draws; it does not map them: its counters and clocks would cost as
+    much as to read a record.
+    """
+    indices: Any  # Grain types its elements as optional
+    if order is None:
+        # Not `shuffle(seed=s)`: there, epoch 1 of seed 0 is epoch 0 of seed 1.
+        indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    else:
+        indices = grain.MapDataset.source(_Stream(order)).seed(seed)
+    if not make_example.is_random:
+        return lambda position: make_example(source[indices[position]])
+    drawn = indices.random_map(lambda index, rng: make_example(source[index], rng))
+    return drawn.__getitem__
 
 
 def load_all(
@@ -267,16 +282,16 @@ def _open(
 
 
 class _Stream:
-    """The records of all epochs, in an order by shards."""
+    """The indices of the records of all epochs, in an order by shards."""
 
-    def __init__(self, source: RecordSource, order: ShardOrder):
-        self._source, self._order = source, order
+    def __init__(self, order: ShardOrder):
+        self._order = order
 
     def __len__(self) -> int:
         return _ENDLESS
 
-    def __getitem__(self, index: int) -> tuple[int, bytes]:
-        return self._source[self._order(index)]
+    def __getitem__(self, index: int) -> int:
+        return self._order(index)
 
 
 def _check_bins(records_dir: str | os.PathLike, manifest: Manifest, bins: bins_lib.Bins) -> None:
