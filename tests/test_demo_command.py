@@ -1,6 +1,7 @@
 """`miro-jax demo`: mistakes end it before a device is touched; a studio draws and measures."""
 
 import importlib.util
+import json
 import socket
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_mistakes_are_one_line(run, capsys, monkeypatch):
         port = taken.getsockname()[1]
         said = refused(capsys, f"--checkpoint={run}", f"--port={port}")
     assert f"--port must be free on 127.0.0.1; got {port}" in said
+
+
+def test_a_missing_file_of_a_run_s_own_reward_is_refused_at_once(run, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"rewards": ["missing.py:Redness"]}))
+    said = refused(capsys, f"--checkpoint={run}")
+    assert "missing.py, the file of a reward" in said and "--rewards=none" in said
+    studio.check_options(Options(str(run), rewards=("none",)))
 
 
 def test_a_host_of_another_machine_is_named(run, capsys, monkeypatch):

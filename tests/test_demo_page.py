@@ -139,6 +139,42 @@ def test_errors_are_messages(opened):
     view.wait_for_function("document.querySelector('#status').innerText.includes('prompt is need')")
 
 
+def test_numbers_beyond_a_slider_are_messages_or_its_end(opened, studio):
+    """And no traceback of the server, which the browser would complain of."""
+    view = opened()
+    view.fill("#seed input", "-1")
+    view.click("#generate")
+    view.wait_for_selector("#status .error")
+    assert view.inner_text("#status") == "seed must be in 0..4294967295; got -1."
+    view.fill("#seed input", "2")
+    view.fill("#images input[type=number]", "100")
+    view.fill("#targets-beauty input[type=number]", "-3")
+    generate(view)
+    call = studio.pipe.calls[-1]
+    assert call["num_images"] == studio.most_images and call["targets"]["beauty"] == 0
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("num_steps", 201, "up to 200 steps"),
+        ("guidance_scale", 16.0, "scale in 0..15"),
+        ("guidance_scale", None, "guidance_scale must be"),
+        ("num_images", 9, "num_images must be in 1..8"),
+        ("seed", "x", "seed must be a whole number; got x"),
+        ("solver", "foo", "solver must be one of"),
+        ("prompt", None, "prompt must be"),
+    ],
+)
+def test_values_that_no_control_gives_are_refused(studio, name, value, said):
+    values = form.to_values(studio.usual) | {"interval_low": 0.0, "interval_high": 1.0}
+    controls = page.Controls(studio, dict.fromkeys(page._SINGLE), {})
+    with pytest.raises(ValueError, match=said):
+        controls.read([(values | {name: value})[key] for key in page._SINGLE])
+    with pytest.raises(ValueError, match="a level must be a number"):
+        form.snap(None, 64)
+
+
 def test_two_settings_start_from_the_same_noise(opened, studio):
     view = opened()
     view.fill("#seed input", "3")

@@ -271,6 +271,11 @@ def test_what_is_no_reward_is_refused_by_file_and_class(file, text, error, said)
         rewards.check_names([name])
 
 
+def test_a_missing_file_by_a_relative_path_says_what_the_path_counts_from():
+    with pytest.raises(FileNotFoundError, match="mine.py.* counts from the folder you start in"):
+        rewards.check_names(["mine.py:Redness"])
+
+
 def test_a_class_whose_attributes_are_wrong_is_refused(file):
     with pytest.raises(ValueError, match="OtherName: the attribute name must be 'other_name'.*got"):
         load_reward(f"{file}:OtherName")

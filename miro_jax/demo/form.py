@@ -134,6 +134,12 @@ def to_command(
 
 
 def snap(level: float, num_bins: int) -> float:
-    """Return the trained level k / (num_bins - 1) that is nearest to a level in [0, 1]."""
+    """Return the trained level k / (num_bins - 1) that is nearest to a level in [0, 1].
+
+    Raises:
+      ValueError: the level is no number.
+    """
+    if not isinstance(level, int | float):
+        raise ValueError(f"a level must be a number in [0, 1]; got {level!r}.")
     top = max(num_bins - 1, 1)
     return round(level * top) / top

@@ -35,15 +35,8 @@ _SINGLE += ("interval_high", "guidance_rule", "guidance_schedule", "solver", "ne
 _LINK = "(s, b) => location.origin + location.pathname + '?settings=' + encodeURIComponent(s)"
 _LINK += " + (b ? '&beside=' + encodeURIComponent(b) : '')"
 _SEED = "() => Math.floor(Math.random() * 4294967296)"
-_FONTS = [
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "Roboto",
-    "Helvetica Neue",
-    "Arial",
-    "sans-serif",
-]
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto"]
+_FONTS += ["Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 _LEGEND = Markup(
     '<div class="legend"><span><span class="track"><i style="width:60%"></i></span>measured level'
@@ -75,7 +68,7 @@ class Controls:
         said = dict(zip(self.single, values, strict=False))
         said["guidance_interval"] = [said.pop("interval_low"), said.pop("interval_high")]
         for name in ("num_images", "seed", "num_steps"):
-            if said[name] is None or int(said[name]) != said[name]:
+            if not isinstance(said[name], int | float) or int(said[name]) != said[name]:
                 raise ValueError(f"{name} must be a whole number; got {said[name]}.")
             said[name] = int(said[name])
         rest, names = iter(values[len(self.single) :]), self.studio.pipe.reward_names
@@ -84,17 +77,14 @@ class Controls:
             bins = self.studio.num_bins
             levels = [snap(level, bins) if used else None for used, level in pairs]
             said[kind] = dict(zip(names, levels, strict=True))
-        return make_form(names, said, self.studio.most_images)
+        form = make_form(names, said, self.studio.most_images)
+        self._check_reach(form)
+        return form
 
     def write(self, form: Request) -> list[Any]:
         """Return the values of `every` for a form; ValueError for what no slider reaches."""
+        self._check_reach(form)
         values = to_values(form)
-        steps, scale = _most(self.studio)
-        if values["num_steps"] > steps or not 0 <= values["guidance_scale"] <= scale:
-            raise ValueError(
-                f"the page draws up to {steps} steps at a guidance scale in 0..{scale:g}; "
-                f"got {values['num_steps']} and {values['guidance_scale']:g}."
-            )
         values["interval_low"], values["interval_high"] = values.pop("guidance_interval")
         out = [values[name] for name in self.single]
         for kind, usual in (("targets", 1.0), ("negative_targets", 0.0)):
@@ -102,6 +92,15 @@ class Controls:
                 level = values[kind][name]
                 out += [level is not None, usual if level is None else round(level, 4)]
         return out
+
+    def _check_reach(self, form: Request) -> None:
+        steps, scale = _most(self.studio)
+        asked = form.settings
+        if asked.num_steps > steps or not 0 <= asked.guidance_scale <= scale:
+            raise ValueError(
+                f"the page draws up to {steps} steps at a guidance scale in 0..{scale:g}; "
+                f"got {asked.num_steps} and {asked.guidance_scale:g}."
+            )
 
 
 def load_components() -> Any:
@@ -273,7 +272,8 @@ def _connect(
     """Connect events; whatever is no drawing is answered at once, outside of the queue."""
     every, names = controls.every, studio.pipe.reward_names
     texts = [out["python"], out["command"], out["json"]]
-    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+    # `controls.read` checks all values; gradio's own checks end in a traceback.
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "preprocess": False}
 
     # Stop waits for the first answer: before it, the page cannot say what is to be stopped.
     going_on, idle = gr.update(interactive=True), gr.update(interactive=False)
@@ -337,6 +337,7 @@ def _connect(
         draw,
         [out["pinned"], *every],
         [out["status"], out["result"], buttons["stop"]],
+        preprocess=False,
         show_progress="minimal",
         show_progress_on=out["status"],
         concurrency_limit=1,

@@ -164,11 +164,18 @@ class Studio:
 
 def check_options(options: Options) -> None:
     """Check what can be known before a device is touched; raises what `peek` and others raise."""
-    names, *_ = peek(options.checkpoint, options.variant, options.revision)
+    names, sample, _ = peek(options.checkpoint, options.variant, options.revision)
     for path in options.preset:
         read_preset(path).check_rewards(names)
     if tuple(options.rewards) not in ((AUTO,), (NONE,)):
         rewards.check_names(options.rewards)
+    elif tuple(options.rewards) == (AUTO,) and sample is not None:
+        try:
+            rewards.check_names(_rewards_of(locate(options.checkpoint, weights=False)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} --rewards=none measures nothing, and --rewards=NAMES by others."
+            ) from error
 
 
 def open_studio(options: Options) -> Studio:
@@ -224,8 +231,11 @@ def load_measures(options: Options, run: Path | None) -> Sequence[Reward]:
         return rewards.load_rewards(names)
     if run is None:
         return ()
-    own = read_json(run / "config.json", {"rewards": [str]})["rewards"]
-    return rewards.load_rewards([name for name in own if not rewards.has_weights(name)])
+    return rewards.load_rewards([x for x in _rewards_of(run) if not rewards.has_weights(x)])
+
+
+def _rewards_of(run: Path) -> list[str]:
+    return read_json(run / "config.json", {"rewards": [str]})["rewards"]
 
 
 def make_presets(

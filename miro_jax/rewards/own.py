@@ -109,7 +109,8 @@ def digest(name: str) -> str:
 def _import(path: Path) -> ModuleType:
     """Import a file by its path, once for each content."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}, the file of a reward FILE.py:Class, is missing.")
+        start = "" if path.is_absolute() else " Its path counts from the folder you start in."
+        raise FileNotFoundError(f"{path}, the file of a reward FILE.py:Class, is missing.{start}")
     name = f"miro_jax_own_{path.stem}_{digest(str(path))}"
     if name in sys.modules:
         return sys.modules[name]
