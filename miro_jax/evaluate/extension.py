@@ -27,7 +27,7 @@ from miro_jax.evaluate import compare
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
 from miro_jax.rewards.names import short_name
-from miro_jax.sample.trained import Trained, load, weights_name
+from miro_jax.sample.trained import Trained, load, peek, weights_name
 from miro_jax.train import components, extend, loop, peers
 from miro_jax.train.state import TrainState
 
@@ -51,6 +51,7 @@ def run(config: Config, workdir: Path | str) -> None:
     folder = locate(checkpoint)
     if folder.resolve() == workdir.resolve():
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
+    peek(checkpoint)  # which refuses what is no checkpoint
     config = run_folder.with_network_of(config, folder)
     extend.extended_config(config, "")  # which refuses a reward that the network knows
     with peers.watched(config.mesh.heartbeat_seconds):
