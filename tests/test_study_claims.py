@@ -171,6 +171,7 @@ def turned(change, noise=0.1):
 def test_a_live_dial_rises_and_controls():
     result = turned(1.0, noise=0.0)
     assert result.verdict == "shown"
+    assert f"{REWARDS[0]} 1.00 (1.00 to 1.00)" in result.words
     for index, name in enumerate(REWARDS):
         dial = result.dials[name]
         assert dial.rises and dial.rank == pytest.approx(1)

@@ -15,10 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from miro_jax.evaluate.study.claim import Claim, decide
+from miro_jax.evaluate.study.claim import Claim, decide, write_interval
 from miro_jax.evaluate.study.measured import DEFAULT
 from miro_jax.evaluate.study.resample import Study, interval, intervals
-from miro_jax.report.page import signed
 from miro_jax.report.results import rises
 from miro_jax.report.statistics import Mean, rank_correlation
 
@@ -74,7 +73,7 @@ def judge(study: Study) -> Dials:
         return Dials()
     rising = [name for name, dial in dials.items() if dial.rises]
     falling = [name for name, dial in dials.items() if dial.range["high"] < 0]
-    numbers = ", ".join(f"{n} {signed(d.controllability['mean'], '.2f')}" for n, d in dials.items())
+    numbers = "; ".join(f"{n} {write_interval(d.controllability)}" for n, d in dials.items())
     words = f"{len(rising)} of {len(dials)} dials rise. Controllability: {numbers}."
     fewest = len(dials) - (len(dials) > 2)
     verdict = decide(len(rising) >= fewest, not rising and len(falling) >= len(dials) / 2)

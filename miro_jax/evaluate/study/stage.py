@@ -184,7 +184,7 @@ def _run_group(
     }
     states, at = _restore(bench, folder, runs, facts)
     measured.save_frame(folder.path, bench.frame)  # not of a study that was refused
-    progress.update(at * len(runs), name)
+    progress.update(at * len(runs), f"group {name}")
     stacked = train.stack_runs(runs)
     for step in bench.study.measure_steps:
         if step <= at:
