@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -171,8 +172,12 @@ def test_values_that_no_control_gives_are_refused(studio, name, value, said):
     controls = page.Controls(studio, dict.fromkeys(page._SINGLE), {})
     with pytest.raises(ValueError, match=said):
         controls.read([(values | {name: value})[key] for key in page._SINGLE])
+
+
+def test_a_level_that_is_no_number_is_refused():
+    emptied: Any = None
     with pytest.raises(ValueError, match="a level must be a number"):
-        form.snap(None, 64)
+        form.snap(emptied, 64)
 
 
 def test_two_settings_start_from_the_same_noise(opened, studio):
