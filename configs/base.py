@@ -186,7 +186,7 @@ def base() -> ConfigDict:
     c.train.keep_every_steps = 0  # and the multiples of it, for good; 0 = none
     c.train.keep_best = ""  # and where this metric is highest: "reward/beauty"; "-loss": lowest
     c.train.upload_every_seconds = 30.0  # of what has changed, where --workdir is a URL
-    c.train.profile_steps = ()  # (10, 13): trace these steps into WORKDIR/profile
+    c.train.profile_steps = ()  # (10, 13): trace steps 10 to 13 into WORKDIR/profile
     c.train.peak_tflops = 0.0  # of a device, for the log's share of it (mfu); 0 = if it is known
     c.train.trackers = ()  # "wandb", "trackio": get a copy of metrics.jsonl; install them yourself
     c.train.report = True  # write report.html at the end of training

@@ -9,7 +9,8 @@ from flax import nnx
 
 from miro_jax.models.flops import forward_flops, peak_tflops, sampling_flops, training_flops
 from miro_jax.models.rin import RIN
-from miro_jax.train import spent
+from miro_jax.train import loop, spent
+from miro_jax.train.settings import Training
 from miro_jax.train.spent import Profile, Spent, peak_seconds
 from tests import training
 from tests.networks import TINY, abstract_module, make_batch, resize
@@ -52,20 +53,60 @@ def test_a_wait_beside_a_step_that_is_under_way_does_not_count():
     assert times.since_mark() == (4.0, dict.fromkeys(spent.CAUSES, 0.0) | {"input": 2.0})
 
 
-def test_a_profile_begins_and_ends_with_its_steps(monkeypatch, tmp_path):
+def traced(monkeypatch, folder, steps, first, last):
+    """What happens, in order, where a run does the steps first..last."""
     calls = []
-    monkeypatch.setattr(spent.jax.profiler, "start_trace", lambda path: calls.append(path))
+    monkeypatch.setattr(spent.jax.profiler, "start_trace", lambda path: calls.append("start"))
     monkeypatch.setattr(spent.jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    profile = Profile(tmp_path, (2, 4))
-    for step in range(6):
-        calls.append(step)
+    profile = Profile(folder, steps, lambda: calls.append("wait"))
+    for step in range(first, last + 1):
         profile.before(step)
-    assert calls == [0, 1, 2, str(tmp_path), 3, 4, "stop", 5]
-    profile.stop()
-    never = Profile(tmp_path, ())
-    never.before(0)
-    never.stop()
-    assert calls[-1] == 5
+        calls.append(step)
+    profile.stop(last)
+    return calls
+
+
+BEGIN, END = ["wait", "start"], ["wait", "stop"]
+
+
+@pytest.mark.parametrize(
+    "steps, first, last, expected",
+    [
+        ((2, 4), 1, 6, [1, *BEGIN, 2, 3, 4, *END, 5, 6]),
+        ((1, 1), 1, 2, [*BEGIN, 1, *END, 2]),  # the first step of a run
+        ((2, 4), 3, 5, [*BEGIN, 3, 4, *END, 5]),  # resumed between the two
+        ((2, 4), 5, 6, [5, 6]),  # resumed behind them
+        ((2, 9), 1, 3, [1, *BEGIN, 2, 3, *END]),  # the run ends before
+        ((), 1, 2, [1, 2]),
+    ],
+)
+def test_a_profile_holds_the_steps_that_it_names(
+    monkeypatch, tmp_path, steps, first, last, expected
+):
+    assert traced(monkeypatch, tmp_path, steps, first, last) == expected
+
+
+def test_the_log_says_which_steps_are_in_a_profile(monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO", "miro_jax")
+    traced(monkeypatch, tmp_path, (2, 9), 1, 3)
+    assert caplog.messages == [f"Profile of steps 2 to 3 of metrics.jsonl: {tmp_path}"]
+
+
+@pytest.mark.parametrize("steps", [(0, 1), (3, 2), (5, 9), (3,), (1, 2, 3), ("1", "2")])
+def test_a_profile_of_steps_that_no_run_has_is_refused(steps):
+    config = training.tiny(train__num_steps=4)
+    config.train.profile_steps = steps
+    with pytest.raises(ValueError, match=r"counted from 1 as in metrics.jsonl and begun by step 4"):
+        Training(**config.train)
+
+
+def test_a_trace_begins_at_the_step_of_that_number_in_metrics(monkeypatch, tmp_path):
+    made = loop.Loop.__new__(loop.Loop)
+    made.config, made.clock = training.tiny(), types.SimpleNamespace(is_due=lambda: False)
+    monkeypatch.setattr(made, "_agreed", lambda step, due: (0, False), raising=False)
+    made.profile, numbers = types.SimpleNamespace(before=lambda step: numbers.append(step)), []
+    made._before_step(0, [], 0)  # makes the line of step 1 of metrics.jsonl
+    assert numbers == [1]
 
 
 def dot_flops(jaxpr):

@@ -91,7 +91,7 @@ def run(
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)
         loop.here = here
-        loop.profile = Profile(workdir / "profile", c.profile_steps)
+        loop.profile = Profile(workdir / "profile", c.profile_steps, loop._read_pending)
         if make_step is not None:
             loop.peak_seconds = None  # known for steps of training alone
             loop.run(make_step(config, parts), state, first)
@@ -126,7 +126,8 @@ class Loop:
         self.columns = [config.rewards.index(n) for n in config.data.train_rewards]
         self.pending: tuple[int, dict, dict] | None = None
         self.stop_signal: int | None = None
-        self.spent, self.profile, self.since = Spent(), Profile(Path(), ()), 0
+        self.spent, self.since = Spent(), 0
+        self.profile = Profile(Path(), (), self._read_pending)
         self.clock = SaveClock(
             config.train.checkpoint_every_seconds, config.train.failure_every_seconds
         )
@@ -170,7 +171,7 @@ class Loop:
     def _before_step(self, step: int, leaves: list[Array], first: int) -> None:
         """Preview and save when due; leave when a signal came."""
         c = self.config.train
-        self.profile.before(step)
+        self.profile.before(step + 1)
         if step != first:
             if c.sample_every_steps and step % c.sample_every_steps == 0:
                 self._read_pending()
@@ -192,7 +193,7 @@ class Loop:
 
     def _finish(self, step: int, leaves: list[Array], first: int) -> None:
         """Do what is due at the last step: the preview, then the checkpoint."""
-        self.profile.stop()
+        self.profile.stop(step)
         if step > first:
             self._read_pending()
             if self.config.train.sample_every_steps:
@@ -205,7 +206,7 @@ class Loop:
             self._leave(step, number, "the state is saved")
 
     def _leave(self, step: int, number: int, state: str) -> None:
-        self.profile.stop()
+        self.profile.stop(step)
         self.checkpoints.wait()
         name = signal.Signals(number).name
         log.info("Stopped by %s after step %d; %s", name, step, state)

@@ -39,7 +39,7 @@ class Training(Recipe):
     keep_checkpoints: int = option(at_least=1, help="the newest so many")
     report: bool = option(help="evaluate at the end of training")
     microbatches: int = option(1, at_least=1, help="parts of a batch, in memory one by one")
-    profile_steps: tuple[int, ...] = ()  # (first, last): trace the steps between; () is never
+    profile_steps: tuple[int, ...] = ()  # (first, last): trace them and those between; () is never
     peak_tflops: float = option(0.0, at_least=0, help="of a device; 0 is that of known ones")
     trackers: tuple[str, ...] = ()  # names of `trackers.NAMES`: get a copy of the metrics
     checkpoint_every_seconds: float = option(
@@ -60,10 +60,12 @@ class Training(Recipe):
                 f"got {', '.join(map(str, unknown))}."
             )
         steps = self.profile_steps
-        if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+        whole = len(steps) == 2 and all(isinstance(step, int) for step in steps)
+        if steps and not (whole and 1 <= steps[0] <= min(steps[1], self.num_steps)):
             raise ValueError(
-                "config.train.profile_steps must be () or two steps, the smaller first; "
-                f"got {steps}."
+                "config.train.profile_steps must be () or the first and the last step to trace, "
+                f"counted from 1 as in metrics.jsonl and begun by step {self.num_steps}, "
+                f"config.train.num_steps; got {steps}."
             )
         if AUTO < self.checkpoint_every_seconds < 0:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Where the time of training goes: shares of it by cause, goodput, and a profile on request."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import jax
 from miro_jax.cli.build import Config
 from miro_jax.models.flops import peak_tflops, training_flops
 from miro_jax.train.components import Components
+
+log = logging.getLogger("miro_jax")
 
 # What training waits for, beside its steps. The first step is compiled, all of it counts as that.
 CAUSES = ("input", "checkpoint", "evaluation", "compilation")
@@ -61,28 +64,40 @@ class Spent:
 
 
 class Profile:
-    """Trace the steps first..last-1 of a run with JAX's profiler, for TensorBoard or Perfetto.
+    """Trace the steps first..last of a run with JAX's profiler, for TensorBoard or Perfetto.
+
+    Steps have the numbers of metrics.jsonl: the first of a run is 1.
 
     Args:
-      folder: where the trace is written. steps: (first, last), or () for no trace.
+      folder: where the trace is written. steps: (first, last), both traced, or () for no trace.
+      wait: returns once the devices have ended the steps before, which run while Python goes on.
     """
 
-    def __init__(self, folder: Path, steps: Sequence[int]):
-        self._folder, self._steps, self._running = folder, tuple(steps), False
+    def __init__(self, folder: Path, steps: Sequence[int], wait: Callable[[], None]):
+        self._folder, self._steps, self._wait = folder, tuple(steps), wait
+        self._from = 0  # the first step of the trace that runs; 0 is none
 
     def before(self, step: int) -> None:
-        """Start or stop, as is due before a step."""
-        if self._steps and step == self._steps[0] and not self._running:
+        """Start or stop, as is due before a step; a run resumed between the two starts there."""
+        if not self._steps:
+            return
+        if self._from and step > self._steps[1]:
+            self.stop(step - 1)
+        elif not self._from and self._steps[0] <= step <= self._steps[1]:
+            self._wait()
             jax.profiler.start_trace(str(self._folder))
-            self._running = True
-        elif self._running and step >= self._steps[1]:
-            self.stop()
+            self._from = step
 
-    def stop(self) -> None:
-        """Stop; does nothing where nothing runs."""
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
+    def stop(self, step: int) -> None:
+        """Stop after a step; does nothing where nothing runs."""
+        if not self._from:
+            return
+        self._wait()
+        jax.profiler.stop_trace()
+        if step >= self._from:  # not where a signal came before the first of them
+            which = f"{self._from} to {step}"
+            log.info("Profile of steps %s of metrics.jsonl: %s", which, self._folder)
+        self._from = 0
 
 
 def peak_seconds(config: Config, parts: Components) -> Callable[[int], float] | None:
