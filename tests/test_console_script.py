@@ -1,6 +1,7 @@
 """The console script: a table of verbs."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -55,6 +56,22 @@ def test_each_verb_explains_itself(capsys, verb):
     assert __main__.main([verb, "--help"]) == 0
     out, err = capsys.readouterr()
     assert "example" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    "words", ["weights list", "weights convert", "weights pull", "evaluate prompts"]
+)
+def test_each_verb_of_a_verb_has_examples(capsys, words):
+    assert __main__.main([*words.split(), "--help"]) == 0
+    assert f"\n  miro-jax {words} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [*__main__.VERBS, "evaluate prompts", "evaluate --suite=parti"])
+def test_each_flag_says_more_than_its_default(capsys, words):
+    assert __main__.main([*words.split(), "--help"]) == 0
+    text = re.sub(r"\n {10,}", "  ", capsys.readouterr().out)  # long flags have a line of their own
+    flags = re.findall(r"^  (--.*)", text, re.MULTILINE)
+    assert [flag for flag in flags if not re.search(r"  +(?!\(default)\S", flag)] == []
 
 
 @pytest.mark.parametrize("verb", ["annotate", "sample", "score"])

@@ -123,6 +123,12 @@ def test_the_help_names_the_folder_that_is_written_by_default(capsys):
     assert "(default: explorer)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_help_speaks_of_no_preset_which_the_explorer_does_not_take(capsys):
+    assert explore.main(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "preset" not in text and "(default: 0,1)" in text
+
+
 @pytest.mark.slow
 def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 What imports jax is reached through `cli`, which imports it when it is used: `--help` is quick.
 """
 
+import functools
 import math
 import sys
 from argparse import Namespace
@@ -58,12 +59,13 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
         epilog=EXAMPLE,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|convert|pull")
-    listing = verbs.add_parser("list", help="print key, dtype and shape of every tensor")
+    add = functools.partial(verbs.add_parser, epilog=EXAMPLE)
+    listing = add("list", help="print key, dtype and shape of every tensor")
     listing.add_argument("file", type=Path, help=".safetensors, .pt, .pth or .bin")
-    convert = verbs.add_parser("convert", help="write a pickled checkpoint as safetensors")
+    convert = add("convert", help="write a pickled checkpoint as safetensors")
     convert.add_argument("file", type=Path, help=".pt, .pth or .bin")
     convert.add_argument("out", type=Path, help="the .safetensors file to write")
-    pulling = verbs.add_parser("pull", help="fetch the weights of models, to use them offline")
+    pulling = add("pull", help="fetch the weights of models, to use them offline")
     pulling.add_argument(
         "names", nargs="+", metavar="NAME", help="of a reward or encoder, miro; all"
     )

@@ -20,7 +20,7 @@ from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
 from miro_jax.sample.request import Prompt, Request, given_prompts
-from miro_jax.sample.settings import HOW, MODEL, WHAT, WHERE, Options, Settings
+from miro_jax.sample.settings import HOW, MODEL, PRESET, WHAT, WHERE, Options, Settings
 
 VERB = "explore"
 
@@ -64,7 +64,8 @@ def _parser() -> Parser:
     )
     add_flags(parser, Options, {"out": "explorer"}, skip=("preset",))
     add_flags(parser, Request)
-    add_flags(parser, Settings)
+    of_presets = [f for f in dataclasses.fields(Settings) if f.metadata["unset"] == PRESET]
+    add_flags(parser, Settings, {field.name: field.default for field in of_presets})
     return parser
 
 

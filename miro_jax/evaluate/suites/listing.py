@@ -33,7 +33,9 @@ def _plan(words: Sequence[str]) -> tuple[Suite, Path | None]:
     prog = f"{exits.command_of('evaluate')} {WORD}"
     parser = Parser(prog=prog, description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--suite", required=True, help="geneval, parti, shapes or a file")
-    parser.add_argument("--out", metavar="FILE", help="(default: printed, one a line)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="file to write (default: printed, one a line)"
+    )
     parser.add_argument(
         "--run", metavar="DIR", help="whose own prompts --suite=shapes has; for no other suite"
     )

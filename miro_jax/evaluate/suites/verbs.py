@@ -74,7 +74,7 @@ def concerns_evaluations(words: Sequence[str]) -> bool:
 def _add_compare(parser: Parser) -> None:
     parser.add_argument("evaluations", metavar="EVALUATION", nargs="+", help="two or more folders")
     parser.add_argument(
-        "--metrics", type=split_names, default=(), metavar="A,B", help="(default: all they share)"
+        "--metrics", type=split_names, default=(), metavar="A,B", help="of them (default: all)"
     )
     parser.add_argument("--format", choices=tables.FORMS, default="text", help="of what is printed")
     parser.add_argument("--force", action="store_true", help="mark what is not comparable")
@@ -151,7 +151,13 @@ def _add_import(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="results.jsonl, rewards.jsonl")
     parser.add_argument("--suite", required=True, help="geneval, parti or a file of prompts")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the evaluation")
-    parser.add_argument("--images-per-prompt", type=int, default=None, metavar="N")
+    parser.add_argument(
+        "--images-per-prompt",
+        type=int,
+        default=None,
+        metavar="N",
+        help="images of each prompt (default: the suite's rule)",
+    )
     parser.add_argument("--partial", action="store_true", help="accept a set that lacks images")
     parser.add_argument(
         "--judge",
