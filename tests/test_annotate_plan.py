@@ -110,6 +110,23 @@ def test_devices_share_parameters_as_the_mesh_lays_them_out(source, tmp_path):
         told("allx3", 4)
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"mesh": 4}, "mesh must be all, DATAxMODEL or allxMODEL, such as 4x2; got 4"),
+        ({"stages": 3}, "stages must be all or some of rewards, vqa, encode, as text .*; got 3"),
+        ({"stages": ["encode"]}, r"stages must be all .* with commas between; got \['encode'\]"),
+        ({"groups": 3}, r"groups must be pairs, as \[\('rewards', .*; got 3"),
+        ({"groups": {"rewards": ["clip"]}}, "groups must be pairs"),
+        ({"groups": [("rewards", "clip")]}, "groups must be pairs"),
+        ({"out": 3}, "A folder must be text or a path; got 3"),
+    ],
+)
+def test_an_option_of_another_kind_is_named_with_what_it_takes(source, tmp_path, given, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        make_plan(source, **({"out": tmp_path} | given))
+
+
 def test_only_the_stages_that_run_are_planned(source, tmp_path):
     text = describe(source, tmp_path, stages="encode")
     assert "flan_t5" in text and "vqa" not in text

@@ -46,6 +46,19 @@ def test_a_mask_without_embeddings_is_refused(pipe):
         pipe("a", prompt_mask=np.ones((1, 8), bool), **HOW)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt_embeds": [np.zeros((3, 8)), np.zeros((2, 8))]},
+        {"prompt_embeds": [[["a"]]]},
+        {"prompt_embeds": np.zeros((2, 3, 8)), "prompt_mask": [[1, 1, 1], [1, 1]]},
+    ],
+)
+def test_embeddings_that_are_no_one_array_are_named_with_what_to_do(pipe, given):
+    with pytest.raises(ValueError, match="must be one array of numbers, .*Pad to the longest"):
+        pipe(**given, **HOW)
+
+
 @pytest.mark.parametrize("answer", [np.zeros((1, 8, 8, 3)), [1], "x", True])
 def test_what_a_callback_returns_is_a_mapping_or_nothing(pipe, answer):
     with pytest.raises(TypeError, match="callback_on_step_end must return None or {'latents': arr"):

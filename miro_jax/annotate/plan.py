@@ -186,7 +186,7 @@ def make_toolbox(
         rewards=tuple(rewards),
         image_encoder=image_encoder,
         caption_encoder=caption_encoder,
-        groups=tuple(Group(name, tuple(some)) for name, some in settings.groups),
+        groups=_read_groups(settings.groups),
         encode_512=encode_512,
         weights=weights,
         dtype=settings.dtype,
@@ -203,6 +203,15 @@ def make_toolbox(
     groups = toolbox.groups or _default_groups(members)
     _check_groups(groups, members)
     return dataclasses.replace(toolbox, groups=groups)
+
+
+def _read_groups(given: Any) -> tuple[Group, ...]:
+    try:
+        if all(isinstance(name, str) and not isinstance(some, str) for name, some in given):
+            return tuple(Group(name, tuple(some)) for name, some in given)
+    except (TypeError, ValueError):  # not of pairs
+        pass
+    raise TypeError(f"groups must be pairs, as [('rewards', ['clip', 'vqa'])]; got {given!r:.60}.")
 
 
 def read_weights(settings: EngineSettings) -> dict[str, Any]:
@@ -275,10 +284,12 @@ def select_groups(groups: Sequence[Group], stages: str) -> tuple[Group, ...]:
     """Return the groups that `stages` names, in their own order."""
     if stages == ALL:
         return tuple(groups)
-    wanted, known = stages.split(","), [group.name for group in groups]
+    known = [group.name for group in groups]
+    wanted = stages.split(",") if isinstance(stages, str) else [stages]
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(
-            f"stages must be {ALL} or some of {', '.join(known)}; got {', '.join(unknown)}."
+            f"stages must be {ALL} or some of {', '.join(known)}, as text with commas between; got "
+            f"{', '.join(map(str, unknown))}."
         )
     return tuple(group for group in groups if group.name in wanted)
 

@@ -7,6 +7,7 @@ are turned into `UsageError`, whose text names the argument and near misses.
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import sys
 import traceback
@@ -104,6 +105,7 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
     with _importable_configs(Path(path.partition(":")[0]).parent):
         config = _load(path)
         _check_keys(config, given)
+        check_overrides(config, arguments)
         # First, as keys are set in a config that is there.
         others = (word for i, word in enumerate(arguments) if i not in places)
         argv = ["miro_jax", f"--config={path}", *others]
@@ -111,11 +113,10 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
             values = _define(argv, stages)
             rest = values(argv)[1:]
             config = values.config
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
             raise UsageError(explain(error, arguments, config)) from error
     if rest:
         raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
-    _check_texts(config, arguments)
     _write_out_groups(config)
     if re.match(r"[a-z][a-z0-9+]+:/(?!/)", values.workdir):
         raise UsageError(
@@ -211,14 +212,25 @@ def _check_keys(config: ml_collections.ConfigDict, given: str) -> None:
         )
 
 
-def _check_texts(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
-    """Refuse None where text belongs: it would name a folder or a file `None`."""
-    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
+def check_overrides(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+    """Refuse what a config would take: None for text, which names a file `None`; {} for a section.
+
+    Args:
+      config: as it is before. arguments: among them `--config.KEY=VALUE`; `explain` says which
+        keys are unknown.
+
+    Raises:
+      UsageError: there is such a value.
+    """
+    known = set(_keys(config))
+    for word, following in itertools.pairwise((*arguments, "")):
         flag = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", word)
-        if flag is None:
+        if flag is None or flag[1] not in known:
             continue
         given = following if flag[2] is None else flag[2]
         wanted = config_flags.config_path.get_value(flag[1], config)
+        if isinstance(wanted, ml_collections.ConfigDict):
+            raise UsageError(_wrong_type(flag[1], config, given))
         if given in ("None", "null") and isinstance(wanted, str):
             raise UsageError(
                 f"config.{flag[1]} must be text, empty for none; got {given}. "

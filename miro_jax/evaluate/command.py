@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from miro_jax import evaluate
 from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
-from miro_jax.cli.config import explain
+from miro_jax.cli.config import check_overrides, explain
 from miro_jax.data.json_file import read_json, with_tuples
 from miro_jax.data.near import near_path
 from miro_jax.evaluate.settings import Settings
@@ -127,10 +127,11 @@ def override(config: ml_collections.ConfigDict, words: Sequence[str]) -> ml_coll
     Raises:
       UsageError: a key is unknown, or a value of another type.
     """
+    check_overrides(config, words)
     values, argv = absl_flags.FlagValues(), [VERB, *words]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
-    except (absl_flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (absl_flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         raise exits.UsageError(explain(error, words, config)) from error
     return values.config

@@ -97,7 +97,8 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
 
 def check_levels(levels: Sequence[float]) -> list[float]:
     """Return the levels as ascending floats; ValueError unless two or more, distinct, in [0, 1]."""
-    ascending = sorted({float(level) for level in levels})
+    numbers = all(isinstance(level, int | float) for level in levels)
+    ascending = sorted({float(level) for level in levels}) if numbers else []
     if not len(ascending) == len(levels) >= 2 or not all(0 <= level <= 1 for level in ascending):
         raise ValueError(
             "config.evaluate.levels must be two or more different numbers in [0, 1]; got "

@@ -124,7 +124,7 @@ def parse_mesh(text: str) -> tuple[int | None, int]:
     Raises:
       ValueError: it is no such text.
     """
-    match = re.fullmatch(r"(all|[1-9]\d*)(?:x([1-9]\d*))?", text)
+    match = re.fullmatch(r"(all|[1-9]\d*)(?:x([1-9]\d*))?", str(text))
     if match is None or (match[1] != "all" and match[2] is None):
         raise ValueError(f"mesh must be all, DATAxMODEL or allxMODEL, such as 4x2; got {text!r}.")
     return None if match[1] == "all" else int(match[1]), int(match[2] or 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,8 +61,8 @@ def encode_given(
     if embeds is None:
         texts = list_prompts(prompts)
         return _encode(trained, texts) if texts else Prompts(None, np.zeros((0, 1), bool))
-    embeds = np.asarray(embeds)
-    mask = np.ones(embeds.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+    embeds = _array("prompt_embeds", embeds)
+    mask = np.ones(embeds.shape[:2], bool) if mask is None else _array("prompt_mask", mask, bool)
     width = trained.config.caption_width
     if embeds.ndim != 3 or embeds.shape[2] != width or mask.shape != embeds.shape[:2]:
         raise ValueError(
@@ -69,6 +70,20 @@ def encode_given(
             f"{list(embeds.shape)} and {list(mask.shape)}."
         )
     return Prompts(embeds, mask)
+
+
+def _array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
+    try:
+        array = np.asarray(given, dtype)
+    except (TypeError, ValueError):  # numpy's, of prompts of several lengths
+        array = np.array(None)
+    if array.dtype.kind in "OSU":
+        raise ValueError(
+            f"{name} must be one array of numbers, with as many tokens for each prompt; got "
+            f"{type(given).__name__} of no such form. Pad to the longest prompt, and give "
+            "prompt_mask, which is False where tokens are padding."
+        )
+    return array
 
 
 def _encode(trained: Trained, texts: list[str]) -> Prompts:

@@ -52,7 +52,10 @@ def open_folder(path: str | os.PathLike) -> Folder:
       ValueError: it is empty or not UTF-8, or the scheme of the URL is unknown or not complete,
         or its package is not installed.
       NotADirectoryError: it is a file.
+      TypeError: it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"A folder must be text or a path; got {path!r:.60}.")
     text = os.fspath(path)
     for scheme in _LOCAL:
         text = text.removeprefix(scheme)
