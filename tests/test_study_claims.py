@@ -212,3 +212,34 @@ def test_a_whole_study_shows_what_was_put_into_it():
     verdicts = {r.figure: r.verdict for r in claims.judge(studying.whole_study())}
     shown = dict.fromkeys(("F3", "F4", "F5", "F7", "F8"), "shown")
     assert verdicts == shown | {"F6": "not shown"}
+
+
+def test_intervals_of_shares_lie_between_0_and_1_also_where_seeds_are_few_and_differ():
+    cells = [
+        cell
+        for variant, shares in (
+            ("baseline", (0.0, 0.1)),
+            ("miro", (1.0, 0.9)),
+            ("only_beauty", (0, 1)),
+        )
+        for seed, share in enumerate(shares)
+        for step in (500, 1000)
+        for cell in [make_cell([share] * len(REWARDS), share, variant, seed, step)]
+    ]
+    cells += [
+        make_cell([level] * 4, seed, seed=seed, setting=f"{kind}{level:g}")
+        for kind in ("search:", "sweep:", "dial:beauty=")
+        for level in (0.0, 1.0)
+        for seed in (0, 1)
+    ]
+    study = Study(make_study(cells))
+    fast, special = faster.judge(study), specialists.judge(study)
+    overall = fast.axes["geneval"]
+    assert overall.miro[-1]["mean"] == pytest.approx(0.95) and overall.miro[-1]["high"] == 1
+    swept = sweep.judge(study)
+    values = [*overall.baseline, *overall.miro, *swept.report, *swept.search]
+    values += [row[-1] for row in special.values.values()]
+    assert all(0 <= value["low"] <= value["mean"] <= value["high"] <= 1 for value in values)
+    differences = next(iter(composition.judge(study, None).differences.values()))
+    differences = [*differences, dials.judge(study).dials["beauty"].controllability]
+    assert all(-1 <= value["low"] <= value["high"] <= 1 for value in differences)

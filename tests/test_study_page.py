@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from miro_jax.evaluate.study import drawings, page
+from miro_jax.evaluate.study import page
 from tests import browsing, studying
 
 
@@ -72,8 +72,3 @@ def test_what_was_not_measured_is_said(tmp_path, cells):
     report = page.write(tmp_path / "new", studying.make_study(cells))
     text = report.page.read_text("utf-8")
     assert text.count("Not measured: the study has no images") == (6 if not cells else 4)
-
-
-def test_intervals_of_shares_are_drawn_between_0_and_1():
-    drawn = drawings._share_of({"mean": 0.1, "low": -0.4, "high": 1.2})
-    assert drawn == {"mean": 0.1, "low": 0.0, "high": 1.0}

@@ -11,7 +11,7 @@ import numpy as np
 
 from miro_jax.evaluate.study.claim import Claim, decide
 from miro_jax.evaluate.study.measured import BEST_OF
-from miro_jax.evaluate.study.resample import GENEVAL, Study, interval, intervals
+from miro_jax.evaluate.study.resample import GENEVAL, Study, bounds_of, interval, intervals
 from miro_jax.report.statistics import Mean
 
 _FEWEST = 8  # images: what the paper's baseline needs at least
@@ -69,7 +69,7 @@ def judge(study: Study) -> BestOf:
     miro, baseline = study.best("miro"), study.best("baseline")
     rewards, size = study.measured.rewards, baseline.shape[-1]
     names = (*rewards, GENEVAL)
-    axes = {n: _catch(miro[:, i, 0], baseline[:, i]) for i, n in enumerate(names)}
+    axes = {n: _catch(miro[:, i, 0], baseline[:, i], bounds_of(n)) for i, n in enumerate(names)}
     many = [n for n in rewards if axes[n].catches_up["low"] >= min(_FEWEST, size + 1)]
     behind = [n for n in rewards if axes[n].ahead["high"] < 0]
     half = len(rewards) / 2
@@ -79,13 +79,13 @@ def judge(study: Study) -> BestOf:
     return BestOf(verdict, words, None, size, axes)
 
 
-def _catch(one: np.ndarray, curve: np.ndarray) -> Catch:
-    """Compare one image [1 + B] with the best of n [1 + B, N]."""
+def _catch(one: np.ndarray, curve: np.ndarray, bounds: tuple[float, float]) -> Catch:
+    """Compare one image [1 + B] with the best of n [1 + B, N]; bounds: of both."""
     # The curve of a resampling may fall: its weights may be negative.
     rising = np.maximum.accumulate(curve, axis=1)
     needed = 1 + (rising < one[:, None]).sum(axis=1)
     ahead = interval(one - curve[:, 0])
-    return Catch(interval(one), intervals(curve), interval(needed), ahead)
+    return Catch(interval(one, bounds), intervals(curve, bounds), interval(needed), ahead)
 
 
 def write_catch(value: Mean, size: int) -> str:

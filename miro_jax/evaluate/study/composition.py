@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from miro_jax.evaluate.study.claim import Claim, decide, write_points
 from miro_jax.evaluate.study.measured import DEFAULT
-from miro_jax.evaluate.study.resample import Study, intervals
+from miro_jax.evaluate.study.resample import DIFFERENCE, Study, intervals
 from miro_jax.report.statistics import Mean
 
 # First variant, second variant: what the difference shows.
@@ -64,7 +64,7 @@ def judge(study: Study, target: float | None) -> Composition:
     for name, (first, setting, second) in compared.items():
         if study.has(first, setting) and study.has(second):
             difference = study.values(first, [setting]) - study.values(second)
-            found[name] = intervals(difference[:, 0, start:])
+            found[name] = intervals(difference[:, 0, start:], DIFFERENCE)
     axes = list(study.axes[start:])
     if "miro against baseline" not in found:
         return Composition(axes=axes, differences=found)

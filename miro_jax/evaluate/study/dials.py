@@ -17,7 +17,7 @@ import numpy as np
 
 from miro_jax.evaluate.study.claim import Claim, decide, write_interval
 from miro_jax.evaluate.study.measured import DEFAULT
-from miro_jax.evaluate.study.resample import Study, interval, intervals
+from miro_jax.evaluate.study.resample import DIFFERENCE, Study, interval, intervals
 from miro_jax.report.results import rises
 from miro_jax.report.statistics import Mean, rank_correlation
 
@@ -107,7 +107,7 @@ def _controllability(study: Study, column: int, names: list[str]) -> Mean:
     pairs = itertools.combinations(scores[..., column], 2)
     signs = np.mean([np.sign(high - low) for low, high in pairs], axis=0)  # [S, P]
     prompts = study.measured.prompt_set(names[0])
-    return interval(study.resample(signs[..., None], "miro", prompts, seeds)[:, 0])
+    return interval(study.resample(signs[..., None], "miro", prompts, seeds)[:, 0], DIFFERENCE)
 
 
 def _deviations(study: Study) -> np.ndarray:

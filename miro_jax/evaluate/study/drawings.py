@@ -8,7 +8,6 @@ from markupsafe import Markup
 from miro_jax.evaluate.study.best_of import BestOf, Catch
 from miro_jax.evaluate.study.dials import Dial, Dials
 from miro_jax.evaluate.study.faster import Faster, Speedup
-from miro_jax.evaluate.study.resample import GENEVAL
 from miro_jax.evaluate.study.specialists import Specialists
 from miro_jax.evaluate.study.sweep import Sweep
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
@@ -27,8 +26,6 @@ def _faster(claim: Faster) -> dict[str, Markup]:
 def _curves(steps: Sequence[int], name: str, one: Speedup) -> Markup:
     """Draw both curves of one axis with the baseline's final value."""
     rows = {"baseline": one.baseline, "miro": one.miro}
-    if name.split("/")[0] == GENEVAL:
-        rows = {variant: [_share_of(value) for value in row] for variant, row in rows.items()}
     values = [v[end] for row in rows.values() for v in row for end in ("mean", "low", "high")]
     chart = Chart(
         fit_axis([0, *steps], "updates", zero=True), fit_axis(values, "mean score"), **_SMALL
@@ -38,12 +35,6 @@ def _curves(steps: Sequence[int], name: str, one: Speedup) -> Markup:
         _series(chart, steps, curve, kind, marker, label)
     ends = f"baseline {one.baseline[-1]['mean']:.3f}, MIRO {one.miro[-1]['mean']:.3f}"
     return chart.svg(f"{name} over updates; at the end {ends}.")
-
-
-def _share_of(value: Mean) -> Mean:
-    """Return a share whose interval lies in [0, 1]; that of few seeds, rescaled, may not."""
-    low, high = max(value["low"], 0.0), min(value["high"], 1.0)
-    return {"mean": value["mean"], "low": low, "high": high}
 
 
 def _pair(baseline: Any, miro: Any) -> list[tuple[Any, str, str, str]]:

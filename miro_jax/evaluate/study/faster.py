@@ -16,7 +16,7 @@ from typing import ClassVar, TypedDict
 import numpy as np
 
 from miro_jax.evaluate.study.claim import Claim, Verdict, decide
-from miro_jax.evaluate.study.resample import GENEVAL, Study, interval, intervals
+from miro_jax.evaluate.study.resample import ANY, GENEVAL, Study, bounds_of, interval, intervals
 from miro_jax.report.speedup import first_reach
 from miro_jax.report.statistics import Mean
 
@@ -91,7 +91,7 @@ def judge(study: Study) -> Faster:
     curves = (study.values(v, steps=steps) for v in ("baseline", "miro"))
     baseline, miro = map(smooth, curves)  # [1 + B, T, A]
     axes = {
-        name: compare(np.array(steps, float), baseline[..., i], miro[..., i])
+        name: compare(np.array(steps, float), baseline[..., i], miro[..., i], bounds_of(name))
         for i, name in enumerate(study.axes)
     }
     faster = [name for name, one in axes.items() if one.verdict == "shown"]
@@ -119,8 +119,13 @@ def smooth(curves: np.ndarray) -> np.ndarray:
     return out
 
 
-def compare(steps: np.ndarray, baseline: np.ndarray, miro: np.ndarray) -> Speedup:
-    """Return the speed-up of curves [1 + B, T] at steps [T]."""
+def compare(
+    steps: np.ndarray,
+    baseline: np.ndarray,
+    miro: np.ndarray,
+    bounds: tuple[float, float] = ANY,
+) -> Speedup:
+    """Return the speed-up of curves [1 + B, T] at steps [T]; bounds: of their values."""
     final, best = baseline[:, -1], np.minimum(baseline.max(axis=1), miro.max(axis=1))
     start = np.minimum(np.maximum(baseline[:, 0], miro[:, 0]), best)
     between = np.linspace(start, best, _VALUES, axis=1)[:, 1:]
@@ -133,8 +138,8 @@ def compare(steps: np.ndarray, baseline: np.ndarray, miro: np.ndarray) -> Speedu
     values = first_reach(steps, baseline, between) / first_reach(steps, miro, between)
     at_least = bool(miro[0, 0] >= final[0])
     return Speedup(
-        intervals(baseline),
-        intervals(miro),
+        intervals(baseline, bounds),
+        intervals(miro, bounds),
         rises,
         {**to_final, "at_least": at_least},
         {**_ratio(at_best), "at_least": bool(miro[0, 0] >= best[0])},

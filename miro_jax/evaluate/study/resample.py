@@ -31,19 +31,33 @@ from miro_jax.sample.curve import expected_best
 GENEVAL = "geneval"  # the mean over categories; a category is "geneval/NAME"
 RESAMPLES = 1000
 _SEED = 0
-_BOUNDS = (2.5, 97.5)  # percentiles of an interval of 95 %
+_PERCENTILES = (2.5, 97.5)  # of an interval of 95 %
+# Bounds of what is estimated: of scores, of shares, of a share less another one.
+ANY, SHARE, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)
 
 
-def interval(rows: np.ndarray) -> Mean:
+def interval(rows: np.ndarray, bounds: tuple[float, float] = ANY) -> Mean:
     """Return the value of rows [1 + B], whose first is the estimate, with its interval."""
-    return intervals(rows[:, None])[0]
+    return intervals(rows[:, None], bounds)[0]
 
 
-def intervals(rows: np.ndarray) -> list[Mean]:
-    """Return the values of rows [1 + B, K]."""
-    lows, highs = np.percentile(rows[1:], _BOUNDS, axis=0).tolist()
+def intervals(rows: np.ndarray, bounds: tuple[float, float] = ANY) -> list[Mean]:
+    """Return the values of rows [1 + B, K].
+
+    Args:
+      bounds: of what is estimated. Rescaled weights of few seeds may be negative, so that a row
+        lies beyond: as a share below 0 or above 1, where the interval is cut off. Differences are
+        of rows as they are.
+    """
+    rows = np.clip(rows, *bounds)
+    lows, highs = np.percentile(rows[1:], _PERCENTILES, axis=0).tolist()
     values = zip(rows[0].tolist(), lows, highs, strict=True)
     return [{"mean": mean, "low": low, "high": high} for mean, low, high in values]
+
+
+def bounds_of(axis: str) -> tuple[float, float]:
+    """Return the bounds of the value of an axis."""
+    return SHARE if axis.split("/")[0] == GENEVAL else ANY
 
 
 class Study:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from miro_jax.evaluate.study.claim import Claim, decide, write_points
-from miro_jax.evaluate.study.resample import GENEVAL, Study, interval, intervals
+from miro_jax.evaluate.study.resample import GENEVAL, Study, bounds_of, interval
 from miro_jax.report.statistics import Mean
 
 _ONLY = "only_"
@@ -61,7 +61,8 @@ def judge(study: Study) -> Specialists:
     rows = {variant: study.values(variant)[:, 0] for variant in study.variants}
     rewards = study.measured.rewards
     names = [n for n in rewards if _ONLY + n in rows] if "miro" in rows else []
-    values = {variant: intervals(x) for variant, x in rows.items()}
+    columns = [(i, bounds_of(name)) for i, name in enumerate(study.axes)]
+    values = {v: [interval(x[:, i], bounds) for i, bounds in columns] for v, x in rows.items()}
     if not names:
         return Specialists(axes=list(study.axes), values=values)
     found = {n: _compare(rows[_ONLY + n] - rows["miro"], rewards.index(n)) for n in names}

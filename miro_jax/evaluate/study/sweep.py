@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from miro_jax.evaluate.study.claim import Claim, Verdict, decide, write_points
-from miro_jax.evaluate.study.resample import Study, interval, intervals
+from miro_jax.evaluate.study.resample import SHARE, Study, interval, intervals
 from miro_jax.report.statistics import Mean, shares_of_best
 
 _SURE = 0.95  # share of resamplings
@@ -64,8 +64,8 @@ def judge(study: Study) -> Sweep:
         reward,
         target,
         targets,
-        intervals(report[..., -1]),
-        intervals(search[..., -1]),
+        intervals(report[..., -1], SHARE),
+        intervals(search[..., -1], SHARE),
         intervals(score),
         shares.tolist(),
     )
