@@ -11,7 +11,7 @@ from configs import base as configs
 from miro_jax import __version__, sample
 from miro_jax.sample import draw, request, sheets
 from miro_jax.sample.pipeline import NotFinite
-from miro_jax.sample.verbs import Images
+from miro_jax.sample.verbs import Images, Sweep
 from tests.sampling import NAMES, Dial, Killed, ask, fill, kill_at, write
 
 
@@ -102,10 +102,12 @@ def test_the_grid_shows_all_pictures(tmp_path):
 
 def test_a_grid_of_very_many_pictures_shows_the_first_and_says_so():
     sheet = Images().sheet(ask(prompts=["x"] * 500, num_images=4))
-    assert len(sheet.images) == 2000 and len(sheet.on_grid) == sheets.MOST_IMAGES
+    assert len(sheet.images) == 2000 and len(sheet.on_grid) == 4 * sheets.MOST_LINES
     drawn = draw.draw_grid(sheet, np.zeros((len(sheet.on_grid), 8, 8, 3), np.uint8))
-    assert drawn.shape[0] < 64 * 74 * 2
-    assert sheet.labels()[1].endswith("; the first 64 of 500 prompts")
+    assert drawn.shape[0] < sheets.MOST_LINES * 74 + 100
+    assert sheet.labels()[1].endswith("; the first 32 of 500 prompts")
+    wide = Sweep("beauty", levels=64).sheet(ask(prompts=["x"] * 500))
+    assert len(wide.on_grid) == sheets.MOST_IMAGES
     one = Images().sheet(ask(prompts=["x"], num_images=300))
     assert len(one.on_grid) == 300
 

@@ -4,12 +4,14 @@ The verbs differ in their columns alone. Letters: P prompts, C columns, n images
 """
 
 import dataclasses
+import math
 
 from miro_jax.sample.request import ImageRequest, Levels
 from miro_jax.sample.settings import Settings
 
 GRID = "grid.png"  # the file that shows a sheet
-MOST_IMAGES = 256  # on a grid; more are in the folder only
+# Of images, and of lines of them, on a grid that viewers still open; more are in the folder only.
+MOST_IMAGES, MOST_LINES = 256, 32
 LONGEST_LABEL = 160  # letters of a prompt beside its row
 
 
@@ -58,7 +60,9 @@ class Sheet:
     def on_grid(self) -> tuple[ImageRequest, ...]:
         """The images of the first rows, as many as a grid shows."""
         per_row = len(self.columns) * self.num_images
-        return self.images[: max(1, MOST_IMAGES // per_row) * per_row]
+        lines = -(-self.num_images // (self.per_line or math.ceil(math.sqrt(self.num_images))))
+        rows = max(1, min(MOST_IMAGES // per_row, MOST_LINES // lines))
+        return self.images[: rows * per_row]
 
     def labels(self) -> tuple[list[str], str]:
         """Return the labels of the rows on the grid, not too long, and the title."""
