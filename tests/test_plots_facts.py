@@ -267,3 +267,20 @@ def test_a_sweep_of_two_models_is_refused(tmp_path):
     for draw in (curves.sweep, curves.sweep_grid):
         with pytest.raises(ValueError, match="a sweep is of one model; .* and so may MINE"):
             draw([*PAPER, read_source(f"MINE={mine}")])
+
+
+def test_a_value_far_above_its_axis_is_drawn_before_the_labels(tmp_path):
+    tags = ("single_object", "two_object", "counting", "position")
+    ends = {tag: facts.measure(tag).ring for tag in tags}
+    models = {"far": {tag: 40.0 * high for tag, (_, high) in ends.items()}, "MIRO": {}}
+    models["MIRO"] = {tag: high for tag, (_, high) in ends.items()}
+    section = {"axes": list(tags), "models": models}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"format": 1, "name": "m", "source": "me", "geneval": section}))
+    figure = radars.geneval([read_source(str(path))])
+    assert all(one.endswith("it is drawn at r = 5.3.") for one in figure.warnings)
+    assert min(row["r"] for row in figure.rows if row["series"] == "far") > 5.3
+    (drawn,) = re.findall(r'<polygon class="series a" points="([^"]+)"', figure.panels[0].drawing)
+    corners = np.array([point.split(",") for point in drawn.split()], float)
+    lengths = np.hypot(*(corners - (230, 140)).T)
+    np.testing.assert_allclose(lengths, 110 * 1.06, atol=0.1)

@@ -1,7 +1,8 @@
 """Radars: rewards, GenEval by category, both with synthetic captions.
 
 The radius is the paper's, r = 5 (v - low) / (high - low) with its published ends: a value above is
-drawn outside of the ring, one below at the centre, not on the opposite axis, both with a warning.
+drawn outside of the ring, at r = 5.3 where it is farther; one below at the centre, not on the
+opposite axis; all with a warning.
 `--ends=data` takes the ends of the shown models. An axis states its ends; the area has no meaning
 and is not reported.
 """
@@ -17,6 +18,7 @@ from miro_jax.report.radar import INNER, Spoke, radar
 
 PUBLISHED, DATA = "published", "data"
 ENDS = (PUBLISHED, DATA)
+_FARTHEST = 1.06  # radius where the outer ring has 1; labels begin beyond
 # ends -> radii of both rings, and what they are
 _RINGS = {
     PUBLISHED: (
@@ -150,7 +152,9 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
     for table in tables:
         spokes = [_spoke(table, axis, ends) for axis in table.axes]
         lines = {
-            f"series {kinds[model]}": [max(s.radius(row[s.name]["mean"]), 0) for s in spokes]
+            f"series {kinds[model]}": [
+                min(max(s.radius(row[s.name]["mean"]), 0), _FARTHEST) for s in spokes
+            ]
             for model, row in table.models.items()
         }
         for model, row in table.models.items():
@@ -159,7 +163,8 @@ def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure
                 point = {"panel": table.heading, "series": model, "x": spoke.name}
                 rows.append(point | value | {"r": 5 * radius})
                 if not 0 <= radius <= 1:
-                    where = "there" if radius > 1 else "at the centre"
+                    far = "there" if radius <= _FARTHEST else f"at r = {5 * _FARTHEST:g}"
+                    where = far if radius > 1 else "at the centre"
                     warnings.append(
                         f"{measure(spoke.name).label} of {model}, {value['mean']:.5g}, lies "
                         f"outside of the axis {spoke.low:g} to {spoke.high:g} "
