@@ -95,6 +95,12 @@ def test_a_config_that_is_not_there_is_a_bad_argument(capsys):
     )
 
 
+@pytest.mark.parametrize("workdir", ["", "s3:/bucket/runs"])
+def test_a_folder_that_training_refuses_is_a_bad_argument(workdir, capsys):
+    assert doctor.main([f"--workdir={workdir}"]) == 2
+    assert "--workdir must be a folder, or a URL with two slashes; got" in capsys.readouterr().err
+
+
 def test_image_latents_of_the_configs():
     assert doctor.latent_shape(doctor.read_config("base")) == (16, 16, 3)
     assert doctor.latent_shape(doctor.read_config("miro")) == (32, 32, 4)

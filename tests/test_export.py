@@ -73,6 +73,24 @@ def test_a_network_that_the_layout_cannot_hold_is_refused_unread(tmp_path, capsy
     assert "config.model.rin.condition_heads must be 16; got 2" in err
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_weights_are_read(tmp_path, capsys):
+    run, file = tmp_path / "run", tmp_path / "file"
+    (run / "checkpoints").mkdir(parents=True)
+    text = make_config(**FIXED).to_json()
+    (run / "config.json").write_text(text)
+    file.touch()
+    for out, said in (
+        (run, "--out must be a folder of its own: a run's config.json would be replaced; got"),
+        (file, "must be a folder; it is a file"),
+        ("gs://bucket/mine", "--out must be a folder of this machine; got gs://bucket/mine"),
+        ("", "A folder must have a name"),
+    ):
+        assert export.main([f"--workdir={run}", f"--out={out}"]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
+    assert (run / "config.json").read_text() == text
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys, there):
     folder = tmp_path / "run"

@@ -299,3 +299,8 @@ def test_the_command_compares_two_runs(old, new, tmp_path, capsys):
     assert json.loads((tmp_path / "compare.json").read_text())["new"] == ["sharpness"]
     assert compare_command.main([str(tmp_path / "gone"), str(new)]) != 0
     assert compare_command.main([str(new), str(tmp_path)]) == 2
+    file = tmp_path / "compare.json"
+    capsys.readouterr()
+    assert compare_command.main([str(new), str(new), f"--out={file}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()  # nothing was sampled
+    assert f"{file} must be a folder; it is a file." in line

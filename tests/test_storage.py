@@ -1,5 +1,6 @@
 """Folders on a disk and in an object store behave alike."""
 
+import logging
 import os
 import pathlib
 import tempfile
@@ -120,6 +121,15 @@ def test_a_store_that_lets_nobody_in_says_once_where_credentials_come_from():
         assert str(refused.value).count("AWS_PROFILE") == 1
     with pytest.raises(PermissionError, match="'Access Denied.txt'$"), storage.errors_of_stores():
         raise PermissionError(13, "Permission denied", "Access Denied.txt")
+
+
+def test_an_error_of_googles_store_that_is_raised_is_not_logged_with_a_traceback_as_well(caplog):
+    storage.open_folder("memory://bucket/x")
+    log = logging.getLogger("gcsfs")
+    log.error("_request out of retries on exception: no such host")
+    log.error("_request non-retriable exception: no such bucket")
+    log.error("deferred close failed")
+    assert caplog.messages == ["deferred close failed"]
 
 
 @pytest.mark.parametrize("url", ["nostore://b/x", "sftp://b/x"])

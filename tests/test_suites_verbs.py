@@ -316,6 +316,9 @@ def test_compare_says_of_the_path_that_is_neither_run_nor_evaluation(made, tmp_p
         return line
 
     assert f"{missing} must be the folder of an evaluation" in said("compare", first, missing)
+    (tmp_path / "file").touch()
+    given = ("compare", first, first, f"--out={tmp_path / 'file'}")
+    assert "file must be a folder; it is a file." in said(*given)
     neither = said("compare", missing, missing)
     assert neither.startswith("miro-jax compare: error: AFTER must be the folder of a run, ")
     assert f"or all paths folders of evaluations, with evaluation.json; got {missing}" in neither

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from miro_jax.cli.dialect import flag_of_train, nearest_keys
 from miro_jax.cli.exit import UsageError
 from miro_jax.data.near import near_name
+from miro_jax.data.storage import one_slash
 from miro_jax.rewards.names import SHAPES_REWARDS, parse_names
 
 HELP = f"""Train, sample and evaluate MIRO.
@@ -118,7 +119,7 @@ def parse(arguments: Sequence[str], stages: Sequence[str]) -> Command:
     if rest:
         raise UsageError(f"arguments must begin with --; got {' '.join(map(repr, rest))}.")
     _write_out_groups(config)
-    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", values.workdir):
+    if one_slash(values.workdir):
         raise UsageError(
             f"--workdir must have two slashes after its scheme; got {values.workdir!r}."
         )

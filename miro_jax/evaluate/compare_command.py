@@ -9,6 +9,7 @@ import ml_collections
 from miro_jax import evaluate, sample
 from miro_jax.cli import exit, flags
 from miro_jax.data.near import near_path
+from miro_jax.data.storage import open_folder
 from miro_jax.evaluate.command import here, override, read_config
 
 VERB = "compare"
@@ -56,4 +57,6 @@ def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, P
     config = override(config, overrides)
     evaluate.run.validate_run(config, after)
     sample.trained.peek(given["before"])
-    return given["before"], config, after, Path(given["out"] or after).expanduser()
+    out = here(given["out"] or str(after))
+    open_folder(out)  # raises where it is a file, before anything is sampled
+    return given["before"], config, after, out

@@ -9,6 +9,7 @@ from miro_jax.cli import exit as exits
 from miro_jax.cli import flags
 from miro_jax.cli.config import parse
 from miro_jax.cli.flags import check, option
+from miro_jax.data.storage import one_slash
 
 VERB = "doctor"
 _DESCRIPTION = """Look at this machine: whether versions fit together, drivers, devices and what
@@ -62,6 +63,10 @@ def _plan(arguments: Sequence[str] | None) -> Settings:
     flags.add_flags(parser, Settings)
     settings = flags.make_settings(Settings, parser.read(arguments))
     check(settings)
+    if not settings.workdir or one_slash(settings.workdir):
+        raise exits.UsageError(
+            f"--workdir must be a folder, or a URL with two slashes; got {settings.workdir!r}."
+        )
     if settings.weights:
         evaluate.speed.check_weights(settings.weights)  # imported here: not for --help
     if settings.config != AUTO:

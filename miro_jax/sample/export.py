@@ -19,8 +19,10 @@ import ml_collections
 from miro_jax import __version__, sample
 from miro_jax.cli.exit import command_of, run, say
 from miro_jax.cli.flags import Parser
+from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.pretrained.weights import hub
+from miro_jax.sample.sources import is_run
 
 VERB = "export"
 
@@ -43,9 +45,10 @@ def export(
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint. ValueError: the released layout cannot
-        hold this network, with the sizes that it fixes.
+        hold this network, with the sizes that it fixes; or `out` is the folder of a run.
+      NotADirectoryError: `out` is a file.
     """
-    settings = check_layout(workdir)
+    settings, out = check_layout(workdir), check_out(out)
     encoders = {kind: settings.encoder[kind].to_dict() for kind in ("image", "caption")}
     trained = sample.trained.load(workdir)
     card = sample.model_card.write_card(
@@ -58,6 +61,19 @@ def export(
     )
     folder = sample.trained.export(trained, out, encoders)
     write_atomic(folder / sample.model_card.CARD_NAME, card.encode())
+    return folder
+
+
+def check_out(out: Path | str) -> Path:
+    """Return the folder to write; ValueError or NotADirectoryError where it cannot be one."""
+    if "://" in str(out):
+        raise ValueError(f"--out must be a folder of this machine; got {out}. Copy it afterwards.")
+    open_folder(out)
+    folder = Path(out).expanduser()
+    if is_run(folder):
+        raise ValueError(
+            f"--out must be a folder of its own: a run's config.json would be replaced; got {out}."
+        )
     return folder
 
 
@@ -146,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def plan() -> Namespace:
         flags = parser.read(arguments)
         check_layout(flags.workdir)
+        check_out(flags.out)
         if flags.push is not None:
             check_hub_id(flags.push)
         return flags

@@ -68,7 +68,7 @@ def open_folder(path: str | os.PathLike) -> Folder:
             f"A folder's name must be UTF-8; got {ascii(text)}. Set PYTHONUTF8=1 where the locale "
             "is another one."
         ) from error
-    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", text):
+    if one_slash(text):
         raise ValueError(f"A URL must have two slashes after its scheme; got {text!r}.")
     if "://" in text:
         return RemoteFolder(text)
@@ -76,6 +76,11 @@ def open_folder(path: str | os.PathLike) -> Folder:
     if local.path.exists() and not local.path.is_dir():
         raise NotADirectoryError(f"{local} must be a folder; it is a file.")
     return local
+
+
+def one_slash(text: str) -> bool:
+    """Return whether a text is a URL that lacks the second slash after its scheme."""
+    return re.match(r"[a-z][a-z0-9+]+:/(?!/)", text) is not None
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -6,8 +6,10 @@ store have it, and so has `memory://` within a process. Others that fsspec knows
 
 import contextlib
 import importlib.util
+import logging
 import os
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,8 +49,14 @@ def open_url(url: str) -> tuple[Any, str]:
     # gcsfs asks by gRPC whether a bucket is of one zone: where that may not pass, each call waits
     # for a minute. It reads the variable when it is imported.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    logging.getLogger("gcsfs").addFilter(_is_not_raised)
     # Listings that are kept would hide what others do.
     return fsspec.core.url_to_fs(url, use_listings_cache=False)
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Drop the traceback that gcsfs logs of each exception that it then raises to us as well."""
+    return re.search("(out of retries on|non-retriable) exception", str(record.msg)) is None
 
 
 class RemoteFolder(Folder):

@@ -13,6 +13,7 @@ from typing import Any
 from miro_jax.cli import exit as exits
 from miro_jax.cli.flags import Parser, split_names
 from miro_jax.data.json_file import dump_json
+from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate import suites
 from miro_jax.evaluate.suites import (
@@ -84,6 +85,8 @@ def _add_compare(parser: Parser) -> None:
 def _compare(given: Namespace) -> int:
     if len(given.evaluations) < 2:
         raise exits.UsageError("at least two evaluations must be given.")
+    if given.out:
+        open_folder(given.out)  # raises where it is a file
     read = [manifest.read(path) for path in given.evaluations]
     result = comparison.compare(read, given.metrics, given.force)
     made = comparison.table_of(result)
