@@ -139,7 +139,7 @@ def test_a_store_that_does_not_keep_workers_apart_is_refused(url):
 
 
 def test_what_another_worker_deletes_meanwhile_is_no_error(folder, place, monkeypatch):
-    other, exists = storage.open_folder(place), type(folder).exists
+    other, exists = storage.open_folder(place), type(folder)._exists
 
     def late(self, name):
         found = exists(self, name)
@@ -149,7 +149,7 @@ def test_what_another_worker_deletes_meanwhile_is_no_error(folder, place, monkey
 
     folder.write("parts/x", b"1")
     folder.write("note", b"1")
-    monkeypatch.setattr(type(folder), "exists", late)
+    monkeypatch.setattr(type(folder), "_exists", late)
     folder.remove("parts")
     assert folder.claim("note", b"2", "parts") == b"2"
 

@@ -47,6 +47,7 @@ class AddedScores:
       base: folder of the finished set.
     """
 
+    inside = ""
     needs_caption = takes_synthetic = True
     reads_every_image = False
 

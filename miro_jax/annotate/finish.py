@@ -17,7 +17,6 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -36,6 +35,7 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
 from miro_jax.data.sources import Piece, causes
 from miro_jax.data.storage import Damaged, Folder
+from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.data.storage.files import to_json
 from miro_jax.report import scored
 from miro_jax.report.statistics import summarize as describe_scores
@@ -43,7 +43,6 @@ from miro_jax.report.statistics import summarize as describe_scores
 FAILURES_NAME, STATS_NAME, COVERAGE_NAME = "failures.jsonl", "stats.json", "coverage.json"
 # What the content of a record depends on, besides the request.
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "array_record")
-_THREADS = 16  # reading small files of an object store is a matter of waiting
 
 
 def merge(job: Job) -> Manifest:
@@ -186,12 +185,8 @@ def gather(job: Job) -> Published:
       FileNotFoundError, Damaged: a piece is missing or damaged.
       ValueError: pieces were made with different models.
     """
-
-    def read(piece: Piece) -> tuple[dict, np.ndarray]:
-        return job.sink.read(job.folder, piece.number)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pieces = list(pool.map(read, job.source.pieces))
+    folder = job.listed()
+    pieces = list(map_ahead(lambda piece: job.sink.read(folder, piece.number), job.source.pieces))
     facts = [one for one, _ in pieces]
     failures: list[dict] = []
     tally, models = Tally(job.settings.max_failure_rate, job.remedy), models_of(facts[0])
@@ -293,7 +288,7 @@ def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -
 
 def describe_unfinished(job: Job) -> str:
     """Return in a line what is published, and what pieces wait for."""
-    waiting = [p.number for p in job.pieces if not job.sink.is_done(job.folder, p.number)]
+    waiting = job.missing_pieces(job.pieces)
     mine, everyone = len(job.pieces), len(job.source.pieces)
     done = f"published: all {mine} {'pieces' if mine == everyone else 'pieces of this worker'}"
     if waiting:

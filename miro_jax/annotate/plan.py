@@ -6,7 +6,6 @@ import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -19,13 +18,13 @@ from miro_jax.cli import processes
 from miro_jax.cli.flags import check
 from miro_jax.data.sources import Piece, Source, open_source
 from miro_jax.data.storage import Folder, check_writable, open_folder
+from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.data.storage.claim import Claim
 from miro_jax.data.storage.files import to_json
 from miro_jax.models import sharding
 from miro_jax.models.compiling import cores
 from miro_jax.rewards import base, check_names, check_weights
 
-_SIGNING_THREADS = 16  # fingerprints of pieces in an object store are a matter of waiting
 _MOST_THREADS = 32
 J = TypeVar("J", bound="Job")
 
@@ -80,17 +79,24 @@ class Job:
             "finished work is kept."
         )
 
-    def missing_pieces(self) -> list[int]:
-        """Return the numbers of the pieces of the source that are not published."""
-        numbers = [piece.number for piece in self.source.pieces]
-        with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
-            done = list(pool.map(lambda n: self.sink.is_done(self.folder, n), numbers))
+    def listed(self) -> Folder:
+        """Return the folder as it is now, for a look at many pieces; see `Folder.listed`."""
+        return self.folder.listed(self.sink.inside)
+
+    def begun_pieces(self) -> set[int]:
+        """Return the numbers of the pieces that have parts."""
+        return {int(name) for name in self.folder.folders(parts.FOLDER) if name.isdecimal()}
+
+    def missing_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Return the numbers of those pieces that are not published."""
+        folder, numbers = self.listed(), [piece.number for piece in pieces]
+        done = map_ahead(lambda n: self.sink.is_done(folder, n), numbers)
         return [n for n, there in zip(numbers, done, strict=True) if not there]
 
     def require_all(self) -> None:
         """Raise RuntimeError unless every piece is published."""
-        if missing := self.missing_pieces():
-            begun = [n for n in missing if self.folder.names(parts.folder_of(n))]
+        if missing := self.missing_pieces(self.source.pieces):
+            begun = self.begun_pieces().intersection(missing)
             listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
             raise RuntimeError(
                 f"All {len(self.source.pieces)} pieces must be published; {len(missing)} are not "
@@ -226,8 +232,7 @@ def read_weights(settings: EngineSettings) -> dict[str, Any]:
 
 def sign(pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
     """Return what a request says of pieces, by id; see `storage.claim`."""
-    with ThreadPoolExecutor(_SIGNING_THREADS) as pool:
-        prints = list(pool.map(lambda piece: piece.fingerprint(), pieces))
+    prints = map_ahead(Piece.fingerprint, pieces)
     return {
         piece.id: {"bytes": piece.num_bytes, "images": piece.count, "digest": digest}
         for piece, digest in zip(pieces, prints, strict=True)

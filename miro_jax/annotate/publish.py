@@ -25,11 +25,13 @@ class Sink(Protocol):
     """What pieces become.
 
     Attributes:
+      inside: folder below the set's that published pieces are in.
       needs_caption: a sample without a usable caption is a failure.
       reads_every_image: the image of such a sample is decoded, too, and its damage is the cause.
       takes_synthetic: synthetic captions are read.
     """
 
+    inside: str
     needs_caption: bool
     reads_every_image: bool
     takes_synthetic: bool
@@ -67,6 +69,7 @@ class Sink(Protocol):
 class Records:
     """Pieces become shards of records."""
 
+    inside = ""
     needs_caption = takes_synthetic = True
     reads_every_image = False
 
@@ -177,11 +180,11 @@ class Assembly:
 
     def is_whole(self, piece: int, group: str) -> bool:
         """Return whether a group's parts reach the end of the piece, and its models are known."""
-        if not self.folder.exists(parts.models_name(group)):
-            return False
         sizes = parts.list_parts(self.folder, piece)
         starts = sorted(s for name, s, size in sizes if (name, size) == (group, self.batch_size))
         if starts != list(range(0, len(starts) * self.batch_size, self.batch_size)) or not starts:
+            return False
+        if not self.folder.exists(parts.models_name(group)):
             return False
         name = parts.part_name(piece, group, starts[-1], self.batch_size)
         part = parts.load_part(self.folder, name)

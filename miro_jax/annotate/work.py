@@ -27,6 +27,8 @@ from miro_jax.cli.exit import note
 from miro_jax.cli.progress import Progress
 from miro_jax.data.printable import counted
 from miro_jax.data.sources import Piece, Sample, causes, expected_samples
+from miro_jax.data.storage import Folder
+from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.rewards.failure import naming
 
 _CHUNKS_AHEAD = 2
@@ -47,35 +49,55 @@ def work_on(job: Job, name: str, report: Callable[[str], object] = log.info) -> 
     """
     _try_unreachable_again(job)
     _work_once(job, name, report)
-    if job.groups == job.toolbox.groups and not all(
-        job.sink.is_done(job.folder, piece.number) for piece in job.pieces
-    ):  # a damaged part, as a power cut leaves it, shows when its piece is to be published
+    # A damaged part, as a power cut leaves it, shows when its piece is to be published.
+    if job.groups == job.toolbox.groups and job.missing_pieces(job.pieces):
         _work_once(job, name, report)
 
 
 def _try_unreachable_again(job: Job) -> None:
     """Forget what an earlier start made without images whose server gave no answer."""
-    number = 0
-    for piece in job.pieces:
-        job.sink.discard_spoiled(job.folder, piece.number)
-        if job.sink.is_done(job.folder, piece.number):
-            facts, _ = job.sink.read(job.folder, piece.number)
-            ours = facts.get("added", [facts])[-1]  # of a reward that is added: its own failures
-            if count := _unreachable(ours["failures"]):
-                job.sink.discard(job.folder, piece.number)
-                number += count
-            continue
-        lost: set[int] = set()
-        for part in parts.list_parts(job.folder, piece.number):
-            file = parts.part_name(piece.number, *part)
-            made = parts.load_part(job.folder, file)
-            if made is not None and _unreachable(made.failures):
-                job.folder.remove(file)
-                lost |= {f["position"] for f in made.failures if _unreachable([f])}
-        number += len(lost)
-    if number:
+    folder, begun = job.listed(), job.begun_pieces()
+
+    def forget(piece: Piece) -> int:
+        job.sink.discard_spoiled(folder, piece.number)
+        if (facts := _facts_of(job, folder, piece.number)) is not None:
+            count = _unreachable(facts["failures"])
+            if count:
+                job.sink.discard(folder, piece.number)
+            return count
+        return _forget_parts(job, piece.number) if piece.number in begun else 0
+
+    if number := sum(map_ahead(forget, job.pieces)):
         were, again = ("was", "it is") if number == 1 else ("were", "they are")
         note(f"{counted(number, 'image')} {were} unreachable; {again} tried again")
+
+
+def _forget_parts(job: Job, piece: int) -> int:
+    """Delete the parts without images whose server gave no answer; return how many images."""
+    lost: set[int] = set()
+    for part in parts.list_parts(job.folder, piece):
+        file = parts.part_name(piece, *part)
+        made = parts.load_part(job.folder, file)
+        if made is not None and _unreachable(made.failures):
+            job.folder.remove(file)
+            lost |= {f["position"] for f in made.failures if _unreachable([f])}
+    return len(lost)
+
+
+def _facts_of(job: Job, folder: Folder, piece: int) -> dict[str, Any] | None:
+    """Return num_samples and failures of a piece; None where it is not published.
+
+    folder: see `Job.listed`.
+    """
+    if not job.sink.is_done(folder, piece):
+        return None
+    try:
+        facts, _ = job.sink.read(folder, piece)
+    except FileNotFoundError:
+        if job.sink.is_done(job.folder, piece):
+            raise
+        return None  # another process discarded it
+    return facts.get("added", [facts])[-1]  # of a reward that is added: what is its own
 
 
 def _unreachable(failures: Sequence[Mapping[str, Any]]) -> int:
@@ -85,7 +107,7 @@ def _unreachable(failures: Sequence[Mapping[str, Any]]) -> int:
 def _work_once(job: Job, name: str, report: Callable[[str], object]) -> None:
     sets = [(group,) for group in job.groups] if job.settings.one_by_one else [job.groups]
     for number, groups in enumerate(sets):
-        pending = [piece for piece in job.pieces if not _is_settled(job, piece, groups)]
+        pending = _pending(job, groups)
         if not pending:
             continue
         if number == 0:  # what does not fit or is missing must show now, and not days later
@@ -99,18 +121,26 @@ def _work_once(job: Job, name: str, report: Callable[[str], object]) -> None:
             gc.collect()  # the next models need the memory of these
 
 
-def _is_settled(job: Job, piece: Piece, groups: Sequence[Group]) -> bool:
-    """Return whether nothing is left to do for some groups; publish what was left unpublished."""
-    job.sink.discard_spoiled(job.folder, piece.number)
-    if job.sink.is_done(job.folder, piece.number):
-        job.folder.remove(parts.folder_of(piece.number))
-        return True
+def _pending(job: Job, groups: Sequence[Group]) -> list[Piece]:
+    """Return the pieces that are left to do for some groups; publish what was left unpublished."""
+    folder, begun = job.listed(), job.begun_pieces()
 
-    def is_whole() -> bool:
+    def is_whole(piece: Piece) -> bool:
         return all(job.assembly.is_whole(piece.number, group.name) for group in groups)
 
+    def look(piece: Piece) -> tuple[bool, bool]:
+        done = job.sink.is_done(folder, piece.number)
+        if done and piece.number in begun:
+            job.folder.remove(parts.folder_of(piece.number))
+        return done, not done and piece.number in begun and is_whole(piece)
+
     # A damaged part disappears when its piece is to be published.
-    return is_whole() and (job.assembly.publish(piece.number, piece.id) or is_whole())
+    return [
+        piece
+        for piece, (done, whole) in zip(job.pieces, map_ahead(look, job.pieces), strict=True)
+        if not done
+        and not (whole and (job.assembly.publish(piece.number, piece.id) or is_whole(piece)))
+    ]
 
 
 class Run:
@@ -132,10 +162,11 @@ class Run:
         self._gauge, self._since = gauge, time.monotonic()
         self._tally = Tally(self._job.settings.max_failure_rate, self._job.remedy)
         self._doubt = Doubt(pieces if self._sink.takes_synthetic else ())
-        for piece in self._job.pieces:
-            if self._sink.is_done(self._folder, piece.number):
-                facts, _ = self._sink.read(self._folder, piece.number)
+        folder = self._job.listed()
+        for facts in map_ahead(lambda p: _facts_of(self._job, folder, p.number), self._job.pieces):
+            if facts is not None:
                 self._tally.add(facts["num_samples"], facts["failures"])
+        places = {piece.number: place for place, piece in enumerate(pieces, 1)}
         with (
             ThreadPoolExecutor(1, "writer") as writer,
             Loader(self._job.num_threads) as self._loader,
@@ -149,7 +180,7 @@ class Run:
                     unwritten.append(self._process(chunk, batches, writer))
                     while len(unwritten) > _CHUNKS_BEHIND:
                         _wait(unwritten.popleft())
-                    number = pieces.index(chunk.piece) + 1
+                    number = places[chunk.piece.number]
                     progress.update(chunk.count, self._where(number, len(pieces)))
                     if chunk.last:  # what is left can be estimated from what is behind
                         progress.total = expected_samples(pieces, pieces[:number], progress.done)

@@ -31,6 +31,7 @@ from miro_jax.data.sources import (
 )
 from miro_jax.data.sources.root import Root, is_base64
 from miro_jax.data.sources.tables import Row, Table
+from miro_jax.data.storage.ahead import map_ahead
 
 IMAGES_PER_PIECE = 1000
 MANIFEST_NAME = "manifest.json"  # of sample
@@ -139,19 +140,22 @@ def _allowed(allow_urls: bool) -> dict[str, bool]:
 def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
     """Return the pieces of several sources one after the other."""
     opened = [sources.open_source(spec, allow_urls) for spec in specs]
+    every = [piece for source in opened for piece in source.pieces]
     pieces: list[Piece] = []
     known: set[str] = set()
     digest = hashlib.sha256()
-    for piece in (piece for source in opened for piece in source.pieces):
+    for piece, signed in zip(every, map_ahead(Piece.fingerprint, every), strict=True):
         if piece.id in known:
             raise ValueError(
                 f"Pieces must differ in name; two are called {piece.id}. One source of several "
                 "folders, as tar:A/*.tar::B/*.tar, names them by their folders."
             )
         known.add(piece.id)
-        digest.update(f"{piece.id}\0{piece.fingerprint()}\n".encode())
+        digest.update(f"{piece.id}\0{signed}\n".encode())
         texts = piece.tables if given.captions is None else given
-        pieces.append(dataclasses.replace(piece, number=len(pieces), tables=texts))
+        again = piece.sign_again or piece.sign
+        change = {"sign": functools.partial(str, signed), "sign_again": again}  # not read twice
+        pieces.append(dataclasses.replace(piece, number=len(pieces), tables=texts, **change))
     facts = {"kind": "pieces", "facts": [source.facts for source in opened]}
     facts |= {"count": len(pieces), "bytes": sum(piece.num_bytes or 0 for piece in pieces)}
     return Source(" ".join(specs), facts | {"digest": digest.hexdigest()}, pieces)

@@ -24,6 +24,7 @@ from miro_jax.cli.exit import note, say
 from miro_jax.cli.flags import from_call
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.data.storage.files import to_json
 from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.rewards import base
@@ -184,7 +185,7 @@ def _write_table(job: TableJob, identities: Sequence[str]) -> None:
     """Write the table, read it back, and publish it."""
 
     def pieces() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        return (table.read_rows(job.folder, piece.number) for piece in job.source.pieces)
+        return map_ahead(lambda p: table.read_rows(job.folder, p.number), job.source.pieces)
 
     raw = job.settings.raw_csv
     with job.folder.scratch("") as scratch:

@@ -44,6 +44,7 @@ class TableRows:
         in the columns of the rewards that need one.
     """
 
+    inside = FOLDER
     reads_every_image, takes_synthetic = True, False
 
     def __init__(self, needs_caption: bool):
@@ -56,8 +57,9 @@ class TableRows:
     def discard_spoiled(self, folder: Folder, piece: int) -> None:
         """Delete the rows of a piece that do not have their digest, or are those of another."""
         try:
-            with contextlib.suppress(FileNotFoundError):
-                read_rows(folder, piece)
+            if self.is_done(folder, piece):
+                with contextlib.suppress(FileNotFoundError):  # another process discarded it
+                    read_rows(folder, piece)
         except Damaged:
             folder.remove(rows_name(piece))
 

@@ -27,6 +27,7 @@ from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, LocalFolder, RemoteFolder
+from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.data.storage.files import locked_folder, to_json, write_atomic
 from miro_jax.data.storage.mirror import scratch_root
 from miro_jax.data.storage.remote import errors_of_stores
@@ -66,8 +67,8 @@ def _update(store: RemoteFolder, local: Path) -> None:
     with LocalFolder(local.parent).scratch("") as made:
         if stamps[0] is not None:
             names = [n for n in store.tree() if not n.endswith(SHARD_SUFFIX) and "/" not in n]
-            with concurrent.futures.ThreadPoolExecutor(4 * _THREADS) as pool:
-                list(pool.map(lambda name: _fetch(store, name, made), names))
+            for _ in map_ahead(lambda name: _fetch(store, name, made), names):
+                pass
         write_atomic(made / COPY_NAME, to_json({"url": str(store), "stamps": stamps}))
         shutil.rmtree(local, ignore_errors=True)  # of another set
         with contextlib.suppress(OSError):  # where there are no locks, another was quicker

@@ -13,15 +13,14 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from miro_jax.data.regular_file import open_regular
+from miro_jax.data.storage import ahead
 from miro_jax.data.storage.remote import open_url
 
 _FINGERPRINT_BYTES = 1 << 16
 _REMOTE_BLOCK_BYTES = 1 << 24  # of one request, which costs as much time as some megabytes
-_REMOTE_THREADS = 32  # that wait for answers
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -237,14 +236,7 @@ def local_copy(path: str) -> Iterator[str]:
 
 def map_ahead(function: Callable[[S], T], items: Sequence[S], folder: str) -> Iterator[T]:
     """Apply a function that reads files of a folder; in a store, to many items at a time."""
-    if not is_remote(folder):
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(_REMOTE_THREADS)
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return ahead.map_ahead(function, items) if is_remote(folder) else map(function, items)
 
 
 def is_of_the_storage(error: Exception) -> bool:

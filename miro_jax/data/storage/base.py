@@ -2,10 +2,12 @@
 
 import abc
 import contextlib
+import copy
+import errno
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from miro_jax.data.storage import files
 
@@ -21,13 +23,49 @@ class Damaged(OSError):
 class Folder(abc.ABC):
     """A folder; its methods raise OSError, FileNotFoundError for a name that is not there."""
 
-    @abc.abstractmethod
+    _listings: dict[str, dict[str, int]] | None = None  # of `listed`: sizes by folder and name
+
+    def listed(self, *below: str) -> Self:
+        """Return the folder as it is now: whether files exist and their sizes need no request.
+
+        What others write or delete later does not show in these two; all else is as ever.
+
+        Args:
+          below: folders below, which are listed, too; files of others do not exist there.
+        """
+        twin = copy.copy(self)
+        twin._listings = {inside: self.sizes(inside) for inside in ("", *below)}
+        return twin
+
     def exists(self, name: str) -> bool:
         """Return whether there is such a file."""
+        if self._listings is None:
+            return self._exists(name)
+        inside, _, file = name.rpartition("/")
+        return file in self._listings.get(inside, {})
 
-    @abc.abstractmethod
     def size(self, name: str) -> int:
         """Return the bytes of a file."""
+        if self._listings is None:
+            return self._size(name)
+        if not self.exists(name):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self / name)
+        inside, _, file = name.rpartition("/")
+        return self._listings[inside][file]
+
+    @abc.abstractmethod
+    def _exists(self, name: str) -> bool: ...
+
+    @abc.abstractmethod
+    def _size(self, name: str) -> int: ...
+
+    @abc.abstractmethod
+    def sizes(self, inside: str = "") -> dict[str, int]:
+        """List the files of the folder or of one below it with their bytes."""
+
+    @abc.abstractmethod
+    def folders(self, inside: str = "") -> list[str]:
+        """List the folders in the folder or in one below it, sorted; none where it is not there."""
 
     @abc.abstractmethod
     def stamp(self, name: str) -> str:
@@ -61,9 +99,15 @@ class Folder(abc.ABC):
     def put(self, name: str, path: str | os.PathLike) -> None:
         """Write or replace a file by a finished local one, which may be moved to its place."""
 
-    @abc.abstractmethod
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing happens where it is not."""
+        self._remove(name)
+        if self._listings is not None:
+            inside, _, file = name.rpartition("/")
+            self._listings.get(inside, {}).pop(file, None)
+
+    @abc.abstractmethod
+    def _remove(self, name: str) -> None: ...
 
     @abc.abstractmethod
     def scratch(self, inside: str) -> contextlib.AbstractContextManager[Path]:

@@ -25,10 +25,10 @@ class LocalFolder(Folder):
     def __str__(self) -> str:
         return str(self.path)
 
-    def exists(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
-    def size(self, name: str) -> int:
+    def _size(self, name: str) -> int:
         return (self.path / name).stat().st_size
 
     def stamp(self, name: str) -> str:
@@ -39,6 +39,23 @@ class LocalFolder(Folder):
         try:
             with os.scandir(self.path / inside) as entries:
                 return sorted(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def sizes(self, inside: str = "") -> dict[str, int]:
+        found = {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(self.path / inside) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
+        return found
+
+    def folders(self, inside: str = "") -> list[str]:
+        try:
+            with os.scandir(self.path / inside) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -94,7 +111,7 @@ class LocalFolder(Folder):
         files.sync(final.parent)
         return True
 
-    def remove(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # another worker may be deleting it, too

@@ -93,21 +93,30 @@ class RemoteFolder(Folder):
             self._made.add(folder)
         return place
 
-    def exists(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         return self._system.exists(self._place(name))
 
-    def size(self, name: str) -> int:
+    def _size(self, name: str) -> int:
         return self._system.size(self._place(name))
 
     def stamp(self, name: str) -> str:
         return _stamp(self._system.info(self._place(name)))
 
     def names(self, inside: str = "") -> list[str]:
+        return sorted(self.sizes(inside))
+
+    def sizes(self, inside: str = "") -> dict[str, int]:
+        return {name: x["size"] for name, x in self._list(inside) if x["type"] == "file"}
+
+    def folders(self, inside: str = "") -> list[str]:
+        return sorted(name for name, x in self._list(inside) if x["type"] == "directory")
+
+    def _list(self, inside: str) -> list[tuple[str, dict[str, Any]]]:
         try:
             found = self._system.ls(self._place(inside), detail=True)
         except FileNotFoundError:
             return []
-        return sorted(x["name"].rpartition("/")[2] for x in found if x["type"] == "file")
+        return [(facts["name"].rstrip("/").rpartition("/")[2], facts) for facts in found]
 
     def is_used(self, inside: str) -> bool:
         return self._system.exists(self._place(inside))  # scratch is elsewhere
@@ -161,8 +170,8 @@ class RemoteFolder(Folder):
                     raise
                 time.sleep(random.uniform(0, attempt) * _SECONDS_BETWEEN_ATTEMPTS)
 
-    def remove(self, name: str) -> None:
-        if self.exists(name):
+    def _remove(self, name: str) -> None:
+        if self._exists(name):
             with contextlib.suppress(FileNotFoundError):  # another worker was quicker
                 self._system.rm(self._place(name), recursive=True)
 

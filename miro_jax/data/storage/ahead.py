@@ -1,0 +1,31 @@
+"""Many requests at a time, with the results in order: what waits for a store waits once for all."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+THREADS = 32  # that wait for answers
+S, T = TypeVar("S"), TypeVar("T")
+
+
+def map_ahead(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Apply a function to each item, to many at a time, and yield the results in order.
+
+    So many results wait at most as there are threads. Of several errors the first one, in the order
+    of the items, is raised, in the place of its result; what has not begun then does not begin.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(THREADS) as pool:
+        begun = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(waiting, THREADS)
+        )
+        try:
+            while begun:
+                result = begun.popleft().result()
+                begun.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
+                yield result
+        finally:
+            for future in begun:
+                future.cancel()
