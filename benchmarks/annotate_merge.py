@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,9 +20,9 @@ from PIL import Image
 from miro_jax import annotate
 from miro_jax.annotate.finish import merge
 from miro_jax.annotate.plan import plan
+from miro_jax.annotate.publish import shard_name
 from miro_jax.data.records import shards
 from miro_jax.data.sources import Piece, Sample, Source
-from miro_jax.data.storage.files import to_json
 
 REWARDS = ("sharpness", "cleanliness", "beauty", "objects", "colors", "count", "position")
 
@@ -57,10 +56,7 @@ def write_pieces(job, records: int, rng: np.random.Generator) -> None:
         facts[group.name] = job.toolbox.load(group, None).facts()
     for piece in job.source.pieces:
         scores = rng.normal(size=(records, 2, len(REWARDS))).astype(np.float32)
-        written = shards.Written(
-            0, "0" * 64, [f"{piece.number}/{i}" for i in range(records)], scores
-        )
-        name = f"shard-{piece.number:05d}{shards.SHARD_SUFFIX}"
+        keys, name = [f"{piece.number}/{i}" for i in range(records)], shard_name(piece.number)
         failures = [
             {
                 "piece": piece.id,
@@ -76,10 +72,9 @@ def write_pieces(job, records: int, rng: np.random.Generator) -> None:
             "failures": failures,
             "models": facts,
         }
-        path = Path(str(job.folder)) / name
-        path.touch()
-        np.save(str(path) + shards.SCORES_ENDING, scores)
-        Path(str(path) + shards.SIDECAR_ENDING).write_bytes(to_json(written.sidecar() | extra))
+        job.folder.write(name, b"", durable=False)
+        written = shards.Written(keys, list(scores), sha256="0" * 64)
+        shards.write_beside(job.folder, name, written, extra)
 
 
 def main() -> int:

@@ -42,10 +42,10 @@ def make_record(i, num_tokens=None, synthetic=True):
     )
 
 
-def write_set(folder, shard_sizes, synthetic=lambda i: True):
+def write_set(folder, shard_sizes, synthetic=lambda i: True, first=0):
     folder.mkdir(exist_ok=True)
     counts, start = {}, 0
-    for number, size in enumerate(shard_sizes):
+    for number, size in enumerate(shard_sizes, first):
         name = f"shard-{number:05d}.array_record"
         some = [make_record(i, synthetic=synthetic(i)) for i in range(start, start + size)]
         counts[name] = shards.write_shard(open_folder(folder), name, some)["count"]

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
-from miro_jax.data.records.manifest import Manifest, require_rewards
+from miro_jax.data.records.manifest import Manifest, in_order, require_rewards
 from miro_jax.data.storage import files, open_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -89,6 +89,22 @@ def test_shard_reads_back_in_order_with_sidecar_and_scores(tmp_path):
             assert np.isnan(row[1]).all()
         else:
             np.testing.assert_array_equal(row[1], record.synthetic_scores)
+
+
+def test_shards_are_in_order_of_their_numbers_and_others_in_that_of_their_texts(tmp_path):
+    names = [f"shard-{number:05d}.array_record" for number in (0, 9, 10, 99_999, 100_000, 123_456)]
+    names += [f"shard-{number}.array_record" for number in (999_999, 1_000_000)]
+    assert in_order(reversed(names)) == names
+    others = [f"{stem}.array_record" for stem in ("a-10", "a-9", "b", "shard-1", "shard-x", "z")]
+    assert in_order([*names, *others]) == [*others[:3], *names, *others[3:]]
+    rows = [make_record(seed) for seed in range(2)]
+    for name, row in zip(names[3:5], rows, strict=True):
+        shards.write_shard(open_folder(tmp_path), name, [row])
+    assert [path.name for path in shards.verify_shards(tmp_path)] == names[3:5]
+    make_manifest(dict.fromkeys(names[3:5], 1)).save(tmp_path)
+    assert [path.name for path in shards.verify_shards(tmp_path)] == names[3:5]
+    scores = shards.read_scores(tmp_path)
+    np.testing.assert_array_equal(scores[:, 0], [row.scores for row in rows])
 
 
 def test_every_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):

@@ -75,6 +75,19 @@ def test_batches_are_those_of_the_folder_and_go_on_from_its_states(folder, url, 
         one.close()
 
 
+def test_a_hundred_thousand_shards_follow_each_other_by_number(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(mirror.VARIABLE, str(tmp_path / "scratch"))
+    many = write_set(tmp_path / "many", SIZES, first=99_997)
+    url = f"memory://{uuid.uuid4().hex}/records"
+    stores.upload(many, url)
+    for path in (many, staging.open_copy(url)):
+        data, whole = open_data(path), open_data(folder)
+        assert str(take(data, 20)) == str(take(whole, 20))
+        assert read_captions(path, 3) == read_captions(folder, 3)
+        data.close()
+        whole.close()
+
+
 def test_processes_read_the_rows_of_one(folder, url):
     copy = staging.open_copy(url)
     whole = take(open_data(folder, shuffle_shards=2), 12)

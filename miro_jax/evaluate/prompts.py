@@ -5,6 +5,7 @@ with its image. What is new are the images, their levels and their noise. A file
 what the network does with texts that it has not seen.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import itertools
@@ -121,15 +122,17 @@ def read_captions(records: Path, count: int) -> list[str]:
     Raises:
       ValueError: no caption is left.
     """
-    shards, home = sorted(Manifest.load(records).shards.items()), home_of(open_folder(records))
-    total = sum(size for _, size in shards)
+    manifest, home = Manifest.load(records), home_of(open_folder(records))
+    total = manifest.num_records
     count = min(count, total)
     wanted = [index * total // count for index in range(count)]
     captions, start = [], 0
-    for name, size in shards:
-        rows = [index - start for index in wanted if start <= index < start + size]
+    for name in manifest.shard_names:
+        end = start + manifest.shards[name]
+        begin = bisect.bisect_left(wanted, start)
+        rows = [index - start for index in wanted[begin : bisect.bisect_left(wanted, end)]]
         captions += _captions_of(open_shard(str(home), name), name, rows) if rows else []
-        start += size
+        start = end
     if not captions:
         raise ValueError(
             f"{records} must hold captions to be used as prompts; they are empty. Set "

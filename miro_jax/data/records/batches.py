@@ -252,7 +252,7 @@ def _open(
             f"{manifest.caption_width}. Change config.encoder.caption, or annotate again."
         )
     if is_copy := source_of(records_dir) is not None:  # whose shards are checked as they come
-        paths = [Path(records_dir, name) for name in sorted(manifest.shards)]
+        paths = [Path(records_dir, name) for name in manifest.shard_names]
     else:
         paths = shards.verify_shards(records_dir)
     if not manifest.num_records:

@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from miro_jax.data.json_file import check_fields
@@ -33,6 +33,7 @@ _SCHEMA = {
     "num_failures": int,
     "versions": {str: str},
 }
+_NUMBERED = re.compile(r"(?<=^shard-)\d{5,}(?=\.array_record$)")  # as annotate names them
 _REMEDY = "Bring it back, or annotate into another folder."
 
 
@@ -83,6 +84,11 @@ class Manifest:
     def caption_width(self) -> int:
         """Width of a caption token."""
         return self.configuration["caption_width"]
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Names of the shards in the order of the records, see `in_order`."""
+        return in_order(self.shards)
 
     @property
     def num_records(self) -> int:
@@ -144,6 +150,15 @@ class Manifest:
                 raise ValueError(
                     f"a shard must be NAME.array_record: count; got {name!r}: {count}."
                 )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of shards as records follow each other: by text, and by the number that it has.
+
+    Annotate numbers shards with five digits, and with six from shard-100000 on, which as a text
+    comes before shard-99999.
+    """
+    return sorted(names, key=lambda name: (_NUMBERED.sub(lambda m: m[0].zfill(20), name), name))
 
 
 def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, in_order
 from miro_jax.data.records.record import Record, decode_record, encode_record
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, Folder, LocalFolder, open_folder
@@ -260,11 +260,12 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
       ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
     """
     folder = Path(folder)
-    names, expected = sorted(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
+    names, expected = in_order(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
     home = folder
     if (folder / MANIFEST_NAME).exists():
-        expected = Manifest.load(folder).shards
-        names, home = sorted(expected), Path(str(home_of(LocalFolder(folder))))
+        manifest = Manifest.load(folder)
+        expected, names = manifest.shards, manifest.shard_names
+        home = Path(str(home_of(LocalFolder(folder))))
     if not names:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")
     for name in names:
@@ -341,7 +342,7 @@ def read_scores(folder: str | os.PathLike) -> np.ndarray:
       FileNotFoundError: a shard or its scores are missing.
     """
     place = open_folder(folder)
-    names = sorted(Manifest.load(folder).shards)
+    names = Manifest.load(folder).shard_names
     return join_scores([read_published(place, name)[1] for name in names])
 
 

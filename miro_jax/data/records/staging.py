@@ -123,7 +123,7 @@ class StagedRecords:
         self._store, manifest = store, Manifest.load(folder)
         if manifest.extends:
             raise ValueError(f"{store} extends other records: copy both sets to this machine.")
-        self._names = sorted(manifest.shards)
+        self._names = manifest.shard_names
         sidecars = [read_sidecar(LocalFolder(folder), name) for name in self._names]
         counts = [sidecar["count"] for sidecar in sidecars]
         if counts != [manifest.shards[name] for name in self._names]:
