@@ -1,0 +1,186 @@
+"""What ten thousand pieces in an object store cost: requests at a time, and none that one saves."""
+
+import collections
+import threading
+import time
+import uuid
+
+import numpy as np
+import pytest
+
+from benchmarks import annotate_merge
+from miro_jax import annotate
+from miro_jax.annotate import finish, work
+from miro_jax.annotate import plan as plans
+from miro_jax.data.sources import reading
+from miro_jax.data.storage import LocalFolder, RemoteFolder, open_folder
+from miro_jax.data.storage.ahead import THREADS, map_ahead
+from miro_jax.score import inputs, run
+from miro_jax.score import plan as score_plans
+from miro_jax.score.settings import Settings as ScoreSettings
+from tests.scoring import Brightness, file_bytes, grey, make_folder
+from tests.sources import write_tar
+
+PIECES = 40
+pytestmark = pytest.mark.usefixtures("no_flush")
+
+
+class Requests:
+    """What a store is asked, by kind, and how many are under way at once at most."""
+
+    def __init__(self, monkeypatch):
+        self.counts, self.most, self._now = collections.Counter(), 0, 0
+        self._lock = threading.Lock()
+        for name in ("_exists", "_size", "read", "_list"):
+            monkeypatch.setattr(
+                RemoteFolder, name, self._watched(name, getattr(RemoteFolder, name))
+            )
+
+    def _watched(self, name, method):
+        def watched(*arguments):
+            with self._lock:
+                self.counts[name] += 1
+                self._now += 1
+                self.most = max(self.most, self._now)
+            time.sleep(0.005)
+            try:
+                return method(*arguments)
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        return watched
+
+    def take(self):
+        """The number of requests since the last call, and the most at once."""
+        taken = self.counts.total(), self.most
+        self.counts.clear()
+        self.most = 0
+        return taken
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    return Requests(monkeypatch)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Of forty pieces of two records, into a store."""
+    monkeypatch.setattr(annotate_merge, "REWARDS", ("sharpness", "colors"))
+    settings = annotate.Settings(
+        source=annotate_merge.make_source(PIECES, 2),
+        out=f"memory://{uuid.uuid4().hex}/out",
+        rewards=annotate_merge.REWARDS,
+        image_encoder="pixels:size=16",
+        caption_encoder="words",
+        max_failure_rate=1.0,
+        pieces="all",
+    )
+    return plans.plan(settings)
+
+
+def test_a_start_asks_for_no_piece_of_an_empty_folder(job, requests, monkeypatch):
+    monkeypatch.setattr(work, "Run", lambda *_: pytest.fail("loaded", pytrace=False))
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        work.work_on(job, "annotate")
+    assert requests.take()[0] < PIECES / 4
+
+
+def test_published_pieces_are_read_many_at_a_time(job, requests):
+    annotate_merge.write_pieces(job, 2, np.random.default_rng(0))
+    requests.take()
+    for step, most in (
+        (lambda: work.work_on(job, "annotate"), 5),
+        (job.require_all, 1),
+        (lambda: finish.describe_unfinished(job), 1),
+        (lambda: finish.gather(job), 2),
+    ):
+        step()
+        number, at_once = requests.take()
+        assert number <= most * PIECES + 10 and at_once > THREADS / 4, step
+    assert finish.merge(job).num_records == 2 * PIECES
+
+
+def test_a_table_is_written_from_pieces_that_are_read_many_at_a_time(
+    tmp_path, requests, monkeypatch
+):
+    monkeypatch.setattr(inputs, "IMAGES_PER_PIECE", 1)
+    out = f"memory://{uuid.uuid4().hex}/table.csv"
+    folder, rewards = make_folder(tmp_path / "in", PIECES), [Brightness()]
+    settings = ScoreSettings(path=folder, rewards=rewards, out=out, pieces="all")
+    job = score_plans.plan(settings)
+    work.work_on(job, "score")
+    requests.take()
+    for step, most in (
+        (lambda: work.work_on(job, "score"), 2),
+        (lambda: run._write_table(job, ["brightness@test1"]), 2),
+    ):
+        step()
+        number, at_once = requests.take()
+        assert number <= most * PIECES + 10 and at_once > THREADS / 4, step
+    keys = [line.split(b",")[0] for line in job.home.read(job.name).splitlines()[1:]]
+    assert keys == [f"{i:03d}.png".encode() for i in range(PIECES)]
+
+
+def test_tar_files_are_signed_once_before_they_are_scored(tmp_path, monkeypatch):
+    signed, sign = collections.Counter(), reading.fingerprint
+
+    def count(path):
+        signed[path] += 1
+        return sign(path)
+
+    monkeypatch.setattr(reading, "fingerprint", count)
+    paths = [str(tmp_path / f"{number}.tar") for number in range(3)]
+    for path in paths:
+        write_tar(path, [("a.png", file_bytes(grey(9)))])
+    out = tmp_path / "table.csv"
+    job = score_plans.plan(ScoreSettings(path=paths, rewards=[Brightness()], out=out, pieces="all"))
+    assert signed == dict.fromkeys(paths, 1)
+    write_tar(paths[1], [("a.png", file_bytes(grey(8)))])
+    with pytest.raises(OSError, match="1.tar changed while it was read"):
+        work.work_on(job, "score")
+
+
+def test_of_several_pieces_that_are_missing_the_first_is_named(job):
+    annotate_merge.write_pieces(job, 2, np.random.default_rng(0))
+    for number in (33, 7, 20):
+        job.folder.remove(f"shard-{number:05d}.array_record.scores.npy")
+    with pytest.raises(FileNotFoundError, match=r"shard-00007\S+ is missing"):
+        finish.gather(job)
+    with pytest.raises(RuntimeError, match=r"3 are not \(0 of them are begun\).*=7,20,33$"):
+        job.require_all()
+
+
+def test_results_come_in_order_and_the_first_error_ends_what_has_not_begun():
+    begun = []
+
+    def half(number):
+        begun.append(number)
+        time.sleep(0.02 if number in (0, 5) else 0)
+        if number >= 5:
+            raise ValueError(number)
+        return number / 2
+
+    found = map_ahead(half, range(10_000))
+    assert [next(found) for _ in range(5)] == [0, 0.5, 1, 1.5, 2]
+    with pytest.raises(ValueError, match="^5$"):
+        next(found)
+    assert len(begun) <= 5 + 2 * THREADS
+
+
+def test_a_listed_folder_knows_what_was_there_and_what_it_deletes(tmp_path):
+    for folder in (LocalFolder(tmp_path / "a"), open_folder(f"memory://{uuid.uuid4().hex}/a")):
+        for name in ("x", "in/y", "in/z", "other/w"):
+            folder.write(name, name.encode())
+        listed = folder.listed("in")
+        folder.write("late", b"")
+        folder.remove("x")
+        there = [name for name in ("x", "in/y", "in/z", "late") if listed.exists(name)]
+        assert there == ["x", "in/y", "in/z"] and listed.size("in/y") == 4
+        listed.remove("in/y")
+        assert not listed.exists("in/y") and not folder.exists("in/y")
+        with pytest.raises(FileNotFoundError, match=r"in/y"):
+            listed.size("in/y")
+        assert folder.folders() == ["in", "other"] and folder.sizes("in") == {"z": 4}
+        assert folder.sizes("none") == {} and folder.folders("none") == []
