@@ -102,6 +102,20 @@ def test_published_pieces_are_read_many_at_a_time(job, requests):
     assert finish.merge(job).num_records == 2 * PIECES
 
 
+def test_headers_of_scores_are_parsed_one_at_a_time(job, monkeypatch):
+    load, parsing = np.load, threading.Lock()
+
+    def alone(*arguments, **options):
+        assert parsing.acquire(blocking=False)
+        time.sleep(0.002)
+        parsing.release()
+        return load(*arguments, **options)
+
+    annotate_merge.write_pieces(job, 2, np.random.default_rng(0))
+    monkeypatch.setattr(np, "load", alone)
+    assert len(finish.gather(job).scores) == PIECES
+
+
 def test_a_table_is_written_from_pieces_that_are_read_many_at_a_time(
     tmp_path, requests, monkeypatch
 ):

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ _READ_AT_A_TIME = 64  # records
 BASE_NAME = "base.json"
 COPY_NAME = ".copy.json"  # of a copy of a set in a store, whose shards come as they are read
 _SIDECAR = {"count": int, "bytes": int, "sha256": str, "scores_sha256?": str}
+_ONE_HEADER = threading.Lock()  # Python 3.11 at times fails where two threads parse literals
 _NO_SCORES = np.zeros((0, 2, 0), np.float32)  # without a record, R is not known
 
 
@@ -313,7 +315,8 @@ def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:
         # Sidecars of the first sets have no digest of the scores.
         if sidecar.get("scores_sha256") not in (None, hashlib.sha256(data).hexdigest()):
             raise ValueError("the scores do not have their digest")
-        scores = np.load(io.BytesIO(data), allow_pickle=False)
+        with _ONE_HEADER:
+            scores = np.load(io.BytesIO(data), allow_pickle=False)
         found = (size, len(scores))
     except (ValueError, EOFError, TypeError) as error:
         raise Damaged(f"{folder / name}{SCORES_ENDING} is damaged: {error}. {remedy}") from error
