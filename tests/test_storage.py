@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from miro_jax.data import storage
+from miro_jax.data.storage.ahead import THREADS
 
 
 @pytest.fixture(params=["disk", "file://", "memory://", "s3://", "gs://"])
@@ -191,3 +192,9 @@ def test_scratch_that_another_worker_takes_for_a_leftover_is_made_again(tmp_path
         made.remove_scratch()
         assert [*tmp_path.iterdir()] == [path]
     assert not [*tmp_path.iterdir()]
+
+
+def test_as_many_requests_reach_s3_at_a_time_as_threads_ask(make_bucket):
+    folder = storage.open_folder(f"{make_bucket()}/x")
+    folder.write("a", b"1")
+    assert folder._system.s3.meta.config.max_pool_connections == THREADS

@@ -19,6 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from miro_jax.data.storage.ahead import THREADS
 from miro_jax.data.storage.base import ATTEMPTS, Damaged, Folder
 
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
@@ -50,8 +51,11 @@ def open_url(url: str) -> tuple[Any, str]:
     # for a minute. It reads the variable when it is imported.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").addFilter(_is_not_raised)
-    # Listings that are kept would hide what others do.
-    return fsspec.core.url_to_fs(url, use_listings_cache=False)
+    options: dict[str, Any] = {"use_listings_cache": False}  # which would hide what others do
+    if url.startswith(("s3://", "s3a://")):  # the client's own limit is ten requests at a time
+        given = fsspec.config.conf.get(url.partition(":")[0], {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"max_pool_connections": THREADS} | given
+    return fsspec.core.url_to_fs(url, **options)
 
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
