@@ -1,6 +1,7 @@
 """What ten thousand pieces in an object store cost: requests at a time, and none that one saves."""
 
 import collections
+import dataclasses
 import threading
 import time
 import uuid
@@ -12,7 +13,7 @@ from benchmarks import annotate_merge
 from miro_jax import annotate
 from miro_jax.annotate import finish, work
 from miro_jax.annotate import plan as plans
-from miro_jax.data.sources import reading
+from miro_jax.data.sources import Tables, reading
 from miro_jax.data.storage import LocalFolder, RemoteFolder, open_folder
 from miro_jax.data.storage.ahead import THREADS, map_ahead
 from miro_jax.score import inputs, run
@@ -164,6 +165,25 @@ def test_of_several_pieces_that_are_missing_the_first_is_named(job):
         finish.gather(job)
     with pytest.raises(RuntimeError, match=r"3 are not \(0 of them are begun\).*=7,20,33$"):
         job.require_all()
+
+
+def test_no_text_names_them_all(job, tmp_path):
+    words = [str(tmp_path / f"{number}.tax") for number in range(10_000)]
+    with pytest.raises(
+        ValueError, match=r"1.tax \S+2.tax \.{4} .* 9,997 more are missing"
+    ) as refused:
+        inputs.open_input(words, None, Tables())
+    assert len(str(refused.value)) < 1500
+    settings = dataclasses.replace(job.settings, pieces=range(10_000))
+    with pytest.raises(ValueError, match=r"in 0 .. 39; got 40, 41, 42, \.\.\.\.$"):
+        plans.choose_pieces(settings, job.source)
+    with pytest.raises(RuntimeError, match=r"40 are not .*=0,1,2.*,19,\.\.\.$"):
+        job.require_all()
+    tars = [str(tmp_path / f"{number}.tar") for number in range(9)]
+    for path in tars:
+        write_tar(path, [("a.png", file_bytes(grey(9)))])
+    source = inputs.open_input(tars, None, Tables())
+    assert source.spec == f"tar:{tars[0]} tar:{tars[1]} tar:{tars[2]} ..."
 
 
 def test_results_come_in_order_and_the_first_error_ends_what_has_not_begun():

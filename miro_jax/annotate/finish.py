@@ -29,7 +29,7 @@ from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.cli.exit import note
 from miro_jax.data.json_file import dump_json
-from miro_jax.data.printable import counted
+from miro_jax.data.printable import counted, some
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.records.shards import join_scores
@@ -262,9 +262,8 @@ def describe_lost(lost: Mapping[str, int]) -> str:
     if not lost:
         return ""
     worst = sorted(lost, key=lambda piece: -lost[piece])
-    named = ", ".join(worst[:3]) + (", ..." if len(worst) > 3 else "")
     noun = "damaged piece lacks" if len(lost) == 1 else "damaged pieces lack"
-    return f"{len(lost):,} {noun} about {counted(sum(lost.values()), 'sample')}, {named}"
+    return f"{len(lost):,} {noun} about {counted(sum(lost.values()), 'sample')}, {some(worst)}"
 
 
 def summarize(job: Job, manifest: Manifest | None, was_complete: bool = False) -> str:

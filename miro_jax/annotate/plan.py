@@ -16,6 +16,7 @@ from miro_jax.annotate.publish import Assembly, Records, Sink
 from miro_jax.annotate.settings import ALL, SHARED, EngineSettings, Settings, parse_named
 from miro_jax.cli import processes
 from miro_jax.cli.flags import check
+from miro_jax.data.printable import some
 from miro_jax.data.sources import Piece, Source, open_source
 from miro_jax.data.storage import Folder, check_writable, open_folder
 from miro_jax.data.storage.ahead import map_ahead
@@ -97,10 +98,10 @@ class Job:
         """Raise RuntimeError unless every piece is published."""
         if missing := self.missing_pieces(self.source.pieces):
             begun = self.begun_pieces().intersection(missing)
-            listed = ",".join(map(str, missing[:20])) + (",..." if len(missing) > 20 else "")
+            first = some(missing, ",", 20)
             raise RuntimeError(
                 f"All {len(self.source.pieces)} pieces must be published; {len(missing)} are not "
-                f"({len(begun)} of them are begun). Do them first: --pieces={listed}"
+                f"({len(begun)} of them are begun). Do them first: --pieces={first}"
             )
 
 
@@ -264,8 +265,7 @@ def choose_pieces(settings: EngineSettings, source: Source) -> workers.Share:
                 f"pieces must be numbers, as [0, 3], or text, as '0-9,17'; got {pieces!r:.60}."
             ) from error
         if unknown := [n for n in pieces if not 0 <= n < total]:
-            wrong = ", ".join(map(str, unknown))
-            raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {wrong}.")
+            raise ValueError(f"pieces must be numbers in 0 .. {total - 1}; got {some(unknown)}.")
         return workers.Share(tuple(dict.fromkeys(pieces)), "pieces as requested")
     if settings.distributed and (pieces, index) == (SHARED, None):
         index, count = _ask_jax()

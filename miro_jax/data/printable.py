@@ -5,6 +5,7 @@ screen, and a change of direction could show a name backwards.
 """
 
 import re
+from collections.abc import Sequence
 
 # Controls, separators of lines, changes of direction, characters without width other than the
 # joiners that words of some languages need, halves of surrogate pairs, tags.
@@ -21,6 +22,15 @@ def counted(number: int, noun: str) -> str:
       noun: the singular; its plural ends in s.
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def some(words: Sequence[object], between: str = ", ", most: int = 3) -> str:
+    """Return the first of many words for a message: "a, b, c, ...".
+
+    Args:
+      between: words. most: words that are written out.
+    """
+    return between.join([*map(str, words[:most]), *(["..."] if len(words) > most else [])])
 
 
 def printable(text: object, lines: bool = False) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from miro_jax.data import json_file, sources
 from miro_jax.data.near import near_path
+from miro_jax.data.printable import some
 from miro_jax.data.sources import (
     KINDS,
     Piece,
@@ -80,7 +81,7 @@ def open_input(
         return _open_folder(words[0], given, allow_urls)
     raise ValueError(
         f"PATH must be one folder of images, one table ({', '.join(tables.ENDINGS)}), tar files, "
-        f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {' '.join(words) or 'nothing'}."
+        f"or sources such as tar:PATTERN ({', '.join(KINDS)}); got {some(words, ' ') or 'nothing'}."
         + _advice(words)
     )
 
@@ -88,7 +89,8 @@ def open_input(
 def _advice(words: Sequence[str]) -> str:
     """Return what to do about words that are nothing to score."""
     if missing := [word for word in words if not os.path.exists(word)]:
-        return "".join(f" {word} is missing{near_path(word) or '.'}" for word in missing)
+        named = "".join(f" {word} is missing{near_path(word) or '.'}" for word in missing[:3])
+        return named + (f" {len(missing) - 3:,} more are missing." if missing[3:] else "")
     if all(map(os.path.isfile, words)):
         several = "some images" if len(words) > 1 else "one image"
         return (
@@ -139,7 +141,7 @@ def _allowed(allow_urls: bool) -> dict[str, bool]:
 
 def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
     """Return the pieces of several sources one after the other."""
-    opened = [sources.open_source(spec, allow_urls) for spec in specs]
+    opened = list(map_ahead(lambda spec: sources.open_source(spec, allow_urls), specs))
     every = [piece for source in opened for piece in source.pieces]
     pieces: list[Piece] = []
     known: set[str] = set()
@@ -158,7 +160,7 @@ def _join(specs: Sequence[str], given: Tables, allow_urls: bool) -> Source:
         pieces.append(dataclasses.replace(piece, number=len(pieces), tables=texts, **change))
     facts = {"kind": "pieces", "facts": [source.facts for source in opened]}
     facts |= {"count": len(pieces), "bytes": sum(piece.num_bytes or 0 for piece in pieces)}
-    return Source(" ".join(specs), facts | {"digest": digest.hexdigest()}, pieces)
+    return Source(some(specs, " "), facts | {"digest": digest.hexdigest()}, pieces)
 
 
 def _open_table(table: Table, given: Tables, allow_urls: bool) -> Source:
