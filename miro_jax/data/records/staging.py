@@ -131,6 +131,7 @@ class StagedRecords:
         self._ends = list(itertools.accumulate(counts))
         self._sizes = [sidecar["bytes"] for sidecar in sidecars]
         self._most = most_bytes or int(_FREE_SHARE * self._room() / stagers)
+        self._all_fit = sum(self._sizes) <= self._most
         needed = sum(sorted(self._sizes)[-(most_shards or len(self._names)) :])
         if needed > self._most:
             raise ValueError(
@@ -204,8 +205,10 @@ class StagedRecords:
         Those go first that nobody wants, then those that are wanted last. Whoever reads of one at
         this moment still has the file open.
         """
-        while True:
+        while not self._all_fit:
             taken = sum(self._sizes[s] for s in {shard} | self._here | self._under_way)
+            if taken <= self._most:
+                return
             last = {s: place for place, s in enumerate(self._wanted)}
             own = last.get(shard, 0)
             deletable = [
@@ -214,13 +217,13 @@ class StagedRecords:
                 if s != shard and s not in self._under_way and last.get(s, math.inf) > own
             ]
             for other in sorted(deletable, key=lambda s: last.get(s, math.inf), reverse=True):
-                if taken <= self._most:
-                    return
                 self._readers.pop(other, None)
                 self._here.discard(other)
                 (self._folder / self._names[other]).unlink(missing_ok=True)
                 taken -= self._sizes[other]
-            if taken <= self._most or not self._under_way:
+                if taken <= self._most:
+                    return
+            if not self._under_way:
                 return
             self._changed.wait()
 
