@@ -18,6 +18,7 @@ from typing import Any
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.config import conf
 
 from miro_jax.data.storage.ahead import THREADS
 from miro_jax.data.storage.base import ATTEMPTS, Damaged, Folder
@@ -53,7 +54,7 @@ def open_url(url: str) -> tuple[Any, str]:
     logging.getLogger("gcsfs").addFilter(_is_not_raised)
     options: dict[str, Any] = {"use_listings_cache": False}  # which would hide what others do
     if url.startswith(("s3://", "s3a://")):  # the client's own limit is ten requests at a time
-        given = fsspec.config.conf.get(url.partition(":")[0], {}).get("config_kwargs", {})
+        given = conf.get(url.partition(":")[0], {}).get("config_kwargs", {})
         options["config_kwargs"] = {"max_pool_connections": THREADS} | given
     return fsspec.core.url_to_fs(url, **options)
 
