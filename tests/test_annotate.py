@@ -277,7 +277,7 @@ def test_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
         ({"bins_strategy": "nearest"}, "quantile"),
         ({"source": "tar:/nowhere/a.tar"}, "/nowhere/a.tar"),
         ({"pieces": [0, 1]}, r"0 \.\. 0; got 1\.$"),
-        ({"stages": "rewards,encoding"}, "rewards, encode; got encoding"),
+        ({"stages": "rewards,encoding"}, "rewards, encode, as text .*; got encoding"),
         ({"groups": [("all", ["brightness", "image", "captions"])]}, "each of"),
         ({"groups": [("a b", ["brightness", "length", "short", "image", "captions"])]}, "letters"),
         ({"rewards": ["beauty", "taste"]}, "taste"),

@@ -22,7 +22,6 @@ from miro_jax.cli.flags import Parser
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.pretrained.weights import hub
-from miro_jax.sample.sources import is_run
 
 VERB = "export"
 
@@ -70,7 +69,7 @@ def check_out(out: Path | str) -> Path:
         raise ValueError(f"--out must be a folder of this machine; got {out}. Copy it afterwards.")
     open_folder(out)
     folder = Path(out).expanduser()
-    if is_run(folder):
+    if sample.trained.is_run(folder):
         raise ValueError(
             f"--out must be a folder of its own: a run's config.json would be replaced; got {out}."
         )
