@@ -34,8 +34,8 @@ def traced_once(*static: str) -> Callable[[Call], Call]:
     """Return a decorator for a layer's `__call__`: JAX traces it for the first of equal layers.
 
     For the others, with other parameters alone, it takes what it has traced, also for the backward
-    pass. XLA puts the layer's operations in the place of each call before anything else, so that
-    the program is that of a plain loop. In a profile they stand below the name of the class.
+    pass. XLA inlines the calls before anything else, so that the program is that of a plain loop.
+    In a profile their operations stand below the name of the class.
 
     Args:
       static: names of arguments that are no arrays.

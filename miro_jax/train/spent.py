@@ -95,8 +95,8 @@ class Profile:
         self._wait()
         jax.profiler.stop_trace()
         if step >= self._from:  # not where a signal came before the first of them
-            which = f"{self._from} to {step}"
-            log.info("Profile of steps %s of metrics.jsonl: %s", which, self._folder)
+            where = self._folder
+            log.info("Profile of steps %d to %d of metrics.jsonl: %s", self._from, step, where)
         self._from = 0
 
 

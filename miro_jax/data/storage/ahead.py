@@ -14,8 +14,8 @@ T = TypeVar("T")
 def map_ahead(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Apply a function to each item, to many at a time, and yield the results in order.
 
-    So many results wait at most as there are threads. Of several errors the first one, in the order
-    of the items, is raised, in the place of its result; what has not begun then does not begin.
+    At most as many results wait as there are threads. Of several errors the first one, in the order
+    of the items, is raised where its result would come; calls that have not begun are cancelled.
     """
     waiting = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:

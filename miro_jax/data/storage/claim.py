@@ -19,6 +19,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from miro_jax.data.printable import some
 from miro_jax.data.storage.base import Damaged, Folder
 from miro_jax.data.storage.files import brief, to_json, to_sealed_json
 
@@ -161,8 +162,7 @@ def describe_difference(key: str, present: Any, requested: Any) -> str:
         ("here", [k for k in requested if k not in present]),
     ):
         if names:
-            more = ", ..." if len(names) > 3 else ""
-            parts.append(f"{key} has only {where}: {', '.join(map(str, names[:3]))}{more}")
+            parts.append(f"{key} has only {where}: {some(names)}")
     return "; ".join(parts)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.data.json_file import read_json
+from miro_jax.data.printable import some
 from miro_jax.evaluate.suites import manifest
 from miro_jax.evaluate.suites.manifest import Evaluation
 from miro_jax.evaluate.suites.measure import (
@@ -86,10 +87,9 @@ class Source:
             own = [one for one in self.evaluations if suite_of(one) == suite]
             alike = [one.name for one in own if step_of(one) == step_of(chosen)]
             if len(alike) > 1:
-                more = ", ..." if len(alike) > 5 else ""
                 raise ValueError(
                     f"{self.path} must hold one evaluation by {suite} of its last step; it holds "
-                    f"{len(alike)}: {', '.join(alike[:5])}{more}. Give one of them as LABEL=FOLDER."
+                    f"{len(alike)}: {some(alike, most=5)}. Give one of them as LABEL=FOLDER."
                 )
         return list(last.values())
 
