@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from miro_jax.models.sharding import constrain
 
@@ -86,9 +86,5 @@ def _arrays(jaxpr: Jaxpr) -> Iterator[Any]:
     """Yield the shapes of all results, those of loops and of called functions too."""
     for equation in jaxpr.eqns:
         yield from (x.aval for x in equation.outvars if hasattr(x.aval, "shape"))
-        inner = jax.tree.leaves(
-            equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))
-        )
-        for each in inner:
-            if isinstance(each, (Jaxpr, ClosedJaxpr)):
-                yield from _arrays(each.jaxpr if isinstance(each, ClosedJaxpr) else each)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _arrays(inner)
