@@ -22,19 +22,19 @@ from miro_jax.train.trackers import Trackers
 
 
 @contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-    """Hide PyTorch: tensorboardX imports it where it is installed, for arguments we never give."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` raises
+def _without(*names: str) -> Iterator[None]:
+    """Hide packages that were not imported yet: each import of one raises."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        if hidden:
-            del sys.modules["torch"]
+        for name in hidden:
+            del sys.modules[name]
 
 
-with _without_torch():
+# tensorboardX imports them where they are installed, in half a second, for what is not used here.
+with _without("torch", "boto3", "google.cloud.storage"):
     from tensorboardX import summary
     from tensorboardX.proto import event_pb2  # its classes are made when it is imported
     from tensorboardX.record_writer import masked_crc32c
