@@ -70,7 +70,7 @@ def test_the_same_process_starts_again_with_the_same_arguments(starts):
     ],
 )
 def test_it_does_not_where_that_changes_nothing_or_the_user_has_said(starts, mode, told):
-    done, begun = starts(["-m", "miro_jax.main", "--help"], mode, told)
+    done, begun = starts(["-m", "miro_jax", "train", "--help"], mode, told)
     assert len(begun) == 1 and "usage" in done.stdout
 
 
@@ -78,7 +78,7 @@ def test_it_does_not_where_that_changes_nothing_or_the_user_has_said(starts, mod
     "told", ["glibc.malloc.check=0", "my.glibc.malloc.hugetlb=0", "a=b=c", ":"]
 )
 def test_other_words_of_the_variable_are_kept(starts, told):
-    (_, second) = starts(["-m", "miro_jax.main", "--help"], told=told)[1]
+    (_, second) = starts(["-m", "miro_jax", "train", "--help"], told=told)[1]
     assert second[1] == f"{told}:glibc.malloc.hugetlb=1"
 
 
