@@ -7,27 +7,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from miro_jax import annotate, sample
+from miro_jax import annotate, cli, evaluate, models, sample, train
 from miro_jax.cli import exit as ends
-from miro_jax.cli import run_folder, signals
+from miro_jax.cli import signals
 from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.data.storage import errors_of_stores
-from miro_jax.evaluate import distillation, extension, training
-from miro_jax.evaluate import run as evaluate
-from miro_jax.evaluate.study import stage as study
-from miro_jax.models import sharding
-from miro_jax.train import components, one_folder, peers
 
 log, VERB = logging.getLogger("miro_jax"), "train"
 
-STAGES = {
-    "annotate": annotate.run,
-    "train": training.run,
-    "sample": sample.run,
-    "evaluate": evaluate.run,
-    "distil": distillation.run,
-    "extend": extension.run,
-    "study": study.run,
+
+STAGES = {  # modules are imported when first used: help and a mistyped flag need no jax
+    "annotate": lambda *given: annotate.run(*given),
+    "train": lambda *given: evaluate.training.run(*given),
+    "sample": lambda *given: sample.run(*given),
+    "evaluate": lambda *given: evaluate.run.run(*given),
+    "distil": lambda *given: evaluate.distillation.run(*given),
+    "extend": lambda *given: evaluate.extension.run(*given),
+    "study": lambda *given: evaluate.study.stage.run(*given),
 }
 
 
@@ -42,17 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(arguments, tuple(STAGES))
         config, stage = command.config, command.stage
         given, resume = command.workdir, command.resume
-        for check in (components.validate, sample.validate, evaluate.validate):
+        for check in (train.components.validate, sample.validate, evaluate.run.validate):
             check(config)
-        run_folder.start_processes(config, stage)
+        cli.run_folder.start_processes(config, stage)
         with ExitStack() as opened:
             # What fails for one of several processes alone, the others hear of.
-            with errors_of_stores(), peers.watched(config.mesh.heartbeat_seconds):
-                workdir = run_folder.open_folder(config, given, stage, arguments, opened, resume)
-                if stage in run_folder.TRAINING:
-                    one_folder.check_one(workdir)
+            with errors_of_stores(), train.peers.watched(config.mesh.heartbeat_seconds):
+                open_folder, training = cli.run_folder.open_folder, cli.run_folder.TRAINING
+                workdir = open_folder(config, given, stage, arguments, opened, resume)
+                if stage in training:
+                    train.one_folder.check_one(workdir)
                 if stage != "annotate":  # whose devices are those of config.annotate.mesh
-                    sharding.make_mesh(config.mesh.data, config.mesh.model)
+                    models.sharding.make_mesh(config.mesh.data, config.mesh.model)
             held = opened.pop_all()
     except (*ends.MISTAKES, OSError, RuntimeError) as error:
         return ends.fail(VERB, error, ends.status_of(error))
@@ -67,7 +64,7 @@ def _run(command: Command, workdir: Path, held: ExitStack) -> int:
         with signals.raising(), errors_of_stores(), held, ends.failures_logged():
             STAGES[command.stage](command.config, workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
-        return ends.fail(VERB, error, ends.status_of(error), run_folder.log_path(workdir))
+        return ends.fail(VERB, error, ends.status_of(error), cli.run_folder.log_path(workdir))
     except KeyboardInterrupt as stop:
         return ends.fail(VERB, ends.STOPPED, getattr(stop, "status", ends.INTERRUPTED))
     finally:

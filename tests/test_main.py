@@ -208,7 +208,7 @@ def test_a_stage_gets_the_locked_config_and_leaves_status_0(tmp_path, monkeypatc
 @pytest.fixture
 def order(monkeypatch):
     seen = []
-    stages = {"annotate": entry.annotate, "train": training.loop, "evaluate": entry.evaluate}
+    stages = {"annotate": entry.annotate, "train": training.loop, "evaluate": entry.evaluate.run}
     for name, module in stages.items():
         monkeypatch.setattr(module, "run", lambda *_, name=name, **given: seen.append(name))
     return seen

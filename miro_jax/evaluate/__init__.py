@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         *"budget compare conflict dials extension gallery geneval prompts reward_scores".split(),
-        *"command run speed suites".split(),
+        *"command distillation extension run speed study suites training".split(),
     ],
 )

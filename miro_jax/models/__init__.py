@@ -6,5 +6,7 @@ The names below are imported when first used: `models.targets` alone costs no im
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"rin": ["RIN", "RINConfig", "build", "rin_config"]}
+    __name__,
+    submodules=["sharding"],
+    submod_attrs={"rin": ["RIN", "RINConfig", "build", "rin_config"]},
 )
