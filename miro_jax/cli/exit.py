@@ -73,7 +73,7 @@ def command_of(verb: str) -> str:
 def run(
     verb: str,
     plan: Callable[[], T],
-    work: Callable[[T], None],
+    work: Callable[[T], object],
     mistakes_at_work: tuple[type[Exception], ...] = (),
     out_of_memory: str = "give a smaller batch size.",
 ) -> int:
@@ -82,7 +82,7 @@ def run(
     Args:
       verb: whose messages begin with `command_of` it.
       plan: checks every argument before a device is touched; returns what `work` takes.
-      work: does what was requested.
+      work: does what was requested; a number that it returns is the exit status.
       mistakes_at_work: exceptions of `work`, beside UsageError, that mean a bad argument after all.
       out_of_memory: what to do when a device lacks memory.
 
@@ -103,7 +103,7 @@ def run(
         return fail(verb, "stopped; nothing has begun.", status)
     try:
         with errors_of_stores():
-            work(planned)
+            status = work(planned)
     except (UsageError, *mistakes_at_work) as error:
         return fail(verb, error, MISTAKEN)
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError) as error:
@@ -120,7 +120,7 @@ def run(
         return fail(verb, error, status, text=text)
     except KeyboardInterrupt as stop:
         return fail(verb, STOPPED, getattr(stop, "status", INTERRUPTED))
-    return DONE
+    return status if isinstance(status, int) else DONE
 
 
 def leave(main: Callable[[], int]) -> int:

@@ -76,14 +76,14 @@ class Budget:
     bytes: dict[str, float]  # of records and checkpoints
 
 
-def show(settings: plan.Settings) -> bool:
-    """Print the budget; returns whether a training step fits as it is configured."""
+def show(settings: plan.Settings) -> int:
+    """Print the budget; returns the exit status: whether a step fits as it is configured."""
     budget = make(settings)
     if settings.json:
         exits.say(json.dumps(facts(budget), allow_nan=False))
     else:
         exits.say(text(budget))
-    return budget.memory.total <= budget.limit
+    return exits.DONE if budget.memory.total <= budget.limit else exits.FAILED
 
 
 def make(settings: plan.Settings) -> Budget:

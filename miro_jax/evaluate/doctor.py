@@ -48,14 +48,7 @@ class Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    healthy = True
-
-    def work(settings: Settings) -> None:
-        nonlocal healthy
-        healthy = evaluate.speed.look(settings)
-
-    status = exits.run(VERB, lambda: _plan(arguments), work)
-    return status or (exits.DONE if healthy else exits.FAILED)
+    return exits.run(VERB, lambda: _plan(arguments), lambda s: evaluate.speed.look(s))
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:

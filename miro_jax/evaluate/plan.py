@@ -49,14 +49,9 @@ class Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    fits = True
-
-    def work(settings: Settings) -> None:
-        nonlocal fits
-        fits = evaluate.budget.show(settings)
-
-    status = exits.run(VERB, lambda: _plan(arguments), work, mistakes_at_work=(ValueError,))
-    return status or (exits.DONE if fits else exits.FAILED)
+    return exits.run(
+        VERB, lambda: _plan(arguments), lambda s: evaluate.budget.show(s), (ValueError,)
+    )
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:

@@ -26,8 +26,8 @@ def check_weights(names: str) -> None:
     pull.choose(names.split(","))
 
 
-def look(settings: doctor.Settings) -> bool:
-    """Print what is found, and the rates where they are wanted; returns whether nothing failed."""
+def look(settings: doctor.Settings) -> int:
+    """Print what is found, and the rates where they are wanted; returns the exit status."""
     names = settings.weights.split(",") if settings.weights else ()
     findings = examine(os.path.expanduser(settings.workdir), names)
     healthy = all(finding.state != FAILED for finding in findings)
@@ -36,7 +36,7 @@ def look(settings: doctor.Settings) -> bool:
     rates = measure(settings) if settings.benchmark and healthy else []
     if settings.json:
         exits.say(json.dumps(_facts(findings, rates), allow_nan=False))
-    return healthy
+    return exits.DONE if healthy else exits.FAILED
 
 
 def measure(settings: doctor.Settings) -> list[Rate]:

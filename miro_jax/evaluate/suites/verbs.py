@@ -7,6 +7,7 @@ No image is read again, no device is used. `compare` of runs and releases, which
 import dataclasses
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ class _Verb:
     description: str
     epilog: str
     add: Callable[[Parser], Any]
-    run: Callable[[Namespace], int]
+    run: Callable[[Namespace], object]  # its exit status, where it is another than DONE
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a verb, the first word; returns the exit status, see `cli.exit` and `_check`."""
     verb, *words = arguments
-    status = exits.DONE
 
     def plan() -> Namespace:
         chosen = _VERBS[verb]
@@ -52,13 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen.add(parser)
         return parser.read(words)
 
-    def work(given: Namespace) -> None:
-        nonlocal status
-        status = _VERBS[verb].run(given)
-
     # Everything is an argument here: what is wrong with a file is the fault of who named it.
-    failed = exits.run(verb, plan, work, mistakes_at_work=exits.MISTAKES)
-    return failed or status
+    return exits.run(verb, plan, lambda given: _VERBS[verb].run(given), exits.MISTAKES)
 
 
 def concerns_evaluations(words: Sequence[str]) -> bool:
@@ -82,7 +77,7 @@ def _add_compare(parser: Parser) -> None:
     parser.add_argument("--out", metavar="DIR", help="also write all formats and a page there")
 
 
-def _compare(given: Namespace) -> int:
+def _compare(given: Namespace) -> None:
     if len(given.evaluations) < 2:
         raise exits.UsageError("at least two evaluations must be given.")
     if given.out:
@@ -98,11 +93,6 @@ def _compare(given: Namespace) -> int:
         tables.write_all(folder, "compare", made)
         write_atomic(folder / "compare.html", pages.render_comparison(read, result))
         exits.say(f"page: {folder / 'compare.html'}")
-    return exits.DONE
-
-
-def _add_diff(parser: Parser) -> None:
-    _add_pair(parser, "folder of an evaluation", "folder of another one")
 
 
 def _add_pair(parser: Parser, first: str, second: str) -> None:
@@ -111,14 +101,13 @@ def _add_pair(parser: Parser, first: str, second: str) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output")
 
 
-def _diff(given: Namespace) -> int:
+def _diff(given: Namespace) -> None:
     result = difference.diff(manifest.read(given.first), manifest.read(given.second))
-    return _print(result, difference.lines, given.format)
+    _print(result, difference.lines, given.format)
 
 
-def _print(result: dict[str, Any], lines: Callable[[Any], list[str]], form: str) -> int:
+def _print(result: dict[str, Any], lines: Callable[[Any], list[str]], form: str) -> None:
     exits.say(dump_json(result, indent=1) if form == "json" else "\n".join(lines(result)))
-    return exits.DONE
 
 
 def _add_check(parser: Parser) -> None:
@@ -172,23 +161,18 @@ def _add_import(parser: Parser) -> None:
     )
 
 
-def _import(given: Namespace) -> int:
+def _import(given: Namespace) -> None:
     suite = suites.table.make_suite(given.suite)
     out = Path(given.out).expanduser()
     evaluation = importing.import_results(
         given.files, suite, out, dict(given.judge), given.images_per_prompt, given.partial
     )
     exits.say(tables.render(tables.table_of(evaluation), "text") + f"results: {out}")
-    return exits.DONE
 
 
-def _add_agreement(parser: Parser) -> None:
-    _add_pair(parser, "verdicts of one judge", "verdicts of another one, or of people")
-
-
-def _agreement(given: Namespace) -> int:
+def _agreement(given: Namespace) -> None:
     result = agreement.compare_files(given.first, given.second)
-    return _print(result, agreement.lines, given.format)
+    _print(result, agreement.lines, given.format)
 
 
 _VERBS = {
@@ -203,7 +187,7 @@ _VERBS = {
         "Print why two evaluations differ: fields of their manifests by likely effect, and the "
         "prompts that changed most.",
         "example:\n  miro-jax diff out/a/evals/geneval@1 out/b/evals/geneval@1",
-        _add_diff,
+        partial(_add_pair, first="folder of an evaluation", second="folder of another one"),
         _diff,
     ),
     "check": _Verb(
@@ -227,7 +211,11 @@ _VERBS = {
         "the benchmark's own annotations: then the images that people labelled are compared.\n\n"
         "examples:\n  miro-jax agreement evals/mmdet evals/hf\n"
         "  miro-jax agreement evals/geneval@1 annotations_sdv2.csv",
-        _add_agreement,
+        partial(
+            _add_pair,
+            first="verdicts of one judge",
+            second="verdicts of another one, or of people",
+        ),
         _agreement,
     ),
 }
