@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,19 +25,13 @@ from miro_jax.train.state import TrainState
 log = logging.getLogger("miro_jax")
 
 
-class Prepared(NamedTuple):
-    """What a run reads, checked: bins of the records, rewards of previews, iterator of batches."""
-
-    begun: ahead.Begun
-    bins: Bins
-    rewards: list
-    data: Any
-
-
 def prepare(
     config: Config, workdir: Path, is_training: bool, begun: ahead.Begun | None
-) -> Prepared:
-    """Open what a run reads; begun: None calls `ahead.begin` here."""
+) -> tuple[ahead.Begun, Bins, list, Any]:
+    """Return what a run reads, checked: `begun`, bins, rewards of previews, iterator of batches.
+
+    begun: None calls `ahead.begin` here.
+    """
     c = config.train
     folder = run_folder.records_folder(config, workdir)
     manifest = Manifest.load(folder)
@@ -55,7 +49,7 @@ def prepare(
     )
     data = make_iterator(folder, bins, build.reward_labels(config), options)
     _require_scores(config, bins)
-    return Prepared(begun, bins, rewards, data)
+    return begun, bins, rewards, data
 
 
 def _require_scores(config: Config, bins: Bins) -> None:
