@@ -7,7 +7,6 @@ has a mirror of its own.
 
 import contextlib
 import functools
-import logging
 from pathlib import Path
 
 import jax
@@ -20,7 +19,6 @@ from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.data.storage.mirror import Mirror, local_folder, origin, wait_for_upload
 
 TRAINING, LOCK_NAME = ("train", "distil", "extend"), ".lock-train"  # stages, and their lease
-log = logging.getLogger("miro_jax")
 
 
 def is_url(workdir: str | Path) -> bool:

@@ -13,7 +13,6 @@ width, R rewards.
 """
 
 import functools
-import logging
 import os
 import resource
 from collections.abc import Callable, Sequence
@@ -32,7 +31,6 @@ from miro_jax.data.records.options import Options
 from miro_jax.data.records.order import ShardOrder, row_position
 from miro_jax.data.records.staging import StagedRecords, source_of
 
-log = logging.getLogger("miro_jax")
 # More damage than this is no accident of single records, and the run should not go on.
 _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
