@@ -29,7 +29,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MANY = 30
 _MOST_PARTS = 100_000  # segments or chunks that are looked at; large images have 8,000
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colours in the header
 # Of the passes of an interlaced PNG: first column and row, distance of columns and of rows.
 _ADAM7 = (
@@ -97,7 +97,7 @@ def mend(data: bytes) -> bytes:
     see `_has_all_scans`. Of a PNG: all chunks but those of the pixels and sound EXIF, so that their
     checksums, sizes and contents do not matter.
     """
-    return _mend_png(data) if data.startswith(_PNG_START) else _mend_jpeg(data)
+    return _mend_png(data) if data.startswith(PNG_START) else _mend_jpeg(data)
 
 
 def _mend_jpeg(data: bytes) -> bytes:
@@ -156,15 +156,10 @@ def _mend_png(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def is_png(data: bytes) -> bool:
-    """Return whether a file begins as a PNG."""
-    return data.startswith(_PNG_START)
-
-
 def has_many_chunks(data: bytes) -> bool:
     """Return whether a file is a PNG of so many chunks that a decoder takes minutes for them."""
     chunks = itertools.islice(_chunks(data), _MOST_PARTS, None)
-    return data.startswith(_PNG_START) and next(chunks, None) is not None
+    return data.startswith(PNG_START) and next(chunks, None) is not None
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -212,10 +207,10 @@ def icon_image(data: bytes) -> tuple[int, int, bytes] | None:
         return None
     best = max(entries, key=lambda e: ((e[0] or 256) * (e[1] or 256), -(e[5] or e[2] or 256)))
     *facts, size, offset = best
-    file = data[offset:] if data.startswith(_PNG_START, offset) else data[offset : offset + size]
+    file = data[offset:] if data.startswith(PNG_START, offset) else data[offset : offset + size]
     if len(file) < 24:
         raise ValueError("the image of an icon is cut short")
-    if file.startswith(_PNG_START):
+    if file.startswith(PNG_START):
         return *struct.unpack_from(">II", file, 16), file
     width, height = struct.unpack_from("<ii", file, 4)
     alone = _ICO_START + struct.pack("<HBBBBHHII", 1, *facts, len(file), 22) + file

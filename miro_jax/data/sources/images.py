@@ -123,7 +123,7 @@ def _decode(data: bytes, check: Callable[[int, int], None]) -> np.ndarray:
     if icon := image_headers.icon_image(data):
         width, height, data = icon
         check(width, height)
-        if image_headers.is_png(data):
+        if data.startswith(image_headers.PNG_START):
             return _decode(data, check)
     if image_headers.has_many_chunks(data):
         raise BadImage("too large", "a PNG of over 100,000 chunks")
