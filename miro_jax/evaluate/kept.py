@@ -49,10 +49,6 @@ def same_prompts(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return ours == theirs if None in digests else digests[0] == digests[1]
 
 
-def _settings(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return entry["settings"].get("evaluate", {})
-
-
 def _same_network(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two entries are of one checkpoint; those of before have no digest of it."""
     digests = {e["checkpoint"] for e in (entry, other) if "checkpoint" in e}
@@ -60,8 +56,10 @@ def _same_network(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _same_settings(name: str, entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    ours, theirs = ({k: v for k, v in _settings(e).items() if name in _OF_SOME.get(k, (name,))}
-                    for e in (entry, other))  # fmt: skip
+    own = [e["settings"].get("evaluate", {}) for e in (entry, other)]
+    ours, theirs = (
+        {key: v for key, v in one.items() if name in _OF_SOME.get(key, (name,))} for one in own
+    )
     hows = [{**e["settings"].get("sample", {})} for e in (entry, other)]
     for how in hows:
         how.pop("batch_size", None)  # that of the evaluation counts

@@ -24,10 +24,6 @@ ALL, AUTO = "all", "auto"  # evaluators; prompts
 _MADE = {"configuration?": {"source?": {"kind?": str}}}  # in a manifest
 
 
-def _read_levels(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in text.split(","))
-
-
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What is measured, and on how many images. Fields are documented by their help."""
@@ -43,7 +39,9 @@ class Settings:
     )
     max_prompts: int = option(64, at_least=1, help="prompts taken from a file or from captions")
     levels: tuple[float, ...] = option(
-        (0.0, 0.25, 0.5, 0.75, 1.0), parse=_read_levels, help="requested levels of a dial"
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        parse=lambda text: tuple(map(float, text.split(","))),
+        help="requested levels of a dial",
     )
     batch_size: int = option(32, at_least=1, help="images sampled together, on all devices")
     images_per_level: int = option(
