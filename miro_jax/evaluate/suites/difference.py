@@ -1,7 +1,6 @@
 """Why two evaluations differ: fields of the manifest by their likely effect, then single images."""
 
 import collections
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,13 +39,9 @@ def diff(first: Evaluation, second: Evaluation) -> dict[str, Any]:
       correct and are not (`lost`), and the other way round (`won`); rules: rule of a reason -> how
       often it came or went.
     """
-    fields = [
-        list(found)
-        for found in differing(
-            *({g: one.manifest[g] for g in _groups()} for one in (first, second))
-        )
-        if not found[0].startswith(_SILENT)
-    ]
+    groups = dict.fromkeys(path.partition(".")[0] for path in ORDER)
+    sides = ({group: one.manifest[group] for group in groups} for one in (first, second))
+    fields = [list(found) for found in differing(*sides) if not found[0].startswith(_SILENT)]
     fields.sort(
         key=lambda found: next(n for n, p in enumerate((*ORDER, "")) if _is_of(found[0], p))
     )
@@ -62,18 +57,12 @@ def diff(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     if shared := [name for name in rewards_of(first.rows) if name in rewards_of(second.rows)]:
         most = max(MOST_SHOWN // len(shared), LEAST_SHOWN)
         result["rewards"] = {
-            name: _changed(first, second, pairs, functools.partial(_reward, name), most)
+            name: _changed(
+                first, second, pairs, lambda row, name=name: row.get("rewards", {}).get(name), most
+            )
             for name in shared
         }
     return result
-
-
-def _reward(name: str, row: Row) -> float | None:
-    return row.get("rewards", {}).get(name)
-
-
-def _groups() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path.partition(".")[0] for path in ORDER))
 
 
 def _is_of(path: str, prefix: str) -> bool:
