@@ -42,7 +42,9 @@ _CURVES = {
 def values(facts: Facts) -> dict[str, Any]:
     """Return what `templates/run.html` reads."""
     scores, dials = facts.result(RewardScores), facts.result(Dials)
-    conflict = facts.result(Conflict)
+    conflict, table = facts.result(Conflict), facts.result(GenEval)
+    refused = facts.config["sample"].get("negative_targets", "")
+    shown = table.rows[0]["categories"] if table else ()
     name = facts.folder.resolve().name
     return {
         "title": f"miro_jax run: {name}",
@@ -52,9 +54,9 @@ def values(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "tiles": headline(facts),
         "gallery": facts.result(Gallery),
-        "refused": _negative_targets(facts),
-        "geneval": facts.result(GenEval),
-        "categories": _categories(facts),
+        "refused": f"{refused}, other rewards at 0" if refused else "all rewards at 0",
+        "geneval": table,
+        "categories": in_order(shown, facts.config["evaluate"]["categories"]),
         "scores": scores,
         "score_names": in_order(scores.training, facts.rewards) if scores else [],
         "strips": _strips(scores) if scores else {},
@@ -62,7 +64,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "dial_charts": {n: dial_chart(dials, n) for n in dials.cross["asked"]} if dials else {},
         "conflict": conflict,
         "conflict_charts": _conflict(conflict) if conflict and conflict.others_asked else {},
-        "curves": {_CURVES[name][2]: _curve(facts, name) for name in _drawable(facts)},
+        "curves": {_CURVES[n][2]: _curve(facts, n) for n in _CURVES if facts.series(n)[0]},
         "previews": _previews(facts),
         "suite_curves": draw_curves(facts.folder),
         "run_facts": _run_facts(facts),
@@ -107,13 +109,6 @@ def _by_little(dials: Dials) -> str:
     moves = {name: level[-1]["mean"] - level[0]["mean"] for name, level in levels.items()}
     small = [f"{name} {move:+.2f}" for name, move in moves.items() if move < _LITTLE]
     return f"; by little: {', '.join(small)} of the level" if small else ""
-
-
-def _categories(facts: Facts) -> list[str]:
-    """Return the categories of the GenEval table in the order of the config."""
-    table = facts.result(GenEval)
-    names = table.rows[0]["categories"] if table else ()
-    return in_order(names, facts.config["evaluate"]["categories"])
 
 
 def _strips(scores: RewardScores) -> dict[str, Markup]:
@@ -174,10 +169,6 @@ def _conflict(conflict: Conflict) -> dict[str, Markup]:
     return charts
 
 
-def _drawable(facts: Facts) -> list[str]:
-    return [name for name in _CURVES if facts.series(name)[0]]
-
-
 def _curve(facts: Facts, name: str) -> Markup:
     label, log, _ = _CURVES[name]
     steps, points = thin(*facts.series(name), _MOST_POINTS)
@@ -216,11 +207,6 @@ def _previews(facts: Facts) -> dict[str, Markup]:
         alt = f"{name} of preview images, from {points[0]:.3f} to {points[-1]:.3f}"
         charts[name] = chart.svg(alt + ("." if mean is None else f"; training data {mean:.3f}."))
     return charts
-
-
-def _negative_targets(facts: Facts) -> str:
-    given = facts.config["sample"].get("negative_targets", "")
-    return f"{given}, other rewards at 0" if given else "all rewards at 0"
 
 
 def _run_facts(facts: Facts) -> dict[str, str]:
