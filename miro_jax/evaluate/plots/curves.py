@@ -345,15 +345,10 @@ def _sweep_figure(
     names = [name for name in dict.fromkeys(names) if name in columns]
     made = [_sweep_panel(reward, targets, name, columns[name]) for name in names]
     resampled = any(len(columns[name]) > 1 for name in names)
-    warnings = (
-        ()
-        if resampled
-        else (
-            "these are numbers without images, or of one prompt: how sure a maximum is cannot be "
-            "estimated. The "
-            f"highest of {len(targets)} settings stands above the others by luck too; confirm it "
-            "on fresh seeds.",
-        )
+    warning = (
+        "these are numbers without images, or of one prompt: how sure a maximum is cannot be "
+        f"estimated. The highest of {len(targets)} settings stands above the others by luck too; "
+        "confirm it on fresh seeds."
     )
     return Figure(
         kind,
@@ -364,6 +359,6 @@ def _sweep_figure(
         {},
         [row for _, rows, _ in made for row in rows],
         {"reward": reward, "maxima": dict(zip(names, (n for _, _, n in made), strict=True))},
-        warnings,
+        () if resampled else (warning,),
         columns=3 if len(names) > 2 else 2,
     )
