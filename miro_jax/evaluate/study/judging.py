@@ -16,13 +16,12 @@ from functools import partial
 
 import numpy as np
 
-from miro_jax.models.compiling import cores
 from miro_jax.rewards.base import Reward, score_all
 from miro_jax.rewards.shapes import ShapesReward
 
 Scores = Callable[[], np.ndarray]  # waits for the scores [N, R] of N images
 Submit = Callable[[np.ndarray, Sequence[str]], Scores]
-_MOST = 32  # processes; each takes 0.3 GB
+MOST = 32  # processes; each takes 0.3 GB
 
 _rewards: list[Reward] = []  # of a process that judges
 
@@ -41,7 +40,7 @@ def judging(rewards: Sequence[Reward], processes: int) -> Iterator[Submit]:
       OSError: a process that judges has ended.
     """
     if processes < 2 or not all(isinstance(reward, ShapesReward) for reward in rewards):
-        yield lambda images, captions: partial(_as_is, _score(rewards, images, captions))
+        yield lambda images, captions: partial(np.asarray, _score(rewards, images, captions))
         return
     names = [(type(reward), reward.name, reward.version) for reward in rewards]
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of JAX's threads
@@ -56,15 +55,6 @@ def judging(rewards: Sequence[Reward], processes: int) -> Iterator[Submit]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def processes_for(runs: int) -> int:
-    """Return how many processes judge for runs that train side by side: none for a single one."""
-    return min(_MOST, cores()) if runs > 1 else 0
-
-
-def _as_is(scores: np.ndarray) -> np.ndarray:
-    return scores
 
 
 def _score(rewards: Sequence[Reward], images: np.ndarray, captions: Sequence[str]) -> np.ndarray:

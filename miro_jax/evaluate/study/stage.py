@@ -32,6 +32,7 @@ from miro_jax.evaluate.study import judging, measure, measured, page, train
 from miro_jax.evaluate.study.measured import Cell, Measured
 from miro_jax.evaluate.study.settings import Run, Study, make_runs
 from miro_jax.models import sharding
+from miro_jax.models.compiling import cores
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import of_parts
@@ -65,7 +66,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         total = len(runs) * config.train.num_steps
         with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
             judges = measure.judged_by(bench.judges)
-            with judging.judging(judges, judging.processes_for(len(groups[0]))) as submit:
+            processes = min(judging.MOST, cores()) if len(groups[0]) > 1 else 0
+            with judging.judging(judges, processes) as submit:
                 for number, group in enumerate(groups):
                     _run_group(bench, folder, f"{number}", group, progress, submit)
         written = page.write(folder.path, measured.load(folder.path))
