@@ -81,13 +81,10 @@ class Text:
     def _encode(self, captions: list[str]) -> np.ndarray:
         rows = [cut_ids(ids, MAX_TOKENS) for ids in encode_texts(self.tokenizer, captions)]
         features: dict[int, np.ndarray] = {}
-        for members, ids, _ in by_length(rows, _padded, len(rows), self.padding):
+        groups = by_length(rows, lambda n: padded_length(n, MAX_TOKENS), len(rows), self.padding)
+        for members, ids, _ in groups:
             features |= zip(members, self.tower.run(encode_ids, ids), strict=True)
         return np.stack([features[index] for index in range(len(rows))])
-
-
-def _padded(length: int) -> int:
-    return padded_length(length, MAX_TOKENS)
 
 
 class JinaClip(ClipReward):

@@ -157,14 +157,12 @@ class FlanT5Encoder:
         rows = [cut_ids(ids, self.max_tokens) for ids in encode_texts(self.tokenizer, captions)]
         size = ROWS * self.tower.mesh.shape["data"]
         results: dict[int, np.ndarray] = {}
-        for members, ids, mask in by_length(rows, self._padded, size, PADDING):
+        groups = by_length(rows, lambda n: padded_length(n, self.max_tokens), size, PADDING)
+        for members, ids, mask in groups:
             encoded = self.tower.run(function, ids, mask)  # [B, L, D]
             for index, tokens in zip(members, encoded, strict=True):
                 results[index] = tokens[: len(rows[index])].copy()
         return [results[index] for index in range(len(rows))]
-
-    def _padded(self, length: int) -> int:
-        return padded_length(length, self.max_tokens)
 
     def encode_padded(
         self, captions: Sequence[str], dtype: DTypeLike = np.float16
