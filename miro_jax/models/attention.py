@@ -8,6 +8,7 @@ Letters: B batch, N query tokens, S source tokens, D width, A heads, H head widt
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,13 +126,7 @@ class SelfAttentionBlock(nnx.Module):
         )
         self.q_norm = LayerNorm(head_width, "head_dim") if process else None
         self.k_norm = LayerNorm(head_width, "head_dim") if process else None
-        self.out = Linear(
-            (heads, head_width, width),
-            ("heads", "head_dim", "embed"),
-            rngs=rngs,
-            num_in=2,
-            dtype=dtype,
-        )
+        self.out = _out(width, heads, head_width, rngs=rngs, dtype=dtype)
         self.mlp_norm = norm(width)
         if process:
             self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
@@ -186,13 +181,7 @@ class CrossAttentionBlock(nnx.Module):
         )
         self.q_norm = LayerNorm(head_width, "head_dim")
         self.k_norm = LayerNorm(head_width, "head_dim")
-        self.out = Linear(
-            (heads, head_width, width),
-            ("heads", "head_dim", "embed"),
-            rngs=rngs,
-            num_in=2,
-            dtype=dtype,
-        )
+        self.out = _out(width, heads, head_width, rngs=rngs, dtype=dtype)
         self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width, multiplier, multiple, rngs=rngs, dtype=dtype)
 
@@ -203,6 +192,12 @@ class CrossAttentionBlock(nnx.Module):
         k, v = self.kv.unpack(source)  # each [B, S, A, H]
         x = x + self.out(attend(q, self.k_norm(k), v, mask, kernel=self.attention, trained=True))
         return x + self.mlp(self.mlp_norm(x))
+
+
+def _out(width: int, heads: int, head_width: int, **options: Any) -> Linear:
+    """Return the linear map from heads `[..., A, H]` back to `[..., D]`."""
+    axes = ("heads", "head_dim", "embed")
+    return Linear((heads, head_width, width), axes, num_in=2, **options)
 
 
 def _head_width(width: int, heads: int) -> int:
