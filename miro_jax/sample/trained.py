@@ -115,20 +115,18 @@ def restore(
             step, weights, data_state = checkpoints.restore_latest(wanted, step)
     components.check_conditioning(config, data_state)
     components.check_network(config, workdir)
-    weights = weights["ema_params"], weights["buffers"]
-    bins = components.stored_bins(data_state)
-    return of_parts(parts, weights, Path(workdir).name, step, bins, read_usual(config.sample))
+    return of_parts(
+        parts,
+        (weights["ema_params"], weights["buffers"]),
+        name=Path(workdir).name,
+        step=step,
+        bins=components.stored_bins(data_state),
+        usual=read_usual(config.sample),
+    )
 
 
-def of_parts(
-    parts: components.Components,
-    weights: tuple,
-    name: str = "",
-    step: int | None = None,
-    bins: Bins | None = None,
-    usual: Usual = Trained.usual,
-) -> Trained:
-    """Join the parts of a run with weights, which may be put in later."""
+def of_parts(parts: components.Components, weights: tuple, **more: Any) -> Trained:
+    """Join the parts of a run with weights, which may be put in later; more: of `Trained`."""
     return Trained(
         parts.graphdef,
         weights,
@@ -137,10 +135,7 @@ def of_parts(
         lambda: parts.caption_encoder,
         parts.reward_names,
         parts.mesh,
-        name=name,
-        step=step,
-        bins=bins,
-        usual=usual,
+        **more,
     )
 
 
