@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def is_checkpoint(what: str) -> bool:
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
-    return exits.run(VERB, lambda: _plan(list(words)), _work)
+    return exits.run(VERB, lambda: _plan(list(words)), lambda work: work())
 
 
 def make_parser() -> Parser:
@@ -55,8 +55,8 @@ def make_parser() -> Parser:
     return parser
 
 
-def _plan(words: list[str]) -> Any:
-    """Return what is to be done, a `work.Planned`."""
+def _plan(words: list[str]) -> Callable[[], object]:
+    """Return what does it, once all is checked."""
     flags = make_parser().read(words)
     settings = make_settings(Settings, flags)
     suites = evaluate.suites
@@ -75,18 +75,20 @@ def _plan(words: list[str]) -> Any:
                 f"{flags.preset}. Give its levels with --target and --negative-target."
             )
         return _plan_watch(settings, flags, words)
-    if are_images:
+    if not are_images:
+        planned = _plan_checkpoint(settings, flags)
+    else:
         suite = suites.table.make_suite(settings.suite)
         what = Path(settings.what).expanduser()
         home = what if what.is_dir() else what.parent
         out = Path(settings.out or home / EVALS / suite.name).expanduser()
         job = suites.run.make_job(suite, settings, out)
-        return suites.work.Planned(suite, settings, out, job=job)
-    return _plan_checkpoint(settings, flags)
+        planned = suites.work.Planned(suite, settings, out, job=job)
+    return lambda: exits.say(suites.work.evaluate_planned(planned))
 
 
 def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = None) -> Any:
-    """Plan the evaluation of a checkpoint, of a run that of a step, the newest by default."""
+    """Return a `work.Planned` of a checkpoint, of a run that of a step, the newest by default."""
     _check_captions(settings)
     suites, is_stored = evaluate.suites, "://" in settings.what
     path = sample.trained.folder_of(settings.what, flags.variant, weights=False)
@@ -106,7 +108,7 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
     return suites.work.Planned(suite, settings, out, sampling=suites.sampling.plan(*given))
 
 
-def _plan_watch(settings: Settings, flags: Namespace, words: list[str]) -> Any:
+def _plan_watch(settings: Settings, flags: Namespace, words: list[str]) -> Callable[[], list[int]]:
     """Check the flags of --watch; returns a function that watches."""
     suites, path = evaluate.suites, Path(settings.what).expanduser()
     run: Path | str = path
@@ -149,10 +151,3 @@ def _home(what: str, path: Path, variant: str | None = None) -> Path:
     if sample.trained.is_run(path) and "://" not in what:
         return path / EVALS
     return Path(EVALS) / slug("-".join(filter(None, [os.path.basename(what), variant])))
-
-
-def _work(planned: Any) -> None:
-    if callable(planned):
-        planned()
-    else:
-        exits.say(evaluate.suites.work.evaluate_planned(planned))

@@ -42,8 +42,6 @@ def evaluate_planned(planned: Planned) -> str:
         changes = {"what": str(sampled.out), "images_per_prompt": sampled.request.num_images}
         settings = dataclasses.replace(planned.settings, **changes)
         job = run.make_job(planned.suite, settings, planned.out)
-    if job is None:
-        raise TypeError("a planned evaluation has images or a way to sample them; it has neither.")
     exported = ""
     if job.settings.export:
         folder = Path(job.settings.export).expanduser()
