@@ -58,6 +58,7 @@ class Measure:
     """An axis. label: of a chart. divisor: of a reward's own scale. ring: ends of a radar's."""
 
     label: str
+    identity: str = ""
     divisor: float = 1
     ring: tuple[float, float] | None = None
 
@@ -174,16 +175,9 @@ def measures() -> dict[str, Measure]:
     """Return the measures that the paper's numbers name, by their short names."""
     listed = read_json(PAPER, SCHEMA)["measures"]
     return {
-        name: Measure(one["label"], one["divisor"], tuple(one["ring"]) if "ring" in one else None)
+        name: Measure(**one | {"ring": tuple(one["ring"]) if "ring" in one else None})
         for name, one in listed.items()
     }
-
-
-@functools.cache
-def _names() -> dict[str, str]:
-    """Return identity of a reward -> short name."""
-    listed = read_json(PAPER, SCHEMA)["measures"]
-    return {one["identity"]: name for name, one in listed.items() if "@" in one["identity"]}
 
 
 def measure(name: str) -> Measure:
@@ -259,7 +253,9 @@ def measure_name(evaluation: Evaluation, metric: str) -> str | None:
     """
     if metric == OVERALL:
         return suite_of(evaluation).partition("@")[0]
-    return _names().get(metric, metric) if metric in evaluation.manifest["rewards"] else None
+    if metric not in evaluation.manifest["rewards"]:
+        return None
+    return next((name for name, one in measures().items() if one.identity == metric), metric)
 
 
 def _scaled(metric: Mapping[str, Any], divisor: float) -> dict[str, float]:
