@@ -23,6 +23,7 @@ from miro_jax.models.sharding import check_sizes
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
+from miro_jax.train.components import check_microbatches
 from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
 
 USABLE = 0.92  # of a chip's memory: the rest is the runtime's, and holes between arrays
@@ -142,7 +143,7 @@ def kept_share(config: Any, chip: str) -> float:
 
 def layout_of(config: Any, devices: int) -> Layout:
     """Return how the mesh of a config lies on so many devices; ValueError where it does not."""
-    data, model, parts = config.mesh.data, config.mesh.model, config.train.microbatches
+    data, model = config.mesh.data, config.mesh.model
     check_sizes(data, model)
     if data == -1 and devices % model:
         raise ValueError(
@@ -155,12 +156,8 @@ def layout_of(config: Any, devices: int) -> Layout:
             f"config.mesh.data x config.mesh.model must be the {devices} devices; got "
             f"{config.mesh.data} x {model}."
         )
-    if config.train.batch_size % (data * parts):
-        raise ValueError(
-            "config.train.batch_size must be a multiple of config.train.microbatches times the "
-            f"devices on mesh axis 'data', {data * parts}; got {config.train.batch_size}."
-        )
-    return Layout(data, model, parts)
+    check_microbatches(config, data)
+    return Layout(data, model, config.train.microbatches)
 
 
 def towers_mfu(chip: str) -> tuple[float, str]:

@@ -118,16 +118,21 @@ def check_batch(batch_size: int, key: str, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def check_batches(config: Config) -> jax.sharding.Mesh:
-    """Return the mesh of a config; ValueError unless devices and batches fit it."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    check_batch(config.train.batch_size, "train.batch_size", mesh)
-    parts = Training(**config.train).microbatches * mesh.shape["data"]
+def check_microbatches(config: Config, devices: int) -> None:
+    """Raise ValueError unless microbatches of a config divide over the mesh axis `data`."""
+    parts = Training(**config.train).microbatches * devices
     if config.train.batch_size % parts:
         raise ValueError(
             "config.train.batch_size must be a multiple of config.train.microbatches times the "
             f"devices on mesh axis 'data', {parts}; got {config.train.batch_size}."
         )
+
+
+def check_batches(config: Config) -> jax.sharding.Mesh:
+    """Return the mesh of a config; ValueError unless devices and batches fit it."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    check_batch(config.train.batch_size, "train.batch_size", mesh)
+    check_microbatches(config, mesh.shape["data"])
     check_batch(config.sample.batch_size, "sample.batch_size", mesh)
     return mesh
 
