@@ -8,7 +8,6 @@ import os
 import pathlib
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,24 +16,12 @@ import jax
 import numpy as np
 
 from miro_jax.data.regular_file import check_regular
+from miro_jax.pretrained.weights.hf import without
 from miro_jax.report.metric_lines import FILE, drop_after
 from miro_jax.train.trackers import Trackers
 
-
-@contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """Hide packages that were not imported yet: each import of one raises."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
 # tensorboardX imports them where they are installed, in half a second, for what is not used here.
-with _without("torch", "boto3", "google.cloud.storage"):
+with without("torch", "boto3", "google.cloud.storage"):
     from tensorboardX import summary
     from tensorboardX.proto import event_pb2  # its classes are made when it is imported
     from tensorboardX.record_writer import masked_crc32c

@@ -180,7 +180,7 @@ def test_a_clip_and_a_t5_are_opened_without_pytorch_where_it_is_installed(t5_fol
 
 def test_nothing_is_hidden_where_pytorch_is_imported_already(monkeypatch):
     module = sys.modules.setdefault("torch", pathlib)
-    with hf._hidden_torch():
+    with hf.without("torch"):
         assert sys.modules["torch"] is module
 
 

@@ -94,26 +94,24 @@ def naming(what: str) -> Iterator[None]:
 
 @functools.cache
 def _transformers() -> ModuleType:
-    with _hidden_torch():
+    with contextlib.ExitStack() as stack:
+        if {"torch", "transformers"}.isdisjoint(sys.modules):
+            stack.enter_context(without("torch"))
+            advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # it advises to install PyTorch
+            if advice not in os.environ:
+                os.environ[advice] = "1"
+                stack.callback(os.environ.pop, advice)
         import transformers
     return transformers
 
 
 @contextlib.contextmanager
-def _hidden_torch() -> Iterator[None]:
-    """Hide PyTorch and the advice to install it, unless it or transformers is here already."""
-    if "torch" in sys.modules or "transformers" in sys.modules:
-        yield
-        return
-    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(advice)
-    os.environ[advice] = "1"
-    sys.modules["torch"] = None  # Python's own way to say that a module is not there
+def without(*names: str) -> Iterator[None]:
+    """Hide packages from what is imported inside, unless they are here already."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: it is not there
     try:
         yield
     finally:
-        del sys.modules["torch"]
-        if before is None:
-            del os.environ[advice]
-        else:
-            os.environ[advice] = before
+        for name in hidden:
+            del sys.modules[name]
