@@ -19,7 +19,7 @@ from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_sh
 from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import peak_tflops, sampling_flops, training_flops
-from miro_jax.models.sharding import check_sizes
+from miro_jax.models.sharding import data_size
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
@@ -143,21 +143,9 @@ def kept_share(config: Any, chip: str) -> float:
 
 def layout_of(config: Any, devices: int) -> Layout:
     """Return how the mesh of a config lies on so many devices; ValueError where it does not."""
-    data, model = config.mesh.data, config.mesh.model
-    check_sizes(data, model)
-    if data == -1 and devices % model:
-        raise ValueError(
-            f"config.mesh.model must be a divisor of the {devices} devices; got {model}."
-        )
-    if data == -1:
-        data = devices // model
-    if data * model != devices:
-        raise ValueError(
-            f"config.mesh.data x config.mesh.model must be the {devices} devices; got "
-            f"{config.mesh.data} x {model}."
-        )
+    data = data_size(config.mesh.data, config.mesh.model, devices)
     check_microbatches(config, data)
-    return Layout(data, model, config.train.microbatches)
+    return Layout(data, config.mesh.model, config.train.microbatches)
 
 
 def towers_mfu(chip: str) -> tuple[float, str]:

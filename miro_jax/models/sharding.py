@@ -54,7 +54,11 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
     Raises:
       ValueError: the product is not the number of devices; the text names the config's keys.
     """
-    count = jax.device_count()
+    return mesh_of(jax.devices(), data_size(data, model, jax.device_count()), model)
+
+
+def data_size(data: int, model: int, count: int) -> int:
+    """Return how many of `count` devices stand along `data`; raises as `make_mesh`."""
     check_sizes(data, model)
     if data == -1 and count % model:
         raise ValueError(f"config.mesh.model must divide the {_devices(count)}; got {model}.")
@@ -65,7 +69,7 @@ def make_mesh(data: int, model: int) -> jax.sharding.Mesh:
             f"config.mesh.data x config.mesh.model must be the {_devices(count)}; "
             f"got {data} x {model}. config.mesh.data=-1 takes all that config.mesh.model leaves."
         )
-    return mesh_of(jax.devices(), data, model)
+    return data
 
 
 def mesh_of(devices: Sequence[Any], data: int, model: int) -> jax.sharding.Mesh:
