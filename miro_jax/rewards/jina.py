@@ -124,7 +124,7 @@ class JinaClip(ClipReward):
         )
 
     def stored(self, score: np.ndarray) -> np.ndarray:
-        """Return score / 100."""
+        """Return score / 100, made as the quotient that earlier records hold."""
         return score / np.float32(CARD.stored_divisor)
 
 
