@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from miro_jax.cli.exit import note
 from miro_jax.data.json_file import MOST_BYTES, parse_json
@@ -51,6 +52,11 @@ class SuiteImage:
     def key(self) -> str:
         """The key of its prompt."""
         return self.prompt.key
+
+    def row(self, sha256: str, **more: Any) -> dict[str, Any]:
+        """Return its row of the per-image file but for what judges say, see `rows`."""
+        own = {"key": self.key, "sample": self.sample, "file": self.file, "sha256": sha256}
+        return own | {"prompt": self.prompt.text, "tag": self.prompt.tag} | more
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from miro_jax.data.regular_file import read_regular
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites import manifest
 from miro_jax.evaluate.suites.base import Suite
-from miro_jax.evaluate.suites.find import File, Found, match
+from miro_jax.evaluate.suites.find import File, Found, SuiteImage, match
 from miro_jax.evaluate.suites.manifest import UNKNOWN, Evaluation
 from miro_jax.evaluate.suites.measure import STATISTICS, describe_result, measure, rewards_of
 from miro_jax.evaluate.suites.tables import write_results
@@ -143,15 +143,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return {name: lines[name] for name in sorted(lines, key=_order)}
 
 
-def _row(image: Any, line: Mapping[str, Any], judged: bool) -> dict[str, Any]:
-    row = {
-        "key": image.key,
-        "sample": image.sample,
-        "file": image.file,
-        "sha256": UNKNOWN,
-        "prompt": image.prompt.text,
-        "tag": image.prompt.tag,
-    }
+def _row(image: SuiteImage, line: Mapping[str, Any], judged: bool) -> dict[str, Any]:
+    row = image.row(UNKNOWN)
     if judged:
         reasons = sorted(filter(None, (line.get("reason") or "").splitlines()))
         row |= {"correct": line["correct"], "reasons": [{"rule": text} for text in reasons]}

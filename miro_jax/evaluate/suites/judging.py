@@ -82,7 +82,7 @@ def _judge_part(
             pixels = [pixels for _, (_, pixels) in batch]
             verdicts += judge.judge(pixels, [image.prompt for image, _ in batch])
     rows = [
-        _facts(image, digest, pixels) | verdict
+        image.row(digest, height=pixels.shape[0], width=pixels.shape[1]) | verdict
         for (image, (digest, pixels)), verdict in zip(good, verdicts, strict=True)
     ]
     failed = [
@@ -91,20 +91,6 @@ def _judge_part(
         if isinstance(one, BadImage)
     ]
     return {"rows": rows, "failed": failed}
-
-
-def _facts(image: SuiteImage, digest: str, pixels: np.ndarray) -> dict[str, Any]:
-    height, width, _ = pixels.shape
-    return {
-        "key": image.key,
-        "sample": image.sample,
-        "file": image.file,
-        "sha256": digest,
-        "width": width,
-        "height": height,
-        "prompt": image.prompt.text,
-        "tag": image.prompt.tag,
-    }
 
 
 def _name(number: int) -> str:
