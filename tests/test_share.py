@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_a_pushed_network_is_loaded_by_its_hub_id(hub, tmp_path, monkeypatch):
     assert pipe.reward_names == NAMES and f"{NAME} sha256:" in pipe.trained.name
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # it is in the cache now
     assert trained.peek(NAME)[0] == NAMES
+
+
+def test_a_pull_that_is_stopped_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(pull, "pull", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert weights.main(["pull", NAME]) == 130
+    err = capsys.readouterr().err
+    assert err.endswith(": error: stopped; the same command resumes from here.\n")
+    assert err.count("\n") == 1
 
 
 def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, tmp_path, capsys):

@@ -13,9 +13,10 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from miro_jax import cli
-from miro_jax.cli.exit import DONE, FAILED, MISTAKEN, UsageError, command_of, fail, note, say
+from miro_jax.cli.exit import UsageError, command_of, note, run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.data.printable import counted
+from miro_jax.data.storage import BAD_PLACE
 from miro_jax.pretrained.weights import hub, pickles
 
 VERB = "weights"
@@ -29,25 +30,17 @@ EXAMPLE = """examples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        flags = _read(arguments)
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
-    except UsageError as error:
-        return fail(VERB, error, MISTAKEN)
-    try:
-        if flags.verb == "list":
-            _list(flags.file)
-        elif flags.verb == "pull":
-            cli.pull.pull(flags.names, flags.to, flags.dry_run)
-        else:
-            count = pickles.convert_to_safetensors(flags.file, flags.out)
-            say(f"{flags.out}: {counted(count, 'tensor')}, {flags.out.stat().st_size / 1e9:.2f} GB")
-    except UsageError as error:
-        return fail(VERB, error, MISTAKEN)
-    except (ValueError, OSError) as error:
-        return fail(VERB, error, FAILED)
-    return DONE
+    return run(VERB, lambda: _read(arguments), _work, BAD_PLACE)
+
+
+def _work(flags: Namespace) -> None:
+    if flags.verb == "list":
+        _list(flags.file)
+    elif flags.verb == "pull":
+        cli.pull.pull(flags.names, flags.to, flags.dry_run)
+    else:
+        count = pickles.convert_to_safetensors(flags.file, flags.out)
+        say(f"{flags.out}: {counted(count, 'tensor')}, {flags.out.stat().st_size / 1e9:.2f} GB")
 
 
 def _read(arguments: Sequence[str] | None) -> Namespace:
