@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_help()
         return ends.DONE
     try:
-        command = parse(arguments, tuple(STAGES))
-        config, stage = command.config, command.stage
-        given, resume = command.workdir, command.resume
+        config, given, stage, resume = command = parse(arguments, tuple(STAGES))
         for check in (train.components.validate, sample.validate, evaluate.run.validate):
             check(config)
         cli.run_folder.start_processes(config, stage)
@@ -53,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held = opened.pop_all()
     except (*ends.MISTAKES, OSError, RuntimeError) as error:
         return ends.fail(VERB, error, ends.status_of(error))
+    except KeyboardInterrupt:
+        return ends.fail(VERB, ends.NOT_BEGUN, ends.INTERRUPTED)
     return _run(command, workdir, held)
 
 

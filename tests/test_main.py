@@ -184,6 +184,16 @@ def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):
     )
 
 
+def test_stopping_while_the_command_is_checked_is_one_line(capsys, tmp_path, monkeypatch):
+    def waiting(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "start_processes", waiting)
+    status, _, err = run(capsys, TINY, f"--workdir={tmp_path / 'run'}")
+    assert (status, err) == (130, "miro-jax train: error: stopped; nothing has begun.\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unexpected_failure_is_logged_and_raised(tmp_path, monkeypatch):
     def fail(config, workdir):
         raise ZeroDivisionError("a bug")

@@ -6,7 +6,6 @@ are turned into `UsageError`, whose text names the argument and near misses.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import re
 import sys
@@ -14,6 +13,7 @@ import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 from absl import flags
@@ -71,8 +71,7 @@ FREE = ("encoder.", "weights.")
 RESUME = ("allowed", "required", "never")
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A parsed command.
 
     config: locked. workdir: the run's folder, or its URL. stage: what is run. resume: of RESUME.

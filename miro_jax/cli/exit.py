@@ -34,6 +34,7 @@ COMPILER = "compiler"  # name of a thread in which XLA compiles
 NEW_OBJECTS = 20_000
 _BY_SIGNAL = 128  # a greater status is that and the signal's number
 _TRACEBACK = "MIRO_JAX_TRACEBACK"  # of the environment
+NOT_BEGUN = "stopped; nothing has begun."
 STOPPED = "stopped; the same command resumes from here."
 
 
@@ -99,8 +100,7 @@ def run(
     except (*MISTAKES, OSError, RuntimeError) as error:
         return fail(verb, error, status_of(error))
     except KeyboardInterrupt as stop:
-        status = getattr(stop, "status", INTERRUPTED)
-        return fail(verb, "stopped; nothing has begun.", status)
+        return fail(verb, NOT_BEGUN, getattr(stop, "status", INTERRUPTED))
     try:
         with errors_of_stores():
             status = work(planned)
