@@ -15,7 +15,6 @@ from miro_jax.data.storage import errors_of_stores
 
 log, VERB = logging.getLogger("miro_jax"), "train"
 
-
 STAGES = {  # modules are imported when first used: help and a mistyped flag need no jax
     "annotate": lambda *given: annotate.run(*given),
     "train": lambda *given: evaluate.training.run(*given),
