@@ -9,7 +9,7 @@ import pytest
 
 from configs import base as configs
 from miro_jax.cli.exit import UsageError
-from miro_jax.demo import command, studio
+from miro_jax.demo import command, figures, studio
 from miro_jax.demo.form import make_form, to_values
 from miro_jax.demo.options import Options
 from tests import demoing, sampling
@@ -120,7 +120,10 @@ def test_a_studio_of_a_release_draws_what_the_pipeline_does(tmp_path):
     call = to_values(form)
     images = made.pipe(call.pop("prompt"), output_type="numpy", **call)
     assert np.abs(drawn.images.astype(int) - images).max() <= 1
-    assert drawn.scores == drawn.levels == {}
+    assert drawn.scores == drawn.levels == {} and not drawn.notes
+    *_, drawn = made.draw(make_form(made.pipe.reward_names, values | {"prompt": "a b " * 5}))
+    page = figures.show_drawn(drawn)
+    assert page.count("A prompt has 11 tokens and the network sees 8; its end is cut") == 1
 
 
 def compiled(made):

@@ -49,12 +49,12 @@ def show_drawn(drawn: Drawn, title: str = "") -> Markup:
         rows = Markup("").join(_bar(drawn, name, n, requested.get(name)) for name in drawn.scores)
         bars = Markup('<table class="bars"><tbody>{}</tbody></table>').format(rows) if rows else ""
         cells.append(_picture(image, f"{prompt.text}, image {n + 1}") + bars)
-    return _section(drawn.form, title, _grid(cells) + _summary(drawn, requested))
+    return _section(drawn.form, title, _grid(cells) + _summary(drawn, requested), drawn.notes)
 
 
-def _section(form: Request, title: str, content: Markup) -> Markup:
+def _section(form: Request, title: str, content: Markup, notes: Sequence[str] = ()) -> Markup:
     heading = Markup("<h3>{}</h3>").format(title) if title else Markup("")
-    words = Markup('<p class="quiet">{}</p>').format(describe(form))
+    words = Markup('<p class="quiet">{}</p>').format(Markup("<br>").join([describe(form), *notes]))
     return Markup('<section class="drawn">{}{}{}</section>').format(heading, words, content)
 
 

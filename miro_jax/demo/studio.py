@@ -5,6 +5,7 @@ N images, R measured rewards.
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -64,6 +65,7 @@ class Drawn:
     Attributes:
       form: the request. images: [N, H, W, 3] uint8. seconds: it took.
       scores: reward -> [N] raw scores. levels: reward -> [N] as training would have seen them.
+      notes: what the pipeline warned of, as a prompt that was cut.
     """
 
     form: Request
@@ -71,6 +73,7 @@ class Drawn:
     seconds: float
     scores: Mapping[str, np.ndarray]
     levels: Mapping[str, np.ndarray]
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -116,7 +119,10 @@ class Studio:
         cost, call = 0.0, to_values(form)
         frame, step = Frame(0, form.settings.num_steps, None), None
         yield frame
-        for step in self.pipe.stream(call.pop("prompt"), **call):
+        with warnings.catch_warnings(record=True) as warned:  # prompts are encoded by the call
+            warnings.simplefilter("always", UserWarning)
+            steps = self.pipe.stream(call.pop("prompt"), **call)
+        for step in steps:
             now = time.perf_counter()
             if now - last < max(_EVERY, cost / _SHARE) or step.t_next == 0:
                 continue
@@ -129,7 +135,8 @@ class Studio:
         check_finite(list(zip(step.latents, step.used, strict=True)), form.num_images)
         images = self._decode(step.latents, step.used)
         scores, achieved = self._measure(images, form)
-        yield Drawn(form, images, time.perf_counter() - begin, scores, achieved)
+        notes = [str(warning.message) for warning in warned]
+        yield Drawn(form, images, time.perf_counter() - begin, scores, achieved, notes)
 
     def compile_other(self) -> None:
         """Compile what a slider can request beside the usual: no guidance, or guidance."""
