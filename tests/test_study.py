@@ -10,6 +10,7 @@ import pytest
 from configs import study as configs
 from miro_jax import load_reward
 from miro_jax.annotate.parts import unseal
+from miro_jax.cli import signals
 from miro_jax.data.shapes import detect, world
 from miro_jax.evaluate import base
 from miro_jax.evaluate.study import judging, measure, measured, stage, train
@@ -224,14 +225,18 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch
 
     def stop(*arguments):
         if next(count) == 1:  # trained, not measured
-            raise KeyboardInterrupt
+            raise signals.Stopped(15)
         save(*arguments)
 
     config = small()
     config.data.records = str(tmp_path / "whole" / "records")
     monkeypatch.setattr(measured, "save_cells", stop)
-    with pytest.raises(KeyboardInterrupt):
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="143"):
         stage.run(config, tmp_path / "stopped")
+    line = capsys.readouterr().err.splitlines()[-1]
+    kept = "stopped by SIGTERM; 2 of 12 updates and what was measured after them are kept; "
+    assert line == kept + "the same command resumes from there."
     stage.run(config, tmp_path / "stopped")
     resumed = files(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()

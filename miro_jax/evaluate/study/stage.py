@@ -9,7 +9,7 @@ ended goes on, too, where groups are added behind the others: by more variants.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from miro_jax import annotate
 from miro_jax.annotate.parts import seal, unseal
 from miro_jax.cli import build, run_folder
-from miro_jax.cli.exit import say
+from miro_jax.cli.exit import INTERRUPTED, note, say
 from miro_jax.cli.progress import Progress
 from miro_jax.data.records.batches import load_all
 from miro_jax.data.records.bins import Bins
@@ -50,6 +50,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       ValueError: `config.study` is missing or wrong, the folder holds another study, or several
         processes run it.
       FloatingPointError: the loss of a run is not finite.
+      SystemExit: a signal stopped it, with 128 and the signal's number.
     """
     study, runs = check(config)
     if (count := jax.process_count()) > 1:
@@ -62,14 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.path, LOCK, f"the study {workdir}"):
         bench = Bench.open(config, workdir, study)
-        groups = _groups(runs, study.runs_at_once)
-        total = len(runs) * config.train.num_steps
-        with Progress("study", "updates", total) as progress, sharding.use_mesh(bench.parts.mesh):
-            judges = measure.judged_by(bench.judges)
-            processes = min(judging.MOST, cores()) if len(groups[0]) > 1 else 0
-            with judging.judging(judges, processes) as submit:
-                for number, group in enumerate(groups):
-                    _run_group(bench, folder, f"{number}", group, progress, submit)
+        _run_groups(bench, folder, _groups(runs, study.runs_at_once))
         written = page.write(folder.path, measured.load(folder.path))
     say("\n".join([f"{workdir}:", *(f"  {line}" for line in written.lines)]))
     say(f"report: {written.page}")
@@ -169,6 +163,29 @@ def _groups(runs: Sequence[Run], at_once: int) -> list[list[Run]]:
     return [list(runs[i : i + at_once]) for i in range(0, len(runs), at_once)]
 
 
+def _run_groups(bench: Bench, folder: LocalFolder, groups: Sequence[Sequence[Run]]) -> None:
+    """Train and measure all groups; leave with a line on what is kept where a signal comes."""
+    total, kept = sum(map(len, groups)) * bench.config.train.num_steps, 0
+    judges = measure.judged_by(bench.judges)
+    processes = min(judging.MOST, cores()) if len(groups[0]) > 1 else 0
+    try:
+        with (
+            Progress("study", "updates", total) as progress,
+            sharding.use_mesh(bench.parts.mesh),
+            judging.judging(judges, processes) as submit,
+        ):
+            for number, group in enumerate(groups):
+                before = kept
+                for at in _run_group(bench, folder, f"{number}", group, progress, submit):
+                    kept = before + at * len(group)
+    except KeyboardInterrupt as stop:
+        note(
+            f"stopped by {str(stop) or 'SIGINT'}; {kept:,} of {total:,} updates and what was "
+            "measured after them are kept; the same command resumes from there."
+        )
+        raise SystemExit(getattr(stop, "status", INTERRUPTED)) from stop
+
+
 def _run_group(
     bench: Bench,
     folder: LocalFolder,
@@ -176,8 +193,8 @@ def _run_group(
     runs: Sequence[Run],
     progress: Progress,
     submit: judging.Submit,
-) -> None:
-    """Train and measure a group from where it stands."""
+) -> Iterator[int]:
+    """Train and measure a group from where it stands; yield the updates of each kept state."""
     facts = {
         "name": f"states-{name}",
         "config": bench.config.to_json(),
@@ -187,6 +204,7 @@ def _run_group(
     states, at = _restore(bench, folder, runs, facts)
     measured.save_frame(folder.path, bench.frame)  # not of a study that was refused
     progress.update(at * len(runs), f"group {name}")
+    yield at
     stacked = train.stack_runs(runs)
     for step in bench.study.measure_steps:
         if step <= at:
@@ -200,6 +218,7 @@ def _run_group(
         cells = _measure(bench, runs, states, step, submit)
         measured.save_cells(folder.path, f"group-{name}-{step:06d}", bench.frame, cells)
         folder.write(facts["name"], seal(train.to_arrays(states), facts))
+        yield at
 
 
 def _restore(
