@@ -9,12 +9,10 @@ from pathlib import Path
 
 from miro_jax import annotate, cli, evaluate, models, sample, train
 from miro_jax.cli import exit as ends
-from miro_jax.cli import signals
 from miro_jax.cli.config import Command, asks_for_help, parse, print_help
 from miro_jax.data.storage import errors_of_stores
 
 log, VERB = logging.getLogger("miro_jax"), "train"
-
 STAGES = {  # modules are imported when first used: help and a mistyped flag need no jax
     "annotate": lambda *given: annotate.run(*given),
     "train": lambda *given: evaluate.training.run(*given),
@@ -23,6 +21,11 @@ STAGES = {  # modules are imported when first used: help and a mistyped flag nee
     "distil": lambda *given: evaluate.distillation.run(*given),
     "extend": lambda *given: evaluate.extension.run(*given),
     "study": lambda *given: evaluate.study.stage.run(*given),
+}
+CHECKS = {  # of what else a stage must be given, before a folder is made
+    "distil": lambda config: evaluate.distillation.check(config),
+    "extend": lambda config: evaluate.extension.check(config),
+    "study": lambda config: evaluate.study.stage.check(config),
 }
 
 
@@ -37,17 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, given, stage, resume = command = parse(arguments, tuple(STAGES))
         for check in (train.components.validate, sample.validate, evaluate.run.validate):
             check(config)
+        if stage in CHECKS:
+            CHECKS[stage](config)
         cli.run_folder.start_processes(config, stage)
-        with ExitStack() as opened:
+        with ExitStack() as stack:
             # What fails for one of several processes alone, the others hear of.
             with errors_of_stores(), train.peers.watched(config.mesh.heartbeat_seconds):
-                open_folder, training = cli.run_folder.open_folder, cli.run_folder.TRAINING
-                workdir = open_folder(config, given, stage, arguments, opened, resume)
-                if stage in training:
+                workdir = cli.run_folder.open_folder(config, given, stage, arguments, stack, resume)
+                if stage in cli.run_folder.TRAINING:
                     train.one_folder.check_one(workdir)
                 if stage != "annotate":  # whose devices are those of config.annotate.mesh
                     models.sharding.make_mesh(config.mesh.data, config.mesh.model)
-            held = opened.pop_all()
+            held = stack.pop_all()
     except (*ends.MISTAKES, OSError, RuntimeError) as error:
         return ends.fail(VERB, error, ends.status_of(error))
     except KeyboardInterrupt:
@@ -60,7 +64,7 @@ def _run(command: Command, workdir: Path, held: ExitStack) -> int:
     threading.excepthook = lambda failed: log.error("A thread failed: %s", failed.exc_value)
     ends.hide_failed_writes()
     try:
-        with signals.raising(), errors_of_stores(), held, ends.failures_logged():
+        with cli.signals.raising(), errors_of_stores(), held, ends.failures_logged():
             STAGES[command.stage](command.config, workdir)
     except (*ends.MISTAKES, OSError, FloatingPointError, RuntimeError) as error:
         return ends.fail(VERB, error, ends.status_of(error), cli.run_folder.log_path(workdir))

@@ -67,6 +67,7 @@ def test_devices_and_batches_are_checked_before_any_work(
 ):
     if stage != "train":
         monkeypatch.setitem(entry.STAGES, stage, lambda *_: 1 / 0)
+        monkeypatch.setattr(entry, "CHECKS", {})
     monkeypatch.setattr(training.annotate, "run", lambda *_: 1 / 0)
     status, _, err = run(
         capsys, TINY, f"--workdir={tmp_path}", f"--config.{key}={value}", f"--stage={stage}"
@@ -96,6 +97,25 @@ def test_a_mistyped_run_folder_is_not_made(capsys, tmp_path, stage):
     status, _, err = run(capsys, TINY, f"--workdir={folder}", f"--stage={stage}")
     assert status == 2 and f"there are no checkpoints in {folder}" in err
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "argument", "said"),
+    [
+        ("extend", "--config.data.new_reward=beauty", "must be given --config.extend.checkpoint"),
+        ("extend", "--config.extend.checkpoint=gone", "must be given --config.data.new_reward"),
+        ("extend", "--config.data.new_reward=beauty --config.extend.checkpoint=FOLDER", "FOLDER"),
+        ("distil", "--config.distil.num_steps=2", "config.distil.checkpoint must name the teacher"),
+        ("distil", "--config.distil.checkpoint=FOLDER", "FOLDER"),
+        ("study", "--config.seed=2", "config.study is missing"),
+    ],
+)
+def test_a_stage_that_is_refused_makes_no_folder(capsys, tmp_path, stage, argument, said):
+    words = argument.replace("FOLDER", str(tmp_path / "gone")).split()
+    run_folder = tmp_path / "run"
+    status, _, err = run(capsys, TINY, f"--workdir={run_folder}", f"--stage={stage}", *words)
+    assert status == 2 and err.count("\n") == 1 and not run_folder.exists()
+    assert said.replace("FOLDER", f"no folder {tmp_path / 'gone'}") in err
 
 
 def test_a_refused_stage_leaves_no_config_in_the_folder_of_a_trained_run(capsys, tmp_path):

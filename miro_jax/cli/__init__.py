@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# Imported when first used, for both import jax.
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["pull", "run_folder"])
+# Imported when first used: the first two import jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["pull", "run_folder", "signals"])

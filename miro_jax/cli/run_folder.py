@@ -103,7 +103,9 @@ def with_network_of(config: ml_collections.ConfigDict, run: Path) -> ml_collecti
     with c.unlocked():
         c.encoder = ml_collections.ConfigDict(made["encoder"])
         # What a run of an earlier version does not have is what it was then.
-        c.model.rin = ml_collections.ConfigDict({"added_rewards": 0, **made["model"]["rin"]})
+        c.model.rin = ml_collections.ConfigDict(
+            {"added_rewards": 0, "student": False, **made["model"]["rin"]}
+        )
     c.rewards, c.data.train_rewards = made["rewards"], made["data"]["train_rewards"]
     return c
 

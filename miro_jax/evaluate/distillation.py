@@ -25,7 +25,7 @@ from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.sources import is_run
-from miro_jax.sample.trained import Trained, load, weights_name
+from miro_jax.sample.trained import Trained, load, peek, weights_name
 from miro_jax.train import components, distil, extend, loop, peers
 from miro_jax.train.settings import Distillation
 from miro_jax.train.state import TrainState, over_leaves
@@ -40,8 +40,7 @@ def run(config: Config, workdir: Path | str) -> None:
       ValueError: no teacher, or one that does not fit; a student of another teacher in the folder.
       FileNotFoundError: no teacher there, or no records. FloatingPointError: see `train.loop.run`.
     """
-    if not config.distil.checkpoint:
-        raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
+    check(config)
     with peers.watched(config.mesh.heartbeat_seconds):
         source = locate(config.distil.checkpoint)
         teacher = load(config.distil.checkpoint)
@@ -69,6 +68,13 @@ def run(config: Config, workdir: Path | str) -> None:
     loop.run(config, workdir, Preview, make_state, functools.partial(_make_step, teacher, states))
     if config.train.report:
         evaluate.run.run(config, workdir)
+
+
+def check(config: Config) -> None:
+    """Raise ValueError or FileNotFoundError without a teacher, before a folder is made."""
+    if not config.distil.checkpoint:
+        raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
+    peek(config.distil.checkpoint)
 
 
 def student_config(config: Config, source: Path, identity: str) -> Config:

@@ -43,17 +43,11 @@ def run(config: Config, workdir: Path | str) -> None:
       ValueError: the reward is known to the network, or records, levels or sizes do not fit.
       FileNotFoundError: no checkpoint or no records. Others as of annotation, training, evaluation.
     """
-    workdir, checkpoint = Path(workdir), config.extend.checkpoint
-    given = {"data.new_reward": config.data.new_reward, "extend.checkpoint": checkpoint}
-    for key, value in given.items():
-        if not value:
-            raise ValueError(f"--stage=extend must be given --config.{key}.")
-    folder = locate(checkpoint)
+    check(config)
+    workdir, folder = Path(workdir), locate(config.extend.checkpoint)
     if folder.resolve() == workdir.resolve():
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
-    peek(checkpoint)  # which refuses what is no checkpoint
     config = run_folder.with_network_of(config, folder)
-    extend.extended_config(config, "")  # which refuses a reward that the network knows
     with peers.watched(config.mesh.heartbeat_seconds):
         base = _identify(config, workdir)
     log.info("What is extended is %s", base)
@@ -78,6 +72,32 @@ def run(config: Config, workdir: Path | str) -> None:
         evaluate.run(extended, workdir)
         with peers.watched(config.mesh.heartbeat_seconds):
             compare.run(_load_again(config, base), extended, workdir, workdir)
+
+
+def check(config: Config) -> None:
+    """Check what `config.json` of the checkpoint tells, before a folder is made.
+
+    Raises:
+      ValueError: a key is missing, the reward is known to the network, or it is a student.
+      FileNotFoundError: no checkpoint.
+    """
+    checkpoint = config.extend.checkpoint
+    given = {"data.new_reward": config.data.new_reward, "extend.checkpoint": checkpoint}
+    for key, value in given.items():
+        if not value:
+            raise ValueError(f"--stage=extend must be given --config.{key}.")
+    peek(checkpoint)  # which refuses what is no checkpoint
+    config = run_folder.with_network_of(config, locate(checkpoint, weights=False))
+    extend.extended_config(config, "")  # which refuses a reward that the network knows
+    _check_no_student(config.model.rin.student, checkpoint)
+
+
+def _check_no_student(student: bool, checkpoint: str) -> None:
+    if student:
+        raise ValueError(
+            f"A student of --stage=distil cannot be extended; got {checkpoint}. "
+            "Extend its teacher, and distil that again."
+        )
 
 
 def _identify(config: Config, workdir: Path) -> str:
@@ -139,11 +159,7 @@ def _check(
     workdir: Path,
 ) -> None:
     """Raise ValueError unless the network can be extended by this run."""
-    if before.config.student:
-        raise ValueError(
-            f"A student of --stage=distil cannot be extended; got {extended.extend.checkpoint}. "
-            "Extend its teacher, and distil that again."
-        )
+    _check_no_student(before.config.student, extended.extend.checkpoint)
     extend.check_fits(before.config, parts.network_config)
     if before.reward_names != parts.reward_names[:-1]:
         raise ValueError(
