@@ -284,3 +284,12 @@ def test_a_value_far_above_its_axis_is_drawn_before_the_labels(tmp_path):
     corners = np.array([point.split(",") for point in drawn.split()], float)
     lengths = np.hypot(*(corners - (230, 140)).T)
     np.testing.assert_allclose(lengths, 110 * 1.06, atol=0.1)
+
+
+def test_shares_that_are_all_0_stand_at_the_foot_of_their_axis(tmp_path):
+    for target in (0.0, 1.0):
+        wrong = np.zeros((4, 2), bool)
+        given = {"aesthetic@1": np.ones((4, 2))}, None, {"aesthetic": target}, wrong, "geneval@1"
+        write_evaluation(tmp_path / f"{target}", *given)
+    panel, _ = curves.sweep([read_source(str(tmp_path))]).panels
+    assert "share, %" in panel.drawing and ">100<" in panel.drawing and ">-" not in panel.drawing

@@ -21,6 +21,14 @@ def test_an_axis_of_equal_values_still_has_a_width():
         assert axis.low < value < axis.high and len(axis.ticks) >= 2
 
 
+def test_the_axis_of_shares_stays_between_0_and_all():
+    for value in (0.0, 40.0, 100.0):
+        axis = charts.fit_axis([value, value], "share, %", most=100.0)
+        assert (axis.low, axis.high) == (0.0, 100.0)
+    axis = charts.fit_axis([43.0, 61.0], "share, %", most=100.0)
+    assert (axis.low, axis.high) == (40.0, 65.0)
+
+
 @pytest.mark.parametrize("values", [(1.2, 1.3), (0.05, 0.9), (1e-7, 1e3), (2.0, 2.0), ()])
 def test_a_logarithmic_axis_has_ticks_at_both_ends(values):
     axis = charts.fit_axis(values, "loss", log=True)

@@ -41,7 +41,13 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool = False) -> Axis:
+def fit_axis(
+    values: Iterable[float],
+    label: str,
+    log: bool = False,
+    zero: bool = False,
+    most: float | None = None,
+) -> Axis:
     """Return an axis with round ticks that holds all finite values.
 
     Args:
@@ -49,6 +55,7 @@ def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool 
       label: see `Axis`.
       log: logarithmic.
       zero: the axis starts at 0, if no value is below.
+      most: of a share, 1 or 100 %: the axis of equal shares goes from 0 to this, not beyond it.
     """
     finite = [float(v) for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 10.0) if log else (0.0, 1.0)
@@ -63,6 +70,7 @@ def fit_axis(values: Iterable[float], label: str, log: bool = False, zero: bool 
         low = 0.0
     if high - low < 1e-9 * max(abs(high), 1e-3):
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+        low, high = (low, high) if most is None else (0.0, most)
     step = _round_step((high - low) / 4)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     ticks = tuple(low + step * i for i in range(round((high - low) / step) + 1))

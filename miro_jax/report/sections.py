@@ -148,12 +148,13 @@ def _conflict(conflict: Conflict) -> dict[str, Markup]:
         (conflict.others_not_asked, "others missing", "b", "box", 3.0),
     )
     charts = {}
-    for key, label, center in (
-        ("agreement", "mean score of caption rewards", "mean"),
-        ("correct", "share of images that are right", "accuracy"),
+    for key, label, center, most in (
+        ("agreement", "mean score of caption rewards", "mean", None),
+        ("correct", "share of images that are right", "accuracy", 1.0),
     ):
         ends = [value[end] for way, *_ in ways for value in way[key] for end in ("low", "high")]
-        axes = unit_axis(f"level of {conflict.chased} requested"), fit_axis(ends, label)
+        across = unit_axis(f"level of {conflict.chased} requested")
+        axes = across, fit_axis(ends, label, most=most)
         chart, words = Chart(*axes), []
         for way, name, kind, marker, shift in ways:
             means = [value[center] for value in way[key]]

@@ -39,6 +39,13 @@ def extent(*curves: np.ndarray) -> list[float]:
     return [float(v) for rows in curves for part in (rows[:1], interval(rows)) for v in part.flat]
 
 
+def _fit(name: str, values: list[float]) -> Axis:
+    """Return the axis of a measure; its name is the panel's heading."""
+    if measure(name).label.endswith("%"):
+        return fit_axis(values, "share, %", most=100.0)
+    return fit_axis(values, "mean score")
+
+
 def draw_curve(
     chart: Chart, kind: str, label: str, xs: np.ndarray, rows: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -136,7 +143,7 @@ def _convergence_panel(
     name: str, one: Mapping[str, tuple[np.ndarray, np.ndarray]], kinds: Mapping[str, str]
 ) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
     every = [x for xs, _ in one.values() for x in xs]
-    up = fit_axis(extent(*(rows for _, rows in one.values())), "mean score")
+    up = _fit(name, extent(*(rows for _, rows in one.values())))
     chart = Chart(fit_axis([0, *every], "training step", zero=True), up)
     (base, (base_steps, base_rows)), *others = one.items()
     final, last = float(base_rows[0, -1]), float(base_steps[-1])
@@ -302,8 +309,7 @@ def _sweep_panel(
     reward: str, targets: list[float], name: str, rows: np.ndarray
 ) -> tuple[Panel, list[dict[str, Any]], dict[str, Any]]:
     """Draw one measure by the target, its maximum marked."""
-    unit = "share, %" if measure(name).label.endswith("%") else "mean score"  # name: the heading
-    chart = Chart(unit_axis(f"target of {reward}"), fit_axis(extent(rows), unit))
+    chart = Chart(unit_axis(f"target of {reward}"), _fit(name, extent(rows)))
     points = draw_curve(chart, "a", measure(name).label, np.array(targets), rows)
     best = int(rows[0].argmax())
     value, top = float(rows[0, best]), chart.y.high

@@ -113,7 +113,7 @@ def _catch_chart(name: str, one: Catch) -> Markup:
 def _sweep(claim: Sweep) -> dict[str, Markup]:
     axis = unit_axis(f"target of {claim.reward}")
     ends = [v[end] for row in (claim.report, claim.search) for v in row for end in ("low", "high")]
-    chart = Chart(axis, fit_axis(ends, "overall score"))
+    chart = Chart(axis, fit_axis(ends, "overall score", most=1.0))
     _series(chart, claim.targets, claim.search, "b", "box", "chosen on")
     _series(chart, claim.targets, claim.report, "a", "disc", "reported on")
     highest = f"chosen target {claim.target:g}, {percent(max(claim.best_at))} of resamplings agree"
