@@ -73,6 +73,14 @@ def test_a_folder_that_takes_no_file_is_a_warning(one_cpu, monkeypatch, tmp_path
     assert found.text == f"{tmp_path} cannot be written: Read-only file system. Take another folder"
 
 
+def test_a_folder_that_cannot_be_made_is_a_failure(one_cpu, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    for workdir in (file, file / "run"):
+        assert doctor.main([f"--workdir={workdir}"]) == 1
+        assert f"FAIL store: {workdir} cannot be written: " in capsys.readouterr().out
+
+
 def test_little_room_is_a_warning(one_cpu, monkeypatch, tmp_path):
     usage = types.SimpleNamespace(free=1 << 30)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage)

@@ -32,9 +32,8 @@ def store(where: str | Path, clock: Callable[[], float] = time.time) -> list[Fin
             return _try_store(folder, str(where), clock)
     except (OSError, ValueError) as error:
         text = f"{where} cannot be written: {' '.join(str(error).split())[:300]}"
-        if "://" not in str(where):
-            return [Finding("store", WARNING, f"{text}. Take another folder")]
-        return [Finding("store", FAILED, f"{text}. Credentials, name, network?")]
+        remedy = "Credentials, name, network?" if "://" in str(where) else "Take another --workdir"
+        return [Finding("store", FAILED, f"{text}. {remedy}")]
 
 
 @contextlib.contextmanager
