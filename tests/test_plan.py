@@ -185,6 +185,21 @@ def test_what_does_not_divide_over_the_chips_is_a_bad_argument(word, text, capsy
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("sample.targets=3", "config.sample.targets: targets must read NAME=LEVEL"),
+        ("sample.num_steps=0", "config.sample.num_steps must be at least 1; got 0"),
+        ("optim.name=foo", "config.optim with config.train.num_steps: optimizer must be one of"),
+        ("evaluate.evaluators=('x',)", "config.evaluate.evaluators must be"),
+        ("rewards=('x',)", "config.rewards"),
+    ],
+)
+def test_a_config_that_training_refuses_is_refused_by_its_key(word, said, capsys):
+    assert plan.main([*TINY, f"--config.{word}"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_step_that_does_not_fit_comes_with_the_smallest_change_that_does(
     memory, monkeypatch, capsys
 ):

@@ -3,4 +3,6 @@
 import lazy_loader
 
 # Imported when first used: the first two import jax.
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["pull", "run_folder", "signals"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["pull", "run_folder", "signals"]
+)

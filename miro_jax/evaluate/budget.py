@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from miro_jax import sample
 from miro_jax.annotate.models import find_card
 from miro_jax.cli import exit as exits
 from miro_jax.cli.chips import CHIPS, read_prices
@@ -15,7 +16,7 @@ from miro_jax.evaluate import plan
 from miro_jax.evaluate.base import Inputs, Judges, make_sampling
 from miro_jax.evaluate.doctor import latent_shape, read_config
 from miro_jax.evaluate.prompts import SHAPES, Prompts
-from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes
+from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes, validate
 from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import peak_tflops, sampling_flops, training_flops
@@ -23,7 +24,7 @@ from miro_jax.models.sharding import data_size
 from miro_jax.models.solvers import get_solver
 from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
-from miro_jax.train.components import check_microbatches
+from miro_jax.train import components
 from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
 
 USABLE = 0.92  # of a chip's memory: the rest is the runtime's, and holes between arrays
@@ -91,9 +92,12 @@ def make(settings: plan.Settings) -> Budget:
     """Estimate everything.
 
     Raises:
-      ValueError: the batch or the mesh does not divide over the chips.
+      ValueError: training would refuse the config, or the batch or the mesh does not divide over
+        the chips.
     """
     config = read_config(settings.config, settings.overrides)
+    for check in (components.validate, sample.validate, validate):
+        check(config)
     name, count = settings.chips
     chip = CHIPS[name]
     layout = layout_of(config, count * chip.devices)
@@ -144,7 +148,7 @@ def kept_share(config: Any, chip: str) -> float:
 def layout_of(config: Any, devices: int) -> Layout:
     """Return how the mesh of a config lies on so many devices; ValueError where it does not."""
     data = data_size(config.mesh.data, config.mesh.model, devices)
-    check_microbatches(config, data)
+    components.check_microbatches(config, data)
     return Layout(data, config.mesh.model, config.train.microbatches)
 
 
