@@ -58,6 +58,8 @@ VERBS = {
     "export": Verb("sample.export", "a run's weights in the released layout, also to the hub"),
 }
 
+STAGES = ("distil", "extend", "study")  # of `train`, which are no verbs
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand over to a verb; returns its exit status, 2 for an unknown one."""
@@ -72,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"miro-jax {__version__}")
         return 0
-    near = get_close_matches(arguments[0], VERBS, 2, 0.6)
+    names = get_close_matches(arguments[0], (*VERBS, *STAGES), 2, 0.6)
+    near = [f"miro-jax train --stage={name}" if name in STAGES else name for name in names]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     print(
         f"miro-jax: error: the verb must be one of {', '.join(VERBS)}; got {arguments[0]!r}{hint}",

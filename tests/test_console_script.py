@@ -9,7 +9,7 @@ import types
 import pytest
 
 import miro_jax
-from miro_jax import __main__
+from miro_jax import __main__, main
 from miro_jax.cli.exit import command_of, fail
 
 
@@ -35,12 +35,22 @@ def test_without_a_verb_the_help_goes_to_stderr_with_status_2(capsys):
 
 
 @pytest.mark.parametrize(
-    "verb, near", [("smaple", "did you mean sample"), ("anotate", "annotate?")]
+    "verb, near",
+    [
+        ("smaple", "did you mean sample"),
+        ("anotate", "annotate?"),
+        ("extend", "did you mean miro-jax train --stage=extend?"),
+        ("studdy", "did you mean miro-jax train --stage=study?"),
+    ],
 )
 def test_an_unknown_verb_names_near_ones_in_one_line(capsys, verb, near):
     assert __main__.main([verb, "--x"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and near in err and "export" in err
+
+
+def test_the_stages_that_are_no_verbs_are_known():
+    assert set(__main__.STAGES) == main.STAGES.keys() - __main__.VERBS.keys()
 
 
 def test_a_verb_gets_the_arguments_after_it_and_gives_the_status(monkeypatch):
