@@ -64,6 +64,27 @@ def test_small_pictures_are_enlarged_by_a_whole_factor():
     np.testing.assert_array_equal(block[::4, ::4], picture[0, 0, 0])
 
 
+def test_a_grid_that_would_be_too_large_shows_its_images_smaller(monkeypatch):
+    monkeypatch.setattr(grids, "_MOST", 1024)
+    titles, legible = [], grids.legible
+    monkeypatch.setattr(grids, "legible", lambda text: titles.append(text) or legible(text))
+    for shape, per_line, factor in (
+        ((2, 4), None, 1),
+        ((1, 5), None, 2),  # five columns
+        ((3, 1, 4), None, 2),  # three rows of two lines
+        ((3, 1, 4), 1, 3),  # three rows of four lines
+        ((5, 5), None, 2),
+        ((5, 1, 16), 1, 4),  # and no smaller than what is enlarged
+    ):
+        titles.clear()
+        given = cells(*shape, side=256)
+        grid = grids.labelled_grid(given, [""] * shape[0], [""] * shape[1], "title", per_line)
+        said = f"; images at 1/{factor} of their width" if factor > 1 else ""
+        assert titles[0] == f"title{said}"
+        side = -(-256 // factor)
+        assert (grid == (255, 0, 0)).all(axis=-1).sum() == side**2 * given.shape[2]
+
+
 def test_long_labels_are_wrapped_and_make_room():
     texts = ["a very long prompt about " + "many things " * 12, "x" * 90]
     grid = grids.labelled_grid(cells(2, 1), texts, ["l"], "t")

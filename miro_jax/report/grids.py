@@ -22,6 +22,7 @@ _LABEL_WIDTH = 132  # pixels for the labels of rows
 _WIDEST_WORD = 160  # pixels; a longer word of a heading is broken
 _SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged by a whole factor
 _IN_FONT = " -~©«°±´·»‘’“”…‹›⁄™"  # a class of `re`
+_MOST = 8192  # pixels of images side by side or below each other; viewers open twice as many
 _OTHERS = re.compile(f"[^{_IN_FONT}]+(?:[ ,.]+[^{_IN_FONT}]+)*")
 
 
@@ -41,7 +42,8 @@ def labelled_grid(
       per_line: images side by side in a cell; None for a nearly square cell.
 
     Returns:
-      [height, width, 3] uint8. Small images are enlarged without smoothing.
+      [height, width, 3] uint8. Small images are enlarged without smoothing; those that would take
+      more than 8192 pixels in a direction are reduced by a whole factor, which the title says.
 
     Raises:
       ValueError: cells are of another rank, or the labels of another number.
@@ -52,6 +54,8 @@ def labelled_grid(
             f"cells must be [{len(row_labels)} rows, {len(column_labels)} columns, n, H, W, 3]; "
             f"got {cells.shape}."
         )
+    cells, factor = _reduced(cells, per_line)
+    title += f"; images at 1/{factor} of their width" * (factor > 1)
     title, columns = legible(title), [legible(text) for text in column_labels]
     blocks = [[tile(enlarged(cell), per_line, gap=2) for cell in row] for row in cells]
     block_height, block_width = blocks[0][0].shape[:2]
@@ -97,14 +101,36 @@ def tile(images: np.ndarray, per_line: int | None = None, gap: int = 0) -> np.nd
       [height, width, 4] uint8, transparent where there is no image.
     """
     count, height, width = images.shape[:3]
-    per_line = min(per_line or int(np.ceil(np.sqrt(count))), count)
-    lines = -(-count // per_line)
+    lines, per_line = _layout(count, per_line)
     out = np.zeros((lines * (height + gap) - gap, per_line * (width + gap) - gap, 4), np.uint8)
     for index, image in enumerate(images):
         y, x = (index // per_line) * (height + gap), (index % per_line) * (width + gap)
         out[y : y + height, x : x + width, :3] = image
         out[y : y + height, x : x + width, 3] = 255
     return out
+
+
+def _layout(count: int, per_line: int | None) -> tuple[int, int]:
+    """Return the lines of a block, and how many images stand in each."""
+    per_line = min(per_line or int(np.ceil(np.sqrt(count))), count)
+    return -(-count // per_line), per_line
+
+
+def _reduced(cells: np.ndarray, per_line: int | None) -> tuple[np.ndarray, int]:
+    """Reduce images by a whole factor, to means of their pixels, where a grid would be too large.
+
+    Args:
+      cells: [rows, columns, n, H, W, 3] uint8.
+    """
+    rows, columns, count, height, width = cells.shape[:5]
+    lines, per_line = _layout(count, per_line)
+    factor = -(-max(rows * lines * height, columns * per_line * width) // _MOST)
+    factor = min(factor, max(height, width) // _SMALLEST_SIDE)  # or they would be enlarged again
+    if factor <= 1:
+        return cells, 1
+    images = cells.reshape(-1, height, width, 3)
+    small = np.stack([np.asarray(Image.fromarray(image).reduce(factor)) for image in images])
+    return small.reshape(*cells.shape[:3], *small.shape[1:]), factor
 
 
 def encode_png(image: np.ndarray, optimize: bool = False) -> bytes:
