@@ -86,6 +86,8 @@ def test_what_nobody_knows_is_refused(pipe):
         pipe("x", num_inference_step=3)
     with pytest.raises(ValueError, match="output_type must be one of"):
         pipe("x", output_type="pt")
+    with pytest.raises(TypeError, match="variant must be a text, as 'no_clip'; got 3"):
+        MiroPipeline.from_pretrained("runs/base", 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="dtype must be one of .*; got 'bfloat'"):
         MiroPipeline.from_pretrained("runs/base", dtype="bfloat")
 
@@ -93,8 +95,8 @@ def test_what_nobody_knows_is_refused(pipe):
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"generator": "seed"}, "^generator must be in 0.*; got 'seed'"),
-        ({"seed": "seed"}, "^seed must be in 0.*; got 'seed'"),
+        ({"generator": "seed"}, "^generator must be an integer; got 'seed'"),
+        ({"seed": "seed"}, "^seed must be an integer; got 'seed'"),
         ({"num_inference_steps": 0}, "^num_inference_steps must be at least 1; got 0"),
         ({"num_steps": 0}, "^num_steps must be at least 1; got 0"),
     ],
@@ -187,6 +189,8 @@ def test_a_callback_edits_the_latents_of_every_batch(pipe):
 
     with pytest.raises(ValueError, match=r"latents must be \[3, 8, 8, 3\]; got \[1, 8, 8, 3\]"):
         pipe("a red circle", 3, callback_on_step_end=wrong, **call)
+    with pytest.raises(ValueError, match=r"latents must be \[3, 8, 8, 3\]; got \[\]"):
+        pipe("a red circle", 3, callback_on_step_end=lambda *_: {"latents": "none"}, **call)
 
 
 class bfloat16:

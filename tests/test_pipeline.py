@@ -181,6 +181,7 @@ def test_defaults_are_checked_as_targets_are(level):
         (0.5, TypeError, "targets must be {name: level}, a list .*; got 0.5"),
         ([0.5, 0.5], TypeError, "targets must be {name: level}, a list"),
         ("beauty=1", TypeError, "targets must be {name: level}, a list"),
+        (np.array([["high"] * 3] * 2), TypeError, r"targets must be an array of numbers; got one of <U4"),
     ],
 )
 def test_bad_targets_are_named(pipe, targets, error, said):
@@ -204,7 +205,8 @@ def test_bad_targets_are_named(pipe, targets, error, said):
         ({"guidance_scale": -1e38}, r"guidance_scale must be at least -1000; got -1e\+38"),
         ({"guidance_scale": "7"}, "guidance_scale must be a number; got '7'"),
         ({"guidance_interval": (0, float("nan"))}, "guidance_interval must be"),
-        ({"seed": 0.5}, "seed must be in 0..4294967295; got 0.5"),
+        ({"seed": 0.5}, "seed must be an integer; got 0.5"),
+        ({"seed": -1}, "seed must be in 0..4294967295; got -1"),
     ],
 )
 def test_other_bad_arguments_are_named(pipe, changes, said):
@@ -221,6 +223,7 @@ def test_other_bad_arguments_are_named(pipe, changes, said):
         ({"negative_prompt": 3}, "negative_prompt must be a text, .*; got 3"),
         ({"num_images": "2"}, "num_images must be an integer; got '2'"),
         ({"num_images": 1.5}, "num_images must be an integer; got 1.5"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end must be a function; got 3"),
     ],
 )
 def test_arguments_of_another_kind_are_named(pipe, changes, said):

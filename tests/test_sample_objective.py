@@ -24,6 +24,11 @@ def test_the_mean_of_rewards_is_in_standard_deviations():
     np.testing.assert_allclose(RewardMean([a]).score(images, texts), columns[0])
 
 
+def test_one_reward_in_place_of_a_list_is_refused():
+    with pytest.raises(TypeError, match="members must be a list of rewards; got <"):
+        RewardMean(Gauge("a", 0))
+
+
 def test_a_reward_that_does_not_differ_between_images_has_no_common_scale():
     images = np.random.default_rng(0).integers(0, 255, (64, 8, 8, 3)).astype(np.uint8)
     images[:, 1] = 7

@@ -57,6 +57,13 @@ def test_one_text_in_place_of_names_of_rewards_is_refused(call):
     """It would be a list of its letters."""
     with pytest.raises(TypeError, match="rewards must be a list of names; got the one text 'count"):
         call(Dial(), "a", "count")
+    with pytest.raises(TypeError, match="rewards must be a list of names; got 3"):
+        call(Dial(), "a", 3)
+
+
+def test_targets_of_a_prompt_that_are_no_mapping_are_refused():
+    with pytest.raises(TypeError, match="targets must be {name: level}; got 3"):
+        sample.isolation_grid(Dial(), [sample.Prompt("a", targets=3)])
 
 
 def test_the_ends_of_a_trade_off_are_columns_of_the_isolation_grid():

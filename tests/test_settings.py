@@ -6,11 +6,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from configs.base import get_config
 from miro_jax.annotate import settings as annotate_settings
 from miro_jax.annotate import stage
+from miro_jax.cli import flags
 from miro_jax.score import settings as score_settings
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -58,6 +60,15 @@ def test_every_value_of_a_config_reaches_the_settings(tmp_path):
     assert made.plan and not made.probe
     del changed["before"]
     assert {name: getattr(made, name) for name in changed} == changed
+
+
+def test_what_is_neither_true_nor_false_is_refused():
+    given = {"path": "images", "rewards": ("beauty",), "out": "out.csv", "stored": np.True_}
+    settings = score_settings.Settings(**given)
+    flags.check(settings)
+    assert settings.stored is True
+    with pytest.raises(ValueError, match="stored must be True or False; got 'no'"):
+        flags.check(dataclasses.replace(settings, stored="no"))
 
 
 @pytest.mark.parametrize("name", ["annotate", "score"])

@@ -198,7 +198,7 @@ def from_call(settings: type[T], given: Mapping[str, Any]) -> T:
 def check(settings: Any, prefix: str = "") -> None:
     """Raise ValueError where a value breaks a rule of its option.
 
-    A number of numpy, or a whole one as 2.0, becomes one of Python.
+    A number or truth value of numpy, or a whole number as 2.0, becomes one of Python.
 
     Args:
       settings: an instance of a dataclass of options.
@@ -211,13 +211,15 @@ def check(settings: Any, prefix: str = "") -> None:
             continue
         if broken := _broken_rule(field, value):
             raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}.")
-        if (kind := _kind(field)) in (int, float) and not isinstance(value, int | kind):
+        if (kind := _kind(field)) in (int, float, bool) and not isinstance(value, int | kind):
             object.__setattr__(settings, field.name, kind(value))  # range() and JSON need it
 
 
 def _broken_rule(field: dataclasses.Field, value: Any) -> str | None:
     """Return what must hold of an option's value and does not."""
     kind, rules = _kind(field), field.metadata
+    if kind is bool and type(value).__name__ not in ("bool", "bool_"):  # numpy's
+        return "must be True or False"
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if kind in (int, float) and is_number and not math.isfinite(value):
         return "must be finite"

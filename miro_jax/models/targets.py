@@ -43,7 +43,12 @@ def to_levels(
     if shape is not None:
         if tuple(shape) != (count, width):
             raise ValueError(f"targets must be [{count}, {width}]; got {tuple(shape)}.")
-        return _check(np.asarray(targets, np.float32))
+        try:
+            levels = np.asarray(targets, np.float32)
+        except (TypeError, ValueError) as error:
+            kind = np.asarray(targets).dtype
+            raise TypeError(f"targets must be an array of numbers; got one of {kind}.") from error
+        return _check(levels)
     if targets is None or isinstance(targets, Mapping):
         targets = [targets or {}] * count
     if not isinstance(targets, Sequence) or not all(isinstance(m, Mapping) for m in targets):

@@ -163,7 +163,10 @@ class Step:
     def edit(self, latents: Any) -> None:
         """Go on from other latents [N, h, w, C]; ValueError for another shape."""
         old = self._join(self.latents)
-        new = np.asarray(latents, np.float32)
+        try:
+            new = np.asarray(latents, np.float32)
+        except (TypeError, ValueError):  # numpy's, of what holds no numbers
+            new = np.array(None)
         if new.shape != old.shape:
             raise ValueError(f"latents must be {list(old.shape)}; got {list(new.shape)}.")
         for number, part in enumerate(np.split(new, np.cumsum(self.used)[:-1])):

@@ -178,6 +178,12 @@ def _check_side(name: str, value: Any, size: int) -> None:
         )
 
 
+def check_callback(callback: Any) -> None:
+    """Raise TypeError unless a callback can be called."""
+    if not callable(callback):
+        raise TypeError(f"callback_on_step_end must be a function; got {callback!r:.60}.")
+
+
 def read_answer(answer: Any) -> Any:
     """Return the latents that a callback gives back, None without; TypeError for another kind."""
     if answer is None or answer is False:

@@ -4,7 +4,7 @@ An objective has `identity` and `score(images, prompts) -> [N]`. Here are those 
 line names; a search from Python takes any other, as one of an evaluator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,8 +37,8 @@ class RewardMean:
         members alone.
 
     Raises:
-      TypeError: a member is a name. ValueError: there is none, or one of several gives all of these
-        images the same score.
+      TypeError: no list, or a member is a name. ValueError: there is none, or one of several gives
+        all of these images the same score.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class RewardMean:
         images: np.ndarray | None = None,
         prompts: Sequence[str] = (),
     ):
+        if not isinstance(members, Iterable):
+            raise TypeError(f"members must be a list of rewards; got {members!r:.60}.")
         self.rewards = list(members)
         for reward in self.rewards:
             require_built(reward)

@@ -46,6 +46,7 @@ from miro_jax.sample.dialect import (
     Callback,
     Dialect,
     Images,
+    check_callback,
     pack,
     read_answer,
     read_call,
@@ -302,6 +303,7 @@ class MiroPipeline:
         self, batches: list[Batch], settings: Settings, callback: Callback
     ) -> list[tuple[jax.Array, int]]:
         """Sample step by step with a callback; see `__call__`."""
+        check_callback(callback)
         self._interrupt = False
         latents = []
         for step in self._steppers.steps(batches, settings):

@@ -170,7 +170,9 @@ class Request:
 
     def _levels(self, targets: Targets) -> Levels:
         """Return levels under the names of the network, checked."""
-        parts = [targets] if isinstance(targets, Mapping) else targets or ()
+        parts = targets if isinstance(targets, list | tuple) else [targets or {}]
+        if wrong := [part for part in parts if not isinstance(part, Mapping)]:
+            raise TypeError(f"targets must be {{name: level}}; got {wrong[0]!r:.60}.")
         merged = {find_reward(k, self.names): level for part in parts for k, level in part.items()}
         to_levels(merged, 1, self.names, 1.0)
         return merged

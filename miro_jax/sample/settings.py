@@ -41,10 +41,10 @@ def check_interval(interval: Sequence[float]) -> tuple[float, float]:
 def check_seed(seed: int) -> None:
     """Raise ValueError unless a number can be the seed of noise."""
     try:
-        good = 0 <= operator.index(seed) < MOST_SEEDS
-    except TypeError:
-        good = False
-    if not good:
+        number = operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"seed must be an integer; got {seed!r}.") from error
+    if not 0 <= number < MOST_SEEDS:
         raise ValueError(f"seed must be in 0..{MOST_SEEDS - 1}; got {seed!r}.")
 
 

@@ -70,6 +70,8 @@ def variants(variant: str | None) -> Sequence[str]:
     """Return the names that the sub-folder of a variant may have, ours first."""
     if variant is None:
         return ()
+    if not isinstance(variant, str):
+        raise TypeError(f"variant must be a text, as 'no_clip'; got {variant!r}.")
     if variant.startswith("miro-"):
         return (variant,)
     theirs = variant

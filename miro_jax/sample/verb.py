@@ -1,5 +1,6 @@
 """What the verbs of `miro-jax sample` share: from columns to the images of a sheet."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from miro_jax.cli.flags import check
@@ -71,10 +72,12 @@ class Verb:
         """Return the network's names of the rewards that differ between columns.
 
         Raises:
-          TypeError: one text in place of names. ValueError: the network does not know a reward.
+          TypeError: no list of names. ValueError: the network does not know a reward.
         """
         if isinstance(self.rewards, str):
             raise TypeError(f"rewards must be a list of names; got the one text {self.rewards!r}.")
+        if self.rewards is not None and not isinstance(self.rewards, Iterable):
+            raise TypeError(f"rewards must be a list of names; got {self.rewards!r:.60}.")
         return request.names if self.rewards is None else request.find(*self.rewards)
 
     def facts(self, request: Request) -> dict[str, Any]:
