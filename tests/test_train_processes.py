@@ -238,9 +238,12 @@ def test_a_stage_for_one_process_is_refused(pair, tmp_path, stage):
 
 
 @pytest.mark.parametrize("given, stage", [(True, "train"), (False, "train"), (True, "distil")])
-def test_processes_that_see_other_folders_are_refused(pair, records, tmp_path, given, stage):
+def test_processes_that_see_other_folders_are_refused(
+    pair, together, records, tmp_path, given, stage
+):
     """Before process 0 makes records, which the other one would not find."""
     words = *arguments(records if given else "", tmp_path / "a"), f"--stage={stage}"
+    words = *words, f"--config.distil.checkpoint={together}"
     pair.start(*words, of_second=(f"--workdir={tmp_path / 'b'}",))
     assert pair.wait() == [2, 2]  # of what each saves in its own folder no checkpoint is whole
     for index in (0, 1):
