@@ -1,6 +1,7 @@
 """Files are written whole or not at all, through no link, and read only where they are files."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -250,3 +251,17 @@ def test_an_index_of_captions_that_finds_no_room_says_where_it_lies():
     rows = ((f"{number}.jpg", ("a caption " * 9,), number) for number in range(50_000))
     with small_disk(), pytest.raises(OSError, match=r"an index of a\.csv, .* SQLITE_TMPDIR"):
         TextIndex("a.csv", rows)
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": [1], "z": "é"}, {"a": {"seal": "b"}}, {"sea": 1, "t": 0.5}]
+)
+def test_a_seal_is_checked_by_the_bytes_and_by_the_values(value, monkeypatch):
+    data = files.to_sealed_json(value)
+    in_another_form = json.dumps(json.loads(data)).encode("utf-16")
+    assert files.parse_ours(in_another_form, "it") == value
+    for changed in (data.replace(b'"', b'"x', 1), data.replace(b'\n "seal": "', b'\n "seal": "0')):
+        with pytest.raises(ValueError, match="its seal does not fit"):
+            files.parse_ours(changed, "it")
+    monkeypatch.setattr(files, "to_json", lambda _: pytest.fail("encoded again"))
+    assert files.parse_ours(data, "it") == value

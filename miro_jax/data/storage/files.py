@@ -114,7 +114,7 @@ def to_json(value: object) -> bytes:
 
 def to_sealed_json(value: dict[str, Any]) -> bytes:
     """Encode an object as `to_json` does, with the digest of all else that it holds."""
-    return to_json({**value, SEAL: hashlib.sha256(to_json(value)).hexdigest()})
+    return to_json({**value, SEAL: _digest(to_json(value))})
 
 
 def parse_ours(data: bytes, name: str, schema: Any = None) -> Any:
@@ -125,9 +125,15 @@ def parse_ours(data: bytes, name: str, schema: Any = None) -> Any:
     """
     value = parse_json(data, name, schema)
     if isinstance(value, dict) and (seal := value.pop(SEAL, None)) is not None:
-        if seal != hashlib.sha256(to_json(value)).hexdigest():
+        # As it was written, which takes a tenth of the time; else the same values in another form.
+        written = data.replace(f',\n "{SEAL}": "{seal}"'.encode(), b"", 1)
+        if seal != _digest(written) and seal != _digest(to_json(value)):
             raise ValueError(f"{name} was changed after it was written: its seal does not fit.")
     return value
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def brief(value: object, limit: int = 200) -> str:
