@@ -83,7 +83,7 @@ EXTRAS = {
     "demo": ["gradio>=6,<7"],
     "docs": ["myst-parser", "sphinx", "sphinx-book-theme"],
     "gcs": ["gcsfs"],
-    "s3": ["s3fs"],
+    "s3": ["s3fs>=2026.3"],  # the first whose cat_file takes max_concurrency
 }
 
 setup(

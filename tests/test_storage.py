@@ -7,6 +7,7 @@ import tempfile
 import uuid
 
 import pytest
+import s3fs
 
 from miro_jax.data import storage
 from miro_jax.data.storage.ahead import THREADS
@@ -198,3 +199,19 @@ def test_as_many_requests_reach_s3_at_a_time_as_threads_ask(make_bucket):
     folder = storage.open_folder(f"{make_bucket()}/x")
     folder.write("a", b"1")
     assert folder._system.s3.meta.config.max_pool_connections == THREADS
+
+
+def test_s3_is_asked_once_for_a_file(make_bucket, monkeypatch):
+    asked, call = [], s3fs.S3FileSystem._call_s3
+
+    async def counted(self, method, *given, **keywords):
+        asked.append(method)
+        return await call(self, method, *given, **keywords)
+
+    folder = storage.open_folder(f"{make_bucket()}/x")
+    for data in (b"1", b""):
+        folder.write("a", data)
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+        assert folder.read("a") == data and asked == ["get_object"]
+        monkeypatch.undo()
+        asked.clear()
