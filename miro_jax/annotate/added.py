@@ -14,6 +14,7 @@ Letters: N records, R rewards of the set.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class AddedScores:
         """See `Sink`."""
         for ending in (shards.SIDECAR_ENDING, shards.SCORES_ENDING):
             folder.remove(shard_name(piece) + ending)
+
+    def facts(self, folder: Folder, piece: int) -> Mapping[str, Any]:
+        """Return what is the new reward's own; see `Sink`."""
+        return shards.read_sidecar(folder, shard_name(piece))["added"][-1]
 
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return the facts of the set's piece, the new ones in `added`; scores [N, 2, R + 1]."""

@@ -51,6 +51,10 @@ class Sink(Protocol):
         """Delete a published piece of a set in the making: its samples are tried again."""
         ...
 
+    def facts(self, folder: Folder, piece: int) -> Mapping[str, Any]:
+        """Return num_samples and failures of a published piece; see `Folder.once`."""
+        ...
+
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return the facts that `write` was given for a published piece, and its scores."""
         ...
@@ -88,6 +92,10 @@ class Records:
         """See `Sink`."""
         for ending in ("", shards.SIDECAR_ENDING, shards.SCORES_ENDING):  # see `discard_spoiled`
             folder.remove(shard_name(piece) + ending)
+
+    def facts(self, folder: Folder, piece: int) -> Mapping[str, Any]:
+        """See `Sink`."""
+        return shards.read_sidecar(folder, shard_name(piece))
 
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """See `Sink`; scores are [N, 2, R]."""

@@ -84,7 +84,7 @@ def _forget_parts(job: Job, piece: int) -> int:
     return len(lost)
 
 
-def _facts_of(job: Job, folder: Folder, piece: int) -> dict[str, Any] | None:
+def _facts_of(job: Job, folder: Folder, piece: int) -> Mapping[str, Any] | None:
     """Return num_samples and failures of a piece; None where it is not published.
 
     folder: see `Job.listed`.
@@ -92,12 +92,11 @@ def _facts_of(job: Job, folder: Folder, piece: int) -> dict[str, Any] | None:
     if not job.sink.is_done(folder, piece):
         return None
     try:
-        facts, _ = job.sink.read(folder, piece)
+        return job.sink.facts(folder, piece)
     except FileNotFoundError:
         if job.sink.is_done(job.folder, piece):
             raise
         return None  # another process discarded it
-    return facts.get("added", [facts])[-1]  # of a reward that is added: what is its own
 
 
 def _unreachable(failures: Sequence[Mapping[str, Any]]) -> int:

@@ -17,7 +17,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,22 @@ class TableRows:
         try:
             if self.is_done(folder, piece):
                 with contextlib.suppress(FileNotFoundError):  # another process discarded it
-                    read_rows(folder, piece)
+                    self.facts(folder, piece)
         except Damaged:
             folder.remove(rows_name(piece))
 
     def discard(self, folder: Folder, piece: int) -> None:
         """Delete the rows of a piece."""
         folder.remove(rows_name(piece))
+
+    def facts(self, folder: Folder, piece: int) -> Mapping[str, Any]:
+        """See `annotate.publish.Sink`."""
+
+        def make() -> dict[str, Any]:
+            _, facts = read_rows(folder, piece)
+            return {name: facts[name] for name in ("num_samples", "failures")}
+
+        return folder.once(rows_name(piece), make)
 
     def read(self, folder: Folder, piece: int) -> tuple[dict[str, Any], np.ndarray]:
         """Return num_samples, failures and more of a published piece, and its scores [N, R]."""

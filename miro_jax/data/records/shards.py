@@ -228,7 +228,7 @@ def _count_records(path: str) -> int:
 
 
 def read_sidecar(folder: Folder, name: str) -> dict:
-    """Read the sidecar of a shard.
+    """Read the sidecar of a shard, see `Folder.once`.
 
     Raises:
       FileNotFoundError: there is none.
@@ -236,7 +236,7 @@ def read_sidecar(folder: Folder, name: str) -> dict:
     """
     path, remedy = name + SIDECAR_ENDING, _remedy(folder / name)
     try:
-        return folder.read_json(path, _SIDECAR)
+        return folder.once(path, lambda: folder.read_json(path, _SIDECAR))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder / path} is missing. {remedy}") from error
     except Damaged as error:
@@ -263,19 +263,20 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
     """
     folder = Path(folder)
     names, expected = in_order(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
-    home = folder
+    place = home = LocalFolder(folder)
     if (folder / MANIFEST_NAME).exists():
         manifest = Manifest.load(folder)
         expected, names = manifest.shards, manifest.shard_names
-        home = Path(str(home_of(LocalFolder(folder))))
+        home = home_of(place)
     if not names:
         raise FileNotFoundError(f"{folder} holds no {SHARD_SUFFIX} files; annotate writes them.")
+    home = home.listed()
     for name in names:
         shard, remedy = home / name, _remedy(home / name)
-        if not shard.is_file():  # a named pipe would be waited for
+        if not home.exists(name):  # a named pipe, which would be waited for, does not count
             raise FileNotFoundError(f"{shard} is missing. Run annotate again: it makes it.")
-        sidecar = read_sidecar(LocalFolder(folder), name)
-        size, count = shard.stat().st_size, _count_records(str(shard))
+        sidecar = read_sidecar(place, name)
+        size, count = home.size(name), _count_records(shard)
         if (size, count) != (sidecar["bytes"], sidecar["count"]):
             raise ValueError(
                 f"{shard} must be {sidecar['bytes']} bytes with {sidecar['count']} records; got "
@@ -288,7 +289,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
             )
         if full and digest_regular(shard) != sidecar["sha256"]:
             raise ValueError(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
-    return [home / name for name in names]
+    return [Path(home / name) for name in names]
 
 
 def read_published(folder: Folder, name: str) -> tuple[dict, np.ndarray]:

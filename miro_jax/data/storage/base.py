@@ -6,14 +6,16 @@ import copy
 import errno
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from miro_jax.data.storage import files
 
 ATTEMPTS = 8  # at what another worker may foil
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
 _LEFTOVER = re.compile(re.escape(files.TEMPORARY) + r"[0-9a-f]{32}$")
+T = TypeVar("T")
 
 
 class Damaged(OSError):
@@ -23,19 +25,38 @@ class Damaged(OSError):
 class Folder(abc.ABC):
     """A folder; its methods raise OSError, FileNotFoundError for a name that is not there."""
 
-    _listings: dict[str, dict[str, int]] | None = None  # of `listed`: sizes by folder and name
+    # Of `listed`: sizes and stamps by folder and name; by name, a stamp and what was made of it.
+    _listings: dict[str, dict[str, tuple[int, str]]] | None = None
+    _results: dict[str, tuple[str, Any]] | None = None
 
     def listed(self, *below: str) -> Self:
         """Return the folder as it is now: whether files exist and their sizes need no request.
 
-        What others write or delete later does not show in these two; all else is as ever.
+        What others write or delete later does not show in these two, nor in `once`; all else is as
+        ever.
 
         Args:
           below: folders below, which are listed, too; files of others do not exist there.
         """
+        if self._results is None:
+            self._results = {}  # which all listings share
         twin = copy.copy(self)
-        twin._listings = {inside: self.sizes(inside) for inside in ("", *below)}
+        twin._listings = {inside: self.stamps(inside) for inside in {"", *below}}
         return twin
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what `make` makes of a file alone; nobody may change it.
+
+        In a listed folder it is called once, and again only where a later listing has another file.
+        One that is replaced between a listing and `make` has another stamp in the next listing.
+        """
+        inside, _, file = name.rpartition("/")
+        _, stamp = (self._listings or {}).get(inside, {}).get(file, (0, ""))
+        if self._results is None or not stamp:
+            return make()
+        if self._results.get(name, ("",))[0] != stamp:
+            self._results[name] = stamp, make()
+        return self._results[name][1]
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file."""
@@ -51,7 +72,7 @@ class Folder(abc.ABC):
         if not self.exists(name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self / name)
         inside, _, file = name.rpartition("/")
-        return self._listings[inside][file]
+        return self._listings[inside][file][0]
 
     @abc.abstractmethod
     def _exists(self, name: str) -> bool: ...
@@ -60,8 +81,11 @@ class Folder(abc.ABC):
     def _size(self, name: str) -> int: ...
 
     @abc.abstractmethod
-    def sizes(self, inside: str = "") -> dict[str, int]:
-        """List the files of the folder or of one below it with their bytes."""
+    def stamps(self, inside: str = "") -> dict[str, tuple[int, str]]:
+        """List the files of the folder or of one below it with their bytes and stamps.
+
+        The stamps of an object store are not those of `stamp`: a listing tells less.
+        """
 
     @abc.abstractmethod
     def folders(self, inside: str = "") -> list[str]:

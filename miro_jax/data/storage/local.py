@@ -32,8 +32,7 @@ class LocalFolder(Folder):
         return (self.path / name).stat().st_size
 
     def stamp(self, name: str) -> str:
-        facts = (self.path / name).stat()
-        return f"{facts.st_ino} {facts.st_mtime_ns} {facts.st_size}"
+        return _stamp((self.path / name).stat())
 
     def names(self, inside: str = "") -> list[str]:
         try:
@@ -42,14 +41,15 @@ class LocalFolder(Folder):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def sizes(self, inside: str = "") -> dict[str, int]:
+    def stamps(self, inside: str = "") -> dict[str, tuple[int, str]]:
         found = {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             with os.scandir(self.path / inside) as entries:
                 for entry in entries:
                     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                         if entry.is_file():
-                            found[entry.name] = entry.stat().st_size
+                            facts = entry.stat()
+                            found[entry.name] = facts.st_size, _stamp(facts)
         return found
 
     def folders(self, inside: str = "") -> list[str]:
@@ -157,6 +157,10 @@ class LocalFolder(Folder):
 
     def local(self, name: str, scratch: Path) -> Path:
         return self.path / name
+
+
+def _stamp(facts: os.stat_result) -> str:
+    return f"{facts.st_ino} {facts.st_mtime_ns} {facts.st_size}"
 
 
 def _despite_others(action: Callable[[], T]) -> T:

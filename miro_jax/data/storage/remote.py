@@ -108,10 +108,10 @@ class RemoteFolder(Folder):
         return _stamp(self._system.info(self._place(name)))
 
     def names(self, inside: str = "") -> list[str]:
-        return sorted(self.sizes(inside))
+        return sorted(self.stamps(inside))
 
-    def sizes(self, inside: str = "") -> dict[str, int]:
-        return {name: x["size"] for name, x in self._list(inside) if x["type"] == "file"}
+    def stamps(self, inside: str = "") -> dict[str, tuple[int, str]]:
+        return {n: (x["size"], _stamp(x)) for n, x in self._list(inside) if x["type"] == "file"}
 
     def folders(self, inside: str = "") -> list[str]:
         return sorted(name for name, x in self._list(inside) if x["type"] == "directory")
