@@ -228,19 +228,19 @@ def test_a_copy_follows_a_set_that_is_finished_or_made_again(folder, url):
 
 
 def test_processes_that_start_at_once_copy_a_set_once(folder, url, monkeypatch):
-    fetch, copied, ended = RemoteFolder.local, [], threading.Event()
+    fetch, copied, ended = RemoteFolder.fetch, [], threading.Event()
 
-    def count(store, name, scratch):
+    def count(store, name, path):
         copied.append(name)
         if copied.count("manifest.json") == 1 and name == "manifest.json":
             ended.wait(1)  # the other one starts, and ends if nothing stops it
-        return fetch(store, name, scratch)
+        return fetch(store, name, path)
 
     def start(_):
         staging.open_copy(url)
         ended.set()
 
-    monkeypatch.setattr(RemoteFolder, "local", count)
+    monkeypatch.setattr(RemoteFolder, "fetch", count)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(start, range(2)))
     beside = [path.name for path in folder.iterdir() if path.suffix != ".array_record"]

@@ -97,7 +97,7 @@ def write_shard(
     with folder.scratch(inside) as scratch:
         written = _write_records(str(scratch / name), records)
         for _ in range(ATTEMPTS):
-            is_ours, stamp = folder.create(name, scratch / name), _stamp(folder, name)
+            is_ours, stamp = folder.create(name, scratch / name), stamp_of(folder, name)
             found = written
             if not is_ours:
                 if is_published(folder, name):
@@ -114,13 +114,14 @@ def write_shard(
                     folder.remove(name)
                     continue
             sidecar = write_beside(folder, name, found, extra or {})
-            if _stamp(folder, name) == stamp:
+            if stamp_of(folder, name) == stamp:
                 return sidecar
             folder.remove(name + SIDECAR_ENDING)  # another worker has replaced the shard
     raise OSError(f"{folder / name} can be neither written nor read.")
 
 
-def _stamp(folder: Folder, name: str) -> str | None:
+def stamp_of(folder: Folder, name: str) -> str | None:
+    """Return the stamp of a file, see `Folder.stamp`; None where there is none."""
     with contextlib.suppress(FileNotFoundError):
         return folder.stamp(name)
     return None

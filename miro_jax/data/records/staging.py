@@ -24,7 +24,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import BINS_NAME
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
-from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar
+from miro_jax.data.records.shards import COPY_NAME, SHARD_SUFFIX, read_sidecar, stamp_of
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged, LocalFolder, RemoteFolder
 from miro_jax.data.storage.ahead import map_ahead
@@ -60,14 +60,14 @@ def _update(store: RemoteFolder, local: Path) -> None:
     """Copy a set in a store but for its shards, unless the local copy is of what is there now."""
     for folder in (local.parent, local):
         LocalFolder(folder).remove_scratch()
-    stamps = [store.stamp(n) if store.exists(n) else None for n in (MANIFEST_NAME, BINS_NAME)]
+    stamps = [stamp_of(store, name) for name in (MANIFEST_NAME, BINS_NAME)]
     with contextlib.suppress(FileNotFoundError, ValueError):
         if read_json(local / COPY_NAME, _SCHEMA)["stamps"] == stamps:
             return
     with LocalFolder(local.parent).scratch("") as made:
         if stamps[0] is not None:
             names = [n for n in store.tree() if not n.endswith(SHARD_SUFFIX) and "/" not in n]
-            for _ in map_ahead(lambda name: _fetch(store, name, made), names):
+            for _ in map_ahead(lambda name: store.fetch(name, made / name), names):
                 pass
         write_atomic(made / COPY_NAME, to_json({"url": str(store), "stamps": stamps}))
         shutil.rmtree(local, ignore_errors=True)  # of another set
@@ -262,9 +262,3 @@ def _open_shard(store: RemoteFolder, name: str, folder: Path) -> ArrayRecordRead
         f"{store / name} differs from its sha256 {sha256}. Delete it and run the annotate stage "
         "again: it makes what is missing."
     )
-
-
-def _fetch(store: RemoteFolder, name: str, folder: Path) -> None:
-    """Fetch a file; it appears whole."""
-    with LocalFolder(folder).scratch("") as scratch:
-        os.replace(store.local(name, scratch), folder / name)
