@@ -1,9 +1,10 @@
 """GenEval as a suite: its prompts and its judge."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from miro_jax.evaluate.suites import geneval
-from miro_jax.evaluate.suites.base import Suite, SuitePrompt
+from miro_jax.evaluate.suites.base import Judge, Suite, SuitePrompt
 from miro_jax.evaluate.suites.geneval.prompts import SAMPLES_PER_PROMPT, Prompt, prompts
 from miro_jax.report.clustered import TAGS
 
@@ -16,15 +17,8 @@ def make_suite() -> Suite:
         SuitePrompt(f"{number:05d}", one.text, one.tag, metadata(one))
         for number, one in enumerate(prompts())
     )
-    return Suite(
-        NAME,
-        tuple(listed),
-        SAMPLES_PER_PROMPT,
-        "correct",
-        TAGS,
-        open_judge=lambda options: geneval.judge.open_judge(options),  # which imports jax
-        check_judge=lambda options: geneval.judge.check_options(options),
-    )
+    judged = {"open_judge": _open_judge, "check_judge": _check_judge}
+    return Suite(NAME, tuple(listed), SAMPLES_PER_PROMPT, "correct", TAGS, **judged)
 
 
 def metadata(prompt: Prompt) -> dict[str, list[dict]]:
@@ -36,3 +30,12 @@ def metadata(prompt: Prompt) -> dict[str, list[dict]]:
         ]
         for name, clauses in (("include", prompt.include), ("exclude", prompt.exclude))
     }
+
+
+def _open_judge(options: Mapping[str, str]) -> Judge:
+    """Load the judge; see `judge.open_judge`."""
+    return geneval.judge.open_judge(options)
+
+
+def _check_judge(options: Mapping[str, str]) -> None:
+    geneval.judge.check_options(options)
