@@ -33,7 +33,7 @@ def metadata(prompt: Prompt) -> dict[str, list[dict]]:
 
 
 def _open_judge(options: Mapping[str, str]) -> Judge:
-    """Load the judge; see `judge.open_judge`."""
+    """Load the judge, see `judge.open_judge`; a named function, since a suite is pickled."""
     return geneval.judge.open_judge(options)
 
 
