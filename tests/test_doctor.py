@@ -81,6 +81,13 @@ def test_a_folder_that_cannot_be_made_is_a_failure(one_cpu, tmp_path, capsys):
         assert f"FAIL store: {workdir} cannot be written: " in capsys.readouterr().out
 
 
+def test_the_usual_folder_need_not_be_writable(one_cpu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / machine.RUNS).write_text("")  # no folder
+    assert states(machine.examine())["store"] == machine.WARNING
+    assert states(machine.examine(machine.RUNS))["store"] == machine.FAILED
+
+
 def test_little_room_is_a_warning(one_cpu, monkeypatch, tmp_path):
     usage = types.SimpleNamespace(free=1 << 30)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage)

@@ -224,7 +224,10 @@ def test_results_of_a_url_need_a_folder_here(capsys):
 def test_an_evaluation_of_a_url_is_planned_without_weights_and_goes_to_a_folder_here(quick_store):
     config = configs.get_config("tiny")
     quick_store.write("config.json", config.to_json().encode())
-    planned = suite_command._plan([str(quick_store), "--suite=parti"])
+    flags = suite_command.make_parser().read([str(quick_store), "--suite=parti"])
+    planned = suite_command._plan_checkpoint(
+        suite_command.make_settings(suite_command.Settings, flags), flags
+    )
     assert planned.out == Path("evals/mine/step-000010/parti@1") and planned.sampling.step == 10
     folder = locate(str(quick_store), weights=False)
     assert files(folder) == {"config.json", "evaluation.json", mirror.MARKER}

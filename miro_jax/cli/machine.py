@@ -30,21 +30,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tran
 EXTRAS = {"demo": "gradio", "docs": "sphinx", "gcs": "gcsfs", "s3": "s3fs"}
 # Files by which an accelerator shows before any driver is asked, and the extra that uses it.
 ACCELERATORS = {"NVIDIA GPU": ((devices.NVIDIA,), "cuda12"), "TPU": (cluster.TPUS, "tpu")}
+RUNS = "runs"
 LEAST_MEMORY, LEAST_DISK = 4 << 30, 5 << 30
 LEAST_OPEN_FILES = 4096  # shards of a set, each open, and what libraries need
 
 
-def examine(where: Path | str, weights: Sequence[str] = ()) -> list[Finding]:
+def examine(where: Path | str | None = None, weights: Sequence[str] = ()) -> list[Finding]:
     """Return the findings of all checks.
 
     Args:
-      where: runs will be written, a folder or the URL of one in a store.
+      where: runs will be written, a folder or the URL of one in a store. None: in runs, and that
+        it cannot be written is a warning, for nobody named it.
       weights: names as of `miro-jax weights pull` that must be here, whole.
 
     Raises:
       UsageError: an unknown name of weights.
     """
-    folder = None if "://" in str(where) else Path(where)
+    place, bad = (where, FAILED) if where else (RUNS, WARNING)
+    folder = None if "://" in str(place) else Path(place)
     checks: tuple[Callable[[], list[Finding]], ...] = (
         _versions,
         devices.drivers,
@@ -54,7 +57,7 @@ def examine(where: Path | str, weights: Sequence[str] = ()) -> list[Finding]:
         _huge_pages,
         _open_files,
         lambda: [] if folder is None else _disk("folder of runs", folder),
-        lambda: surroundings.store(where),
+        lambda: surroundings.store(place, bad),
         lambda: _disk("weights from the hub", Path(hub.HF_HUB_CACHE)),
         lambda: surroundings.weights(weights, Path(hub.HF_HUB_CACHE)),
         _compiled,

@@ -21,11 +21,14 @@ _REACH_SECONDS = 5.0
 _INSTALLED = Path(storage.__file__)  # no clock is before the time at which this was written
 
 
-def store(where: str | Path, clock: Callable[[], float] = time.time) -> list[Finding]:
+def store(
+    where: str | Path, bad: str = FAILED, clock: Callable[[], float] = time.time
+) -> list[Finding]:
     """Return whether a folder or bucket takes files, gives a name once, and shares our time.
 
     Args:
       where: folder, of which the nearest parent that is there is tried, or URL.
+      bad: state of one that cannot be written.
     """
     try:
         with _folder(where) as folder, storage.errors_of_stores():
@@ -33,7 +36,7 @@ def store(where: str | Path, clock: Callable[[], float] = time.time) -> list[Fin
     except (OSError, ValueError) as error:
         text = f"{where} cannot be written: {' '.join(str(error).split())[:300]}"
         remedy = "Credentials, name, network?" if "://" in str(where) else "Take another --workdir"
-        return [Finding("store", FAILED, f"{text}. {remedy}")]
+        return [Finding("store", bad, f"{text}. {remedy}")]
 
 
 @contextlib.contextmanager

@@ -30,7 +30,11 @@ AUTO = "auto"
 class Settings:
     """What the doctor does. Fields are documented by their help."""
 
-    workdir: str = option("runs", help="folder or URL where runs will be written")
+    workdir: str | None = option(
+        None,
+        help="folder or URL where runs will be written (default: runs, of which what is wrong is "
+        "a warning)",
+    )
     weights: str = option(
         "",
         help="names as of `miro-jax weights pull`, with commas between: they must be in the hub's "
@@ -56,7 +60,7 @@ def _plan(arguments: Sequence[str] | None) -> Settings:
     flags.add_flags(parser, Settings)
     settings = flags.make_settings(Settings, parser.read(arguments))
     check(settings)
-    if not settings.workdir or one_slash(settings.workdir):
+    if settings.workdir is not None and (not settings.workdir or one_slash(settings.workdir)):
         raise exits.UsageError(
             f"--workdir must be a folder, or a URL with two slashes; got {settings.workdir!r}."
         )

@@ -29,7 +29,7 @@ def check_weights(names: str) -> None:
 def look(settings: doctor.Settings) -> int:
     """Print what is found, and the rates where they are wanted; returns the exit status."""
     names = settings.weights.split(",") if settings.weights else ()
-    findings = examine(os.path.expanduser(settings.workdir), names)
+    findings = examine(settings.workdir and os.path.expanduser(settings.workdir), names)
     healthy = all(finding.state != FAILED for finding in findings)
     if not settings.json:
         exits.say("\n".join(f"{f.state:4} {f.name}: {f.text}" for f in findings))
