@@ -1,5 +1,6 @@
 """A signal that Python cannot answer yet is announced in a line; a second one ends the process."""
 
+import importlib
 import os
 import pathlib
 import signal
@@ -8,6 +9,8 @@ import sys
 import time
 
 import pytest
+
+from miro_jax.cli import signals
 
 ROOT = pathlib.Path(__file__).parent.parent
 IDLE = """
@@ -153,3 +156,15 @@ def test_a_signal_that_is_lost_as_the_work_ends_stops_nothing_else(start, number
     process = start(code.replace(code.splitlines()[-1], more))
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def test_an_import_ends_before_a_signal_is_obeyed(tmp_path, monkeypatch):
+    """Packages in C, as jaxlib, crash where an exception is raised while they are loaded."""
+    name = "sends_a_signal_while_it_is_imported"
+    lines = "import os, signal, time", "os.kill(os.getpid(), signal.SIGTERM)", "time.sleep(0.2)"
+    (tmp_path / f"{name}.py").write_text("\n".join([*lines, "whole = True"]))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(signals.Stopped, match="SIGTERM"), signals.raising():
+        importlib.import_module(name)
+        time.sleep(30)
+    assert sys.modules[name].whole

@@ -2,7 +2,8 @@
 
 Python answers a signal between two of its own instructions. During a compilation there are none for
 many seconds: meanwhile a thread says that the signal has come, and obeys a second one. Where the
-answer falls into what cannot raise, as the callback of a garbage collection, it comes once more.
+answer falls into what cannot raise, as the callback of a garbage collection, it comes once more;
+so it does during an import, since packages in C crash where one is raised while they are loaded.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAITING = "stopping when what is under way ends, such as a compilation; again to end at once"
@@ -40,42 +41,65 @@ def raising() -> Iterator[None]:
         yield
         return
     handled = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    answered, again = False, None
+    answered, again, comes = False, None, False
+    outer = _imports(sys._getframe())
     ours = queue.SimpleQueue[int]()  # signals that come once more, nobody having sent them
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         nonlocal answered
+        if _imports(frame) > outer:
+            if not comes:
+                repeat(number)
+            return
+        if again is not None:
+            again.cancel()
         answered = True
         for one in handled:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
 
     def send(main: int, number: int) -> None:
+        nonlocal comes
+        comes = False
         ours.put(number)
         signal.pthread_kill(main, number)
 
+    def repeat(number: int) -> None:
+        nonlocal again, comes
+        again = threading.Timer(_AFTER, send, (threading.get_ident(), number))
+        again.daemon = comes = True
+        again.start()
+
     def once_more(failed: "sys.UnraisableHookArgs") -> None:
-        nonlocal answered, again
+        nonlocal answered
         if not isinstance(failed.exc_value, Stopped):
             return hook(failed)
-        again = threading.Timer(_AFTER, send, (threading.get_ident(), failed.exc_value.number))
-        again.daemon, answered = True, False
-        again.start()
+        answered = False
+        repeat(failed.exc_value.number)
         for one in handled:
             signal.signal(one, stop)
 
-    before = {number: signal.signal(number, stop) for number in handled}
-    hook, sys.unraisablehook = sys.unraisablehook, once_more
-    try:
-        with announced(handled, lambda: answered, ours):
+    with announced(handled, lambda: answered, ours):
+        before = {number: signal.signal(number, stop) for number in handled}
+        hook, sys.unraisablehook = sys.unraisablehook, once_more
+        try:
             yield
-    finally:
-        sys.unraisablehook = hook
-        if again is not None:  # what was to be stopped has ended
-            again.cancel()
-            again.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            sys.unraisablehook = hook
+            if again is not None:  # what was to be stopped has ended
+                again.cancel()
+                again.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> int:
+    """Return how many frames of Python's import a frame has around it."""
+    found = 0
+    while frame is not None:
+        found += frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+    return found
 
 
 @contextlib.contextmanager
