@@ -53,6 +53,8 @@ def test_a_run_is_conditioned_on_what_its_variant_says():
         ({"seeds": ()}, "config.study.seeds must be a tuple of one or more"),
         ({"variants": ("miro", "miro")}, "config.study.variants must be a tuple .* different"),
         ({"measure_steps": (6, 2)}, r"measure_steps must rise from at least 1; got \(6, 2\)"),
+        ({"dial_levels": (0, 2)}, r"study.dial_levels must be levels in \[0, 1\]; got \(0, 2\)"),
+        ({"sweep_levels": ("0.5",)}, "study.sweep_levels must be levels in"),
         ({"measure_steps": (0, 2)}, "measure_steps must rise from at least 1"),
         ({"best_of": 1}, "config.study.best_of"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +45,11 @@ class Study:
                 raise ValueError(
                     f"config.study.{name} must be a tuple of one or more different values; "
                     f"got {value!r}."
+                )
+        for name in ("sweep_levels", "dial_levels"):
+            if not all(isinstance(x, numbers.Real) and 0 <= x <= 1 for x in getattr(self, name)):
+                raise ValueError(
+                    f"config.study.{name} must be levels in [0, 1]; got {getattr(self, name)}."
                 )
         steps = self.measure_steps
         if list(steps) != sorted(steps) or steps[0] < 1:
