@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ends.DONE
     try:
         config, given, stage, resume = command = parse(arguments, tuple(STAGES))
-        for check in (train.components.validate, sample.validate, evaluate.run.validate):
-            check(config)
+        evaluate.run.validate_config(config)
         if stage in CHECKS:
             CHECKS[stage](config)
         cli.run_folder.start_processes(config, stage)

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from miro_jax import sample
 from miro_jax.annotate.models import find_card
 from miro_jax.cli import exit as exits
 from miro_jax.cli.chips import CHIPS, read_prices
@@ -16,7 +15,8 @@ from miro_jax.evaluate import plan
 from miro_jax.evaluate.base import Inputs, Judges, make_sampling
 from miro_jax.evaluate.doctor import latent_shape, read_config
 from miro_jax.evaluate.prompts import SHAPES, Prompts
-from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes, validate
+from miro_jax.evaluate.run import validate_config
+from miro_jax.evaluate.settings import AUTO, choose, evaluator_of, trained_on_shapes
 from miro_jax.evaluate.settings import Settings as Evaluation
 from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import peak_tflops, sampling_flops, training_flops
@@ -96,8 +96,7 @@ def make(settings: plan.Settings) -> Budget:
         the chips.
     """
     config = read_config(settings.config, settings.overrides)
-    for check in (components.validate, sample.validate, validate):
-        check(config)
+    validate_config(config)
     name, count = settings.chips
     chip = CHIPS[name]
     layout = layout_of(config, count * chip.devices)

@@ -43,11 +43,17 @@ from miro_jax.report.sections import headline
 from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
 from miro_jax.sample.trained import Trained, restore, weights_name
-from miro_jax.train import peers
+from miro_jax.train import components, peers
 
 LOCK = ".lock-evaluate"
 log = logging.getLogger("miro_jax")
 __all__ = ["run", "run_evaluators", "training_scores", "validate"]
+
+
+def validate_config(config: ml_collections.ConfigDict) -> None:
+    """Check all sections of a config before a device is used; ValueError names the key."""
+    for check in (components.validate, sample.validate, validate):
+        check(config)
 
 
 def validate_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
