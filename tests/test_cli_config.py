@@ -81,7 +81,13 @@ def test_two_calls_do_not_share_anything():
         (["--config.model.rin={'a': 1}"], "config.model.rin must be set key by key .*a': 1}"),
         (["--config.rewards[0]=clip"], "no key 'rewards.0.'; did you mean rewards"),
         (["--config.seed"], "--config.seed"),
-        (["--stage=fit"], "annotate|train|sample|evaluate"),
+        (
+            ["--stage=fit"],
+            "--stage must be one of annotate, train, sample, evaluate; got 'fit'[.]$",
+        ),
+        (["--stage=sampel"], "got 'sampel'; did you mean sample[?]"),
+        (["--resume=requird"], "--resume must be .*; got 'requird'; did you mean required[?]"),
+        (["--stge=sample"], "unknown argument --stge; did you mean --stage[?]"),
         (["--steps=5"], "unknown argument --steps; did you mean --config.train.num_steps"),
         (["--lr=1"], "unknown argument --lr; did you mean --config.optim.learning_rate"),
         (["--seed=1"], "unknown argument --seed; did you mean --config.seed"),
@@ -111,8 +117,10 @@ def test_an_unknown_variant_lists_the_known_ones():
 
 
 def test_a_missing_config_file_is_named():
-    with pytest.raises(cli.UsageError, match="existing Python file; got 'nowhere.py:tiny'"):
+    with pytest.raises(cli.UsageError, match="existing Python file; got 'nowhere.py:tiny'[.]$"):
         parse(config="nowhere.py:tiny")
+    with pytest.raises(cli.UsageError, match="got 'bse:tiny'; did you mean base[?]$"):
+        parse(config="bse:tiny")
 
 
 @pytest.mark.parametrize("name", ["config", "workdir"])
@@ -120,6 +128,15 @@ def test_config_and_workdir_are_required(name):
     given = [a for a in (f"--config={BASE}", "--workdir=x") if not a.startswith(f"--{name}")]
     with pytest.raises(cli.UsageError, match=f"--{name} must be given"):
         cli.parse(given, STAGES)
+
+
+@pytest.mark.parametrize("word", ["--workdri=x", "-workdir_=x", "--out_dir=x"])
+def test_a_misspelt_flag_is_named_in_place_of_the_one_that_it_stands_for(word):
+    said = f"^unknown argument --{word.strip('-')[:-2]}; did you mean --workdir[?]$"
+    with pytest.raises(cli.UsageError, match=said):
+        cli.parse(["--config=base:tiny", "--config.seed=1", word], STAGES)
+    with pytest.raises(cli.UsageError, match="^--workdir must be given"):
+        cli.parse(["--config=base:tiny", "--config.seed=1", "--seed=1"], STAGES)
 
 
 @pytest.mark.parametrize("name", ["base", "base.py", "configs/base.py"])

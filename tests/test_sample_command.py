@@ -161,7 +161,10 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     "words, said",
     [
         (["isolte"], "one of images, isolate, .*; got 'isolte'; did you mean isolate"),
-        (["--prompt=a", "--target=beuty=1"], "Unknown reward 'beuty'; .* beauty, count, colors"),
+        (
+            ["--prompt=a", "--target=beuty=1"],
+            "Unknown reward 'beuty'; .* beauty, count, colors; did you mean beauty[?]",
+        ),
         (["--prompt=a", "--target=beauty"], "--target: .*NAME=LEVEL"),
         (["--prompt=a", "--target=beauty=high"], "--target: .*number in .0, 1., .*; got 'high'"),
         (
@@ -200,7 +203,8 @@ def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
         (["tradeoff", "beauty", "x", "--prompt=a"], "Unknown reward 'x'"),
         (["--prompt=\udcff"], "--prompt: a prompt must be whole characters; it has half of one"),
         (["isolate", "--rewards=beauty,beauty", "--prompt=a"], "must be different ones; got"),
-        (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty"),
+        (["sweep", "x", "--prompt=a"], "Unknown reward 'x'; this model knows: beauty, .*[a-z][.]$"),
+        (["sweep", "cuont", "--prompt=a"], "Unknown reward 'cuont'.*; did you mean count[?]"),
         (["sweep", "beauty", "--levels=1", "--prompt=a"], "--levels: must be at least 2; got '1'"),
         (["best", "x", "--prompt=a"], "reward must be one of clip, .*; got 'x'"),
         (["best", "beauty", "--reward-weights=w", "--prompt=a"], "'beauty' has no weights"),

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from miro_jax.cli.dialect import flag_of_train, nearest_keys
+from miro_jax.cli.dialect import flag_of_train, nearest_flag, nearest_keys
 from miro_jax.cli.exit import UsageError
 from miro_jax.data.near import near_name
 from miro_jax.data.storage import one_slash
@@ -31,8 +31,8 @@ usage: miro-jax train --config=CONFIG[:VARIANT,...] --workdir=DIR [--stage=STAGE
                       [--resume=WHETHER] [--config.KEY=VALUE ...]
                       the same as python -m miro_jax.main ...
 
-  --config    base or miro, which come with the package; or the path of a Python file with
-              get_config(), as configs/base.py, where every key is explained
+  --config    base, miro or study, which come with the package; or the path of a Python file
+              with get_config(), as configs/base.py, where every key is explained
   --workdir   folder of the run; made where it is missing, resumed where there is one; may be in an
               object store: gs://bucket/run, s3://bucket/run
   --stage     annotate | train | sample | evaluate | distil | extend | study (default: train)
@@ -64,7 +64,8 @@ example
 A config of your own: copy a file of configs/, or begin with `from configs import base` and
 `base.base()`. `configs` is then the folder of your file and, for what is not there, the package's.
 
-Exit status: 0 done, 1 the stage failed, 2 a bad argument.
+Exit status: 0 done, 1 the stage failed, 2 a bad argument, 75 another process of the run is gone or
+missing: start all again; 130, 143, 129 stopped by Ctrl-C (SIGINT), SIGTERM, SIGHUP.
 """
 # Keys below these depend on the encoders and rewards that a config names.
 FREE = ("encoder.", "weights.")
@@ -151,7 +152,8 @@ def find_config(text: str) -> str:
         stem = name.removeprefix("configs/").removesuffix(".py")
         if stem not in known:
             raise UsageError(
-                f"--config must be {', '.join(known)} or an existing Python file; got {text!r}."
+                f"--config must be {', '.join(known)} or an existing Python file; got {text!r}"
+                f"{near_name(stem, known) or '.'}"
             )
         path = known[stem]
     return f"{path}{colon}{variant}"
@@ -256,12 +258,16 @@ def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
 
 
 def _require_all(arguments: Sequence[str]) -> None:
-    """Raise UsageError that names every required argument that is missing."""
+    """Raise UsageError that names every required argument that is missing, or how it is misspelt."""
     needed = {
-        "config": "base, miro or a Python file",
+        "config": "base, miro, study or a Python file",
         "workdir": "the folder of the run",
     }
     missing = [name for name in needed if not _value(arguments, name)[1]]
+    for word in arguments:
+        flag = re.match(r"--?((?!-|(?:no)?config\b|workdir\b)[\w-]+)", word)
+        if flag and (near := nearest_flag(f"--{flag[1]}", [f"--{name}" for name in missing])):
+            raise UsageError(f"unknown argument --{flag[1]}; did you mean {near}?")
     if missing:
         listed = ", ".join(f"--{name} must be given ({needed[name]})" for name in missing)
         raise UsageError(f"{listed}. See --help.")
@@ -294,6 +300,10 @@ def explain(error: Exception, arguments: Sequence[str], config: ml_collections.C
             return f"config.{key} is None in the file and cannot be overridden: give it a value."
     if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
         return _wrong_type(wrong[1], config, wrong[2])
+    if wrong := re.match(r"flag --(\w+)=(.*): value should be one of <(.*)>", str(error)):
+        choices = wrong[3].split("|")
+        near = near_name(wrong[2], choices) or "."
+        return f"--{wrong[1]} must be one of {', '.join(choices)}; got {wrong[2]!r}{near}"
     if isinstance(error, flags.UnrecognizedFlagError):
         near = flag_of_train(error.flagname, known)
         hint = f"; did you mean {near}?" if near else ". See --help."

@@ -31,7 +31,7 @@ FLAGS = {
     "text-encoder": "text-encoder-path t5",
     "vae": "vae-path pretrained-vae-model-name-or-path",
     "suite": "benchmark task",
-    "workdir": "work-dir logdir log-dir run-dir",
+    "workdir": "work-dir logdir log-dir run-dir output-dir out out-dir outdir",
     "host": "server-name",
     "port": "server-port",
 }
@@ -59,7 +59,7 @@ KEYS = {
     "solver": "scheduler sampler",
 }
 _USUAL = ("", "train", "optim", "model", "sample", "data")  # parts whose keys come first
-_WORKDIR = ("output_dir", "out", "out_dir", "outdir", "logdir", "log_dir", "work_dir")
+_OF_TRAIN = ("--config", "--workdir", "--stage", "--resume")
 
 
 def nearest_flag(flag: str, known: Collection[str]) -> str | None:
@@ -107,6 +107,5 @@ def flag_of_train(name: str, known: Sequence[str]) -> str:
     Args:
       name: without dashes. known: all keys of the config.
     """
-    if name.replace("-", "_") in _WORKDIR:
-        return "--workdir"
-    return " or ".join(f"--config.{key}" for key in nearest_keys(name, known)[:3])
+    keys = " or ".join(f"--config.{key}" for key in nearest_keys(name, known)[:3])
+    return keys or nearest_flag(f"--{name}", _OF_TRAIN) or ""

@@ -119,9 +119,10 @@ def check_names(names: Sequence[str]) -> None:
         )
     unknown = [name for name in names if name not in EVALUATORS and tuple(names) != (ALL,)]
     if unknown or len(set(names)) != len(names):
+        near = near_name(str(unknown[0]), EVALUATORS) if unknown else ""
         raise ValueError(
             f"config.evaluate.evaluators must be ({ALL!r},) or different ones of "
-            f"{', '.join(EVALUATORS)}; got {', '.join(map(repr, names))}."
+            f"{', '.join(EVALUATORS)}; got {', '.join(map(repr, names))}{near or '.'}"
         )
 
 

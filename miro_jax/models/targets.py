@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from miro_jax.data.near import near_name
+
 Targets = Mapping[str, float | None] | Sequence[Mapping[str, float | None]] | np.ndarray | None
 
 
@@ -95,7 +97,8 @@ def _index(name: str, names: Sequence[str]) -> int:
     name = name if name in names else name.partition("@")[0]
     if name not in names:
         raise ValueError(
-            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}."
+            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}"
+            f"{near_name(name, names) or '.'}"
         )
     return names.index(name)
 

@@ -25,6 +25,7 @@ from typing import Any
 from miro_jax import __version__
 from miro_jax.cli.flags import check, from_call, option
 from miro_jax.data.json_file import MOST_BYTES, check_fields, is_json_lines, parse_json
+from miro_jax.data.near import near_name
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.texts import encodable
@@ -274,7 +275,8 @@ def find_reward(name: str, names: Sequence[str]) -> str:
     matches = [name] if name in names else [n for n in names if short_name(n) == short]
     if len(matches) != 1:
         raise ValueError(
-            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}."
+            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}"
+            f"{near_name(name, names) or '.'}"
         )
     return matches[0]
 
