@@ -14,6 +14,8 @@ from configs import base
 from miro_jax import main as entry
 from miro_jax.cli import exit as ends
 from miro_jax.cli import run_folder
+from miro_jax.cli.config import HELP
+from miro_jax.cli.signals import ENDING
 from miro_jax.evaluate import training
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -32,7 +34,7 @@ def run(capsys, *arguments):
         ("--config.train.num_step=5", "train.num_steps"),
         ("--config.rewards=('beuty',)", "beauty"),
         ("--config.rewards=a,b", "config.rewards"),
-        ("--config.evaluate.evaluators=('dails',)", "dials"),
+        ("--config.evaluate.evaluators=('dails',)", "; did you mean dials?"),
         ("--config.sample.targets=beuty=1", "config.sample.targets"),
         ("--config.sample.solver=rk4", "heun"),
         ("--config.train.batch_size=0", "config.train.batch_size"),
@@ -108,6 +110,7 @@ def test_a_mistyped_run_folder_is_not_made(capsys, tmp_path, stage):
         ("distil", "--config.distil.num_steps=2", "config.distil.checkpoint must name the teacher"),
         ("distil", "--config.distil.checkpoint=FOLDER", "FOLDER"),
         ("study", "--config.seed=2", "config.study is missing"),
+        ("train", "--config=study:tiny", "must be given to --stage=study; got --stage=train"),
     ],
 )
 def test_a_stage_that_is_refused_makes_no_folder(capsys, tmp_path, stage, argument, said):
@@ -124,6 +127,15 @@ def test_a_refused_stage_leaves_no_config_in_the_folder_of_a_trained_run(capsys,
     status, _, err = run(capsys, *words)
     assert status == 2 and "must be the 8 devices; got 3 x 1" in err
     assert not list(tmp_path.glob("config*"))
+
+
+def test_help_names_every_config_of_the_package_and_every_exit_status():
+    names = [path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__"]
+    named = HELP.partition("--config ")[2].partition("which come")[0]
+    assert all(name in named for name in names)
+    statuses = HELP.partition("Exit status:")[2]
+    known = ends.DONE, ends.FAILED, ends.MISTAKEN, ends.TRY_AGAIN, *(128 + n for n in ENDING)
+    assert all(str(status) in statuses for status in known)
 
 
 def test_help_goes_to_stdout_with_status_0(capsys):

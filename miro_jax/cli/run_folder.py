@@ -188,7 +188,8 @@ def open_folder(
 
     Raises:
       BlockingIOError: another process trains there; the text names it.
-      ValueError: a stage that trains in float16, or --resume for one that does not train.
+      ValueError: a stage that trains in float16 or by the config of a study, or --resume for one
+        that does not train.
       FileNotFoundError: no such folder, for a stage that begins with what training wrote; no
         checkpoint where one is required.
       FileExistsError: a checkpoint where there must be none.
@@ -248,6 +249,11 @@ def _check_stage(config: ml_collections.ConfigDict, stage: str, resume: str) -> 
     if resume != "allowed" and stage not in TRAINING:
         raise ValueError(
             f"--resume is for stages that train ({', '.join(TRAINING)}); got --stage={stage}."
+        )
+    if stage in TRAINING and "study" in config:
+        raise ValueError(
+            f"a config with config.study must be given to --stage=study; got --stage={stage}. "
+            "Write --stage=study, or another config, such as --config=base."
         )
     if stage in (*TRAINING, "study") and config.model.dtype == "float16":
         raise ValueError(
