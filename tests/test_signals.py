@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from miro_jax.cli import signals
+from miro_jax import __main__
+from miro_jax.cli import exit, signals
 
 ROOT = pathlib.Path(__file__).parent.parent
 IDLE = """
@@ -168,3 +169,28 @@ def test_an_import_ends_before_a_signal_is_obeyed(tmp_path, monkeypatch):
         importlib.import_module(name)
         time.sleep(30)
     assert sys.modules[name].whole
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["doctor"], "evaluate.speed.look"),
+        (["plan", "--config=base", "--chips=l4-1"], "evaluate.budget.show"),
+    ],
+)
+def test_a_command_that_keeps_nothing_says_only_that_it_was_stopped(
+    words, work, monkeypatch, capsys
+):
+    monkeypatch.setattr(f"miro_jax.{work}", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert __main__.main(words) == 143
+    assert capsys.readouterr().err == f"miro-jax {words[0]}: error: stopped.\n"
+
+
+def test_a_command_that_keeps_nothing_does_not_say_that_it_does_where_a_disk_fails(capsys):
+    def work(_):
+        raise OSError(5, "Input/output error", "table")
+
+    assert exit.run("plan", lambda: None, work) == 1
+    assert capsys.readouterr().err.endswith("error: 'table': Input/output error. Check the path.\n")
+    assert exit.run("sample", lambda: None, work, resumes=True) == 1
+    assert "Finished work is kept: the same command resumes." in capsys.readouterr().err

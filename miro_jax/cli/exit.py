@@ -77,6 +77,7 @@ def run(
     work: Callable[[T], object],
     mistakes_at_work: tuple[type[Exception], ...] = (),
     out_of_memory: str = "give a smaller batch size.",
+    resumes: bool = False,
 ) -> int:
     """Run a command in two phases, and report an error of either in one line.
 
@@ -86,6 +87,7 @@ def run(
       work: does what was requested; a number that it returns is the exit status.
       mistakes_at_work: exceptions of `work`, beside UsageError, that mean a bad argument after all.
       out_of_memory: what to do when a device lacks memory.
+      resumes: what is finished is kept, and the same command resumes from it.
 
     Returns:
       The exit status.
@@ -111,7 +113,8 @@ def run(
         if is_out_of_memory(error):
             text = f"out of memory on a device; {out_of_memory}"
         elif (
-            isinstance(error, OSError)
+            resumes
+            and isinstance(error, OSError)
             and not isinstance(error, Damaged)
             and not is_full_disk(error)
         ):
@@ -119,7 +122,8 @@ def run(
         status = TRY_AGAIN if isinstance(error, TryAgain) else FAILED
         return fail(verb, error, status, text=text)
     except KeyboardInterrupt as stop:
-        return fail(verb, STOPPED, getattr(stop, "status", INTERRUPTED))
+        said = STOPPED if resumes else "stopped."
+        return fail(verb, said, getattr(stop, "status", INTERRUPTED))
     return status if isinstance(status, int) else DONE
 
 

@@ -30,7 +30,7 @@ EXAMPLE = """examples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run(VERB, lambda: _read(arguments), _work, BAD_PLACE)
+    return run(VERB, lambda: _read(arguments), _work, BAD_PLACE, resumes=True)
 
 
 def _work(flags: Namespace) -> None:

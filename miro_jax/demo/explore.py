@@ -42,7 +42,7 @@ class Plan:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
-    return run(VERB, lambda: _prepare(arguments), _fill)
+    return run(VERB, lambda: _prepare(arguments), _fill, resumes=True)
 
 
 def _parser() -> Parser:

@@ -59,7 +59,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return run(VERB, lambda: _prepare(words), _fill)
+    return run(VERB, lambda: _prepare(words), _fill, resumes=True)
 
 
 def _prepare(words: list[str]) -> Plan:
