@@ -69,6 +69,8 @@ def test_a_folder_without_checkpoints_says_who_writes_them(tmp_path):
         ("runs/bas", "there is no folder runs/bas; did you mean runs/base"),
         ("run/base", "there is no folder run/base; did you mean runs/base"),
         ("runs/another", r"there is no folder runs/another\. A hub id reads owner/name"),
+        ("runs/emptys", r"there is no folder runs/emptys\. A hub"),  # runs/empty is no checkpoint
+        ("runs/relased", "there is no folder runs/relased; did you mean runs/released"),
         ("./owner/name", "there is no folder ./owner/name"),
         ("../owner/name", "there is no folder"),
         ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
@@ -79,8 +81,9 @@ def test_a_folder_without_checkpoints_says_who_writes_them(tmp_path):
 def test_a_mistyped_folder_is_not_taken_for_a_hub_id(monkeypatch, tmp_path, source, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub.Repository, "_find", lambda *_: 1 / 0)  # nothing is looked for
-    for name in ("runs/base/checkpoints", "runs/colors/checkpoints"):
-        (tmp_path / name).mkdir(parents=True)
+    for name in ("base/checkpoints", "colors/checkpoints", "empty", "released"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs/released/config.json").write_text("{}")
     for look in (peek, load):
         with pytest.raises(FileNotFoundError, match=said):
             look(source)

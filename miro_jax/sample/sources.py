@@ -29,8 +29,8 @@ def open_release(
       copy: of that folder, opened where it is in a store.
 
     Raises:
-      FileNotFoundError: it looks like the path of a folder, and there is none; the text names runs
-        that are called nearly so. Offline, the text names both possibilities.
+      FileNotFoundError: it looks like the path of a folder, and there is none; the text names
+        checkpoints that are called nearly so. Offline, the text names both possibilities.
     """
     source, variant = (copy, None) if "://" in str(source) else (source, variant)
     text = os.path.expanduser(source)
@@ -41,7 +41,12 @@ def open_release(
         yield hub.open(text, _subfolder(folder, variant), revision)
         return
     below = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
-    known = {str(path.parent) for path in below} | {str(path) for path in folder.parent.glob("*/")}
+    beside = [
+        path
+        for path in folder.parent.glob("*/")
+        if is_run(path) or (path / _subfolder(path, variant) / official.CONFIG).is_file()
+    ]
+    known = {str(path) for path in (*(path.parent for path in below), *beside)}
     near = difflib.get_close_matches(str(folder), sorted(known), 3, 0.75)
     looks_local = str(source).startswith(("./", "../", "/", "~")) or len(folder.parts) != 2
     if looks_local or near or Path(folder.parts[0]).is_dir():
