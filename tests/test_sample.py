@@ -155,6 +155,17 @@ def test_a_manifest_cannot_make_it_remove_files_elsewhere(tmp_path):
     assert outside.exists()
 
 
+def test_the_stage_ends_with_where_the_images_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample.stage, "restore", lambda *_: None)
+    monkeypatch.setattr(sample.stage, "MiroPipeline", lambda *_: Dial())
+    config = configs.get_config("tiny")
+    with config.unlocked():
+        config.rewards = config.data.train_rewards = NAMES
+    sample.run(config, tmp_path)
+    assert capsys.readouterr().out == f"images: {tmp_path / 'images'}\n"
+    assert (tmp_path / "images" / "grid.png").is_file()
+
+
 def test_several_processes_do_not_sample_into_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sample.stage.jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="--stage=sample is for one process, .*; got 2"):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from miro_jax.cli.exit import say
 from miro_jax.models.targets import parse_targets, to_levels
 from miro_jax.rewards.names import short_name
 from miro_jax.sample import draw
@@ -43,7 +44,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
-    """Sample `config.sample.prompts` with the latest checkpoint into `WORKDIR/images`.
+    """Sample `config.sample.prompts` with the latest checkpoint into `WORKDIR/images`; print that.
 
     Raises:
       FileNotFoundError: there is no checkpoint. ValueError: it is not of this config, or several
@@ -58,6 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     check_writable(folder)
     pipe = MiroPipeline(restore(config, workdir), config.sample.batch_size)
     write_images(pipe, folder, read_config(config), progress=True)
+    say(f"images: {folder}")
 
 
 def read_config(config: ml_collections.ConfigDict) -> Request:
