@@ -258,7 +258,7 @@ def _define(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
 
 
 def _require_all(arguments: Sequence[str]) -> None:
-    """Raise UsageError that names every required argument that is missing, or how it is misspelt."""
+    """Raise UsageError that names every required argument that is missing, or misspelt."""
     needed = {
         "config": "base, miro, study or a Python file",
         "workdir": "the folder of the run",

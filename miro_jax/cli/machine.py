@@ -47,7 +47,6 @@ def examine(where: Path | str | None = None, weights: Sequence[str] = ()) -> lis
       UsageError: an unknown name of weights.
     """
     place, bad = (where, FAILED) if where else (RUNS, WARNING)
-    folder = None if "://" in str(place) else Path(place)
     checks: tuple[Callable[[], list[Finding]], ...] = (
         _versions,
         devices.drivers,
@@ -56,8 +55,7 @@ def examine(where: Path | str | None = None, weights: Sequence[str] = ()) -> lis
         _processor,
         _huge_pages,
         _open_files,
-        lambda: [] if folder is None else _disk("folder of runs", folder),
-        lambda: surroundings.store(place, bad),
+        lambda: _runs(place, bad),
         lambda: _disk("weights from the hub", Path(hub.HF_HUB_CACHE)),
         lambda: surroundings.weights(weights, Path(hub.HF_HUB_CACHE)),
         _compiled,
@@ -164,6 +162,14 @@ def _read(path: Path) -> str:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _runs(place: Path | str, bad: str) -> list[Finding]:
+    """Where runs are written; the room of a folder that takes no file is of no use."""
+    found = surroundings.store(place, bad)
+    if "://" in str(place) or found[0].state != OK:
+        return found
+    return _disk("folder of runs", Path(place)) + found
 
 
 def _disk(name: str, folder: Path) -> list[Finding]:

@@ -34,8 +34,10 @@ def store(
         with _folder(where) as folder, storage.errors_of_stores():
             return _try_store(folder, str(where), clock)
     except (OSError, ValueError) as error:
-        text = f"{where} cannot be written: {' '.join(str(error).split())[:300]}"
-        remedy = "Credentials, name, network?" if "://" in str(where) else "Take another --workdir"
+        reason, remedy = str(error), "Credentials, name, network?"
+        if "://" not in str(where):  # the error names a scratch file, which helps nobody
+            reason, remedy = getattr(error, "strerror", None) or reason, "Take another --workdir"
+        text = f"{where} cannot be written: {' '.join(reason.split())[:300]}"
         return [Finding("store", bad, f"{text}. {remedy}")]
 
 
