@@ -23,9 +23,9 @@ STAGES = {  # modules are imported when first used: help and a mistyped flag nee
     "study": lambda *given: evaluate.study.stage.run(*given),
 }
 CHECKS = {  # of what else a stage must be given, before a folder is made
-    "distil": lambda config: evaluate.distillation.check(config),
-    "extend": lambda config: evaluate.extension.check(config),
-    "study": lambda config: evaluate.study.stage.check(config),
+    "distil": lambda config, workdir: evaluate.distillation.check(config, workdir),
+    "extend": lambda config, _: evaluate.extension.check(config),
+    "study": lambda config, _: evaluate.study.stage.check(config),
 }
 
 
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, given, stage, resume = command = parse(arguments, tuple(STAGES))
         evaluate.run.validate_config(config)
-        if stage in CHECKS:
-            CHECKS[stage](config)
+        with errors_of_stores():
+            if stage in CHECKS:
+                CHECKS[stage](config, given)
         cli.run_folder.start_processes(config, stage)
         with ExitStack() as stack:
             # What fails for one of several processes alone, the others hear of.

@@ -297,4 +297,5 @@ def test_what_cannot_be_distilled_is_refused(teacher, student, tmp_path, capsys,
     before = sorted(pathlib.Path(teacher).rglob("checkpoints/*"))
     assert main.main(distil_command(tmp_path / "run", teacher, *flags)) != 0
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     assert sorted(pathlib.Path(teacher).rglob("checkpoints/*")) == before

@@ -263,7 +263,7 @@ def test_a_release_is_extended(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_extended_is_refused(old, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
-        extension.run(to_extend(old, **changes), tmp_path / "new")
+        extension.check(to_extend(old, **changes))
     with pytest.raises(ValueError, match="must be a new folder"):
         extension.run(to_extend(old), old)
     with pytest.raises(FileNotFoundError, match="no folder .*missing"):  # before its rewards

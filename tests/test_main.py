@@ -121,6 +121,27 @@ def test_a_stage_that_is_refused_makes_no_folder(capsys, tmp_path, stage, argume
     assert said.replace("FOLDER", f"no folder {tmp_path / 'gone'}") in err
 
 
+@pytest.mark.parametrize("stage", ["distil", "extend"])
+def test_a_student_and_missing_records_are_refused_before_a_folder_is_made(capsys, tmp_path, stage):
+    trained, folder = tmp_path / "trained", tmp_path / "run"
+    (trained / "checkpoints").mkdir(parents=True)
+    command = TINY, f"--workdir={folder}", f"--stage={stage}", "--config.data.new_reward=beauty"
+    command += (f"--config.{stage}.checkpoint={trained}",)
+    config = base.get_config("tiny,no_beauty")
+    for student, said in (
+        (True, "student"),
+        (False, f"there are no records: the folder {trained / 'records'} does not exist. Run"),
+    ):
+        config.model.rin.student = student
+        run_folder.write_config(config, trained / "config.json")
+        status, _, err = run(capsys, *command)
+        assert status == 2 and said in err and err.count("\n") == 1, err
+        assert not folder.exists()
+    (trained / "records").mkdir()
+    _, _, err = run(capsys, *command)
+    assert "records/manifest.json is missing: these records are not complete" in err
+
+
 def test_a_refused_stage_leaves_no_config_in_the_folder_of_a_trained_run(capsys, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     words = TINY, f"--workdir={tmp_path}", "--stage=evaluate", "--config.mesh.data=3"

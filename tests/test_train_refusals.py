@@ -150,7 +150,7 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
         said = "sharpness.*beauty"
     elif case == "no records":
         folder, error = tmp_path / "nothing", FileNotFoundError
-        said = "manifest.json is missing: these records are not complete. Run the annotate stage"
+        said = f"there are no records: the folder {folder} does not exist. Run the annotate stage"
     elif case == "no score":
         bins = Bins.load(folder)
         dataclasses.replace(bins, counts=(0,) * len(bins.counts)).save(folder / "bins.json")

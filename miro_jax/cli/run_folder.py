@@ -46,13 +46,16 @@ _OF_A_HOST = (
 _LONGEST = 100  # characters of a value that processes compare as it stands
 
 
-def records_folder(config: ml_collections.ConfigDict, workdir: Path) -> Path:
+def records_folder(config: ml_collections.ConfigDict, workdir: Path | str) -> Path:
     """Folder of the annotated records of a run; of those in an object store a copy without shards.
+
+    Args:
+      workdir: the run's folder, or its URL.
 
     Raises:
       ValueError: it is no such name. OSError: the store cannot be read.
     """
-    return _open_records(config.data.records or Path(workdir) / "records")
+    return _open_records(config.data.records or os.path.join(workdir, "records"))
 
 
 def _open_records(location: str | Path) -> Path:

@@ -171,7 +171,7 @@ class Studio:
 
 def check_options(options: Options) -> None:
     """Check what can be known before a device is touched; raises what `peek` and others raise."""
-    names, sample, _ = peek(options.checkpoint, options.variant, options.revision)
+    names, sample, *_ = peek(options.checkpoint, options.variant, options.revision)
     for path in options.preset:
         read_preset(path).check_rewards(names)
     if tuple(options.rewards) not in ((AUTO,), (NONE,)):
@@ -187,7 +187,7 @@ def check_options(options: Options) -> None:
 
 def open_studio(options: Options) -> Studio:
     """Load the network, the rewards, presets and curves, and draw what the page shows first."""
-    _, sample, _ = peek(options.checkpoint, options.variant, options.revision)
+    _, sample, *_ = peek(options.checkpoint, options.variant, options.revision)
     run = None if sample is None else locate(options.checkpoint, weights=False)
     keep_compiled(run)
     # One program for any number of images. A release has the first device, a run all of them.

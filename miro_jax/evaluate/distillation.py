@@ -21,6 +21,7 @@ from miro_jax import evaluate
 from miro_jax.cli import run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.stored_checkpoint import locate
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.evaluate.preview import Preview
 from miro_jax.models import sharding
 from miro_jax.rewards.names import short_name
@@ -36,19 +37,17 @@ log = logging.getLogger("miro_jax")
 def run(config: Config, workdir: Path | str) -> None:
     """Distil `config.distil.checkpoint` until `config.distil.num_steps`, resuming where it stopped.
 
+    Args:
+      config: that `check` has passed. workdir: the run's folder.
+
     Raises:
-      ValueError: no teacher, or one that does not fit; a student of another teacher in the folder.
+      ValueError: the teacher does not fit; a student of another teacher in the folder.
       FileNotFoundError: no teacher there, or no records. FloatingPointError: see `train.loop.run`.
     """
-    check(config)
     with peers.watched(config.mesh.heartbeat_seconds):
         source = locate(config.distil.checkpoint)
         teacher = load(config.distil.checkpoint)
-        if teacher.config.student:
-            raise ValueError(f"The teacher must not be a student itself; got {source}.")
         config = student_config(config, source, weights_name(teacher))
-        components.validate(config)
-        evaluate.run.validate(config)  # some evaluators are for teachers alone
         run_folder.check_began_with(
             Path(workdir), "distil", "teacher", config.distil.teacher, "a student", "teacher"
         )
@@ -70,11 +69,26 @@ def run(config: Config, workdir: Path | str) -> None:
         evaluate.run.run(config, workdir)
 
 
-def check(config: Config) -> None:
-    """Raise ValueError or FileNotFoundError without a teacher, before a folder is made."""
-    if not config.distil.checkpoint:
+def check(config: Config, workdir: Path | str) -> None:
+    """Check the config, the teacher's `config.json` and the records, before a folder is made.
+
+    Args:
+      workdir: the run's folder, or its URL.
+
+    Raises:
+      ValueError: no teacher, a student, or what does not fit. FileNotFoundError: no teacher there,
+        or no records.
+    """
+    teacher = config.distil.checkpoint
+    if not teacher:
         raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
-    peek(config.distil.checkpoint)
+    *_, is_student = peek(teacher)
+    if is_student:
+        raise ValueError(f"The teacher must not be a student itself; got {teacher}.")
+    config = student_config(config, locate(teacher, weights=False), "")
+    components.validate(config)
+    evaluate.run.validate(config)  # some evaluators are for teachers alone
+    Manifest.load(run_folder.records_folder(config, workdir))
 
 
 def student_config(config: Config, source: Path, identity: str) -> Config:

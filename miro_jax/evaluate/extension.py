@@ -39,11 +39,13 @@ def run(config: Config, workdir: Path | str) -> None:
 
     Network, encoders and rewards are those of the checkpoint where it is a run.
 
+    Args:
+      config: that `check` has passed.
+
     Raises:
-      ValueError: the reward is known to the network, or records, levels or sizes do not fit.
+      ValueError: records, levels or sizes do not fit.
       FileNotFoundError: no checkpoint or no records. Others as of annotation, training, evaluation.
     """
-    check(config)
     workdir, folder = Path(workdir), locate(config.extend.checkpoint)
     if folder.resolve() == workdir.resolve():
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
@@ -60,7 +62,6 @@ def run(config: Config, workdir: Path | str) -> None:
     if records is None:  # other processes annotate the rest
         return
     extended = extend.extended_config(config, records, base)
-    components.validate(extended)
 
     def make_state(parts: components.Components) -> TrainState:
         before = _load(config)
@@ -75,29 +76,26 @@ def run(config: Config, workdir: Path | str) -> None:
 
 
 def check(config: Config) -> None:
-    """Check what `config.json` of the checkpoint tells, before a folder is made.
+    """Check the config, `config.json` of the checkpoint and the records, before a folder is made.
 
     Raises:
-      ValueError: a key is missing, the reward is known to the network, or it is a student.
-      FileNotFoundError: no checkpoint.
+      ValueError: a key is missing or wrong, the reward is known to the network, or it is a student.
+      FileNotFoundError: no checkpoint or no records.
     """
     checkpoint = config.extend.checkpoint
     given = {"data.new_reward": config.data.new_reward, "extend.checkpoint": checkpoint}
     for key, value in given.items():
         if not value:
             raise ValueError(f"--stage=extend must be given --config.{key}.")
-    peek(checkpoint)  # which refuses what is no checkpoint
-    config = run_folder.with_network_of(config, locate(checkpoint, weights=False))
-    extend.extended_config(config, "")  # which refuses a reward that the network knows
-    _check_no_student(config.model.rin.student, checkpoint)
-
-
-def _check_no_student(student: bool, checkpoint: str) -> None:
-    if student:
+    *_, is_student = peek(checkpoint)  # which refuses what is no checkpoint
+    if is_student:
         raise ValueError(
             f"A student of --stage=distil cannot be extended; got {checkpoint}. "
             "Extend its teacher, and distil that again."
         )
+    config = run_folder.with_network_of(config, locate(checkpoint, weights=False))
+    components.validate(extend.extended_config(config, ""))
+    Manifest.load(run_folder.records_to_extend(config))
 
 
 def _identify(config: Config, workdir: Path) -> str:
@@ -159,7 +157,6 @@ def _check(
     workdir: Path,
 ) -> None:
     """Raise ValueError unless the network can be extended by this run."""
-    _check_no_student(before.config.student, extended.extend.checkpoint)
     extend.check_fits(before.config, parts.network_config)
     if before.reward_names != parts.reward_names[:-1]:
         raise ValueError(

@@ -98,7 +98,7 @@ def read_defaults(options: Options) -> tuple[tuple[str, ...], dict[str, Any] | N
     Raises:
       FileNotFoundError, ValueError: see `peek` and `read_preset`; a flag of releases for a run.
     """
-    names, config, usual = peek(options.checkpoint, options.variant, options.revision)
+    names, config, usual, _ = peek(options.checkpoint, options.variant, options.revision)
     for name in ("text_encoder", "vae", "revision") if config is not None else ():
         if (value := getattr(options, name)) is not None:
             raise ValueError(

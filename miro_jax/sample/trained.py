@@ -36,6 +36,7 @@ from miro_jax.train.state import leaf_name
 
 _CONFIG_OF_A_RUN = {
     "data": {"train_rewards": [str]},
+    "model?": {"rin?": {"student?": bool}},
     "sample": {"guidance_scale": float, "num_steps": int, "solver": str, "negative": str}
     | dict.fromkeys(("targets?", "negative_targets?"), str),
 }
@@ -207,7 +208,7 @@ def folder_of(source: str | Path, variant: str | None = None, weights: bool = Tr
 
 def peek(
     source: str | Path, variant: str | None = None, revision: str | None = None
-) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual]:
+) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual, bool]:
     """Look at what a checkpoint is, reading its `config.json` alone.
 
     Args:
@@ -215,7 +216,7 @@ def peek(
 
     Returns:
       (names of its rewards, in order; `config.sample` where it is a run, None for a release; what
-      it is sampled with where nothing else is said).
+      it is sampled with where nothing else is said; whether it is a student of --stage=distil).
 
     Raises:
       FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
@@ -224,7 +225,8 @@ def peek(
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
         names, own = map(short_name, settings["data"]["train_rewards"]), settings["sample"]
-        return tuple(names), own, read_usual(own)
+        student = settings.get("model", {}).get("rin", {}).get("student", False)
+        return tuple(names), own, read_usual(own), student
     with open_release(source, variant, folder, revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
@@ -234,7 +236,8 @@ def peek(
         )
     check_fields(settings, _OF_A_RELEASE, f"{official.CONFIG} of {source}")
     check_fields(settings["network"], _REWARDS_OF_A_RELEASE, f"{official.CONFIG} of {source}")
-    return official.reward_names(settings), None, _usual_of_release(settings)
+    student = official.is_student(settings)
+    return official.reward_names(settings), None, _usual_of_release(settings), student
 
 
 def _usual_of_release(settings: Mapping[str, Any]) -> Usual:

@@ -13,7 +13,7 @@ from typing import Any
 
 from miro_jax.data.json_file import check_fields
 from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
-from miro_jax.data.storage import Damaged, open_folder
+from miro_jax.data.storage import Damaged, LocalFolder, open_folder
 from miro_jax.data.storage.files import to_json, to_sealed_json
 
 MANIFEST_NAME = "manifest.json"
@@ -109,7 +109,7 @@ class Manifest:
         """Read manifest.json.
 
         Raises:
-          FileNotFoundError: there is none, so the set is not complete.
+          FileNotFoundError: there is none, so the set is not complete; or no such folder.
           Damaged: it holds something else.
           ValueError: it is of another schema version.
         """
@@ -118,6 +118,11 @@ class Manifest:
         try:
             values = place.read_json(MANIFEST_NAME, {"schema_version": int})
         except FileNotFoundError as error:
+            if isinstance(place, LocalFolder) and not place.path.is_dir():
+                raise FileNotFoundError(
+                    f"there are no records: the folder {place} does not exist. Run the annotate "
+                    "stage (--stage=annotate), or name others by config.data.records."
+                ) from error
             raise FileNotFoundError(
                 f"{path} is missing: these records are not complete. Run the annotate stage "
                 "(--stage=annotate) to its end."

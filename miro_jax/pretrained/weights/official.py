@@ -156,6 +156,11 @@ def reward_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(ours.get(key, key) for key in keys) if keys else ALL_REWARDS
 
 
+def is_student(settings: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint is an exported student of --stage=distil."""
+    return settings.get(OURS, {}).get("student") is True
+
+
 def rin_config(settings: Mapping[str, Any]) -> RINConfig:
     """Turn the release's config into the sizes of our network.
 
@@ -175,7 +180,7 @@ def rin_config(settings: Mapping[str, Any]) -> RINConfig:
         sigma=1.0 * pre.get("sigma_data", 0.5),  # no text is a number
         log_variance_features=pre.get("logvar_channels", 128),
         remat=False,
-        student=settings.get(OURS, {}).get("student") is True,
+        student=is_student(settings),
         **{ours: c[theirs] for ours, theirs in SIZES.items()},
         **FIXED,
     )
