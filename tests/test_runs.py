@@ -13,6 +13,7 @@ from miro_jax.cli import run_folder
 from miro_jax.evaluate import run as evaluate
 from miro_jax.main import main
 from miro_jax.train import components, setup
+from miro_jax.train.checkpoint import LayoutMismatch
 
 
 def changed(**values):
@@ -207,6 +208,28 @@ def test_a_network_of_the_same_shapes_is_told_from_that_of_a_run(tmp_path, key, 
     before, config.model.rin[key] = config.model.rin[key], value
     with pytest.raises(ValueError, match=f"got {key}={before} there, {value} here"):
         components.check_network(config, tmp_path)
+
+
+def test_a_state_of_another_config_is_refused_by_the_keys_and_both_values(tmp_path):
+    def refused(config):
+        with pytest.raises(LayoutMismatch) as caught:
+            with components.mismatch_explained(config, tmp_path):
+                raise LayoutMismatch("187 leaves differ")
+        return str(caught.value)
+
+    config = changed()
+    assert refused(config) == "187 leaves differ"  # there is no run
+    run_folder.write_config(config, tmp_path / "config.json")
+    assert refused(config) == refused(changed(seed=3)) == "187 leaves differ"
+    said = refused(changed(model__rin__num_blocks=3, optim__name="lamb", seed=3))
+    assert said == (
+        f"--config must have the network and optimizer of the run in {tmp_path}: "
+        "config.model.rin.num_blocks is 3 here, 1 there; "
+        'config.optim.name is "lamb" here, "adamw" there. '
+        "Use the config of that run, or another --workdir."
+    )
+    said = refused(changed(data__train_rewards=()))
+    assert 'config.data.train_rewards is [] here, ["sharpness", ' in said
 
 
 @pytest.mark.parametrize("wanted, rate", [(400, 0.8), (200, 0.8), (400, 0.0), (50, 0.8)])

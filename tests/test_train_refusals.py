@@ -107,9 +107,17 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
 @pytest.mark.parametrize(
     "changes, error, said",
     [
-        ({"model__rin__latent_width": 64}, LayoutMismatch, "needed.*Use the config of that run"),
-        ({"data__train_rewards": ("beauty",)}, LayoutMismatch, "needed.*Use the config of that"),
-        ({"optim__name": "lamb"}, LayoutMismatch, "opt_state"),
+        (
+            {"model__rin__latent_width": 64},
+            LayoutMismatch,
+            ": config.model.rin.latent_width is 64 here, 32 there. Use the config of that run",
+        ),
+        ({"data__train_rewards": ("beauty",)}, LayoutMismatch, r": .*train_rewards is \["),
+        (
+            {"optim__name": "lamb"},
+            LayoutMismatch,
+            ': config.optim.name is "lamb" here, "ad.*" there',
+        ),
         ({"seed": 1}, ValueError, "The data state must have seed = 1; got 0. Resume with"),
         ({"data__synthetic_caption_prob": 0.1}, ValueError, "synthetic_caption_prob = 0.1; got 0"),
     ],

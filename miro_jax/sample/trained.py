@@ -112,7 +112,8 @@ def restore(
             raise FileNotFoundError(f"{folder} holds no checkpoint; the train stage writes them.")
         parts = components.build_components(config)
         wanted = {"ema_params": parts.abstract.ema_params, "buffers": parts.abstract.buffers}
-        with sharding.use_mesh(parts.mesh):
+        explained = components.mismatch_explained(config, workdir)
+        with sharding.use_mesh(parts.mesh), explained:
             step, weights, data_state = checkpoints.restore_latest(wanted, step)
     components.check_conditioning(config, data_state)
     components.check_network(config, workdir)

@@ -3,9 +3,10 @@
 Training, sampling and evaluation all build their network here.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from miro_jax.models.fused_attention import check_kernel, resolve
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
 from miro_jax.rewards.names import REWARD_NAMES, short_name
 from miro_jax.rewards.table import check_names
+from miro_jax.train.checkpoint import LayoutMismatch
 from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Distillation, Extension, Optim, Training
 from miro_jax.train.state import Init, abstract_state
@@ -29,6 +31,13 @@ from miro_jax.train.state import Init, abstract_state
 DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
 # Of config.model.rin: with another value it is another network of the same shapes.
 UNSEEN = ("prediction", "sigma", "added_rewards")
+# Of a run's config: what the names and shapes of its state depend on.
+_OF_STATE = (
+    "config.data.train_rewards",
+    "config.model.rin.",
+    "config.encoder.",
+    "config.optim.name",
+)
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -227,6 +236,20 @@ def check_conditioning(config: Config, data_state: Mapping[str, Any]) -> None:
             f"config.data.train_rewards must be those of the checkpoint, {saved}; got {wanted}. "
             "Use the config of that run, or another folder."
         )
+
+
+@contextlib.contextmanager
+def mismatch_explained(config: Config, workdir: str | os.PathLike) -> Iterator[None]:
+    """Name the keys that a config has otherwise than a run whose state has another layout."""
+    try:
+        yield
+    except LayoutMismatch as error:
+        if not (keys := run_folder.differing(config, Path(workdir), _OF_STATE)):
+            raise
+        raise LayoutMismatch(
+            f"--config must have the network and optimizer of the run in {workdir}: "
+            f"{'; '.join(keys)}. Use the config of that run, or another --workdir."
+        ) from error
 
 
 def check_network(config: Config, workdir: str | os.PathLike) -> None:

@@ -71,7 +71,8 @@ def begin(
     make_state: Callable[[components.Components], TrainState] | None,
 ) -> TrainState:
     """Restore the latest usable checkpoint with its data position, or begin anew."""
-    restored = checkpoints.restore_latest(parts.abstract)
+    with components.mismatch_explained(config, checkpoints.folder.parent):
+        restored = checkpoints.restore_latest(parts.abstract)
     if restored is None:
         init = jax.jit(parts.init, out_shardings=parts.shardings)
         state = init(jax.random.key(config.seed)) if make_state is None else make_state(parts)
