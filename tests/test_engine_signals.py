@@ -1,5 +1,6 @@
 """Signals while annotate and score work: finished batches are kept, the end has the same bytes."""
 
+import functools
 import json
 import os
 import pathlib
@@ -85,8 +86,9 @@ def images(tmp_path_factory):
 def test_a_signal_becomes_a_status_and_a_line(name, capsys):
     number = getattr(signal, name)
     before = [signal.getsignal(one) for one in signals.ENDING]
-    assert exit.run("p", lambda: None, lambda _: os.kill(os.getpid(), number)) == STATUS[name]
-    assert exit.run("p", lambda: os.kill(os.getpid(), number), lambda _: None) == STATUS[name]
+    kill = functools.partial(os.kill, os.getpid(), number)
+    assert exit.run("p", lambda: None, lambda _: kill(), resumes=True) == STATUS[name]
+    assert exit.run("p", kill, lambda _: None) == STATUS[name]
     err = capsys.readouterr().err
     assert "resumes from here" in err and "nothing has begun" in err
     assert [signal.getsignal(one) for one in signals.ENDING] == before

@@ -49,7 +49,10 @@ def test_a_signal_keeps_what_is_drawn_and_the_next_call_draws_the_rest(tmp_path,
     expected = run.run_evaluators(built, whole, 5)
     stopping, drawn = Stopping(names, 7, number), tmp_path / "drawn"
     status = exits.run(
-        "evaluate", lambda: None, lambda _: run.run_evaluators(built, stopping, 5, drawn)
+        "evaluate",
+        lambda: None,
+        lambda _: run.run_evaluators(built, stopping, 5, drawn),
+        resumes=True,
     )
     assert status == 128 + number and len(stopping.calls) == 7
     assert "stopped; the same command resumes" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def work(_):
     print("busy", flush=True)
     time.sleep(60)
 
-sys.exit(exit.run("sample", lambda: None, work))
+sys.exit(exit.run("sample", lambda: None, work, resumes=True))
 """
 # One call that takes seconds and hands the lock of Python on, as a compilation does.
 HASHING = """
@@ -33,7 +33,7 @@ def work(_):
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"a", b"b", {rounds})
 
-sys.exit(exit.run("sample", lambda: None, work))
+sys.exit(exit.run("sample", lambda: None, work, resumes=True))
 """
 # Python tells nobody of what a callback of the garbage collector raises.
 COLLECTING = """
@@ -52,7 +52,7 @@ def work(_):
     gc.callbacks.clear()
     time.sleep(60)
 
-sys.exit(exit.run("sample", lambda: None, work))
+sys.exit(exit.run("sample", lambda: None, work, resumes=True))
 """
 
 
@@ -134,7 +134,7 @@ def work(_):
     Slow()
     {then}
 
-sys.exit(exit.run("sample", lambda: None, work))
+sys.exit(exit.run("sample", lambda: None, work, resumes=True))
 """
 
 
