@@ -5,7 +5,7 @@ import json
 import pytest
 
 from miro_jax import __main__ as entry
-from miro_jax.data.near import near_name, near_path
+from miro_jax.data.near import near_name, near_path, near_run
 from miro_jax.evaluate.suites import table
 from miro_jax.sample.request import read_prompts
 
@@ -20,6 +20,10 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
     assert near_path("fotos") == "; did you mean photos?" and near_path("zzz") == ""
     assert near_path("runs/bse", "checkpoints") == "; did you mean runs/base?"
     assert near_path("run/base", "checkpoints") == "; did you mean runs/base?"
+    assert near_run("runs/bse") == "; did you mean runs/base?"
+    assert near_run("mine") == "; runs here: runs/base."
+    (tmp_path / "runs/base/checkpoints").rmdir()
+    assert near_run("mine") == "."
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,13 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
         (("evaluate", "prompts", "--suit=parti"), "did you mean --suite?"),
         (("evaluate", "prompts", "--suite=parti", "--run=runs/base"), "only --suite=shapes has"),
         (("score", "photos", "--rewards=beuty", "--out=s.csv"), "'beuty'; did you mean beauty?"),
+        (("export", "--workdir=runs/bse", "--out=out"), "runs/bse; did you mean runs/base?"),
+        (("export", "--workdir=nothere", "--out=out"), "nothere; runs here: runs/base."),
+        (
+            ("train", "--config=base", "--workdir=nothere", "--stage=sample"),
+            "there is no folder nothere; runs here: runs/base.",
+        ),
+        (("weights", "list", "prompt.txt"), "no file prompt.txt; did you mean prompts.txt?"),
         (("score", "fotos", "--rewards=beauty", "--out=s.csv"), "missing; did you mean photos?"),
     ],
 )

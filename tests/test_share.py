@@ -75,6 +75,8 @@ def test_a_pull_that_is_stopped_ends_in_one_line(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.endswith(": error: stopped; the same command resumes from here.\n")
     assert err.count("\n") == 1
+    assert weights.main(["pull", NAME, "--dry-run"]) == 130
+    assert capsys.readouterr().err.endswith(": error: stopped.\n")
 
 
 def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, tmp_path, capsys):
@@ -123,13 +125,29 @@ def test_every_reward_and_encoder_can_be_pulled_and_unknown_ones_are_named(capsy
     assert {"miro", "sdxl_vae", "flan_t5", "vqa", "vqa@clip-flant5-xl", "hpsv2@2.0"} <= set(known)
     sources = {need.source for need in pull.choose(["all"])}
     assert {"google/flan-t5-xl", "google/flan-t5-xxl", pull.CLIP_H} <= sources
-    assert weights.main(["pull", "hps"]) == 2
-    assert "NAME must be all, a hub id, or some of miro" in capsys.readouterr().err
+    assert weights.main(["pull", "hpsv3"]) == 2
+    err = capsys.readouterr().err
+    assert "NAME must be all, a hub id, or some of miro" in err
+    assert err.endswith("got hpsv3; did you mean hpsv2?\n")
+
+
+@pytest.mark.parametrize("verb", ["list", "convert"])
+def test_a_file_that_holds_no_weights_is_a_wrong_argument(tmp_path, capsys, verb):
+    table = tmp_path / "scores.csv"
+    table.write_text("key,caption\n")
+    out = [str(tmp_path / "out.safetensors")] * (verb == "convert")
+    assert weights.main([verb, str(table), *out]) == 2
+    err = capsys.readouterr().err
+    assert f"{table}: this is no PyTorch checkpoint" in err and err.count("\n") == 1
 
 
 def test_a_hub_that_refuses_is_one_line(hub, exported, monkeypatch, capsys):
-    assert weights.main(["pull", "nobody/nothing"]) == 1
-    assert "nobody/nothing could not be fetched" in capsys.readouterr().err
+    kept = "Finished work is kept: the same command resumes."
+    for more, says_so in ([], True), (["--dry-run"], False):  # which keeps nothing
+        assert weights.main(["pull", "nobody/nothing", *more]) == 1
+        err = capsys.readouterr().err
+        assert "nobody/nothing could not be fetched" in err and err.count("\n") == 1
+        assert (kept in err) is says_so
     monkeypatch.setattr(fake_hub._Handler, "do_POST", fake_hub._Handler.do_GET)
     with pytest.raises(ConnectionError, match="could not be pushed to someone/mine"):
         export.push_to_hub(exported, NAME)

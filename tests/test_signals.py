@@ -22,7 +22,7 @@ def work(_):
     print("busy", flush=True)
     time.sleep(60)
 
-sys.exit(exit.run("sample", lambda: None, work, resumes=True))
+sys.exit(exit.run("sample", lambda: None, work, resumes=exit.always))
 """
 # One call that takes seconds and hands the lock of Python on, as a compilation does.
 HASHING = """
@@ -33,7 +33,7 @@ def work(_):
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"a", b"b", {rounds})
 
-sys.exit(exit.run("sample", lambda: None, work, resumes=True))
+sys.exit(exit.run("sample", lambda: None, work, resumes=exit.always))
 """
 # Python tells nobody of what a callback of the garbage collector raises.
 COLLECTING = """
@@ -52,7 +52,7 @@ def work(_):
     gc.callbacks.clear()
     time.sleep(60)
 
-sys.exit(exit.run("sample", lambda: None, work, resumes=True))
+sys.exit(exit.run("sample", lambda: None, work, resumes=exit.always))
 """
 
 
@@ -134,7 +134,7 @@ def work(_):
     Slow()
     {then}
 
-sys.exit(exit.run("sample", lambda: None, work, resumes=True))
+sys.exit(exit.run("sample", lambda: None, work, resumes=exit.always))
 """
 
 
@@ -192,5 +192,5 @@ def test_a_command_that_keeps_nothing_does_not_say_that_it_does_where_a_disk_fai
 
     assert exit.run("plan", lambda: None, work) == 1
     assert capsys.readouterr().err.endswith("error: 'table': Input/output error. Check the path.\n")
-    assert exit.run("sample", lambda: None, work, resumes=True) == 1
+    assert exit.run("sample", lambda: None, work, resumes=exit.always) == 1
     assert "Finished work is kept: the same command resumes." in capsys.readouterr().err

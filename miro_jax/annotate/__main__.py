@@ -34,7 +34,7 @@ def run(
         # Such as models that are not those of before; weights that an argument names.
         mistakes_at_work=(ValueError, OfflineError),
         out_of_memory=out_of_memory,
-        resumes=True,
+        resumes=exit.always,
     )
 
 

@@ -70,6 +70,11 @@ def command_of(verb: str) -> str:
     return f"python -m {module}" if module.startswith("miro_jax.") else f"miro-jax {verb}"
 
 
+def always(planned: object) -> bool:
+    """Of `run`: whatever was planned, the same command resumes."""
+    return True
+
+
 @signals.raising()
 def run(
     verb: str,
@@ -77,7 +82,7 @@ def run(
     work: Callable[[T], object],
     mistakes_at_work: tuple[type[Exception], ...] = (),
     out_of_memory: str = "give a smaller batch size.",
-    resumes: bool = False,
+    resumes: Callable[[T], bool] = lambda _: False,
 ) -> int:
     """Run a command in two phases, and report an error of either in one line.
 
@@ -87,7 +92,7 @@ def run(
       work: does what was requested; a number that it returns is the exit status.
       mistakes_at_work: exceptions of `work`, beside UsageError, that mean a bad argument after all.
       out_of_memory: what to do when a device lacks memory.
-      resumes: what is finished is kept, and the same command resumes from it.
+      resumes: of what was planned, whether the same command keeps finished work.
 
     Returns:
       The exit status.
@@ -112,19 +117,18 @@ def run(
         text = ""
         if is_out_of_memory(error):
             text = f"out of memory on a device; {out_of_memory}"
-        elif (
-            resumes
-            and isinstance(error, OSError)
-            and not isinstance(error, Damaged)
-            and not is_full_disk(error)
-        ):
+        elif _may_pass(error) and resumes(planned):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
         status = TRY_AGAIN if isinstance(error, TryAgain) else FAILED
         return fail(verb, error, status, text=text)
     except KeyboardInterrupt as stop:
-        said = STOPPED if resumes else "stopped."
-        return fail(verb, said, getattr(stop, "status", INTERRUPTED))
+        text = STOPPED if resumes(planned) else "stopped."
+        return fail(verb, text, getattr(stop, "status", INTERRUPTED))
     return status if isinstance(status, int) else DONE
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, Damaged) and not is_full_disk(error)
 
 
 def leave(main: Callable[[], int]) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 import huggingface_hub
 
 from miro_jax.cli.exit import UsageError, note, say
+from miro_jax.data.near import near_name
 from miro_jax.data.printable import counted
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.data.storage import Damaged
@@ -124,7 +125,8 @@ def choose(names: Sequence[str]) -> list[Need]:
         known[name] = (dataclasses.replace(known["miro"][0], source=name),)
     if unknown := [name for name in names if name not in ("all", *known)]:
         raise UsageError(
-            f"NAME must be all, a hub id, or some of {', '.join(known)}; got {', '.join(unknown)}."
+            f"NAME must be all, a hub id, or some of {', '.join(known)}; got {', '.join(unknown)}"
+            f"{near_name(unknown[0], known) or '.'}"
         )
     every = [name for name in known if "@" not in name]
     names = every if "all" in names else names

@@ -24,6 +24,7 @@ from miro_jax.cli.stored_checkpoint import digest_of, locate
 from miro_jax.cli.stored_run import LOCK_NAME, TRAINING, is_url, open_mirror
 from miro_jax.data import storage
 from miro_jax.data.json_file import read_json, with_tuples
+from miro_jax.data.near import near_run
 from miro_jax.data.records.manifest import MANIFEST_NAME
 from miro_jax.data.records.staging import open_copy
 from miro_jax.data.regular_file import check_regular
@@ -201,10 +202,10 @@ def open_folder(
     _check_stage(config, stage, resume)
     begins_there = stage in ("sample", "evaluate") and not is_url(workdir)
     if begins_there and not (Path(workdir) / "checkpoints").is_dir():
-        is_there = Path(workdir).is_dir()
+        there = "are no checkpoints in" if Path(workdir).is_dir() else "is no folder"
         raise FileNotFoundError(
-            "--workdir must be the folder of a trained run; there "
-            f"{'are no checkpoints in' if is_there else 'is no folder'} {workdir}."
+            f"--workdir must be the folder of a trained run; there {there} "
+            f"{workdir}{near_run(workdir)}"
         )
     if is_url(workdir):
         workdir = open_mirror(config, str(workdir), stage, held or contextlib.ExitStack())

@@ -13,10 +13,10 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from miro_jax import cli
-from miro_jax.cli.exit import UsageError, command_of, note, run, say
+from miro_jax.cli.exit import MISTAKES, UsageError, command_of, note, run, say
 from miro_jax.cli.flags import Parser
+from miro_jax.data.near import near_path
 from miro_jax.data.printable import counted
-from miro_jax.data.storage import BAD_PLACE
 from miro_jax.pretrained.weights import hub, pickles
 
 VERB = "weights"
@@ -30,7 +30,12 @@ EXAMPLE = """examples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run(VERB, lambda: _read(arguments), _work, BAD_PLACE, resumes=True)
+    # A file is an argument: what is wrong with it is, too.
+    return run(VERB, lambda: _read(arguments), _work, MISTAKES, resumes=_resumes)
+
+
+def _resumes(flags: Namespace) -> bool:
+    return flags.verb == "pull" and not flags.dry_run
 
 
 def _work(flags: Namespace) -> None:
@@ -74,7 +79,7 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
     if flags.verb == "pull":
         return flags
     if not flags.file.is_file():
-        raise UsageError(f"there is no file {flags.file}")
+        raise UsageError(f"there is no file {flags.file}{near_path(flags.file) or '.'}")
     if flags.verb == "convert" and flags.out.suffix != ".safetensors":
         raise UsageError(f"OUT must end in .safetensors; got {flags.out}")
     return flags

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _LIKELY = 0.6  # how much alike two words are, 1 is equal
+_SHOWN = 5  # runs in a message
 
 
 def near_name(name: str, known: Iterable[str]) -> str:
@@ -24,3 +25,11 @@ def near_path(path: str | Path, pattern: str = "") -> str:
     beside = [one for parent in parents for one in sorted(parent.glob("*"))]
     held = [str(one) for one in beside if not pattern or (one / pattern).exists()]
     return near_name(str(asked), held)
+
+
+def near_run(folder: str | Path) -> str:
+    """Return how a text that names no run ends: the run that was meant, or those below here."""
+    found = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
+    runs = sorted(str(path.parent) for path in found)
+    listed = ", ".join([*runs[:_SHOWN], *["..."] * (len(runs) > _SHOWN)])
+    return near_path(folder, "checkpoints") or (f"; runs here: {listed}." if runs else ".")

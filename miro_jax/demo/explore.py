@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax import demo, rewards, sample
-from miro_jax.cli.exit import UsageError, command_of, note, run, say
+from miro_jax.cli.exit import UsageError, always, command_of, note, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
@@ -42,7 +42,7 @@ class Plan:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
-    return run(VERB, lambda: _prepare(arguments), _fill, resumes=True)
+    return run(VERB, lambda: _prepare(arguments), _fill, resumes=always)
 
 
 def _parser() -> Parser:

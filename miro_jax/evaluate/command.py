@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: _plan(words),
         lambda planned: evaluate.run.run_here(*planned),
         out_of_memory=advice,
-        resumes=True,
+        resumes=exits.always,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from miro_jax import rewards, sample
-from miro_jax.cli.exit import UsageError, command_of, run, say
+from miro_jax.cli.exit import UsageError, always, command_of, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.data.near import near_name
 from miro_jax.data.storage.files import to_json
@@ -59,7 +59,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 it failed, 2 a bad argument."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return run(VERB, lambda: _prepare(words), _fill, resumes=True)
+    return run(VERB, lambda: _prepare(words), _fill, resumes=always)
 
 
 def _prepare(words: list[str]) -> Plan:

@@ -19,6 +19,7 @@ import ml_collections
 from miro_jax import __version__, sample
 from miro_jax.cli.exit import command_of, run, say
 from miro_jax.cli.flags import Parser
+from miro_jax.data.near import near_run
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.pretrained.weights import hub
@@ -129,7 +130,7 @@ def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
     folder = sample.trained.folder_of(workdir, weights=False)
     if not sample.trained.is_run(folder):
         raise FileNotFoundError(
-            f"--workdir must be a run's folder with checkpoints; got {workdir}."
+            f"--workdir must be a run's folder with checkpoints; got {workdir}{near_run(workdir)}"
         )
     sample.trained.peek(workdir)
     settings = ml_collections.ConfigDict(hub.open(folder).json("config.json"))

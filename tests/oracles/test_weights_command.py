@@ -40,7 +40,7 @@ def test_an_attack_is_refused_in_one_line(tmp_path, capsys):
 
     path = tmp_path / "bad.pt"
     path.write_bytes(pickles.save({"x": Attack()}, zipped=True))
-    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("miro-jax weights: error: ") and "mkdir" in err and err.count("\n") == 1
     assert not (tmp_path / "owned").exists() and not (tmp_path / "out.safetensors").exists()

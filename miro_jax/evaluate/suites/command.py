@@ -40,7 +40,7 @@ def is_checkpoint(what: str) -> bool:
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; returns the exit status, see `cli.exit`."""
-    return exits.run(VERB, lambda: _plan(list(words)), lambda work: work(), resumes=True)
+    return exits.run(VERB, lambda: _plan(list(words)), lambda work: work(), resumes=exits.always)
 
 
 def make_parser() -> Parser:
