@@ -91,21 +91,22 @@ class Dial:
         return values[:count], values[count : 2 * count], 10 * values[2 * count]
 
 
-def save_tiny(folder: pathlib.Path, names: tuple[str, ...] = NAMES) -> pathlib.Path:
+def save_tiny(folder: pathlib.Path, names: tuple[str, ...] = NAMES, size: int = 8) -> pathlib.Path:
     """Write a random network in the released layout, as `export` does; `names` are its rewards."""
-    sizes = {"latent_shape": (8, 8, 3), "caption_width": 16, "num_rewards": len(names)}
+    encoders = ENCODERS | {"image": {"name": "pixels", "size": size}}
+    sizes = {"latent_shape": (size, size, 3), "caption_width": 16, "num_rewards": len(names)}
     config = resize(TINY, **sizes, **FIXED)
     graphdef, *states = random_network(config, seed=3)
     trained = Trained(
         graphdef,
         tuple(states),
         config,
-        build_image_encoder(**ENCODERS["image"]),
-        lambda: build_caption_encoder(**ENCODERS["caption"]),
+        build_image_encoder(**encoders["image"]),
+        lambda: build_caption_encoder(**encoders["caption"]),
         names,
         small_mesh(),
     )
-    return export(trained, folder, ENCODERS)
+    return export(trained, folder, encoders)
 
 
 SETTINGS = {"guidance_scale": 2.0, "num_steps": 3}
