@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.sizes import config_of
-from benchmarks.train_step import Ours
+from benchmarks.train_step import STEP, Ours
 from miro_jax.data.records import batches, bins, record, shards
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.storage import open_folder
@@ -126,7 +126,7 @@ def train(data: batches.DataIterator, steps: int) -> dict[str, float]:
     sizes = {"patch_size": 8, "num_latent_tokens": 4, "condition_layers": 0}
     config = config_of("tiny", latent_shape=LATENT, caption_width=WIDTH, num_rewards=7, **sizes)
     flags = argparse.Namespace(
-        products="", dtype="float32", attention="xla", batch=BATCH, tokens=TOKENS
+        what=STEP, products="", dtype="float32", attention="xla", batch=BATCH, tokens=TOKENS
     )
     step = Ours(config, flags)
     layout = sharding.batch_sharding(step.mesh)

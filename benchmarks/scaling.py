@@ -64,12 +64,13 @@ def compile_step(flags: argparse.Namespace) -> None:
 
     from benchmarks import timing
     from benchmarks.sizes import config_of
-    from benchmarks.train_step import Ours
+    from benchmarks.train_step import STEP, Ours
     from miro_jax.models import sharding
 
     count = jax.device_count()
     mesh = sharding.make_mesh(count // flags.model, flags.model)
-    options = {"products": "", "dtype": flags.dtype, "attention": "xla", "tokens": TOKENS}
+    options = {"what": STEP, "products": "", "dtype": flags.dtype, "attention": "xla"}
+    options["tokens"] = TOKENS
     batch = flags.batch * mesh.shape["data"]
     step = Ours(config_of(flags.size), argparse.Namespace(**options, batch=batch), mesh)
     text = step.compiled.as_text()

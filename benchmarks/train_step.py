@@ -6,7 +6,8 @@
 
 One optimizer update as the paper trains: two evaluations of the network (the first without a
 gradient), backward, clip, LAMB, EMA. Weights and data are random. Ours leaves out the reading of
-records, theirs Lightning's loop and logging. Work of an image: four forwards.
+records, theirs Lightning's loop and logging. Work of an image: four forwards. With
+--what=forward_backward the gradient alone, without clip, LAMB and EMA.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from miro_jax.train.step import make_loss, make_train_step
 RECIPE = Recipe(0.0, 1.0, 0.9, 0.0, 0.0, 0.9999)
 OPTIM = Optim(name="lamb", learning_rate=1e-3, warmup_steps=5_000)
 STEPS = 500_000
+STEP, GRADIENT = "step", "forward_backward"  # what is measured
 
 
 def data(config, rows: int, tokens: int) -> dict[str, np.ndarray]:
@@ -51,8 +53,13 @@ def data(config, rows: int, tokens: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_step(config, mesh, dtype: str, attention: str = "auto", microbatches: int = 1):
+def make_step(
+    config, mesh, dtype: str, attention: str = "auto", microbatches: int = 1, what: str = STEP
+):
     """Return our jitted step for a mesh, whose devices need not be there, and its state's shapes.
+
+    What is called takes (state, batch); of a step it returns (state, metrics), of GRADIENT (the
+    gradient, metrics).
 
     Called, and the step traced, inside `use_mesh`.
     """
@@ -64,6 +71,15 @@ def make_step(config, mesh, dtype: str, attention: str = "auto", microbatches: i
     abstract, shardings = abstract_state(init, mesh)
     empty = np.zeros((1, config.caption_width), np.float16)
     loss = make_loss(init.graphdef, RECIPE, lambda x: 0.1 * x, empty)
+    if what == GRADIENT:
+
+        def gradient(state, batch):
+            key = jax.random.fold_in(jax.random.key(0), state.step)
+            return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
+
+        out = (shardings.params, sharding.replicated(mesh))
+        options = compiling.options()
+        return jax.jit(gradient, out_shardings=out, compiler_options=options), abstract
     schedule = schedule_of(OPTIM, STEPS)
     jitted = jax.jit(
         make_train_step(loss, optimizer, schedule, RECIPE, 0, microbatches),
@@ -82,7 +98,9 @@ class Ours:
         if args.products:
             layers.cuts_kernels = lambda: args.products == "cut"
         with sharding.use_mesh(self.mesh):
-            step, self.abstract = make_step(config, self.mesh, args.dtype, args.attention)
+            step, self.abstract = make_step(
+                config, self.mesh, args.dtype, args.attention, what=args.what
+            )
             layout = sharding.batch_sharding(self.mesh)
             self.batch = jax.device_put(data(config, args.batch, args.tokens), layout)
             begin = time.perf_counter()
@@ -104,14 +122,17 @@ class Ours:
         self.state = jax.tree_util.tree_map_with_path(leaf, self.abstract)
 
     def call(self):
-        self.state, metrics = self.compiled(self.state, self.batch)
+        made, metrics = self.compiled(self.state, self.batch)
+        if self.args.what == STEP:
+            self.state = made
         return metrics
 
-    def first_steps(self) -> list[float]:
-        """Loss and gradient norm of three steps from the start."""
+    def first_steps(self) -> list[dict[str, float]]:
+        """Loss and norms of three calls from the start."""
         self.start()
         rows = [jax.device_get(self.call()) for _ in range(3)]
-        return [float(row[key]) for row in rows for key in ("loss", "grad_norm", "param_norm")]
+        keys = ("loss", "grad_norm", "param_norm")
+        return [{key: float(row[key]) for key in keys if key in row} for row in rows]
 
     def measure(self) -> dict:
         a = self.args
@@ -130,14 +151,17 @@ class Ours:
                 "compile_s": self.compile_s,
                 "lower_s": self.lower_s,
                 "memory_gb": size / 2**30,
-                "first_losses": [float(f"{x:.9g}") for x in first[::3]],
+                "first_losses": [float(f"{row['loss']:.9g}") for row in first],
                 "repeats_bit_for_bit": same,
             }
         )
 
 
 class Theirs:
-    """The authors' step: autocast, two passes, their guard against NaN, clip, LAMB, EMA."""
+    """The authors' step: autocast, two passes, their guard against NaN, clip, LAMB, EMA.
+
+    Of GRADIENT the passes alone.
+    """
 
     def __init__(self, config, args):
         import torch
@@ -206,6 +230,12 @@ class Theirs:
             loss = loss.mean()
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        if args.what == STEP:
+            self.update()
+        return loss
+
+    def update(self):
+        torch, args = self.torch, self.args
         self.scaler.unscale_(self.optimizer)
         modules = (self.network, self.preconditioning)
         parameters = list(itertools.chain(*(m.parameters() for m in modules)))
@@ -221,7 +251,6 @@ class Theirs:
             for held, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 if new.requires_grad:
                     held.mul_(0.9999).add_(new, alpha=1e-4)
-        return loss
 
     def measure(self) -> dict:
         found = timing.measure(self.call, self.sync, seconds=self.args.seconds, most=40)
@@ -244,6 +273,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--what", choices=(STEP, GRADIENT), default=STEP, help="is measured")
     parser.add_argument("--size", choices=SIZES, default="released", help="of the network")
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--tokens", type=int, default=77, help="of a caption")
@@ -278,13 +308,14 @@ def main() -> None:
         timing.emit(f"first step/{args.size}", **first_step(config, args))
         return
     gflop = 4 * timing.GFLOP_PER_FORWARD[args.tokens] if args.size == "released" else None
-    facts = {k: getattr(args, k) for k in ("size", "batch", "tokens", "dtype")}
+    facts = {k: getattr(args, k) for k in ("what", "size", "batch", "tokens", "dtype")}
     sides = {}
     mine = [args.attention, args.residual, args.products or "default"]
-    mine = "train/ours/" + "-".join([*mine, *["remat"] * args.remat])
+    part = "train" if args.what == STEP else args.what
+    mine = f"{part}/ours/" + "-".join([*mine, *["remat"] * args.remat])
     mine += f"/b{args.batch}"
     kind = "eager" if args.eager else "compiled"
-    their = f"train/authors/{args.dtype}-{kind}{'' if args.guard else '-unguarded'}/b{args.batch}"
+    their = f"{part}/authors/{args.dtype}-{kind}{'' if args.guard else '-unguarded'}/b{args.batch}"
     if not args.only_authors:
         with timing.case(mine):
             sides[mine] = Ours(config, args)
