@@ -99,6 +99,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"PATH": "VOID"}, "holds none"),
         ({"PATH": "/nowhere/t.csv"}, "there is none"),
         ({"PATH": "/dev/null"}, "folder of images"),
+        ({"in": ""}, "takes PATH and no more. Put a pattern of files in quotes"),
     ],
 )
 def test_bad_argument_exits_with_2_before_any_device_is_touched(

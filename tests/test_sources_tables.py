@@ -101,3 +101,17 @@ def test_a_text_may_be_long_and_columns_have_one_name_each(tmp_path):
     path = write(tmp_path / "b.csv", "path,caption,caption\na.png,first,second\n")
     with pytest.raises(ValueError, match="b.csv, line 1: must name each column once; got path, ca"):
         open_table(path)
+
+
+def test_a_table_that_is_missing_is_answered_with_the_one_beside_it(tmp_path):
+    near = write(tmp_path / "captions.csv", "path,caption\na,b\n")
+    with pytest.raises(FileNotFoundError, match=f"there is none; did you mean {near}\\?"):
+        open_table(tmp_path / "captions.tsv")
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG", {"bytes": b"\x89PNG", "path": "a.png"}])
+def test_a_parquet_table_that_holds_the_images_is_refused_with_how_to_read_them(tmp_path, image):
+    path = tmp_path / "set.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"image": image, "caption": "a"}]), path)
+    with pytest.raises(ValueError, match=f"holds the images themselves.*table:{path}.image=image"):
+        open_table(path)

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import math
 import numbers
+import os
 import re
 import sys
 import types
@@ -311,5 +312,6 @@ class Parser(argparse.ArgumentParser):
             near = next((f"{flag}={word}" for flag in _OF_PATHS if flag in known), None)
             taken = [str(a.metavar or a.dest) for a in self._actions if not a.option_strings]
             if taken:
-                return f": besides flags it takes {' '.join(taken)} and no more. See --help."
+                more = " Put a pattern of files in quotes." if os.path.exists(word) else ""
+                return f": besides flags it takes {' '.join(taken)} and no more.{more} See --help."
         return f"; did you mean {near}?" if near else "; see --help."

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from miro_jax.data.json_file import is_json_lines, parse_json
+from miro_jax.data.near import near_path
 from miro_jax.data.sources import arrow, reading
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.json_tables import CAPTION_COLUMNS, PATH_COLUMNS, rows_of
@@ -104,8 +105,10 @@ def open_table(
     """
     path = os.fspath(path)
     if not reading.is_file(path):
-        what = "it is a folder" if os.path.isdir(path) else "there is none"
-        raise FileNotFoundError(f"{path} must be a table with paths and captions; {what}.")
+        what = (
+            "it is a folder." if os.path.isdir(path) else f"there is none{near_path(path) or '.'}"
+        )
+        raise FileNotFoundError(f"{path} must be a table with paths and captions; {what}")
     if not is_table(path):
         raise ValueError(f"A table must end in one of {', '.join(ENDINGS)}; got {path}.")
     columns = _columns(path)
@@ -176,7 +179,15 @@ def _rows(path: str, path_column: str, captions: Sequence[str]) -> Iterator[Row]
     else:
         rows = _named(path, _separator(path)) if kind in _SEPARATORS else _objects(path)
     for line, values in rows:
-        name = _text(path, line, path_column, values, str)
+        try:
+            name = _text(path, line, path_column, values, str)
+        except ValueError as error:
+            if kind != ".parquet" or not isinstance(values[path_column], (bytes, dict)):
+                raise
+            raise ValueError(
+                f"{path} must name images in its column {path_column!r}; it holds the images "
+                f"themselves. To read these, give table:{path}?image={path_column}"
+            ) from error
         kinds = (str, list, dict)
         texts = [first_text(_text(path, line, column, values, kinds)) for column in captions[:1]]
         for column in captions[1:] if texts and not (texts[0] or "").strip() else ():
