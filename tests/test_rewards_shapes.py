@@ -283,6 +283,15 @@ def test_score_all_equals_each_reward_alone(pictures):
         np.testing.assert_array_equal(column, reward.score(images[:40], texts))
 
 
+def test_images_of_different_sizes_score_as_each_alone(pictures):
+    samples, images, _ = pictures
+    several = [images[0], images[1][:30], images[2][:, :28]]
+    for name, reward in BUILT.items():
+        texts = [s.caption for s in samples[:3]] if reward.needs_caption else None
+        alone = [reward.score(image, texts and texts[row]) for row, image in enumerate(several)]
+        np.testing.assert_array_equal(reward.score(several, texts), np.concatenate(alone), name)
+
+
 def test_wrong_arguments_are_refused(pictures):
     _, images, _ = pictures
     reward, image = BUILT["count"], images[:2]

@@ -16,6 +16,7 @@ from miro_jax.data.shapes import captions as texts
 from miro_jax.data.shapes import detect
 from miro_jax.data.shapes import scene as scenes
 from miro_jax.rewards import base
+from miro_jax.rewards.inputs import Images, as_arrays
 
 VERSION = "shapes1"
 OBJECTS_VERSIONS = ("shapes2", "shapes1")  # the first is that of the bare name
@@ -46,6 +47,16 @@ class ShapesReward(base.Judge):
         """Return an image [H, W, 3] uint8 as it is; those of a batch must have one size."""
         base.check_image(image)
         return image
+
+    def read(self, images: Images) -> list[detect.Reading]:
+        """Prepare and encode images; those of different sizes one by one."""
+        arrays = as_arrays(images)
+        if len({image.shape for image in arrays}) < 2:
+            return super().read(arrays)
+        readings: list[detect.Reading] = []
+        for image in arrays:
+            readings += super().read([image])
+        return readings
 
     def encode(self, prepared: np.ndarray) -> list[detect.Reading]:
         """Read images, [B, H, W, 3] uint8; see detect.read."""
