@@ -119,6 +119,10 @@ def test_captions_stand_beside_pictures_and_a_missing_one_is_a_failure(tmp_path)
         "003.png": "unreadable caption",
     }
     assert [row["caption"] for row in read_rows(out)] == ["picture 0", "with a mark"]
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    with pytest.raises(RuntimeError, match=r"missing caption \(5\).*--captions=FILE .* gives them"):
+        score(folder, tmp_path / "b.csv", needing)
 
 
 def test_damage_of_an_image_counts_before_its_missing_caption(tmp_path):

@@ -149,9 +149,10 @@ def finish(job: TableJob) -> None:
     if not report["num_scored"]:
         job.folder.remove("")  # the input must be mended, and is another one then
         causes = ", ".join(f"{cause} ({n})" for cause, n in report["failures"].items())
+        advice = f" {summary.CAPTIONS}." if "missing caption" in report["failures"] else ""
         raise RuntimeError(
             f"At least one image must get its scores; none of {report['num_images']} did: "
-            f"{causes or 'there were none'}. See {job.out}{_FAILURES}."
+            f"{causes or 'there were none'}. See {job.out}{_FAILURES}.{advice}"
         )
     published.tally.check()
     drawing = summary.draw_histograms(report["rewards"], SCALES[job.stored])

@@ -29,6 +29,7 @@ SCHEMA = {
     "captions?": {"without_image": int, "first_without_image": str},
     "command": {"input": dict, "captions": (dict, list, None)},
 }
+CAPTIONS = "--captions=FILE (a table of path and caption) gives them, or KEY.txt beside KEY.jpg"
 
 
 def summarize(
@@ -87,8 +88,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
     if without := summary.get("without_caption"):  # tables of older versions have no such key
         text.append(
             f"without a caption, so without {', '.join(summary['need_captions'])}: "
-            + f"{_counted(without)}. --captions=FILE (a table of path and caption) gives them, or "
-            "KEY.txt beside KEY.jpg"
+            f"{_counted(without)}. {CAPTIONS}"
         )
     if unused := summary.get("captions", {}).get("without_image"):
         first = summary["captions"]["first_without_image"]
