@@ -52,7 +52,7 @@ def test_a_signal_keeps_what_is_drawn_and_the_next_call_draws_the_rest(tmp_path,
         "evaluate",
         lambda: None,
         lambda _: run.run_evaluators(built, stopping, 5, drawn),
-        resumes=exit.always,
+        resumes=exits.always,
     )
     assert status == 128 + number and len(stopping.calls) == 7
     assert "stopped; the same command resumes" in capsys.readouterr().err
