@@ -190,7 +190,7 @@ def test_an_exported_student_draws_the_same_images(tmp_path):
     loaded = pipeline.MiroPipeline.from_pretrained(folder, batch_size=4)
     assert loaded.trained.config.student
     assert loaded.default_settings.negative_prompt == "same"  # as it was trained
-    _, _, usual = preset.read_defaults(Options(checkpoint=str(folder)))
+    usual = preset.read_defaults(Options(checkpoint=str(folder))).usual
     assert usual.settings == loaded.default_settings
     with pytest.raises(ValueError, match="built in, .* the negative prompt 'same': negative targ"):
         loaded("a circle", num_steps=2, negative_prompt="empty")

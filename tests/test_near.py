@@ -16,8 +16,11 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
     (tmp_path / "runs/bases").mkdir()
     (tmp_path / "photos").mkdir()
     assert near_name("genval", ["geneval", "parti"]) == "; did you mean geneval?"
-    assert near_name("xyz", ["geneval", "parti"]) == ""
-    assert near_path("fotos") == "; did you mean photos?" and near_path("zzz") == ""
+    assert near_name("xyz", ["geneval", "parti"]) == "."
+    assert (
+        near_name("xyz", ["geneval"], "; one.") == near_path("zzz", otherwise="; one.") == "; one."
+    )
+    assert near_path("fotos") == "; did you mean photos?" and near_path("zzz") == "."
     assert near_path("runs/bse", "checkpoints") == "; did you mean runs/base?"
     assert near_path("run/base", "checkpoints") == "; did you mean runs/base?"
     assert near_run("runs/bse") == "; did you mean runs/base?"

@@ -29,6 +29,7 @@ from miro_jax.sample import (
     settings,
     verbs,
 )
+from miro_jax.sample.trained import Peeked
 from miro_jax.sample.usual import read_usual
 from miro_jax.sample.verbs import VERBS
 from tests.sampling import NAMES, Launcher, contents, save_tiny
@@ -140,7 +141,7 @@ def test_each_verb_fills_its_folder(run, words, count, files):
 def test_a_run_says_itself_how_it_is_sampled(monkeypatch, capsys, tmp_path):
     asked = []
     usual = {"num_steps": 16, "guidance_scale": 1.5, "solver": "heun", "negative": "same"}
-    monkeypatch.setattr(preset, "peek", lambda *_: (NAMES, usual, read_usual(usual)))
+    monkeypatch.setattr(preset, "peek", lambda *_: Peeked(NAMES, usual, read_usual(usual), False))
 
     def load(flags):
         raise ValueError("far enough")

@@ -153,7 +153,7 @@ def find_config(text: str) -> str:
         if stem not in known:
             raise UsageError(
                 f"--config must be {', '.join(known)} or an existing Python file; got {text!r}"
-                f"{near_name(stem, known) or '.'}"
+                f"{near_name(stem, known)}"
             )
         path = known[stem]
     return f"{path}{colon}{variant}"
@@ -190,7 +190,7 @@ def _load(path: str) -> ml_collections.ConfigDict:
         if isinstance(cause, ValueError) and str(cause).startswith("Unknown variant"):
             text = str(cause)
             name, known = text.split("'")[1], re.findall(r"\w+", text.rpartition(":")[2])
-            raise UsageError(f"{text.rstrip('.')}{near_name(name, known) or '.'}") from error
+            raise UsageError(f"{text.rstrip('.')}{near_name(name, known)}") from error
         line = cause.lineno if isinstance(cause, SyntaxError) else (lines or [None])[-1]
         where = f"{file}, line {line}" if line else file
         raise UsageError(f"--config: {where}: {type(cause).__name__}: {cause}") from error
@@ -302,7 +302,7 @@ def explain(error: Exception, arguments: Sequence[str], config: ml_collections.C
         return _wrong_type(wrong[1], config, wrong[2])
     if wrong := re.match(r"flag --(\w+)=(.*): value should be one of <(.*)>", str(error)):
         choices = wrong[3].split("|")
-        near = near_name(wrong[2], choices) or "."
+        near = near_name(wrong[2], choices)
         return f"--{wrong[1]} must be one of {', '.join(choices)}; got {wrong[2]!r}{near}"
     if isinstance(error, flags.UnrecognizedFlagError):
         near = flag_of_train(error.flagname, known)

@@ -191,7 +191,7 @@ def from_call(settings: type[T], given: Mapping[str, Any]) -> T:
     """
     known = [field.name for field in dataclasses.fields(settings)]
     if unknown := [name for name in given if name not in known]:
-        near = near_name(unknown[0], known) or f"; these are known: {', '.join(known)}."
+        near = near_name(unknown[0], known, f"; these are known: {', '.join(known)}.")
         raise TypeError(f"unknown argument {unknown[0]!r}{near}")
     return settings(**given)
 

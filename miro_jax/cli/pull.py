@@ -126,7 +126,7 @@ def choose(names: Sequence[str]) -> list[Need]:
     if unknown := [name for name in names if name not in ("all", *known)]:
         raise UsageError(
             f"NAME must be all, a hub id, or some of {', '.join(known)}; got {', '.join(unknown)}"
-            f"{near_name(unknown[0], known) or '.'}"
+            f"{near_name(unknown[0], known)}"
         )
     every = [name for name in known if "@" not in name]
     names = every if "all" in names else names

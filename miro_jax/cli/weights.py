@@ -79,7 +79,7 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
     if flags.verb == "pull":
         return flags
     if not flags.file.is_file():
-        raise UsageError(f"there is no file {flags.file}{near_path(flags.file) or '.'}")
+        raise UsageError(f"there is no file {flags.file}{near_path(flags.file)}")
     if flags.verb == "convert" and flags.out.suffix != ".safetensors":
         raise UsageError(f"OUT must end in .safetensors; got {flags.out}")
     return flags

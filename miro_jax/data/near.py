@@ -8,28 +8,38 @@ _LIKELY = 0.6  # how much alike two words are, 1 is equal
 _SHOWN = 5  # runs in a message
 
 
-def near_name(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean KNOWN?" for the nearest name, "" where none is near."""
+def near_name(name: str, known: Iterable[str], otherwise: str = ".") -> str:
+    """Return how a sentence about an unknown name ends: "; did you mean KNOWN?" for the nearest.
+
+    Args:
+      otherwise: how it ends where none is near.
+    """
     near = difflib.get_close_matches(name, list(known), 1, _LIKELY)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else otherwise
 
 
-def near_path(path: str | Path, pattern: str = "") -> str:
-    """Return "; did you mean PATH?" for the nearest path beside a missing one, "" without one.
+def near_path(path: str | Path, pattern: str = "", otherwise: str = ".") -> str:
+    """Return how a sentence about a missing path ends: "; did you mean PATH?" for one beside it.
 
     Args:
       pattern: what a path must hold, as "checkpoints" for runs; "" is anything.
+      otherwise: how it ends where none is near.
     """
     asked = Path(path).expanduser()
     parents = [asked.parent] if asked.parent.is_dir() else sorted(asked.parent.parent.glob("*/"))
     beside = [one for parent in parents for one in sorted(parent.glob("*"))]
     held = [str(one) for one in beside if not pattern or (one / pattern).exists()]
-    return near_name(str(asked), held)
+    return near_name(str(asked), held, otherwise)
 
 
 def near_run(folder: str | Path) -> str:
     """Return how a text that names no run ends: the run that was meant, or those below here."""
-    found = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
-    runs = sorted(str(path.parent) for path in found)
+    runs = runs_here()
     listed = ", ".join([*runs[:_SHOWN], *["..."] * (len(runs) > _SHOWN)])
-    return near_path(folder, "checkpoints") or (f"; runs here: {listed}." if runs else ".")
+    return near_path(folder, "checkpoints", f"; runs here: {listed}." if runs else ".")
+
+
+def runs_here() -> list[str]:
+    """Return the folders of runs below the working directory, two levels deep."""
+    found = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
+    return sorted(str(path.parent) for path in found)

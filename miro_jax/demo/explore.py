@@ -74,7 +74,7 @@ def _prepare(arguments: Sequence[str] | None) -> Plan:
     flags = _parser().read(arguments)
     flags.preset = None
     options = make_settings(Options, flags)
-    names, run_config, usual = sample.preset.read_defaults(options)
+    names, run_config, usual, _ = sample.preset.read_defaults(options)
     settings = make_settings(Settings, flags, **usual.put_before(flags))
     prompts = _prompts(options, run_config)
     request = make_settings(Request, flags, names=names, prompts=prompts, settings=settings)

@@ -187,7 +187,7 @@ def check_options(options: Options) -> None:
 
 def open_studio(options: Options) -> Studio:
     """Load the network, the rewards, presets and curves, and draw what the page shows first."""
-    _, sample, *_ = peek(options.checkpoint, options.variant, options.revision)
+    sample = peek(options.checkpoint, options.variant, options.revision).sample
     run = None if sample is None else locate(options.checkpoint, weights=False)
     keep_compiled(run)
     # One program for any number of images. A release has the first device, a run all of them.

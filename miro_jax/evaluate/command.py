@@ -118,7 +118,7 @@ def _advice(folder: Path) -> str:
         return f"It holds runs: give {' or '.join(inside[:3])}{' ...' if inside[3:] else ''}."
     if folder.exists():
         return "Images, tables and releases are evaluated with --suite=NAME; training writes runs."
-    near = near_path(folder, "checkpoints")
+    near = near_path(folder, "checkpoints", otherwise="")
     return f"D{near.removeprefix('; d')}" if near else "Training writes it."
 
 

@@ -48,7 +48,7 @@ def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, P
     except FileNotFoundError as error:
         end = "."
         if not after.exists():
-            end = f", which is missing{near_path(after, 'checkpoints') or end}"
+            end = f", which is missing{near_path(after, 'checkpoints')}"
         raise FileNotFoundError(
             "AFTER must be the folder of a run, with config.json and checkpoints, or all paths "
             f"folders of evaluations, with evaluation.json; got {after}{end} `miro-jax train` "

@@ -82,8 +82,7 @@ def check(config: Config, workdir: Path | str) -> None:
     teacher = config.distil.checkpoint
     if not teacher:
         raise ValueError("config.distil.checkpoint must name the teacher, such as runs/base.")
-    *_, is_student = peek(teacher)
-    if is_student:
+    if peek(teacher).is_student:
         raise ValueError(f"The teacher must not be a student itself; got {teacher}.")
     config = student_config(config, locate(teacher, weights=False), "")
     components.validate(config)

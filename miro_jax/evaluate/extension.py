@@ -87,8 +87,7 @@ def check(config: Config) -> None:
     for key, value in given.items():
         if not value:
             raise ValueError(f"--stage=extend must be given --config.{key}.")
-    *_, is_student = peek(checkpoint)  # which refuses what is no checkpoint
-    if is_student:
+    if peek(checkpoint).is_student:  # it refuses what is no checkpoint
         raise ValueError(
             f"A student of --stage=distil cannot be extended; got {checkpoint}. "
             "Extend its teacher, and distil that again."

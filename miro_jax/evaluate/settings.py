@@ -75,12 +75,11 @@ def validate(config: ml_collections.ConfigDict, records: str | Path = "") -> Non
     if settings.beside:
         find(settings.beside)
     unknown = [name for name in settings.categories if name not in scene.CATEGORIES]
-    near = near_name(str(unknown[0]), scene.CATEGORIES) if unknown else ""
+    near = near_name(str(unknown[0]), scene.CATEGORIES) if unknown else "."
     if isinstance(settings.categories, str) or unknown or not settings.categories:
         raise ValueError(
             f"config.evaluate.categories must be a tuple of names from "
-            f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}"
-            f"{near or '.'}"
+            f"{', '.join(scene.CATEGORIES)}; got {settings.categories!r}{near}"
         )
     is_shapes = trained_on_shapes(config, records or config.data.records)
     names = choose(config, is_shapes)
@@ -119,10 +118,10 @@ def check_names(names: Sequence[str]) -> None:
         )
     unknown = [name for name in names if name not in EVALUATORS and tuple(names) != (ALL,)]
     if unknown or len(set(names)) != len(names):
-        near = near_name(str(unknown[0]), EVALUATORS) if unknown else ""
+        near = near_name(str(unknown[0]), EVALUATORS) if unknown else "."
         raise ValueError(
             f"config.evaluate.evaluators must be ({ALL!r},) or different ones of "
-            f"{', '.join(EVALUATORS)}; got {', '.join(map(repr, names))}{near or '.'}"
+            f"{', '.join(EVALUATORS)}; got {', '.join(map(repr, names))}{near}"
         )
 
 

@@ -96,11 +96,14 @@ def _index(name: str, names: Sequence[str]) -> int:
         raise TypeError(f"The name of a reward in targets must be a text; got {name!r}.")
     name = name if name in names else name.partition("@")[0]
     if name not in names:
-        raise ValueError(
-            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}"
-            f"{near_name(name, names) or '.'}"
-        )
+        raise unknown_reward(name, names)
     return names.index(name)
+
+
+def unknown_reward(name: str, names: Sequence[str]) -> ValueError:
+    """Return the error about a reward that a model, which knows `names`, was not trained with."""
+    known = ", ".join(names) or "none"
+    return ValueError(f"Unknown reward {name!r}; this model knows: {known}{near_name(name, names)}")
 
 
 def _number(name: str, level: object) -> float:

@@ -223,7 +223,7 @@ def check_names(names: Sequence[str]) -> None:
             near = near_name(name.partition("@")[0], REWARD_NAMES)
             raise ValueError(
                 f"reward must be one of {', '.join(REWARD_NAMES)}, FILE.py:Class or "
-                f"process:COMMAND; got {name!r}{near or '.'}"
+                f"process:COMMAND; got {name!r}{near}"
             )
     # Two versions of a published reward may stand side by side: their identities differ.
     cards = [card_of(name) for name in names]

@@ -163,7 +163,7 @@ def _plan(name: str, flags: Namespace) -> tuple[Plan, Options]:
         if verb.reward_weights is not None and not rewards.has_weights(verb.reward):
             raise UsageError(f"--reward-weights: the reward {verb.reward!r} has no weights.")
         flags.num_images = verb.candidates
-    names, _, usual = sample.preset.read_defaults(options)
+    names, _, usual, _ = sample.preset.read_defaults(options)
     # The negative branch of verbs that define it themselves stays theirs.
     given = usual.put_before(flags, negative=verb.negative_prompt is None)
     settings = make_settings(Settings, flags, **given)

@@ -114,7 +114,7 @@ def read_call(
         if ours not in call:
             known = (*call, *NAMES, *SIDES, *OF_CALLS)
             raise TypeError(
-                f"unknown argument {name!r}{near_name(name, known) or '.'} "
+                f"unknown argument {name!r}{near_name(name, known)} "
                 f"A call knows: {', '.join(known)}."
             )
         if value is None:

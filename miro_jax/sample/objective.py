@@ -113,7 +113,7 @@ def check_search(verb: Search, prompts: Sequence[Any], seed: int) -> list[str]:
         try:
             rewards.check_names(verb.objective)
         except ValueError as error:
-            near = near_name(verb.objective[0], (GENEVAL,)) if len(verb.objective) == 1 else ""
+            near = near_name(verb.objective[0], (GENEVAL,), "") if len(verb.objective) == 1 else ""
             text = f"{str(error).rstrip('.')}{near}" if near else f"{error} Or {GENEVAL} alone."
             raise ValueError(f"--objective: {text}") from error
         rewards.check_weights(verb.objective, weights)

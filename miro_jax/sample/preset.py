@@ -15,7 +15,7 @@ from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.files import to_json
 from miro_jax.models.targets import to_levels
 from miro_jax.sample.settings import UNWRITTEN, Options, Settings
-from miro_jax.sample.trained import peek
+from miro_jax.sample.trained import Peeked, peek
 from miro_jax.sample.usual import Usual
 
 FORMAT = 1
@@ -89,17 +89,17 @@ class Preset:
             )
 
 
-def read_defaults(options: Options) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual]:
+def read_defaults(options: Options) -> Peeked:
     """Look at the checkpoint that the flags of a command name, without its weights.
 
     Returns:
-      what `trained.peek` does, and the defaults of sampling, of --preset where it is given.
+      what `trained.peek` does, sampled by the preset where --preset is given.
 
     Raises:
       FileNotFoundError, ValueError: see `peek` and `read_preset`; a flag of releases for a run.
     """
-    names, config, usual, _ = peek(options.checkpoint, options.variant, options.revision)
-    for name in ("text_encoder", "vae", "revision") if config is not None else ():
+    facts = peek(options.checkpoint, options.variant, options.revision)
+    for name in ("text_encoder", "vae", "revision") if facts.sample is not None else ():
         if (value := getattr(options, name)) is not None:
             raise ValueError(
                 f"argument --{name.replace('_', '-')}: must be given for a release alone; "
@@ -107,9 +107,9 @@ def read_defaults(options: Options) -> tuple[tuple[str, ...], dict[str, Any] | N
             )
     if options.preset is not None:
         preset = read_preset(options.preset)
-        preset.check_rewards(names)
-        usual = preset.over(usual)
-    return names, config, usual
+        preset.check_rewards(facts.reward_names)
+        facts = facts._replace(usual=preset.over(facts.usual))
+    return facts
 
 
 def read_preset(path: Path | str) -> Preset:

@@ -25,12 +25,11 @@ from typing import Any
 from miro_jax import __version__
 from miro_jax.cli.flags import check, from_call, option
 from miro_jax.data.json_file import MOST_BYTES, check_fields, is_json_lines, parse_json
-from miro_jax.data.near import near_name
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.texts import encodable
 from miro_jax.data.storage.files import to_json
-from miro_jax.models.targets import parse_targets, to_levels
+from miro_jax.models.targets import parse_targets, to_levels, unknown_reward
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.settings import MOST_SEEDS, WHAT, Options, Settings, check_seed, list_prompts
 
@@ -274,10 +273,7 @@ def find_reward(name: str, names: Sequence[str]) -> str:
     short = short_name(name)
     matches = [name] if name in names else [n for n in names if short_name(n) == short]
     if len(matches) != 1:
-        raise ValueError(
-            f"Unknown reward {name!r}; this model knows: {', '.join(names) or 'none'}"
-            f"{near_name(name, names) or '.'}"
-        )
+        raise unknown_reward(name, names)
     return matches[0]
 
 

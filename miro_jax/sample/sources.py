@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from miro_jax.data.near import runs_here
 from miro_jax.pretrained.weights import hub, official
 
 _SHOWN = 5  # folders in a message
@@ -40,14 +41,12 @@ def open_release(
     if folder.is_dir():
         yield hub.open(text, _subfolder(folder, variant), revision)
         return
-    below = [*Path().glob("*/checkpoints"), *Path().glob("*/*/checkpoints")]
     beside = [
-        path
+        str(path)
         for path in folder.parent.glob("*/")
         if is_run(path) or (path / _subfolder(path, variant) / official.CONFIG).is_file()
     ]
-    known = {str(path) for path in (*(path.parent for path in below), *beside)}
-    near = difflib.get_close_matches(str(folder), sorted(known), 3, 0.75)
+    near = difflib.get_close_matches(str(folder), sorted({*runs_here(), *beside}), 3, 0.75)
     looks_local = str(source).startswith(("./", "../", "/", "~")) or len(folder.parts) != 2
     if looks_local or near or Path(folder.parts[0]).is_dir():
         hint = f"; did you mean {' or '.join(near)}?" if near else ". A hub id reads owner/name."

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -43,6 +43,22 @@ _CONFIG_OF_A_RUN = {
 _REWARDS_OF_A_RELEASE = {"coherence_keys?": ([str], None)}
 _NEGATIVE = "negative_prompt"  # built into an exported student
 _OF_A_RELEASE = _REWARDS_OF_A_RELEASE | {f"{official.OURS}?": {f"{_NEGATIVE}?": str}}
+
+
+class Peeked(NamedTuple):
+    """What the `config.json` of a checkpoint tells.
+
+    Attributes:
+      reward_names: of its conditioning rewards, in order.
+      sample: `config.sample` where it is a run, None for a release.
+      usual: what it is sampled with where nothing else is said.
+      is_student: whether it was trained by --stage=distil.
+    """
+
+    reward_names: tuple[str, ...]
+    sample: dict[str, Any] | None
+    usual: Usual
+    is_student: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,17 +223,11 @@ def folder_of(source: str | Path, variant: str | None = None, weights: bool = Tr
     return locate(source, variants(variant), weights=weights)
 
 
-def peek(
-    source: str | Path, variant: str | None = None, revision: str | None = None
-) -> tuple[tuple[str, ...], dict[str, Any] | None, Usual, bool]:
+def peek(source: str | Path, variant: str | None = None, revision: str | None = None) -> Peeked:
     """Look at what a checkpoint is, reading its `config.json` alone.
 
     Args:
       source, variant, revision: see `load`.
-
-    Returns:
-      (names of its rewards, in order; `config.sample` where it is a run, None for a release; what
-      it is sampled with where nothing else is said; whether it is a student of --stage=distil).
 
     Raises:
       FileNotFoundError: there is none. ValueError: it is neither a run nor a release.
@@ -227,7 +237,7 @@ def peek(
         settings = _config_of_run(folder, source, variant)
         names, own = map(short_name, settings["data"]["train_rewards"]), settings["sample"]
         student = settings.get("model", {}).get("rin", {}).get("student", False)
-        return tuple(names), own, read_usual(own), student
+        return Peeked(tuple(names), own, read_usual(own), student)
     with open_release(source, variant, folder, revision) as repository:
         settings = repository.json(official.CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("network"), dict):
@@ -237,8 +247,8 @@ def peek(
         )
     check_fields(settings, _OF_A_RELEASE, f"{official.CONFIG} of {source}")
     check_fields(settings["network"], _REWARDS_OF_A_RELEASE, f"{official.CONFIG} of {source}")
-    student = official.is_student(settings)
-    return official.reward_names(settings), None, _usual_of_release(settings), student
+    names, usual = official.reward_names(settings), _usual_of_release(settings)
+    return Peeked(names, None, usual, official.is_student(settings))
 
 
 def _usual_of_release(settings: Mapping[str, Any]) -> Usual:

@@ -89,7 +89,7 @@ def open_input(
 def _advice(words: Sequence[str]) -> str:
     """Return what to do about words that are nothing to score."""
     if missing := [word for word in words if not os.path.exists(word)]:
-        named = "".join(f" {word} is missing{near_path(word) or '.'}" for word in missing[:3])
+        named = "".join(f" {word} is missing{near_path(word)}" for word in missing[:3])
         return named + (f" {len(missing) - 3:,} more are missing." if missing[3:] else "")
     if all(map(os.path.isfile, words)):
         several = "some images" if len(words) > 1 else "one image"

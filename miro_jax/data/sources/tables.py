@@ -105,9 +105,7 @@ def open_table(
     """
     path = os.fspath(path)
     if not reading.is_file(path):
-        what = (
-            "it is a folder." if os.path.isdir(path) else f"there is none{near_path(path) or '.'}"
-        )
+        what = "it is a folder." if os.path.isdir(path) else f"there is none{near_path(path)}"
         raise FileNotFoundError(f"{path} must be a table with paths and captions; {what}")
     if not is_table(path):
         raise ValueError(f"A table must end in one of {', '.join(ENDINGS)}; got {path}.")

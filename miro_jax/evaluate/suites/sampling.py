@@ -56,7 +56,7 @@ def plan(
         images.
     """
     options = make_settings(Options, flags, checkpoint=source)
-    names, config, usual = sample.preset.read_defaults(options)
+    names, config, usual, _ = sample.preset.read_defaults(options)
     given, seed = usual.put_before(flags), 0 if config is None else config["seed"]
     flags.seed = seed if flags.seed is None else flags.seed
     prompts = tuple(Prompt(prompt.text) for prompt in suite.prompts)

@@ -46,5 +46,5 @@ def make_suite(name: str, run: Path | None = None) -> Suite:
     raise ValueError(
         f"--suite must be one of {', '.join(SUITES)}, or a file of prompts, or NAME:PATH with your "
         f"copy of the prompts of {', '.join(adapters.ADAPTERS)}; got {name!r}"
-        f"{near_name(name, known) or near_path(name) or '.'}"
+        f"{near_name(name, known, otherwise=near_path(name))}"
     )
