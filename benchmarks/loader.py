@@ -126,7 +126,13 @@ def train(data: batches.DataIterator, steps: int) -> dict[str, float]:
     sizes = {"patch_size": 8, "num_latent_tokens": 4, "condition_layers": 0}
     config = config_of("tiny", latent_shape=LATENT, caption_width=WIDTH, num_rewards=7, **sizes)
     flags = argparse.Namespace(
-        what=STEP, products="", dtype="float32", attention="xla", batch=BATCH, tokens=TOKENS
+        what=STEP,
+        microbatches=1,
+        products="",
+        dtype="float32",
+        attention="xla",
+        batch=BATCH,
+        tokens=TOKENS,
     )
     step = Ours(config, flags)
     layout = sharding.batch_sharding(step.mesh)

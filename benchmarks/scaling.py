@@ -70,7 +70,7 @@ def compile_step(flags: argparse.Namespace) -> None:
     count = jax.device_count()
     mesh = sharding.make_mesh(count // flags.model, flags.model)
     options = {"what": STEP, "products": "", "dtype": flags.dtype, "attention": "xla"}
-    options["tokens"] = TOKENS
+    options |= {"microbatches": 1, "tokens": TOKENS}
     batch = flags.batch * mesh.shape["data"]
     step = Ours(config_of(flags.size), argparse.Namespace(**options, batch=batch), mesh)
     text = step.compiled.as_text()

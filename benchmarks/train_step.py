@@ -99,7 +99,7 @@ class Ours:
             layers.cuts_kernels = lambda: args.products == "cut"
         with sharding.use_mesh(self.mesh):
             step, self.abstract = make_step(
-                config, self.mesh, args.dtype, args.attention, what=args.what
+                config, self.mesh, args.dtype, args.attention, args.microbatches, args.what
             )
             layout = sharding.batch_sharding(self.mesh)
             self.batch = jax.device_put(data(config, args.batch, args.tokens), layout)
@@ -282,6 +282,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--residual", default="float32", help="of ours: float32 or compute")
     parser.add_argument("--products", choices=("cut", "whole"), help="of packed kernels of ours")
     parser.add_argument("--remat", action="store_true", help="recompute blocks of ours")
+    parser.add_argument("--microbatches", type=int, default=1, help="of a step of ours")
     parser.add_argument("--authors", action="store_true", help="time the authors' package too")
     parser.add_argument("--only-authors", action="store_true", help="and not ours")
     parser.add_argument("--eager", action="store_true", help="theirs without torch.compile")
@@ -297,6 +298,8 @@ def parse() -> argparse.Namespace:
     tried.add_option(parser)
     args = parser.parse_args()
     tried.patch(args.tried)
+    if args.microbatches > 1 and args.what != STEP:
+        parser.error("--microbatches is of a whole step")
     args.compile_theirs, args.guard = not args.eager, not args.no_guard
     return args
 
@@ -308,7 +311,9 @@ def main() -> None:
         timing.emit(f"first step/{args.size}", **first_step(config, args))
         return
     gflop = 4 * timing.GFLOP_PER_FORWARD[args.tokens] if args.size == "released" else None
-    facts = {k: getattr(args, k) for k in ("what", "size", "batch", "tokens", "dtype")}
+    facts = {
+        k: getattr(args, k) for k in ("what", "size", "batch", "microbatches", "tokens", "dtype")
+    }
     sides = {}
     mine = [args.attention, args.residual, args.products or "default"]
     part = "train" if args.what == STEP else args.what
