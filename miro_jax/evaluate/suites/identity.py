@@ -40,13 +40,9 @@ def why_no_column(first: Evaluation, second: Evaluation, metric: str) -> list[tu
 
     What is unknown in a judge keeps them apart too.
     """
-    sides = [_column(one, metric) for one in (first, second)]
-    unknown = [
-        (path, value, value)
-        for path, value in _leaves(judge_of(first, metric))
-        if value == UNKNOWN and not differing(*sides)
-    ]
-    return differing(*sides) + unknown
+    leaves = _leaves(judge_of(first, metric))
+    unknown = [(path, value, value) for path, value in leaves if value == UNKNOWN]
+    return differing(*(_column(one, metric) for one in (first, second))) or unknown
 
 
 def why_no_difference(first: Evaluation, second: Evaluation) -> list[tuple[str, Any, Any]]:
