@@ -49,7 +49,7 @@ SEED_RULE = "each image its own: (seed, index of the prompt, index of the sample
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked evaluation. rewards: names, see `scoring.choose`. folder: of the results."""
+    """A checked evaluation. suite, rewards: see `choose`. folder: of the results."""
 
     suite: Suite
     found: Found
@@ -67,17 +67,12 @@ class Job:
             "images_per_prompt": self.found.per_prompt,
             "rewards": [label(name) for name in self.rewards],
             "weights": dict(s.weights),
-            "judge": dict(s.judge) if self.judged else None,
+            "judge": dict(s.judge) if self.suite.open_judge else None,
             "declared": dict(s.declare),
         } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
         if s.reference is not None:
             request["reference_files"] = features.describe_reference(s.reference)
         return request
-
-    @property
-    def judged(self) -> bool:
-        """Whether a judge takes part."""
-        return self.suite.open_judge is not None and not self.settings.no_judge
 
     @property
     def claim(self) -> Claim:
@@ -176,7 +171,7 @@ def run(job: Job, judge: Judge | None = None, silent: bool = False) -> Evaluatio
 
 def _run(job: Job, judge: Judge | None, silent: bool) -> None:
     folder, images = LocalFolder(job.folder), job.found.images
-    if judge is None and job.judged and job.suite.open_judge is not None:
+    if judge is None and job.suite.open_judge is not None:
         judge = job.suite.open_judge(dict(job.settings.judge))
     identity = dict(judge.identity) if judge else {}
     request = job.request | {"judge_identity": identity}
