@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from miro_jax.data.printable import some
+
 _LIKELY = 0.6  # how much alike two words are, 1 is equal
-_SHOWN = 5  # runs in a message
 
 
 def near_name(name: str, known: Iterable[str], otherwise: str = ".") -> str:
@@ -35,8 +36,7 @@ def near_path(path: str | Path, pattern: str = "", otherwise: str = ".") -> str:
 def near_run(folder: str | Path) -> str:
     """Return how a text that names no run ends: the run that was meant, or those below here."""
     runs = runs_here()
-    listed = ", ".join([*runs[:_SHOWN], *["..."] * (len(runs) > _SHOWN)])
-    return near_path(folder, "checkpoints", f"; runs here: {listed}." if runs else ".")
+    return near_path(folder, "checkpoints", f"; runs here: {some(runs, most=5)}." if runs else ".")
 
 
 def runs_here() -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from miro_jax.data.near import runs_here
+from miro_jax.data.printable import some
 from miro_jax.pretrained.weights import hub, official
 
-_SHOWN = 5  # folders in a message
 # The hub's names of the models trained on fewer rewards: miro-no-pickscore, miro-only-clip, ...
 HUB_WORDS = {"pick_score": "pickscore", "sci_score": "sciscore"}
 
@@ -65,9 +65,8 @@ def _describe_other(path: Path) -> str:
     near = sorted({str(one) for one in below or around})
     if not near:
         return f"{text} {'has neither' if path.is_dir() else 'is a file'}."
-    listed = f"{', '.join(near[:_SHOWN])}{', ...' if near[_SHOWN:] else ''}"
     advice = "one of these" if len(near) > 1 else near[0]
-    return f"{text} {'holds' if below else 'is part of'} {listed}. Give {advice}."
+    return f"{text} {'holds' if below else 'is part of'} {some(near, most=5)}. Give {advice}."
 
 
 def variants(variant: str | None) -> Sequence[str]:

@@ -10,6 +10,7 @@ a prompt that was rewritten is no prompt of the suite. A set that lacks an image
 score would be that of an easier suite.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from miro_jax.cli.exit import note
 from miro_jax.data.json_file import MOST_BYTES, parse_json
-from miro_jax.data.printable import counted
+from miro_jax.data.printable import counted, some
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources import Source, Tables, tables
 from miro_jax.data.sources.captions import index_captions
@@ -34,7 +35,6 @@ METADATA, SAMPLES = "metadata.jsonl", "samples"
 GENEVAL, OURS, TABLE, FOLDER = "geneval", "miro_jax", "table", "folder"
 _PICTURE = re.compile(r".*\.(png|jpg|jpeg|webp)", re.IGNORECASE)
 _IMAGE = re.compile(rf"\d+{_PICTURE.pattern}", re.IGNORECASE)
-_SHOWN = 3  # examples in a message
 _LINE = {"prompt": str, "tag?": str}
 
 
@@ -137,12 +137,12 @@ def match(
             "of another run."
         )
     if missing and not partial:
-        names = ", ".join(f"{key}/{sample}" for key, sample in missing[:_SHOWN])
+        names = some([f"{key}/{sample}" for key, sample in missing])
         raise ValueError(
             f"{what} must hold {number} images of each of the {len(suite.prompts)} prompts of "
-            f"{suite.name}; it lacks {len(missing)} of {number * len(suite.prompts)}: {names}"
-            f"{', ...' if len(missing) > _SHOWN else ''}. Sample them, set --images-per-prompt, or "
-            "evaluate what there is with --partial, which marks the result."
+            f"{suite.name}; it lacks {len(missing)} of {number * len(suite.prompts)}: {names}. "
+            "Sample them, set --images-per-prompt, or evaluate what there is with --partial, which "
+            "marks the result."
         )
     digest = hashlib.sha256()
     for image in images:
@@ -156,9 +156,7 @@ def _size(image: SuiteImage) -> int:
 
 def _most(suite: Suite, groups: dict[str, list[File]]) -> int:
     """Return how many images the prompt with the most of them has; prompts may share a text."""
-    shared: dict[str, int] = {}
-    for prompt in suite.prompts:
-        shared[clean(prompt.text)] = shared.get(clean(prompt.text), 0) + 1
+    shared = collections.Counter(clean(prompt.text) for prompt in suite.prompts)
     return max(-(-len(files) // shared[text]) for text, files in groups.items())
 
 
