@@ -171,14 +171,17 @@ class Chart:
         return page.draw("chart", self, _ROOM, alt)
 
 
-def histogram(facts: Mapping, x_label: str, width: int = 420, height: int = 230) -> Chart:
+def histogram(
+    name: str, facts: Mapping, x_label: str, width: int = 420, height: int = 230
+) -> Markup:
     """Draw what `statistics.describe` returns: bars, median (solid), 5th and 95th percentile."""
     counts, edges = facts["histogram"]["counts"], facts["histogram"]["edges"]
     chart = Chart(fit_axis(edges, x_label), fit_axis(counts, "images", zero=True), width, height)
     chart.bars(edges, counts)
     for percentile, kind in (("5", "side"), ("50", "middle"), ("95", "side")):
         chart.line([facts["percentiles"][percentile]] * 2, [chart.y.low, chart.y.high], kind)
-    return chart
+    mean, std = page.format_number(facts["mean"]), page.format_number(facts["std"])
+    return chart.svg(f"{name}: {facts['count']} scores, mean {mean}, standard deviation {std}")
 
 
 def file_style() -> Markup:

@@ -114,11 +114,7 @@ def _tiles(scored: Scored) -> list[Tile]:
 def _histogram(scored: Scored, name: str) -> Markup | None:
     """Draw the scores of one reward; None where there are none."""
     facts = scored.stats["captions"]["rewards"][name]
-    if not facts["count"]:
-        return None
-    mean, std = format_number(facts["mean"]), format_number(facts["std"])
-    alt = f"{name}: {facts['count']} scores, mean {mean}, standard deviation {std}"
-    return histogram(facts, "score").svg(alt)
+    return histogram(name, facts, "score") if facts["count"] else None
 
 
 def _percentile_rows(scored: Scored) -> list[tuple[str, str, list[str], int]]:

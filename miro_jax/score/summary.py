@@ -132,9 +132,7 @@ def _panel(name: str, facts: dict, scale: str) -> Markup:
         return Markup('<text class="label" x="2" y="13">{}: no scores</text>').format(name)
     labels = {"5": "5 %", "50": "median", "95": "95 %"}
     note = "   ".join(f"{t} {format_number(facts['percentiles'][p])}" for p, t in labels.items())
-    mean, std = format_number(facts["mean"]), format_number(facts["std"])
-    alt = f"{name}: {facts['count']} scores, mean {mean}, standard deviation {std}"
-    chart = histogram(facts, f"{name}, {scale}", width=_WIDTH, height=_HEIGHT).svg(alt)
+    chart = histogram(name, facts, f"{name}, {scale}", _WIDTH, _HEIGHT)
     return chart + Markup(
         '<text x="{}" y="13" text-anchor="end" xml:space="preserve">{}</text>'
     ).format(_WIDTH - 12, note)
