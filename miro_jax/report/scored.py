@@ -24,6 +24,7 @@ from miro_jax.data.sources import causes
 from miro_jax.report import page
 from miro_jax.report.charts import Axis, Chart, fit_axis, histogram
 from miro_jax.report.page import Tile, count_images, format_number, percent
+from miro_jax.report.statistics import PERCENTILES
 
 FILE = "report.html"
 SECTIONS = {
@@ -34,7 +35,6 @@ SECTIONS = {
     "failures": "What failed",
     "set": "The set",
 }
-_PERCENTILES = ("1", "5", "25", "50", "75", "95", "99")
 _CAPTIONS = {"captions": "own", "synthetic_captions": "synthetic"}
 
 
@@ -82,7 +82,7 @@ def render(scored: Scored) -> bytes:
         tiles=_tiles(scored),
         histograms={name: _histogram(scored, name) for name in scored.manifest.rewards},
         short_names=[name.partition("@")[0] for name in scored.manifest.rewards],
-        percentile_heads=[f"{p} %" for p in _PERCENTILES],
+        percentile_heads=[f"{p} %" for p in PERCENTILES],
         percentile_rows=_percentile_rows(scored),
         levels=_levels(scored),
         correlated={
@@ -125,7 +125,7 @@ def _percentile_rows(scored: Scored) -> list[tuple[str, str, list[str], int]]:
             facts = scored.stats[kind]["rewards"][name]
             if facts["count"]:
                 numbers = [facts["mean"], facts["std"]]
-                numbers += [facts["percentiles"][p] for p in _PERCENTILES]
+                numbers += [facts["percentiles"][str(p)] for p in PERCENTILES]
                 cells = [format_number(float(f"{number:.4g}")) for number in numbers]
                 rows.append((name if label == "own" else "", label, cells, facts["count"]))
     return rows
