@@ -26,7 +26,7 @@ from miro_jax.data.json_file import parse_json
 from miro_jax.data.storage import Damaged, RemoteFolder
 from miro_jax.data.storage.files import naming, published, remove_leftovers, to_json, write_atomic
 from miro_jax.data.storage.mirror import CHECKPOINTS, COMMIT, MARKER, finished_steps, scratch_root
-from miro_jax.data.storage.remote import errors_of_stores
+from miro_jax.data.storage.remote import SCHEMES, errors_of_stores
 from miro_jax.pretrained.weights import hub, official
 
 FOLDER = "checkpoints"  # below the scratch folder
@@ -34,7 +34,6 @@ _OF_A_RUN = ("run.json", "evaluation.json", "records/manifest.json")  # beside i
 _NOT_SAMPLED = ("params", "opt_state")  # parts of a checkpoint
 _THREADS = 8  # each fetches a file
 _KEPT = 2  # copies of a URL: others may still read the one before
-_SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
 _Tree = Mapping[str, tuple[int, str]]
 
 
@@ -68,7 +67,7 @@ def locate(
     scheme, is_url, _ = os.fspath(location).partition("://")
     if not is_url:
         return Path(location).expanduser()
-    if scheme not in _SCHEMES:
+    if scheme not in SCHEMES:
         raise ValueError(
             "The URL of a checkpoint must begin with gs:// or s3://; others are given by the path "
             f"of their folder, or by a hub id, owner/name. Got {location}."

@@ -23,7 +23,7 @@ from fsspec.config import conf
 from miro_jax.data.storage.ahead import THREADS
 from miro_jax.data.storage.base import ATTEMPTS, Damaged, Folder
 
-_SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
+SCHEMES = ("gs", "gcs", "s3", "s3a", "memory")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 _PACKAGES = {"gcs": "gcsfs", "s3": "s3fs"}  # of each extra
 _SECONDS_BETWEEN_ATTEMPTS = 0.25
@@ -70,9 +70,9 @@ class RemoteFolder(Folder):
     def __init__(self, url: str):
         self.url = url.rstrip("/")
         scheme = self.url.partition("://")[0]
-        if scheme not in _SCHEMES:
+        if scheme not in SCHEMES:
             raise ValueError(
-                f"A folder to write into must be local or of {', '.join(_SCHEMES)}; got {url!r}. "
+                f"A folder to write into must be local or of {', '.join(SCHEMES)}; got {url!r}. "
                 "Other stores do not keep several workers apart: write to a local folder, copy it."
             )
         try:
