@@ -115,7 +115,6 @@ def fill(
     request: Request,
     reward: Reward,
     keep_candidates: bool = False,
-    progress: bool = False,
 ) -> None:
     """Fill a folder, resuming where it stopped.
 
@@ -133,7 +132,7 @@ def fill(
             folder.remove(SCORES)
         folder.forget(SCORES)
         scores = Scores(folder.path / SCORES)
-        job.score(scores, progress)
+        job.score(scores)
         job.finish(np.array([scores.of_prompt(row) for row in range(len(request.prompts))]))
     if not keep_candidates:
         job.remove(range(len(candidates)))
@@ -152,11 +151,11 @@ class _Filling:
     keep: bool
     candidates: Sequence[ImageRequest]
 
-    def score(self, scores: "Scores", progress: bool) -> None:
+    def score(self, scores: "Scores") -> None:
         """Draw and score the candidates that have no score yet."""
         self._prune(scores, range(len(self.request.prompts)))
         for batch, drawn in draw.draw_batches(
-            self.pipe, self.candidates, scores.lack, progress, "sample and score"
+            self.pipe, self.candidates, scores.lack, True, "sample and score"
         ):
             lines = []
             given = score_batch(self.reward, batch, drawn)

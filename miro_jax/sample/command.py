@@ -105,13 +105,13 @@ def _fill(plan: Plan) -> None:
         warnings.showwarning = _show_warning
         if isinstance(verb, Best):
             keep = verb.keep_candidates
-            sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep, progress=True)
+            sample.best.fill(folder, plan.pipe, plan.request, plan.reward, keep)
         elif isinstance(verb, Search):
             given = plan.pipe, plan.request, verb, plan.objective
-            say("\n".join(sample.search.describe(sample.search.fill(folder, *given, True))))
+            say("\n".join(sample.search.describe(sample.search.fill(folder, *given))))
         else:
             compose = animate if isinstance(verb, Loop) else None
-            sample.draw.fill(folder, plan.pipe, plan.sheet, True, compose)
+            sample.draw.fill(folder, plan.pipe, plan.sheet, compose)
     say(plan.out)
 
 

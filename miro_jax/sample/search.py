@@ -191,14 +191,13 @@ def fill(
     request: Request,
     verb: Search,
     objective: Objective,
-    progress: bool = False,
 ) -> Preset:
     """Fill a folder, resuming where it stopped.
 
     It gets `preset.json`, the scores of all images, those images of the confirmation that are
     compared, `grid.png` and `manifest.json`. See `find_preset`.
     """
-    job = _Searching(pipe, request, verb, Measure(pipe, objective, folder, progress))
+    job = _Searching(pipe, request, verb, Measure(pipe, objective, folder, True))
     preset = job.run()
     if not folder.is_complete():
         folder.write(PRESET, preset.to_json())
