@@ -22,22 +22,21 @@ _HIDDEN = ("result", "benchmark.tag_order")
 def render_evaluation(evaluation: Evaluation) -> bytes:
     """Return the page of one evaluation."""
     result, benchmark = evaluation.manifest["result"], evaluation.manifest["benchmark"]
-    score = benchmark["score"]
-    sections = {"numbers": "Numbers", "images": "Images", "manifest": "Manifest"}
+    table = table_of(evaluation)
     text = page.render(
         "suite.html",
         title=f"miro_jax {benchmark['name']}",
         kind=f"evaluation, {benchmark['name']}",
         name=evaluation.manifest["images"]["path"],
-        sections=sections,
+        sections={"numbers": "Numbers", "images": "Images", "manifest": "Manifest"},
         tiles=[_tile(name, one) for name, one in list(evaluation.metrics.items())[:4]],
-        table=_cells(table_of(evaluation)),
-        notes=table_of(evaluation).notes,
+        table=_cells(table),
+        notes=table.notes,
         partial=result["partial"],
         images=count_images(result["images"]),
         prompts=result["prompts"],
         groups=[(heading, _pictures(evaluation, rows)) for heading, rows in _chosen(evaluation)],
-        score=score,
+        score=benchmark["score"],
         facts=_facts(evaluation),
     )
     return text.encode("utf-8")
