@@ -11,6 +11,7 @@ import pytest
 from configs import base as configs
 from miro_jax import __main__ as entry
 from miro_jax.evaluate import run as stage
+from miro_jax.train import components
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -42,6 +43,17 @@ def test_the_config_of_the_run_decides_where_nothing_is_given(folder, seen):
     assert config.evaluate.evaluators == ("gallery", "geneval", "dials")
     assert config.evaluate.prompts == "auto" and config.evaluate.max_prompts == 64
     assert config.mesh.data == -1 and config.sample.batch_size == 8  # devices of this machine
+
+
+@pytest.mark.parametrize("parts", [4, None])
+def test_a_run_that_was_trained_in_microbatches_fits_this_machine(folder, seen, parts):
+    config = json.loads((folder / "config.json").read_text())
+    del config["train"]["microbatches"]  # as before there were any
+    config["train"] |= {} if parts is None else {"microbatches": parts}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert entry.main(["evaluate", str(folder)]) == 0
+    ((config, _),) = seen
+    components.check_batches(config)
 
 
 def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen):

@@ -29,7 +29,7 @@ from miro_jax.report import comparison
 from miro_jax.report.statistics import Mean, bootstrap_mean, rank_correlation
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.trained import Trained, load, restore
+from miro_jax.sample.trained import Trained, load, restore, use_all_devices
 
 Scores = dict[str, np.ndarray]  # by reward or by request: [N, R], or [L, N, R]
 
@@ -45,8 +45,7 @@ class Measured:
 
 def run_here(before: str, config: ml_collections.ConfigDict, after: Path, out: Path) -> None:
     """Run on all devices of this machine; `before` is a run, a folder or a hub id. See `run`."""
-    config.mesh.data, config.mesh.model = -1, 1
-    config.train.batch_size = config.sample.batch_size = jax.device_count()
+    use_all_devices(config)
     run(load(before), config, after, out)
 
 

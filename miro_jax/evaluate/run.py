@@ -42,7 +42,7 @@ from miro_jax.report.results import GenEval, Result
 from miro_jax.report.sections import headline
 from miro_jax.sample.draw import describe_pipeline
 from miro_jax.sample.pipeline import MiroPipeline
-from miro_jax.sample.trained import Trained, restore, weights_name
+from miro_jax.sample.trained import Trained, restore, use_all_devices, weights_name
 from miro_jax.train import components, peers
 
 LOCK = ".lock-evaluate"
@@ -64,8 +64,7 @@ def validate_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def run_here(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Run on all devices of this machine, whatever the run was trained on; see `run`."""
-    config.mesh.data, config.mesh.model = -1, 1
-    config.train.batch_size = config.sample.batch_size = jax.device_count()
+    use_all_devices(config)
     try:
         run(config, workdir)
     except base.EvaluatorFailed as error:

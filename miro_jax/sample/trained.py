@@ -143,6 +143,14 @@ def restore(
     )
 
 
+def use_all_devices(config: ml_collections.ConfigDict) -> None:
+    """Free a run's config of the machine that it was trained on."""
+    config.mesh.data, config.mesh.model = -1, 1
+    config.train.batch_size = config.sample.batch_size = jax.device_count()
+    with config.unlocked():  # runs of earlier versions do not have it
+        config.train.microbatches = 1
+
+
 def of_parts(parts: components.Components, weights: tuple, **more: Any) -> Trained:
     """Join the parts of a run with weights, which may be put in later; more: of `Trained`."""
     return Trained(
@@ -186,7 +194,9 @@ def load(
     if is_run(folder):
         settings = _config_of_run(folder, source, variant)
         _check_is_release(source, text_encoder=text_encoder, vae=vae, revision=revision)
-        config = _for_sampling(ml_collections.ConfigDict(settings), dtype)
+        config = ml_collections.ConfigDict(settings)
+        config.model.dtype, config.model.attention = dtype, "auto"
+        use_all_devices(config)
         try:
             return restore(config, folder, step)
         except UnusableError as error:
@@ -304,16 +314,6 @@ def _config_of_run(folder: Path, source: str | Path, variant: str | None) -> dic
     if variant is not None:
         raise ValueError(f"only releases have variants; {source} is a run, got {variant!r}.")
     return read_json(folder / official.CONFIG, _CONFIG_OF_A_RUN)
-
-
-def _for_sampling(config: ml_collections.ConfigDict, dtype: str) -> ml_collections.ConfigDict:
-    """Free a run's config of the machine that it was trained on."""
-    config.model.dtype = dtype
-    config.model.attention = "auto"
-    config.mesh.data, config.mesh.model = -1, 1
-    config.train.microbatches = 1
-    config.train.batch_size = config.sample.batch_size = jax.device_count()
-    return config
 
 
 def _encoders(release, dtype, mesh, text_encoder, vae) -> tuple[Any, Callable[[], Any]]:
