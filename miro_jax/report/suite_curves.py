@@ -16,8 +16,8 @@ from miro_jax.report.charts import Chart, fit_axis
 EVALS = "evals"  # folder of a run
 _FILE = "evaluation.json"
 _STEP = re.compile(r"step-(\d+)$")
-_METRIC = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
-_SCHEMA = {"result": {"metrics": {str: _METRIC}, "order?": [str]}}
+INTERVAL = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
+_SCHEMA = {"result": {"metrics": {str: INTERVAL}, "order?": [str]}}
 
 
 def read_curves(run: Path) -> dict[str, dict[str, dict[int, Mapping[str, Any]]]]:

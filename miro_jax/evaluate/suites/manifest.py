@@ -26,7 +26,7 @@ from typing import Any
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_sealed_json
 from miro_jax.evaluate.suites.rows import read_rows
-from miro_jax.report.suite_curves import EVALS
+from miro_jax.report.suite_curves import EVALS, INTERVAL
 
 NAME = "evaluation.json"
 IMPORTED = "imported"  # images.layout of results whose images were elsewhere
@@ -37,12 +37,11 @@ GROUPS = (
     *("benchmark", "judge", "rewards", "images", "model", "sampling"),
     *("post_selection", "statistics", "machine", "result"),
 )
-_INTERVAL = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
 SCHEMA = {"format": int, **dict.fromkeys(GROUPS, dict)} | {
     "benchmark": {"name": str, "prompts": int, "prompts_sha256": str, "tags": {str: int}},
     "rewards": {str: str},
     "result": {
-        "metrics": {str: _INTERVAL | {"tags?": {str: _INTERVAL}}},
+        "metrics": {str: INTERVAL | {"tags?": {str: INTERVAL}}},
         "images": int,
         "file?": {"name": str, "sha256": str},
     },
