@@ -79,8 +79,7 @@ def convergence(sources: Sequence[Source]) -> Figure:
             f"{', '.join(models) or 'none'}. Give BASELINE=FOLDER and MODEL=FOLDER, folders with "
             "an evaluation for each checkpoint, or published."
         )
-    legend = legend_of(models)
-    kinds = {label: kind for kind, label in legend.items()}
+    legend, kinds = legend_of(models)
     panels, rows, numbers = [], [], {}
     for name, one in curves.items():
         panel, points, found = _convergence_panel(name, one, kinds)
@@ -175,8 +174,7 @@ def test_time(sources: Sequence[Source]) -> Figure:
             "test-time needs evaluations with rewards and several samples of each prompt, or "
             "published; got none."
         )
-    legend = legend_of(models)
-    kinds = {label: kind for kind, label in legend.items()}
+    legend, kinds = legend_of(models)
     panels, rows, numbers = [], [], {}
     for name, one in curves.items():
         most = max(x for xs, _ in one.values() for x in xs)

@@ -144,8 +144,8 @@ def _spread(
     return entries, rows
 
 
-def legend_of(labels: Sequence[str]) -> dict[str, str]:
-    """Give each of at most four series its class.
+def legend_of(labels: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Give each of at most four series its class; returns class -> label, and label -> class.
 
     Raises:
       ValueError: there are more.
@@ -155,4 +155,4 @@ def legend_of(labels: Sequence[str]) -> dict[str, str]:
             f"A figure shows at most {len(KINDS)} series; got {', '.join(labels)}. Choose with "
             "--models."
         )
-    return dict(zip(KINDS, labels, strict=False))
+    return dict(zip(KINDS, labels, strict=False)), dict(zip(labels, KINDS, strict=False))

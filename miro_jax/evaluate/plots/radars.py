@@ -145,8 +145,7 @@ def _write_ends(low: float, high: float) -> list[str]:
 
 def _figure(kind: str, title: str, tables: Sequence[Table], ends: str) -> Figure:
     models = list(dict.fromkeys(model for table in tables for model in table.models))
-    legend = legend_of(models)
-    kinds = {label: key for key, label in legend.items()}
+    legend, kinds = legend_of(models)
     panels, rows, warnings, numbers = [], [], [], {}
     rings, how = _RINGS[ends]
     for table in tables:
