@@ -10,7 +10,6 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 
@@ -81,11 +80,10 @@ def look(pieces: list[Piece]) -> Look:
 def disk(job: Job, seen: Look) -> dict[str, float]:
     """Return the bytes of a record, by field."""
     toolbox = job.toolbox
-    fields = {}
     image = toolbox.image_encoder
     encoder = build_image_encoder(**image) if isinstance(image, Mapping) else image
     height, width, channels = encoder.latent_shape
-    fields["image_mean, image_std"] = 4.0 * height * width * channels
+    fields = {"image_mean, image_std": 4.0 * height * width * channels}
     if toolbox.encode_512:
         side = SECOND_SIZE * height // encoder.size
         fields[f"image_mean_{SECOND_SIZE}, image_std_{SECOND_SIZE}"] = 4.0 * side**2 * channels
@@ -233,7 +231,7 @@ def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
     if isinstance(job.folder, LocalFolder):
         root = job.folder.path.absolute()
         there = next(path for path in (root, *root.parents) if path.exists())
-        free = shutil.disk_usage(Path(there)).free
+        free = shutil.disk_usage(there).free
         done = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         fits = "fits" if total + parts < free + done else "DOES NOT FIT"
         already = f", {_bytes(done)} are there already" if done else ""
