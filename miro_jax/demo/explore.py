@@ -123,7 +123,7 @@ def _fill(plan: Plan) -> None:
         sample.folder.open_folder(plan.out, plan.facts, names, ()) as folder,
     ):
         warnings.showwarning = lambda message, *_, **__: note(f"note: {message}")
-        sample.draw.fill(folder, plan.pipe, explorer.sheet, explorer.write)
+        sample.draw.fill(folder, plan.pipe, explorer.sheet, True, explorer.write)
     say(plan.out / demo.explore_page.PAGE)
 
 

@@ -111,7 +111,7 @@ def _fill(plan: Plan) -> None:
             say("\n".join(sample.search.describe(sample.search.fill(folder, *given))))
         else:
             compose = animate if isinstance(verb, Loop) else None
-            sample.draw.fill(folder, plan.pipe, plan.sheet, compose)
+            sample.draw.fill(folder, plan.pipe, plan.sheet, True, compose)
     say(plan.out)
 
 

@@ -138,6 +138,7 @@ def fill(
     folder: Folder,
     pipe: Any,
     sheet: Sheet,
+    progress: bool = False,
     compose: Callable[[Folder], Sequence[str]] | None = None,
 ) -> None:
     """Fill a folder with a sheet, resuming where it stopped: images, what shows them, manifest.
@@ -150,7 +151,7 @@ def fill(
         return
     with ThreadPoolExecutor(_WRITERS) as pool:
         writing: list = []
-        for batch, drawn in draw_batches(pipe, sheet.images, folder.lacks, progress=True):
+        for batch, drawn in draw_batches(pipe, sheet.images, folder.lacks, progress):
             for job in writing:
                 job.result()
             new = [pair for pair in zip(batch, drawn, strict=True) if folder.lacks(pair[0])]

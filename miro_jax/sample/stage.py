@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path | str) -> None:
     folder = Path(workdir) / "images"
     check_writable(folder)
     pipe = MiroPipeline(restore(config, workdir), config.sample.batch_size)
-    write_images(pipe, folder, read_config(config))
+    write_images(pipe, folder, read_config(config), progress=True)
     say(f"images: {folder}")
 
 
@@ -80,11 +80,13 @@ def _names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(map(short_name, config.data.train_rewards))
 
 
-def write_images(pipe: Any, path: Path | str, request: Request) -> list[Path]:
+def write_images(
+    pipe: Any, path: Path | str, request: Request, progress: bool = False
+) -> list[Path]:
     """Sample a request into a folder in place of what another one has listed there.
 
     Args:
-      pipe: a `MiroPipeline`. path: the folder.
+      pipe: a `MiroPipeline`. path: the folder. progress: show a bar on stderr.
 
     Returns:
       The paths of the images, prompt by prompt.
@@ -92,5 +94,5 @@ def write_images(pipe: Any, path: Path | str, request: Request) -> list[Path]:
     sheet = Images().sheet(request)
     facts = request.describe("images", sheet.images) | draw.describe_pipeline(pipe)
     with open_folder(path, facts, sheet.files, replace=True) as folder:
-        draw.fill(folder, pipe, sheet)
+        draw.fill(folder, pipe, sheet, progress)
     return [Path(path) / file for file in sheet.files]

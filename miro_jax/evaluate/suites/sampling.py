@@ -82,4 +82,4 @@ def fill(sampling: Sampling) -> None:
         return
     facts = sampling.facts | opened
     with sample.folder.open_folder(sampling.out, facts, sampling.sheet.files) as folder:
-        sample.draw.fill(folder, pipe, sampling.sheet)
+        sample.draw.fill(folder, pipe, sampling.sheet, progress=True)
