@@ -185,7 +185,7 @@ def test_what_does_not_fit_the_set_is_refused(made, tmp_path):
         ValueError, match="scores of brightness@test1 already; got brightness@test2"
     ):
         make_job(paths, base, tmp_path / "out", changed)
-    with pytest.raises(ValueError, match="pieces has only there: .*p2.tar"):
+    with pytest.raises(ValueError, match="only there: .*p2.tar.* made of: config.source.spec.$"):
         make_job(paths[:2], base, tmp_path / "out")
     with pytest.raises(ValueError, match="a folder of their own"):
         make_job(paths, base, base)

@@ -335,7 +335,8 @@ def test_rewards_of_the_config_must_be_those_of_the_records():
     for wrong in (["a@1", "b@1"], ["b@1", "a@1", "c@1"], ["a@1", "b@1", "c@2"]):
         with pytest.raises(ValueError) as caught:
             require_rewards(manifest, wrong)
-        assert str(wrong) in str(caught.value) and "['a@1', 'b@1', 'c@1']" in str(caught.value)
+        assert f"exactly the rewards of the config, in order, {wrong}" in str(caught.value)
+        assert "['a@1', 'b@1', 'c@1']" in str(caught.value)
 
 
 def test_two_live_writers_that_disagree_end_with_one_shard(tmp_path, monkeypatch):

@@ -118,8 +118,12 @@ def test_the_checkpoint_before_it_is_finite_and_the_newest(poisoned, parts):
             LayoutMismatch,
             ': config.optim.name is "lamb" here, "ad.*" there',
         ),
-        ({"seed": 1}, ValueError, "The data state must have seed = 1; got 0. Resume with"),
-        ({"data__synthetic_caption_prob": 0.1}, ValueError, "synthetic_caption_prob = 0.1; got 0"),
+        ({"seed": 1}, ValueError, "that it began with: seed was 0; got 1. Give those"),
+        (
+            {"data__synthetic_caption_prob": 0.1},
+            ValueError,
+            "synthetic_caption_prob was 0.0; got 0.1",
+        ),
     ],
 )
 @pytest.mark.slow

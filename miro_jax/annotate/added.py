@@ -38,6 +38,7 @@ from miro_jax.rewards import card_of
 
 # What must be as it was when the records were made.
 _OF_THE_SET = ("source", "pieces", "image_size")
+_REMEDY = "Name the source that these records were made of: config.source.spec."
 _OF_A_SHARD = ("count", "bytes", "sha256", "first_key", "last_key", "scores_sha256")
 
 
@@ -147,7 +148,8 @@ def plan(settings: Settings, base: Path) -> AddedJob:
         "rewards": [*manifest.rewards, *labels["rewards"]],
         "extends": manifest.extends or manifest.digest,
     }
-    origin.make_claim(LocalFolder(base)).check({key: request[key] for key in _OF_THE_SET})
+    made = dataclasses.replace(origin.make_claim(LocalFolder(base)), remedy=_REMEDY)
+    made.check({key: request[key] for key in _OF_THE_SET})
     folder = LocalFolder(out)
     claim = origin.make_claim(folder)
     more = {"folder": folder, "claim": claim, "sink": AddedScores(LocalFolder(base)), "base": base}

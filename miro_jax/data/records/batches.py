@@ -36,7 +36,9 @@ _MAX_DAMAGED_RATE, _MAX_DAMAGED = 0.01, 10
 # Files that a process has open besides its shards: libraries, sockets, logs.
 _OTHER_OPEN_FILES = 256
 _ENDLESS = 1 << 62  # positions
+_RECORDS = "manifest_digest"
 _POSITION, _ORDERS = "global_next_index", ("shuffle_shards", "lanes")  # in a data state
+_SAID = {_RECORDS: "the manifest's digest of the records (config.data.records)"}
 
 
 class DataIterator:
@@ -146,8 +148,8 @@ class DataIterator:
         for name in dict.fromkeys((*self._identity, *_ORDERS)):
             if state.get(name) != (value := self._identity.get(name)):
                 raise ValueError(
-                    f"The data state must have {name} = {value!r}; got {state.get(name)!r}. "
-                    "Resume with the records and data settings that the run was started with, "
+                    "A run must resume with the records and data settings that it began with: "
+                    f"{_SAID.get(name, name)} was {state.get(name)!r}; got {value!r}. Give those, "
                     "or start a new run."
                 )
         self.close()
@@ -182,7 +184,7 @@ def make_iterator(
     """
     source, make_example, order = _open(records_dir, bins, identities, options)
     identity = {
-        "manifest_digest": bins.manifest_digest,
+        _RECORDS: bins.manifest_digest,
         "levels": bins.label,
         "seed": options.seed,
         "synthetic_caption_prob": options.synthetic_caption_prob,

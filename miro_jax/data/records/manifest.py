@@ -175,8 +175,9 @@ def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
     """
     if not same_models(manifest.rewards, labels):
         raise ValueError(
-            f"The records must hold the rewards of the config {list(labels)}; they hold "
-            f"{list(manifest.rewards)}. Change config.rewards, or annotate into another folder."
+            f"The records must hold exactly the rewards of the config, in order, {list(labels)}; "
+            f"they hold {list(manifest.rewards)}. Change config.rewards, or annotate into another "
+            "folder."
         )
 
 
