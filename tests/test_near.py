@@ -48,6 +48,7 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
             "there is no folder nothere; runs here: runs/base.",
         ),
         (("weights", "list", "prompt.txt"), "no file prompt.txt; did you mean prompts.txt?"),
+        (("weights", "list", "photos"), "photos must be a file of weights; it is a folder\n"),
         (("score", "fotos", "--rewards=beauty", "--out=s.csv"), "missing; did you mean photos?"),
     ],
 )

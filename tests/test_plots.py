@@ -350,6 +350,7 @@ def test_numbers_that_are_not_measured_alike_share_no_axis(tmp_path):
     ("words", "said"),
     [
         (["pie", "published", "--out=a.svg"], "KIND must be one of convergence, test-time"),
+        (["radr", "published", "--out=a.svg"], "got 'radr'; did you mean radar?"),
         (["radar", "published", "--out=a.png"], "--out must end in .svg; got a.png"),
         (["paper", "published", "--out=a.svg"], "--out of paper must be a folder"),
         (["radar", "nowhere", "--out=a.svg"], "nowhere must be .* evaluations; it is missing"),

@@ -118,6 +118,7 @@ def test_a_column_that_is_requested_counts_alone(tmp_path):
         ("e.parquet.gz", gzip.compress(b"PAR1"), "compressed with gzip, which is not read"),
         ("f.csv", "path,caption\n0.jpg,a\n".encode("utf-16"), "line 1: it is UTF-16; text must be"),
         ("h.json", b'{"0.jpg": "a", "0.jpg": "b"}', "a key stands twice"),
+        ("i.json", b'{"seed": 0}', "captions: [^(]*i.json: it must be a list or an object"),
         ("g.csv", b"path,words\n0.jpg,a\n", "one of caption, text, .*title; it has none"),
     ],
     ids=[
@@ -128,6 +129,7 @@ def test_a_column_that_is_requested_counts_alone(tmp_path):
         "e.parquet.gz",
         "f.csv",
         "h.json",
+        "i.json",
         "g.csv",
     ],
 )

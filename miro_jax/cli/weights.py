@@ -78,6 +78,8 @@ def _read(arguments: Sequence[str] | None) -> Namespace:
     flags = parser.read(arguments)
     if flags.verb == "pull":
         return flags
+    if flags.file.is_dir():
+        raise UsageError(f"{flags.file} must be a file of weights; it is a folder")
     if not flags.file.is_file():
         raise UsageError(f"there is no file {flags.file}{near_path(flags.file)}")
     if flags.verb == "convert" and flags.out.suffix != ".safetensors":

@@ -304,9 +304,10 @@ def _listed(path: str) -> list[dict]:
     try:
         return rows_of(content, path)
     except (ValueError, LookupError, TypeError) as error:
+        reason = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(
             f"{path} must be the manifest.json of a folder that sample wrote, a list or COCO's "
-            f"captions: {error!r}. Give a table that ends in one of {', '.join(ENDINGS[:-1])}."
+            f"captions: {reason}. Give a table that ends in one of {', '.join(ENDINGS[:-1])}."
         ) from error
 
 

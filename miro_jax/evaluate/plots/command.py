@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from miro_jax.cli import exit, flags
 from miro_jax.cli.exit import note, say
+from miro_jax.data.near import near_name
 from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.plots import bars, curves, doubts, facts, images, radars
@@ -156,9 +157,10 @@ def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:
         raise ValueError(f"--out of {ALL} must be a folder; got {settings.out}.")
     if settings.kind != ALL and not settings.out.endswith(".svg"):
         raise ValueError(f"--out must end in .svg; got {settings.out}.")
-    known = _kinds(settings, ())
-    if settings.kind not in (*known, ALL):
-        raise ValueError(f"KIND must be one of {', '.join((*known, ALL))}; got {settings.kind!r}.")
+    known = (*_kinds(settings, ()), ALL)
+    if settings.kind not in known:
+        near = near_name(settings.kind, known)
+        raise ValueError(f"KIND must be one of {', '.join(known)}; got {settings.kind!r}{near}")
     return settings, [facts.read_source(word) for word in settings.sources]
 
 
