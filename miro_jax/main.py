@@ -24,7 +24,7 @@ STAGES = {  # modules are imported when first used: help and a mistyped flag nee
 }
 CHECKS = {  # of what else a stage must be given, before a folder is made
     "distil": lambda config, workdir: evaluate.distillation.check(config, workdir),
-    "extend": lambda config, _: evaluate.extension.check(config),
+    "extend": lambda config, workdir: evaluate.extension.check(config, workdir),
     "study": lambda config, _: evaluate.study.stage.check(config),
 }
 

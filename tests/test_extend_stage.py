@@ -263,9 +263,9 @@ def test_a_release_is_extended(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_extended_is_refused(old, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
-        extension.check(to_extend(old, **changes))
+        extension.check(to_extend(old, **changes), tmp_path / "new")
     with pytest.raises(ValueError, match="must be a new folder"):
-        extension.run(to_extend(old), old)
+        extension.check(to_extend(old), old)
     with pytest.raises(FileNotFoundError, match="no folder .*missing"):  # before its rewards
         extension.run(to_extend(old.parent / "missing", "position"), tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -47,8 +47,6 @@ def run(config: Config, workdir: Path | str) -> None:
       FileNotFoundError: no checkpoint or no records. Others as of annotation, training, evaluation.
     """
     workdir, folder = Path(workdir), locate(config.extend.checkpoint)
-    if folder.resolve() == workdir.resolve():
-        raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
     config = run_folder.with_network_of(config, folder)
     with peers.watched(config.mesh.heartbeat_seconds):
         base = _identify(config, workdir)
@@ -75,11 +73,15 @@ def run(config: Config, workdir: Path | str) -> None:
             compare.run(_load_again(config, base), extended, workdir, workdir)
 
 
-def check(config: Config) -> None:
+def check(config: Config, workdir: Path | str) -> None:
     """Check the config, `config.json` of the checkpoint and the records, before a folder is made.
 
+    Args:
+      workdir: the run's folder, or its URL.
+
     Raises:
-      ValueError: a key is missing or wrong, the reward is known to the network, or it is a student.
+      ValueError: a key is missing or wrong, the reward is known to the network, it is a student, or
+        the folder is the checkpoint's own.
       FileNotFoundError: no checkpoint or no records.
     """
     checkpoint = config.extend.checkpoint
@@ -92,7 +94,10 @@ def check(config: Config) -> None:
             f"A student of --stage=distil cannot be extended; got {checkpoint}. "
             "Extend its teacher, and distil that again."
         )
-    config = run_folder.with_network_of(config, locate(checkpoint, weights=False))
+    folder = locate(checkpoint, weights=False)
+    if folder.resolve() == Path(workdir).resolve():
+        raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
+    config = run_folder.with_network_of(config, folder)
     components.validate(extend.extended_config(config, ""))
     Manifest.load(run_folder.records_to_extend(config))
 
