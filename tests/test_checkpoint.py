@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint._src.futures import future
 
 from miro_jax.train.checkpoint import Checkpoints, LayoutMismatch
 from tests.states import DATA, abstract, assert_same, make, mesh_sharding
@@ -312,3 +313,25 @@ def test_to_keep_none_is_refused(tmp_path):
 def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
     with pytest.raises(ValueError, match="neither brackets nor backslashes"):
         Checkpoints(tmp_path / "run[1]")
+
+
+def test_what_a_thread_of_a_save_fails_of_is_in_the_log_alone(monkeypatch, capfd, caplog):
+    """Orbax logs it with its traceback, maybe while the command ends and gives `log` back."""
+    log, said = logging.getLogger("miro_jax"), []
+    monkeypatch.setattr(log, "propagate", False)
+
+    class Ending(logging.Handler):
+        def emit(self, record):
+            said.append(self.format(record))
+            log.propagate = True
+
+    def fail():
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(log, "handlers", [Ending()])
+    thread = future._SignalingThread(target=fail, send_signals=[], receive_signals=[])
+    thread.start()
+    with pytest.raises(OSError, match="File too large"):
+        thread.join()
+    assert len(said) == 1 and "Traceback" in said[0]
+    assert not caplog.records and capfd.readouterr().err == ""

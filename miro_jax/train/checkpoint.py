@@ -43,7 +43,8 @@ log = logging.getLogger("miro_jax")
 def _take_over(record: logging.LogRecord) -> bool:
     """Keep from the terminal what Orbax warns of though intended, and tracebacks of its threads."""
     if record.exc_info and not log.propagate:  # to log.txt alone; `wait` raises it, too
-        log.error("%s", record.getMessage(), exc_info=record.exc_info)
+        for handler in log.handlers:  # not through `log`: the command may end meanwhile
+            handler.handle(record)
     return not record.exc_info and "directory is read only" not in str(record.msg)
 
 
