@@ -189,9 +189,9 @@ def test_a_shard_that_is_missing_in_the_store_is_named(url):
 def test_states_of_another_order_are_refused(folder):
     data = open_data(folder, shuffle_shards=2)
     for window in (0, 3):
-        with pytest.raises(ValueError, match="must have shuffle_shards = (3|None); got 2"):
+        with pytest.raises(ValueError, match="shuffle_shards was 2; got (3|None)"):
             open_data(folder, shuffle_shards=window).set_state(data.get_state())
-    with pytest.raises(ValueError, match="must have shuffle_shards = 2; got None"):
+    with pytest.raises(ValueError, match="shuffle_shards was None; got 2"):
         data.set_state(open_data(folder).get_state())
 
 
@@ -355,7 +355,7 @@ def test_lanes_that_cannot_be_are_refused(folder, changes, said):
 def test_states_of_other_lanes_are_refused(folder):
     data = open_data(folder, shuffle_shards=4, lanes=2)
     for lanes in (1, 4):
-        with pytest.raises(ValueError, match="must have lanes = (4|None); got 2"):
+        with pytest.raises(ValueError, match="lanes was 2; got (4|None)"):
             open_data(folder, shuffle_shards=4, lanes=lanes).set_state(data.get_state())
-    with pytest.raises(ValueError, match="must have lanes = 2; got None"):
+    with pytest.raises(ValueError, match="lanes was None; got 2"):
         data.set_state(open_data(folder, shuffle_shards=4).get_state())
