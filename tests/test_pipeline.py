@@ -171,7 +171,11 @@ def test_defaults_are_checked_as_targets_are(level):
 @pytest.mark.parametrize(
     "targets, error, said",
     [
-        ({"beuty": 1}, ValueError, "Unknown reward 'beuty'; .* beauty.*; did you mean beauty[?]"),
+        (
+            {"beuty": 1},
+            ValueError,
+            "Unknown reward 'beuty'; this model knows: sharpness, beauty.*; did you mean beauty[?]",
+        ),
         ({"beauty": "high"}, ValueError, "level of 'beauty' must be a number .*; got 'high'"),
         ({"beauty": float("nan")}, ValueError, "level of 'beauty' must be a number in .*; got nan"),
         ({"beauty": 1.5}, ValueError, r"level of 'beauty' must be a number in \[0, 1\].*got 1.5"),

@@ -224,12 +224,12 @@ def test_a_state_of_another_config_is_refused_by_the_keys_and_both_values(tmp_pa
     said = refused(changed(model__rin__num_blocks=3, optim__name="lamb", seed=3))
     assert said == (
         f"--config must have the network and optimizer of the run in {tmp_path}: "
-        "config.model.rin.num_blocks is 3 here, 1 there; "
-        'config.optim.name is "lamb" here, "adamw" there. '
+        "config.model.rin.num_blocks is 1 there, 3 here; "
+        'config.optim.name is "adamw" there, "lamb" here. '
         "Use the config of that run, or another --workdir."
     )
     said = refused(changed(data__train_rewards=()))
-    assert 'config.data.train_rewards is [] here, ["sharpness", ' in said
+    assert 'config.data.train_rewards is ["sharpness", ' in said and "] there, [] here" in said
 
 
 @pytest.mark.parametrize("wanted, rate", [(400, 0.8), (200, 0.8), (400, 0.0), (50, 0.8)])

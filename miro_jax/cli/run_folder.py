@@ -316,24 +316,6 @@ def _flatten(name: str, value: Any, values: dict[str, str]) -> None:
     values[name] = text
 
 
-def differing(config: ml_collections.ConfigDict, workdir: Path, keys: Sequence[str]) -> list[str]:
-    """Return "config.KEY is A here, B there" for what a config has otherwise than that of a folder.
-
-    Args:
-      keys: how those begin that are compared, as "config.model.".
-    """
-    if not (workdir / CONFIG).is_file():
-        return []
-    here, there = dict[str, str](), dict[str, str]()
-    _flatten("config", json.loads(config.to_json()), here)
-    _flatten("config", read_json(workdir / CONFIG), there)
-    return [
-        f"{key} is {here.get(key, 'missing')} here, {there.get(key, 'missing')} there"
-        for key in dict.fromkeys((*here, *there))
-        if key.startswith(tuple(keys)) and here.get(key) != there.get(key)
-    ]
-
-
 def _saved_steps(workdir: Path) -> list[int]:
     return sorted(int(p.parent.name) for p in workdir.glob(f"checkpoints/[0-9]*/{COMMIT}"))
 

@@ -5,6 +5,7 @@ Training, sampling and evaluation all build their network here.
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from miro_jax.cli.build import Config
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.options import Options
+from miro_jax.data.storage.claim import describe_difference
 from miro_jax.models import rin, sharding
 from miro_jax.models.fused_attention import check_kernel, resolve
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -32,12 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
 # Of config.model.rin: with another value it is another network of the same shapes.
 UNSEEN = ("prediction", "sigma", "added_rewards")
 # Of a run's config: what the names and shapes of its state depend on.
-_OF_STATE = (
-    "config.data.train_rewards",
-    "config.model.rin.",
-    "config.encoder.",
-    "config.optim.name",
-)
+_OF_STATE = ("data.train_rewards", "model.rin", "encoder.image", "encoder.caption", "optim.name")
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -244,12 +241,21 @@ def mismatch_explained(config: Config, workdir: str | os.PathLike) -> Iterator[N
     try:
         yield
     except LayoutMismatch as error:
-        if not (keys := run_folder.differing(config, Path(workdir), _OF_STATE)):
+        path = Path(workdir) / run_folder.CONFIG
+        here = _of_state(json.loads(config.to_json()))
+        there = _of_state(read_json(path)) if path.is_file() else here
+        differing = [describe_difference(k, there[k], here[k]) for k in here if there[k] != here[k]]
+        if not differing:
             raise
         raise LayoutMismatch(
             f"--config must have the network and optimizer of the run in {workdir}: "
-            f"{'; '.join(keys)}. Use the config of that run, or another --workdir."
+            f"{'; '.join(differing)}. Use the config of that run, or another --workdir."
         ) from error
+
+
+def _of_state(config: Mapping[str, Any]) -> dict[str, Any]:
+    parts = (key.partition(".") for key in _OF_STATE)
+    return {f"config.{part}.{key}": config.get(part, {}).get(key) for part, _, key in parts}
 
 
 def check_network(config: Config, workdir: str | os.PathLike) -> None:
