@@ -31,7 +31,7 @@ from miro_jax.models.rin import RIN
 from miro_jax.train.optim import make_optimizer, schedule_of
 from miro_jax.train.settings import Optim, Recipe
 from miro_jax.train.state import Init, abstract_state
-from miro_jax.train.step import make_loss, make_train_step
+from miro_jax.train.step import make_gradient, make_loss, make_train_step
 
 RECIPE = Recipe(0.0, 1.0, 0.9, 0.0, 0.0, 0.9999)
 OPTIM = Optim(name="lamb", learning_rate=1e-3, warmup_steps=5_000)
@@ -72,11 +72,7 @@ def make_step(
     empty = np.zeros((1, config.caption_width), np.float16)
     loss = make_loss(init.graphdef, RECIPE, lambda x: 0.1 * x, empty)
     if what == GRADIENT:
-
-        def gradient(state, batch):
-            key = jax.random.fold_in(jax.random.key(0), state.step)
-            return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
-
+        gradient = make_gradient(loss, 0, microbatches)
         out = (shardings.params, sharding.replicated(mesh))
         options = compiling.options()
         return jax.jit(gradient, out_shardings=out, compiler_options=options), abstract
@@ -298,8 +294,6 @@ def parse() -> argparse.Namespace:
     tried.add_option(parser)
     args = parser.parse_args()
     tried.patch(args.tried)
-    if args.microbatches > 1 and args.what != STEP:
-        parser.error("--microbatches is of a whole step")
     args.compile_theirs, args.guard = not args.eager, not args.no_guard
     return args
 

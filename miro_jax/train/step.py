@@ -167,24 +167,37 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Any]]]:
     """Return the pure `train_step(state, batch) -> (state, metrics)`.
 
-    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
-    one would. Metrics are float32 scalars of the batch that the step consumed. With several
-    microbatches, of which one after the other is in memory, `loss` is a `Loss`; the gradient is
-    that of the whole batch, up to the order of sums.
+    Metrics are float32 scalars of the batch that the step consumed. See `make_gradient`, too.
     """
+    gradient = make_gradient(loss, seed, microbatches)
 
     def train_step(state: TrainState, batch: dict[str, Array]):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if microbatches == 1:
-            grads, metrics = jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
-        else:
-            assert isinstance(loss, Loss)
-            drawn = loss.draw(batch, key)
-            grads, metrics = _accumulate(loss, state.params, state.buffers, drawn, microbatches)
+        grads, metrics = gradient(state, batch)
         new_state, more = apply_gradient(state, grads, optimizer, schedule, recipe.ema_decay)
         return new_state, metrics | more
 
     return train_step
+
+
+def make_gradient(
+    loss: Callable[..., tuple[Array, dict[str, Array]]] | Loss, seed: int, microbatches: int = 1
+) -> Callable[[TrainState, dict[str, Array]], tuple[Any, dict[str, Array]]]:
+    """Return the pure `gradient(state, batch) -> (of the parameters, metrics)` of a step.
+
+    The key of a step is `fold_in(key(seed), step)`, so a resumed run draws what an uninterrupted
+    one would. With several microbatches, of which one after the other is in memory, `loss` is a
+    `Loss`; the gradient is that of the whole batch, up to the order of sums.
+    """
+
+    def gradient(state: TrainState, batch: dict[str, Array]):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if microbatches == 1:
+            return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, key)
+        assert isinstance(loss, Loss)
+        drawn = loss.draw(batch, key)
+        return _accumulate(loss, state.params, state.buffers, drawn, microbatches)
+
+    return gradient
 
 
 def _accumulate(loss: Loss, params: Any, buffers: Any, drawn: dict[str, Array], count: int):
