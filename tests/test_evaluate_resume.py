@@ -76,6 +76,7 @@ def test_a_full_disk_gives_status_1_the_path_and_what_to_do(tmp_path, capsys, mo
             "evaluate",
             lambda: None,
             lambda _: run.run_evaluators(built, Meter(names), 5, tmp_path / "drawn"),
+            resumes=exits.always,
         )
     err = capsys.readouterr().err
     assert status == 1 and "the disk is full" in err and str(tmp_path) in err

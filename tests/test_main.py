@@ -222,7 +222,8 @@ def test_a_full_disk_at_the_start_is_status_1_naming_the_file(capsys, tmp_path, 
     monkeypatch.setattr(run_folder, "write_atomic", full)
     status, _, err = run(capsys, TINY, f"--workdir={tmp_path}", "--stage=annotate")
     assert status == 1 and err.count("\n") == 1
-    assert f"the disk is full: {tmp_path / 'config.json'} cannot be written. Make room" in err
+    where = tmp_path / "config.json"
+    assert f"the disk is full: {where} cannot be written. Make room, and try again.\n" in err
 
 
 def test_stopping_from_the_keyboard_is_one_line(capsys, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_help_shows_defaults_and_an_example(capsys):
         ({"--weights": "beauty=/tmp"}, "published rewards"),
         ({"--rewards": "pick_score", "--weights": "pick_score=/nowhere/x"}, "/nowhere/x"),
         ({"--rewards": "pick_score", "--commercial-only": ""}, "PickScore_v1 is unknown"),
-        ({"--dtype": "float16"}, "invalid choice"),
+        ({"--dtype": "float16"}, "must be one of"),
         ({"--mesh": "2"}, "DATAxMODEL"),
         ({"--mesh": "0x1"}, "DATAxMODEL"),
         ({"--batch-size": "0"}, "batch-size: must be at least 1"),

@@ -1,5 +1,6 @@
 """A signal that Python cannot answer yet is announced in a line; a second one ends the process."""
 
+import errno
 import importlib
 import os
 import pathlib
@@ -186,11 +187,28 @@ def test_a_command_that_keeps_nothing_says_only_that_it_was_stopped(
     assert capsys.readouterr().err == f"miro-jax {words[0]}: error: stopped.\n"
 
 
-def test_a_command_that_keeps_nothing_does_not_say_that_it_does_where_a_disk_fails(capsys):
+@pytest.mark.parametrize(
+    "error, kept, lost",
+    [
+        (
+            OSError(errno.EIO, "Input/output error", "table"),
+            "Finished work is kept: the same command resumes.",
+            "'table': Input/output error. Check the path.",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "table"),
+            "Make room; the same command then resumes from here.",
+            "the disk is full: table cannot be written. Make room, and try again.",
+        ),
+    ],
+)
+def test_a_command_that_keeps_nothing_does_not_say_that_it_does_where_a_disk_fails(
+    capsys, error, kept, lost
+):
     def work(_):
-        raise OSError(5, "Input/output error", "table")
+        raise error
 
     assert exit.run("plan", lambda: None, work) == 1
-    assert capsys.readouterr().err.endswith("error: 'table': Input/output error. Check the path.\n")
+    assert capsys.readouterr().err == f"miro-jax plan: error: {lost}\n"
     assert exit.run("sample", lambda: None, work, resumes=exit.always) == 1
-    assert "Finished work is kept: the same command resumes." in capsys.readouterr().err
+    assert kept in capsys.readouterr().err

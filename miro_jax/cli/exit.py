@@ -120,7 +120,7 @@ def run(
         elif _may_pass(error) and resumes(planned):
             text = f"{str(error).rstrip('.')}. Finished work is kept: the same command resumes."
         status = TRY_AGAIN if isinstance(error, TryAgain) else FAILED
-        return fail(verb, error, status, text=text)
+        return fail(verb, error, status, text=text, resumes=resumes(planned))
     except KeyboardInterrupt as stop:
         text = STOPPED if resumes(planned) else "stopped."
         return fail(verb, text, getattr(stop, "status", INTERRUPTED))
@@ -173,13 +173,19 @@ def note(text: object) -> None:
 
 
 def fail(
-    verb: str, error: Exception | object, status: int, log: Path | None = None, text: str = ""
+    verb: str,
+    error: Exception | object,
+    status: int,
+    log: Path | None = None,
+    text: str = "",
+    resumes: bool = False,
 ) -> int:
     """Print what is wrong as one line of stderr; return the exit status, 1 for a full disk.
 
     Args:
       verb: see `command_of`. log: where the traceback is. Without one it goes to stderr, above the
         line, where the environment has MIRO_JAX_TRACEBACK=1. text: in place of the error's own.
+      resumes: the same command keeps finished work, as that of a run with a log always does.
     """
     if isinstance(error, Exception):
         if log is None and os.environ.get(_TRACEBACK, "0") not in ("", "0"):
@@ -190,7 +196,8 @@ def fail(
     if isinstance(error, Exception) and is_full_disk(error):
         where = getattr(error, "filename", None)
         error = f"the disk is full: {f'{where} cannot be written' if where else error}".rstrip(".")
-        error, status = f"{error}. Make room; the same command then resumes from here.", FAILED
+        then = "; the same command then resumes from here" if resumes or log else ", and try again"
+        error, status = f"{error}. Make room{then}.", FAILED
     elif log is not None:
         error = f"{error} (traceback: {log})"
     elif isinstance(error, OSError) and error.filename and str(error).startswith("[Errno"):

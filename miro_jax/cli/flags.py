@@ -211,7 +211,8 @@ def check(settings: Any, prefix: str = "") -> None:
         if "help" not in field.metadata or value is None and optional:
             continue
         if broken := _broken_rule(field, value):
-            raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}.")
+            end = near_name(str(value), map(str, field.metadata.get("choices") or ()))
+            raise ValueError(f"{prefix}{field.name} {broken}; got {value!r}{end}")
         if (kind := _kind(field)) in (int, float, bool) and not isinstance(value, int | kind):
             object.__setattr__(settings, field.name, kind(value))  # range() and JSON need it
 
@@ -277,6 +278,13 @@ class Parser(argparse.ArgumentParser):
             listed = ", ".join(name + _hint(helps.get(name)) for name in names.split(", "))
             message = f"{_MISSING}{listed}. See --help."
         raise UsageError(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise what the choices are, where a value is none of them: argparse names no nearest."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(one) for one in action.choices]
+            broken = f"must be one of {', '.join(choices)}; got {value!r}"
+            raise argparse.ArgumentError(action, broken + near_name(str(value), choices, ""))
 
     def flags(self) -> list[str]:
         """Return the flags that it knows, as they are typed."""
