@@ -23,6 +23,7 @@ STAGES = {  # modules are imported when first used: help and a mistyped flag nee
     "study": lambda *given: evaluate.study.stage.run(*given),
 }
 CHECKS = {  # of what else a stage must be given, before a folder is made
+    "train": lambda config, workdir: evaluate.training.check(config, workdir),
     "distil": lambda config, workdir: evaluate.distillation.check(config, workdir),
     "extend": lambda config, workdir: evaluate.extension.check(config, workdir),
     "study": lambda config, _: evaluate.study.stage.check(config),
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, given, stage, resume = command = parse(arguments, tuple(STAGES))
         evaluate.run.validate_config(config)
         with errors_of_stores():
-            if stage in CHECKS:
-                CHECKS[stage](config, given)
+            CHECKS.get(stage, lambda *_: None)(config, given)
         cli.run_folder.start_processes(config, stage)
         with ExitStack() as stack:
             # What fails for one of several processes alone, the others hear of.

@@ -21,6 +21,8 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
         near_name("xyz", ["geneval"], "; one.") == near_path("zzz", otherwise="; one.") == "; one."
     )
     assert near_path("fotos") == "; did you mean photos?" and near_path("zzz") == "."
+    assert near_path(tmp_path / "fotos") == f"; did you mean {tmp_path / 'photos'}?"
+    assert near_path(tmp_path / "nothing") == "."  # what the folder's name adds is no likeness
     assert near_path("runs/bse", "checkpoints") == "; did you mean runs/base?"
     assert near_path("run/base", "checkpoints") == "; did you mean runs/base?"
     assert near_run("runs/bse") == "; did you mean runs/base?"

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from miro_jax import evaluate
 from miro_jax import main as entry
 from miro_jax.data.records.bins import Bins
 from miro_jax.evaluate.preview import Preview
@@ -175,9 +176,34 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
     assert not workdir.exists()
 
 
-def test_missing_records_of_a_tar_source_end_with_the_remedy(tmp_path, capsys):
-    call = [*training.COMMAND, f"--workdir={tmp_path}", "--config.source.spec=tar:/nowhere/*.tar"]
+@pytest.mark.parametrize("given", [False, True])
+def test_missing_records_of_a_tar_source_are_refused_before_a_folder_is_made(
+    records, tmp_path, capsys, given
+):
+    folder = tmp_path / "run"
+    call = [*training.COMMAND, f"--workdir={folder}", "--config.source.spec=tar:/nowhere/*.tar"]
+    near = records.with_name("record")
+    said = f"the folder {folder / 'records'} does not exist. Run"
+    if given:
+        call.append(f"--config.data.records={near}")
+        said = f"the folder {near} does not exist; did you mean {records}? Run"
     assert entry.main(call) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "Run the annotate stage (--stage=annotate)" in said
-    assert not (tmp_path / "checkpoints").exists()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{said} the annotate stage (--stage=annotate)" in err, err
+    assert not folder.exists()
+
+
+def test_records_that_are_drawn_where_none_were_are_named_with_what_was_meant(
+    records, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluate.training.annotate, "run", lambda *_: None)
+    near = records.with_name("record")
+    config = training.tiny(data__records=str(near))
+    evaluate.training._make_records(config, tmp_path)
+    said = f"no records in {near} yet: the shapes world is drawn into it; did you mean {records}?"
+    assert capsys.readouterr().err == f"{said}\n"
+    config.data.records = str(records)
+    evaluate.training._make_records(config, tmp_path)
+    config.data.records = ""
+    evaluate.training._make_records(config, tmp_path)
+    assert capsys.readouterr().err == ""

@@ -27,10 +27,11 @@ def near_path(path: str | Path, pattern: str = "", otherwise: str = ".") -> str:
       otherwise: how it ends where none is near.
     """
     asked = Path(path).expanduser()
-    parents = [asked.parent] if asked.parent.is_dir() else sorted(asked.parent.parent.glob("*/"))
-    beside = [one for parent in parents for one in sorted(parent.glob("*"))]
-    held = [str(one) for one in beside if not pattern or (one / pattern).exists()]
-    return near_name(str(asked), held, otherwise)
+    root, depth = (asked.parent, "*") if asked.parent.is_dir() else (asked.parent.parent, "*/*")
+    there = [one for one in sorted(root.glob(depth)) if not pattern or (one / pattern).exists()]
+    held = {str(one.relative_to(root)): one for one in there}  # what they share is no likeness
+    near = difflib.get_close_matches(str(asked.relative_to(root)), held, 1, _LIKELY)
+    return f"; did you mean {held[near[0]]}?" if near else otherwise
 
 
 def near_run(folder: str | Path) -> str:

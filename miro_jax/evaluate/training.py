@@ -7,10 +7,26 @@ from miro_jax import annotate
 from miro_jax.annotate.settings import ALL
 from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
+from miro_jax.cli.exit import note
+from miro_jax.data.near import near_path
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
 from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import ahead, components, loop, peers
+
+
+def check(config: Config, workdir: Path | str) -> None:
+    """Check that the records are there unless they are made first, before a folder is made.
+
+    Args:
+      workdir: the run's folder, or its URL.
+
+    Raises:
+      FileNotFoundError: there are none. ValueError: they are of another version.
+    """
+    if config.source.spec != "shapes":
+        Manifest.load(run_folder.records_folder(config, workdir))
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -36,6 +52,9 @@ def run(config: Config, workdir: Path) -> None:
 def _make_records(config: Config, workdir: Path) -> None:
     """Annotate all of the shapes world, unless the records are given."""
     if run_folder.makes_records(config, workdir):
+        if given := config.data.records:
+            near = near_path(given, MANIFEST_NAME)
+            note(f"no records in {given} yet: the shapes world is drawn into it{near}")
         alone = config.copy_and_resolve_references()
         if config.mesh.distributed:  # the other processes wait: they take no share
             alone.mesh.distributed, alone.annotate.pieces = False, ALL

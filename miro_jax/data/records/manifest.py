@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from miro_jax.data.json_file import check_fields
+from miro_jax.data.near import near_path
 from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
 from miro_jax.data.storage import Damaged, LocalFolder, open_folder
 from miro_jax.data.storage.files import to_json, to_sealed_json
@@ -120,8 +121,9 @@ class Manifest:
         except FileNotFoundError as error:
             if isinstance(place, LocalFolder) and not place.path.is_dir():
                 raise FileNotFoundError(
-                    f"there are no records: the folder {place} does not exist. Run the annotate "
-                    "stage (--stage=annotate), or name others by config.data.records."
+                    f"there are no records: the folder {place} does not exist"
+                    f"{near_path(place.path, MANIFEST_NAME)} Run the annotate stage "
+                    "(--stage=annotate), or name others by config.data.records."
                 ) from error
             raise FileNotFoundError(
                 f"{path} is missing: these records are not complete. Run the annotate stage "
