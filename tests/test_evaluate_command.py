@@ -10,6 +10,8 @@ import pytest
 
 from configs import base as configs
 from miro_jax import __main__ as entry
+from miro_jax import rewards
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.evaluate import run as stage
 from miro_jax.train import components
 
@@ -26,6 +28,10 @@ def folder(tmp_path):
     path = tmp_path / "run"
     (path / "checkpoints").mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
+    (path / "records").mkdir()
+    made = {"latent_shape": [2, 2, 3], "caption_width": 4}
+    made["rewards"] = [rewards.label(name) for name in config["rewards"]]
+    Manifest(made, {}, num_samples=0, num_failures=0, versions={}).save(path / "records")
     return path
 
 
@@ -90,6 +96,7 @@ def test_flags_and_keys_change_the_config_of_this_evaluation_alone(folder, seen)
         (["--config.sample.targets=beauty=7"], "config.sample.targets: The level of 'beauty'"),
         (["--evaluators=conflict", "--config.model.rin.student"], "conflict requests negative"),
         (["--config.source.spec=tar:/data/*.tar"], "geneval can judge images of the shapes world"),
+        (["--config.rewards=('beauty',)"], "hold exactly the rewards of the config, in order, ['b"),
     ],
 )
 def test_a_bad_argument_gives_status_2_and_one_line(folder, seen, capsys, words, said):
@@ -100,9 +107,9 @@ def test_a_bad_argument_gives_status_2_and_one_line(folder, seen, capsys, words,
 
 
 def test_the_records_of_the_run_decide_what_can_judge_it(folder, seen, capsys):
-    (folder / "records").mkdir()
-    manifest = {"configuration": {"source": {"kind": "tar"}}}
-    (folder / "records" / "manifest.json").write_text(json.dumps(manifest))
+    manifest = Manifest.load(folder / "records")
+    manifest.configuration["source"] = {"kind": "tar"}
+    manifest.save(folder / "records")
     assert entry.main(["evaluate", str(folder)]) == 2 and not seen
     assert "geneval can judge images of the shapes world" in capsys.readouterr().err
     assert entry.main(["evaluate", str(folder), "--evaluators=all"]) == 0 and seen

@@ -59,7 +59,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
 def validate_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Check the evaluation of a run's folder before a device is used; ValueError names the key."""
     sample.validate(config)
-    validate(config, run_folder.records_folder(config, workdir))
+    records = run_folder.records_folder(config, workdir)
+    validate(config, records)
+    require_rewards(Manifest.load(records), build.reward_labels(config))
 
 
 def run_here(config: ml_collections.ConfigDict, workdir: Path) -> None:

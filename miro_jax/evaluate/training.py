@@ -9,7 +9,7 @@ from miro_jax.cli import build, run_folder
 from miro_jax.cli.build import Config
 from miro_jax.cli.exit import note
 from miro_jax.data.near import near_path
-from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest
+from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, require_rewards
 from miro_jax.data.storage.mirror import origin
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate.preview import Preview
@@ -17,16 +17,17 @@ from miro_jax.train import ahead, components, loop, peers
 
 
 def check(config: Config, workdir: Path | str) -> None:
-    """Check that the records are there unless they are made first, before a folder is made.
+    """Check that the records are there, unless they are made first, before a folder is made.
 
     Args:
       workdir: the run's folder, or its URL.
 
     Raises:
-      FileNotFoundError: there are none. ValueError: they are of another version.
+      FileNotFoundError: there are none. ValueError: they have other rewards.
     """
     if config.source.spec != "shapes":
-        Manifest.load(run_folder.records_folder(config, workdir))
+        manifest = Manifest.load(run_folder.records_folder(config, workdir))
+        require_rewards(manifest, build.reward_labels(config))
 
 
 def run(config: Config, workdir: Path) -> None:
