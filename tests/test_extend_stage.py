@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from miro_jax import annotate, sample
+from miro_jax import annotate, rewards, sample
 from miro_jax.cli import run_folder
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.records.manifest import Manifest
 from miro_jax.evaluate import compare_command, extension
 from miro_jax.evaluate import run as evaluate
 from miro_jax.evaluate import training as training_stage
@@ -269,6 +270,19 @@ def test_what_cannot_be_extended_is_refused(old, tmp_path, changes, said):
     with pytest.raises(FileNotFoundError, match="no folder .*missing"):  # before its rewards
         extension.run(to_extend(old.parent / "missing", "position"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_records_of_another_source_are_refused_before_its_images_are_drawn(old, tmp_path):
+    manifest = Manifest.load(old / "records")
+    manifest.configuration["source"] = {"kind": "tar"}
+    manifest.save(tmp_path)
+    words = {"data__records": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"source.spec must be the source that .*, tar:...; got "):
+        extension.check(to_extend(old, **words), tmp_path / "new")
+    extension.check(to_extend(old, source__spec="tar:/data/*.tar", **words), tmp_path / "new")
+    manifest.configuration["rewards"].append(rewards.label("sharpness"))
+    manifest.save(tmp_path)
+    extension.check(to_extend(old, **words), tmp_path / "new")  # its scores are there
 
 
 def test_other_levels_than_those_of_training_are_refused(old, new, tmp_path):

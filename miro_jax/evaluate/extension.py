@@ -80,8 +80,8 @@ def check(config: Config, workdir: Path | str) -> None:
       workdir: the run's folder, or its URL.
 
     Raises:
-      ValueError: a key is missing or wrong, the reward is known to the network, it is a student, or
-        the folder is the checkpoint's own.
+      ValueError: a key is missing or wrong, the reward is known to the network, it is a student,
+        the folder is the checkpoint's own, or the records are of another source.
       FileNotFoundError: no checkpoint or no records.
     """
     checkpoint = config.extend.checkpoint
@@ -99,7 +99,13 @@ def check(config: Config, workdir: Path | str) -> None:
         raise ValueError(f"--workdir must be a new folder; got the checkpoint's own, {workdir}.")
     config = run_folder.with_network_of(config, folder)
     components.validate(extend.extended_config(config, ""))
-    Manifest.load(run_folder.records_to_extend(config))
+    records = run_folder.records_to_extend(config)
+    kind = Manifest.load(records).configuration.get("source", {}).get("kind", "shapes")
+    if not _is_scored(config, records) and config.source.spec == "shapes" != kind:
+        raise ValueError(  # its images would be drawn first
+            f"config.source.spec must be the source that {records} were made of, {kind}:...; "
+            "got 'shapes'."
+        )
 
 
 def _identify(config: Config, workdir: Path) -> str:
@@ -126,22 +132,25 @@ def _load_again(config: Config, base: str) -> Trained:
 
 
 def _make_records(config: Config, workdir: Path) -> str | None:
-    """Return `data.records` of the extended run; None while others have to annotate.
-
-    Raises:
-      ValueError: the records have scores of another reward of that name.
-    """
-    base, new = run_folder.records_to_extend(config), short_name(config.data.new_reward)
-    if scored := [i for i in Manifest.load(base).rewards if i.partition("@")[0] == new]:
-        wanted = rewards.label(config.data.new_reward)
-        if not any(same_models([identity], [wanted]) for identity in scored):
-            raise ValueError(
-                f"The records in {base} have scores of {', '.join(scored)}, which is another reward"
-                f" than {config.data.new_reward} ({wanted}) and has its name. Extend by that one, "
-                "or give yours another name."
-            )
+    """Return `data.records` of the extended run; None while others have to annotate."""
+    base = run_folder.records_to_extend(config)
+    if _is_scored(config, base):
         return str(source_of(base) or os.path.abspath(base))
     return None if annotate.run(config, workdir) is None else ""
+
+
+def _is_scored(config: Config, records: Path) -> bool:
+    """Return whether records have scores of the new reward; ValueError: of another of its name."""
+    new = short_name(config.data.new_reward)
+    scored = [i for i in Manifest.load(records).rewards if i.partition("@")[0] == new]
+    wanted = rewards.label(config.data.new_reward)
+    if scored and not any(same_models([identity], [wanted]) for identity in scored):
+        raise ValueError(
+            f"The records in {records} have scores of {', '.join(scored)}, which is another reward "
+            f"than {config.data.new_reward} ({wanted}) and has its name. Extend by that one, or "
+            "give yours another name."
+        )
+    return bool(scored)
 
 
 def _load(config: Config) -> Trained:
