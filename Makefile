@@ -40,9 +40,10 @@ explore: $(VENV)/.installed  ## a page with sliders of the run in WORKDIR, in ou
 test: $(VENV)/.installed-test  ## install with the test extras, then run the whole suite: ARGS
 	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/.installed-test  ## lint, types and all tests but those marked slow: minutes
+check: $(VENV)/.installed-test  ## lint, types and the quick tests: minutes
 	$(MAKE) --no-print-directory lint
-	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder \
+	  -m "not slow and not over_a_second" $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check format, style and types, changing nothing
 	$(VENV)/bin/ruff format --check .

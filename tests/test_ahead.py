@@ -174,6 +174,7 @@ sys.exit(exit.leave(lambda: int(sys.argv[2])))
 @pytest.mark.parametrize(
     "how, status, torn", [("one", 143, False), ("several", 143, True), ("one", 2, True)]
 )
+@pytest.mark.over_a_second
 def test_after_a_signal_python_takes_nothing_apart_that_xla_may_still_use(how, status, torn):
     call = [sys.executable, "-c", SIGNALLED, how, str(status)]
     done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600)

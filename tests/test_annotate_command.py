@@ -32,6 +32,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.over_a_second
 def test_command_line_annotates_and_says_what_it_did(tmp_path):
     world.write_shards(tmp_path / "source", 12, SIZE, 6)
     done = command(

@@ -47,6 +47,7 @@ def describe(source, out, rewards=SEVEN, devices=1, device_memory=None, **change
     return estimate.describe(job)
 
 
+@pytest.mark.over_a_second
 def test_nothing_is_touched_and_no_device_is_asked(source, tmp_path):
     """Where jax has no platform to start, as in the test of the layout."""
     done = subprocess.run(

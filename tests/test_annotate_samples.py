@@ -68,6 +68,7 @@ def test_each_tower_reads_each_picture_once_for_both_captions(tmp_path):
     assert [reward.num_read for reward in chosen] == [30, 30, 0]  # the third shares the first's
 
 
+@pytest.mark.over_a_second
 def test_batch_size_and_threads_do_not_change_a_byte(tmp_path):
     pieces = make_pieces(tmp_path / "source")
     call(pieces, tmp_path / "a", batch_size=1, num_threads=1)
@@ -166,6 +167,7 @@ def test_numbers_of_an_encoder_that_are_not_finite_are_failures(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.over_a_second
 def test_a_hostile_corpus_is_annotated_to_the_end(tmp_path):
     """What tests.test_sources_hostile reads, through the whole stage."""
     (tmp_path / "s").mkdir()

@@ -124,6 +124,7 @@ def test_groups_of_models_may_run_one_after_the_other(pieces, whole, tmp_path, o
     assert contents(out) == whole
 
 
+@pytest.mark.over_a_second
 def test_groups_may_be_loaded_one_by_one(pieces, whole, tmp_path):
     groups = [("light", ["brightness", "captions"]), ("rest", ["short", "image", "length"])]
     call(pieces, tmp_path / "out", groups=groups, one_by_one=True)
@@ -151,6 +152,7 @@ class Picky(Brightness):
         return image[:SIZE, :SIZE]
 
 
+@pytest.mark.over_a_second
 def test_what_one_group_refuses_does_not_change_what_another_makes(pieces, tmp_path):
     """Neither where groups run together nor where one goes on alone after a kill."""
     groups = [("first", ["crowd", "captions"]), ("second", ["picky", "image"])]
@@ -235,6 +237,7 @@ def test_parts_of_a_slower_worker_disappear(pieces, whole, tmp_path, monkeypatch
     assert contents(out) == whole
 
 
+@pytest.mark.over_a_second
 def test_a_damaged_part_is_made_again(pieces, whole, tmp_path):
     out = tmp_path / "out"
     call(pieces, out, stages="encode")
@@ -246,6 +249,7 @@ def test_a_damaged_part_is_made_again(pieces, whole, tmp_path):
     assert contents(out) == whole
 
 
+@pytest.mark.over_a_second
 def test_another_batch_size_begins_the_unfinished_pieces_anew(pieces, whole, tmp_path):
     out = tmp_path / "out"
     call(pieces, out, stages="encode", batch_size=3)

@@ -58,6 +58,7 @@ def test_a_text_and_captions_are_padded_to_the_longer_of_both(count):
     assert not tokens[:, 4:].any() and not padded[count:].any() and (padded[:count] == 2).all()
 
 
+@pytest.mark.over_a_second
 def test_a_student_learns_from_captions_that_are_shorter_than_its_negative_text():
     config = resize(TINY, student=True)
     graphdef, params, buffers = random_network(config, seed=0)

@@ -44,6 +44,7 @@ def test_an_empty_folder_restores_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.over_a_second
 def test_no_save_of_a_run_compiles_a_digest(tmp_path, resumed, caplog):
     if resumed:
         saved(tmp_path, 2)
@@ -112,6 +113,7 @@ def test_a_step_can_be_asked_for(two_steps):
             checkpoints.restore_latest(abstract(make(0)), step=5)
 
 
+@pytest.mark.over_a_second
 def test_the_saved_state_can_be_donated_at_once(tmp_path):
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     with Checkpoints(tmp_path) as checkpoints:
@@ -124,6 +126,7 @@ def test_the_saved_state_can_be_donated_at_once(tmp_path):
     assert_same(found, make(1, size=4096))
 
 
+@pytest.mark.over_a_second
 def test_the_newest_are_kept(tmp_path):
     saved(tmp_path, 1, 2, 3, 4, keep=2)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -162,6 +165,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, bad):
 
 # Orbax leaves coroutines behind when a read fails; their end is a warning of its own.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.over_a_second
 def test_a_flipped_bit_is_found_and_the_step_before_is_used(two_steps, tmp_path, caplog):
     """Any file, any bit: the state of step 6 (the bit did not matter) or of 4, never another."""
     rng = np.random.default_rng(0)
@@ -185,6 +189,7 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(two_steps, tmp_path,
     gc.collect()  # those coroutines end here, not in another test
 
 
+@pytest.mark.over_a_second
 def test_a_flipped_bit_of_a_value_is_found_by_its_digest(tmp_path, caplog):
     """Orbax itself restores it without an error."""
     with Checkpoints(tmp_path) as checkpoints:
@@ -212,6 +217,7 @@ def test_a_changed_data_state_is_found_by_its_checksum(damaged, caplog, old, new
     assert "does not match its checksum" in caplog.text
 
 
+@pytest.mark.over_a_second
 def test_an_unusable_step_is_set_aside_and_saved_again(damaged, caplog):
     shutil.rmtree(damaged / "6" / "params")
     with Checkpoints(damaged) as checkpoints:
@@ -236,6 +242,7 @@ def test_reading_only_changes_nothing(damaged):
 
 
 @pytest.mark.parametrize("leftover", ["empty", "uncommitted", "half_deleted"])
+@pytest.mark.over_a_second
 def test_what_is_not_committed_is_never_chosen(damaged, leftover):
     step = damaged / "9"
     if leftover == "empty":

@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from miro_jax.models import sharding
@@ -16,6 +17,7 @@ ROWS = 24  # no other size of this network
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter)(-start)?\(")
 
 
+@pytest.mark.over_a_second
 def test_the_network_moves_parameters_alone_between_devices():
     """Registers and times have their width spread over devices: tokens must not follow them.
 
@@ -42,6 +44,7 @@ def test_the_network_moves_parameters_alone_between_devices():
     assert len(moved) > 20 and not [one for one in moved if re.search(rf"\[{ROWS},\d+,", one)]
 
 
+@pytest.mark.over_a_second
 def test_sampling_sends_nothing_between_devices():
     """Both branches of an image are evaluated where it is."""
     mesh = small_mesh(4)

@@ -59,6 +59,7 @@ def packed():
     return layer
 
 
+@pytest.mark.over_a_second
 def test_a_bias_of_several_axes_is_added_as_one_on_gpus_with_equal_results(on_gpu, monkeypatch):
     layer, x = packed(), jax.random.normal(jax.random.key(0), (3, 4, 8))
     parts = layer.unpack(x)

@@ -53,6 +53,7 @@ def test_variant_passes_the_shapes_of_its_state(file, variant):
     assert len(leaves) > 100 and all(leaf.sharding is not None for leaf in leaves)
 
 
+@pytest.mark.over_a_second
 def test_the_network_of_the_paper_has_the_size_of_the_released_one():
     parts = components.build_components(MODULES["miro"].get_config(""))
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract.params))

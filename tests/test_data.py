@@ -234,6 +234,7 @@ def test_a_process_reads_the_rows_of_its_devices(folder):
         iterator.close()
 
 
+@pytest.mark.over_a_second
 def test_synthetic_captions_come_at_their_rate_with_their_own_scores(folder):
     bins, scores = bins_lib.Bins.load(folder), shards.read_scores(folder)
     for probability in (0.0, 0.3, 1.0):

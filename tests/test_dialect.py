@@ -131,6 +131,7 @@ def test_images_come_in_the_forms_of_the_field(pipe, images):
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m"])
+@pytest.mark.over_a_second
 def test_a_callback_sees_each_step_and_changes_nothing(pipe, solver):
     """Steps one by one are other programs: they agree up to rounding."""
     call = CALL | {"solver": solver, "output_type": "latent"}
@@ -200,6 +201,7 @@ class bfloat16:
         return "torch.bfloat16"
 
 
+@pytest.mark.over_a_second
 def test_to_reads_devices_and_types(tmp_path):
     pipe = MiroPipeline.from_pretrained(
         sampling.save_tiny(tmp_path), torch_dtype="float32", batch_size=1

@@ -96,6 +96,7 @@ def test_a_student_of_a_linear_field_is_exact_in_any_number_of_steps(steps):
     assert np.abs(found - euler).max() > 0.01
 
 
+@pytest.mark.over_a_second
 def test_the_error_of_an_exact_student_is_that_of_the_solver_alone():
     x = jax.random.normal(jax.random.key(0), (ROWS, 2, 2, 3))
     spans = distil.draw_spans(jax.random.key(2), 3 * ROWS, 256)
@@ -117,6 +118,7 @@ def test_spans_are_those_of_samplers_with_powers_of_two():
     assert counts.min() > 800 and len(set(np.asarray(first)[length == 1])) == 8
 
 
+@pytest.mark.over_a_second
 def test_conditions_mix_levels_of_records_with_drawn_ones():
     own = jnp.full((4000, 3), 0.123).at[:, 2].set(jnp.nan)
     settings = Distillation(data_levels=0.25, max_guidance=3.0)
@@ -141,6 +143,7 @@ def test_a_number_of_teacher_steps_that_is_no_power_of_two_is_refused(steps):
 # The network.
 
 
+@pytest.mark.over_a_second
 def test_an_untrained_student_is_its_teacher_for_every_jump():
     graphdef, *weights = random_network(TINY, seed=0)
     student, *fresh = random_network(resize(TINY, student=True), seed=1)

@@ -24,6 +24,7 @@ class Some(nnx.Module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.over_a_second
 def test_a_row_of_many_begins_as_an_array_of_its_own(kind):
     wanted = shapes_of(kind) * 2
     key = jax.random.key(7)
@@ -38,6 +39,7 @@ def test_a_row_of_many_begins_as_an_array_of_its_own(kind):
     assert len(np.unique(np.concatenate(values))) == sum(map(len, values))  # no key twice
 
 
+@pytest.mark.over_a_second
 def test_a_network_starts_with_the_same_bits():
     config = base.get_config("tiny")
     make = lambda rngs: build(config.model, (16, 16, 3), 64, 1, rngs=rngs)  # noqa: E731
@@ -51,6 +53,7 @@ def test_a_network_starts_with_the_same_bits():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.over_a_second
 def test_arrays_of_a_size_are_drawn_together(monkeypatch):
     calls = collections.Counter()
     uniform = KINDS["uniform"]

@@ -134,6 +134,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
         assert f"holds runs: {tmp_path / 'base'}" in capsys.readouterr().err.replace("give ", "")
 
 
+@pytest.mark.over_a_second
 def test_as_a_program_a_run_of_other_images_is_refused_before_any_device_is_used(folder):
     """jax has no platform to start here: a device would give another error."""
     done = subprocess.run(

@@ -143,6 +143,7 @@ def test_the_command_makes_a_page_of_a_released_network(tmp_path, capsys, monkey
     assert {"index.html", "data/0000.js"} == set(manifest["files"])
 
 
+@pytest.mark.over_a_second
 def test_a_student_which_has_no_negative_branch_is_refused(tmp_path, capsys, monkeypatch):
     checkpoint = save_tiny(tmp_path / "tiny")
     loaded = pipeline.MiroPipeline.from_pretrained(checkpoint)

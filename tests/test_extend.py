@@ -68,6 +68,7 @@ def velocity(config, graphdef, *states, new=()):
 
 @pytest.mark.parametrize("layers", [0, 2])
 @pytest.mark.parametrize("num_rewards", [0, 3])
+@pytest.mark.over_a_second
 def test_a_missing_level_of_the_new_reward_leaves_the_old_network(num_rewards, layers):
     config = resize(TINY, num_rewards=num_rewards, condition_layers=layers)
     graphdef, *states = random_network(config, seed=1)
@@ -81,6 +82,7 @@ def test_a_missing_level_of_the_new_reward_leaves_the_old_network(num_rewards, l
     assert np.abs(asked[0] - before[0]).max() > 1e-3
 
 
+@pytest.mark.over_a_second
 def test_a_network_is_extended_again():
     graphdef, *states = random_network(TINY, seed=1)
     before = velocity(TINY, graphdef, *states)
@@ -94,6 +96,7 @@ def test_a_network_is_extended_again():
     np.testing.assert_allclose(twice[0], once[0], rtol=0, atol=4e-6)
 
 
+@pytest.mark.over_a_second
 def test_a_missing_level_of_the_first_rewards_is_still_a_zero_vector():
     """As in the release: their token stays visible."""
     graphdef, *states = random_network(TINY, seed=1)
@@ -104,6 +107,7 @@ def test_a_missing_level_of_the_first_rewards_is_still_a_zero_vector():
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.over_a_second
 def test_the_new_token_alone_is_trained_and_all_else_stays_bit_for_bit(name):
     graphdef, *states = random_network(TINY, seed=1)
     _, _, state = extended(TINY, states)

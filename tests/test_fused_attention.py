@@ -124,6 +124,7 @@ def test_odd_lengths_are_padded_where_there_is_a_backward_pass(a_gpu):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("queries", "sources"), [(5, 7), (6, 7), (5, 8), (4, 4)])
 @pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.over_a_second
 def test_padding_changes_nothing(way, causal, queries, sources, padded):
     """The code around cuDNN's kernel, with XLA's in its place, and its gradients."""
     if causal:
@@ -151,6 +152,7 @@ def test_padding_changes_nothing(way, causal, queries, sources, padded):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.over_a_second
 def test_every_attention_of_the_network_is_cudnns(a_gpu):
     config = resize(TINY, condition_heads=4, latent_shape=(8, 12, 3))
     batch = make_batch(config, rows=2, length=7, seed=0)
@@ -197,6 +199,7 @@ def test_the_attention_of_a_tower_is_cudnns_at_the_size_of_clip_h(a_gpu):
     assert fused_calls(tokens, params, images) == (1, 0)
 
 
+@pytest.mark.over_a_second
 def test_a_packed_product_is_that_of_its_parts(monkeypatch):
     graphdef, params, _ = abstract_module(
         lambda rngs: layers.Linear((6, 3, 2, 4), ("embed", "pack", "heads", "head_dim"), rngs=rngs)
@@ -213,6 +216,7 @@ def test_a_packed_product_is_that_of_its_parts(monkeypatch):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.over_a_second
 def test_the_backward_pass_without_a_kernel_keeps_the_weights_once():
     rows, heads, queries, sources = 2, 3, 5, 7
     q = jnp.ones((rows, queries, heads, 8))

@@ -226,6 +226,7 @@ def test_attention_inside_windows_is_that_of_its_definition(shift):
 
 
 @pytest.mark.parametrize(("padding", "outside"), [("zero", 0), ("grey", 128)])
+@pytest.mark.over_a_second
 def test_pixels_are_normalised_as_red_green_blue_and_padded(padding, outside):
     seen = []
 

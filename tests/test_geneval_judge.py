@@ -145,6 +145,7 @@ def test_options_of_the_judge_are_checked_before_anything_is_loaded(tmp_path):
                 check(options)
 
 
+@pytest.mark.over_a_second
 def test_weights_that_are_no_detector_are_refused_by_name(tmp_path):
     path = tmp_path / "mask2former_swin-s-0.safetensors"
     write_safetensors(path, from_arrays({"backbone.strange.weight": np.zeros(3, np.float32)}))

@@ -82,6 +82,7 @@ def test_other_words_of_the_variable_are_kept(starts, told):
     assert second[1] == f"{told}:glibc.malloc.hugetlb=1"
 
 
+@pytest.mark.over_a_second
 def test_a_program_of_somebody_else_is_left_alone(starts, tmp_path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)

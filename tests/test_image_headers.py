@@ -118,6 +118,7 @@ def test_canvas_of_webp_is_read(options, size):
     assert webp_size(encode(smooth(), "PNG")) is None and webp_size(data[:29]) is None
 
 
+@pytest.mark.over_a_second
 def test_no_bytes_are_an_error():
     exif = with_orientation("JPEG", 6)
     progressive = encode(smooth(), "JPEG", progressive=True) * 8

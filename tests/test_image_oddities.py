@@ -113,6 +113,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.over_a_second
 def test_a_jpeg_that_lacks_its_end_is_read_if_that_is_all_it_lacks(name, noted):
     data = WHOLE[name]
     want = load_rgb(data)

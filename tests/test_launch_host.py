@@ -110,6 +110,7 @@ def test_a_command_runs_detached_and_its_exit_status_is_kept(host):
     assert run("exits", host) == "75\n" and run("logs", host) == "it runs\n"
 
 
+@pytest.mark.over_a_second
 def test_a_run_is_stopped_before_the_next_one_begins(host):
     home = pathlib.Path(host["HOME"])
     run("run", host | {"COMMAND": "trap 'touch ~/saved; exit 143' TERM; sleep 60 & wait"})
@@ -120,6 +121,7 @@ def test_a_run_is_stopped_before_the_next_one_begins(host):
     assert wait_for(home / "run.exit") == "0\n"
 
 
+@pytest.mark.over_a_second
 def test_a_process_that_was_killed_counts_as_failed(host):
     run("run", host | {"COMMAND": "sleep 60"})
     pid = int(pathlib.Path(host["HOME"], "run.pid").read_text())

@@ -103,6 +103,7 @@ ALL = pytest.mark.parametrize("world", watch.KINDS, indirect=True)
 
 
 @ALL
+@pytest.mark.over_a_second
 def test_a_run_that_nothing_happens_to_is_complete(world, capsys):
     world.install(["waiting", "creating", "ready", "ready:100", "ready:200!0"])
     assert world() == watch.DONE
@@ -112,6 +113,7 @@ def test_a_run_that_nothing_happens_to_is_complete(world, capsys):
 
 
 @ALL
+@pytest.mark.over_a_second
 def test_machines_that_are_taken_are_made_again_until_the_run_is_complete(world, capsys):
     world.install(["ready", "ready:100", "preempted"], ["creating", "ready", "ready:400!0"])
     assert world() == watch.DONE
@@ -119,6 +121,7 @@ def test_machines_that_are_taken_are_made_again_until_the_run_is_complete(world,
     assert "step 400" in said and world.now["life"] == 1 and world.count("run") == 2
 
 
+@pytest.mark.over_a_second
 def test_a_command_that_always_fails_is_given_up(world, capsys):
     world.install(["ready", "ready", "ready!1"])
     assert world() == watch.GAVE_UP
@@ -128,30 +131,35 @@ def test_a_command_that_always_fails_is_given_up(world, capsys):
 
 
 @ALL
+@pytest.mark.over_a_second
 def test_a_command_with_wrong_arguments_is_not_tried_again(world, capsys):
     world.install(["ready", "ready", "ready!2"])
     assert world() == watch.BAD
     assert "arguments are wrong" in capsys.readouterr().err and world.count("run") == 1
 
 
+@pytest.mark.over_a_second
 def test_machines_that_are_taken_before_the_first_checkpoint_are_given_up(world, capsys):
     world.install(["ready", "ready", "preempted"])
     assert world() == watch.GAVE_UP
     assert "3 attempts" in capsys.readouterr().err and world.count("create") == 3
 
 
+@pytest.mark.over_a_second
 def test_a_newer_checkpoint_lets_attempts_count_from_none(world):
     lost = [["ready", "ready", f"ready:{step}", "preempted"] for step in (10, 20, 30)]
     world.install(*lost, ["ready", "ready:60!0"])
     assert world(tries=2) == watch.DONE and world.count("create") == 4
 
 
+@pytest.mark.over_a_second
 def test_it_waits_where_there_is_no_capacity(world, capsys):
     world.install(["full", "gone"], ["full", "gone"], ["full", "gone"], ["ready", "ready:9!0"])
     assert world(tries=2) == watch.DONE
     assert "no capacity: ERROR: RESOURCE_EXHAUSTED" in capsys.readouterr().err
 
 
+@pytest.mark.over_a_second
 def test_without_capacity_for_too_long_it_is_given_up(world, capsys):
     world.install(["full", "gone"])
     assert world(wait_hours=0.1) == watch.GAVE_UP
@@ -192,6 +200,7 @@ def test_a_command_that_lost_a_process_starts_again_on_the_same_machines(world):
     assert (world.count("create"), world.count("run")) == (1, 2)
 
 
+@pytest.mark.over_a_second
 def test_hours_that_are_paid_end_it(world, capsys):
     world.install(["ready", "ready:5"])
     assert world(max_hours=0.1) == watch.GAVE_UP
@@ -275,6 +284,7 @@ def test_a_signal_while_machines_are_made_leaves_none(world):
     assert process.returncode == 130, said
 
 
+@pytest.mark.over_a_second
 def test_a_watcher_that_is_started_again_finds_the_run_and_starts_nothing(world):
     world.install(["ready", "ready:5"])
     process = world.start("exits")

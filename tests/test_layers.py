@@ -201,6 +201,7 @@ def attention_by_hand(q, k, v, mask):
     return np.einsum("bans,bsah->bnah", weights, v)
 
 
+@pytest.mark.over_a_second
 def test_softmax_and_its_slopes_are_those_of_jax():
     x, change = 3 * normal(4, 7), normal(4, 7, seed=1)
     weighed = [lambda x, f=f: jnp.sum(f(x) * change) for f in (jax.nn.softmax, own_softmax)]

@@ -28,6 +28,7 @@ def grown(folder):
         return sys.getallocatedblocks() - before
 
 
+@pytest.mark.over_a_second
 def test_saves_leave_less_behind_than_what_orbax_asks_for(tmp_path, monkeypatch):
     """If the second number falls, too, this is no longer needed."""
     ours = grown(tmp_path / "ours")

@@ -303,6 +303,7 @@ def test_a_process_that_lost_its_folder_ends_at_once_if_it_must(tmp_path):
         assert process.stdout.read() == b"" and b"was taken over" in process.stderr.read()
 
 
+@pytest.mark.over_a_second
 def test_who_meets_another_one_that_takes_over_is_refused(tmp_path):
     forge(tmp_path, machine=ELSEWHERE, token="a")
     marker = f"{LOCK_NAME}{lease._TAKING}{hashlib.sha256(b'a').hexdigest()[:32]}"

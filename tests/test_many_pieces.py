@@ -141,6 +141,7 @@ def test_headers_of_scores_are_parsed_one_at_a_time(job, monkeypatch):
     assert len(finish.gather(job).scores) == PIECES
 
 
+@pytest.mark.over_a_second
 def test_a_table_is_written_from_pieces_that_are_read_many_at_a_time(
     tmp_path, requests, monkeypatch
 ):

@@ -38,6 +38,7 @@ def times(t, end):
     return jnp.full(ROWS, t), jnp.full(ROWS, end)
 
 
+@pytest.mark.over_a_second
 def test_the_target_is_that_of_finite_differences_of_a_network(student):
     """u along x + h v and t + h, at fixed r.
 

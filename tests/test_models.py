@@ -79,6 +79,7 @@ def test_preconditioned_input_and_target_have_deviation_one():
     np.testing.assert_allclose(c_out, np.sqrt(1 + 0.7**2))
 
 
+@pytest.mark.over_a_second
 def test_missing_reward_is_a_zero_vector_before_its_position(network, batch):
     graphdef, params, buffers = network
     levels = batch["levels"].copy()
@@ -114,6 +115,7 @@ def test_the_network_counts_time_as_the_release_does_from_noise_to_data(
     np.testing.assert_allclose(seen.value.args[0], 1 - batch["t"], rtol=1e-6)
 
 
+@pytest.mark.over_a_second
 def test_missing_rewards_leave_gradients_finite(network, batch):
     graphdef, params, buffers = network
     levels = np.full_like(batch["levels"], np.nan)
@@ -140,6 +142,7 @@ def test_padded_caption_tokens_never_matter(network, batch):
     assert difference(shown[0], quiet[0]) > 1e-3
 
 
+@pytest.mark.over_a_second
 def test_longer_padding_changes_nothing(network, batch):
     graphdef, params, buffers = network
     longer = dict(batch)
@@ -150,6 +153,7 @@ def test_longer_padding_changes_nothing(network, batch):
         assert difference(ours, theirs) <= 1e-5
 
 
+@pytest.mark.over_a_second
 def test_batch_of_two_equals_two_batches_of_one(network, batch):
     batch["levels"][1, 0] = np.nan
     batch["caption_mask"][0, 3:] = False
@@ -178,6 +182,7 @@ def test_each_input_matters(network, batch):
         assert difference(changed, velocity) > 1e-3, name
 
 
+@pytest.mark.over_a_second
 def test_bfloat16_network_keeps_float32_parameters_and_outputs(network, batch):
     graphdef, params, buffers = random_network(TINY, seed=0, dtype=jnp.bfloat16)
     half, full = run(graphdef, params, buffers, batch), run(*network, batch)
@@ -189,6 +194,7 @@ def test_bfloat16_network_keeps_float32_parameters_and_outputs(network, batch):
 
 
 @pytest.mark.parametrize(("remat", "recomputed"), [(True, 2), ("block", 2), ("attention_mlp", 8)])
+@pytest.mark.over_a_second
 def test_recomputed_blocks_give_the_same_velocity(batch, remat, recomputed):
     """`remat` changes memory only: each part appears in the gradient as one to recompute."""
     config = resize(TINY, num_blocks=2, remat=remat)
@@ -220,6 +226,7 @@ def test_what_is_recomputed_goes_by_name_or_by_a_truth_value():
         resize(TINY, remat="layers")
 
 
+@pytest.mark.over_a_second
 def test_tokens_between_layers_may_have_the_dtype_of_the_products(batch):
     config = resize(TINY, residual="compute")
     graphdef, params, buffers = random_network(TINY, seed=0, dtype=jnp.bfloat16)
@@ -254,6 +261,7 @@ def test_self_conditioning_starts_closed():
     assert all(not np.any(leaf) for leaf in paths(start).values())
 
 
+@pytest.mark.over_a_second
 def test_baseline_without_rewards_has_no_reward_parameters():
     config = resize(TINY, num_rewards=0)
     network = random_network(config, seed=0)
@@ -286,6 +294,7 @@ def test_unknown_size_is_refused_by_name():
         RINConfig(num_layers=3)
 
 
+@pytest.mark.over_a_second
 def test_config_builds_the_network_of_its_sizes_and_type():
     config = base.get_config("tiny")
 
@@ -305,6 +314,7 @@ def test_config_builds_the_network_of_its_sizes_and_type():
     assert shapes["token_positions/table"] == (16, 16)
 
 
+@pytest.mark.over_a_second
 def test_a_predicted_image_is_turned_into_a_velocity_outside_of_the_network(network, batch):
     graphdef, params, buffers = network
     velocity, z, _ = run(graphdef, params, buffers, batch)
@@ -316,6 +326,7 @@ def test_a_predicted_image_is_turned_into_a_velocity_outside_of_the_network(netw
     np.testing.assert_array_equal(z, z_of_image)
 
 
+@pytest.mark.over_a_second
 def test_a_skip_gate_keeps_a_share_of_the_noisy_image_in_the_predicted_one(batch):
     plain = dataclasses.replace(TINY, prediction="image")
     gated = dataclasses.replace(plain, skip_gate=True)
@@ -346,6 +357,7 @@ def test_a_skip_gate_wants_a_predicted_image():
         dataclasses.replace(TINY, skip_gate=True)
 
 
+@pytest.mark.over_a_second
 def test_without_self_conditioning_nothing_of_an_evaluation_before_is_seen(batch):
     config = dataclasses.replace(TINY, self_condition=False)
     graphdef, params, buffers = random_network(config, seed=0)

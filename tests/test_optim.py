@@ -63,6 +63,7 @@ def test_schedule_stays_at_its_end():
     assert schedule(1000) == schedule(100) > 0
 
 
+@pytest.mark.over_a_second
 def test_update_number_k_uses_the_rate_of_count_k_minus_1(params, gradients):
     """AdamW without decay moves a leaf by the rate when its gradient is always the same."""
     constant = [nest({k: np.ones(s, np.float32) for k, s in SHAPES.items()})]
@@ -75,6 +76,7 @@ def test_update_number_k_uses_the_rate_of_count_k_minus_1(params, gradients):
         np.testing.assert_allclose(moved, expected, rtol=1e-4)
 
 
+@pytest.mark.over_a_second
 def test_make_optimizer_clips_before_it_updates(params, gradients):
     """LAMB forgets the size of the first gradient but not of the second relative to it."""
     big = [nest(gradients[0]), nest({k: 1e4 * v for k, v in gradients[1].items()})]

@@ -53,6 +53,7 @@ def distance(a, b):
     return np.abs(a.astype(int) - b.astype(int)).max()
 
 
+@pytest.mark.over_a_second
 def test_pictures_are_uint8_and_stand_side_by_side(pipe):
     pictures = sample(pipe, PROMPTS[:2], 3)
     assert pictures.shape == (6, 8, 8, 3) and pictures.dtype == np.uint8
@@ -80,6 +81,7 @@ def test_a_picture_does_not_depend_on_how_many_are_made_of_a_prompt(pipe):
     np.testing.assert_array_equal(few, many[[0, 1, 3, 4]])
 
 
+@pytest.mark.over_a_second
 def test_a_picture_does_not_depend_on_the_batch_size(pipe):
     """Another size is another program, which may sum in another order: rounding, then a level."""
     assert distance(sample(make_pipeline(batch_size=3), PROMPTS), sample(pipe, PROMPTS)) <= 1
@@ -90,6 +92,7 @@ def test_the_seed_fixes_the_pictures(pipe):
     assert distance(sample(pipe, seed=6), sample(pipe)) > 10
 
 
+@pytest.mark.over_a_second
 def test_only_steps_solver_and_guidance_or_none_compile_anew(pipe):
     compiled = []
 
@@ -315,6 +318,7 @@ def test_equal_branches_are_not_guided(pipe):
     assert distance(guided, sample(pipe, guidance_scale=0.0, targets={"beauty": 0.5})) <= 1
 
 
+@pytest.mark.over_a_second
 def test_a_network_without_rewards_is_guided_by_its_prompt():
     weights = random_network(resize(CONFIG, num_rewards=0), seed=3)
     pipe = make_pipeline(names=(), weights=weights)
@@ -343,6 +347,7 @@ def test_latents_that_are_not_finite_stop_the_call_and_name_the_image(recorder):
     assert len(sample(recorder, PROMPTS[:1], 3)) == 3  # what stands in the padding is nobody's
 
 
+@pytest.mark.over_a_second
 def test_fewer_images_run_in_smaller_programs_where_no_batch_size_is_given(pipe):
     quick = make_pipeline()
     quick.fewer_rows, rows = True, []

@@ -29,6 +29,7 @@ def test_a_checkpoint_is_named_by_text_or_path(source):
         MiroPipeline.from_pretrained(source)
 
 
+@pytest.mark.over_a_second
 def test_batch_size_and_preset_of_other_kinds_are_named(folder):
     for size in ("4", 2.5):
         with pytest.raises(ValueError, match="batch_size must be a positive multiple of the 1 dev"):
@@ -37,6 +38,7 @@ def test_batch_size_and_preset_of_other_kinds_are_named(folder):
         MiroPipeline.from_pretrained(folder, preset={"targets": {}})
 
 
+@pytest.mark.over_a_second
 def test_a_number_of_images_may_be_of_jax(pipe):
     np.testing.assert_array_equal(pipe("a", jnp.asarray(2), **HOW), pipe("a", 2, **HOW))
 

@@ -58,6 +58,7 @@ def test_an_unknown_type_is_refused_with_those_that_are_known(text, capsys):
     )
 
 
+@pytest.mark.over_a_second
 def test_the_text_names_every_stage(capsys):
     assert plan.main([*TINY, "--records=192", "--price=2"]) == 0
     text = capsys.readouterr().out
@@ -200,6 +201,7 @@ def test_a_config_that_training_refuses_is_refused_by_its_key(word, said, capsys
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.over_a_second
 def test_a_step_that_does_not_fit_comes_with_the_smallest_change_that_does(
     memory, monkeypatch, capsys
 ):

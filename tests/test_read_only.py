@@ -175,6 +175,7 @@ def test_another_user_with_a_read_only_checkout_trains_samples_scores_and_evalua
 
 
 @needs_root
+@pytest.mark.over_a_second
 def test_another_user_is_told_in_one_line_where_nothing_can_be_written(another, cwd, tmp_path):
     source = tmp_path / "source"
     world.write_shards(source, 2, 32, 2)

@@ -154,6 +154,7 @@ def test_the_gallery_holds_a_picture_for_each_prompt_and_level(run):
     assert "all rewards requested at 0.25" in images[1]["alt"]
 
 
+@pytest.mark.over_a_second
 def test_on_a_desk_no_table_has_to_be_scrolled(tmp_path):
     categories = {"evaluate.categories": scene.CATEGORIES, "evaluate.evaluators": ("geneval",)}
     write_run(tmp_path / "run", small_config(**categories))

@@ -17,6 +17,7 @@ def test_where_the_crop_begins_differs_by_a_pixel_for_some_sizes_only():
     assert set(steps) == {0, 1} and steps.count(1) == len(steps) // 4
 
 
+@pytest.mark.over_a_second
 def test_kinds_without_transparency_or_rotation_decode_as_pillow_converts():
     for kind, picture in pictures():
         if kind in ("grey", "palette", "cmyk", "rgb"):

@@ -76,6 +76,7 @@ def test_process_0_that_is_missing_is_named_with_the_cause(port):
     assert "got: Connection refused" in str(error) and "8476" in str(error)
 
 
+@pytest.mark.over_a_second
 def test_it_is_said_who_is_waited_for(port, monkeypatch):
     monkeypatch.setattr(roll_call, "SECONDS_UNTIL_NOTE", 0.1)
     first = Call(port, 0, 3, 1.0, hosts=("a", "b", "c"))

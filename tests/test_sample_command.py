@@ -80,6 +80,7 @@ def test_what_a_student_does_not_draw_is_a_bad_argument(run, loaded, monkeypatch
         assert status == 2 and said in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.over_a_second
 def test_images_are_what_the_pipeline_draws(run, loaded, checkpoint):
     status, out, err = run(
         *QUICK, "--prompt=b", "--images=3", "--seed=5", "--target=beauty=0.5,count=none", "--out=o"

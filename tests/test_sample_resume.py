@@ -37,6 +37,7 @@ def test_work_that_is_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path, mo
         assert all(after[name] == data for name, data in before.items() if name.endswith(".png"))
 
 
+@pytest.mark.over_a_second
 def test_work_that_is_killed_twenty_times_ends_with_the_same_bytes(tmp_path, monkeypatch):
     fill(tmp_path / "whole", num_images=40)
     expected, path, rng = contents(tmp_path / "whole"), tmp_path / "often", random.Random(0)

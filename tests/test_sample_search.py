@@ -131,6 +131,7 @@ def find(pipe=None, **changes):
     return search.find_preset(pipe or Dial(), PROMPTS, judge, budget, **asked)
 
 
+@pytest.mark.over_a_second
 def test_a_search_finds_levels_and_guidance_and_confirms_on_fresh_prompts_and_seeds():
     pipe = Dial()
     preset = find(pipe)
@@ -160,6 +161,7 @@ class Known(Near):
         return values[:, 7] + values[:, :3].sum(axis=1) - 10 * np.abs(values[:, 6] - 0.2)
 
 
+@pytest.mark.over_a_second
 def test_where_nothing_is_better_the_preset_is_the_defaults():
     preset = find(objective=Known(), targets={"beauty": 1.0})
     assert preset.targets == {"beauty": 1.0} and preset.guidance_scale == 2.0
@@ -176,6 +178,7 @@ class Shifting(Near):
         return np.where(odd, -1.0, 1.0) * super().score(images, prompts)
 
 
+@pytest.mark.over_a_second
 def test_a_candidate_that_fresh_prompts_reject_is_named_and_the_defaults_are_kept():
     preset = find(objective=Shifting())
     c = preset.confirmed
@@ -186,6 +189,7 @@ def test_a_candidate_that_fresh_prompts_reject_is_named_and_the_defaults_are_kep
     assert "defaults are kept: beauty 1, count 1, colors 1; guidance 2" in lines[-1]
 
 
+@pytest.mark.over_a_second
 def test_what_does_not_vary_stays_as_requested():
     preset = find(rewards=["colors"], targets={"beauty": 0.5}, negative=True, guidance_scale=0.0)
     assert preset.targets.keys() == {"beauty", "colors"} and preset.targets["beauty"] == 0.5
@@ -314,6 +318,7 @@ QUICK = ("--budget=64", "--steps=1", "--guidance-scale=1")
 FINDS = ("--budget=128", *QUICK[1:])  # enough to find something better
 
 
+@pytest.mark.over_a_second
 def test_the_command_writes_a_preset_that_sampling_takes(run, loaded, checkpoint):
     status, out, err = run(*SEARCH, *FINDS, "--objective=colors")
     assert status == 0 and out.endswith("\no\n"), err
@@ -363,6 +368,7 @@ def test_the_command_writes_a_preset_that_sampling_takes(run, loaded, checkpoint
     assert status == 2 and "the preset is for clip" in err and err.count("\n") == 1
 
 
+@pytest.mark.over_a_second
 def test_geneval_and_means_are_objectives_of_the_command(run):
     status, out, err = run(*SEARCH, *QUICK, "--objective=geneval")
     assert status == 0 and "geneval@shapes on 2 fresh prompts" in out, err

@@ -85,6 +85,7 @@ def test_of_checkpoints_that_are_equally_good_the_newest_is_kept():
     assert keep.kept({1: 0.9, 2: 0.9, 3: 0.5}) == keep.kept({2: 0.9, 1: 0.9, 3: 0.5}) == {2, 3}
 
 
+@pytest.mark.over_a_second
 def test_the_best_checkpoint_is_kept_also_by_a_run_that_resumes(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 1.5}
     for steps in ((1, 2, 3), (4, 5)):
@@ -120,6 +121,7 @@ def test_resume_says_whether_there_must_be_a_checkpoint(tmp_path):
         run_folder.open_folder(config, tmp_path / "a", "sample", resume="required")
 
 
+@pytest.mark.over_a_second
 def test_what_saves_hold_up_is_less_than_a_twentieth_of_the_time_between_them(tmp_path):
     """With the seconds that real saves of 32 MB take, and steps that take none but by the clock."""
     clock, state = Clock(), {"params": {"w": jnp.ones((8, 1 << 20))}}

@@ -37,6 +37,7 @@ def run_main(arguments, capsys):
     return stage.main([str(a) for a in arguments]), *capsys.readouterr()
 
 
+@pytest.mark.over_a_second
 def test_command_line_scores_and_prints_a_table(tmp_path):
     captions, out = make_shapes(tmp_path / "in", 12), tmp_path / "scores.csv"
     (tmp_path / "in" / "x.png").write_bytes(b"")

@@ -209,6 +209,7 @@ score(sys.argv[1], sys.argv[2], [Waiting()])
 """
 
 
+@pytest.mark.over_a_second
 def test_a_second_process_for_the_same_pieces_is_refused_and_told_who_works(tmp_path, capsys):
     folder, out = make_folder(tmp_path / "in", 3), tmp_path / "a.csv"
     command = [sys.executable, "-c", HOLD, str(folder), str(out)]

@@ -84,6 +84,7 @@ def test_an_interrupted_call_is_continued(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [*(p.name for p in paths), "world.json"]
 
 
+@pytest.mark.over_a_second
 def test_several_processes_may_make_the_shards_at_once(tmp_path):
     """As the workers of an array do that annotate the shapes world."""
     code = (
@@ -110,6 +111,7 @@ def test_shards_of_other_arguments_are_not_mixed(tmp_path):
         world.write_shards(tmp_path, 4, seed=1)
 
 
+@pytest.mark.over_a_second
 def test_captions_are_wrong_as_often_as_asked_and_more_often_where_it_glows():
     samples = [world.make_sample(3, i, size=16) for i in range(1500)]
     glow = np.array([s.scene.glow for s in samples])

@@ -89,6 +89,7 @@ def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, tmp_path, capsys):
     assert not [path for _, path in hub.asked if "/resolve/" in path]
 
 
+@pytest.mark.over_a_second
 def test_a_file_that_was_cut_short_is_resumed(hub, tmp_path):
     data = np.random.default_rng(0).bytes(300_000)
     hub.repositories[NAME] = {"config.json": b"{}", "model.safetensors": data}

@@ -82,6 +82,7 @@ def start():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.over_a_second
 def test_a_signal_that_waits_for_a_long_call_is_announced_and_then_obeyed(start, number):
     process = start(HASHING.format(rounds=8_000_000))
     process.send_signal(number)
@@ -92,6 +93,7 @@ def test_a_signal_that_waits_for_a_long_call_is_announced_and_then_obeyed(start,
     assert "stopped; the same command resumes" in rest
 
 
+@pytest.mark.over_a_second
 def test_a_second_signal_ends_a_long_call_at_once_and_an_echo_of_the_first_does_not(start):
     process = start(HASHING.format(rounds=2_000_000_000))
     process.send_signal(signal.SIGINT)
@@ -139,6 +141,7 @@ sys.exit(exit.run("sample", lambda: None, work, resumes=exit.always))
 """
 
 
+@pytest.mark.over_a_second
 def test_after_a_lost_signal_the_next_one_ends_a_long_call_at_once(start):
     then = 'hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_000_000_000)'
     process = start(DELETING.format(slow=0.6, then=then))

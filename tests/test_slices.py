@@ -110,6 +110,7 @@ def test_towers_run_in_slices(tpu):
 
 @pytest.mark.parametrize("rule", ["cfg", "apg"])
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.over_a_second
 def test_images_are_sampled_in_slices(monkeypatch, devices, rule):
     """Each with its own noise, prompt, levels and scale."""
     rows, mesh = 8, small_mesh(devices)

@@ -42,6 +42,7 @@ def test_good_samples_between_bad_ones_are_untouched(corpus):
 
 
 @pytest.mark.parametrize("count", [1500, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.over_a_second
 def test_mutated_pictures_neither_crash_nor_hang_nor_fill_the_memory(count):
     """In a process of its own: a crash is seen, and the peak of memory is its own."""
     result = subprocess.run(

@@ -54,6 +54,7 @@ def same(spec, folder, address):
     return ours
 
 
+@pytest.mark.over_a_second
 def test_tar_shards(remote):
     folder, upload = remote
     for number in range(3):
@@ -85,6 +86,7 @@ def test_a_folder_whose_names_stand_among_those_of_an_image_and_its_text(remote)
     ]
 
 
+@pytest.mark.over_a_second
 def test_folders(remote):
     folder, upload = remote
     for name in ("b/1", "b-c/2", "0", "a/x/3"):
@@ -121,6 +123,7 @@ def test_a_file_that_is_replaced_after_it_was_listed_is_noticed(remote):
         assert [s.key for s in piece.samples()] == [s.key for s in now.samples()]
 
 
+@pytest.mark.over_a_second
 def test_hidden_names_match_only_on_request(remote):
     folder, upload = remote
     for name in ("a/0.tar", "a/.1.tar", "a/.deep/2.tar", ".b/3.tar"):

@@ -227,6 +227,7 @@ def test_a_copy_follows_a_set_that_is_finished_or_made_again(folder, url):
     assert staging.source_of(folder) is None and str(staging.source_of(copy)) == url
 
 
+@pytest.mark.over_a_second
 def test_processes_that_start_at_once_copy_a_set_once(folder, url, monkeypatch):
     fetch, copied, ended = RemoteFolder.fetch, [], threading.Event()
 
@@ -296,6 +297,7 @@ def test_batches_by_lanes_are_the_same_for_any_number_of_hosts_and_batch_size(fo
         one_host.close()
 
 
+@pytest.mark.over_a_second
 def test_a_host_fetches_the_shards_of_its_lanes_alone(tmp_path, monkeypatch):
     """Its share of 24, one more where lanes meet, and of the next epoch each lane's first one."""
     sizes = [10, 14] * 12

@@ -33,6 +33,7 @@ def test_one_of_several_who_create_a_name_at_once_gets_it(folder, tmp_path, size
     assert folder.read("shard") == bytes([taken.index(True)]) * size
 
 
+@pytest.mark.over_a_second
 def test_a_file_of_several_parts_is_written_replaced_and_fetched(folder, tmp_path):
     for byte in b"ab":
         (tmp_path / "big").write_bytes(bytes([byte]) * (60 << 20))  # gcsfs sends 50 MiB at a time
@@ -77,6 +78,7 @@ def test_who_is_not_let_in_learns_where_credentials_come_from(folder, google, st
     assert google[0].failures == []
 
 
+@pytest.mark.over_a_second
 def test_a_server_that_fails_for_a_moment_is_asked_again(folder, google):
     google[0].failures += [gcs.Refused(503, "Backend Error")]
     folder.write("x", b"1")

@@ -265,6 +265,7 @@ def test_records_of_a_run_in_a_store_are_in_the_store(quick_store):
     assert run_folder.records_of(folder) == "s3://b/r"
 
 
+@pytest.mark.over_a_second
 def test_a_release_in_a_store_loads_as_its_folder_does(make_bucket, tmp_path):
     folder, url = save_tiny(tmp_path / "tiny"), f"{make_bucket()}/releases"
     (folder / "README.md").write_text("a card")

@@ -173,6 +173,7 @@ def test_an_image_is_read_once_for_its_verdict_and_its_rewards(setting, each, mo
     assert cell.scores.shape[:-1] == cell.right.shape == ((6,) if each == 1 else (3, 2))
 
 
+@pytest.mark.over_a_second
 def test_several_processes_judge_as_one_does():
     images = np.stack([world.make_sample(0, index, size=16).image for index in range(40)])
     prompts = [world.make_sample(0, index, size=16).caption for index in range(40)]
@@ -188,6 +189,7 @@ def test_several_processes_judge_as_one_does():
     assert np.ptp(found[0][0], axis=0).min() > 0
 
 
+@pytest.mark.over_a_second
 def test_runs_side_by_side_start_as_the_train_stage_starts_each():
     config = configs.get_config("tiny")
     parts = components.build_components(config)

@@ -35,6 +35,7 @@ def test_the_page_shows_every_claim_and_needs_nothing_but_itself(whole):
     assert text.count("<svg") == 8 + 3 + 5 + 2 + 4  # curves, radars, best of n, sweep, dials
 
 
+@pytest.mark.over_a_second
 def test_wide_tables_are_whole_on_paper(whole):
     cut = """() => [...document.querySelectorAll(".scroll")].filter(
         (one) => getComputedStyle(one).overflowX !== "visible").length"""
@@ -46,6 +47,7 @@ def test_wide_tables_are_whole_on_paper(whole):
         assert watched.page.evaluate(cut) == 0 and watched.complaints == []
 
 
+@pytest.mark.over_a_second
 def test_long_names_stay_above_their_charts(whole):
     wider = """() => [...document.querySelectorAll(".cell h4")].map((one) => {
         one.firstChild.data = "a_reward_of_ours_".repeat(3);

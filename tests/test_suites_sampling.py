@@ -76,6 +76,7 @@ def evaluate(checkpoint, loaded, monkeypatch, capsys, tmp_path):
     return call
 
 
+@pytest.mark.over_a_second
 def test_a_checkpoint_is_sampled_by_its_request_and_then_judged(evaluate, loaded, tmp_path):
     assert evaluate()[0] == 0
     made = manifest.read(tmp_path / "out")
@@ -264,6 +265,7 @@ def test_the_judge_of_images_is_kept_beside_other_results(evaluate, tmp_path, mo
     assert manifest.read(tmp_path / "other").manifest["judge"]["threshold"] == 90
 
 
+@pytest.mark.over_a_second
 def test_the_suite_shapes_gives_the_numbers_of_a_runs_own_evaluation(run_folder, tmp_path, capsys):
     config, folder, pipe = run_folder.config, run_folder.folder, run_folder.pipe
     config.evaluate.prompts_per_category, config.evaluate.images_per_prompt = 8, 3

@@ -40,6 +40,7 @@ def start(store, index, said, timeout=0.2):
     return thread, ended
 
 
+@pytest.mark.over_a_second
 def test_processes_that_count_stay_and_one_that_stops_is_named():
     store, said = Store(), ([], [])
     first, second = (start(store, index, said[index], timeout=1.0) for index in range(2))

@@ -146,6 +146,7 @@ def test_the_home_of_the_user_is_expanded(monkeypatch, tmp_path):
         peek("~/mine")
 
 
+@pytest.mark.over_a_second
 def test_weights_in_several_files_are_named_by_all_of_them(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
     whole = folder / "model.safetensors"
@@ -167,11 +168,13 @@ def test_weights_in_several_files_are_named_by_all_of_them(tmp_path):
     assert name(arrays) == before
 
 
+@pytest.mark.over_a_second
 def test_a_batch_size_of_zero_is_none(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be a positive multiple .*; got 0"):
         MiroPipeline.from_pretrained(save_tiny(tmp_path / "tiny"), batch_size=0)
 
 
+@pytest.mark.over_a_second
 def test_other_weights_reach_the_encoders_that_a_release_names(tmp_path):
     folder, weights = save_tiny(tmp_path / "tiny"), tmp_path / "t5"
     weights.mkdir()

@@ -63,6 +63,7 @@ def test_a_suite_is_sampled_with_the_same_defaults(run, tmp_path):
     assert plan.request.negative_targets == ours.negative_targets
 
 
+@pytest.mark.over_a_second
 def test_a_pipeline_of_a_run_has_them_too_and_a_release_the_papers():
     made = make_pipeline()
     assert made.default_settings == Settings() and made.default_targets["beauty"] == 1.0

@@ -95,6 +95,7 @@ def test_weights_of_the_exact_gelu_are_refused(folder, tower):
         colors.load(str(folder))
 
 
+@pytest.mark.over_a_second
 def test_sentences_of_every_class_have_the_ids_of_open_clip(tmp_path):
     every = clip_tokens.NUM_MERGES
     clip_tokens.write_tokenizer_json(tmp_path, every)

@@ -34,6 +34,7 @@ def test_bytes_are_resized_as_openai_does():
         np.testing.assert_array_equal(found, expected, err_msg=f"{kind} {image.shape}")
 
 
+@pytest.mark.over_a_second
 def test_floats_are_resized_as_hpsv2_does():
     beyond = False
     for kind, image in decoded():

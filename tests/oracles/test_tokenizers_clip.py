@@ -68,6 +68,7 @@ def rows(ids, end=49407):
     return [row[: 1 + int(np.flatnonzero(row == end)[0])].tolist() for row in np.asarray(ids)]
 
 
+@pytest.mark.over_a_second
 def test_ids_equal_those_of_transformers(repository):
     tokenizer = hugging_face_tokenizer(repository)
     texts = captions()
@@ -78,6 +79,7 @@ def test_ids_equal_those_of_transformers(repository):
         assert ours.tolist() == padded, repr(text)
 
 
+@pytest.mark.over_a_second
 def test_ids_equal_those_of_open_clip(repository):
     tokenizer = openai_tokenizer(repository)
     texts = captions()
@@ -106,6 +108,7 @@ def test_batches_are_as_short_as_their_captions_allow(repository):
     assert tokenizer([], 77).shape == (0, 16)
 
 
+@pytest.mark.over_a_second
 def test_halves_of_surrogate_pairs_do_not_break_a_batch(repository):
     for make in (hugging_face_tokenizer, openai_tokenizer):
         assert make(repository)(["half \ud83d a pair", "good"], 77).shape == (2, 16)

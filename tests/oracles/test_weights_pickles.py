@@ -204,6 +204,7 @@ def test_every_truncation_is_refused(tmp_path, zipped):
 
 
 @BOTH
+@pytest.mark.over_a_second
 def test_mutations_read_or_raise_valueerror(tmp_path, zipped):
     """Bits flipped, bytes set, parts removed, doubled or moved: 500 files, seeds 0 to 499."""
     good = oracle.save(oracle.views() | {"net": oracle.small()["one"]}, zipped)
