@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from miro_jax.data.records import record as records
 from miro_jax.data.records import shards
 from miro_jax.data.records.manifest import Manifest, in_order, require_rewards
-from miro_jax.data.storage import files, open_folder
+from miro_jax.data.storage import Damaged, files, open_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 WIDTH, REWARDS, LATENT_SHAPE = 5, 3, (4, 4, 3)
@@ -264,7 +264,7 @@ def test_sixty_bit_flips_are_detected_and_never_give_wrong_data(tmp_path):
         bad = bytearray(good)
         bad[position] ^= 1 << bit
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match="sha256|with 0 readable records"):
+        with pytest.raises(Damaged, match="sha256|with 0 readable records"):
             shards.verify_shards(tmp_path, full=True)
         reader = ArrayRecordReader(str(path))
         lost += reader.num_records() == 0  # the index is hit: nothing can be read
@@ -302,7 +302,7 @@ def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
         (tmp_path / f"{bad.name}.json").unlink()
     else:
         bad.unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match="shard-00001") as caught:
+    with pytest.raises((Damaged, FileNotFoundError), match="shard-00001") as caught:
         shards.verify_shards(tmp_path)
     assert "annotate" in str(caught.value)
 
@@ -310,7 +310,7 @@ def test_damaged_shard_is_named_with_the_remedy(tmp_path, kind):
 def test_shard_that_contradicts_the_manifest_is_refused(tmp_path):
     write_folder(tmp_path, [5])
     make_manifest({"shard-00000.array_record": 6}).save(tmp_path)
-    with pytest.raises(ValueError, match="6 records of the manifest"):
+    with pytest.raises(Damaged, match="6 records of the manifest"):
         shards.verify_shards(tmp_path)
 
 

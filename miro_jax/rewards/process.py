@@ -27,7 +27,7 @@ from PIL import Image
 from miro_jax.data.regular_file import digest_regular
 from miro_jax.rewards import base
 from miro_jax.rewards.names import PROCESS, program_of, short_name
-from miro_jax.rewards.side_process import Hello, Scorer, ScorerFailed
+from miro_jax.rewards.side_process import Hello, Scorer
 
 _DIGITS = 8  # of the digest of the command, in the version
 _PNG_LEVEL = 1  # the files live as long as a batch
@@ -74,6 +74,7 @@ def hello_of(name: str, started: list[Scorer]) -> Hello:
 
     Raises:
       ScorerFailed: see `side_process.Scorer`.
+      ValueError: it has another name than its program.
     """
     key = (name, digest(name))
     if key not in _HELLOS:
@@ -90,7 +91,7 @@ class ProcessReward(base.Reward):
 
     Raises:
       ScorerFailed: the command cannot be started, or its first line is wrong.
-      FileNotFoundError, ValueError: see `check_command`.
+      FileNotFoundError, ValueError: see `check_command`; or it has another name than its program.
     """
 
     preprocessing = "png"
@@ -160,7 +161,7 @@ def _start(name: str) -> Scorer:
         scorer = _RUNNING[key] = Scorer(_words(name), name)
     if scorer.hello.name != (short := short_name(name)):
         scorer.close()
-        raise ScorerFailed(
+        raise ValueError(
             f"The scorer {name} must have the name of its program, {short!r}; its hello says "
             f"{scorer.hello.name!r}. Rename one of them."
         )

@@ -260,7 +260,7 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
 
     Raises:
       FileNotFoundError: no shard at all, or one that the manifest names is missing, or a sidecar.
-      ValueError, Damaged: a shard or sidecar is; the text names the file and the remedy.
+      Damaged: a shard or sidecar is; the text names the file and the remedy.
     """
     folder = Path(folder)
     names, expected = in_order(path.name for path in folder.glob("*" + SHARD_SUFFIX)), {}
@@ -279,17 +279,17 @@ def verify_shards(folder: str | os.PathLike, full: bool = False) -> list[Path]:
         sidecar = read_sidecar(place, name)
         size, count = home.size(name), _count_records(shard)
         if (size, count) != (sidecar["bytes"], sidecar["count"]):
-            raise ValueError(
+            raise Damaged(
                 f"{shard} must be {sidecar['bytes']} bytes with {sidecar['count']} records; got "
                 f"{size} bytes with {max(count, 0)} readable records. {remedy}"
             )
         if expected and expected[name] != count:
-            raise ValueError(
+            raise Damaged(
                 f"{shard} must hold the {expected[name]} records of the manifest; got {count}. "
                 f"{remedy}"
             )
         if full and digest_regular(shard) != sidecar["sha256"]:
-            raise ValueError(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
+            raise Damaged(f"{shard} differs from its sha256 {sidecar['sha256']}. {remedy}")
     return [Path(home / name) for name in names]
 
 
