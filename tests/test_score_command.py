@@ -1,10 +1,10 @@
 """The command line of the score stage: what it prints, what it refuses, how it ends."""
 
 import json
-import pathlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pyarrow
@@ -15,6 +15,7 @@ from miro_jax import score as stage
 from miro_jax.annotate import models
 from miro_jax.rewards import CARDS, REWARDS, has_weights, why_not_commercial
 from miro_jax.score import run
+from tests.annotating import make_pieces
 from tests.scoring import (
     Brightness,
     make_folder,
@@ -25,7 +26,7 @@ from tests.scoring import (
     write_csv,
 )
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 PROGRESS = r"score rewards, piece 1 of 1, 1 failed: 13 of 13 images, [\d,.]+ (a second|s each)\n"
@@ -238,3 +239,59 @@ def test_texts_that_cannot_be_read_do_not_matter_to_rewards_that_read_none(tmp_p
         "001.png": "unreadable caption",
         "002.png": "unreadable json",
     }
+
+
+def test_damage_of_a_tar_is_no_image_and_is_counted_beside_them(tmp_path, capsys):
+    pieces = [Path(path) for path in make_pieces(tmp_path / "in", 2, 4)]
+    pieces[1].write_bytes(pieces[1].read_bytes()[:100])
+    arguments = [f"tar:{tmp_path}/in/*.tar", "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    status, _, err = run_main([*arguments, "--max-failure-rate=0"], capsys)
+    assert status == 1 and "; 0 of 4 did, beside 1 damaged part of the input (25.00%)" in err
+    assert "First: p1.tar (at byte" in err
+    assert "or raise --max-failure-rate and run again" in err
+    status, out, _ = run_main(arguments, capsys)
+    assert status == 0 and "4 of 4 images scored" in out
+    assert "damaged, and not all of it read: damaged tar (1)" in out and "failed: " not in out
+    summary = json.loads((tmp_path / "a.csv.summary.json").read_text())
+    assert (summary["num_images"], summary["num_failures"]) == (4, 0)
+    assert summary["failures"] == {"damaged tar": 1}
+
+
+def test_captions_that_cannot_be_read_are_listed_unless_no_reward_reads_any(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in", 5)
+    (folder / "001.txt").write_bytes(b"caf\xe9")
+    (folder / "002.txt").unlink()
+    (folder / "004.png").write_bytes(b"")
+    for rewards in ("beauty", "beauty,colors"):
+        arguments = [folder, f"--rewards={rewards}", f"--out={tmp_path}/{rewards}.csv"]
+        assert run_main(arguments, capsys)[0] == 0
+    assert read_failures(tmp_path / "beauty.csv") == {"004.png": "empty file"}
+    lines = (tmp_path / "beauty,colors.csv.failures.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["key"], first["cause"]) == ("001.png", "unreadable caption")
+    assert "byte 0xe9 in position 3" in first["detail"]
+    assert (second["key"], second["cause"]) == ("004.png", "empty file")
+
+
+def test_the_hint_says_where_captions_stand_of_this_input(tmp_path, capsys):
+    make_folder(tmp_path / "in", 1)
+    image = (tmp_path / "in" / "000.png").read_bytes()
+    rows = pyarrow.table({"image": [image] * 2, "caption": ["a", None]})
+    parquet.write_table(rows, tmp_path / "a.parquet")
+    write_csv(tmp_path / "in" / "t.csv", [("path", "caption"), ("000.png", "a"), ("000.png", "")])
+    for number, (source, place) in enumerate(
+        ((f"table:{tmp_path}/a.parquet", "?caption=NAME"), (tmp_path / "in/t.csv", "-column=NAME"))
+    ):
+        arguments = [source, "--rewards=beauty,colors", f"--out={tmp_path}/{number}.csv"]
+        status, out, _ = run_main(arguments, capsys)
+        assert status == 0 and "missing caption (1)" in out
+        assert place in out and "KEY.txt" not in out
+
+
+def test_a_scorer_of_another_name_is_a_bad_argument(tmp_path, capsys):
+    hello = {"miro_scorer": 1, "name": "other", "version": "1", "needs_caption": False}
+    (tmp_path / "mine.py").write_text(f"print({json.dumps(json.dumps(hello))}, flush=True)")
+    name = f"process:{sys.executable} {tmp_path}/mine.py"
+    arguments = [make_folder(tmp_path / "in", 1), f"--rewards={name}", f"--out={tmp_path}/a.csv"]
+    status, _, err = run_main(arguments, capsys)
+    assert status == 2 and "'mine'; its hello says 'other'. Rename one of them.\n" in err

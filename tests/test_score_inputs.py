@@ -149,7 +149,7 @@ def test_an_image_without_a_caption_is_scored_by_the_rewards_that_need_none(tmp_
     assert [row["brightness@test1"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["length@test1"] for row in rows] == [9, None, 11, None, 13, 14]
     assert [row["caption"] for row in rows][1:4:2] == [None, None]
-    assert read_failures(out) == {}
+    assert read_failures(out) == {"003.png": "unreadable caption"}  # the other has none
     assert facts["without_caption"] == {"missing caption": 1, "unreadable caption": 1}
     assert facts["rewards"]["length@test1"]["missing"] == 2
     assert facts["rewards"]["brightness@test1"]["missing"] == 0

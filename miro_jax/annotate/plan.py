@@ -6,7 +6,7 @@ import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 
@@ -39,7 +39,10 @@ class Job:
     become. claim, request: who may write there, and JSON values that the result depends on, as far
     as they are known before any model is loaded. digests: of the pieces, by id. sink: what a piece
     becomes. stored: scores are on the scale that records store, and not on the models' own.
+    rate_flag: what sets the share of samples that may fail, for people.
     """
+
+    rate_flag: ClassVar[str] = "--max-failure-rate (or config.annotate.max_failure_rate)"
 
     settings: Any
     source: Source
@@ -76,7 +79,7 @@ class Job:
     def remedy(self) -> str:
         """What to do when too many samples fail."""
         return (
-            f"Mend the input and delete {self.folder}, or raise max_failure_rate and run again: "
+            f"Mend the input and delete {self.folder}, or raise {self.rate_flag} and run again: "
             "finished work is kept."
         )
 

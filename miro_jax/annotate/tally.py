@@ -3,6 +3,9 @@
 import collections
 from collections.abc import Sequence
 
+from miro_jax.data.printable import counted
+from miro_jax.data.sources.causes import OF_A_PIECE
+
 # Before so many samples a rate means little, and a run should not end over its first bad images.
 MIN_SAMPLES = 1000
 
@@ -26,8 +29,12 @@ class Tally:
 
     @property
     def failures(self) -> int:
-        """Failures so far, damage of pieces included."""
-        return self.causes.total()
+        """Samples that failed so far; damage of a piece is none."""
+        return self.causes.total() - self._damage
+
+    @property
+    def _damage(self) -> int:
+        return sum(self.causes[cause] for cause in OF_A_PIECE)
 
     def add(self, samples: int, failures: Sequence[dict]) -> None:
         """Count samples, and the failures among them."""
@@ -40,11 +47,16 @@ class Tally:
         self._lost, self._about_lost = samples, about
 
     def check(self, min_samples: int = 0) -> None:
-        """Raise TooManyFailures where too large a share of at least `min_samples` failed."""
-        rate = (self.failures + self._lost) / max(self.samples + self._lost, 1)
+        """Raise TooManyFailures where too large a share of at least `min_samples` failed.
+
+        Damage of a piece counts as one, since what it cost may not be known.
+        """
+        rate = (self.causes.total() + self._lost) / max(self.samples + self._lost, 1)
         if rate > self._limit and self.samples >= min_samples:
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
             lost = f" and {self._about_lost}" if self._lost else ""
+            if self._damage and not lost:
+                lost = f", beside {counted(self._damage, 'damaged part')} of the input"
             share = f"{self.failures} of {self.samples} did{lost} ({rate:.2%})"
             raise TooManyFailures(
                 f"At most {self._limit:.2%} of samples may fail; "
@@ -58,7 +70,7 @@ def _examples(failures: Sequence[dict]) -> str:
     said, texts = set(), []
     for failure in failures:
         text, detail = failure["key"], failure.get("detail")
-        text += f" in {failure['piece']}" if "piece" in failure else ""
+        text += f" in {failure['piece']}" if failure.get("piece", text) != text else ""
         texts.append(text + (f" ({detail})" if detail and detail not in said else ""))
         said.add(detail)
     return ", ".join(texts)

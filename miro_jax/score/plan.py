@@ -50,6 +50,8 @@ class TableJob(Job):
     were started to ask for what they need; they run until the rewards are loaded, which use them.
     """
 
+    rate_flag = "--max-failure-rate"
+
     home: Folder
     name: str
     dropped: dict[str, str]

@@ -1,7 +1,8 @@
 """Score images into a table: the engine for its pieces, then one file of all rows.
 
     OUT                    one row an image: key, caption, width, height, a column per reward
-    OUT.failures.jsonl     key, cause and detail of each image without a row
+    OUT.failures.jsonl     key, cause and detail of each image without a row, and of each caption
+                           that cannot be read
     OUT.summary.json       moments and percentiles, failures, speed, versions; written last
     OUT.histograms.svg     the distributions
 
@@ -11,7 +12,7 @@ where batch size and devices are the same.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +141,16 @@ def finish(job: TableJob) -> None:
     rewards = {r["identity"]: r for r in map(published.models["rewards"].get, job.toolbox.names)}
     reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
     columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
-    lines = [
-        dump_json({key: one[key] for key in ("key", "cause", "detail")})
-        for one in published.failures
-    ]
+    listed = [one for facts in published.facts for one in _listed(facts, bool(reading))]
+    lines = [dump_json({key: one[key] for key in ("key", "cause", "detail")}) for one in listed]
     job.home.write(job.name + _FAILURES, "".join(f"{line}\n" for line in lines).encode("utf-8"))
     report = summary.summarize(published.facts, columns, published.failures, reading)
     if not report["num_scored"]:
         job.folder.remove("")  # the input must be mended, and is another one then
         causes = ", ".join(f"{cause} ({n})" for cause, n in report["failures"].items())
-        advice = f" {summary.CAPTIONS}." if "missing caption" in report["failures"] else ""
+        advice = ""
+        if "missing caption" in report["failures"]:
+            advice = f" {summary.where_captions_stand(job.request['input'])}."
         raise RuntimeError(
             f"At least one image must get its scores; none of {report['num_images']} did: "
             f"{causes or 'there were none'}. See {job.out}{_FAILURES}.{advice}"
@@ -171,6 +172,16 @@ def finish(job: TableJob) -> None:
         "command": job.request | made_with,
     }
     job.claim.finish(to_json(report))
+
+
+def _listed(facts: Mapping[str, Any], reading: bool) -> list[dict[str, Any]]:
+    """Return the failures of a piece by position, and the captions that nobody can read.
+
+    reading: some rewards need captions; otherwise these do not matter.
+    """
+    # Pieces that an older version finished have no list of captions.
+    captions = facts.get("bad_captions", ()) if reading else ()
+    return sorted([*facts["failures"], *captions], key=lambda one: one["position"])
 
 
 def _describe_captions(job: TableJob) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from miro_jax import __version__
+from miro_jax.data.sources import causes
 from miro_jax.report.charts import histogram, svg_file
 from miro_jax.report.page import format_number
 from miro_jax.report.statistics import PERCENTILES, describe
@@ -29,7 +30,12 @@ SCHEMA = {
     "captions?": {"without_image": int, "first_without_image": str},
     "command": {"input": dict, "captions": (dict, list, None)},
 }
-CAPTIONS = "--captions=FILE (a table of path and caption) gives them, or KEY.txt beside KEY.jpg"
+_BESIDE = {  # kind of an input -> where else its captions may stand
+    "folder": "KEY.txt beside KEY.jpg",
+    "tar": "KEY.txt beside KEY.jpg",
+    "table": "a column of the table (?caption=NAME)",
+    "rows": "a column of the table (--caption-column=NAME)",
+}
 
 
 def summarize(
@@ -45,15 +51,16 @@ def summarize(
         missing. failures: of all pieces. reading: identities of the rewards that need captions.
     """
     num_scored = len(next(iter(columns.values())))
-    causes = collections.Counter(failure["cause"] for failure in failures)
+    by_cause = collections.Counter(failure["cause"] for failure in failures)
+    num_failures = by_cause.total() - sum(by_cause[cause] for cause in causes.OF_A_PIECE)
     seconds = sum(piece["seconds"] for piece in pieces)
-    number = num_scored + causes.total()
+    number = num_scored + num_failures
     without = collections.Counter(c for piece in pieces for c in piece["causes"] if c and reading)
     return {
         "num_images": number,
         "num_scored": num_scored,
-        "num_failures": causes.total(),
-        "failures": dict(causes.most_common()),
+        "num_failures": num_failures,  # of images; damage of a piece is none
+        "failures": dict(by_cause.most_common()),
         "without_caption": dict(without.most_common()),
         "need_captions": list(reading),
         "rewards": {name: describe(scores) for name, scores in columns.items()},
@@ -88,18 +95,31 @@ def as_text(summary: Mapping[str, Any]) -> str:
     if without := summary.get("without_caption"):  # tables of older versions have no such key
         text.append(
             f"without a caption, so without {', '.join(summary['need_captions'])}: "
-            f"{_counted(without)}. {CAPTIONS}"
+            f"{_counted(without)}. {where_captions_stand(summary['command']['input'])}"
         )
     if unused := summary.get("captions", {}).get("without_image"):
         first = summary["captions"]["first_without_image"]
         text.append(f"names in --captions that are of no image: {unused}, the first is {first}")
-    if summary["failures"]:
-        text.append(f"failed: {_counted(summary['failures'])}")
+    damage = {c: count for c, count in summary["failures"].items() if c in causes.OF_A_PIECE}
+    failed = {c: count for c, count in summary["failures"].items() if c not in damage}
+    if failed:
+        text.append(f"failed: {_counted(failed)}")
+    if damage:
+        text.append(f"damaged, and not all of it read: {_counted(damage)}")
     return "\n".join(text)
 
 
-def _counted(causes: Mapping[str, int]) -> str:
-    return ", ".join(f"{cause} ({count})" for cause, count in causes.items())
+def where_captions_stand(given: Mapping[str, Any]) -> str:
+    """Return what gives captions to the images of an input; `given` are its facts."""
+    kinds = {"rows" if given["kind"] == "table" else given["kind"]}
+    if given["kind"] == "pieces":
+        kinds = {source["kind"] for source in given["facts"]}
+    places = dict.fromkeys(_BESIDE[kind] for kind in sorted(kinds) if kind in _BESIDE)
+    return f"{' or '.join(['--captions=FILE (a table of path and caption)', *places])} gives them"
+
+
+def _counted(by_cause: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause} ({count})" for cause, count in by_cause.items())
 
 
 def _number(value: float) -> str:

@@ -26,6 +26,7 @@ import pyarrow
 from pyarrow import parquet
 
 from miro_jax.annotate import parts
+from miro_jax.annotate.batches import failure
 from miro_jax.annotate.publish import Rows, models_of
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import Damaged, Folder
@@ -95,10 +96,15 @@ class TableRows:
             "widths": [s.width for s in samples],
             "heights": [s.height for s in samples],
         }
-        causes = [s.no_caption[0] for s in samples]  # why there is no caption
+        why = [s.no_caption[0] for s in samples]  # why there is no caption
+        bad_captions = [
+            failure(facts["piece"], s, *s.no_caption)
+            for s in samples
+            if s.no_caption[0] not in ("", "missing caption")
+        ]
         name, array = rows_name(piece), np.array(scores, np.float32)
         array = array.reshape(len(scores), len(models_of(facts)["rewards"]))
-        facts = facts | columns | {"causes": causes, "name": name}
+        facts = facts | columns | {"causes": why, "bad_captions": bad_captions, "name": name}
         folder.write(name, parts.seal({"scores": array}, facts))
 
 
