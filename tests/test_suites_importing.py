@@ -56,6 +56,29 @@ def test_import_refuses_what_is_no_such_file(theirs, capsys):
     assert entry.main(words) == 2 and "lacks 1 of 32" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--images-per-prompt=0", "must be at least 1; got '0'"),
+        ("--images-per-prompt=x", "must be an integer; got 'x'"),
+        ("--judge=foo", "must be KEY=VALUE; got 'foo'"),
+    ],
+)
+def test_import_refuses_a_flag_by_what_it_must_be(theirs, capsys, flag, said):
+    words = ["import", str(theirs / "results.jsonl"), "--suite=geneval", f"--out={theirs / 'x'}"]
+    assert entry.main([*words, flag]) == 2 and not (theirs / "x").exists()
+    assert said in capsys.readouterr().err
+
+
+def test_import_of_verdicts_alone_for_prompts_that_have_none_names_what_counts(theirs, capsys):
+    lines = map(json.loads, (theirs / "results.jsonl").read_text().splitlines())
+    (theirs / "p.txt").write_text("\n".join(dict.fromkeys(line["prompt"] for line in lines)))
+    words = ["import", str(theirs / "results.jsonl"), f"--suite={theirs / 'p.txt'}"]
+    assert entry.main([*words, f"--out={theirs / 'x'}"]) == 2
+    said = capsys.readouterr().err
+    assert "must hold numbers of aesthetic, pick_score" in said and "none that count for p@" in said
+
+
 def change(theirs, file, **values):
     """Change the first line of a result file; a value of None takes the key away."""
     path = theirs / f"{file}.jsonl"

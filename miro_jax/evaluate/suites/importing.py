@@ -166,10 +166,14 @@ def _groups(
     judge: dict[str, str],
     judged: bool,
 ) -> dict[str, Any]:
+    verdicts = "verdicts, or " if suite.score else ""
     suite = suite if judged else suite.without_judge()
     metrics = measure(suite, rows)
     if not metrics:
-        raise ValueError(f"{where} must hold verdicts or rewards; it holds neither.")
+        raise ValueError(
+            f"{where} must hold {verdicts}numbers of {', '.join(SCORERS)}; it holds none that "
+            f"count for {suite.name}."
+        )
     towers = dict.fromkeys(rewards_of(rows), UNKNOWN)
     return {
         "benchmark": suite.describe() | {"samples_per_prompt": found.per_prompt},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax.cli import exit as exits
-from miro_jax.cli.flags import Parser, split_names
+from miro_jax.cli.flags import Parser, add_flags, option, split_names
 from miro_jax.data.json_file import dump_json
 from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json, write_atomic
@@ -139,23 +139,21 @@ def _check(given: Namespace) -> int:
     return exits.DONE if expected.PASS in verdicts else NOTHING_COMPARABLE
 
 
-def _add_import(parser: Parser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help="results.jsonl, rewards.jsonl")
-    parser.add_argument("--suite", required=True, help="geneval, parti or a file of prompts")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the evaluation")
-    parser.add_argument(
-        "--images-per-prompt",
-        type=int,
-        default=None,
-        metavar="N",
-        help="images of each prompt (default: the suite's rule)",
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ImportSettings:
+    """Flags of `import`; files are its words."""
+
+    files: tuple = option(positional=True, metavar="FILE", help="results.jsonl, rewards.jsonl")
+    suite: str = option(help="geneval, parti or a file of prompts")
+    out: str = option(metavar="DIR", help="folder of the evaluation")
+    images_per_prompt: int | None = option(
+        None, at_least=1, metavar="N", help="images of each prompt (default: the suite's rule)"
     )
-    parser.add_argument("--partial", action="store_true", help="accept a set that lacks images")
-    parser.add_argument(
-        "--judge",
-        action="append",
-        default=[],
-        type=parse_pair,
+    partial: bool = option(False, help="accept a set that lacks images")
+    judge: tuple = option(
+        (),
+        repeat=True,
+        parse=parse_pair,
         metavar="KEY=VALUE",
         help="what is known of who judged, such as name=geneval-mmdet2; may be repeated",
     )
@@ -201,7 +199,7 @@ _VERBS = {
         "Read results of the original tools (GenEval's results.jsonl, rewards.jsonl of the "
         "authors' scorers) into an evaluation.",
         "example:\n  miro-jax import results.jsonl rewards.jsonl --suite=geneval --out=out/theirs",
-        _add_import,
+        lambda parser: add_flags(parser, _ImportSettings),
         _import,
     ),
     "agreement": _Verb(
