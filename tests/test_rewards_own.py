@@ -9,6 +9,7 @@ from PIL import Image
 
 from miro_jax import load_reward, rewards
 from miro_jax import main as entry
+from miro_jax.annotate.__main__ import main as annotate
 from miro_jax.data.records.manifest import Manifest, same_models
 from miro_jax.models import sharding
 from miro_jax.rewards import base, contract, own
@@ -18,6 +19,7 @@ from miro_jax.sample import command as sample
 from miro_jax.score import main as score
 from miro_jax.score import score_images
 from tests import training
+from tests.annotating import make_pieces
 from tests.networks import small_mesh
 from tests.scoring import read_rows
 
@@ -325,6 +327,22 @@ def test_it_goes_through_every_stage(file, tmp_path, monkeypatch, capsys, no_flu
     assert sample.main(["--checkpoint=run", *flags]) == 0, capsys.readouterr().err
     manifest = json.loads((tmp_path / "images/manifest.json").read_text())
     assert "redness" in json.dumps(manifest)
+
+
+@pytest.mark.parametrize("verb", ["score", "annotate"])
+def test_workers_and_their_merge_may_name_the_file_by_different_paths(
+    file, tmp_path, monkeypatch, capsys, no_flush, verb
+):
+    monkeypatch.chdir(tmp_path)
+    make_pieces(tmp_path / "in", 3, 2)
+    command, flags = {
+        "score": (score, ["tar:in/*.tar", "--out=a.csv"]),
+        "annotate": (annotate, ["--source=tar:in/*.tar", "--out=records", "--num-bins=2"]),
+    }[verb]
+    for path, share in (("mine.py", "--pieces=0,1"), (file, "--piece=2"), (file, "--merge")):
+        status = command([*flags, f"--rewards={path}:Redness", share])
+        assert status == 0, capsys.readouterr().err
+    assert {"score": "a.csv\n", "annotate": "6 records"}[verb] in capsys.readouterr().out
 
 
 def test_images_that_are_named_keep_their_names():

@@ -24,6 +24,7 @@ import numpy as np
 
 from miro_jax.annotate import origin
 from miro_jax.annotate.extremes import read_extremes
+from miro_jax.annotate.models import noted_name
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
@@ -107,7 +108,7 @@ def write_stats(folder: Folder, names: Sequence[str], scores: np.ndarray, tally:
 def _configuration(job: Job, published: "Published") -> dict[str, Any]:
     """Return the request with the identities of the models that were used."""
     facts = published.models
-    rewards = [facts["rewards"][name] for name in job.toolbox.names]
+    rewards = [facts["rewards"][noted_name(name)] for name in job.toolbox.names]
     facts = facts | {
         "rewards": [reward["identity"] for reward in rewards],
         "towers": {reward["identity"]: reward["tower"] for reward in rewards},

@@ -32,6 +32,7 @@ from miro_jax.rewards import (
     load_rewards,
     ways_to_name,
 )
+from miro_jax.rewards.names import is_own, is_process
 
 IMAGE, CAPTIONS = "image", "captions"
 # Of each encoder, its name in settings, requests and manifests.
@@ -83,7 +84,7 @@ class Loaded:
         """Return JSON values about which models these are; takes a while: files are digested."""
         facts: dict[str, Any] = {
             "rewards": {
-                name: {
+                noted_name(name): {
                     "identity": reward.identity,
                     "tower": reward.tower,
                     "synthetic_form": reward.synthetic_form if reward.needs_caption else None,
@@ -112,6 +113,14 @@ class Loaded:
             given = image if self.size is None else center_crop_resize(image, self.size)
             prepared |= base.prepare_image([r for r in self.rewards if _as_it_is(r)], given)
         return prepared, tuple(encoder.prepare(image) for encoder in self.image_encoders)
+
+
+def noted_name(name: str) -> str:
+    """Return what parts and pieces call a reward, however the path of a file of your own is typed.
+
+    It may lie in another folder on each machine, and `process:` name another interpreter.
+    """
+    return label(name) if is_own(name) or is_process(name) else name
 
 
 def _as_it_is(reward: base.Reward) -> bool:

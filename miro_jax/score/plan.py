@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
+from miro_jax.annotate.models import noted_name
 from miro_jax.annotate.plan import (
     Job,
     check_kinds,
@@ -26,7 +27,6 @@ from miro_jax.rewards import (
     card_of,
     check_names,
     has_weights,
-    label,
     load_reward,
     own,
     why_not_commercial,
@@ -98,7 +98,7 @@ def plan(settings: Settings) -> TableJob:
     request = {
         "input": source.facts,
         "captions": captions and {**captions.facts, "column": captions.caption_column},
-        "rewards": [_label(r) for r in rewards],
+        "rewards": [noted_name(r) if isinstance(r, str) else r.identity for r in rewards],
         "weights": weights,
         "dtype": settings.dtype,
         "limit": settings.limit,
@@ -263,12 +263,6 @@ def _check_output(job: TableJob) -> None:
                 "it or give another --out."
             )
     check_writable(str(job.home))
-
-
-def _label(reward: str | base.Reward) -> str:
-    if isinstance(reward, str):
-        return label(reward) if is_own(reward) or is_process(reward) else reward
-    return reward.identity
 
 
 def _needs_caption(reward: str | base.Reward, scorers: list[Scorer]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from miro_jax.annotate.finish import describe_unfinished, gather
+from miro_jax.annotate.models import noted_name
 from miro_jax.annotate.settings import pieces_of_call
 from miro_jax.annotate.work import work_on
 from miro_jax.cli.exit import note, say
@@ -138,7 +139,8 @@ def finish(job: TableJob) -> None:
     """
     job.require_all()
     published = gather(job)
-    rewards = {r["identity"]: r for r in map(published.models["rewards"].get, job.toolbox.names)}
+    made = [published.models["rewards"][noted_name(name)] for name in job.toolbox.names]
+    rewards = {reward["identity"]: reward for reward in made}
     reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
     columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
     listed = [one for facts in published.facts for one in _listed(facts, bool(reading))]
