@@ -246,7 +246,7 @@ def test_damage_of_a_tar_is_no_image_and_is_counted_beside_them(tmp_path, capsys
     pieces[1].write_bytes(pieces[1].read_bytes()[:100])
     arguments = [f"tar:{tmp_path}/in/*.tar", "--rewards=beauty", f"--out={tmp_path}/a.csv"]
     status, _, err = run_main([*arguments, "--max-failure-rate=0"], capsys)
-    assert status == 1 and "; 0 of 4 did, beside 1 damaged part of the input (25.00%)" in err
+    assert status == 1 and "; 0 of 4 did, beside 1 damaged part of the input (20.00%)" in err
     assert "First: p1.tar (at byte" in err
     assert "or raise --max-failure-rate and run again" in err
     status, out, _ = run_main(arguments, capsys)
@@ -255,6 +255,17 @@ def test_damage_of_a_tar_is_no_image_and_is_counted_beside_them(tmp_path, capsys
     summary = json.loads((tmp_path / "a.csv.summary.json").read_text())
     assert (summary["num_images"], summary["num_failures"]) == (4, 0)
     assert summary["failures"] == {"damaged tar": 1}
+
+
+@pytest.mark.parametrize("samples", [1, 0])
+def test_a_rate_of_1_is_never_exceeded_however_many_tars_are_damaged(tmp_path, capsys, samples):
+    pieces = [Path(path) for path in make_pieces(tmp_path / "in", 3, 1)]
+    for path in pieces[samples:]:
+        path.write_bytes(b"")
+    arguments = [f"tar:{tmp_path}/in/*.tar", "--rewards=beauty", f"--out={tmp_path}/a.csv"]
+    status, out, err = run_main(arguments, capsys)
+    assert status == 1 - samples and "At most" not in err
+    assert "1 of 1 images scored" in out if samples else "none of 0 did: damaged tar (3)" in err
 
 
 def test_captions_that_cannot_be_read_are_listed_unless_no_reward_reads_any(tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_table_of_captions_is_no_source_and_its_use_is_shown(tmp_path, name):
     with pytest.raises(ValueError, match=rf"'folder:DIR\?captions={name}'"):
         parse(name)
     (tmp_path / name.rpartition("/")[2]).write_text("path,caption\n0.jpg,a\n")
-    with pytest.raises(ValueError, match=r"folder:DIR\?captions=.*b\."):
+    with pytest.raises(ValueError, match=r"parquet file\. Make it .*folder:DIR\?captions=.*b\."):
         open_source(f"table:{tmp_path}/b.*")
     (tmp_path / "a.arrow").write_bytes(b"\xff\xff\xff\xff")  # what save_to_disk writes, with JSON
     with pytest.raises(ValueError, match=r"a.arrow is no parquet file(?!.*captions=)"):

@@ -49,15 +49,16 @@ class Tally:
     def check(self, min_samples: int = 0) -> None:
         """Raise TooManyFailures where too large a share of at least `min_samples` failed.
 
-        Damage of a piece counts as one, since what it cost may not be known.
+        Damage of a piece counts as a sample, since what it cost may not be known.
         """
-        rate = (self.causes.total() + self._lost) / max(self.samples + self._lost, 1)
+        lost = self._damage + self._lost
+        rate = (self.failures + lost) / max(self.samples + lost, 1)
         if rate > self._limit and self.samples >= min_samples:
             causes = ", ".join(f"{cause} ({n})" for cause, n in self.causes.most_common(5))
-            lost = f" and {self._about_lost}" if self._lost else ""
-            if self._damage and not lost:
-                lost = f", beside {counted(self._damage, 'damaged part')} of the input"
-            share = f"{self.failures} of {self.samples} did{lost} ({rate:.2%})"
+            about = f" and {self._about_lost}" if self._lost else ""
+            if self._damage and not about:
+                about = f", beside {counted(self._damage, 'damaged part')} of the input"
+            share = f"{self.failures} of {self.samples} did{about} ({rate:.2%})"
             raise TooManyFailures(
                 f"At most {self._limit:.2%} of samples may fail; "
                 f"{share if self.samples else 'none could be read'}: {causes}. First: "

@@ -37,7 +37,7 @@ def open_parquet(path: str) -> Iterator[parquet.ParquetFile]:
         except ValueError as error:
             file.seek(0)
             other = name_foreign(file.read(LONGEST)).removeprefix("a parquet file")
-            reason = f"it is {other}" if other else error
+            reason = f"it is {other}" if other else str(error).rstrip(".")
             raise ValueError(f"{path} is no parquet file: {reason}. Make it again.") from error
         with checked(), table:
             yield table
