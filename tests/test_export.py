@@ -11,7 +11,7 @@ from flax import nnx
 from configs import base as configs
 from miro_jax.models import sharding
 from miro_jax.pretrained.weights.official import FIXED
-from miro_jax.sample import export, trained
+from miro_jax.sample import export, model_card, trained
 from miro_jax.train import components
 from miro_jax.train.checkpoint import Checkpoints
 from tests.networks import paths
@@ -104,3 +104,24 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys, there):
     with pytest.raises(FileNotFoundError, match="must be a run's folder with checkpoints; got"):
         export.export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_files_that_no_export_wrote_are_not_replaced(tmp_path, capsys, name):
+    run, out = tmp_path / "run", tmp_path / "out"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(make_config(**FIXED).to_json())
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert export.main([f"--workdir={run}", f"--out={out}"]) == 2
+    err = capsys.readouterr().err
+    assert f"{name} of {out} would be replaced, and miro-jax export did not write it" in err
+    assert err.count("\n") == 1 and (out / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("licence", [None, "mit"])
+def test_the_folder_of_an_earlier_export_may_be_written_again(tmp_path, licence):
+    card = model_card.write_card(tmp_path, make_config().to_dict(), 20, licence=licence)
+    (tmp_path / "README.md").write_text(card)
+    (tmp_path / "model.safetensors").write_text("")
+    assert export.check_out(tmp_path) == tmp_path

@@ -8,6 +8,7 @@ is the model's card, see `model_card`. `push_to_hub` uploads the folder; whoever
 at the hub (`hf auth login`).
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ def export(
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint. ValueError: the released layout cannot
-        hold this network, with the sizes that it fixes; or `out` is the folder of a run.
+        hold this network, with the sizes that it fixes; or `out` is the folder of a run, or holds
+        files of these names that no export wrote.
       NotADirectoryError: `out` is a file.
     """
     settings, out = check_layout(workdir), check_out(out)
@@ -59,9 +61,9 @@ def export(
         licence,
         data_licence,
     )
-    folder = sample.trained.export(trained, out, encoders)
-    write_atomic(folder / sample.model_card.CARD_NAME, card.encode())
-    return folder
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / sample.model_card.CARD_NAME, card.encode())  # first: it says whose files
+    return sample.trained.export(trained, out, encoders)
 
 
 def check_out(out: Path | str) -> Path:
@@ -74,7 +76,18 @@ def check_out(out: Path | str) -> Path:
         raise ValueError(
             f"--out must be a folder of its own: a run's config.json would be replaced; got {out}."
         )
+    held = [name for name in _names() if os.path.lexists(folder / name)]
+    if held and not sample.model_card.is_card(folder / sample.model_card.CARD_NAME):
+        raise ValueError(
+            f"--out must be a folder of its own: {', '.join(held)} of {out} would be replaced, and "
+            "miro-jax export did not write it. Name another folder."
+        )
     return folder
+
+
+def _names() -> tuple[str, ...]:
+    official = sample.trained.official
+    return official.CONFIG, official.WEIGHTS, official.EMPTY, sample.model_card.CARD_NAME
 
 
 def push_to_hub(folder: Path | str, hub_id: str, private: bool = False) -> str:
@@ -92,8 +105,7 @@ def push_to_hub(folder: Path | str, hub_id: str, private: bool = False) -> str:
       ConnectionError: the hub refuses or cannot be reached; the text says why.
     """
     check_hub_id(hub_id)
-    official, folder = sample.trained.official, Path(folder)
-    names = official.CONFIG, official.WEIGHTS, official.EMPTY, sample.model_card.CARD_NAME
+    folder, names = Path(folder), _names()
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; miro-jax export writes it.")

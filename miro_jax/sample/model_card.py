@@ -12,10 +12,13 @@ from typing import Any
 from miro_jax import __version__
 from miro_jax.data.json_file import dump_json, read_json
 from miro_jax.data.printable import counted
+from miro_jax.data.regular_file import open_regular
 from miro_jax.report.results import Dials
 from miro_jax.rewards import card_of, label
 
 CARD_NAME = "README.md"
+_LIBRARY = "library_name: miro_jax"  # a line of every card
+_MOST_HEADER = 1 << 12  # bytes
 EVALUATION, RECORDS = "evaluation.json", "records/manifest.json"
 UNKNOWN = "not stated"
 
@@ -57,9 +60,17 @@ def write_card(
     return "\n\n".join(parts) + "\n"
 
 
+def is_card(path: Path) -> bool:
+    """Return whether a file is a card, by its header; False where there is none."""
+    if not path.is_file():
+        return False
+    with open_regular(path) as file:
+        return _LIBRARY.encode() in file.read(_MOST_HEADER).splitlines()
+
+
 def _header(licence: str | None) -> str:
     lines = [f"license: {licence}"] if licence else []
-    lines += ["library_name: miro_jax", "pipeline_tag: text-to-image"]
+    lines += [_LIBRARY, "pipeline_tag: text-to-image"]
     return "\n".join(["---", *lines, "tags: [miro, reward-conditioned, jax]", "---"])
 
 
