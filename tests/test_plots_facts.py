@@ -293,3 +293,37 @@ def test_shares_that_are_all_0_stand_at_the_foot_of_their_axis(tmp_path):
         write_evaluation(tmp_path / f"{target}", *given)
     panel, _ = curves.sweep([read_source(str(tmp_path))]).panels
     assert "share, %" in panel.drawing and ">100<" in panel.drawing and ">-" not in panel.drawing
+
+
+@pytest.mark.parametrize("kind", ["sweep", "sweep-grid"])
+def test_another_reward_than_that_of_a_published_sweep_is_refused(tmp_path, capsys, kind):
+    words = [kind, "published", f"--out={tmp_path / 's.svg'}"]
+    assert main([*words, "--reward=clip"]) == 2
+    err = capsys.readouterr().err
+    assert "reward must be aesthetic, whose sweep published has; got clip." in err
+    assert main([*words, "--reward=aesthetic"]) == main(words) == 0
+
+
+@pytest.mark.parametrize("name", ["f.json", "f.csv"])
+def test_files_beside_a_figure_are_an_earlier_plot_s_or_stay(tmp_path, capsys, name):
+    (tmp_path / name).write_bytes(mine := facts.PAPER.read_bytes())
+    source = tmp_path / name if name.endswith(".json") else "published"  # also one that is drawn
+    words = ["bars", str(source), f"--out={tmp_path / 'f.svg'}"]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert f"must be an earlier plot's; {tmp_path / name} is not, and would be replaced" in err
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, mine)]
+    (tmp_path / name).unlink()
+    again = ["bars", "published", f"--out={tmp_path / 'f.svg'}"]
+    assert main(again) == main(again) == 0
+
+
+@pytest.mark.parametrize("name", ["index.html", "radar.csv", "bars.svg"])
+def test_files_in_a_folder_of_figures_are_an_earlier_plot_s_or_stay(tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    words = ["paper", "published", f"--out={tmp_path}"]
+    assert main(words) == 2
+    assert f"{tmp_path / name} is not, and would be replaced" in capsys.readouterr().err
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / name).unlink()
+    assert main(words) == main(words) == 0

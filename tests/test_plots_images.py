@@ -120,3 +120,10 @@ def test_a_csv_of_scores_is_read_whatever_ends_a_line_in_its_captions(sampled, t
     assert main(["isolation", path, f"--scores={table}", f"--out={out}"]) == 0
     found = json.loads(out.with_suffix(".json").read_text())["numbers"]["mean scores by column"]
     assert found == {"clip@1": {"clip": 1.0}}
+
+
+def test_images_without_guidance_by_one_reward_are_no_isolation(sampled, tmp_path, capsys):
+    path = sampled("i", [dict.fromkeys(("aesthetic", "clip", "hpsv2"), 0.0)])
+    assert main(["isolation", path, f"--out={tmp_path / 'i.svg'}"]) == 2
+    assert "isolation needs the folder of `miro-jax sample isolate`" in capsys.readouterr().err
+    assert not (tmp_path / "i.svg").exists()

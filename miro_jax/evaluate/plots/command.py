@@ -1,6 +1,7 @@
 """`miro-jax plot KIND SOURCES --out=F.svg`: a plot of the paper, and its numbers beside it."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.plots import bars, curves, doubts, facts, images, radars
 from miro_jax.evaluate.plots.facts import Source
-from miro_jax.evaluate.plots.figure import Figure
+from miro_jax.evaluate.plots.figure import Figure, is_facts
 from miro_jax.report import page
 
 VERB = "plot"
 ALL = "paper"
+PAGE = "index.html"  # of it
+_ENDS = (".svg", ".json", ".csv")  # of the files of a figure
 _LAST = ("radar", "geneval", "synthetic", "bars", "test-time")  # draw last evaluations alone
 _DESCRIPTION = """Draw a plot of the paper: F.svg, the same numbers as F.json and F.csv.
 
@@ -57,7 +60,9 @@ class Settings:
     ends: str = flags.option(
         radars.PUBLISHED, choices=radars.ENDS, help="of a radar's axes: the paper's, or the models'"
     )
-    reward: str = flags.option("aesthetic", help="whose target a sweep varies")
+    reward: str | None = flags.option(
+        None, help="whose target a sweep varies (default: aesthetic; of a file of numbers its own)"
+    )
     scores: str | None = flags.option(
         None, metavar="TABLE", help="table of `miro-jax score` of the folder of images"
     )
@@ -104,14 +109,11 @@ def _origin(source: Source, drawn: Sequence[facts.Evaluation]) -> str:
 def write(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PATH, and its numbers beside it; returns the files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = {
-        path: figure.svg().encode("utf-8"),
-        path.with_suffix(".json"): to_json(figure.facts()),
-        path.with_suffix(".csv"): figure.table().encode("utf-8"),
-    }
-    for file, data in made.items():
-        write_atomic(file, data)
-    return list(made)
+    numbers, table = path.with_suffix(".json"), path.with_suffix(".csv")
+    write_atomic(numbers, to_json(figure.facts()))  # first: it says that the others are a plot's
+    write_atomic(table, figure.table().encode("utf-8"))
+    write_atomic(path, figure.svg().encode("utf-8"))
+    return [path, numbers, table]
 
 
 def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> list[Path]:
@@ -138,8 +140,8 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
         figures=[(figure, Markup(figure.svg())) for figure in figures],
         missing=missing,
     )
-    write_atomic(folder / "index.html", text.encode("utf-8"))
-    return [folder / "index.html", *files]
+    write_atomic(folder / PAGE, text.encode("utf-8"))
+    return [folder / PAGE, *files]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,7 +163,34 @@ def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:
     if settings.kind not in known:
         near = near_name(settings.kind, known)
         raise ValueError(f"KIND must be one of {', '.join(known)}; got {settings.kind!r}{near}")
-    return settings, [facts.read_source(word) for word in settings.sources]
+    sources = [facts.read_source(word) for word in settings.sources]
+    _check_free(settings)
+    return settings, sources
+
+
+def _check_free(settings: Settings) -> None:
+    """Raise ValueError where a file would be replaced that --out does not name, and no plot made.
+
+    What an earlier plot made is known by its F.json, which it wrote first.
+    """
+    out = Path(settings.out).expanduser()
+    if settings.kind == ALL:
+        figures, ends, others = (
+            [out / f"{kind}.svg" for kind in _kinds(settings, ())],
+            _ENDS,
+            [PAGE],
+        )
+    else:
+        figures, ends, others = [out], _ENDS[1:], []
+    foreign = [one for one in figures if not is_facts(one.with_suffix(".json"))]
+    files = [one.with_suffix(end) for one in foreign for end in ends]
+    if len(foreign) == len(figures):
+        files += [out / name for name in others]
+    if held := [str(file) for file in files if os.path.lexists(file)]:
+        raise ValueError(
+            f"what stands beside a figure must be an earlier plot's; {', '.join(held)} is not, and "
+            "would be replaced. Give another --out."
+        )
 
 
 def _work(settings: Settings, sources: list[Source]) -> None:

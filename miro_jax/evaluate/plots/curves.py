@@ -19,6 +19,7 @@ from miro_jax.rewards.names import short_name
 from miro_jax.sample.curve import expected_best
 
 _RESAMPLES = 1000
+_SWEPT = "aesthetic"  # the paper's, where none is named
 # measure -> model -> (xs [T], values [1 + B, T])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
@@ -267,7 +268,9 @@ def _best_by_prompt(evaluation: facts.Evaluation) -> dict[str, np.ndarray]:
     return tables
 
 
-def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float], dict[str, Any]]:
+def _read_sweep(
+    sources: Sequence[Source], reward: str | None
+) -> tuple[str, list[float], dict[str, Any]]:
     """Return the swept reward, its targets and measure -> [1 + B, targets]."""
     known = [source.label for source in sources if source.section("sweep")]
     if known and (others := [s.label for s in sources if s.evaluations] + known[1:]):
@@ -279,8 +282,14 @@ def _read_sweep(sources: Sequence[Source], reward: str) -> tuple[str, list[float
     facts.check_alike(evaluations)
     for source in sources:
         if section := source.section("sweep"):
+            if reward not in (None, section["reward"]):
+                raise ValueError(
+                    f"reward must be {section['reward']}, whose sweep {source.path} has; got "
+                    f"{reward}."
+                )
             columns = {n: np.array([row], float) for n, row in section["columns"].items()}
             return section["reward"], section["targets"], columns
+    reward = reward or _SWEPT
     targets = [_target(one, reward) for one in evaluations]
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise ValueError(
@@ -324,7 +333,7 @@ def _sweep_panel(
     return panel, [{"panel": name, **point} for point in points], found
 
 
-def sweep(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
+def sweep(sources: Sequence[Source], reward: str | None = None) -> Figure:
     """Draw the score of a suite, and the reward itself, by the reward's target."""
     reward, targets, columns = _read_sweep(sources, reward)
     first = [name for name in columns if name == "geneval"] or list(columns)[:1]
@@ -332,7 +341,7 @@ def sweep(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
     return _sweep_figure("sweep", reward, targets, columns, [*first, *own])
 
 
-def sweep_grid(sources: Sequence[Source], reward: str = "aesthetic") -> Figure:
+def sweep_grid(sources: Sequence[Source], reward: str | None = None) -> Figure:
     """Draw every measure by a reward's target."""
     reward, targets, columns = _read_sweep(sources, reward)
     names = [name for name in columns if name != "geneval"]

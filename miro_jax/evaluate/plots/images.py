@@ -42,6 +42,11 @@ def isolation(sources: Sequence[Source], scores: str | None) -> Figure:
         alone = _varied(cell)
         label = "all together" if len(alone) == len(cell["targets"]) else " and ".join(alone)
         columns.setdefault(label or "no guidance", []).append(cell)
+    if all(len(_varied(own[0])) != 1 for own in columns.values()):
+        raise ValueError(
+            "isolation needs the folder of `miro-jax sample isolate`, where the branches of an "
+            "image differ in one reward; here they differ in more, or in none."
+        )
     panels, rows, numbers = [_grid("images", columns)], [], {}
     if scores is not None:
         table = _read_scores(scores)
