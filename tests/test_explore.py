@@ -199,5 +199,12 @@ def test_the_page_answers_its_sliders_in_a_browser(site, browser):
     assert page.locator("#kinds legend").bounding_box()["height"] < 9  # read out, not shown
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for score in (-0.000123456, 0.0018, -0.00123, -12.34, 999.96, -123456.7, 0):
+        fits = """(score) => {
+          const last = document.querySelector(".meter.varied span:last-child");
+          last.textContent = number(score);
+          return last.scrollWidth <= last.clientWidth;
+        }"""
+        assert page.evaluate(fits, score), score
     assert not errors
     assert all(url.startswith(("file://", "about:", "data:")) for url in requests)

@@ -175,6 +175,26 @@ def test_an_import_ends_before_a_signal_is_obeyed(tmp_path, monkeypatch):
     assert sys.modules[name].whole
 
 
+# Imports of a verb take seconds, and `run` begins after them.
+IMPORTING = """
+import sys, time
+from miro_jax.cli import exit
+
+def main():
+    print("busy", flush=True)
+    time.sleep(60)
+
+sys.exit(exit.leave(main))
+"""
+
+
+def test_an_interrupt_before_a_verb_is_loaded_is_one_line(start):
+    process = start(IMPORTING)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "miro-jax: error: stopped.\n"
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize(
     ("words", "work"),
     [

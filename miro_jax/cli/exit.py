@@ -145,6 +145,9 @@ def leave(main: Callable[[], int]) -> int:
         if not isinstance(left.code, int):
             raise
         status = left.code
+    except KeyboardInterrupt:  # while a verb is imported, before `run` answers signals
+        note("miro-jax: error: stopped.")
+        status = INTERRUPTED
     compiles = any(thread.name == COMPILER for thread in threading.enumerate())
     if compiles or (status > _BY_SIGNAL and not _is_one_of_several()):
         sys.stdout.flush()
