@@ -258,3 +258,15 @@ def test_what_is_declared_stands_in_the_manifest_and_the_rest_is_unknown(folder,
     assert made.manifest["post_selection"]["best_of"] == manifest.UNKNOWN
     with pytest.raises(ValueError, match="GROUP one of model, sampling.*'judge.name'"):
         evaluate(folder, small_suite(), tmp_path / "x", declare=(("judge.name", "x"),))
+
+
+@pytest.mark.parametrize("name", ["report.html", "table.csv"])
+def test_files_that_no_evaluation_wrote_are_not_replaced(folder, tmp_path, capsys, name):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("".join(f"{prompt.text}\n" for prompt in small_suite().prompts))
+    (tmp_path / name).write_text("mine")
+    words = ["evaluate", str(folder), f"--suite={prompts}", "--rewards=beauty", "--partial"]
+    assert entry.main([*words, f"--out={tmp_path}"]) == 2
+    err = capsys.readouterr().err
+    assert f"{tmp_path} holds {name}, which no evaluation wrote" in err and err.count("\n") == 1
+    assert (tmp_path / name).read_text() == "mine"

@@ -193,12 +193,17 @@ def test_a_run_is_sampled_by_a_preset_which_is_of_its_weights(run_folder, tmp_pa
         (["--vae=x"], "--vae: must be given for a release alone; .*run is a run, got 'x'"),
         (["--text-encoder=x"], "--text-encoder: must be given for a release alone"),
         (["--watch", "--preset=p.json"], "of one checkpoint's weights, and --watch evaluates all"),
+        (
+            ["--out={run}"],
+            "--out must be a folder of its own; .*run is a run, whose evaluation.json",
+        ),
         (["--batch-size=3"], "--batch-size: must be a multiple of the 8 devices; got 3"),
     ],
 )
 def test_flags_that_do_not_fit_a_run_are_refused_before_its_weights(
     run_folder, words, said, capsys
 ):
+    words = [word.format(run=run_folder.folder) for word in words]
     status = entry.main(["evaluate", str(run_folder.folder), "--suite=shapes", *words])
     err = capsys.readouterr().err
     assert status == 2

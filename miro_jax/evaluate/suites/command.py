@@ -82,6 +82,7 @@ def _plan(words: list[str]) -> Callable[[], object]:
         what = Path(settings.what).expanduser()
         home = what if what.is_dir() else what.parent
         out = Path(settings.out or home / EVALS / suite.name).expanduser()
+        suites.work.check_out(out)
         job = suites.run.make_job(suite, settings, out)
         planned = suites.work.Planned(suite, settings, out, job=job)
     return lambda: exits.say(suites.work.evaluate_planned(planned))
@@ -102,6 +103,7 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
         suite = suites.table.make_suite(settings.suite)
     chosen, _ = suites.run.choose(suite, settings)
     out = Path(settings.out or home / suite.name).expanduser()
+    suites.work.check_out(out)
     suites.run.check_judge(chosen, settings, out)
     per_prompt = settings.images_per_prompt or suite.samples_per_prompt
     given = settings.what, suite, per_prompt, flags, out / suites.sampling.IMAGES, step

@@ -7,8 +7,10 @@ from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites import adapters, manifest, pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
+from miro_jax.evaluate.suites.rows import ROWS_NAME
 from miro_jax.evaluate.suites.sampling import Sampling
 from miro_jax.evaluate.suites.settings import Settings
+from miro_jax.report.suite_curves import EVALS
 
 PAGE = "report.html"
 
@@ -27,6 +29,22 @@ class Planned:
     out: Path
     sampling: Sampling | None = None
     job: run.Job | None = None
+
+
+def check_out(out: Path) -> None:
+    """Raise ValueError where results in a folder would replace files that no evaluation wrote."""
+    if (out / "checkpoints").is_dir():
+        raise ValueError(
+            f"--out must be a folder of its own; {out} is a run, whose evaluation.json and "
+            f"{PAGE} would be replaced. Name another one, such as {out / EVALS / 'mine'}."
+        )
+    names = PAGE, *(f"{tables.NAME}{end}" for end in (".txt", ".csv", ".tex"))
+    held = [name for name in names if (out / name).exists()]
+    if held and not any((out / n).exists() for n in (manifest.NAME, run.PARTIAL, ROWS_NAME)):
+        raise ValueError(
+            f"--out must be a folder of its own; {out} holds {', '.join(held)}, which no "
+            "evaluation wrote. Name another one."
+        )
 
 
 def evaluate_planned(planned: Planned) -> str:
