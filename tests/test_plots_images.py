@@ -42,7 +42,8 @@ def test_a_tradeoff_draws_its_images_and_curves(sampled, tmp_path, capsys):
     assert numbers["rewards"] == ["aesthetic", "clip"]
     assert numbers["rank correlation with u"] == {"clip@1": -1.0}
     svg = out.read_text()
-    assert svg.count("<image ") == 6 and "u = 0.5" in svg and str(tmp_path) not in svg
+    assert svg.count("<image ") == svg.count("image-rendering: pixelated") == 6  # of 8 x 8 pixels
+    assert "u = 0.5" in svg and str(tmp_path) not in svg
 
 
 def test_further_images_of_a_prompt_are_no_further_prompts(sampled, tmp_path):
@@ -84,6 +85,26 @@ def test_isolation_has_a_column_a_reward(sampled, tmp_path):
     expected = {"aesthetic": 1.5, "clip": 0.5, "hpsv2": 1.5, "all together": 0.5}
     assert found == {"clip@1": expected}
     assert main(["tradeoff", path, f"--out={out}"]) == 2  # a mistake of the caller
+
+
+def test_the_column_without_guidance_is_not_that_of_all_rewards_together(sampled, tmp_path):
+    ones = dict.fromkeys(("aesthetic", "clip", "hpsv2"), 1.0)
+    zeros = dict.fromkeys(ones, 0.0)
+    path = Path(sampled("i", [zeros, *(ones | {name: 0.0} for name in ones), zeros]))
+    made = json.loads((path / "manifest.json").read_text())
+    free = [image for image in made["images"] if image["file"] in ("a-0.png", "b-0.png")]
+    for image in free:
+        image["guidance_scale"] = 0.0
+    (path / "manifest.json").write_text(json.dumps(made))
+    rows = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+    rows = [row | {"clip@1": 9.0} if row["key"] in ("a-0.png", "b-0.png") else row for row in rows]
+    (path / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "i.svg"
+    assert main(["isolation", str(path), f"--scores={path}/scores.jsonl", f"--out={out}"]) == 0
+    found = json.loads(out.with_suffix(".json").read_text())["numbers"]["mean scores by column"]
+    expected = {"no guidance": 9.0, "aesthetic": 1.5, "clip": 0.5, "hpsv2": 1.5}
+    assert found == {"clip@1": expected | {"all together": 0.5}}
+    assert out.read_text().count("<image ") == 10
 
 
 def test_progression_has_a_column_a_checkpoint(sampled, tmp_path, capsys):

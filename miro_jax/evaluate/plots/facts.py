@@ -31,7 +31,7 @@ PUBLISHED = "published"
 PAPER = Path(__file__).parent / "published" / "miro_2510.25897.json"
 IMAGES = "manifest.json"  # of `miro-jax sample`
 _LEVELS = {str: (float, None)}
-_IMAGE = {"file": str, "prompt": str, "seed": int} | {
+_IMAGE = {"file": str, "prompt": str, "seed": int, "guidance_scale": float} | {
     "targets": _LEVELS,
     "negative_targets": _LEVELS,
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pyarrow import parquet
 
 from miro_jax.data.json_file import parse_json
@@ -41,6 +42,8 @@ def isolation(sources: Sequence[Source], scores: str | None) -> Figure:
     for cell in cells:
         alone = _varied(cell)
         label = "all together" if len(alone) == len(cell["targets"]) else " and ".join(alone)
+        if cell["guidance_scale"] == 0:  # its branches differ, too, and it follows one alone
+            label = ""
         columns.setdefault(label or "no guidance", []).append(cell)
     if all(len(_varied(own[0])) != 1 for own in columns.values()):
         raise ValueError(
@@ -159,9 +162,10 @@ def _grid(heading: str, columns: Mapping[Any, Sequence[Cell]]) -> Panel:
         for column, name in enumerate(columns):
             if (cell := first.get((prompt, name))) is not None:
                 data = read_regular(Path(cell["folder"]) / cell["file"], _MOST_BYTES)
-                images.append(
-                    (_LABEL + column * (_SIDE + 4), 22 + row * (_SIDE + 4), data_uri(data))
-                )
+                with Image.open(io.BytesIO(data)) as image:
+                    sharp = image.width < _SIDE  # its pixels are seen, as on the other pages
+                x, y = _LABEL + column * (_SIDE + 4), 22 + row * (_SIDE + 4)
+                images.append((x, y, data_uri(data), sharp))
     width = _LABEL + len(columns) * (_SIDE + 4)
     height = 22 + len(prompts) * (_SIDE + 4)
     names = [str(name).replace("_", " ") for name in columns]
