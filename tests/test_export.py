@@ -50,6 +50,7 @@ def test_an_exported_run_loads_with_the_same_weights_and_encoders(run, tmp_path,
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["README.md", "config.json", "model.safetensors", "uncond_embedding.npy"]
+    assert 'MiroPipeline.from_pretrained("out")' in (tmp_path / "out" / "README.md").read_text()
     before, after = (trained.load(folder) for folder in (run, tmp_path / "out"))
     expected, found = (paths(nnx.merge_state(*side.weights)) for side in (before, after))
     assert found.keys() == expected.keys() and len(found) > 50

@@ -60,6 +60,7 @@ def export(
         hub_id,
         licence,
         data_licence,
+        out.absolute().name,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / sample.model_card.CARD_NAME, card.encode())  # first: it says whose files

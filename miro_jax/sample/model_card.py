@@ -30,6 +30,7 @@ def write_card(
     hub_id: str | None = None,
     licence: str | None = None,
     data_licence: str | None = None,
+    folder: str | None = None,
 ) -> str:
     """Return the card of a run, as Markdown with the hub's header.
 
@@ -37,6 +38,7 @@ def write_card(
       workdir: the run's folder; its evaluation and its records' manifest are read where they are.
       config: of the run. step: updates done.
       hub_id: where it will be, "owner/name". licence, data_licence: of weights and training images.
+      folder: name of the exported one, which loads it where there is no `hub_id`.
 
     Raises:
       ValueError: the evaluation or the manifest is damaged.
@@ -50,7 +52,7 @@ def write_card(
         f"(https://arxiv.org/abs/2510.25897)), trained by miro_jax {__version__}"
         f"{'' if step is None else f' for {step} updates'}. Each reward can be requested at a "
         "level from 0 to 1, its quantile among the training images.",
-        "## Load it\n\n" + _loading(hub_id or str(name), names),
+        "## Load it\n\n" + _loading(hub_id or folder or str(name), names),
         "## Rewards\n\n" + _rewards(names),
         "## Dials\n\n" + _dials(evaluation),
         "## Evaluation\n\n" + _evaluation(evaluation),
