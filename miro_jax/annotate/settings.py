@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miro_jax.cli.exit import command_of
-from miro_jax.cli.flags import MESH_HELP, Parser, add_flags, option
+from miro_jax.cli.flags import MESH_HELP, Parser, option
 from miro_jax.data.records.bins import STRATEGIES
 from miro_jax.rewards.names import HELP as REWARDS_HELP
 from miro_jax.rewards.names import parse_names
@@ -192,10 +191,9 @@ a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/ann
 
 def make_parser() -> Parser:
     """Make the parser of the command line."""
-    parser = Parser(
-        prog=command_of(VERB),
+    return Parser(
+        VERB,
+        Settings,
         description="Turn images with captions into records: encoded, scored, ready to train on.",
         epilog=EPILOG,
     )
-    add_flags(parser, Settings)
-    return parser

@@ -5,8 +5,7 @@ class Settings:
     out: str = option(help="folder for the records")
     batch_size: int = option(64, at_least=1, help="samples scored together")
 
-parser = Parser(prog="miro-jax annotate", description="...", epilog="example: ...")
-add_flags(parser, Settings)
+parser = Parser("annotate", Settings, description="...", epilog="example: ...")
 settings = make_settings(Settings, parser.read(arguments))    # from flags
 settings = Settings(**config.annotate, out=...)               # from a config
 check(settings)                                               # from either, or from Python
@@ -25,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from miro_jax.cli.dialect import nearest_flag
-from miro_jax.cli.exit import UsageError
+from miro_jax.cli.exit import UsageError, command_of
 from miro_jax.data.near import near_name
 
 T = TypeVar("T")
@@ -265,10 +264,17 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and raises instead of exiting."""
+    """An argument parser that takes no abbreviations and raises instead of exiting.
 
-    def __init__(self, **arguments: Any):
-        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **arguments)
+    Args:
+      verb: of `miro-jax`; its sub-commands have a `prog` instead. settings: whose fields are flags.
+    """
+
+    def __init__(self, verb: str = "", settings: type | None = None, **arguments: Any):
+        named = {"prog": command_of(verb)} if verb else {}
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **named, **arguments)
+        if settings is not None:
+            add_flags(self, settings)
 
     def error(self, message: str) -> typing.NoReturn:
         """Raise what is wrong; of what must be given, also what it is."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from miro_jax import cli
-from miro_jax.cli.exit import MISTAKES, UsageError, command_of, note, run, say
+from miro_jax.cli.exit import MISTAKES, UsageError, note, run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.data.near import near_path
 from miro_jax.data.printable import counted
@@ -51,7 +51,7 @@ def _work(flags: Namespace) -> None:
 def _read(arguments: Sequence[str] | None) -> Namespace:
     """Parse the arguments; UsageError says what is wrong with them."""
     parser = Parser(
-        prog=command_of(VERB),
+        VERB,
         description="Look into weight files, turn pickles into safetensors without PyTorch, fetch. "
         "Nothing in a file is executed; what is no plain tensor is refused by its name.",
         epilog=EXAMPLE,

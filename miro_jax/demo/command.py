@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 
 from miro_jax import demo
-from miro_jax.cli.exit import UsageError, command_of, note, run
-from miro_jax.cli.flags import Parser, add_flags, make_settings
+from miro_jax.cli.exit import UsageError, note, run
+from miro_jax.cli.flags import Parser, make_settings
 from miro_jax.demo.options import Options
 
 VERB = "demo"
@@ -23,20 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(VERB, lambda: _plan(words), _serve)
 
 
-def _parser() -> Parser:
+def _plan(words: Sequence[str]) -> Options:
     parser = Parser(
-        prog=command_of(VERB),
+        VERB,
+        Options,
         description="Serve a page with sliders for a trained network: targets and negative targets "
         "of each reward, and images with their measured scores.",
         epilog="example:\n  miro-jax demo --checkpoint=runs/base\n\nThe page makes no request to "
         "any other host. It needs the extra: pip install 'miro_jax[demo]'.",
     )
-    add_flags(parser, Options)
-    return parser
-
-
-def _plan(words: Sequence[str]) -> Options:
-    options = make_settings(Options, _parser().read(words))
+    options = make_settings(Options, parser.read(words))
     if importlib.util.find_spec("gradio") is None:
         raise UsageError(
             "the demo needs gradio, which is not installed: pip install 'miro_jax[demo]'"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from miro_jax import demo, rewards, sample
-from miro_jax.cli.exit import UsageError, always, command_of, note, run, say
+from miro_jax.cli.exit import UsageError, always, note, run, say
 from miro_jax.cli.flags import Parser, add_flags, make_settings
 from miro_jax.demo.explore_sheet import Explore
 from miro_jax.rewards.names import parse_names
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=command_of(VERB),
+        VERB,
         description="Make a static page of images at many levels of all rewards, driven by "
         f"sliders, with scores under each image.\nThe folder gets {Explore.makes}.",
         epilog=f"example:\n  miro-jax explore {Explore.example}\n\n"

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     """Return the config of the evaluation and the run's folder."""
-    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(VERB, description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a run with checkpoints")
     names = [field.name for field in dataclasses.fields(Settings)]
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, Path]:
-    parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(VERB, description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("before", metavar="BEFORE", help="run or release, by folder, URL or hub id")
     parser.add_argument("after", metavar="AFTER", help="folder of a run with checkpoints")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write (default: AFTER)")

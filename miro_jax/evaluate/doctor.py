@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
-    flags.add_flags(parser, Settings)
+    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
     settings = flags.make_settings(Settings, parser.read(arguments))
     check(settings)
     if settings.workdir is not None and (not settings.workdir or one_slash(settings.workdir)):

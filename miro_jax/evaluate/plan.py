@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
-    flags.add_flags(parser, Settings)
+    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
     words = list(sys.argv[1:] if arguments is None else arguments)
     keys = tuple(word for word in words if word.startswith("--config."))
     read = parser.read([word for word in words if word not in keys])

@@ -18,7 +18,7 @@ import huggingface_hub
 import ml_collections
 
 from miro_jax import __version__, sample
-from miro_jax.cli.exit import command_of, run, say
+from miro_jax.cli.exit import run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.data.near import near_run
 from miro_jax.data.storage import open_folder
@@ -158,7 +158,7 @@ def check_layout(workdir: Path | str) -> ml_collections.ConfigDict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = Parser(
-        prog=command_of(VERB),
+        VERB,
         description="Write a run's averaged weights in the released layout: config.json, "
         "model.safetensors, uncond_embedding.npy, and the model's card, README.md.",
         epilog="example: miro-jax export --workdir=runs/mine --out=exported --push=user/name",

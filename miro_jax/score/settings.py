@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any
 
 from miro_jax.annotate.settings import EngineSettings
-from miro_jax.cli.exit import command_of
-from miro_jax.cli.flags import Parser, add_flags, option
+from miro_jax.cli.flags import Parser, option
 from miro_jax.rewards.names import HELP as REWARDS_HELP
 from miro_jax.rewards.names import parse_names
 
@@ -73,8 +72,9 @@ class Settings(EngineSettings):
 
 def make_parser() -> Parser:
     """Make the parser of the command line."""
-    parser = Parser(
-        prog=command_of(VERB),
+    return Parser(
+        VERB,
+        Settings,
         description="Score images with reward models: a table with a row for each image and a "
         "column for each reward, with a summary, histograms and the list of failures beside it.",
         epilog="example: miro-jax score photos --captions=captions.csv "
@@ -82,5 +82,3 @@ def make_parser() -> Parser:
         "Several processes share the pieces of the input, as those of annotate do: see "
         "docs/annotate.md. Exit status: as for annotate.",
     )
-    add_flags(parser, Settings)
-    return parser

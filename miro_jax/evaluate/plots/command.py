@@ -152,8 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:
-    parser = flags.Parser(prog=exit.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
-    flags.add_flags(parser, Settings)
+    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
     settings = flags.make_settings(Settings, parser.read(words))
     if settings.kind == ALL and settings.out.endswith(".svg"):
         raise ValueError(f"--out of {ALL} must be a folder; got {settings.out}.")

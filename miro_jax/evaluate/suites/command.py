@@ -45,8 +45,7 @@ def main(words: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Make the parser of the command line."""
-    parser = Parser(prog=exits.command_of(VERB), description=_DESCRIPTION, epilog=_EPILOG)
-    add_flags(parser, Settings)
+    parser = Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
     for title in (WHAT, HOW, MODEL, WHERE):
         parser.add_argument_group(title)
     add_flags(parser, Options, skip=_SKIPPED)

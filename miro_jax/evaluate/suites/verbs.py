@@ -46,9 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def plan() -> Namespace:
         chosen = _VERBS[verb]
-        parser = Parser(
-            prog=exits.command_of(verb), description=chosen.description, epilog=chosen.epilog
-        )
+        parser = Parser(verb, description=chosen.description, epilog=chosen.epilog)
         chosen.add(parser)
         return parser.read(words)
 
