@@ -116,7 +116,7 @@ class TwoProcesses:
         def run():
             self.index.value = index
             with contextlib.suppress(OSError):
-                peers.first_alone("the records", work, 30.0)
+                peers.first_alone(work, 30.0)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -153,7 +153,7 @@ def test_processes_leave_one_that_cannot_make_it(monkeypatch):
 
 def test_one_process_alone_makes_it_itself():
     made = []
-    peers.first_alone("the records", lambda: made.append(0), 30.0)
+    peers.first_alone(lambda: made.append(0), 30.0)
     assert made == [0]
 
 

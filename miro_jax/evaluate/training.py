@@ -42,7 +42,7 @@ def run(config: Config, workdir: Path) -> None:
     if config.source.spec == "shapes":
         make = functools.partial(_make_records, config, workdir)
         if config.data.records or not origin(workdir):
-            peers.first_alone("the records", make, config.mesh.heartbeat_seconds)
+            peers.first_alone(make, config.mesh.heartbeat_seconds)
         else:  # each process has a folder of its own, and makes the same
             make()
     loop.run(config, workdir, Preview, begun=begun)

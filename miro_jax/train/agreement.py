@@ -60,27 +60,21 @@ class Agreement:
         return max(1, min(MOST_STEPS, int(SECONDS / max(of_one, 1e-3))))
 
 
-def check_same(what: str, text: str) -> None:
-    """Raise ValueError unless all processes have one text, as the digest of what they read."""
-    if jax.process_count() == 1:
-        return
-    every = multihost_utils.process_allgather(np.array(zlib.crc32(text.encode()), np.uint32))
+def check_same_records(digest: str) -> None:
+    """Raise ValueError unless all processes read records of one digest."""
+    every = multihost_utils.process_allgather(np.array(zlib.crc32(digest.encode()), np.uint32))
     if others := np.flatnonzero(every != every[0]).tolist():
         raise ValueError(
-            f"all processes must have the same {what}; {' and '.join(map(processes.name, others))} "
-            f"and {processes.name(0)} have different ones."
+            f"all processes must have the same records; {' and '.join(map(processes.name, others))}"
+            f" and {processes.name(0)} have different ones."
         )
 
 
 def longest(length: int) -> int:
     """Return the greatest of what all processes say; each of them calls it."""
-    if jax.process_count() == 1:
-        return length
     return int(np.max(multihost_utils.process_allgather(np.array(length))))
 
 
 def processes_that(hold: bool) -> list[int]:
     """Return the processes that call this with True; each of them calls it."""
-    if jax.process_count() == 1:
-        return [0] if hold else []
     return np.flatnonzero(multihost_utils.process_allgather(np.array(hold))).tolist()

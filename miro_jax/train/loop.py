@@ -28,7 +28,7 @@ from miro_jax.data.records.examples import pad_captions
 from miro_jax.data.storage.mirror import origin
 from miro_jax.models import sharding
 from miro_jax.train import ahead, components, peers, setup
-from miro_jax.train.agreement import Agreement, check_same
+from miro_jax.train.agreement import Agreement, check_same_records
 from miro_jax.train.checkpoint import Checkpoints
 from miro_jax.train.metrics import MetricsWriter
 from miro_jax.train.saving import Keep, SaveClock
@@ -68,7 +68,7 @@ def run(
     with peers.watched(mesh.heartbeat_seconds):
         in_turn = build.reads_weights(config)
         begun, bins, rewards, data = peers.first("the weights", prepare) if in_turn else prepare()
-        check_same("records", bins.manifest_digest)
+        check_same_records(bins.manifest_digest)
         keep = Keep(c.keep_checkpoints, c.keep_every_steps, c.keep_best)
         opened = Checkpoints(workdir / "checkpoints", keep, shared=not origin(workdir))
     parts = begun.parts

@@ -119,12 +119,13 @@ def _of_others(error: Exception, client: Any) -> RuntimeError | None:
     return TryAgain(f"another process of this run is gone ({text.splitlines()[0]}); {REMEDY}")
 
 
-def first_alone(what: str, work: Callable[[], object], timeout_seconds: float) -> None:
-    """Let process 0 do what is done once for all; the others wait for its end.
+def first_alone(work: Callable[[], object], timeout_seconds: float) -> None:
+    """Let process 0 make the records for all; the others wait for its end.
 
     Args:
-      what: is made, for messages. work: what process 0 calls. timeout_seconds: see `watched`.
+      work: what process 0 calls. timeout_seconds: see `watched`.
     """
+    what = "the records"
     with watched(timeout_seconds):
         if _is_first(what):
             work()
