@@ -19,7 +19,7 @@ from miro_jax.annotate.plan import Job
 from miro_jax.annotate.work import Gauge, Run
 from miro_jax.data.printable import counted
 from miro_jax.data.sources import Piece, Sample, expected_samples
-from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage import LocalFolder, nearest
 from miro_jax.pretrained.card import TOKENS_PER_WORD, NetworkCard, Size, Work
 from miro_jax.pretrained.encoders import build_image_encoder, sdxl_vae
 
@@ -230,7 +230,7 @@ def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
     lines.append(f"  {'parts of unfinished pieces, of this worker':56} {_bytes(parts):>12}")
     if isinstance(job.folder, LocalFolder):
         root = job.folder.path.absolute()
-        there = next(path for path in (root, *root.parents) if path.exists())
+        there = nearest(root)
         free = shutil.disk_usage(there).free
         done = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         fits = "fits" if total + parts < free + done else "DOES NOT FIT"

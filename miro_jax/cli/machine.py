@@ -21,6 +21,7 @@ from huggingface_hub import constants as hub
 from miro_jax.cli import cluster, devices, fit, huge_pages, surroundings
 from miro_jax.cli.compile_cache import VARIABLE
 from miro_jax.cli.finding import FAILED, OK, WARNING, Finding
+from miro_jax.data.storage import nearest
 from miro_jax.models.compiling import cores
 from miro_jax.models.flops import peak_tflops
 from miro_jax.models.fused_attention import resolve
@@ -173,7 +174,7 @@ def _runs(place: Path | str, bad: str) -> list[Finding]:
 
 
 def _disk(name: str, folder: Path) -> list[Finding]:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = nearest(folder)
     try:
         free = shutil.disk_usage(there).free
         with tempfile.TemporaryFile(dir=there):

@@ -46,8 +46,7 @@ def _folder(where: str | Path) -> Iterator[storage.Folder]:
     if "://" in str(where):
         yield storage.open_folder(str(where))
         return
-    path = Path(where).expanduser().absolute()
-    there = next(p for p in (path, *path.parents) if p.exists())
+    there = storage.nearest(Path(where).expanduser())
     with tempfile.TemporaryDirectory(dir=there, prefix="miro-jax-doctor-") as made:
         yield storage.open_folder(made)
 

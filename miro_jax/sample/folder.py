@@ -181,9 +181,8 @@ def check_writable(path: Path | str) -> None:
     folder = Path(path)
     if (folder / MANIFEST_NAME).exists():
         return
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
-        storage.check_writable(existing)
+        storage.check_writable(storage.nearest(folder))
     except (PermissionError, NotADirectoryError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise PermissionError(

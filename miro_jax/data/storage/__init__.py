@@ -14,6 +14,7 @@ import os
 import re
 import tempfile
 import uuid
+from pathlib import Path
 
 from miro_jax.data.storage.base import Damaged, Folder
 from miro_jax.data.storage.files import TEMPORARY
@@ -28,6 +29,7 @@ __all__ = [
     "RemoteFolder",
     "check_writable",
     "errors_of_stores",
+    "nearest",
     "open_folder",
 ]
 
@@ -76,6 +78,12 @@ def open_folder(path: str | os.PathLike) -> Folder:
     if local.path.exists() and not local.path.is_dir():
         raise NotADirectoryError(f"{local} must be a folder; it is a file.")
     return local
+
+
+def nearest(path: str | os.PathLike) -> Path:
+    """Return a path that is there: itself, or the nearest folder above it."""
+    given = Path(path)
+    return next(one for one in (given, *given.absolute().parents) if one.exists())
 
 
 def one_slash(text: str) -> bool:

@@ -34,30 +34,27 @@ class LocalFolder(Folder):
     def stamp(self, name: str) -> str:
         return _stamp((self.path / name).stat())
 
-    def names(self, inside: str = "") -> list[str]:
+    def _entries(self, inside: str) -> list[os.DirEntry]:
         try:
             with os.scandir(self.path / inside) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file())
+                return list(entries)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def names(self, inside: str = "") -> list[str]:
+        return sorted(entry.name for entry in self._entries(inside) if entry.is_file())
 
     def stamps(self, inside: str = "") -> dict[str, tuple[int, str]]:
         found = {}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            with os.scandir(self.path / inside) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                        if entry.is_file():
-                            facts = entry.stat()
-                            found[entry.name] = facts.st_size, _stamp(facts)
+        for entry in self._entries(inside):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                if entry.is_file():
+                    facts = entry.stat()
+                    found[entry.name] = facts.st_size, _stamp(facts)
         return found
 
     def folders(self, inside: str = "") -> list[str]:
-        try:
-            with os.scandir(self.path / inside) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return sorted(entry.name for entry in self._entries(inside) if entry.is_dir())
 
     def is_used(self, inside: str) -> bool:
         try:
