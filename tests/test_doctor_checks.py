@@ -19,21 +19,25 @@ from miro_jax.data import storage
 from miro_jax.evaluate import doctor
 
 
-def bounds(**of):
-    return lambda name: of.get(name, ())
+@pytest.fixture
+def installed(monkeypatch):
+    """Say which versions are installed, and what packages want of others."""
 
+    def install(wants=(), **versions):
+        monkeypatch.setattr(fit, "version", lambda name: versions.get(name.replace("-", "_"), ""))
+        monkeypatch.setattr(fit, "_bounds", lambda name: dict(wants).get(name, ()))
 
-def versions(**of):
-    return lambda name: of.get(name.replace("-", "_"), "")
+    return install
 
 
 def test_the_packages_of_this_environment_fit_together():
     assert fit.check(machine.PACKAGES).state == OK
 
 
-def test_a_bound_that_is_not_met_is_named_with_what_to_install():
-    wants = bounds(flax=["jax>=0.10", "optax>=0.3", "treescope", "x; extra == 'y'"])
-    its = fit.check(["flax"], versions(flax="0.12.8", jax="0.10.2", optax="0.2.8"), wants)
+def test_a_bound_that_is_not_met_is_named_with_what_to_install(installed):
+    wants = {"flax": ["jax>=0.10", "optax>=0.3", "treescope", "x; extra == 'y'"]}
+    installed(wants, flax="0.12.8", jax="0.10.2", optax="0.2.8")
+    its = fit.check(["flax"])
     assert its.state == FAILED
     assert "flax needs optax>=0.3, there is 0.2.8: pip install 'optax>=0.3'" in its.text
     assert "flax needs treescope: pip install treescope" in its.text
@@ -49,21 +53,23 @@ def test_a_bound_that_is_not_met_is_named_with_what_to_install():
         ("0.12.12", "0.11.2", OK),
     ],
 )
-def test_flax_and_jax_move_together(flax, jax_version, state):
-    its = fit.check([], versions(flax=flax, jax=jax_version), bounds())
+def test_flax_and_jax_move_together(flax, jax_version, state, installed):
+    installed(flax=flax, jax=jax_version)
+    its = fit.check([])
     assert its.state == state and (state == OK or "pip install 'flax" in its.text)
 
 
-def test_a_plugin_of_another_version_than_jax_is_a_warning():
-    have = versions(jaxlib="0.10.2", jax_cuda12_plugin="0.10.1")
-    its = fit.check([], have, bounds())
+def test_a_plugin_of_another_version_than_jax_is_a_warning(installed):
+    installed(jaxlib="0.10.2", jax_cuda12_plugin="0.10.1")
+    its = fit.check([])
     assert its.state == WARNING and "jax-cuda12-plugin 0.10.1 beside jaxlib 0.10.2" in its.text
 
 
 @pytest.mark.parametrize(("libtpu", "state"), [("0.0.42.1", OK), ("0.0.17", WARNING), ("", OK)])
-def test_a_libtpu_that_jax_was_not_released_with_is_a_warning(libtpu, state):
-    wants = bounds(jax=["numpy>=1", 'libtpu==0.0.42.*; extra == "tpu"'])
-    its = fit.check([], versions(jax="0.10.2", jaxlib="0.10.2", libtpu=libtpu), wants)
+def test_a_libtpu_that_jax_was_not_released_with_is_a_warning(libtpu, state, installed):
+    wants = {"jax": ["numpy>=1", 'libtpu==0.0.42.*; extra == "tpu"']}
+    installed(wants, jax="0.10.2", jaxlib="0.10.2", libtpu=libtpu)
+    its = fit.check([])
     assert its.state == state
     if state != OK:
         assert its.text == (

@@ -1,7 +1,7 @@
 """Whether the packages of this environment fit together: their own bounds, and known breaks."""
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -28,30 +28,21 @@ def version(name: str) -> str:
         return ""
 
 
-def check(
-    packages: Sequence[str],
-    version_of: Callable[[str], str] = version,
-    bounds_of: Callable[[str], Sequence[str]] | None = None,
-) -> Finding:
-    """Return whether packages fit together.
-
-    Args:
-      packages: whose bounds are checked, beside those of this package.
-      version_of, bounds_of: of an installed package.
-    """
-    wrong = [text for name in (ROOT, *packages) for text in _unmet(name, version_of, bounds_of)]
+def check(packages: Sequence[str]) -> Finding:
+    """Return whether packages fit together, by their own bounds and those of this package."""
+    wrong = [text for name in (ROOT, *packages) for text in _unmet(name)]
     for name, versions, other, others, remedy in BREAKS:
-        if _within(version_of(name), versions) and _within(version_of(other), others):
-            pair = f"{name} {version_of(name)} with {other} {version_of(other)}"
+        if _within(version(name), versions) and _within(version(other), others):
+            pair = f"{name} {version(name)} with {other} {version(other)}"
             wrong.append(f"{pair} breaks: {remedy}")
     if wrong:
         return Finding("versions", FAILED, "; ".join(dict.fromkeys(wrong)))
-    late = [n for n in PLUGINS if version_of(n) and version_of(n) != version_of("jaxlib")]
-    if unfit := _unmet("jax", version_of, bounds_of, "tpu", ("libtpu",)):
+    late = [n for n in PLUGINS if version(n) and version(n) != version("jaxlib")]
+    if unfit := _unmet("jax", "tpu", ("libtpu",)):
         return Finding("versions", WARNING, "; ".join(unfit))
     if late:
-        text = f"{', '.join(f'{n} {version_of(n)}' for n in late)} beside jaxlib "
-        text += f"{version_of('jaxlib')}: pip install -U 'miro_jax[cuda12]', or cuda13"
+        text = f"{', '.join(f'{n} {version(n)}' for n in late)} beside jaxlib "
+        text += f"{version('jaxlib')}: pip install -U 'miro_jax[cuda12]', or cuda13"
         return Finding("versions", WARNING, text)
     return Finding("versions", OK, "they fit together")
 
@@ -60,23 +51,17 @@ def _within(found: str, versions: str) -> bool:
     return bool(found) and SpecifierSet(versions).contains(found, prereleases=True)
 
 
-def _unmet(
-    name: str,
-    version_of: Callable[[str], str],
-    bounds_of: Callable[[str], Sequence[str]] | None,
-    extra: str = "",
-    optional: Sequence[str] = (),
-) -> list[str]:
+def _unmet(name: str, extra: str = "", optional: Sequence[str] = ()) -> list[str]:
     """What a package asks of others, and does not get; `optional` ones may be missing."""
     unmet = []
-    for line in (bounds_of or _bounds)(name):
+    for line in _bounds(name):
         try:
             wanted = Requirement(line)
         except InvalidRequirement:
             continue
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
-        found = version_of(wanted.name)
+        found = version(wanted.name)
         if optional and (wanted.name not in optional or not found):
             continue
         if not found:
