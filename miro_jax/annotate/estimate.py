@@ -17,7 +17,7 @@ from miro_jax.annotate import origin
 from miro_jax.annotate.models import IMAGE, SECOND_SIZE, Toolbox, find_card
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.work import Gauge, Run
-from miro_jax.data.printable import counted
+from miro_jax.data.printable import counted, in_bytes, in_time
 from miro_jax.data.sources import Piece, Sample, expected_samples
 from miro_jax.data.storage import LocalFolder, nearest
 from miro_jax.pretrained.card import TOKENS_PER_WORD, NetworkCard, Size, Work
@@ -222,29 +222,21 @@ def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
     total = sum(fields.values()) * records
     lines = ["disk:"]
     for name, size in (fields | {"in all": sum(fields.values())}).items():
-        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {_bytes(size * records):>12}")
+        lines.append(f"  {name:34} {size / 1e3:9.1f} kB a record {in_bytes(size * records, 2):>12}")
     # Until a piece is published it takes its room twice, as parts: one piece at a time, or all of
     # them where other stages are still to come.
     waiting = len(job.pieces) if len(job.groups) < len(job.toolbox.groups) else 1
     parts = total * waiting / len(job.source.pieces)
-    lines.append(f"  {'parts of unfinished pieces, of this worker':56} {_bytes(parts):>12}")
+    lines.append(f"  {'parts of unfinished pieces, of this worker':56} {in_bytes(parts, 2):>12}")
     if isinstance(job.folder, LocalFolder):
         root = job.folder.path.absolute()
         there = nearest(root)
         free = shutil.disk_usage(there).free
         done = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         fits = "fits" if total + parts < free + done else "DOES NOT FIT"
-        already = f", {_bytes(done)} are there already" if done else ""
-        lines.append(f"  free on {there}: {_bytes(free)}{already}: {fits}")
+        already = f", {in_bytes(done, 2)} are there already" if done else ""
+        lines.append(f"  free on {there}: {in_bytes(free, 2)}{already}: {fits}")
     return lines
-
-
-def _bytes(count: float) -> str:
-    """Write a number of bytes in the unit that suits it."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:,.2f} {unit}"
-    return f"{count / 1e3:,.1f} kB"
 
 
 def _memory_lines(
@@ -328,7 +320,7 @@ def _time_lines(
     if gflop:
         lines = [f"work: about {gflop:,.0f} GFLOP a record, {gflop * records:.2e} GFLOP in all"]
         hours = gflop * records / 100e3 / 3600
-        lines.append(f"  at 100 TFLOP/s, all the time: {_time(hours)}")
+        lines.append(f"  at 100 TFLOP/s, all the time: {in_time(hours)}")
     if not rates:
         lines.append("  hours on these devices are not known; --probe measures them")
         return lines
@@ -339,11 +331,7 @@ def _time_lines(
         return lines
     hours = sum(records / rate for rate in rates.values()) / 3600
     lines.append(
-        f"  all pieces by one such worker: {_time(hours)}; the pieces of this one: "
-        f"{_time(hours * share)}"
+        f"  all pieces by one such worker: {in_time(hours)}; the pieces of this one: "
+        f"{in_time(hours * share)}"
     )
     return lines
-
-
-def _time(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"

@@ -24,6 +24,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def in_bytes(count: float, digits: int) -> str:
+    """Return a number of bytes in the unit that suits it; kB have one digit after the point."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.{digits}f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
+
+
+def in_time(hours: float) -> str:
+    """Return hours as "1.5 hours", less than one as minutes."""
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
+
+
 def some(words: Sequence[object], between: str = ", ", most: int = 3) -> str:
     """Return the first of many words for a message: "a, b, c, ...".
 

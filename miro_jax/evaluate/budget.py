@@ -11,6 +11,7 @@ from typing import Any
 from miro_jax.annotate.models import find_card
 from miro_jax.cli import exit as exits
 from miro_jax.cli.chips import CHIPS, read_prices
+from miro_jax.data.printable import in_bytes, in_time
 from miro_jax.evaluate import plan
 from miro_jax.evaluate.base import Inputs, Judges, make_sampling
 from miro_jax.evaluate.doctor import latent_shape, read_config
@@ -290,7 +291,7 @@ def text(budget: Budget) -> str:
     for one in budget.stages:
         lines += ["", *_stage_lines(one, budget)]
     lines += ["", "disk:"]
-    lines += [f"  {name}: {_size(size)}" for name, size in budget.bytes.items() if size]
+    lines += [f"  {name}: {in_bytes(size, 1)}" for name, size in budget.bytes.items() if size]
     paid = [one.usd for one in budget.stages]
     hours = sum(one.hours for one in budget.stages)
     total = f"all stages: {hours:,.1f} hours, {hours * count:,.0f} chip-hours"
@@ -323,8 +324,7 @@ def _stage_lines(one: Stage, budget: Budget) -> list[str]:
         why = "give --records" if one.flops else "no model has a network"
         return [f"{one.name}: not estimated, {why}"]
     cost = "" if one.usd is None else f", {one.usd:,.0f} USD"
-    takes = f"{one.hours:,.1f} hours" if one.hours >= 1 else f"{60 * one.hours:,.1f} minutes"
-    lines = [f"{one.name}: {takes}{cost}"]
+    lines = [f"{one.name}: {in_time(one.hours)}{cost}"]
     work = f"{one.images:,.0f} images, {one.flops / 1e9:,.0f} GFLOP each"
     if one.name == "train":
         rate = budget.steps / one.hours / 3600
@@ -334,12 +334,6 @@ def _stage_lines(one: Stage, budget: Budget) -> list[str]:
     if one.name == "annotate":
         work += "; memory and pieces: miro-jax annotate --plan"
     return [*lines, f"  {work}", f"  {one.rate}"]
-
-
-def _size(count: float) -> str:
-    units = ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)
-    unit, size = next((pair for pair in units if count >= pair[1]), ("kB", 1e3))
-    return f"{count / size:,.1f} {unit}"
 
 
 def facts(budget: Budget) -> dict[str, Any]:
