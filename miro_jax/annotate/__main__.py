@@ -11,17 +11,11 @@ from miro_jax.cli import exit
 from miro_jax.cli.flags import make_settings
 from miro_jax.pretrained.weights.hub import OfflineError
 
-OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
+_OUT_OF_MEMORY = "--one-by-one, --dtype=bfloat16, a smaller --batch-size or --mesh=allx2 need less."
 
 
-def run(
-    stage: ModuleType, options: ModuleType, arguments: Sequence[str] | None, out_of_memory: str
-) -> int:
-    """Run a command line of annotate or score.
-
-    Args:
-      stage, options: the package, and its module of settings. out_of_memory: what to do then.
-    """
+def run(stage: ModuleType, options: ModuleType, arguments: Sequence[str] | None) -> int:
+    """Run a command line of annotate or score: `stage` with its module of settings."""
 
     def plan() -> Any:
         settings = make_settings(options.Settings, options.make_parser().read(arguments))
@@ -33,14 +27,14 @@ def run(
         lambda job: stage.run_job(job),
         # Such as models that are not those of before; weights that an argument names.
         mistakes_at_work=(ValueError, OfflineError),
-        out_of_memory=out_of_memory,
+        out_of_memory=_OUT_OF_MEMORY,
         resumes=exit.always,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run(annotate, settings, arguments, OUT_OF_MEMORY)
+    return run(annotate, settings, arguments)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 
 from miro_jax import score
-from miro_jax.annotate.__main__ import OUT_OF_MEMORY, run
+from miro_jax.annotate.__main__ import run
 from miro_jax.score import settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run(score, settings, arguments, OUT_OF_MEMORY)
+    return run(score, settings, arguments)
 
 
 if __name__ == "__main__":
