@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags as absl_flags
@@ -61,15 +62,20 @@ def _plan(words: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a run with checkpoints")
     names = [field.name for field in dataclasses.fields(Settings)]
     flags.add_flags(parser, Settings, defaults=dict.fromkeys(names))  # the run's config decides
-    overrides = [word for word in words if word.lstrip("-").startswith("config.")]
     _check_suite(parser, words)
-    given = vars(parser.read([word for word in words if word not in overrides]))
+    given, overrides = read_words(parser, words)
     folder = here(given.pop("folder"))
     config = read_config(folder)
     config.evaluate.update({name: value for name, value in given.items() if value is not None})
     config = override(config, overrides)
     evaluate.run.validate_run(config, folder)
     return config, folder
+
+
+def read_words(parser: flags.Parser, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the flags by name, and the words that change a config, see `override`."""
+    overrides = [word for word in words if word.lstrip("-").startswith("config.")]
+    return vars(parser.read([word for word in words if word not in overrides])), overrides
 
 
 def _check_suite(parser: flags.Parser, words: Sequence[str]) -> None:

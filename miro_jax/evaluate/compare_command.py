@@ -10,7 +10,7 @@ from miro_jax import evaluate, sample
 from miro_jax.cli import exit, flags
 from miro_jax.data.near import near_path
 from miro_jax.data.storage import open_folder
-from miro_jax.evaluate.command import here, override, read_config
+from miro_jax.evaluate.command import here, override, read_config, read_words
 
 VERB = "compare"
 _DESCRIPTION = """Compare two networks on the same prompts and noise: rewards of their images, their
@@ -40,8 +40,7 @@ def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, P
     parser.add_argument("before", metavar="BEFORE", help="run or release, by folder, URL or hub id")
     parser.add_argument("after", metavar="AFTER", help="folder of a run with checkpoints")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write (default: AFTER)")
-    overrides = [word for word in words if word.lstrip("-").startswith("config.")]
-    given = vars(parser.read([word for word in words if word not in overrides]))
+    given, overrides = read_words(parser, words)
     after = here(given["after"])
     try:
         config = read_config(after)
