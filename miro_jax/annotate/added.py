@@ -28,7 +28,7 @@ from miro_jax.annotate.publish import Rows, models_of, shard_name
 from miro_jax.annotate.settings import ALL, Settings
 from miro_jax.annotate.tally import Tally
 from miro_jax.annotate.work import work_on
-from miro_jax.data.json_file import dump_json
+from miro_jax.data.json_file import dump_lines
 from miro_jax.data.records import bins, shards
 from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.sources import Source
@@ -189,8 +189,8 @@ def finish(job: AddedJob) -> Manifest:
     tally = Tally(job.settings.max_failure_rate, job.remedy)
     for one in new:
         tally.add(one["num_samples"], one["failures"])
-    lines = [dump_json(f, sort_keys=True) + "\n" for one in new for f in one["failures"]]
-    folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))
+    failures = dump_lines([f for one in new for f in one["failures"]], sort_keys=True)
+    folder.write(FAILURES_NAME, failures)
     tally.check()
     scores = shards.join_scores(published.scores)
     if np.isnan(scores[..., -1]).all():

@@ -29,7 +29,7 @@ from miro_jax.annotate.plan import Job
 from miro_jax.annotate.publish import models_of, shard_name
 from miro_jax.annotate.tally import Tally
 from miro_jax.cli.exit import note
-from miro_jax.data.json_file import dump_json
+from miro_jax.data.json_file import dump_lines
 from miro_jax.data.printable import counted, some
 from miro_jax.data.records import bins
 from miro_jax.data.records.manifest import Manifest
@@ -69,8 +69,8 @@ def _merge(job: Job) -> Manifest:
     sidecars, tally, scores = published.facts, published.tally, join_scores(published.scores)
     lost = _lost_samples(pieces, sidecars)
     tally.lose(sum(lost.values()), describe_lost(lost))
-    lines = [dump_json(f, sort_keys=True) + "\n" for f in published.failures]
-    folder.write(FAILURES_NAME, "".join(lines).encode("utf-8"))  # also where they are too many
+    failures = dump_lines(published.failures, sort_keys=True)
+    folder.write(FAILURES_NAME, failures)  # also where they are too many
     tally.check()
     if not len(scores):
         listed = ", ".join(f"{cause} ({n})" for cause, n in tally.causes.most_common(5))

@@ -11,7 +11,7 @@ written them.
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from miro_jax.data.regular_file import read_regular
@@ -70,6 +70,17 @@ def parse_json(
     if schema is not None:
         check_fields(value, schema, name)
     return value
+
+
+def parse_lines(data: bytes, name: object, schema: Any = None) -> list[Any]:
+    """Parse JSON lines; raises as `parse_json`, and the text names the line of `name`."""
+    lines = enumerate(data.splitlines(), 1)
+    return [parse_json(line, f"line {number} of {name}", schema) for number, line in lines]
+
+
+def dump_lines(values: Iterable[Any], **options: Any) -> bytes:
+    """Return JSON lines, a line for each value; see `dump_json`."""
+    return "".join(dump_json(value, **options) + "\n" for value in values).encode("utf-8")
 
 
 def is_json_lines(first: str, second: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.json_file import dump_lines, parse_json
 from miro_jax.data.regular_file import check_regular, open_regular
 from miro_jax.data.storage.files import to_json
 from miro_jax.report.page import format_number
@@ -299,9 +299,9 @@ class Scores:
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add lines with `prompt_index`, `sample_index` and `score`, and flush them to the disk."""
         if self.path is not None:
-            text = "".join(dump_json(line) + "\n" for line in lines)
+            data = dump_lines(lines)
             with self.path.open("ab") as file:
-                file.write(text.encode("utf-8"))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         for line in lines:

@@ -24,7 +24,7 @@ from miro_jax.annotate.settings import pieces_of_call
 from miro_jax.annotate.work import work_on
 from miro_jax.cli.exit import note, say
 from miro_jax.cli.flags import from_call
-from miro_jax.data.json_file import dump_json
+from miro_jax.data.json_file import dump_lines
 from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.ahead import map_ahead
 from miro_jax.data.storage.files import to_json
@@ -144,8 +144,9 @@ def finish(job: TableJob) -> None:
     reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
     columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
     listed = [one for facts in published.facts for one in _listed(facts, bool(reading))]
-    lines = [dump_json({key: one[key] for key in ("key", "cause", "detail")}) for one in listed]
-    job.home.write(job.name + _FAILURES, "".join(f"{line}\n" for line in lines).encode("utf-8"))
+    told = ("key", "cause", "detail")
+    failures = dump_lines({key: one[key] for key in told} for one in listed)
+    job.home.write(job.name + _FAILURES, failures)
     report = summary.summarize(published.facts, columns, published.failures, reading)
     if not report["num_scored"]:
         job.folder.remove("")  # the input must be mended, and is another one then

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pyarrow import parquet
 
-from miro_jax.data.json_file import parse_json
+from miro_jax.data.json_file import parse_lines
 from miro_jax.data.regular_file import open_regular, read_regular
 from miro_jax.evaluate.plots.curves import draw_curve, extent, resampled
 from miro_jax.evaluate.plots.facts import Source
@@ -246,8 +246,7 @@ def _read_scores(path: str) -> dict[str, dict[str, Any]]:
     if path.endswith(".parquet"):
         rows = parquet.read_table(path).to_pylist()
     elif path.endswith(".jsonl"):
-        lines = read_regular(path, 1 << 30).splitlines()
-        rows = [parse_json(line, f"line {n} of {path}", dict) for n, line in enumerate(lines, 1)]
+        rows = parse_lines(read_regular(path, 1 << 30), path, dict)
     else:
         with open_regular(path) as file:
             text = file.read().decode("utf-8")

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from miro_jax.data.json_file import MOST_BYTES, dump_json, parse_json, read_json
+from miro_jax.data.json_file import MOST_BYTES, dump_json, dump_lines, parse_json, read_json
 from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.images import load_rgb
 from miro_jax.data.storage.files import write_atomic
@@ -104,8 +104,7 @@ def write_folder(name: str, found: Found, folder: Path) -> int:
     if adapter is _GENEVAL:
         for prompt in {image.key: image.prompt for image in found.images}.values():
             line = {"prompt": prompt.text, "tag": prompt.tag, **prompt.metadata}
-            data = (dump_json(line) + "\n").encode("utf-8")
-            write_atomic(folder / prompt.key / METADATA, data)
+            write_atomic(folder / prompt.key / METADATA, dump_lines([line]))
     if adapter.index:
         write_atomic(folder / INDEX, (dump_json(index, indent=1) + "\n").encode("utf-8"))
     return files

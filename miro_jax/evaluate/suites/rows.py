@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.json_file import dump_lines, parse_lines
 from miro_jax.data.storage import Damaged, Folder
 
 ROWS_NAME = "images.jsonl"
@@ -34,12 +34,12 @@ _LAST = ("rewards",)
 
 def dump_rows(rows: Iterable[Row]) -> bytes:
     """Return the content of the file; equal rows give equal bytes, in whatever order they come."""
-    lines = []
+    ordered = []
     for row in sorted(rows, key=lambda row: (row["key"], row["sample"])):
         judged = sorted(row.keys() - {*_FIRST, *_LAST})
         names = [name for name in (*_FIRST, *judged, *_LAST) if name in row]
-        lines.append(dump_json({name: _ordered(row[name]) for name in names}) + "\n")
-    return "".join(lines).encode("utf-8")
+        ordered.append({name: _ordered(row[name]) for name in names})
+    return dump_lines(ordered)
 
 
 def _ordered(value: Any) -> Any:
@@ -71,10 +71,7 @@ def read_rows(folder: Folder, digest: str) -> list[dict[str, Any]]:
             "was changed after it was written. Evaluate the images again."
         )
     try:
-        return [
-            parse_json(line, f"line {number} of {folder / ROWS_NAME}", SCHEMA)
-            for number, line in enumerate(data.splitlines(), 1)
-        ]
+        return parse_lines(data, folder / ROWS_NAME, SCHEMA)
     except ValueError as error:
         raise Damaged(str(error)) from error
 

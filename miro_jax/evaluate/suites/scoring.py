@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from miro_jax.data.json_file import dump_json, read_json
+from miro_jax.data.json_file import dump_lines, read_json
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites.find import SuiteImage
 from miro_jax.rewards import card_of, check_names
@@ -61,7 +61,7 @@ def score_suite(
         return {}, {}
     index, scores = folder / INDEX, folder / SCORES
     lines = [{"path": str(Path(i.path).absolute()), "caption": i.prompt.text} for i in images]
-    data = "".join(dump_json(line) + "\n" for line in lines).encode("utf-8")
+    data = dump_lines(lines)
     if not index.is_file() or index.read_bytes() != data:
         write_atomic(index, data)
     # The index is ours, so what it names may be read wherever it lies.

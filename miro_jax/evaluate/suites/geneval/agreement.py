@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from miro_jax.data.json_file import parse_json
+from miro_jax.data.json_file import parse_lines
 from miro_jax.data.regular_file import read_regular
 from miro_jax.evaluate.suites.geneval import people
 from miro_jax.evaluate.suites.geneval.prompts import TAGS
@@ -52,21 +52,17 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"verdicts must be the folder of an evaluation of GenEval or its {ROWS_NAME}; there is "
             f"no file {path}. `miro-jax evaluate WHAT --suite=geneval` writes it."
         )
-    lines = read_regular(path, MOST_BYTES).splitlines()
-    rows = [_parse(line, f"line {n} of {path}") for n, line in enumerate(lines, 1)]
+    data = read_regular(path, MOST_BYTES)
+    try:
+        rows = parse_lines(data, path, SCHEMA)
+    except ValueError as error:
+        text = "Verdicts are those of `miro-jax evaluate WHAT --suite=geneval`"
+        raise ValueError(f"{str(error).rstrip('.')}. {text}.") from error
     if not rows:
         raise ValueError(f"{path} must hold verdicts of images; it is empty.")
     if twice := [key for key, count in collections.Counter(map(_key, rows)).items() if count > 1]:
         raise ValueError(f"{path} holds image {_name(twice[0])} twice.")
     return rows
-
-
-def _parse(line: bytes, name: str) -> dict[str, Any]:
-    try:
-        return parse_json(line, name, SCHEMA)
-    except ValueError as error:
-        text = "Verdicts are those of `miro-jax evaluate WHAT --suite=geneval`"
-        raise ValueError(f"{str(error).rstrip('.')}. {text}.") from error
 
 
 def compare_files(*paths: str) -> dict[str, Any]:
