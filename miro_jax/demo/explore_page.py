@@ -54,7 +54,7 @@ class Explorer:
             scores = self._score(folder, files, prompt.text)
             data = {"files": files, "scores": plain(scores), "levels": plain(self._levels(scores))}
             folder.write(data_name(index), f"explorer.add({index}, {dump_json(data)});\n".encode())
-        folder.write(PAGE, page.render("explore.html", data=self.describe()).encode())
+        folder.write(PAGE, page.render("explore.html", data=self.describe()))
         return page_files(self.request)
 
     def describe(self) -> dict[str, Any]:

@@ -26,5 +26,5 @@ def write(workdir: str | Path) -> Path:
     """
     values = sections.values(read_facts(Path(workdir)))
     path = Path(workdir) / FILE
-    write_atomic(path, page.render("run.html", **values).encode("utf-8"))
+    write_atomic(path, page.render("run.html", **values))
     return path

@@ -5,7 +5,7 @@ from typing import Any
 
 from miro_jax.data.printable import counted
 from miro_jax.report import page
-from miro_jax.report.page import Tile, count_images, signed
+from miro_jax.report.page import Tile, signed
 
 _DIGITS, _MOST_DIGITS = 3, 9
 SECTIONS = {
@@ -20,7 +20,7 @@ SECTIONS = {
 def render(result: Mapping[str, Any]) -> bytes:
     """Return the page of what `evaluate.compare` has measured."""
     tables = result["requests"] | {key: result[key] for key in ("dials", "alone")}
-    text = page.render(
+    return page.render(
         "compare.html",
         title="miro_jax comparison",
         kind="two networks side by side",
@@ -29,11 +29,10 @@ def render(result: Mapping[str, Any]) -> bytes:
         tiles=_tiles(result),
         tables=tables,
         result=result,
-        images=count_images(result["images"]),
+        images=counted(result["images"], "image"),
         is_beyond_chance=is_beyond_chance,
         form_of=form_of,
     )
-    return text.encode("utf-8")
 
 
 def is_beyond_chance(difference: Mapping[str, float] | None) -> bool:

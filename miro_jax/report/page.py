@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from miro_jax.data.printable import counted
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
@@ -23,14 +25,14 @@ class Tile:
     note: str = ""
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a page.
+def render(template: str, **values: Any) -> bytes:
+    """Return the file of a page.
 
     Args:
       template: name of a file in `templates`.
       **values: what it reads; a missing one is an error. Strings are escaped, `Markup` is not.
     """
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(**values).encode("utf-8")
 
 
 def draw(macro: str, *values: Any) -> Markup:
@@ -56,7 +58,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": format_number,
         "percent": percent,
-        "images": count_images,
+        "images": functools.partial(counted, noun="image"),
         "signed": signed,
         "data_uri": data_uri,
         "px": lambda value: f"{value:.1f}",
@@ -75,11 +77,6 @@ def format_number(value: float) -> str:
         if size >= limit:
             text = f"{value / scale:.3g}{unit}"
     return text.replace("-", "\N{MINUS SIGN}")
-
-
-def count_images(count: int) -> str:
-    """Write a number of images."""
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def percent(value: float) -> str:

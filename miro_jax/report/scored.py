@@ -23,7 +23,7 @@ from miro_jax.data.records.manifest import Manifest
 from miro_jax.data.sources import causes
 from miro_jax.report import page
 from miro_jax.report.charts import Axis, Chart, fit_axis, histogram
-from miro_jax.report.page import Tile, count_images, format_number, percent
+from miro_jax.report.page import Tile, format_number, percent
 from miro_jax.report.statistics import PERCENTILES
 
 FILE = "report.html"
@@ -71,7 +71,7 @@ class Scored:
 def render(scored: Scored) -> bytes:
     """Return the page."""
     kind = scored.manifest.configuration["source"].get("kind", "")
-    text = page.render(
+    return page.render(
         "records.html",
         title="miro_jax records",
         kind="report of annotated records",
@@ -93,13 +93,12 @@ def render(scored: Scored) -> bytes:
         failures=_failures(scored),
         set_facts=_set_facts(scored),
     )
-    return text.encode("utf-8")
 
 
 def _tiles(scored: Scored) -> list[Tile]:
     coverage = scored.coverage
     lost, records = coverage["lost_about"], coverage["records"]
-    read = f"of {count_images(coverage['samples'])} read"
+    read = f"of {counted(coverage['samples'], 'image')} read"
     read += f", about {lost:,} lost to damage" if lost else ""
     failed = "the rest failed, by cause below" if coverage["causes"] else "nothing failed"
     synthetic = percent(coverage["records_with_synthetic_caption"] / max(records, 1))

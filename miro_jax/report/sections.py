@@ -6,10 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from miro_jax.data.printable import counted
 from miro_jax.report import page
 from miro_jax.report.charts import Axis, Chart, fit_axis, smooth, thin, unit_axis
 from miro_jax.report.facts import Facts, in_order
-from miro_jax.report.page import Tile, count_images, format_number, percent
+from miro_jax.report.page import Tile, format_number, percent
 from miro_jax.report.results import Conflict, Dials, Gallery, GenEval, RewardScores
 from miro_jax.report.suite_curves import draw_curves
 
@@ -221,7 +222,7 @@ def _run_facts(facts: Facts) -> dict[str, str]:
         "Parameters": f"{evaluation['num_parameters']:,}" if evaluation else "",
         "Training time": _duration(seconds) if seconds else "",
         "Throughput": f"{sorted(speeds)[len(speeds) // 2]:,.0f} images/s" if speeds else "",
-        "Training set": count_images(records) if records else "",
+        "Training set": counted(records, "image") if records else "",
         "Prompts": evaluation.get("prompts", {}).get("source", ""),
         "Sampling": f"{sample['num_steps']} {sample['solver']} steps, guidance "
         f"{sample['guidance_scale']:g}, negative prompt {sample['negative']!r}",

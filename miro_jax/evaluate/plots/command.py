@@ -130,7 +130,7 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
         )
     for figure in figures:
         files += write(figure, folder / f"{figure.name}.svg")
-    text = page.render(
+    made = page.render(
         "plots.html",
         title="Plots",
         kind="plots of the paper",
@@ -140,7 +140,7 @@ def write_page(settings: Settings, sources: Sequence[Source], folder: Path) -> l
         figures=[(figure, Markup(figure.svg())) for figure in figures],
         missing=missing,
     )
-    write_atomic(folder / PAGE, text.encode("utf-8"))
+    write_atomic(folder / PAGE, made)
     return [folder / PAGE, *files]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.study import claims, drawings
 from miro_jax.evaluate.study.best_of import write_catch
@@ -16,7 +17,7 @@ from miro_jax.evaluate.study.faster import write_ratio
 from miro_jax.evaluate.study.measured import Measured
 from miro_jax.evaluate.study.resample import GENEVAL, Study
 from miro_jax.report import page
-from miro_jax.report.page import Tile, count_images
+from miro_jax.report.page import Tile
 
 JSON, PAGE = "study.json", "study.html"
 SECTIONS = {
@@ -54,8 +55,7 @@ def write(folder: str | os.PathLike, measured: Measured) -> StudyReport:
     report = StudyReport(judged, Path(folder) / JSON, Path(folder) / PAGE)
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomic(report.json, to_json(_numbers(judged, measured)))
-    values = _values(judged, measured)
-    write_atomic(report.page, page.render("study.html", **values).encode("utf-8"))
+    write_atomic(report.page, page.render("study.html", **_values(judged, measured)))
     return report
 
 
@@ -122,7 +122,7 @@ def _facts(measured: Measured) -> dict[str, str]:
     prompts = {name: dict(Counter(of)) for name, of in measured.categories.items()}
     batch = measured.batch_size
     return {
-        "Last step": f"{study.last:,} updates of {count_images(batch)}",
+        "Last step": f"{study.last:,} updates of {counted(batch, 'image')}",
         "Variants and seeds": ", ".join(f"{name} {count}" for name, count in seeds.items()),
         "Images measured": f"{images:,}",
         **{

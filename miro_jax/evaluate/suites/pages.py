@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from miro_jax.data.printable import counted
 from miro_jax.data.sources.images import BadImage, load_rgb
 from miro_jax.data.storage.files import brief
 from miro_jax.evaluate.suites.comparison import table_of as comparison_table
@@ -13,7 +14,7 @@ from miro_jax.evaluate.suites.identity import differing
 from miro_jax.evaluate.suites.manifest import GROUPS, Evaluation
 from miro_jax.evaluate.suites.tables import Cell, Table, cell_of, format_cell, table_of
 from miro_jax.report import page
-from miro_jax.report.page import Tile, count_images
+from miro_jax.report.page import Tile
 
 _SHOWN, _SIDE = 12, 160  # images on a page, and their longer side in pixels
 _HIDDEN = ("result", "benchmark.tag_order")
@@ -23,7 +24,7 @@ def render_evaluation(evaluation: Evaluation) -> bytes:
     """Return the page of one evaluation."""
     result, benchmark = evaluation.manifest["result"], evaluation.manifest["benchmark"]
     table = table_of(evaluation)
-    text = page.render(
+    return page.render(
         "suite.html",
         title=f"miro_jax {benchmark['name']}",
         kind=f"evaluation, {benchmark['name']}",
@@ -33,13 +34,12 @@ def render_evaluation(evaluation: Evaluation) -> bytes:
         table=_cells(table),
         notes=table.notes,
         partial=result["partial"],
-        images=count_images(result["images"]),
+        images=counted(result["images"], "image"),
         prompts=result["prompts"],
         groups=[(heading, _pictures(evaluation, rows)) for heading, rows in _chosen(evaluation)],
         score=benchmark["score"],
         facts=_facts(evaluation),
     )
-    return text.encode("utf-8")
 
 
 def render_comparison(evaluations: Sequence[Evaluation], result: Mapping[str, Any]) -> bytes:
@@ -50,7 +50,7 @@ def render_comparison(evaluations: Sequence[Evaluation], result: Mapping[str, An
         for one in evaluations[1:]
         for path, a, b in differing(_compared(evaluations[0]), _compared(one))
     ]
-    text = page.render(
+    return page.render(
         "suites_compared.html",
         title="miro_jax comparison",
         kind=f"comparison, {evaluations[0].manifest['benchmark']['name']}",
@@ -62,7 +62,6 @@ def render_comparison(evaluations: Sequence[Evaluation], result: Mapping[str, An
         first=evaluations[0].name,
         fields=fields,
     )
-    return text.encode("utf-8")
 
 
 def _compared(evaluation: Evaluation) -> dict[str, Any]:
