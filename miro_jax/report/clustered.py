@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from miro_jax.report.statistics import NORMAL, Share, draw, wilson_interval
+from miro_jax.report.statistics import ENDS, NORMAL, Share, draw, wilson_interval
 
 TAGS, PROMPTS, IMAGES = "mean of tags", "mean of prompts", "mean of images"
 ESTIMATORS = (TAGS, PROMPTS, IMAGES)
@@ -81,7 +81,7 @@ def has_interval(clusters: Clusters, estimator: str) -> bool:
 
 def _ends(drawn: np.ndarray) -> dict[str, float]:
     """Return the ends of the 95 % percentile interval of resamplings [B]."""
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    low, high = np.nanpercentile(drawn, ENDS)
     return {"low": float(low), "high": float(high)}
 
 

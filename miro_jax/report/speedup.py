@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-LOW, HIGH = 2.5, 97.5  # percentiles of an interval
+from miro_jax.report.statistics import ENDS
 
 
 def first_reach(steps: np.ndarray, curves: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def speedup(
     found["at_least"] = bool(values[0, 0] >= final[0])
     if found["step"] != 0 and len(reached) > 1:
         with np.errstate(divide="ignore", invalid="ignore"):  # some may be there at step 0
-            ends = np.percentile(last / reached[1:], (LOW, HIGH)).tolist()
+            ends = np.percentile(last / reached[1:], ENDS).tolist()
         found["low"], found["high"] = (end if math.isfinite(end) else None for end in ends)
     return found
 

@@ -12,6 +12,7 @@ import scipy  # its `stats`, which takes half a second, is loaded when it is fir
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _MOST_BUCKETS = 50  # of a histogram
+ENDS = (2.5, 97.5)  # percentiles, of an interval
 NORMAL = 1.959963984540054  # 97.5 % of the normal distribution
 _RESAMPLES = 1000
 _SEED = 0  # of the resampling: the same samples give the same interval
@@ -58,7 +59,7 @@ def bootstrap_mean(values: np.ndarray, prompts: Sequence[str] | None = None) -> 
     rng = np.random.default_rng(_SEED)
     chosen = draw(rng, len(sums), _RESAMPLES)
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
+    low, high = np.percentile(means, ENDS)
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 

@@ -13,8 +13,8 @@ from miro_jax.evaluate.plots import facts
 from miro_jax.evaluate.plots.facts import Source, measure
 from miro_jax.evaluate.plots.figure import MARKERS, Figure, Panel, legend_of
 from miro_jax.report.charts import Axis, Chart, fit_axis, unit_axis
-from miro_jax.report.speedup import HIGH, LOW, first_reach, first_step, speedup, write_speedup
-from miro_jax.report.statistics import draw, shares_of_best
+from miro_jax.report.speedup import first_reach, first_step, speedup, write_speedup
+from miro_jax.report.statistics import ENDS, draw, shares_of_best
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.curve import expected_best
 
@@ -32,7 +32,7 @@ def resampled(values: np.ndarray) -> np.ndarray:
 
 def interval(rows: np.ndarray) -> np.ndarray:
     """Return the ends [2, T] of the intervals of a curve [1 + B, T]; the curve where B is 0."""
-    return np.percentile(rows[1:], (LOW, HIGH), axis=0) if len(rows) > 1 else rows[[0, 0]]
+    return np.percentile(rows[1:], ENDS, axis=0) if len(rows) > 1 else rows[[0, 0]]
 
 
 def extent(*curves: np.ndarray) -> list[float]:

@@ -25,13 +25,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from miro_jax.evaluate.study.measured import BEST_OF, DEFAULT, Cell, Measured
-from miro_jax.report.statistics import Mean
+from miro_jax.report.statistics import ENDS, Mean
 from miro_jax.sample.curve import expected_best
 
 GENEVAL = "geneval"  # the mean over categories; a category is "geneval/NAME"
 RESAMPLES = 1000
 _SEED = 0
-_PERCENTILES = (2.5, 97.5)  # of an interval of 95 %
 # Bounds of what is estimated: of scores, of shares, of a share less another one.
 ANY, SHARE, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)
 
@@ -50,7 +49,7 @@ def intervals(rows: np.ndarray, bounds: tuple[float, float] = ANY) -> list[Mean]
         of rows as they are.
     """
     rows = np.clip(rows, *bounds)
-    lows, highs = np.percentile(rows[1:], _PERCENTILES, axis=0).tolist()
+    lows, highs = np.percentile(rows[1:], ENDS, axis=0).tolist()
     values = zip(rows[0].tolist(), lows, highs, strict=True)
     return [{"mean": mean, "low": low, "high": high} for mean, low, high in values]
 
