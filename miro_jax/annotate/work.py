@@ -340,19 +340,18 @@ class Gauge:
     splitting of captions into tokens included. waiting: for images.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self):
         self._seconds = dict.fromkeys(("running", "busy", "waiting"), 0.0)
         self.images = 0
 
     @contextlib.contextmanager
     def time(self, kind: str) -> Iterator[None]:
         """Time what happens inside as one of the kinds."""
-        begin = self._clock()
+        begin = time.monotonic()
         try:
             yield
         finally:
-            self._seconds[kind] += self._clock() - begin
+            self._seconds[kind] += time.monotonic() - begin
 
     @property
     def rate(self) -> float:
