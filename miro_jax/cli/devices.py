@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from miro_jax.cli.cluster import TPUS
 from miro_jax.cli.finding import FAILED, OK, Finding
 from miro_jax.cli.fit import version
+from miro_jax.data.printable import counted
 from miro_jax.models import sharding
 
 NVIDIA, NVIDIA_DRIVER = "/dev/nvidia[0-9]*", Path("/proc/driver/nvidia/version")
@@ -88,4 +89,4 @@ def _result(name: str, what: str, wrong: list[str], count: int) -> Finding:
     if wrong:
         text = f"{what} is wrong on {', '.join(wrong)}: take another machine"
         return Finding(name, FAILED, text)
-    return Finding(name, OK, f"{what} is exact on {count} device{'s' if count > 1 else ''}")
+    return Finding(name, OK, f"{what} is exact on {counted(count, 'device')}")

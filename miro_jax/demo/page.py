@@ -12,6 +12,7 @@ from typing import Any
 import lazy_loader
 from markupsafe import Markup
 
+from miro_jax.data.printable import counted
 from miro_jax.demo import figures
 from miro_jax.demo.form import (
     make_form,
@@ -384,7 +385,7 @@ def _draw(studio: Studio, form: Request, pinned: str) -> Iterator[tuple[Any, Any
                 done.append(figures.show_drawn(shown, title))
                 seconds += shown.seconds
     count = sum(one.num_images for one in forms)
-    said = f"{count} image{'s' * (count > 1)} in {seconds:.2f} s"
+    said = f"{counted(count, 'image')} in {seconds:.2f} s"
     yield figures.say(said), _pair(done)
 
 
