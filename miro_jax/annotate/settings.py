@@ -6,6 +6,7 @@ keyword arguments of `annotate.annotate`. Importing this module imports no jax.
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,17 @@ def parse_weights(text: str) -> tuple[str, str]:
     return _split_pair(text, "--weights must be NAME=FOLDER_OR_HUB_ID", text)
 
 
+# The option of both commands that load rewards by name.
+weights_option = functools.partial(
+    option,
+    (),
+    repeat=True,
+    parse=parse_weights,
+    metavar="NAME=FOLDER_OR_HUB_ID",
+    help="weights of a reward, in place of its authors' repository; may be repeated",
+)
+
+
 def pieces_of_call(pieces: Any, options: Mapping[str, Any]) -> Any:
     """Return the pieces of a call from Python: where none are given a worker's share, else all."""
     if pieces is not None:
@@ -67,14 +79,7 @@ def _parse_group(text: str) -> tuple[str, tuple[str, ...]]:
 class EngineSettings:
     """Options of what puts images through models; see `annotate.work`."""
 
-    weights: Mapping[str, str] | tuple = option(
-        (),
-        repeat=True,
-        parse=parse_weights,
-        metavar="NAME=FOLDER_OR_HUB_ID",
-        help="weights of a reward, in place of its authors' repository; may be repeated",
-        group=_ENGINE,
-    )
+    weights: Mapping[str, str] | tuple = weights_option(group=_ENGINE)
     dtype: str | None = option(
         None, choices=DTYPES, help="of the rewards' networks (default: each its own)", group=_ENGINE
     )

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from miro_jax.annotate.settings import parse_weights
+from miro_jax.annotate.settings import weights_option
 from miro_jax.cli.flags import option
 from miro_jax.rewards.names import HELP, parse_names
 
@@ -39,14 +39,7 @@ class Settings:
     rewards: tuple[str, ...] = option(
         (), parse=parse_names, help=f"{HELP} (default: those of the suite)", group=_WHAT
     )
-    weights: Any = option(
-        (),
-        repeat=True,
-        parse=parse_weights,
-        metavar="NAME=FOLDER_OR_HUB_ID",
-        help="weights of a reward, in place of its authors' repository; may be repeated",
-        group=_WHAT,
-    )
+    weights: Any = weights_option(group=_WHAT)
     judge: Any = option(
         (),
         repeat=True,
