@@ -194,7 +194,7 @@ def test_a_reversed_dial_is_the_opposite():
 
 
 def test_without_cells_nothing_is_measured():
-    results = claims.judge(make_study([]))
+    results = claims.judge(Study(make_study([])))
     assert [r.figure for r in results] == ["F3", "F4", "F5", "F6", "F7", "F8"]
     assert {r.verdict for r in results} == {"not measured"}
 
@@ -203,13 +203,13 @@ def test_a_reduced_study_measures_what_it_can():
     """Baseline, MIRO and one specialist, default images alone."""
     cells = studying.curves(3.0, STEPS)
     cells += [make_cell([0.97, 0.2, 0.2, 0.2], 0.2, "only_beauty", s) for s in SEEDS]
-    verdicts = {r.figure: r.verdict for r in claims.judge(make_study(cells))}
+    verdicts = {r.figure: r.verdict for r in claims.judge(Study(make_study(cells)))}
     absent = dict.fromkeys(("F6", "F7", "F8"), "not measured")
     assert verdicts == {"F3": "shown", "F4": "shown", "F5": "shown"} | absent
 
 
 def test_a_whole_study_shows_what_was_put_into_it():
-    verdicts = {r.figure: r.verdict for r in claims.judge(studying.whole_study())}
+    verdicts = {r.figure: r.verdict for r in claims.judge(Study(studying.whole_study()))}
     shown = dict.fromkeys(("F3", "F4", "F5", "F7", "F8"), "shown")
     assert verdicts == shown | {"F6": "not shown"}
 

@@ -2,13 +2,11 @@
 
 from miro_jax.evaluate.study import best_of, composition, dials, faster, specialists, sweep
 from miro_jax.evaluate.study.claim import Claim
-from miro_jax.evaluate.study.measured import Measured
 from miro_jax.evaluate.study.resample import Study
 
 
-def judge(measured: Measured) -> tuple[Claim, ...]:
+def judge(study: Study) -> tuple[Claim, ...]:
     """Judge all claims; those whose cells are absent are "not measured"."""
-    study = Study(measured)
     swept = sweep.judge(study)
     return (
         faster.judge(study),

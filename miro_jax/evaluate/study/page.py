@@ -51,17 +51,18 @@ def write(folder: str | os.PathLike, measured: Measured) -> StudyReport:
 
     Claims whose cells are absent stand there as not measured.
     """
-    judged = claims.judge(measured)
+    study = Study(measured)
+    judged = claims.judge(study)
     report = StudyReport(judged, Path(folder) / JSON, Path(folder) / PAGE)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomic(report.json, to_json(_numbers(judged, measured)))
-    write_atomic(report.page, page.render("study.html", **_values(judged, measured)))
+    write_atomic(report.json, to_json(_numbers(judged, study)))
+    write_atomic(report.page, page.render("study.html", **_values(judged, study)))
     return report
 
 
-def _numbers(judged: tuple[Claim, ...], measured: Measured) -> dict[str, Any]:
+def _numbers(judged: tuple[Claim, ...], study: Study) -> dict[str, Any]:
     """Return what study.json holds."""
-    study = Study(measured)
+    measured = study.measured
     return {
         "claims": {
             one.figure: {
@@ -81,7 +82,7 @@ def _numbers(judged: tuple[Claim, ...], measured: Measured) -> dict[str, Any]:
     }
 
 
-def _values(judged: tuple[Claim, ...], measured: Measured) -> dict[str, Any]:
+def _values(judged: tuple[Claim, ...], study: Study) -> dict[str, Any]:
     """Return what the template reads."""
     by_figure = {one.figure: one for one in judged}
     shown = sum(one.verdict == "shown" for one in judged)
@@ -98,7 +99,7 @@ def _values(judged: tuple[Claim, ...], measured: Measured) -> dict[str, Any]:
         "sections": SECTIONS,
         "claims": judged,
         "charts": {figure: _draw(one) for figure, one in by_figure.items()},
-        "facts": _facts(measured),
+        "facts": _facts(study),
         "write": {
             "ratio": write_ratio,
             "points": write_points,
@@ -115,8 +116,8 @@ def _draw(one: Claim) -> dict[str, Markup]:
     return draw(one) if draw and one.verdict != "not measured" else {}
 
 
-def _facts(measured: Measured) -> dict[str, str]:
-    study = Study(measured)
+def _facts(study: Study) -> dict[str, str]:
+    measured = study.measured
     seeds = {variant: len(study.seeds(variant)) for variant in study.variants}
     images = sum(cell.right.size for cell in measured.cells)
     prompts = {name: dict(Counter(of)) for name, of in measured.categories.items()}
