@@ -14,7 +14,6 @@ The same request resumes; another one is refused, see `data.storage.claim`.
 import contextlib
 import hashlib
 import io
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -26,7 +25,7 @@ from PIL import Image
 from miro_jax.data import storage
 from miro_jax.data.regular_file import open_regular
 from miro_jax.data.storage.claim import MANIFEST_NAME, PARTIAL_NAME, Claim, same
-from miro_jax.data.storage.files import TEMPORARY, to_json
+from miro_jax.data.storage.files import LEFTOVER, TEMPORARY, to_json
 from miro_jax.data.storage.lease import locked
 from miro_jax.report.grids import encode_png
 from miro_jax.sample.request import ImageRequest
@@ -35,7 +34,6 @@ from miro_jax.sample.sheets import GRID
 
 # What requests lack that were written before it was there.
 _BEFORE = UNWRITTEN | {"attention": "xla"}
-_LEFTOVER = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}$")
 _SCRATCH = ".claim"
 _END_OF_PNG = b"IEND\xaeB`\x82"
 _MANIFEST = {"images?": [{"file": str}], "files?": [str], "sha256?": {str: str}}
@@ -142,7 +140,7 @@ def open_folder(
                 _clear(claim.folder)
         check_folder(path, request, every)
         for path_inside in claim.folder.path.rglob(f"*{TEMPORARY}*"):
-            if _LEFTOVER.search(path_inside.name):  # of a killed writer
+            if LEFTOVER.search(path_inside.name):  # of a killed writer
                 path_inside.unlink()
         files = [{"file": name} for name in names]
         claim.begin(request, {"request": dict(request), "images": files})

@@ -5,7 +5,6 @@ import contextlib
 import copy
 import errno
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,7 +13,6 @@ from miro_jax.data.storage import files
 
 ATTEMPTS = 8  # at what another worker may foil
 SCRATCH = "tmp-"  # begins the name of a folder that a killed writer may leave behind
-_LEFTOVER = re.compile(re.escape(files.TEMPORARY) + r"[0-9a-f]{32}$")
 T = TypeVar("T")
 
 
@@ -179,7 +177,7 @@ class Folder(abc.ABC):
 
     def leftovers(self) -> list[str]:
         """List the files of the folder that killed writers left."""
-        return [name for name in self.names() if _LEFTOVER.search(name)]
+        return [name for name in self.names() if files.LEFTOVER.search(name)]
 
     def __truediv__(self, name: str) -> str:
         """Write a name with the folder before it, for messages."""

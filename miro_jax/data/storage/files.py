@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from miro_jax.data.regular_file import open_regular
 
 SEAL = "seal"  # key of the digest of all else that an object of ours holds
 TEMPORARY = ".tmp-"  # in the name of what a killed writer may leave behind, then 32 digits
+LEFTOVER = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}$")  # at the end of such a name
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
