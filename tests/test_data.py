@@ -13,7 +13,7 @@ from miro_jax.data.records import batches, shards
 from miro_jax.data.records import bins as bins_lib
 from miro_jax.data.records import record as records
 from miro_jax.data.records.manifest import Manifest
-from miro_jax.data.storage import open_folder
+from miro_jax.data.storage import Damaged, open_folder
 
 WIDTH, LATENT_SHAPE, SECOND_SHAPE = 6, (4, 4, 3), (8, 8, 3)
 NAMES = ("a@1", "b@1")
@@ -359,7 +359,7 @@ def test_damaged_set_is_refused_at_start(tmp_path, kind):
     else:
         (folder / "manifest.json").unlink()
         name = "manifest.json"
-    with pytest.raises((ValueError, FileNotFoundError), match=name):
+    with pytest.raises((Damaged, FileNotFoundError), match=name):
         open_data(folder)
 
 

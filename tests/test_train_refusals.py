@@ -11,6 +11,7 @@ import pytest
 from miro_jax import evaluate
 from miro_jax import main as entry
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.storage import Damaged
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import components, loop, setup
 from miro_jax.train.checkpoint import LayoutMismatch
@@ -157,7 +158,7 @@ def test_bad_input_is_refused_before_anything_is_written(records, tmp_path, case
         (folder / name).write_bytes(content)
     changes, error, said = {}, ValueError, ""
     if case == "a truncated shard":
-        said = truncate(folder)
+        error, said = Damaged, truncate(folder)
     elif case == "rewards of another set":
         changes = {"rewards": ("beauty", "count"), "data__train_rewards": ("beauty",)}
         said = "sharpness.*beauty"
