@@ -260,6 +260,18 @@ def test_shards_of_unknown_origin_are_refused(tmp_path):
         call(pieces, out)
 
 
+def test_a_folder_of_other_files_such_as_the_images_is_refused(tmp_path):
+    pieces, out = make_pieces(tmp_path / "source"), tmp_path / "out"
+    out.mkdir()
+    (out / ".hidden").write_text("")  # of a file system, say
+    (out / "report.html").write_text("somebody's")
+    with pytest.raises(ValueError, match=r"must be new or empty; .* holds report.html. Name"):
+        call(pieces, out)
+    assert (out / "report.html").read_text() == "somebody's"
+    (out / "report.html").unlink()
+    call(pieces, out)
+
+
 def test_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     chosen = rewards()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miro_jax.annotate import parts
+from miro_jax.data.printable import some
 from miro_jax.data.records.manifest import MANIFEST_NAME, Manifest, same_models
 from miro_jax.data.records.shards import (
     BASE_NAME,
@@ -60,11 +61,18 @@ def has_all(folder: Folder) -> bool:
 
 
 def check(claim: Claim, request: Mapping[str, Any]) -> None:
-    """Raise ValueError if a folder holds, or is to hold, records of another request."""
+    """Raise ValueError if a folder holds, or is to hold, anything but records of this request."""
     folder = claim.folder
     if claim.present() is None:
-        used = folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in folder.names())
-        if used and claim.present() is None:  # another process may have begun, or ended, in between
+        names = [name for name in folder.names() if not name.startswith(".")]
+        used = folder.is_used(parts.FOLDER) or any(n.endswith(SHARD_SUFFIX) for n in names)
+        # Another process may have begun, or ended, in between.
+        if (used or names) and claim.present() is None:
+            if not used:  # the images themselves, perhaps
+                raise ValueError(
+                    f"The folder of the records must be new or empty; {folder} holds "
+                    f"{some(names)}. Name another."
+                )
             raise ValueError(
                 f"{folder} holds shards or a folder {parts.FOLDER!r}, but neither {MANIFEST_NAME} "
                 f"nor {PARTIAL_NAME} that say what they were made with. Delete the folder or name "
