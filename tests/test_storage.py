@@ -10,6 +10,7 @@ import pytest
 import s3fs
 
 from miro_jax.data import storage
+from miro_jax.data.storage import remote
 from miro_jax.data.storage.ahead import THREADS
 
 
@@ -215,3 +216,15 @@ def test_s3_is_asked_once_for_a_file(make_bucket, monkeypatch):
         assert folder.read("a") == data and asked == ["get_object"]
         monkeypatch.undo()
         asked.clear()
+
+
+@pytest.mark.parametrize("make", ["make_bucket", "make_gs_bucket"])
+def test_the_mark_of_a_folder_that_a_console_made_is_no_file(request, make):
+    bucket = request.getfixturevalue(make)()
+    system, root = remote.open_url(bucket)
+    for name in ("set/", "set/below/", "set/a"):
+        system.pipe_file(f"{root}/{name}", b"")
+    system.invalidate_cache()
+    folder = storage.open_folder(f"{bucket}/set")
+    assert system.exists(f"{root}/set/") and folder.names() == ["a"]
+    assert folder.names("below") == [] and folder.folders() == ["below"]

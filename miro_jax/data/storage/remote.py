@@ -121,7 +121,9 @@ class RemoteFolder(Folder):
             found = self._system.ls(self._place(inside), detail=True)
         except FileNotFoundError:
             return []
-        return [(facts["name"].rstrip("/").rpartition("/")[2], facts) for facts in found]
+        # Consoles mark a folder that they make by an empty object of its name.
+        below = [x for x in found if x["name"].rstrip("/") != self._place(inside)]
+        return [(facts["name"].rstrip("/").rpartition("/")[2], facts) for facts in below]
 
     def is_used(self, inside: str) -> bool:
         return self._system.exists(self._place(inside))  # scratch is elsewhere
