@@ -66,6 +66,7 @@ def test_each_verb_explains_itself(capsys, verb):
     assert __main__.main([verb, "--help"]) == 0
     out, err = capsys.readouterr()
     assert "example" in out and err == ""
+    assert out.count("Exit status: 0 ") == 1 and "2 a bad argument" in out and "130, 143" in out
 
 
 @pytest.mark.parametrize(

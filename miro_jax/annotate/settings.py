@@ -185,12 +185,10 @@ examples
   miro-jax annotate ... --pieces=0-99        some pieces; then, when all are done:
   miro-jax annotate ... --merge
 
-Exit status: 0 all that was requested is done, 1 it failed and the same command may resume, 2 a bad
-argument, 130, 143 or 129 stopped by SIGINT, SIGTERM or SIGHUP: finished batches are kept, the same
-command resumes, a second signal ends at once.
-
 A worker of a Kubernetes Indexed Job (JOB_COMPLETION_INDEX and NUM_WORKERS), of a Slurm array or of
 a TPU slice takes its own pieces by itself; --pieces=all takes all. See docs/annotate.md.
+
+A signal keeps finished batches, and the same command resumes; a second one ends at once.
 """
 
 
@@ -201,4 +199,6 @@ def make_parser() -> Parser:
         Settings,
         description="Turn images with captions into records: encoded, scored, ready to train on.",
         epilog=EPILOG,
+        done="all that was requested is done",
+        failed="it failed and the same command may resume",
     )

@@ -30,6 +30,8 @@ from miro_jax.data.near import near_name
 T = TypeVar("T")
 _OF_PATHS = ("--checkpoint", "--source", "--workdir", "--config")  # that may be typed without
 _MISSING = "the following arguments are required: "  # as argparse says it
+_STATUSES = """Exit status: 0 {done}, 1 {failed},
+2 a bad argument; 130, 143 or 129 stopped by Ctrl-C (SIGINT), SIGTERM or SIGHUP."""
 _RULES = {"choices", "at_least", "at_most", "share", "repeat", "positional", "flag", "unset"}
 # Of `--mesh`, see `models.sharding.parse_mesh`.
 MESH_HELP = (
@@ -268,11 +270,22 @@ class Parser(argparse.ArgumentParser):
 
     Args:
       verb: of `miro-jax`; its sub-commands have a `prog` instead. settings: whose fields are flags.
+      epilog: after the flags in the help. done, failed: what exit statuses 0 and 1 mean, there too.
     """
 
-    def __init__(self, verb: str = "", settings: type | None = None, **arguments: Any):
-        named = {"prog": command_of(verb)} if verb else {}
-        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **named, **arguments)
+    def __init__(
+        self,
+        verb: str = "",
+        settings: type | None = None,
+        *,
+        epilog: str = "",
+        done: str = "all is done",
+        failed: str = "it failed",
+        **arguments: Any,
+    ):
+        arguments |= {"prog": command_of(verb)} if verb else {}
+        arguments["epilog"] = f"{epilog.rstrip()}\n\n{_STATUSES.format(done=done, failed=failed)}"
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **arguments)
         if settings is not None:
             add_flags(self, settings)
 

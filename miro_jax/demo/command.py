@@ -31,6 +31,7 @@ def _plan(words: Sequence[str]) -> Options:
         "of each reward, and images with their measured scores.",
         epilog="example:\n  miro-jax demo --checkpoint=runs/base\n\nThe page makes no request to "
         "any other host. It needs the extra: pip install 'miro_jax[demo]'.",
+        done="stopped by Ctrl-C, its usual end",
     )
     options = make_settings(Options, parser.read(words))
     if importlib.util.find_spec("gradio") is None:

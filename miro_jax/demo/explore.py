@@ -50,8 +50,7 @@ def _parser() -> Parser:
         VERB,
         description="Make a static page of images at many levels of all rewards, driven by "
         f"sliders, with scores under each image.\nThe folder gets {Explore.makes}.",
-        epilog=f"example:\n  miro-jax explore {Explore.example}\n\n"
-        "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
+        epilog=f"example:\n  miro-jax explore {Explore.example}",
     )
     for title in (WHAT, HOW, MODEL, WHERE):
         parser.add_argument_group(title)

@@ -16,13 +16,16 @@ _DESCRIPTION = """Look at this machine: whether versions fit together, drivers, 
 they compute, memory, disk, open files, caches, weights, the store of runs and its clock, the other
 processes. With --benchmark also time a matrix product, a training step and a sampler, in about a
 minute."""
-_EPILOG = """Exit status: 0 nothing is in the way, 1 something is (a line that begins with
-FAIL). WARN is what works, not as well as it could; the line says what to do.
+_EPILOG = """WARN is what works, not as well as it could; the line says what to do.
 
 example:
   miro-jax doctor --benchmark --config=base
   miro-jax doctor --workdir=gs://bucket/runs --weights=sdxl_vae,flan_t5
 """
+_STATUSES = {
+    "done": "nothing is in the way",
+    "failed": "something is (a line that begins with FAIL)",
+}
 AUTO = "auto"
 
 
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG, **_STATUSES)
     settings = flags.make_settings(Settings, parser.read(arguments))
     check(settings)
     if settings.workdir is not None and (not settings.workdir or one_slash(settings.workdir)):

@@ -18,11 +18,13 @@ steps a second, hours, records, disk and money. Nothing is fetched, and no accel
 takes half a minute for the paper's network."""
 _EPILOG = """Keys of the config are changed as for `miro-jax train`: --config.train.batch_size=512.
 
-Exit status: 0 a training step fits, 1 it does not (the text says what would).
-
 example:
   miro-jax plan --config=miro --chips=v5e-16 --records=10000000
 """
+_STATUSES = {
+    "done": "a training step fits",
+    "failed": "it does not (the text says what would)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: Sequence[str] | None) -> Settings:
-    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG)
+    parser = flags.Parser(VERB, Settings, description=_DESCRIPTION, epilog=_EPILOG, **_STATUSES)
     words = list(sys.argv[1:] if arguments is None else arguments)
     keys = tuple(word for word in words if word.startswith("--config."))
     read = parser.read([word for word in words if word not in keys])

@@ -133,8 +133,7 @@ def _parser(name: str) -> Parser:
         prog=f"{command_of(VERB)} {name}",
         description=f"{name}: {verb.summary}.\nThe folder gets {verb.makes}.\n\n"
         f"verbs, the first word of a command:\n{listed}",
-        epilog=f"example:\n  miro-jax sample {name} {verb.example}\n\n"
-        "Exit status: 0 all is done, 1 it failed, 2 a bad argument.",
+        epilog=f"example:\n  miro-jax sample {name} {verb.example}",
     )
     add_flags(parser, verb)
     positional = [f.metadata for f in dataclasses.fields(verb)]

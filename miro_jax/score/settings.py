@@ -80,5 +80,6 @@ def make_parser() -> Parser:
         epilog="example: miro-jax score photos --captions=captions.csv "
         "--rewards=pick_score,image_reward --out=scores.parquet\n\n"
         "Several processes share the pieces of the input, as those of annotate do: see "
-        "docs/annotate.md. Exit status: as for annotate.",
+        "docs/annotate.md.",
+        failed="it failed and the same command may resume",
     )

@@ -38,6 +38,7 @@ class _Verb:
     epilog: str
     add: Callable[[Parser], Any]
     run: Callable[[Namespace], object]  # its exit status, where it is another than DONE
+    statuses: dict[str, str] = dataclasses.field(default_factory=dict)  # see `Parser`
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
 
     def plan() -> Namespace:
         chosen = _VERBS[verb]
-        parser = Parser(verb, description=chosen.description, epilog=chosen.epilog)
+        parser = Parser(
+            verb, description=chosen.description, epilog=chosen.epilog, **chosen.statuses
+        )
         chosen.add(parser)
         return parser.read(words)
 
@@ -187,11 +190,14 @@ _VERBS = {
         _diff,
     ),
     "check": _Verb(
-        "Hold a result against published values. Exit status: 0 all that can be compared passes, "
-        "1 a value fails, 2 a bad argument, 3 nothing can be compared.",
+        "Hold a result against published values.",
         "example:\n  miro-jax check miro_2510.25897 evals/miro/geneval@1 --model=miro_synthetic",
         _add_check,
         _check,
+        {
+            "done": "all that can be compared passes",
+            "failed": "a value fails, 3 nothing can be compared",
+        },
     ),
     "import": _Verb(
         "Read results of the original tools (GenEval's results.jsonl, rewards.jsonl of the "
