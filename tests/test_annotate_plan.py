@@ -204,13 +204,13 @@ def test_disk_is_estimated_near_to_what_is_written(source, tmp_path):
         "dtype": None,
     }
     job = make_plan(source, tmp_path / "out", ["beauty"], **small)
-    each = sum(estimate.disk(job, estimate.look(job.source.pieces)).values())
+    each = sum(estimate.disk(job.toolbox, estimate.look(job.source.pieces)).values())
     annotate.execute(job)
     names = sorted((tmp_path / "out").glob("*.array_record"))
     from_parts = sum(path.stat().st_size for path in names)
     assert 0.3 * from_parts < 60 * each < 3 * from_parts
     more = make_plan(source, tmp_path / "b", ["beauty"], encode_512=True, **small)
-    fields = estimate.disk(more, estimate.look(job.source.pieces))
+    fields = estimate.disk(more.toolbox, estimate.look(job.source.pieces))
     assert fields["image_mean_512, image_std_512"] == 4 * 512 * 512 * 3
     assert fields["image_mean, image_std"] == 4 * 48 * 48 * 3
 

@@ -255,9 +255,18 @@ def test_towers_take_the_share_of_their_chip():
 
 
 def test_the_paper_s_annotation_costs_what_its_cards_say():
-    flops = budget.annotation_flops(read_config("miro"), 17.0)
+    flops, _ = budget.annotation(read_config("miro"), 17.0)
     assert 5e12 < flops < 20e12  # VQAScore alone is most of it
-    assert budget.annotation_flops(read_config("base"), 17.0) == 0
+    assert budget.annotation(read_config("base"), 17.0)[0] == 0
+
+
+def test_second_image_latents_are_part_of_what_annotation_takes():
+    """As `miro-jax annotate --plan` counts them."""
+    flops, record = budget.annotation(read_config("miro"), 17.0)
+    larger = read_config("miro", ["--config.annotate.encode_512=True"])
+    more_flops, more_bytes = budget.annotation(larger, 17.0)
+    assert more_flops > flops
+    assert more_bytes - record == 4 * 64 * 64 * 4  # mean and standard deviation, float16
 
 
 @pytest.mark.slow

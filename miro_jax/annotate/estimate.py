@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from miro_jax.annotate import origin
-from miro_jax.annotate.models import IMAGE, SECOND_SIZE, Toolbox, find_card
+from miro_jax.annotate.models import IMAGE, SECOND_SIZE, Group, Toolbox, find_card
 from miro_jax.annotate.plan import Job
 from miro_jax.annotate.work import Gauge, Run
 from miro_jax.data.printable import counted, in_bytes, in_time
@@ -77,9 +77,8 @@ def look(pieces: list[Piece]) -> Look:
     )
 
 
-def disk(job: Job, seen: Look) -> dict[str, float]:
+def disk(toolbox: Toolbox, seen: Look) -> dict[str, float]:
     """Return the bytes of a record, by field."""
-    toolbox = job.toolbox
     image = toolbox.image_encoder
     encoder = build_image_encoder(**image) if isinstance(image, Mapping) else image
     height, width, channels = encoder.latent_shape
@@ -101,20 +100,22 @@ def disk(job: Job, seen: Look) -> dict[str, float]:
     return fields
 
 
-def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[Size]]:
-    """Return the sizes of the networks of each group that is to run.
+def model_sizes(
+    toolbox: Toolbox, groups: Sequence[Group], batch: int, seen: Look, data: int, model: int
+) -> dict[str, list[Size]]:
+    """Return the sizes of the networks of each group.
 
     Args:
+      groups: those that are to run. batch: samples at a time. seen: of the source.
       data, model: devices along the axes of the mesh.
     """
-    toolbox, batch = job.toolbox, job.settings.batch_size
     own, synthetic = (seen.words, 1.0), (seen.synthetic_words, seen.synthetic)
     # Where some samples of a chunk have a synthetic caption, rewards judge a second one of all.
     second = [(seen.synthetic_words, 1.0)] if seen.synthetic else []
     judged = Work(batch, data, model, (own, *second))
     encoded = Work(batch, data, model, (own, synthetic))
     sizes: dict[str, list[Size]] = {}
-    for group in job.groups:
+    for group in groups:
         some = sizes[group.name] = []
         for name in toolbox.names:
             if name in group.members and (card := find_card(name)):
@@ -130,6 +131,11 @@ def model_sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[S
                 some.append(dataclasses.replace(both[0], work=work, gflop=gflop))
         _count_copies_once(some, toolbox)
     return sizes
+
+
+def _sizes(job: Job, seen: Look, data: int, model: int) -> dict[str, list[Size]]:
+    batch = job.settings.batch_size
+    return model_sizes(job.toolbox, job.groups, batch, seen, data, model)
 
 
 def _at_sides(card: NetworkCard, toolbox: Toolbox) -> list[NetworkCard]:
@@ -218,7 +224,7 @@ def describe(job: Job) -> str:
 
 
 def _disk_lines(job: Job, seen: Look, records: float) -> list[str]:
-    fields = disk(job, seen)
+    fields = disk(job.toolbox, seen)
     total = sum(fields.values()) * records
     lines = ["disk:"]
     for name, size in (fields | {"in all": sum(fields.values())}).items():
@@ -245,7 +251,7 @@ def _memory_lines(
     data, model = mesh
     devices = "one device" if data * model == 1 else f"each of {data * model} devices"
     lines = [f"memory of {devices} ({data} x {model}), batches of {job.settings.batch_size}:"]
-    sizes = model_sizes(job, seen, data, model)
+    sizes = _sizes(job, seen, data, model)
     missing: list[str] = []
     for group, models in sizes.items():
         for one in models:
@@ -272,7 +278,7 @@ def _memory_lines(
         remedies = ["more devices", "a smaller batch"]
         for cut in range(model + 1, data * model + 1):
             if data * model % cut == 0:
-                sizes = model_sizes(job, seen, data * model // cut, cut)
+                sizes = _sizes(job, seen, data * model // cut, cut)
                 if _peak(sizes, job.settings.one_by_one) <= device_memory * _GIB:
                     remedies.insert(0, f"--mesh=allx{cut}")
                     break
@@ -314,7 +320,7 @@ def mesh_of(job: Job, devices: int) -> tuple[int, int]:
 def _time_lines(
     job: Job, seen: Look, records: float, share: float, rates: Mapping[str, float]
 ) -> list[str]:
-    sizes = model_sizes(job, seen, 1, 1)
+    sizes = _sizes(job, seen, 1, 1)
     gflop = sum(one.gflop for models in sizes.values() for one in models)
     lines = ["work: no model has a network"]
     if gflop:

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from miro_jax.annotate.models import find_card
+from miro_jax.annotate.estimate import Look, disk, model_sizes
+from miro_jax.annotate.models import Group, Toolbox
 from miro_jax.cli import exit as exits
 from miro_jax.cli.chips import CHIPS, read_prices
 from miro_jax.data.printable import in_bytes, in_time
@@ -23,7 +24,6 @@ from miro_jax.evaluate.speed import KNOWN, TRAINING_BATCH
 from miro_jax.models.flops import peak_tflops, sampling_flops, training_flops
 from miro_jax.models.sharding import data_size
 from miro_jax.models.solvers import get_solver
-from miro_jax.pretrained.card import TOKENS_PER_WORD, Work
 from miro_jax.rewards.names import short_name
 from miro_jax.train import components
 from miro_jax.train.memory import Layout, Memory, StepMemory, smallest_change
@@ -116,8 +116,9 @@ def make(settings: plan.Settings) -> Budget:
     evaluations = get_solver(config.sample.solver).evaluations(config.sample.num_steps)
     sampled = sampling_flops(sizes, tokens, evaluations) * (branches / images if images else 0.0)
     steps, least = config.train.num_steps, config.train.num_steps * HOST_SECONDS
+    annotated, record = annotation(config, settings.words)
     works = (
-        ("annotate", settings.records, annotation_flops(config, settings.words), towers, 0.0),
+        ("annotate", settings.records, annotated, towers, 0.0),
         ("train", trained, training_flops(sizes, tokens), mfu, least),
         ("evaluate", images, sampled, mfu, 0.0),
     )
@@ -127,8 +128,8 @@ def make(settings: plan.Settings) -> Budget:
     )
     saved = step.of(Layout(), batch).state  # whole
     stored = {
-        "a record": record_bytes(config, settings.words),
-        "records": record_bytes(config, settings.words) * settings.records,
+        "a record": record,
+        "records": record * settings.records,
         "a checkpoint": saved,
         "checkpoints": saved * (config.train.keep_checkpoints + 1),
     }
@@ -214,25 +215,24 @@ def price_of(settings: plan.Settings) -> float | None:
     return given.get(name, CHIPS[name].price)
 
 
-def annotation_flops(config: Any, words: float) -> float:
-    """Return the operations of a record: towers of rewards, autoencoder, caption encoder."""
-    work = Work(config.annotate.batch_size, 1, 1, ((words, 1.0),))
-    total = 0.0
-    for name in (*config.rewards, config.encoder.image.name, config.encoder.caption.name):
-        if card := find_card(name):
-            given = {"image_gflop": card.image_gflop}
-            if name == config.encoder.image.name:
-                given["image_gflop"] *= (config.encoder.image.size / 256) ** 2
-            card = dataclasses.replace(card, **given)
-            total += card.size(work, None, config.annotate.dtype).gflop
-    return total * 1e9
+def annotation(config: Any, words: float) -> tuple[float, float]:
+    """Return the operations and the bytes of a record, of models whose weights are the published.
 
-
-def record_bytes(config: Any, words: float) -> float:
-    """Return the bytes of a record: two float16 latents, tokens, scores."""
-    caption = config.encoder.caption
-    tokens = min(words * TOKENS_PER_WORD + 1, caption.max_tokens)
-    return 4.0 * math.prod(latent_shape(config)) + 2.0 * tokens * caption.width + 900
+    Args:
+      words: of a caption.
+    """
+    toolbox = Toolbox(
+        config.rewards,
+        dict(config.encoder.image),
+        dict(config.encoder.caption),
+        groups=(),
+        encode_512=config.annotate.encode_512,
+        dtype=config.annotate.dtype,
+    )
+    every = Group("all", (*toolbox.names, *toolbox.encoders))
+    seen = Look(1, 1.0, 0.0, words, 0.0, {})
+    sizes = model_sizes(toolbox, [every], config.annotate.batch_size, seen, 1, 1)
+    return 1e9 * sum(one.gflop for one in sizes["all"]), sum(disk(toolbox, seen).values())
 
 
 def evaluated_branches(config: Any) -> float:
