@@ -300,8 +300,8 @@ def test_files_are_fetched_once(quick_store, tmp_path, monkeypatch):
     open_mirror(quick_store, there).fetch()
     write(here, "b", "2")
     ours.push()
-    fetched, fetch = [], quick_store.local
-    monkeypatch.setattr(quick_store, "local", lambda n, s: (fetched.append(n), fetch(n, s))[1])
+    fetched, fetch = [], quick_store.fetch
+    monkeypatch.setattr(quick_store, "fetch", lambda n, p: (fetched.append(n), fetch(n, p)))
     (there / "a").write_text("changed here")
     open_mirror(quick_store, there).fetch()
     assert sorted(fetched) == ["a", "b"] and contents(there) == {"a": "1", "b": "2"}

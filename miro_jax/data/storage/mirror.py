@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -30,7 +29,13 @@ from typing import Any
 
 from miro_jax.data.json_file import read_json
 from miro_jax.data.storage.base import SCRATCH
-from miro_jax.data.storage.files import TEMPORARY, to_json, write_atomic
+from miro_jax.data.storage.files import (
+    TEMPORARY,
+    published,
+    remove_leftovers,
+    to_json,
+    write_atomic,
+)
 from miro_jax.data.storage.lease import Lease, locked
 from miro_jax.data.storage.remote import RemoteFolder, errors_of_stores
 
@@ -309,12 +314,9 @@ class Mirror:
     def _fetch_one(self, name: str) -> None:
         path = self.local / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f"{SCRATCH}{hashlib.sha256(name.encode()).hexdigest()[:16]}")
-        scratch.mkdir(exist_ok=True)
-        try:
-            os.replace(self.store.local(name, scratch), path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        remove_leftovers(path)
+        with published(path, durable=False) as file:
+            self.store.fetch(name, file.name)
 
     def _with_stamps(
         self,
