@@ -11,6 +11,7 @@ import pytest
 from configs import base as configs
 from miro_jax.cli import exit as exits
 from miro_jax.cli.signals import ENDING
+from miro_jax.data.storage import LocalFolder
 from miro_jax.data.storage.lease import locked
 from miro_jax.evaluate import base, gallery, run
 from tests.painting import SAMPLING, Meter, build_all, gauges
@@ -63,15 +64,15 @@ def test_a_signal_keeps_what_is_drawn_and_the_next_call_draws_the_rest(tmp_path,
     assert not drawn.exists()
 
 
-@pytest.mark.parametrize("module", [base, gallery])
-def test_a_full_disk_gives_status_1_the_path_and_what_to_do(tmp_path, capsys, monkeypatch, module):
+@pytest.mark.parametrize("writer", [(LocalFolder, "write"), (gallery, "write_atomic")])
+def test_a_full_disk_gives_status_1_the_path_and_what_to_do(tmp_path, capsys, monkeypatch, writer):
     names, built = evaluators(tmp_path)
 
-    def full(path, data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(where, *_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomic", full)
+        patch.setattr(*writer, full)
         status = exits.run(
             "evaluate",
             lambda: None,

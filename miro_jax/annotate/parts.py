@@ -144,10 +144,7 @@ def list_parts(folder: Folder, piece: int) -> list[tuple[str, int, int]]:
 
 def load_part(folder: Folder, name: str) -> Part | None:
     """Read a part; None if it is missing or damaged."""
-    try:
-        return decode_part(folder.read(name), name)
-    except (FileNotFoundError, Damaged):
-        return None
+    return folder.intact(name, decode_part)
 
 
 def save_part(folder: Folder, part: Part) -> None:

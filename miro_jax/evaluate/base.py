@@ -15,8 +15,8 @@ import numpy as np
 
 from miro_jax.annotate.parts import seal, unseal
 from miro_jax.data.records.bins import Bins, levels
-from miro_jax.data.storage import Damaged
-from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage import LocalFolder
+from miro_jax.data.storage.files import to_json
 from miro_jax.evaluate.prompts import Prompts
 from miro_jax.models.targets import Targets
 from miro_jax.report.results import Result
@@ -138,7 +138,7 @@ class Remembering:
 
     def __init__(self, pipeline: Any, folder: Path | None = None, facts: Any = None):
         self._pipeline, self._made = pipeline, {}
-        self._folder, self._facts = folder, facts
+        self._folder, self._facts = folder and LocalFolder(folder), facts
         self.reward_names = pipeline.reward_names
         self.on_images: Callable[[int], Any] = lambda count: None
 
@@ -171,23 +171,17 @@ class Remembering:
 
     def _read(self, key: str) -> np.ndarray | None:
         """Return the images that an evaluation which was stopped has made, None for none."""
-        path = self._folder and self._folder / key
-        if path is None or not path.is_file():
-            return None
-        try:
-            return unseal(path.read_bytes(), key)[0]["images"]
-        except Damaged:
-            return None
+        part = self._folder and self._folder.intact(key, unseal)
+        return part and part[0]["images"]
 
     def _write(self, key: str) -> None:
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._folder / key, seal({"images": self._made[key]}, {"name": key}))
+            self._folder.write(key, seal({"images": self._made[key]}, {"name": key}))
 
     def clear(self) -> None:
         """Remove the files of an evaluation that is complete."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self._folder.path, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

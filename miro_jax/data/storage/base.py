@@ -175,6 +175,13 @@ class Folder(abc.ABC):
         except ValueError as error:
             raise Damaged(f"{self / name} is damaged: {error}") from error
 
+    def intact(self, name: str, parse: Callable[[bytes, str], T]) -> T | None:
+        """Return what `parse` makes of a file and its name; None where it is missing or Damaged."""
+        try:
+            return parse(self.read(name), name)
+        except (FileNotFoundError, Damaged):
+            return None
+
     def leftovers(self) -> list[str]:
         """List the files of the folder that killed writers left."""
         return [name for name in self.names() if files.LEFTOVER.search(name)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from miro_jax.cli.progress import Progress
 from miro_jax.data.sources.images import BadImage, load_rgb
-from miro_jax.data.storage import Damaged, Folder
+from miro_jax.data.storage import Folder
 from miro_jax.data.storage.files import to_sealed_json
 from miro_jax.evaluate.suites.base import Judge
 from miro_jax.evaluate.suites.find import SuiteImage
@@ -99,7 +99,4 @@ def _name(number: int) -> str:
 
 def _read(folder: Folder, number: int) -> dict[str, Any] | None:
     """Return a part that is done; None for one that is not, or was spoiled by a power cut."""
-    try:
-        return folder.read_json(_name(number), _SCHEMA)
-    except (FileNotFoundError, Damaged):
-        return None
+    return folder.intact(_name(number), lambda data, name: folder.parse_json(name, data, _SCHEMA))
