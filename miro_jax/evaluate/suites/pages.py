@@ -1,9 +1,9 @@
 """Pages of evaluations: one file each, with the numbers, the manifest and images to look at."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from miro_jax.data.printable import counted
@@ -14,6 +14,7 @@ from miro_jax.evaluate.suites.identity import differing
 from miro_jax.evaluate.suites.manifest import GROUPS, Evaluation
 from miro_jax.evaluate.suites.tables import Cell, Table, cell_of, format_cell, table_of
 from miro_jax.report import page
+from miro_jax.report.grids import encode_png
 from miro_jax.report.page import Tile
 
 _SHOWN, _SIDE = 12, 160  # images on a page, and their longer side in pixels
@@ -130,10 +131,8 @@ def _pictures(
             image = image.resize(
                 (image.width * times, image.height * times), Image.Resampling.NEAREST
             )
-        data = io.BytesIO()
-        image.save(data, "PNG")
         reasons = "; ".join(_reason(one) for one in row.get("reasons", []))
-        shown.append((page.data_uri(data.getvalue()), row["prompt"], reasons))
+        shown.append((page.data_uri(encode_png(np.asarray(image))), row["prompt"], reasons))
     return shown
 
 
