@@ -12,6 +12,7 @@ import numpy as np
 from miro_jax.data.shapes import scene, world
 from miro_jax.data.shapes.detect import Reading
 from miro_jax.evaluate.base import Judges, Sampling
+from miro_jax.evaluate.prompts import prompts_in_turn
 from miro_jax.evaluate.study.measured import BEST_OF, DEFAULT, DIAL, REPORT, SEARCH, Cell
 from miro_jax.evaluate.study.settings import BASELINE, MIRO, Run, Study
 from miro_jax.models.targets import to_levels
@@ -47,9 +48,9 @@ def make_prompts(study: Study, seed: int) -> tuple[dict, dict]:
         DIAL: study.dial_per_category,
     }
     for number, (name, count) in enumerate(sizes.items()):
-        drawn = [world.prompts(c, count, seed + number) for c in scene.CATEGORIES]
-        prompts[name] = tuple(text for row in zip(*drawn, strict=True) for text, _ in row)
         categories[name] = scene.CATEGORIES * count
+        in_turn = prompts_in_turn(scene.CATEGORIES, len(categories[name]), seed + number)
+        prompts[name] = tuple(in_turn)
     return prompts, categories
 
 
