@@ -46,12 +46,15 @@ def draw_curves(run: Path) -> dict[str, dict[str, Markup]]:
     return drawn
 
 
+def mark_of(metric: Mapping[str, Any], divisor: float = 1.0) -> dict[str, float]:
+    """Return mean, low and high of a metric; the diversity of a set has no interval."""
+    mean = metric["value"]
+    ends = {end: mean if metric.get(end) is None else metric[end] for end in ("low", "high")}
+    return {name: one / divisor for name, one in {"mean": mean, **ends}.items()}
+
+
 def _draw(suite: str, name: str, values: Mapping[int, Mapping[str, Any]]) -> Markup:
-    marks = []
-    for one in values.values():
-        mean = one["value"]
-        ends = {end: one.get(end) for end in ("low", "high")}  # none of the diversity of a set
-        marks.append({"mean": mean} | {k: mean if v is None else v for k, v in ends.items()})
+    marks = [mark_of(one) for one in values.values()]
     ends = [mark[end] for mark in marks for end in ("low", "high")]
     steps = list(values)
     chart = Chart(fit_axis(steps, "training step"), fit_axis(ends, name), width=360, height=220)

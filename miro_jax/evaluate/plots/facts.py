@@ -25,7 +25,7 @@ from miro_jax.evaluate.suites.measure import (
     clusters_of,
 )
 from miro_jax.report import clustered
-from miro_jax.report.suite_curves import EVALS
+from miro_jax.report.suite_curves import EVALS, mark_of
 
 PUBLISHED = "published"
 PAPER = Path(__file__).parent / "published" / "miro_2510.25897.json"
@@ -206,10 +206,10 @@ def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         name = measure_name(evaluation, metric)
         if name is None or value.get("value") is None:
             continue
-        found[name] = _scaled(value, measure(name).divisor)
+        found[name] = mark_of(value, measure(name).divisor)
         for tag, part in value.get("tags", {}).items() if metric == OVERALL else ():
             if part.get("value") is not None:
-                found[tag] = _scaled(part, measure(tag).divisor)
+                found[tag] = mark_of(part, measure(tag).divisor)
     return found
 
 
@@ -256,13 +256,6 @@ def measure_name(evaluation: Evaluation, metric: str) -> str | None:
     if metric not in evaluation.manifest["rewards"]:
         return None
     return next((name for name, one in measures().items() if one.identity == metric), metric)
-
-
-def _scaled(metric: Mapping[str, Any], divisor: float) -> dict[str, float]:
-    value = metric["value"]
-    ends = {end: metric.get(end) for end in ("low", "high")}
-    ends = {end: value if one is None else one for end, one in ends.items()}
-    return {"mean": value / divisor, **{end: one / divisor for end, one in ends.items()}}
 
 
 Prompts = Mapping[str, Mapping[str, Sequence[str]]]
