@@ -79,7 +79,7 @@ def test_only_what_changed_is_uploaded_and_what_is_gone_is_deleted(store, tmp_pa
 def test_what_is_of_one_machine_or_not_finished_stays_here(quick_store, tmp_path):
     here = tmp_path / "here"
     write(here, "a", "1")
-    for name in (".lock-train", "records/tmp-123/x", f"b{storage.files.TEMPORARY}{'0' * 32}"):
+    for name in (".lock-train", "records/tmp-123/x", f"b{storage.mirror.TEMPORARY}{'0' * 32}"):
         write(here, name, "1")
     write(here, "checkpoints/10.orbax-checkpoint-tmp/params/d/0", "1")
     write(here, "checkpoints/20/params/d/0", "1")  # not committed
@@ -307,6 +307,18 @@ def test_files_are_fetched_once(quick_store, tmp_path, monkeypatch):
     assert sorted(fetched) == ["a", "b"] and contents(there) == {"a": "1", "b": "2"}
     open_mirror(quick_store, there).fetch()
     assert len(fetched) == 2
+
+
+def test_what_a_killed_fetch_left_is_deleted_and_never_uploaded(quick_store, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, "a/b", "1")
+    open_mirror(quick_store, here).push()
+    left = f"a/b{mirror.TEMPORARY}{'0' * 32}"
+    write(there, left, "half")
+    open_mirror(quick_store, there).push()
+    assert list(quick_store.tree()) == ["a/b"]
+    open_mirror(quick_store, there).fetch()
+    assert contents(there) == {"a/b": "1"} and not (there / left).exists()
 
 
 def test_uploads_go_on_in_the_background_and_through_failures(

@@ -184,6 +184,8 @@ class Mirror:
         ]
         for name in present.keys() - stored.keys():
             (self.local / name).unlink(missing_ok=True)
+        for left in self.local.rglob(f"*{TEMPORARY}*"):  # by a fetch that was killed
+            remove_leftovers(left.with_name(left.name.partition(TEMPORARY)[0]))
         _each(self._fetch_one, missing)
         self._known = self._with_stamps(stored, stored)
         self._write_marker()
@@ -314,7 +316,6 @@ class Mirror:
     def _fetch_one(self, name: str) -> None:
         path = self.local / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
         with published(path, durable=False) as file:
             self.store.fetch(name, file.name)
 
