@@ -159,10 +159,12 @@ def test_another_number_of_scores_than_images_is_refused(file, tmp_path, capsys)
     image = np.zeros((32, 32, 3), np.uint8)
     said = r"The reward short failed in judge: it must return one score for each of the images"
     reward = rewards.load_reward(f"{file}:Short")
-    with pytest.raises(ValueError, match=r"score must return \[\d+\] float32; got \[1\]"):
+    with pytest.raises(ValueError, match=r"judge must return \[\d+\] float32; got \[1\]"):
         contract.check_reward(reward)
     with pytest.raises(RewardFailed, match=rf"{said}.* \[3\], .*got \[1\].*Mend Short.judge"):
         base.score_all([reward], [image] * 3, [{"caption": ["a"] * 3}])
+    with pytest.raises(RewardFailed, match=rf"{said}.* \[3\], .*got \[1\].*Mend Short.judge"):
+        reward.score([image] * 3)
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):

@@ -101,10 +101,8 @@ class Reward:
         if not arrays:
             return np.zeros(0, np.float32)
         with naming(_names(len(arrays), captions)):
-            features = self.read(arrays)
-            with failing(self, "judge"):
-                scores = self.judge(features, captions)
-        require_usable(np.reshape(scores, (-1, 1)), [self])
+            scores = _judged(self, self.read(arrays), captions, stored=False)
+        require_usable(scores[:, None], [self])
         return scores
 
     def stored(self, score: np.ndarray) -> np.ndarray:

@@ -231,34 +231,41 @@ def _refuses(action: Callable[[], object], promise: str) -> None:
 
 
 def _check_scores(reward: base.Reward, images: Sequence[np.ndarray], texts: list[str]) -> None:
+    features = reward.read(images)
+    with failing(reward, "judge"):
+        judged = [reward.judge(features, texts) for _ in range(2)]
+    _require_float32(judged[0], "judge", len(images))
     try:
         scores = reward.score(images, texts)
     except FloatingPointError as error:
         raise BrokenPromise(str(error)) from error
-    _require(isinstance(scores, np.ndarray), "score must return a numpy array", type(scores))
-    _require(
-        scores.shape == (len(images),) and scores.dtype == np.float32,
-        f"score must return [{len(images)}] float32",
-        f"{list(scores.shape)} {scores.dtype}",
-    )
+    _require_float32(scores, "score", len(images))
     may_be_missing = getattr(reward, "may_be_missing", False)
     fine = np.isfinite(scores) | (np.isnan(scores) & may_be_missing)
     _require(fine.all(), "scores must be finite (NaN only with may_be_missing)", scores)
     again = reward.score(images, texts)
     _require(_equal(scores, again), f"score must repeat itself, {scores}", again)
-    prepared = base.stack([reward.prepare(image) for image in images])
-    features = reward.encode(prepared)
-    for times in ("once", "twice"):
-        judged = reward.judge(features, texts)
+    for times, one in zip(("once", "twice"), judged, strict=True):
         _require(
-            _equal(scores, judged),
+            _equal(scores, one),
             f"prepare, encode, judge ({times} on the same features) must give the score {scores}",
-            judged,
+            one,
         )
     empty = reward.score([], [])
     _require(np.shape(empty) == (0,), "the score of no images must be [0]", np.shape(empty))
     _refuses(lambda: reward.score(images, texts[1:]), "score must refuse a missing caption")
     _refuses(lambda: reward.score(images[:1], "x"), "score must refuse captions that are one str")
+
+
+def _require_float32(scores: object, method: str, count: int) -> None:
+    _require(
+        isinstance(scores, np.ndarray), f"{method} must return a numpy array", type(scores).__name__
+    )
+    _require(
+        scores.shape == (count,) and scores.dtype == np.float32,
+        f"{method} must return [{count}] float32",
+        f"{list(scores.shape)} {scores.dtype}",
+    )
 
 
 def _check_batches(
