@@ -313,6 +313,10 @@ def test_the_command_compares_two_runs(old, new, tmp_path, capsys):
     assert json.loads((tmp_path / "compare.json").read_text())["new"] == ["sharpness"]
     assert compare_command.main([str(tmp_path / "gone"), str(new)]) != 0
     assert compare_command.main([str(new), str(tmp_path)]) == 2
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "compare.html").write_text("mine")
+    assert compare_command.main([str(new), str(new), f"--out={mine}"]) == 2
+    assert "must be an earlier comparison's" in capsys.readouterr().err
     file = tmp_path / "compare.json"
     capsys.readouterr()
     assert compare_command.main([str(new), str(new), f"--out={file}"]) == 2

@@ -45,6 +45,15 @@ def test_results_of_the_original_tools_become_an_evaluation(theirs, capsys):
     assert entry.main(words) == 2 and "must hold no evaluation yet" in capsys.readouterr().err
 
 
+def test_import_replaces_no_file_that_no_evaluation_wrote(theirs, capsys):
+    (out := theirs / "out").mkdir()
+    (out / "table.csv").write_text("mine")
+    words = ["import", str(theirs / "results.jsonl"), "--suite=geneval", f"--out={out}"]
+    assert entry.main(words) == 2
+    assert f"{out} holds table.csv, which no evaluation wrote" in capsys.readouterr().err
+    assert (out / "table.csv").read_text() == "mine"
+
+
 def test_import_refuses_what_is_no_such_file(theirs, capsys):
     bad = theirs / "bad.jsonl"
     words = ["import", str(bad), "--suite=geneval", f"--out={theirs / 'x'}"]

@@ -270,3 +270,13 @@ def test_files_that_no_evaluation_wrote_are_not_replaced(folder, tmp_path, capsy
     err = capsys.readouterr().err
     assert f"{tmp_path} holds {name}, which no evaluation wrote" in err and err.count("\n") == 1
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1]"])
+def test_json_that_no_evaluation_wrote_is_not_called_damaged(folder, tmp_path, capsys, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    words = ["evaluate", str(folder), "--suite=shapes", "--no-judge", "--rewards=beauty"]
+    assert entry.main([*words, f"--out={tmp_path}"]) == 2
+    err = capsys.readouterr().err
+    assert "must be a folder of its own" in err and "is no evaluation of a suite. Name" in err
+    assert (tmp_path / "evaluation.json").read_text() == content

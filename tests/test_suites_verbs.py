@@ -339,6 +339,19 @@ def test_compare_takes_the_folder_for_its_files_as_a_word_too(made, tmp_path, ca
     assert (tmp_path / "c" / "compare.html").exists()
 
 
+@pytest.mark.parametrize("name", ["compare.csv", "compare.html", "compare.json"])
+def test_compare_replaces_no_file_that_no_comparison_wrote(made, tmp_path, capsys, name):
+    first, second, _ = (str(one.folder) for one in made)
+    words = ["compare", first, second, f"--out={tmp_path}"]
+    (tmp_path / name).write_text('{"names": 1}')
+    assert entry.main(words) == 2
+    said = f"{name} of {tmp_path} must be an earlier comparison's; miro-jax compare did not write"
+    assert said in capsys.readouterr().err
+    assert [one.read_text() for one in tmp_path.iterdir()] == ['{"names": 1}']
+    (tmp_path / name).unlink()
+    assert entry.main(words) == entry.main(words) == 0
+
+
 def test_the_number_of_fields_that_differ_has_its_noun():
     result = {"names": ("a", "b"), "fields": [("x", 1, 2)], "same_images": True}
     assert difference.lines(result)[0] == "a and b: 1 field differs"

@@ -93,7 +93,7 @@ def run(before: Trained, config: ml_collections.ConfigDict, after: Path, out: Pa
     }
     if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "compare.json", to_json(result))
+        write_atomic(out / "compare.json", to_json(result))  # first, see `suites.comparison`
         write_atomic(out / "compare.html", comparison.render(result))
         exit.say("\n".join([*comparison.lines(result), f"page: {out / 'compare.html'}"]))
 

@@ -58,4 +58,5 @@ def _plan(words: Sequence[str]) -> tuple[str, ml_collections.ConfigDict, Path, P
     sample.trained.peek(given["before"])
     out = here(given["out"] or str(after))
     open_folder(out)  # raises where it is a file, before anything is sampled
+    evaluate.suites.comparison.check_free(out, (".json", ".html"))
     return given["before"], config, after, out

@@ -5,10 +5,13 @@ once, and p is that of sign flips, adjusted by Holm over all tests of the table.
 not share a column are refused; forced, they are marked.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from miro_jax.cli.exit import UsageError
+from miro_jax.data.json_file import read_json
 from miro_jax.data.printable import counted
 from miro_jax.evaluate.suites import identity
 from miro_jax.evaluate.suites.manifest import Evaluation
@@ -18,6 +21,35 @@ from miro_jax.report import clustered
 
 SIGNIFICANT = 0.05
 FORCED = " !"  # the mark of a number that does not belong into its column
+NAME = "compare"  # of the files, of a comparison of networks too
+_SCHEMAS = (
+    {"names": [str], "rows": list, "notes": [str]},  # of evaluations
+    {"before": dict, "after": dict, "requests": dict, "dials": dict},  # of networks
+)
+
+
+def check_free(folder: Path, ends: Sequence[str]) -> None:
+    """Raise ValueError where a file would be replaced that no comparison made.
+
+    What an earlier comparison made is known by its compare.json, which it wrote first.
+
+    Args:
+      folder: to be written into. ends: of the names of the files.
+    """
+    held = [f"{NAME}{end}" for end in ends if os.path.lexists(folder / f"{NAME}{end}")]
+    if held and not any(_holds(folder / f"{NAME}.json", schema) for schema in _SCHEMAS):
+        raise ValueError(
+            f"{', '.join(held)} of {folder} must be an earlier comparison's; miro-jax compare did "
+            "not write it, and would replace it. Give another --out."
+        )
+
+
+def _holds(path: Path, schema: Any) -> bool:
+    try:
+        read_json(path, schema)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
 
 
 def compare(

@@ -20,7 +20,7 @@ from miro_jax.evaluate.suites.manifest import Evaluation
 from miro_jax.evaluate.suites.rows import ROWS_NAME, Row, dump_rows
 
 FORMS = ("text", "csv", "latex", "json")
-_ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex"}
+ENDINGS = {"text": ".txt", "csv": ".csv", "latex": ".tex"}
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "", "^": "", "\\": ""})
 NAME = "table"
 
@@ -98,8 +98,8 @@ def write_results(folder: Path, rows: Sequence[Row], groups: dict[str, Any]) -> 
 
 def write_all(folder: Path, name: str, table: Table) -> None:
     """Write a table as text, CSV and LaTeX."""
-    for form in ("text", "csv", "latex"):
-        write_atomic(folder / f"{name}{_ENDINGS[form]}", render(table, form).encode("utf-8"))
+    for form, ending in ENDINGS.items():
+        write_atomic(folder / f"{name}{ending}", render(table, form).encode("utf-8"))
 
 
 def format_cell(cell: str | Cell) -> str:

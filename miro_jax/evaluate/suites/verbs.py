@@ -81,17 +81,18 @@ def _add_compare(parser: Parser) -> None:
 def _compare(given: Namespace) -> None:
     if len(given.evaluations) < 2:
         raise exits.UsageError("at least two evaluations must be given.")
-    if given.out:
-        open_folder(given.out)  # raises where it is a file
+    folder = Path(given.out).expanduser() if given.out else None
+    if folder is not None:
+        open_folder(folder)  # raises where it is a file
+        comparison.check_free(folder, (".json", *tables.ENDINGS.values(), ".html"))
     read = [manifest.read(path) for path in given.evaluations]
     result = comparison.compare(read, given.metrics, given.force)
     made = comparison.table_of(result)
     exits.say(tables.render(made, given.format).rstrip("\n"))
-    if given.out:
-        folder = Path(given.out).expanduser()
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "compare.json", to_json(result))
-        tables.write_all(folder, "compare", made)
+        write_atomic(folder / "compare.json", to_json(result))  # first, see `check_free`
+        tables.write_all(folder, comparison.NAME, made)
         write_atomic(folder / "compare.html", pages.render_comparison(read, result))
         exits.say(f"page: {folder / 'compare.html'}")
 
@@ -163,6 +164,7 @@ class _ImportSettings:
 def _import(given: Namespace) -> None:
     suite = suites.table.make_suite(given.suite)
     out = Path(given.out).expanduser()
+    suites.work.check_out(out)
     evaluation = importing.import_results(
         given.files, suite, out, dict(given.judge), given.images_per_prompt, given.partial
     )

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from miro_jax.data.json_file import read_json
 from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites import adapters, manifest, pages, run, sampling, tables
@@ -38,13 +39,27 @@ def check_out(out: Path) -> None:
             f"--out must be a folder of its own; {out} is a run, whose evaluation.json and "
             f"{PAGE} would be replaced. Name another one, such as {out / EVALS / 'mine'}."
         )
-    names = PAGE, *(f"{tables.NAME}{end}" for end in (".txt", ".csv", ".tex"))
+    names = PAGE, *(f"{tables.NAME}{end}" for end in tables.ENDINGS.values())
     held = [name for name in names if (out / name).exists()]
     if held and not any((out / n).exists() for n in (manifest.NAME, run.PARTIAL, ROWS_NAME)):
         raise ValueError(
             f"--out must be a folder of its own; {out} holds {', '.join(held)}, which no "
             "evaluation wrote. Name another one."
         )
+    if _is_foreign(out / manifest.NAME):
+        raise ValueError(
+            f"--out must be a folder of its own; {out / manifest.NAME} is no evaluation of a suite."
+            " Name another one."
+        )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return whether a file is JSON of something else; False where there is none, or no JSON."""
+    try:
+        value = read_json(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return not isinstance(value, dict) or "benchmark" not in value
 
 
 def evaluate_planned(planned: Planned) -> str:
