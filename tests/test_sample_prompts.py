@@ -42,6 +42,7 @@ def test_json_lines_say_levels_and_seeds(tmp_path):
         ('["a"]', r'line 2 of .*: it must be an object; got \["a"\]'),
         ('{"text": "a"}', "line 2 of .*: prompt is missing"),
         ('{"prompt": ["a"]}', r'line 2 of .*: prompt must be a string; got \["a"\]'),
+        ('{"prompt": "a", "targets": {"b": 1, "b": 0}}', "line 2 .*: a key stands twice"),
         ('{"prompt": "a", "target": {}}', "line 2 .*unknown key 'target'; did you mean 'targets'?"),
         ('{"prompt": "a", "seed": "7"}', 'line 2 .*seed must be an integer or null; got "7"'),
         ('{"prompt": "a", "seed": true}', "seed must be an integer or null; got true"),
@@ -104,7 +105,10 @@ def test_other_files_are_refused_by_name(tmp_path, name, text, said):
         read_prompts(write(tmp_path, text, name))
 
 
-@pytest.mark.parametrize("changes", [{"targets": {"x": 1.0}}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"targets": {"x": 1.0}}, {"seed": -1}, {"targets": {"beauty": 1.0, "beauty@shapes1": 0.2}}],
+)
 def test_a_prompt_that_cannot_be_sampled_is_named(changes):
     prompts = [Prompt("a fox"), Prompt("a cat", **changes)]
     with pytest.raises(ValueError, match="^prompt 2, 'a cat': "):

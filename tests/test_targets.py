@@ -1,9 +1,14 @@
 """Reward targets: the forms that people write, and what is refused in each of them."""
 
+import dataclasses
+from argparse import Namespace
+
 import numpy as np
 import pytest
 
 from miro_jax.models.targets import parse_targets, to_levels
+from miro_jax.sample.request import make_request
+from miro_jax.sample.usual import Usual
 
 NAMES = ("beauty", "count")
 
@@ -41,8 +46,26 @@ def test_targets_are_read_from_text():
 
 @pytest.mark.parametrize(
     "text, said",
-    [("beauty", "NAME=LEVEL,NAME=LEVEL; got 'beauty'"), ("beauty=hi", "number .*; got 'hi'")],
+    [
+        ("beauty", "NAME=LEVEL,NAME=LEVEL; got 'beauty'"),
+        ("beauty=hi", "number .*; got 'hi'"),
+        ("hpsv2=1,clip=0,hpsv2@2.1=0.2", "once; got two levels of 'hpsv2'"),
+    ],
 )
 def test_text_of_another_form_is_refused(text, said):
     with pytest.raises(ValueError, match=said):
         parse_targets(text)
+
+
+@pytest.mark.parametrize("flag", ["targets", "negative_targets"])
+def test_two_flags_may_not_name_the_same_reward(flag):
+    flags = Namespace(**{"targets": [{"count": 1}], "negative_targets": []})
+    usual = Usual({"beauty": 0.25}, {"beauty": 0.0})
+    setattr(flags, flag, [{"beauty": 1.0}, {"count": None, "beauty": 0.2}])
+    with pytest.raises(ValueError, match="each reward once; got two levels of 'beauty'"):
+        usual.put_before(flags)
+    setattr(flags, flag, [{"beauty": 1.0}, {"count": None}])  # over the default of the run
+    usual.put_before(flags)
+    request = make_request(NAMES, ["a"], targets=flags.targets)
+    request = dataclasses.replace(request, negative_targets=flags.negative_targets)
+    assert getattr(request, flag) == {"beauty": 1.0, "count": None}

@@ -5,7 +5,7 @@
 texts) requests nothing of that reward. Letters: B images, R rewards.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,15 +70,17 @@ def to_levels(
 
 
 def parse_targets(text: str) -> dict[str, float | None]:
-    """Read "beauty=0.6,count=none" into {name: level or None}; ValueError on other forms."""
-    out: dict[str, float | None] = {}
+    """Read "beauty=0.6,count=none" into {name: level or None}; ValueError on other forms, and
+    where a reward is named twice.
+    """
+    pairs = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, level = (w.strip() for w in part.partition("="))
         if not equals:
             raise ValueError(f"targets must read NAME=LEVEL,NAME=LEVEL; got {part!r}.")
         name = name.partition("@")[0]  # a version, as in hpsv2@2.1, does not matter
-        out[name] = None if level.lower() == "none" else _number(name, level)
-    return out
+        pairs.append((name, None if level.lower() == "none" else _number(name, level)))
+    return name_once(pairs)
 
 
 def _check(levels: np.ndarray) -> np.ndarray:
@@ -104,6 +106,16 @@ def unknown_reward(name: str, names: Sequence[str]) -> ValueError:
     """Return the error about a reward that a model, which knows `names`, was not trained with."""
     known = ", ".join(names) or "none"
     return ValueError(f"Unknown reward {name!r}; this model knows: {known}{near_name(name, names)}")
+
+
+def name_once(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Return {name: level}; ValueError where a reward has two: one would count silently."""
+    levels: dict[str, float | None] = {}
+    for name, level in pairs:
+        if name in levels:
+            raise ValueError(f"targets must name each reward once; got two levels of {name!r}.")
+        levels[name] = level
+    return levels
 
 
 def _number(name: str, level: object) -> float:

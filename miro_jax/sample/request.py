@@ -29,7 +29,7 @@ from miro_jax.data.regular_file import read_regular
 from miro_jax.data.sources.foreign import name_foreign
 from miro_jax.data.sources.texts import encodable
 from miro_jax.data.storage.files import to_json
-from miro_jax.models.targets import parse_targets, to_levels, unknown_reward
+from miro_jax.models.targets import name_once, parse_targets, to_levels, unknown_reward
 from miro_jax.rewards.names import short_name
 from miro_jax.sample.settings import MOST_SEEDS, WHAT, Options, Settings, check_seed, list_prompts
 
@@ -111,11 +111,12 @@ class Request:
       prompts: what to draw. num_images: of each, everything else equal.
       seed: of the noise.
       targets, negative_targets: of some rewards, by their names or short names, in one mapping or
-        in several, the later ones first; the others get 1 and 0.
+        in several, of which later ones count more; the others get 1 and 0.
       settings: how to sample.
 
     Raises:
-      ValueError: an unknown reward, a level outside of [0, 1], a number outside of its range.
+      ValueError: an unknown reward, one named twice in a mapping, a level outside of [0, 1], a
+        number outside of its range.
     """
 
     names: tuple[str, ...]
@@ -173,7 +174,9 @@ class Request:
         parts = targets if isinstance(targets, list | tuple) else [targets or {}]
         if wrong := [part for part in parts if not isinstance(part, Mapping)]:
             raise TypeError(f"targets must be {{name: level}}; got {wrong[0]!r:.60}.")
-        merged = {find_reward(k, self.names): level for part in parts for k, level in part.items()}
+        merged: Levels = {}
+        for part in parts:
+            merged |= name_once((find_reward(k, self.names), level) for k, level in part.items())
         to_levels(merged, 1, self.names, 1.0)
         return merged
 
@@ -322,12 +325,14 @@ def read_prompts(path: Path | str) -> tuple[Prompt, ...]:
     elif kind not in (".json", *JSON_LINES) and _is_json_list("".join(lines)):
         raise ValueError(f"{path} holds a JSON list. Give it a name that ends in .json.")
     if kind == ".json":
-        entries = parse_json("".join(lines), str(path), list)
+        entries = parse_json("".join(lines), str(path), list, doubles=False)
         prompts = [_to_prompt(e, f"entry {n} of {path}") for n, e in enumerate(entries, 1)]
     else:
         numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
         prompts = [
-            _to_prompt(parse_json(line, f"line {n} of {path}"), f"line {n} of {path}")
+            _to_prompt(
+                parse_json(line, f"line {n} of {path}", doubles=False), f"line {n} of {path}"
+            )
             if kind in JSON_LINES
             else Prompt(line)
             for n, line in numbered

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miro_jax.models.targets import parse_targets
+from miro_jax.models.targets import name_once, parse_targets
 from miro_jax.sample.request import Levels, Prompt, Request, Targets, find_reward, make_request
 from miro_jax.sample.settings import Settings
 
@@ -46,11 +46,15 @@ class Usual:
         """Put the levels before those of flags; return the settings, of which flags count more.
 
         Args:
-          flags: of `Request`. negative: False leaves the negative targets as they are.
+          flags: of `Request`. negative: False puts nothing before the negative targets.
+
+        Raises:
+          ValueError: two flags name the same reward.
         """
-        flags.targets = [self.targets, *flags.targets]
-        if negative:
-            flags.negative_targets = [self.negative_targets, *flags.negative_targets]
+        usual = self.targets, self.negative_targets if negative else {}
+        for own, key in zip(usual, ("targets", "negative_targets"), strict=True):
+            given = name_once(pair for part in getattr(flags, key) for pair in part.items())
+            setattr(flags, key, [own, given])
         return dataclasses.asdict(self.settings)
 
 
