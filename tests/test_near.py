@@ -42,6 +42,12 @@ def test_the_nearest_name_and_path_are_named_and_no_far_one(monkeypatch, tmp_pat
         (("evaluate", "prompts", "--suite=partie"), "got 'partie'; did you mean parti?"),
         (("evaluate", "prompts", "--suit=parti"), "did you mean --suite?"),
         (("evaluate", "prompts", "--suite=parti", "--run=runs/base"), "only --suite=shapes has"),
+        (
+            ("evaluate", "prompts", "--suite=parti", "--out=x.csv"),
+            "end in .jsonl, for key, tag and",
+        ),
+        (("evaluate", "prompts", "--suite=parti", "--out=x.json"), "or in .txt; got x.json."),
+        (("plot", "paper", "published", "--out=prompts.txt"), "must be a folder; it is a file."),
         (("score", "photos", "--rewards=beuty", "--out=s.csv"), "'beuty'; did you mean beauty?"),
         (("export", "--workdir=runs/bse", "--out=out"), "runs/bse; did you mean runs/base?"),
         (("export", "--workdir=nothere", "--out=out"), "nothere; runs here: runs/base."),

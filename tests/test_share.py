@@ -130,6 +130,8 @@ def test_every_reward_and_encoder_can_be_pulled_and_unknown_ones_are_named(capsy
     err = capsys.readouterr().err
     assert "NAME must be all, a hub id, or some of miro" in err
     assert err.endswith("got hpsv3; did you mean hpsv2?\n")
+    assert weights.main(["pull", "clip", "sharpness", "beauty@shapes1"]) == 2
+    assert "sharpness and beauty@shapes1 need none: leave them out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["list", "convert"])

@@ -24,7 +24,7 @@ from miro_jax.data.storage import Damaged
 from miro_jax.pretrained.encoders import flan_t5, sdxl_vae
 from miro_jax.pretrained.weights import hub
 from miro_jax.pretrained.weights.tokenizer import OPTIONS
-from miro_jax.rewards import CARDS, aesthetic, blip_reward, clip_family, hp
+from miro_jax.rewards import CARDS, SHAPES_REWARDS, aesthetic, blip_reward, clip_family, hp
 
 CHECKPOINT = "nicolas-dufour/miro"
 CLIP_H, CLIP_L = clip_family.TOKENIZER, clip_family.CLIP_L
@@ -118,11 +118,13 @@ def choose(names: Sequence[str]) -> list[Need]:
     """Return what models read, each repository's part once; `all` is every name without a version.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: an unknown name, or that of a reward without weights.
     """
     known = needs()
     for name in filter(hub.HUB_ID.fullmatch, names):  # a network that somebody exported
         known[name] = (dataclasses.replace(known["miro"][0], source=name),)
+    if bare := [name for name in names if name.partition("@")[0] in SHAPES_REWARDS]:
+        raise UsageError(f"NAME must have weights; {' and '.join(bare)} need none: leave them out.")
     if unknown := [name for name in names if name not in ("all", *known)]:
         raise UsageError(
             f"NAME must be all, a hub id, or some of {', '.join(known)}; got {', '.join(unknown)}"

@@ -11,6 +11,7 @@ from miro_jax.cli import exit, flags
 from miro_jax.cli.exit import note, say
 from miro_jax.data.near import near_name
 from miro_jax.data.printable import counted
+from miro_jax.data.storage import open_folder
 from miro_jax.data.storage.files import to_json, write_atomic
 from miro_jax.evaluate.plots import bars, curves, doubts, facts, images, radars
 from miro_jax.evaluate.plots.facts import Source
@@ -162,6 +163,8 @@ def _plan(words: Sequence[str] | None) -> tuple[Settings, list[Source]]:
     if settings.kind not in known:
         near = near_name(settings.kind, known)
         raise ValueError(f"KIND must be one of {', '.join(known)}; got {settings.kind!r}{near}")
+    if settings.kind == ALL:
+        open_folder(settings.out)  # raises where it is a file
     sources = [facts.read_source(word) for word in settings.sources]
     _check_free(settings)
     return settings, sources

@@ -11,7 +11,7 @@ from miro_jax.data.json_file import dump_json
 from miro_jax.data.printable import counted
 from miro_jax.data.storage.files import write_atomic
 from miro_jax.evaluate.suites.base import Suite
-from miro_jax.sample.request import JSON_LINES
+from miro_jax.sample.request import JSON_LINES, OTHERS
 
 WORD = "prompts"
 _DESCRIPTION = """Write the prompts of a suite: one a line, or into a file that ends in .jsonl with
@@ -46,7 +46,14 @@ def _plan(words: Sequence[str]) -> tuple[Suite, Path | None]:
         raise exits.UsageError(
             f"--run: only --suite=shapes has a run's prompts; got --suite={given.suite}."
         )
-    return suite, None if given.out is None else Path(given.out).expanduser()
+    if given.out is None:
+        return suite, None
+    out = Path(given.out).expanduser()
+    if out.suffix.lower() in (".json", *OTHERS):  # plain lines would be none of these
+        raise exits.UsageError(
+            f"--out must end in .jsonl, for key, tag and metadata too, or in .txt; got {given.out}."
+        )
+    return suite, out
 
 
 def _write(planned: tuple[Suite, Path | None]) -> None:
