@@ -19,6 +19,19 @@ def folder(tmp_path):
     return write_geneval(tmp_path / "images", small_suite())
 
 
+def test_a_set_of_which_no_image_can_be_read_is_refused_also_if_partial(folder, tmp_path):
+    for image in folder.glob("*/samples/*.png"):
+        image.write_bytes(image.read_bytes()[:40])
+    said = "none of 12 is, the first is 00006/samples/0000.png .not an image.*, and delete .*parts"
+    with pytest.raises(ValueError, match=said):
+        evaluate(folder, small_suite(), tmp_path / "out", partial=True, rewards=("beauty",))
+
+
+def test_one_image_is_one_image_in_what_is_lacking(folder, tmp_path):
+    with pytest.raises(ValueError, match="must hold 1 image of each prompt of .*; it holds 2 of"):
+        evaluate(folder, small_suite(), tmp_path / "out", images_per_prompt=1)
+
+
 def test_images_find_their_prompts_whatever_the_order_of_folders(folder, tmp_path):
     suite = small_suite()
     made = evaluate(folder, suite, tmp_path / "out")
@@ -67,7 +80,8 @@ def test_the_same_images_in_any_layout_give_the_same_verdicts(folder, tmp_path):
 def test_an_incomplete_set_is_refused_unless_partial_which_is_marked(folder, tmp_path):
     suite = small_suite()
     (folder / "00006" / "samples" / "0001.png").unlink()
-    with pytest.raises(ValueError, match="it lacks 1 of 12: 00000/1. Sample them.*--partial"):
+    lacks = "2 images of each of the 6 prompts of .* lacks 1 of 12: 00000/1. Sample them.*--partial"
+    with pytest.raises(ValueError, match=lacks):
         evaluate(folder, suite, tmp_path / "out")
     made = evaluate(folder, suite, tmp_path / "out", partial=True)
     assert made.manifest["result"]["missing"] == [["00000", 1]]

@@ -94,9 +94,21 @@ def test_sets_that_lack_different_prompts_are_paired_by_their_prompts(tmp_path):
     assert note == f"the difference to {sides[1].name} is over the 44 prompts that both have"
 
 
+def test_what_a_forced_comparison_does_not_show_is_not_said_of_it(made, tmp_path):
+    both = made[0], evaluate_lacking(tmp_path, 40, "00040")[0]
+    forced = comparison.compare(both, force=True)
+    assert all(row["differences"][1] is None for row in forced["rows"])
+    assert not [note for note in forced["notes"] if "the difference to" in note or "p:" in note]
+    assert b"keeps these numbers apart" not in pages.render_comparison(both, forced)
+    whole = comparison.compare(made[:2])
+    assert b"none of them keeps these numbers apart" in pages.render_comparison(made[:2], whole)
+
+
 def test_sets_that_share_no_prompt_of_a_tag_have_no_difference_of_all_tags(tmp_path):
     sides = evaluate_lacking(tmp_path, 4, "00004", "00002")  # one of the two red prompts each
-    rows = {(r["metric"], r["tag"]): r["differences"][1] for r in comparison.compare(sides)["rows"]}
+    result = comparison.compare(sides, ["overall"])
+    rows = {(r["metric"], r["tag"]): r["differences"][1] for r in result["rows"]}
+    assert result["notes"][-1].endswith("Holm over the 1 test of this table")
     assert rows["overall", ""] is None and rows["overall", "red"] is None
     assert rows["overall", "blue"]["ties"] == 2
 
@@ -182,6 +194,7 @@ def test_other_prompts_may_share_a_column_and_no_difference(made, tmp_path):
     result = comparison.compare([first, other])
     assert result["rows"][0]["differences"] == [None, None]
     assert "no difference to" in result["notes"][0] and "prompts" in result["notes"][0]
+    assert b"The same prompts" not in pages.render_comparison([first, other], result)
 
 
 def test_diff_shows_the_prompts_that_changed_with_images_and_reasons(made):

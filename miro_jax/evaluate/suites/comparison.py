@@ -88,7 +88,9 @@ def compare(
     for one, p in zip(found, clustered.holm([one["p"] for one in found]), strict=True):
         one["p_holm"] = p
     if found:
-        notes.append(f"p: sign flips within tags, Holm over the {len(found)} tests of this table")
+        notes.append(
+            f"p: sign flips within tags, Holm over the {counted(len(found), 'test')} of this table"
+        )
     return {"names": [one.name for one in evaluations], "rows": rows, "notes": notes}
 
 
@@ -117,7 +119,9 @@ def _check(
             marked.add((metric, number if force else None))
         if why := identity.why_no_difference(evaluations[0], one):
             notes.append(f"no difference to {one.name}: {identity.describe(why)}")
-        elif one.manifest["result"].get("partial"):
+        elif one.manifest["result"].get("partial") and not all(
+            (metric, number) in marked for metric in metrics
+        ):
             count = counted(len(_common(evaluations[0], one)), "prompt")
             notes.append(f"the difference to {one.name} is over the {count} that both have")
     return notes, marked

@@ -132,17 +132,17 @@ def match(
     images, missing, surplus = _assign(suite, groups, number)
     if surplus:
         raise ValueError(
-            f"{what} must hold {number} images of each prompt of {suite.name}; it holds "
+            f"{what} must hold {counted(number, 'image')} of each prompt of {suite.name}; it holds "
             f"{len(groups[surplus])} of {surplus[:60]!r}. Set --images-per-prompt, or remove those "
             "of another run."
         )
     if missing and not partial:
+        each = f"{counted(number, 'image')} of each of the {counted(len(suite.prompts), 'prompt')}"
         names = some([f"{key}/{sample}" for key, sample in missing])
         raise ValueError(
-            f"{what} must hold {number} images of each of the {len(suite.prompts)} prompts of "
-            f"{suite.name}; it lacks {len(missing)} of {number * len(suite.prompts)}: {names}. "
-            "Sample them, set --images-per-prompt, or evaluate what there is with --partial, which "
-            "marks the result."
+            f"{what} must hold {each} of {suite.name}; it lacks {len(missing)} of "
+            f"{number * len(suite.prompts)}: {names}. Sample them, set --images-per-prompt, or "
+            "evaluate what there is with --partial, which marks the result."
         )
     digest = hashlib.sha256()
     for image in images:

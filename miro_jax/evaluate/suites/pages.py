@@ -62,6 +62,7 @@ def render_comparison(evaluations: Sequence[Evaluation], result: Mapping[str, An
         notes=table.notes,
         first=evaluations[0].name,
         fields=fields,
+        forced=any(value["forced"] for row in result["rows"] for value in row["values"]),
     )
 
 

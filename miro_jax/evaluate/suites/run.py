@@ -227,6 +227,12 @@ def _measure_diversity(
 
 
 def _check_failed(job: Job, failed: Sequence[Mapping[str, Any]]) -> None:
+    if failed and len(failed) == len(job.found.images):
+        raise ValueError(
+            f"An image at least must be readable; none of {len(failed)} is, the first is "
+            f"{failed[0]['file']} ({failed[0]['cause']}). Sample them again, or mend their paths, "
+            f"and delete {job.folder / PARTS}."
+        )
     if failed and not job.settings.partial:
         first, are = failed[0], "is" if len(failed) == 1 else "are"
         raise ValueError(
