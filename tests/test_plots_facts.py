@@ -145,6 +145,23 @@ def test_a_figure_counts_the_images_that_it_shows(tmp_path):
         assert sources == dict.fromkeys("ab", f"bench@1, {count}")
 
 
+def test_a_suite_of_one_checkpoint_alone_is_no_curve_and_stops_no_other(tmp_path, capsys):
+    scores, out = dict.fromkeys(NAMES, np.ones((4, 2))), tmp_path / "f.svg"
+    for model in ("a", "b"):
+        for step in (1, 2):
+            write_evaluation(tmp_path / model / f"{step}", scores, step)
+    words = ["convergence", str(tmp_path / "a"), str(tmp_path / "b"), f"--out={out}"]
+    assert main(words) == 0
+    drawn = json.loads(out.with_suffix(".json").read_text())
+    write_evaluation(tmp_path / "b" / "other", scores, 2, None, None, "other@1")
+    capsys.readouterr()
+    assert main(words) == 0
+    said = "other@1 of b is of one checkpoint alone: no curve."
+    assert capsys.readouterr().err == f"warning: {said}\n"
+    drawn["warnings"] = [said]
+    assert json.loads(out.with_suffix(".json").read_text()) == drawn
+
+
 def test_a_long_title_and_legend_stay_inside_the_figure(tmp_path):
     scores = dict.fromkeys(NAMES, np.ones((4, 2)))
     labels = [f"a network {letter} with a name that says how it was trained" for letter in "abc"]

@@ -71,10 +71,13 @@ class Settings:
 
 def draw(settings: Settings, sources: Sequence[Source]) -> Figure:
     """Draw one kind of figure; ValueError where the sources lack what it shows."""
+    texts = []
+    if settings.kind == "convergence":
+        sources, texts = facts.without_single(sources)
     figure = _kinds(settings, sources)[settings.kind]()
     drawn = {s.label: s.latest if settings.kind in _LAST else s.evaluations for s in sources}
     origins = {source.label: _origin(source, drawn[source.label]) for source in sources}
-    texts = doubts.of_evaluations([one for own in drawn.values() for one in own])
+    texts += doubts.of_evaluations([one for own in drawn.values() for one in own])
     texts += doubts.of_prompts(sources, settings.kind.replace("-", "_"))
     return dataclasses.replace(figure, sources=origins, warnings=(*figure.warnings, *texts))
 

@@ -10,6 +10,7 @@ A measure is a reward by its identity, so that hpsv2@2.0 and hpsv2@2.1 never sha
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,26 @@ def suite_for(name: str, sources: Sequence[Source]) -> str:
             f"{', '.join(listed)}. Give the folders of evaluations by one suite."
         )
     return found[0]
+
+
+def without_single(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
+    """Return sources without evaluations by a suite that one checkpoint alone has, and what went.
+
+    Where a source has no suite of several checkpoints, it stays as it is.
+    """
+    kept, texts = [], []
+    for source in sources:
+        counts = Counter(map(suite_of, source.evaluations))
+        single = [suite for suite, count in counts.items() if count == 1]
+        if len(single) < len(counts):
+            own = tuple(one for one in source.evaluations if suite_of(one) not in single)
+            source = dataclasses.replace(source, evaluations=own)
+            texts += [
+                f"{suite} of {source.label} is of one checkpoint alone: no curve."
+                for suite in single
+            ]
+        kept.append(source)
+    return kept, texts
 
 
 def value_of(name: str, source: Source, sources: Sequence[Source]) -> dict[str, float] | None:
