@@ -12,6 +12,7 @@ import pytest
 from miro_jax.evaluate.plots import bars, curves, doubts, facts, radars
 from miro_jax.evaluate.plots.command import main
 from miro_jax.evaluate.plots.facts import read_source
+from miro_jax.report import radar
 from tests.plotting import write_evaluation
 
 PAPER = [read_source("published")]
@@ -269,14 +270,33 @@ def test_a_model_stands_beside_those_of_synthetic_captions(tmp_path):
     right = np.ones((6, 1), bool)
     axes = {"rewards": ("pick_score", "aesthetic", "hpsv2"), "geneval": ("one", "two", "three")}
     given = dict.fromkeys(names, np.full((6, 1), 0.5))
-    write_evaluation(tmp_path / "mine", given, verdicts=right, tags=axes["geneval"])
+    for suite in ("geneval@1", "shapes@1"):
+        folder = tmp_path / suite / "mine"
+        write_evaluation(folder, given, None, None, right, suite, tags=axes["geneval"])
     section = {
         name: {"axes": own, "models": {model: dict.fromkeys(own, 0.5) for model in "abcd"}}
         for name, own in axes.items()
     }
     paper = dataclasses.replace(PAPER[0], facts=PAPER[0].facts | {"synthetic": section})
-    figure = radars.synthetic([paper, read_source(f"MINE={tmp_path / 'mine'}")])
+    figure = radars.synthetic([paper, read_source(f"MINE={tmp_path / 'geneval@1'}")])
     assert list(figure.legend.values()) == ["b", "c", "d", "MINE"]
+    other = read_source(f"MINE={tmp_path / 'shapes@1'}")  # a benchmark with GenEval's categories
+    assert radars.geneval([other]).legend
+    with pytest.raises(ValueError, match="are of GenEval, MINE has those of shapes@1. Give eval"):
+        radars.synthetic([paper, other])
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_a_long_name_of_an_axis_is_folded_and_stays_in_the_radar(count):
+    name = "colorfulness_of_the_image@1-85ae6b49"
+    drawn = radar.radar([f"{name}\n(1 to 2)"] * count, {"series a": [0.5] * count}, "alt")
+    texts = ET.fromstring(drawn).findall("text")
+    for text in texts:
+        width, x = 6 * len(text.text or ""), float(text.get("x", "nan"))
+        left = x - width * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "")]
+        assert left >= 0 and left + width <= 460, text.text
+    shown = " ".join(text.text or "" for text in texts)
+    assert shown.count("colorfulness") == shown.count("85ae6b49") == count
 
 
 def test_a_sweep_of_two_models_is_refused(tmp_path):

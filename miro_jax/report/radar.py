@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -10,6 +11,7 @@ from miro_jax.report import page
 
 INNER = 0.25  # radius of the worst of an axis where the best has 1
 CENTRE, RADIUS, _LINE = (230, 140), 110, 14  # SVG units
+_WIDE, _LETTER = 460, 6.0  # of the drawing, and of a letter of a label on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,18 @@ def radar(
         across = math.sin(angle)
         anchor = "middle" if abs(across) < 0.2 else "start" if across > 0 else "end"
         x, y = at(1.12, angle)
-        texts = name.replace("_", " ").split("\n")
+        room = 2 * min(x, _WIDE - x) if anchor == "middle" else x if anchor == "end" else _WIDE - x
+        texts = [t for line in name.replace("_", " ").split("\n") for t in _fold(line, room)]
         up = _LINE * (len(texts) - 1) * (1 + math.cos(angle)) / 2  # away from the outer ring
         labels += [(text, x, y - up + _LINE * i, anchor) for i, text in enumerate(texts)]
     ends = [at(1.0, a) for a in angles]
     return page.draw("radar", circles, ends, shapes, labels, alt, markers or {})
+
+
+def _fold(text: str, room: float) -> list[str]:
+    """Return a label as lines that fit, broken before a version, such as that of an own reward."""
+    most = int(room / _LETTER)
+    if len(text) <= most:
+        return [text]
+    name, at, version = text.partition("@")
+    return [*textwrap.wrap(name, most), *textwrap.wrap(at + version, most)]

@@ -106,6 +106,8 @@ def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequenc
             tags = {tag for one in benchmarks if one.get("score") for tag in one["tags"]}
             scores = {facts.suite_of(one).partition("@")[0] for one in source.latest}
             rewards = [name for name in names if name not in tags | scores]
+            if section.endswith("geneval"):
+                _check_geneval(sources, section, source)
             own = (
                 [name for name in names if name in tags] if section.endswith("geneval") else rewards
             )
@@ -120,6 +122,21 @@ def _read(sources: Sequence[Source], section: str, heading: str, chosen: Sequenc
             f"share {', '.join(names) or 'none'}. Evaluate them with the same rewards."
         )
     return Table(heading, tuple(names), shown)
+
+
+def _check_geneval(sources: Sequence[Source], section: str, source: Source) -> None:
+    """Raise ValueError where categories of another suite would stand beside GenEval's numbers."""
+    others = [
+        facts.suite_of(one)
+        for one in source.latest
+        if one.manifest["benchmark"].get("score") and not facts.suite_of(one).startswith("geneval@")
+    ]
+    known = [one.label for one in sources if one.section(section)]
+    if others and known:
+        raise ValueError(
+            f"categories on one axis must be of one suite; those of {known[0]} are of GenEval, "
+            f"{source.label} has those of {', '.join(others)}. Give evaluations by --suite=geneval."
+        )
 
 
 def _spoke(table: Table, axis: str, ends: str) -> Spoke:
