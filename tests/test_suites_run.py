@@ -135,6 +135,42 @@ def test_foreign_prompts_surplus_images_and_damage_are_refused_by_name(folder, t
         evaluate(folder, suite, tmp_path / "out")
 
 
+OWN = """
+import numpy as np
+
+from miro_jax.rewards import base
+
+
+class Half(base.Judge):
+    name, version = "half", "1"
+    tower = preprocessing = "half"
+    needs_caption, synthetic_form = False, "long"
+    may_be_missing = True
+
+    def prepare(self, image):
+        base.check_image(image)
+        return image.mean((0, 1), dtype=np.float32)
+
+    def encode(self, prepared):
+        return prepared.mean(-1)
+
+    def judge(self, features, captions):
+        return np.where(features > 128, features, np.nan).astype(np.float32)
+"""
+
+
+def test_a_score_that_may_be_missing_is_null_and_marks_a_partial_set(folder, tmp_path):
+    (tmp_path / "half.py").write_text(OWN)
+    options = {"rewards": (f"{tmp_path / 'half.py'}:Half",), "no_judge": True}
+    with pytest.raises(ValueError, match="Every image must get its rewards; 6 did not, .* --part"):
+        evaluate(folder, small_suite(), tmp_path / "out", **options)
+    made = evaluate(folder, small_suite(), tmp_path / "out", partial=True, **options)
+    assert made.manifest["result"]["unscored"] == 6
+    (name,) = made.metrics
+    bright = [shade(n, s) > 128 for n in range(6) for s in range(2)]
+    assert [row["rewards"][name] is not None for row in made.rows] == bright
+
+
 def test_an_image_without_a_reward_is_refused_unless_partial(folder, tmp_path, monkeypatch):
     options = {"rewards": ("sharpness",), "no_judge": True}
     score_suite = run.scoring.score_suite

@@ -4,6 +4,7 @@ One reward stands in every report that nobody trains on: OpenAI's CLIP, where it
 hand. An image that pleases the rewards and not its prompt is seen there.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ def score_suite(
     score_images(index, list(names), scores, weights=dict(weights), allow_urls=True)
     made = read_json(Path(f"{scores}.summary.json"), _FACTS)["command"]
     table = pyarrow.parquet.read_table(scores).to_pylist()
+    for row in table:  # NaN of a reward that may have none: JSON has null
+        row |= {name: None for name in made["identities"] if not math.isfinite(row[name])}
     by_path = {row["key"]: {name: row[name] for name in made["identities"]} for row in table}
     blank: dict[str, Any] = dict.fromkeys(made["identities"])
     rows = {i.file: by_path.get(str(Path(i.path).absolute()), blank) for i in images}
