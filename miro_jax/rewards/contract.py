@@ -257,7 +257,7 @@ def _check_scores(reward: base.Reward, images: Sequence[np.ndarray], texts: list
     _refuses(lambda: reward.score(images[:1], "x"), "score must refuse captions that are one str")
 
 
-def _require_float32(scores: object, method: str, count: int) -> None:
+def _require_float32(scores: Any, method: str, count: int) -> None:
     _require(
         isinstance(scores, np.ndarray), f"{method} must return a numpy array", type(scores).__name__
     )

@@ -18,5 +18,5 @@ import lazy_loader
 
 # Imported when first used: `miro-jax evaluate --help` needs no jax.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules="run sampling table verbs watch work".split()
+    __name__, submodules="comparison run sampling table verbs watch work".split()
 )
