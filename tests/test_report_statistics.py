@@ -192,8 +192,10 @@ def test_intervals_of_negative_means_have_a_true_minus_and_no_dash():
     row = {"before": before, "after": after, "difference": None}
     side = {"name": "a", "step": 1}
     result = {"before": side, "after": side, "new": [], "images": 2, "alone": {}}
-    result |= {"requests": {"all": {"beauty": row}}, "dials": {}}
+    result |= {"requests": {"all": {"beauty": row}, "none": {}, "old": {}}, "dials": {}}
     page = comparison.render(result).decode()
+    ids = re.findall(r'id="(\w+)"', page)
+    assert [one for one in ids if one in comparison.SECTIONS] == list(comparison.SECTIONS)  # links'
     minus = "\N{MINUS SIGN}"
     assert f"<td>{minus}0.002<small>{minus}0.003 to 0.000</small></td>" in page
     assert "<td>0.500<small>0.400–0.600</small></td>" in page
