@@ -116,7 +116,7 @@ def test_files_that_no_export_wrote_are_not_replaced(tmp_path, capsys, name):
     (out / name).write_text("mine")
     assert export.main([f"--workdir={run}", f"--out={out}"]) == 2
     err = capsys.readouterr().err
-    assert f"{name} of {out} would be replaced, and miro-jax export did not write it" in err
+    assert f"{out / name} would be replaced, and this command did not write it" in err
     assert err.count("\n") == 1 and (out / name).read_text() == "mine"
 
 

@@ -316,7 +316,7 @@ def test_the_command_compares_two_runs(old, new, tmp_path, capsys):
     (mine := tmp_path / "mine").mkdir()
     (mine / "compare.html").write_text("mine")
     assert compare_command.main([str(new), str(new), f"--out={mine}"]) == 2
-    assert "must be an earlier comparison's" in capsys.readouterr().err
+    assert "compare.html would be replaced, and this" in capsys.readouterr().err
     file = tmp_path / "compare.json"
     capsys.readouterr()
     assert compare_command.main([str(new), str(new), f"--out={file}"]) == 2

@@ -348,7 +348,7 @@ def test_files_beside_a_figure_are_an_earlier_plot_s_or_stay(tmp_path, capsys, n
     words = ["bars", str(source), f"--out={tmp_path / 'f.svg'}"]
     assert main(words) == 2
     err = capsys.readouterr().err
-    assert f"must be an earlier plot's; {tmp_path / name} is not, and would be replaced" in err
+    assert f"{tmp_path / name} would be replaced, and this command did not write it" in err
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, mine)]
     (tmp_path / name).unlink()
     again = ["bars", "published", f"--out={tmp_path / 'f.svg'}"]
@@ -360,7 +360,7 @@ def test_files_in_a_folder_of_figures_are_an_earlier_plot_s_or_stay(tmp_path, ca
     (tmp_path / name).write_text("mine")
     words = ["paper", "published", f"--out={tmp_path}"]
     assert main(words) == 2
-    assert f"{tmp_path / name} is not, and would be replaced" in capsys.readouterr().err
+    assert f"{tmp_path / name} would be replaced, and this" in capsys.readouterr().err
     assert [one.read_text() for one in tmp_path.iterdir()] == ["mine"]
     (tmp_path / name).unlink()
     assert main(words) == main(words) == 0

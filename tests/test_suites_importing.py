@@ -50,7 +50,7 @@ def test_import_replaces_no_file_that_no_evaluation_wrote(theirs, capsys):
     (out / "table.csv").write_text("mine")
     words = ["import", str(theirs / "results.jsonl"), "--suite=geneval", f"--out={out}"]
     assert entry.main(words) == 2
-    assert f"{out} holds table.csv, which no evaluation wrote" in capsys.readouterr().err
+    assert f"{out / 'table.csv'} would be replaced, and this" in capsys.readouterr().err
     assert (out / "table.csv").read_text() == "mine"
 
 

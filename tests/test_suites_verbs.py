@@ -358,7 +358,7 @@ def test_compare_replaces_no_file_that_no_comparison_wrote(made, tmp_path, capsy
     words = ["compare", first, second, f"--out={tmp_path}"]
     (tmp_path / name).write_text('{"names": 1}')
     assert entry.main(words) == 2
-    said = f"{name} of {tmp_path} must be an earlier comparison's; miro-jax compare did not write"
+    said = f"{tmp_path / name} would be replaced, and this command did not write it. Give"
     assert said in capsys.readouterr().err
     assert [one.read_text() for one in tmp_path.iterdir()] == ['{"names": 1}']
     (tmp_path / name).unlink()

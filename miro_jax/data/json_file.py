@@ -42,6 +42,15 @@ def read_json(path: str | os.PathLike, schema: Any = None) -> Any:
     return parse_json(read_regular(path, MOST_BYTES), str(path), schema)
 
 
+def holds(path: str | os.PathLike, schema: Any = None) -> bool:
+    """Return whether a file is JSON of a schema; False where there is none."""
+    try:
+        read_json(path, schema)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
+
+
 def parse_json(
     data: bytes | str, name: str, schema: Any = None, *, finite: bool = True, doubles: bool = True
 ) -> Any:

@@ -8,7 +8,6 @@ is the model's card, see `model_card`. `push_to_hub` uploads the folder; whoever
 at the hub (`hf auth login`).
 """
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from miro_jax.cli.exit import run, say
 from miro_jax.cli.flags import Parser
 from miro_jax.data.near import near_run
 from miro_jax.data.storage import open_folder
-from miro_jax.data.storage.files import write_atomic
+from miro_jax.data.storage.files import check_own, write_atomic
 from miro_jax.pretrained.weights import hub
 
 VERB = "export"
@@ -77,12 +76,8 @@ def check_out(out: Path | str) -> Path:
         raise ValueError(
             f"--out must be a folder of its own: a run's config.json would be replaced; got {out}."
         )
-    held = [name for name in _names() if os.path.lexists(folder / name)]
-    if held and not sample.model_card.is_card(folder / sample.model_card.CARD_NAME):
-        raise ValueError(
-            f"--out must be a folder of its own: {', '.join(held)} of {out} would be replaced, and "
-            "miro-jax export did not write it. Name another folder."
-        )
+    ours = sample.model_card.is_card(folder / sample.model_card.CARD_NAME)
+    check_own([folder / name for name in _names()], ours)
     return folder
 
 

@@ -12,10 +12,12 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from miro_jax.data.json_file import dump_json, parse_json
+from miro_jax.data.printable import some
 from miro_jax.data.regular_file import open_regular
 
 SEAL = "seal"  # key of the digest of all else that an object of ours holds
@@ -28,6 +30,19 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     remove_leftovers(path)
     with published(path) as file:
         file.write(data)
+
+
+def check_own(files: Iterable[Path], ours: bool) -> None:
+    """Raise ValueError where there are files that a command would replace and did not write.
+
+    Args:
+      ours: whether what the command writes first is there, and is its own.
+    """
+    if held := [str(file) for file in files if not ours and os.path.lexists(file)]:
+        raise ValueError(
+            f"{some(held)} would be replaced, and this command did not write it. Give another "
+            "--out."
+        )
 
 
 @contextlib.contextmanager

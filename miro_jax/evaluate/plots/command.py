@@ -1,7 +1,6 @@
 """`miro-jax plot KIND SOURCES --out=F.svg`: a plot of the paper, and its numbers beside it."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,19 +8,21 @@ from markupsafe import Markup
 
 from miro_jax.cli import exit, flags
 from miro_jax.cli.exit import note, say
+from miro_jax.data.json_file import holds
 from miro_jax.data.near import near_name
 from miro_jax.data.printable import counted
 from miro_jax.data.storage import open_folder
-from miro_jax.data.storage.files import to_json, write_atomic
+from miro_jax.data.storage.files import check_own, to_json, write_atomic
 from miro_jax.evaluate.plots import bars, curves, doubts, facts, images, radars
 from miro_jax.evaluate.plots.facts import Source
-from miro_jax.evaluate.plots.figure import Figure, is_facts
+from miro_jax.evaluate.plots.figure import Figure
 from miro_jax.report import page
 
 VERB = "plot"
 ALL = "paper"
 PAGE = "index.html"  # of it
 _ENDS = (".svg", ".json", ".csv")  # of the files of a figure
+_FACTS = {"figure": str, "title": str, "numbers": dict, "points": list}  # see `Figure.facts`
 _LAST = ("radar", "geneval", "synthetic", "bars", "test-time")  # draw last evaluations alone
 _DESCRIPTION = """Draw a plot of the paper: F.svg, the same numbers as F.json and F.csv.
 
@@ -187,15 +188,11 @@ def _check_free(settings: Settings) -> None:
         )
     else:
         figures, ends, others = [out], _ENDS[1:], []
-    foreign = [one for one in figures if not is_facts(one.with_suffix(".json"))]
+    foreign = [one for one in figures if not holds(one.with_suffix(".json"), _FACTS)]
     files = [one.with_suffix(end) for one in foreign for end in ends]
     if len(foreign) == len(figures):
         files += [out / name for name in others]
-    if held := [str(file) for file in files if os.path.lexists(file)]:
-        raise ValueError(
-            f"what stands beside a figure must be an earlier plot's; {', '.join(held)} is not, and "
-            "would be replaced. Give another --out."
-        )
+    check_own(files, ours=False)
 
 
 def _work(settings: Settings, sources: list[Source]) -> None:

@@ -11,12 +11,10 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from miro_jax.data.json_file import read_json
 from miro_jax.report import page
 from miro_jax.report.charts import file_style
 
@@ -130,15 +128,6 @@ class Figure:
             "sources": dict(self.sources),
             "points": [dict(row) for row in self.rows],
         }
-
-
-def is_facts(path: Path) -> bool:
-    """Return whether a file is what `Figure.facts` of some figure gave."""
-    try:
-        read_json(path, {"figure": str, "title": str, "numbers": dict, "points": list})
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    return True
 
 
 def _spread(

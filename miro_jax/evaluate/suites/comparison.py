@@ -5,14 +5,14 @@ once, and p is that of sign flips, adjusted by Holm over all tests of the table.
 not share a column are refused; forced, they are marked.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from miro_jax.cli.exit import UsageError
-from miro_jax.data.json_file import read_json
+from miro_jax.data.json_file import holds
 from miro_jax.data.printable import counted
+from miro_jax.data.storage.files import check_own
 from miro_jax.evaluate.suites import identity
 from miro_jax.evaluate.suites.manifest import Evaluation
 from miro_jax.evaluate.suites.measure import clusters_of
@@ -36,20 +36,8 @@ def check_free(folder: Path, ends: Sequence[str]) -> None:
     Args:
       folder: to be written into. ends: of the names of the files.
     """
-    held = [f"{NAME}{end}" for end in ends if os.path.lexists(folder / f"{NAME}{end}")]
-    if held and not any(_holds(folder / f"{NAME}.json", schema) for schema in _SCHEMAS):
-        raise ValueError(
-            f"{', '.join(held)} of {folder} must be an earlier comparison's; miro-jax compare did "
-            "not write it, and would replace it. Give another --out."
-        )
-
-
-def _holds(path: Path, schema: Any) -> bool:
-    try:
-        read_json(path, schema)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    return True
+    ours = any(holds(folder / f"{NAME}.json", schema) for schema in _SCHEMAS)
+    check_own([folder / f"{NAME}{end}" for end in ends], ours)
 
 
 def compare(

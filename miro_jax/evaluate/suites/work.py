@@ -3,9 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from miro_jax.data.json_file import read_json
+from miro_jax.data.json_file import holds
 from miro_jax.data.printable import counted
-from miro_jax.data.storage.files import write_atomic
+from miro_jax.data.storage.files import check_own, write_atomic
 from miro_jax.evaluate.suites import adapters, manifest, pages, run, sampling, tables
 from miro_jax.evaluate.suites.base import Suite
 from miro_jax.evaluate.suites.rows import ROWS_NAME
@@ -40,26 +40,11 @@ def check_out(out: Path) -> None:
             f"{PAGE} would be replaced. Name another one, such as {out / EVALS / 'mine'}."
         )
     names = PAGE, *(f"{tables.NAME}{end}" for end in tables.ENDINGS.values())
-    held = [name for name in names if (out / name).exists()]
-    if held and not any((out / n).exists() for n in (manifest.NAME, run.PARTIAL, ROWS_NAME)):
-        raise ValueError(
-            f"--out must be a folder of its own; {out} holds {', '.join(held)}, which no "
-            "evaluation wrote. Name another one."
-        )
-    if _is_foreign(out / manifest.NAME):
-        raise ValueError(
-            f"--out must be a folder of its own; {out / manifest.NAME} is no evaluation of a suite."
-            " Name another one."
-        )
-
-
-def _is_foreign(path: Path) -> bool:
-    """Return whether a file is JSON of something else; False where there is none, or no JSON."""
-    try:
-        value = read_json(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    return not isinstance(value, dict) or "benchmark" not in value
+    ours = any((out / name).exists() for name in (manifest.NAME, run.PARTIAL, ROWS_NAME))
+    check_own([out / name for name in names], ours)
+    result = out / manifest.NAME
+    is_other = holds(result) and not holds(result, {"benchmark": dict})
+    check_own([result], not is_other)
 
 
 def evaluate_planned(planned: Planned) -> str:
