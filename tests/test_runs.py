@@ -234,7 +234,7 @@ def test_a_state_of_another_config_is_refused_by_the_keys_and_both_values(tmp_pa
 
 @pytest.mark.parametrize("wanted, rate", [(400, 0.8), (200, 0.8), (400, 0.0), (50, 0.8)])
 def test_another_number_of_steps_is_noted_where_the_learning_rate_follows_it(
-    tmp_path, caplog, wanted, rate
+    tmp_path, caplog, capsys, wanted, rate
 ):
     config = changed(train__num_steps=200, optim__rate=rate, optim__learning_rate=1e-2)
     config.optim.warmup_steps = 0
@@ -243,11 +243,21 @@ def test_another_number_of_steps_is_noted_where_the_learning_rate_follows_it(
     config.train.num_steps = wanted
     setup.note_new_length(config, tmp_path, 200)
     if (wanted, rate) != (400, 0.8):
-        assert not caplog.records
+        assert not caplog.records and not capsys.readouterr().err
         return
     (record,) = caplog.records  # 0.5 (1 + cos(0.4 pi)), and 0.5 (1 + cos(0.8 pi))
     assert "is 400 here and was 200" in record.getMessage()
     assert "0.00655 after step 200, where it would be 0.000955" in record.getMessage()
+    assert capsys.readouterr().err == f"warning: {record.getMessage()}\n"
+
+
+def test_a_run_that_has_all_of_its_steps_says_that_nothing_is_trained(tmp_path, capsys):
+    setup.note_no_steps(tmp_path, 19, 20)
+    assert not capsys.readouterr().err
+    for num_steps in (20, 10):
+        setup.note_no_steps(tmp_path, 20, num_steps)
+        said = f"{tmp_path} is at step 20 already, and num_steps is {num_steps}; a larger one"
+        assert capsys.readouterr().err == f"nothing is trained: {said} trains on\n"
 
 
 def test_a_stage_does_not_replace_the_config_of_a_trained_network(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 
 from miro_jax import evaluate
 from miro_jax import main as entry
+from miro_jax.cli import run_folder
 from miro_jax.data.records.bins import Bins
+from miro_jax.data.shapes import world
 from miro_jax.data.storage import Damaged
 from miro_jax.evaluate.preview import Preview
 from miro_jax.train import components, loop, setup
@@ -208,3 +210,21 @@ def test_records_that_are_drawn_where_none_were_are_named_with_what_was_meant(
     config.data.records = ""
     evaluate.training._make_records(config, tmp_path)
     assert capsys.readouterr().err == ""
+
+
+def test_the_config_of_another_run_is_named_before_the_folder_of_its_images(tmp_path):
+    config = training.tiny(source__shapes__num_images=8)
+    run_folder.write_config(config, tmp_path / "config.json")
+    world.write_shards(tmp_path / "source", num_images=8, images_per_shard=64, size=16)
+    other = training.tiny(source__shapes__num_images=9, model__rin__token_width=32)
+    with pytest.raises(ValueError) as caught:
+        evaluate.training._make_records(other, tmp_path)
+    assert str(caught.value) == (
+        f"--config must have the records, network and optimizer of the run in {tmp_path}: "
+        "config.source.shapes.num_images is 8 there, 9 here; "
+        "config.model.rin.token_width is 16 there, 32 here. "
+        "Use the config of that run, or another --workdir."
+    )
+    run_folder.write_config(other, tmp_path / "config.json")  # as of a run without checkpoints
+    with pytest.raises(ValueError, match="source belongs to another request: num_images is 8"):
+        evaluate.training._make_records(other, tmp_path)

@@ -59,4 +59,5 @@ def _make_records(config: Config, workdir: Path) -> None:
         alone = config.copy_and_resolve_references()
         if config.mesh.distributed:  # the other processes wait: they take no share
             alone.mesh.distributed, alone.annotate.pieces = False, ALL
-        annotate.run(alone, workdir)  # returns at once where that is done
+        with components.mismatch_explained(config, workdir):
+            annotate.run(alone, workdir)  # returns at once where that is done

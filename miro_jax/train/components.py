@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from miro_jax.cli.build import Config
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.bins import Bins
 from miro_jax.data.records.options import Options
-from miro_jax.data.storage.claim import describe_difference
+from miro_jax.data.storage.claim import AnotherRequest, describe_difference
 from miro_jax.models import rin, sharding
 from miro_jax.models.fused_attention import check_kernel, resolve
 from miro_jax.pretrained.encoders import build_caption_encoder, build_image_encoder
@@ -35,6 +35,7 @@ DTYPES = ("float32", "bfloat16", "float16")  # of matrix products
 UNSEEN = ("prediction", "sigma", "added_rewards")
 # Of a run's config: what the names and shapes of its state depend on.
 _OF_STATE = ("data.train_rewards", "model.rin", "encoder.image", "encoder.caption", "optim.name")
+_OF_RECORDS = ("source.shapes", "rewards")  # and what its records depend on besides
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -237,25 +238,30 @@ def check_conditioning(config: Config, data_state: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def mismatch_explained(config: Config, workdir: str | os.PathLike) -> Iterator[None]:
-    """Name the keys that a config has otherwise than a run whose state has another layout."""
+    """Name the keys that a config has otherwise than a run whose state or records are refused."""
     try:
         yield
-    except LayoutMismatch as error:
+    except (LayoutMismatch, AnotherRequest) as error:
+        of_records = isinstance(error, AnotherRequest)
+        keys = (*_OF_RECORDS, *_OF_STATE) if of_records else _OF_STATE
         path = Path(workdir) / run_folder.CONFIG
-        here = _of_state(json.loads(config.to_json()))
-        there = _of_state(read_json(path)) if path.is_file() else here
+        here = _values(json.loads(config.to_json()), keys)
+        there = _values(read_json(path), keys) if path.is_file() else here
         differing = [describe_difference(k, there[k], here[k]) for k in here if there[k] != here[k]]
         if not differing:
             raise
-        raise LayoutMismatch(
-            f"--config must have the network and optimizer of the run in {workdir}: "
-            f"{'; '.join(differing)}. Use the config of that run, or another --workdir."
+        raise type(error)(
+            f"--config must have the {'records, ' * of_records}network and optimizer of the run in "
+            f"{workdir}: {'; '.join(differing)}. Use the config of that run, or another --workdir."
         ) from error
 
 
-def _of_state(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = (key.partition(".") for key in _OF_STATE)
-    return {f"config.{part}.{key}": config.get(part, {}).get(key) for part, _, key in parts}
+def _values(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    parts = (key.partition(".") for key in keys)
+    return {
+        f"config.{part}{dot}{key}": config.get(part, {}).get(key) if key else config.get(part)
+        for part, dot, key in parts
+    }
 
 
 def check_network(config: Config, workdir: str | os.PathLike) -> None:

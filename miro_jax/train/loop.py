@@ -87,6 +87,7 @@ def run(
         start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
         metrics = stack.enter_context(MetricsWriter(workdir, first, start if c.trackers else None))
         log.info("Training from step %d to step %d", first, max(first, c.num_steps))
+        setup.note_no_steps(workdir, first, c.num_steps)
         preview = make_preview(config, parts, rewards, workdir)
         described = components.describe_training(config, bins)
         loop = Loop(config, parts, data, described, checkpoints, metrics, preview)

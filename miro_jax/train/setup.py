@@ -11,6 +11,7 @@ import numpy as np
 
 from miro_jax.cli import build, processes, run_folder
 from miro_jax.cli.build import Config
+from miro_jax.cli.exit import note
 from miro_jax.data.json_file import read_json
 from miro_jax.data.records.batches import make_iterator
 from miro_jax.data.records.bins import Bins
@@ -89,7 +90,7 @@ def begin(
 
 
 def note_new_length(config: Config, workdir: str | os.PathLike, step: int) -> None:
-    """Log where a run resumes with another number of steps, and so at another learning rate.
+    """Say where a run resumes with another number of steps, and so at another learning rate.
 
     Args:
       config: of the run. workdir: its folder, with the config of before. step: updates done.
@@ -103,12 +104,20 @@ def note_new_length(config: Config, workdir: str | os.PathLike, step: int) -> No
         return  # such a run had another warm-up
     old, new = (np.asarray(schedule_of(optim, n)(step)).item() for n in (before, wanted))
     if step < wanted and old != new:
-        log.warning(
-            "config.train.num_steps is %d here and was %d, and the learning rate follows it: "
-            "%.3g after step %d, where it would be %.3g. config.optim.rate=0 keeps it constant",
-            wanted,
-            before,
-            new,
-            step,
-            old,
+        text = (
+            f"config.train.num_steps is {wanted} here and was {before}, and the learning rate "
+            f"follows it: {new:.3g} after step {step}, where it would be {old:.3g}. "
+            "config.optim.rate=0 keeps it constant"
+        )
+        log.warning("%s", text)
+        if jax.process_index() == 0:
+            note(f"warning: {text}")
+
+
+def note_no_steps(workdir: Path, step: int, num_steps: int) -> None:
+    """Print that nothing is trained, where a run has all of its steps."""
+    if step >= num_steps and jax.process_index() == 0:
+        note(
+            f"nothing is trained: {workdir} is at step {step:,} already, and num_steps is "
+            f"{num_steps:,}; a larger one trains on"
         )

@@ -27,6 +27,10 @@ MANIFEST_NAME, PARTIAL_NAME = "manifest.json", "manifest.partial.json"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
+class AnotherRequest(ValueError):
+    """A folder is filled, or being filled, by a request that differs."""
+
+
 def _same_values(_: str, present: Any, requested: Any) -> bool:
     return same(present, requested)
 
@@ -77,7 +81,7 @@ class Claim:
             raise Damaged(f"{error} {self.remedy}") from error
 
     def check(self, request: Mapping[str, Any]) -> None:
-        """Raise ValueError where the folder belongs to another request.
+        """Raise AnotherRequest where the folder belongs to one that differs.
 
         Args:
           request: all of it, or what is known so far. Keys that the folder does not have are not
@@ -94,7 +98,7 @@ class Claim:
         ]
         if differing:
             details = "; ".join(describe_difference(k, present[k], request[k]) for k in differing)
-            raise ValueError(
+            raise AnotherRequest(
                 f"{self.subject or self.folder} belongs to another request: {details}. "
                 f"{self.remedy}"
             )
@@ -114,7 +118,7 @@ class Claim:
             now.
 
         Raises:
-          ValueError: the folder belongs to another request, also of a process that was quicker.
+          AnotherRequest: the folder belongs to one, also of a process that was quicker.
         """
         if again or not self.folder.exists(self.manifest):
             content = to_sealed_json(dict(partial or request))
