@@ -19,7 +19,7 @@ REWARDS = ("clip", "aesthetic", "image_reward", "pick_score", "hpsv2", "vqa", "s
 
 
 def miro() -> ConfigDict:
-    """The paper's main model: 360 million parameters, 16 accelerators, some days."""
+    """The paper's main model: 360 million parameters, about a day of 16 H100."""
     c = base.base()
     with c.unlocked():
         c.source.spec = ""  # to be given for the annotate stage, as in the example above

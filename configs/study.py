@@ -2,8 +2,9 @@
 
     python -m miro_jax.main --config=configs/study.py --workdir=runs/study --stage=study
 
-Keys are those of configs/base.py, which explains them, and `study`. Variants: tiny (a minute;
-learns nothing), all (every variant, for an accelerator, where all runs train in one program).
+Keys are those of configs/base.py, which explains them, and `study`. Variants: tiny (two
+minutes; learns nothing), all (every variant, for an accelerator, where all runs train in one
+program).
 """
 
 from ml_collections import ConfigDict

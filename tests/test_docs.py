@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -27,6 +28,18 @@ def test_links_lead_to_files_and_headings(page):
         if part not in map(anchor, titles):
             wrong.append(target)
     assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_bash_can_read_every_command(page):
+    text = page.read_text("utf-8")
+    commands = re.findall(r"^```bash\n(.*?)^```$", text, re.S | re.M)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
+    commands += re.findall(r"(?:^    (?! ).*\n)(?:^    .*\n)*", prose, re.M)
+    commands += re.findall(r"`((?:make|miro-jax|python|pip|\.venv/bin/\S+) [^`\n]+)`", prose)
+    for command in commands:
+        read = subprocess.run(["bash", "-n"], input=command, text=True, stderr=subprocess.PIPE)
+        assert not read.returncode, read.stderr
 
 
 def files_of_the_way():

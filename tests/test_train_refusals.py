@@ -138,6 +138,18 @@ def test_a_run_does_not_go_on_with_other_settings(poisoned, records, changes, er
     assert contents(poisoned.workdir) == before
 
 
+@pytest.mark.slow
+def test_a_run_that_has_all_of_its_steps_says_so_and_keeps_its_config(poisoned, records, capsys):
+    config = poisoned.workdir / "config.json"
+    before = config.read_bytes()
+    other = {"optim__warmup_steps": 1, "optim__learning_rate": 1.0}
+    done = settings(records, train__num_steps=2, **other)
+    loop.run(done, poisoned.workdir, Preview)
+    said = f"nothing is trained: {poisoned.workdir} is at step 2 already, and num_steps is 2"
+    assert capsys.readouterr().err == f"{said}; a larger one trains on\n"
+    assert config.read_bytes() == before
+
+
 def contents(folder):
     files = (p for p in pathlib.Path(folder).rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}

@@ -207,8 +207,8 @@ class MiroPipeline:
         Args:
           prompts: one text or several; None where `prompt_embeds` are given.
           num_images: images of each prompt; None is 1.
-          targets: {name: level in [0, 1] or None = not requested}, one mapping for each image, or
-            [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
+          targets: {name: level in [0, 1] or None = not requested}, a list with one for each image,
+            or [P * num_images, R] float with NaN = not requested. Others are `default_targets`.
           negative_targets: the same for the negative branch; others are
             `default_negative_targets`.
           negative_prompt: "empty" (the release), "same" (the paper's formula), or a text. This,

@@ -79,9 +79,10 @@ def run(
         here = stack.enter_context(peers.watched(mesh.heartbeat_seconds, mesh.behind_seconds))
         begun_with = setup.begin(config, parts, checkpoints, data, make_state)
         state = check_structure(begun_with, parts.abstract)
-        if jax.process_index() == 0:
-            run_folder.write_config(config, workdir / run_folder.CONFIG)
         first = int(state.step)
+        trained_by = workdir / run_folder.CONFIG  # which a run that has all of its steps keeps
+        if jax.process_index() == 0 and (first < c.num_steps or not trained_by.exists()):
+            run_folder.write_config(config, trained_by)
         sizes = jax.eval_shape(lambda: nnx.to_pure_dict(state.params))
         log.info("\n%s", parameter_overview.get_parameter_overview(sizes, include_stats=False))
         start = functools.partial(Trackers, c.trackers, run_name(workdir), config.to_dict())
