@@ -240,3 +240,14 @@ def test_the_config_of_another_run_is_named_before_the_folder_of_its_images(tmp_
     run_folder.write_config(other, tmp_path / "config.json")  # as of a run without checkpoints
     with pytest.raises(ValueError, match="source belongs to another request: num_images is 8"):
         evaluate.training._make_records(other, tmp_path)
+
+
+def test_the_config_of_another_run_is_named_where_its_records_have_other_rewards(records, tmp_path):
+    given = {"source__spec": "tar:/nowhere/*.tar", "data__records": str(records)}
+    other = training.tiny(**given, rewards=("beauty",), data__train_rewards=("beauty",))
+    with pytest.raises(ValueError, match="The records must hold exactly the rewards"):
+        evaluate.training.check(other, tmp_path)  # there is no run
+    run_folder.write_config(training.tiny(), tmp_path / "config.json")
+    said = r'config.rewards is \[.*\] there, \["beauty"\] here; .* or another --workdir'
+    with pytest.raises(ValueError, match=said):
+        evaluate.training.check(other, tmp_path)

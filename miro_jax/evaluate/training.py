@@ -27,7 +27,8 @@ def check(config: Config, workdir: Path | str) -> None:
     """
     if config.source.spec != "shapes":
         manifest = Manifest.load(run_folder.records_folder(config, workdir))
-        require_rewards(manifest, build.reward_labels(config))
+        with components.mismatch_explained(config, workdir):
+            require_rewards(manifest, build.reward_labels(config))
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -36,6 +36,7 @@ UNSEEN = ("prediction", "sigma", "added_rewards")
 # Of a run's config: what the names and shapes of its state depend on.
 _OF_STATE = ("data.train_rewards", "model.rin", "encoder.image", "encoder.caption", "optim.name")
 _OF_RECORDS = ("source.shapes", "rewards")  # and what its records depend on besides
+_SHOWN = 4  # differences in a message
 # In the data state of a checkpoint: the conditioning rewards, and the content of bins.json.
 CONDITIONED_ON, BINS = "train_rewards", "bins"
 
@@ -250,6 +251,8 @@ def mismatch_explained(config: Config, workdir: str | os.PathLike) -> Iterator[N
         differing = [describe_difference(k, there[k], here[k]) for k in here if there[k] != here[k]]
         if not differing:
             raise
+        if more := differing[_SHOWN:]:
+            differing = [*differing[:_SHOWN], f"{len(more)} more differ"]
         raise type(error)(
             f"--config must have the {'records, ' * of_records}network and optimizer of the run in "
             f"{workdir}: {'; '.join(differing)}. Use the config of that run, or another --workdir."

@@ -15,6 +15,7 @@ from miro_jax.data.json_file import check_fields
 from miro_jax.data.near import near_path
 from miro_jax.data.records.record import KNOWN_VERSIONS, SCHEMA_VERSION
 from miro_jax.data.storage import Damaged, LocalFolder, open_folder
+from miro_jax.data.storage.claim import AnotherRequest
 from miro_jax.data.storage.files import to_json, to_sealed_json
 
 MANIFEST_NAME = "manifest.json"
@@ -169,14 +170,14 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def require_rewards(manifest: Manifest, labels: Sequence[str]) -> None:
-    """Raise ValueError unless the records hold exactly these rewards in this order.
+    """Raise AnotherRequest, a ValueError, unless records hold exactly these rewards in this order.
 
     Args:
       manifest: of the records.
       labels: identities `name@version`, or names, which any version has.
     """
     if not same_models(manifest.rewards, labels):
-        raise ValueError(
+        raise AnotherRequest(
             f"The records must hold exactly the rewards of the config, in order, {list(labels)}; "
             f"they hold {list(manifest.rewards)}. Change config.rewards, or annotate into another "
             "folder."
