@@ -16,6 +16,7 @@ from miro_jax import __main__ as entry
 from miro_jax.evaluate import geneval
 from miro_jax.evaluate.base import Sampling
 from miro_jax.evaluate.suites import manifest, run, table, watch
+from miro_jax.evaluate.suites import sampling as suite_sampling
 from miro_jax.models.sampler import draw_noise, sample_keys
 from miro_jax.sample import pipeline
 from miro_jax.sample.preset import Preset
@@ -112,6 +113,15 @@ def test_images_of_other_weights_are_not_judged_for_ours(evaluate, loaded, monke
     status, err = evaluate()
     assert status == 1 and 'checkpoint is "' in err and 'there, "other sha256:1" here' in err
     assert (tmp_path / "out/evaluation.json").read_bytes() == before
+
+
+def test_results_of_other_rewards_are_refused_before_sampling(evaluate, monkeypatch):
+    assert evaluate()[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(suite_sampling, "fill", lambda plan: pytest.fail("it sampled"))
+        status, err = evaluate("--rewards=beauty")
+    assert status == 2 and "belongs to another request: rewards is [" in err
+    assert err.count("\n") == 1 and evaluate()[0] == 0
 
 
 def test_another_text_encoder_and_vae_stand_in_the_facts(evaluate, tmp_path):

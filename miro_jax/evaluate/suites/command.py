@@ -100,9 +100,11 @@ def _plan_checkpoint(settings: Settings, flags: Namespace, step: int | None = No
         home /= f"step-{step:06d}"
     else:
         suite = suites.table.make_suite(settings.suite)
-    chosen, _ = suites.run.choose(suite, settings)
+    chosen, rewards = suites.run.choose(suite, settings)
     out = Path(settings.out or home / suite.name).expanduser()
     suites.work.check_out(out)
+    known = suites.run.request_without_images(chosen, rewards, settings)
+    suites.run.make_claim(out).check(known)  # before hours of sampling
     suites.run.check_judge(chosen, settings, out)
     per_prompt = settings.images_per_prompt or suite.samples_per_prompt
     given = settings.what, suite, per_prompt, flags, out / suites.sampling.IMAGES, step

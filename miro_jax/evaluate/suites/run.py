@@ -60,30 +60,43 @@ class Job:
     @functools.cached_property
     def request(self) -> dict[str, Any]:
         """What the results depend on, as far as it is known without weights."""
-        s = self.settings
-        request = {
-            "suite": self.suite.describe(),
+        return request_without_images(self.suite, self.rewards, self.settings) | {
             "images": {"count": len(self.found.images), "digest": self.found.digest},
             "images_per_prompt": self.found.per_prompt,
-            "rewards": [label(name) for name in self.rewards],
-            "weights": dict(s.weights),
-            "judge": dict(s.judge) if self.suite.open_judge else None,
-            "declared": dict(s.declare),
-        } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
-        if s.reference is not None:
-            request["reference_files"] = features.describe_reference(s.reference)
-        return request
+        }
 
     @property
     def claim(self) -> Claim:
         """The claim on the folder."""
-        return Claim(
-            folder=LocalFolder(self.folder),
-            manifest=manifest.NAME,
-            partial=PARTIAL,
-            schema={"request": dict},
-            remedy="Give another --out, or delete it.",
-        )
+        return make_claim(self.folder)
+
+
+def make_claim(folder: Path) -> Claim:
+    """Return the claim on a folder of results."""
+    return Claim(
+        folder=LocalFolder(folder),
+        manifest=manifest.NAME,
+        partial=PARTIAL,
+        schema={"request": dict},
+        remedy="Give another --out, or delete it.",
+    )
+
+
+def request_without_images(
+    suite: Suite, rewards: Sequence[str], settings: Settings
+) -> dict[str, Any]:
+    """Return what of a request is known before there are images; suite, rewards: of `choose`."""
+    s = settings
+    request = {
+        "suite": suite.describe(),
+        "rewards": [label(name) for name in rewards],
+        "weights": dict(s.weights),
+        "judge": dict(s.judge) if suite.open_judge else None,
+        "declared": dict(s.declare),
+    } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
+    if s.reference is not None:
+        request["reference_files"] = features.describe_reference(s.reference)
+    return request
 
 
 def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
