@@ -1,7 +1,7 @@
 """What somebody may have meant: the nearest known name, or the nearest path that is there."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from miro_jax.data.printable import some
@@ -15,8 +15,7 @@ def near_name(name: str, known: Iterable[str], otherwise: str = ".") -> str:
     Args:
       otherwise: how it ends where none is near.
     """
-    near = difflib.get_close_matches(name, list(known), 1, _LIKELY)
-    return f"; did you mean {near[0]}?" if near else otherwise
+    return _end(name, {one: one for one in known}, otherwise)
 
 
 def near_path(path: str | Path, pattern: str = "", otherwise: str = ".") -> str:
@@ -30,8 +29,13 @@ def near_path(path: str | Path, pattern: str = "", otherwise: str = ".") -> str:
     root, depth = (asked.parent, "*") if asked.parent.is_dir() else (asked.parent.parent, "*/*")
     there = [one for one in sorted(root.glob(depth)) if not pattern or (one / pattern).exists()]
     held = {str(one.relative_to(root)): one for one in there}  # what they share is no likeness
-    near = difflib.get_close_matches(str(asked.relative_to(root)), held, 1, _LIKELY)
-    return f"; did you mean {held[near[0]]}?" if near else otherwise
+    return _end(str(asked.relative_to(root)), held, otherwise)
+
+
+def _end(name: str, known: Mapping[str, object], otherwise: str) -> str:
+    """Return how a sentence ends by what the nearest key stands for."""
+    near = difflib.get_close_matches(name, known, 1, _LIKELY)
+    return f"; did you mean {known[near[0]]}?" if near else otherwise
 
 
 def near_run(folder: str | Path) -> str:

@@ -100,8 +100,9 @@ def check(config: Config, workdir: Path | str) -> None:
     config = run_folder.with_network_of(config, folder)
     components.validate(extend.extended_config(config, ""))
     records = run_folder.records_to_extend(config)
-    kind = Manifest.load(records).configuration.get("source", {}).get("kind", "shapes")
-    if not _is_scored(config, records) and config.source.spec == "shapes" != kind:
+    manifest = Manifest.load(records)
+    kind = manifest.configuration.get("source", {}).get("kind", "shapes")
+    if not _is_scored(config, records, manifest) and config.source.spec == "shapes" != kind:
         raise ValueError(  # its images would be drawn first
             f"config.source.spec must be the source that {records} were made of, {kind}:...; "
             "got 'shapes'."
@@ -134,15 +135,15 @@ def _load_again(config: Config, base: str) -> Trained:
 def _make_records(config: Config, workdir: Path) -> str | None:
     """Return `data.records` of the extended run; None while others have to annotate."""
     base = run_folder.records_to_extend(config)
-    if _is_scored(config, base):
+    if _is_scored(config, base, Manifest.load(base)):
         return str(source_of(base) or os.path.abspath(base))
     return None if annotate.run(config, workdir) is None else ""
 
 
-def _is_scored(config: Config, records: Path) -> bool:
+def _is_scored(config: Config, records: Path, manifest: Manifest) -> bool:
     """Return whether records have scores of the new reward; ValueError: of another of its name."""
     new = short_name(config.data.new_reward)
-    scored = [i for i in Manifest.load(records).rewards if i.partition("@")[0] == new]
+    scored = [i for i in manifest.rewards if i.partition("@")[0] == new]
     wanted = rewards.label(config.data.new_reward)
     if scored and not any(same_models([identity], [wanted]) for identity in scored):
         raise ValueError(

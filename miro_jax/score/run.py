@@ -144,8 +144,8 @@ def finish(job: TableJob) -> None:
     reading = [name for name, reward in rewards.items() if reward["synthetic_form"] is not None]
     columns = dict(zip(rewards, np.concatenate(published.scores).T, strict=True))
     listed = [one for facts in published.facts for one in _listed(facts, bool(reading))]
-    told = ("key", "cause", "detail")
-    failures = dump_lines({key: one[key] for key in told} for one in listed)
+    fields = ("key", "cause", "detail")
+    failures = dump_lines({name: one[name] for name in fields} for one in listed)
     job.home.write(job.name + _FAILURES, failures)
     report = summary.summarize(published.facts, columns, published.failures, reading)
     if not report["num_scored"]:

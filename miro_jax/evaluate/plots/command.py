@@ -180,19 +180,14 @@ def _check_free(settings: Settings) -> None:
     What an earlier plot made is known by its F.json, which it wrote first.
     """
     out = Path(settings.out).expanduser()
+    figures, ends = [out], _ENDS[1:]
     if settings.kind == ALL:
-        figures, ends, others = (
-            [out / f"{kind}.svg" for kind in _kinds(settings, ())],
-            _ENDS,
-            [PAGE],
-        )
-    else:
-        figures, ends, others = [out], _ENDS[1:], []
-    foreign = [one for one in figures if not holds(one.with_suffix(".json"), _FACTS)]
-    files = [one.with_suffix(end) for one in foreign for end in ends]
-    if len(foreign) == len(figures):
-        files += [out / name for name in others]
-    check_own(files, ours=False)
+        figures, ends = [out / f"{kind}.svg" for kind in _kinds(settings, ())], _ENDS
+    ours = [holds(one.with_suffix(".json"), _FACTS) for one in figures]
+    for figure, is_ours in zip(figures, ours, strict=True):
+        check_own([figure.with_suffix(end) for end in ends], is_ours)
+    if settings.kind == ALL:
+        check_own([out / PAGE], any(ours))
 
 
 def _work(settings: Settings, sources: list[Source]) -> None:

@@ -60,10 +60,13 @@ class Job:
     @functools.cached_property
     def request(self) -> dict[str, Any]:
         """What the results depend on, as far as it is known without weights."""
-        return request_without_images(self.suite, self.rewards, self.settings) | {
+        request = request_without_images(self.suite, self.rewards, self.settings) | {
             "images": {"count": len(self.found.images), "digest": self.found.digest},
             "images_per_prompt": self.found.per_prompt,
         }
+        if self.settings.reference is not None:
+            request["reference_files"] = features.describe_reference(self.settings.reference)
+        return request
 
     @property
     def claim(self) -> Claim:
@@ -85,18 +88,15 @@ def make_claim(folder: Path) -> Claim:
 def request_without_images(
     suite: Suite, rewards: Sequence[str], settings: Settings
 ) -> dict[str, Any]:
-    """Return what of a request is known before there are images; suite, rewards: of `choose`."""
+    """Return what of a request needs no image to be read; suite, rewards: of `choose`."""
     s = settings
-    request = {
+    return {
         "suite": suite.describe(),
         "rewards": [label(name) for name in rewards],
         "weights": dict(s.weights),
         "judge": dict(s.judge) if suite.open_judge else None,
         "declared": dict(s.declare),
     } | {k: v for k in ("features", "reference") if (v := getattr(s, k)) is not None}
-    if s.reference is not None:
-        request["reference_files"] = features.describe_reference(s.reference)
-    return request
 
 
 def choose(suite: Suite, settings: Settings) -> tuple[Suite, tuple[str, ...]]:
